@@ -1,0 +1,60 @@
+"""tasker: runs work against limited, expensive, stateful resources.
+
+OS threads are workers and each owns one resource; tasks wait in two lanes; a burst thread hires and retires workers;
+broken resources are replaced and their tasks retried. `TaskManager` and `Config` are where to begin.
+"""
+
+from tasker.config import Config, unhealthy_on
+from tasker.context import Context, background, with_cancel, with_deadline, with_timeout, with_value
+from tasker.errors import (
+    ConfigError,
+    ContextCancelledError,
+    DeadlineExceededError,
+    PoolDeadlockError,
+    QueueFullError,
+    RemoteTaskError,
+    ResourceCreationError,
+    TaskerError,
+    TaskManagerKilledError,
+    TaskManagerShutdownError,
+    TaskTimeoutError,
+    WorkerLostError,
+)
+from tasker.future import TaskFuture
+from tasker.logger import Logger
+from tasker.manager import TaskManager
+from tasker.metrics import MetricsCollector, TaskLifecycleTimestamps, TaskMetrics
+from tasker.snapshots import StopReport, TaskStats
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "Config",
+    "ConfigError",
+    "Context",
+    "ContextCancelledError",
+    "DeadlineExceededError",
+    "Logger",
+    "MetricsCollector",
+    "PoolDeadlockError",
+    "QueueFullError",
+    "RemoteTaskError",
+    "ResourceCreationError",
+    "StopReport",
+    "TaskFuture",
+    "TaskLifecycleTimestamps",
+    "TaskManager",
+    "TaskManagerKilledError",
+    "TaskManagerShutdownError",
+    "TaskMetrics",
+    "TaskStats",
+    "TaskTimeoutError",
+    "TaskerError",
+    "WorkerLostError",
+    "background",
+    "unhealthy_on",
+    "with_cancel",
+    "with_deadline",
+    "with_timeout",
+    "with_value",
+]

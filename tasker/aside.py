@@ -1,0 +1,105 @@
+"""Runs user code for threads that must not run it themselves: the timer, the burst thread, `kill()`.
+
+Jobs wait in a deque; one daemon thread at a time takes them in order and ends when there are none. If that thread
+cannot be started, or a job keeps it, whoever calls `heal()` now and then (a manager's burst thread, the timer) gives
+the rest another thread: a callback that blocks for ever holds up no other callback for longer than that.
+
+`_lock` guards the two fields below it, is held for a few lines, and no job ever runs under it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+from collections import deque
+from collections.abc import Callable
+
+from tasker.logger import GuardedLogger
+
+__all__ = ["Aside"]
+
+Job = Callable[[], object]
+
+
+class Aside:
+    """A line of jobs and the short-lived daemon thread that runs them. A job that raises is logged."""
+
+    def __init__(self, name: str, logger: GuardedLogger) -> None:
+        self._name = name
+        self._logger = logger
+        self._jobs: deque[Job] = deque()
+        self._lock = threading.RLock()
+        self._runner: threading.Thread | None = None  # the thread that takes jobs; a stuck one is replaced
+        self._finished = 0  # jobs taken so far, so that heal() can tell a stuck runner
+        self._seen = 0
+        self._busy: list[threading.Thread] = []
+
+    def run(self, *jobs: Job) -> None:
+        """Run the jobs, in order, on a thread of their own; returns at once. Never raises."""
+        if jobs:
+            self._jobs.extend(jobs)
+            self._ensure_runner()
+
+    def heal(self) -> None:
+        """Start a thread for jobs that have none: the last one could not start, or is kept by its job."""
+        if self._jobs:
+            with self._lock:
+                if self._runner is not None and self._finished == self._seen:
+                    self._runner = None
+                self._seen = self._finished
+            self._ensure_runner()
+
+    def run_here(self) -> None:
+        """Run what waits in the calling thread: for interpreter exit, when no thread can be started any more."""
+        self._run_all(threading.current_thread())
+
+    def idle(self) -> bool:
+        """Whether nothing waits and nothing runs."""
+        return not self._jobs and not self._busy
+
+    def runs_this_thread(self) -> bool:
+        """Whether the calling thread is running one of the jobs."""
+        return threading.current_thread() in self._busy
+
+    def busy(self) -> list[str]:
+        """The names of the threads that are running a job."""
+        return [thread.name for thread in tuple(self._busy)]
+
+    def _ensure_runner(self) -> None:
+        with self._lock:
+            if self._runner is not None:
+                return
+            thread = threading.Thread(target=self._work, name=self._name, daemon=True)
+            self._runner = thread
+            self._busy.append(thread)
+            try:
+                thread.start()
+            except RuntimeError:  # no more threads for now: heal() tries again
+                self._runner = None
+                self._busy.remove(thread)
+
+    def _work(self) -> None:
+        thread = threading.current_thread()
+        try:
+            self._run_all(thread)
+        finally:
+            with self._lock:
+                with contextlib.suppress(ValueError):
+                    self._busy.remove(thread)
+                if self._runner is thread:
+                    self._runner = None
+            if self._jobs:  # came in between the last look and the lines above
+                self._ensure_runner()
+
+    def _run_all(self, thread: threading.Thread) -> None:
+        while self._runner is thread or self._runner is None:
+            try:
+                job = self._jobs.popleft()
+            except IndexError:
+                return
+            self._finished += 1
+            try:
+                job()
+            except BaseException as error:
+                self._logger.error("%s: %r raised %r", self._name, job, error)
+            del job

@@ -1,0 +1,37 @@
+"""Checks of arguments that several modules take. Each error names the field, the value and what is allowed."""
+
+from __future__ import annotations
+
+import math
+from datetime import timedelta
+from numbers import Real
+
+from tasker.errors import ConfigError
+
+__all__ = ["seconds", "whole_number"]
+
+
+def seconds(field: str, value: object, *, zero: bool = True, infinite: bool = False) -> float:
+    """`value` as float seconds, from a real number or a `timedelta`.
+
+    Raises `ConfigError` for another type (a bool is no number here), NaN, a negative value, zero unless `zero`, and
+    infinity unless `infinite`."""
+    allowed = f"a number of seconds or a timedelta, {'0 or more' if zero else 'more than 0'}"
+    if isinstance(value, timedelta):
+        value = value.total_seconds()
+    if isinstance(value, bool) or not isinstance(value, Real):
+        raise ConfigError(f"{field} must be {allowed}, not {value!r}")
+    try:
+        number = float(value)
+    except OverflowError:
+        number = math.inf
+    if math.isnan(number) or number < 0 or (number == 0 and not zero) or (math.isinf(number) and not infinite):
+        raise ConfigError(f"{field} must be {allowed}{'' if infinite else ', finite'}, not {value!r}")
+    return number
+
+
+def whole_number(field: str, value: object, *, least: int) -> int:
+    """`value`, an int of at least `least`; raises `ConfigError` otherwise (a bool is no number here)."""
+    if isinstance(value, bool) or not isinstance(value, int) or value < least:
+        raise ConfigError(f"{field} must be a whole number, {least} or more, not {value!r}")
+    return value

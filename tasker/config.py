@@ -1,0 +1,202 @@
+"""`Config`: what a manager is made of, checked field by field at construction."""
+
+from __future__ import annotations
+
+import inspect
+import logging
+import threading
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+from datetime import timedelta
+from typing import Any, Generic, TypedDict, TypeVar
+
+from typing_extensions import Unpack
+
+from tasker import checks
+from tasker.context import Context, background
+from tasker.errors import ConfigError
+from tasker.logger import Logger
+from tasker.metrics import MetricsCollector
+
+__all__ = ["Config", "unhealthy_on"]
+
+R = TypeVar("R")
+
+_LOGGER_METHODS = ("debug", "info", "warning", "error")
+_COLLECTOR_METHODS = ("record_arrival", "record_completion", "record_failure", "record_retry", "metrics")
+
+
+def _every_error_is_healthy(_: Exception) -> bool:
+    return True
+
+
+class ConfigOptions(TypedDict, total=False):
+    """The fields of `Config` that have defaults, with the same meanings."""
+
+    name: str
+    ctx: Context
+    check_health: Callable[[Exception], bool]
+    max_worker_count: int | None
+    burst_interval: float | timedelta
+    max_retries: int
+    create_timeout: float | timedelta
+    resource_pool_size: int | None
+    logger: Logger
+    collector: MetricsCollector | None
+    burst_task_threshold: int
+    burst_worker_count: int
+    queue_size: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config(Generic[R]):
+    """The settings of a `TaskManager`, in the type `R` of its resources.
+
+    Immutable and keyword-only; `dataclasses.replace` makes variants. A wrong value raises `ConfigError` (a
+    `ValueError`) that names the field, the value and what is allowed. Fields keep what was given; the manager resolves
+    `None`."""
+
+    on_create: Callable[[], R]
+    """Makes a resource. Runs in the thread of the worker that will own it (for `run_task`: see resource_pool_size)."""
+    on_destroy: Callable[[R], object]
+    """Frees a resource, exactly once and in the same thread. What it raises is logged and counted in `StopReport`."""
+    worker_count: int
+    """Base workers, more than 0: as many resources are held as long as the manager runs."""
+    name: str = "tasker"
+    """Used in thread names, log messages, errors and `repr`."""
+    ctx: Context = field(default_factory=background)
+    """Cancelling it starts a graceful stop. Tasks see its values, not its cancellation or deadline."""
+    check_health: Callable[[Exception], bool] = _every_error_is_healthy
+    """`False` means that the error broke the resource: it is replaced and the task retried. So does raising."""
+    max_worker_count: int | None = None
+    """Most workers at any time, those still creating included. `None`: `worker_count * 2`, or with a
+    `burst_task_threshold` `worker_count + burst_worker_count`."""
+    burst_interval: float | timedelta = 0.1
+    """Seconds between two scaling decisions. 0 turns scaling off; replacement of lost workers goes on."""
+    max_retries: int = 3
+    """Most re-queues of one task after unhealthy errors; 0 means none."""
+    create_timeout: float | timedelta = 30.0
+    """Seconds without any worker holding a resource after which queued tasks fail with `ResourceCreationError`."""
+    resource_pool_size: int | None = None
+    """Resources kept for `run_task`. `None`: up to `worker_count`, made when first needed. A number: made by the
+    constructor. 0: none is kept; each call makes, uses and destroys one in the calling thread (for resources that are
+    bound to a thread: sqlite3, Playwright)."""
+    logger: Logger = field(default_factory=lambda: logging.getLogger("tasker"))
+    """Where failures that nobody else would see are reported; any standard logger fits."""
+    collector: MetricsCollector | None = None
+    """Receives every task event as well; `None` means the built-in figures alone."""
+    burst_task_threshold: int = 0
+    """Go v1's rule: a backlog above it hires `burst_worker_count` at once, every `burst_interval`. 0: off."""
+    burst_worker_count: int = 2
+    """How many `burst_task_threshold` hires at once."""
+    queue_size: int = 0
+    """Most tasks that wait in the two lanes together, re-queued ones not counted. 0: no bound."""
+
+    def __post_init__(self) -> None:
+        _check_callable("on_create", self.on_create, arguments=0)
+        _check_callable("on_destroy", self.on_destroy, arguments=1)
+        _check_callable("check_health", self.check_health, arguments=1)
+        checks.whole_number("worker_count", self.worker_count, least=1)
+        if not isinstance(self.name, str) or not self.name:
+            raise ConfigError(f"name must be a non-empty string, not {self.name!r}")
+        if not isinstance(self.ctx, Context):
+            raise ConfigError(f"ctx must be a Context, for example background(), not {self.ctx!r}")
+        for name, least in (("max_retries", 0), ("burst_task_threshold", 0), ("burst_worker_count", 1), ("queue_size", 0)):
+            checks.whole_number(name, getattr(self, name), least=least)
+        if self.max_worker_count is not None:
+            checks.whole_number("max_worker_count", self.max_worker_count, least=1)
+            if self.max_worker_count < self.worker_count:
+                raise ConfigError(
+                    f"max_worker_count must be None or at least worker_count ({self.worker_count}), "
+                    f"not {self.max_worker_count!r}"
+                )
+        if self.resource_pool_size is not None:
+            checks.whole_number("resource_pool_size", self.resource_pool_size, least=0)
+        checks.seconds("burst_interval", self.burst_interval)
+        checks.seconds("create_timeout", self.create_timeout, zero=False)
+        _check_methods("logger", self.logger, _LOGGER_METHODS)
+        if self.collector is not None:
+            _check_methods("collector", self.collector, _COLLECTOR_METHODS)
+
+    @classmethod
+    def from_context_manager(
+        cls,
+        factory: Callable[[], AbstractContextManager[R]],
+        *,
+        worker_count: int,
+        **options: Unpack[ConfigOptions],
+    ) -> Config[R]:
+        """A `Config` whose resources are what `with factory() as resource` yields: entering creates, exiting destroys.
+
+        `factory` is called, entered and exited in the thread that owns the resource. Takes every other field by name."""
+        _check_callable("factory", factory, arguments=0)
+        managers = _EnteredManagers(factory)
+        return cls(on_create=managers.enter, on_destroy=managers.exit, worker_count=worker_count, **options)
+
+
+class _EnteredManagers(Generic[R]):
+    """Remembers which context manager a resource came from, by identity (two may yield the same object).
+
+    `_lock` guards the dictionary; nothing of the user's runs under it."""
+
+    def __init__(self, factory: Callable[[], AbstractContextManager[R]]) -> None:
+        self._factory = factory
+        self._entered: dict[int, list[AbstractContextManager[R]]] = {}
+        self._lock = threading.RLock()
+
+    def enter(self) -> R:
+        manager = self._factory()
+        resource = manager.__enter__()
+        with self._lock:
+            self._entered.setdefault(id(resource), []).append(manager)
+        return resource
+
+    def exit(self, resource: R) -> None:
+        with self._lock:
+            managers = self._entered[id(resource)]
+            manager = managers.pop()
+            if not managers:
+                del self._entered[id(resource)]
+        manager.__exit__(None, None, None)
+
+
+def unhealthy_on(*exception_types: type[BaseException]) -> Callable[[Exception], bool]:
+    """A `check_health` for which errors of these types, subclasses included, mean a broken resource.
+
+    Raises `ConfigError` when no type is given or one is not an exception type."""
+    if not exception_types:
+        raise ConfigError("unhealthy_on needs at least one exception type")
+    for kind in exception_types:
+        if not (isinstance(kind, type) and issubclass(kind, BaseException)):
+            raise ConfigError(f"unhealthy_on takes exception types, not {kind!r}")
+
+    def check_health(error: Exception) -> bool:
+        return not isinstance(error, exception_types)
+
+    return check_health
+
+
+def _check_callable(field_name: str, value: Any, *, arguments: int) -> None:
+    wanted = f"a function that can be called with {arguments or 'no'} argument{'s' * (arguments != 1)}"
+    if not callable(value):
+        raise ConfigError(f"{field_name} must be {wanted}, not {value!r}")
+    if inspect.iscoroutinefunction(value) or inspect.iscoroutinefunction(getattr(value, "__call__", None)):
+        raise ConfigError(
+            f"{field_name} must be {wanted}, not the coroutine function {value!r}: workers are threads; "
+            f"wrap it as lambda *a: asyncio.run({getattr(value, '__name__', 'f')}(*a))"
+        )
+    try:
+        signature = inspect.signature(value)
+    except (ValueError, TypeError):  # a signature that cannot be read is believed
+        return
+    try:
+        signature.bind(*[None] * arguments)
+    except TypeError as error:
+        raise ConfigError(f"{field_name} must be {wanted}, not {value!r}: {error}") from None
+
+
+def _check_methods(field_name: str, value: object, names: tuple[str, ...]) -> None:
+    missing = [name for name in names if not callable(getattr(value, name, None))]
+    if missing:
+        raise ConfigError(f"{field_name} must have the methods {', '.join(names)}; {value!r} lacks {', '.join(missing)}")

@@ -1,0 +1,337 @@
+"""`Context`: Go's `context` in Python. Deadlines, cancellation and values that flow down to whoever does the work.
+
+A context is live until it is done, once and for good: cancelled, or its deadline passed, or its parent done.
+Being done flows down, never up. Each context's `_lock` guards its own fields for a few lines; no two are held
+together and no callback runs under one. Like in Go, a parent keeps the contexts made from it until they are done, so
+cancel the ones that you make, or use them in a `with` block.
+
+Source of the rules: Go's package `context` (`Background`, `WithCancelCause`, `WithDeadline`, `WithValue`, `AfterFunc`).
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable
+from types import TracebackType
+
+from typing_extensions import Self
+
+from tasker import checks, timer
+from tasker.aside import Aside
+from tasker.errors import ContextCancelledError, DeadlineExceededError
+from tasker.logger import GuardedLogger
+
+__all__ = ["Context", "background", "with_cancel", "with_deadline", "with_timeout", "with_value"]
+
+_aside = Aside("tasker-context", GuardedLogger(logging.getLogger("tasker")))  # runs callbacks of passed deadlines
+
+EndedError = ContextCancelledError | DeadlineExceededError
+Callback = Callable[[], object]
+
+
+class Context:
+    """A cancellation signal, a deadline and values, handed to the code that does the work.
+
+    Made by `background()`, `with_cancel()`, `with_timeout()`, `with_deadline()` and `with_value()`; a task gets one
+    when its function asks for it. Leaving its `with` block cancels it. Every method may be called from any thread;
+    only `wait()` blocks."""
+
+    __slots__ = (
+        "__weakref__",
+        "_callbacks",
+        "_cause",
+        "_children",
+        "_deadline",
+        "_entry",
+        "_error",
+        "_key",
+        "_lock",
+        "_parent",
+        "_sleepers",
+        "_value",
+    )
+
+    def __init__(self, parent: Context | None, *, deadline: float | None = None) -> None:
+        self._parent = parent
+        inherited = parent.deadline() if parent is not None else None
+        self._deadline = inherited if deadline is None or (inherited is not None and inherited < deadline) else deadline
+        self._key: object = None
+        self._value: object = None
+        self._lock = threading.RLock()  # reentrant: a signal handler may cancel what its thread is looking at
+        self._error: EndedError | None = None
+        self._cause: BaseException | None = None
+        self._children: dict[Context, None] = {}  # insertion-ordered, so that ends are told in order
+        self._callbacks: list[Callback] = []
+        self._sleepers: list[threading.Lock] = []
+        self._entry: timer.TimerEntry | None = None
+
+    # -- what the work asks ------------------------------------------------------------------------------------
+
+    def cancelled(self) -> bool:
+        """Whether the context is done, cancelled or past its deadline."""
+        return self._error is not None
+
+    def err(self) -> EndedError | None:
+        """Why it is done: a `ContextCancelledError`, a `DeadlineExceededError`, or `None` while it is live."""
+        return self._error
+
+    def cause(self) -> BaseException | None:
+        """What the canceller gave as the reason, else what `err()` says; `None` while it is live."""
+        return self._cause if self._cause is not None else self._error
+
+    def deadline(self) -> float | None:
+        """When it ends by itself, in seconds of `time.monotonic()`; `None` without a deadline."""
+        return self._deadline
+
+    def remaining(self) -> float | None:
+        """Seconds until the deadline, never below 0; `None` without a deadline, as timeout arguments want it."""
+        return None if self._deadline is None else max(0.0, self._deadline - time.monotonic())
+
+    def value(self, key: object) -> object:
+        """The value that the nearest `with_value(..., key, value)` above gave to `key`; `None` where nobody did."""
+        context: Context | None = self
+        while context is not None:
+            if context._key is not None and context._key == key:
+                return context._value
+            context = context._parent
+        return None
+
+    def stopping(self) -> bool:
+        """Whether the manager that runs this task is draining: a long task may want to finish early."""
+        context: Context | None = self
+        while context is not None and not isinstance(context, TaskContext):
+            context = context._parent
+        return context is not None and context.is_stopping()
+
+    def raise_if_done(self) -> None:
+        """Raise what `err()` says, from its `cause()`, if the context is done."""
+        if self._error is not None:
+            # a fresh instance: a shared one would collect the traceback of everyone who raises it
+            raise type(self._error)(*self._error.args) from self._cause
+
+    def wait(self, timeout: float | None = None) -> bool:
+        """Sleep for `timeout` seconds (`None`: until done), waking early when the context is done.
+
+        Returns whether it is done. Ctrl-C interrupts it (on Windows from Python 3.14 on)."""
+        limit = -1.0 if timeout is None else min(checks.seconds("timeout", timeout, infinite=True), threading.TIMEOUT_MAX)
+        sleeper = threading.Lock()
+        sleeper.acquire()
+        with self._lock:
+            self._sleepers.append(sleeper)  # announce, then look: nobody can end it unseen in between
+        try:
+            if self._error is None:
+                sleeper.acquire(timeout=limit)
+        finally:
+            with self._lock:
+                if sleeper in self._sleepers:
+                    self._sleepers.remove(sleeper)
+        return self._error is not None
+
+    def on_done(self, callback: Callback) -> Callable[[], bool]:
+        """Call `callback()` once when the context is done; at once if it is done already.
+
+        It runs in the thread that cancels, or on a thread of its own when a deadline passes; what it raises is logged.
+        Returns a function that takes it back and says whether that was in time (Go's `AfterFunc`)."""
+        if not callable(callback):
+            raise TypeError(f"on_done needs a callable without arguments, not {callback!r}")
+        with self._lock:
+            live = self._error is None
+            if live:
+                self._callbacks.append(callback)
+        if not live:
+            run_callbacks([callback])
+
+        def take_back() -> bool:
+            with self._lock:
+                if callback not in self._callbacks:
+                    return False
+                self._callbacks.remove(callback)
+                return True
+
+        return take_back
+
+    # -- what its owner does -----------------------------------------------------------------------------------
+
+    def cancel(self, cause: BaseException | None = None) -> None:
+        """End this context and all that were made from it; harmless when done. Runs their callbacks, in this thread."""
+        if cause is not None and not isinstance(cause, BaseException):
+            raise TypeError(f"cause must be an exception or None, not {cause!r}")
+        run_callbacks(self.end(ContextCancelledError("context cancelled"), cause))
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.cancel()
+
+    def __repr__(self) -> str:
+        state = "live" if self._error is None else type(self._error).__name__
+        until = "" if self._deadline is None else f", {self.remaining():.3f} s left"
+        return f"<{type(self).__name__} {state}{until}>"
+
+    # -- inside tasker -----------------------------------------------------------------------------------------
+
+    def end(self, error: EndedError, cause: BaseException | None) -> list[Callback]:
+        """End this context and all below it; return the user's callbacks for the caller to run."""
+        callbacks: list[Callback] = []
+        ending = [self]
+        while ending:  # a loop and not a recursion: chains of contexts may be long
+            context = ending.pop()
+            with context._lock:
+                if context._error is not None:
+                    continue
+                context._cause = cause
+                context._error = error
+                children, context._children = context._children, {}
+                sleepers, context._sleepers = context._sleepers, []
+                callbacks += context._callbacks
+                context._callbacks = []
+                entry, context._entry = context._entry, None
+            if entry is not None:
+                entry.cancel()
+            for sleeper in sleepers:
+                sleeper.release()
+            ending.extend(reversed(children))
+        if self._parent is not None:
+            self._parent._forget(self)
+        return callbacks
+
+    def _attach(self) -> None:
+        """Below a parent that can end: end with it. With an own deadline: end by the timer."""
+        parent = self._parent
+        if parent is not None and parent._can_end():
+            with parent._lock:
+                error = parent._error
+                if error is None:
+                    parent._children[self] = None
+            if error is not None:
+                self.end(error, parent._cause)
+        if self._deadline is not None and self._error is None and self._deadline != (parent and parent.deadline()):
+            self._entry = timer.at(self._deadline, self._deadline_passed)
+            if self._error is not None:  # ended in between: its entry must not stay behind
+                self._entry.cancel()
+
+    def _forget(self, child: Context) -> None:
+        with self._lock:
+            self._children.pop(child, None)
+
+    def _can_end(self) -> bool:
+        return True
+
+    def _deadline_passed(self) -> None:
+        _aside.heal()
+        _aside.run(*_guarded(self.end(DeadlineExceededError("context deadline exceeded"), None)))
+
+
+class _Background(Context):
+    """The root: never done, no deadline, no values."""
+
+    __slots__ = ()
+
+    def cancel(self, cause: BaseException | None = None) -> None:
+        raise TypeError("background() cannot be cancelled: cancel a with_cancel(background()) instead")
+
+    def on_done(self, callback: Callback) -> Callable[[], bool]:
+        return lambda: False  # it never is: nothing to keep
+
+    def _can_end(self) -> bool:
+        return False
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        pass
+
+
+class _Values(Context):
+    """The values of another context without its cancellation and deadline: what a task inherits from the manager."""
+
+    __slots__ = ()
+
+    def __init__(self, source: Context) -> None:
+        super().__init__(None)
+        self._parent = source
+
+    def _can_end(self) -> bool:
+        return False
+
+
+class TaskContext(Context):
+    """The context of one task. Its deadline is watched by the task's future, which ends task and context together."""
+
+    __slots__ = ("is_stopping",)
+
+    def __init__(self, values: Context, deadline: float | None, is_stopping: Callable[[], bool]) -> None:
+        super().__init__(None, deadline=deadline)
+        self._parent = values
+        self.is_stopping = is_stopping
+
+
+_BACKGROUND = _Background(None)
+
+
+def background() -> Context:
+    """The root of all contexts: never done, without deadline and values."""
+    return _BACKGROUND
+
+
+def with_cancel(parent: Context) -> Context:
+    """A context that ends when it is cancelled, or with `parent`."""
+    return _derive(parent)
+
+
+def with_timeout(parent: Context, seconds: float) -> Context:
+    """A context that ends after `seconds` from now (0: at once; infinite: never by itself), or with `parent`."""
+    limit = checks.seconds("seconds", seconds, infinite=True)
+    return _derive(parent, None if limit == float("inf") else time.monotonic() + limit)
+
+
+def with_deadline(parent: Context, monotonic: float) -> Context:
+    """A context that ends when `time.monotonic()` reaches `monotonic`, or with `parent`."""
+    if isinstance(monotonic, bool) or not isinstance(monotonic, (int, float)) or monotonic != monotonic:
+        raise TypeError(f"monotonic must be a time of time.monotonic(), not {monotonic!r}")
+    return _derive(parent, None if monotonic == float("inf") else float(monotonic))
+
+
+def with_value(parent: Context, key: object, value: object) -> Context:
+    """A context that answers `value(key)` with `value`, and ends when it is cancelled, or with `parent`."""
+    if key is None:
+        raise TypeError("key must not be None")
+    return _derive(parent, key=key, value=value)
+
+
+def without_cancel(parent: Context) -> Context:
+    """The values of `parent` alone (Go's `WithoutCancel`)."""
+    return _Values(parent)
+
+
+def run_callbacks(callbacks: list[Callback]) -> None:
+    """Run user callbacks in order in this thread; what one raises is logged and the rest still run."""
+    for callback in _guarded(callbacks):
+        callback()
+
+
+def _derive(parent: Context, deadline: float | None = None, *, key: object = None, value: object = None) -> Context:
+    if not isinstance(parent, Context):
+        raise TypeError(f"parent must be a Context, for example background(), not {parent!r}")
+    context = Context(parent, deadline=deadline)
+    context._key, context._value = key, value
+    context._attach()
+    return context
+
+
+def _guarded(callbacks: list[Callback]) -> list[Callback]:
+    def guard(callback: Callback) -> Callback:
+        def call() -> None:
+            try:
+                callback()
+            except BaseException:
+                logging.getLogger("tasker").exception("tasker: a context's on_done callback raised")
+
+        return call
+
+    return [guard(callback) for callback in callbacks]

@@ -1,0 +1,127 @@
+"""`Crew`: the set of workers. Hires, retires, replaces and counts them.
+
+A worker is a member from before its thread starts until it has destroyed its last resource, so creating workers count
+and the most is never exceeded; a thread that does not start is rolled back. `members` is a tuple replaced under
+`_lock`: who reads it takes no lock. A worker is neither base nor burst: what exceeds the base is burst.
+
+`_lock` guards the membership and the numbering. Threads are started and workers told outside of it.
+"""
+
+from __future__ import annotations
+
+import itertools
+import threading
+from collections.abc import Callable
+from typing import Generic, TypeVar
+
+from tasker.logger import GuardedLogger
+from tasker.parking import Parking
+from tasker.worker import Worker
+
+__all__ = ["Crew"]
+
+R = TypeVar("R")
+
+
+class Crew(Generic[R]):
+    """Between `base` and `most` workers, made by `new_worker(name, leave)`; `left(worker)` is told when one is gone."""
+
+    def __init__(
+        self,
+        name: str,
+        base: int,
+        most: int,
+        new_worker: Callable[[str, Callable[[Worker[R]], None]], Worker[R]],
+        left: Callable[[Worker[R]], None],
+        logger: GuardedLogger,
+    ) -> None:
+        self._name = name
+        self.base = base
+        self.most = most
+        self._new_worker = new_worker
+        self._left = left
+        self._logger = logger
+        self._lock = threading.RLock()
+        self._numbers = itertools.count(1)
+        self.members: tuple[Worker[R], ...] = ()
+        self._gone: list[threading.Thread] = []  # threads that have left, and are about to end
+
+    def hire(self, count: int) -> int:
+        """Start up to `count` workers, never exceeding the most; returns how many. Does not wait for resources."""
+        for hired in range(count):
+            worker = self._enlist()
+            if worker is None:
+                return hired
+            try:
+                worker.start()
+            except RuntimeError as error:  # no more threads for now: the burst thread's tick tries again
+                self.leave(worker)
+                self._logger.warning("%s: no thread for another worker: %s", self._name, error)
+                return hired
+            except BaseException:
+                if not worker.thread.is_alive():  # Ctrl-C before there was a thread
+                    self.leave(worker)
+                raise
+        return count
+
+    def retire(self, count: int, idle: Parking) -> int:
+        """Dismiss up to `count` of the workers that are idle, longest idle first, and never below the base."""
+        for retired in range(count):
+            if self.staying() <= self.base or (seat := idle.take_longest()) is None:
+                return retired
+            for worker in self.members:
+                if worker.seat is seat:
+                    worker.dismiss()
+        return count
+
+    def heal(self, idle: Parking) -> None:
+        """Bring the crew back to its base, and wake workers that sleep because their wake-up got lost."""
+        for worker in self.members:
+            if worker.thread.ident is not None and not worker.thread.is_alive():
+                self.leave(worker)  # its thread ended without a word
+        self._gone = [thread for thread in self._gone if thread.is_alive()]
+        if (missing := self.base - self.staying()) > 0:
+            self.hire(missing)
+        idle.wake_stranded([worker.seat for worker in self.members])
+
+    def wake_all(self, idle: Parking) -> None:
+        """Wake every worker, wherever it sleeps: the queue closed."""
+        idle.wake_all()
+        for worker in self.members:
+            worker.seat.wake()
+
+    def leave(self, worker: Worker[R]) -> None:
+        """A worker has ended: it counts no longer. Said by the worker, or by `heal()`; once counts."""
+        if self._strike_off(worker):
+            self._gone.append(worker.thread)
+            self._left(worker)
+
+    def join_gone(self, timeout: float) -> None:
+        """Wait until the threads of those that left have ended, `timeout` seconds for each; they are ending now."""
+        while self._gone:
+            thread = self._gone.pop()
+            if thread.ident is not None and thread is not threading.current_thread():
+                thread.join(timeout)
+
+    def staying(self) -> int:
+        """Members that were not told to leave."""
+        return sum(not worker.dismissed for worker in self.members)
+
+    def holding(self) -> int:
+        """Members that have a resource."""
+        return sum(worker.holds_resource for worker in self.members)
+
+    def _enlist(self) -> Worker[R] | None:
+        with self._lock:
+            if len(self.members) >= self.most:
+                return None
+            worker = self._new_worker(f"{self._name}-worker-{next(self._numbers)}", self.leave)
+            self.members = (*self.members, worker)
+            return worker
+
+    def _strike_off(self, worker: Worker[R]) -> bool:
+        with self._lock:
+            if worker not in self.members:
+                return False
+            self.members = tuple(member for member in self.members if member is not worker)
+            return True

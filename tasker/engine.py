@@ -1,0 +1,458 @@
+"""`Engine`: the parts of one manager put together, and what they tell each other.
+
+The threads of a manager hold its engine, never the `TaskManager`: a manager that is forgotten can be collected, which
+stops its engine. To follow a task: `submit` makes a `TaskFuture` and puts it into the `TaskQueue`; `Worker._serve` takes
+it, runs it, and settles it.
+
+The hooks here are where the user's functions are called, each guarded so that what it raises costs nothing but itself.
+No lock of tasker's is held in any of them.
+"""
+
+from __future__ import annotations
+
+import atexit
+import os
+import sys
+import threading
+import time
+import traceback
+import weakref
+from collections.abc import Callable
+from concurrent.futures import CancelledError
+from typing import Any, Generic, TypeVar
+
+from tasker import checks
+from tasker.aside import Aside
+from tasker.burst import Burst
+from tasker.config import Config
+from tasker.context import Callback, Context, TaskContext, without_cancel
+from tasker.crew import Crew
+from tasker.errors import PoolDeadlockError, QueueFullError, ResourceCreationError, TaskManagerShutdownError
+from tasker.future import TaskFuture
+from tasker.lifecycle import CLOSED, OPEN, Lifecycle
+from tasker.logger import GuardedLogger
+from tasker.metrics import BuiltinCollector, TaskLifecycleTimestamps, TaskMetrics
+from tasker.queue import TaskQueue
+from tasker.resources import ResourcePool
+from tasker.scaling import Limits
+from tasker.signature import wants_context
+from tasker.snapshots import StopReport, TaskStats
+from tasker.worker import Worker
+
+__all__ = ["Engine"]
+
+R = TypeVar("R")
+T = TypeVar("T")
+
+KILL_TIMEOUT = 5.0  # seconds that a kill gives running tasks
+EXIT_TIMEOUT = 5.0  # seconds that interpreter exit gives all managers to drain
+
+_monotonic = time.monotonic
+_engines: weakref.WeakSet[Engine[Any]] = weakref.WeakSet()  # those that are not closed
+
+
+class Engine(Generic[R]):
+    """Everything of a manager but its methods. Made running; ends by `lifecycle`."""
+
+    def __init__(self, config: Config[R]) -> None:
+        self.config = config
+        self.name = config.name
+        self.logger = GuardedLogger(config.logger)
+        self.collector = config.collector
+        self.has_collector = config.collector is not None
+        self.max_retries = config.max_retries
+        self.destroy_errors = 0
+        self.create_error: BaseException | None = None  # the last one, until a resource is made
+        self.run_contexts: set[Context] = set()
+        self.watchers = 0
+        self._changed = threading.Condition()
+        self._counting = threading.RLock()  # guards destroy_errors
+        self._values = without_cancel(config.ctx)
+        self.queue = TaskQueue(config.name, config.queue_size)
+        self.figures = BuiltinCollector(self.queue.waiting_new)
+        self.aside = Aside(f"{config.name}-aside", self.logger)
+        create_timeout = checks.seconds("create_timeout", config.create_timeout)
+        limits = _limits(config)
+        self.crew: Crew[R] = Crew(config.name, limits.base, limits.most, self._new_worker, self._worker_left, self.logger)
+        size = config.worker_count if config.resource_pool_size is None else config.resource_pool_size
+        self.pool = ResourcePool(config.name, size, config.on_create, self.destroy, self._wake_burst)
+        self.lifecycle = Lifecycle(self, create_timeout, self._wake_burst)
+        self.burst = Burst(self, checks.seconds("burst_interval", config.burst_interval), create_timeout, limits)
+        self._bounded = config.queue_size > 0
+        self._forget_stop: Callable[[], bool] = bool
+        self._start()
+
+    def _start(self) -> None:
+        try:
+            if self.config.resource_pool_size:
+                self._fill_pool()
+            _engines.add(self)
+            self.burst.thread.start()
+            self.crew.hire(self.crew.base)
+            self._forget_stop = self.config.ctx.on_done(_weakly(self.lifecycle.request_stop))
+        except BaseException:  # no thread for the burst thread, Ctrl-C: leave nothing behind
+            self.lifecycle.request_kill(0.0)
+            if self.burst.thread.ident is None:
+                for resource in self.pool.close():
+                    self.destroy(resource)
+            raise
+
+    def _fill_pool(self) -> None:
+        try:
+            self.pool.fill()
+        except Exception as error:
+            raise ResourceCreationError(f"{self.name}: on_create failed while the run_task pool was filled") from error
+
+    # -- submitting ------------------------------------------------------------------------------------------------
+
+    def submit(
+        self,
+        fn: Callable[..., Any],
+        args: tuple[Any, ...],
+        priority: bool = False,
+        once: bool = False,
+        timeout: float | None = None,
+        queue_timeout: float | None = None,
+    ) -> TaskFuture[Any]:
+        """Accept a task, or raise."""
+        wants = wants_context(fn, len(args) + 1)
+        task = TaskFuture(self, fn, args, _monotonic())
+        if wants:
+            task._wants_context = True
+        if priority:
+            task._priority = True
+        if once:
+            task._once = True
+        if timeout is None and not self._bounded and queue_timeout is None:
+            self.queue.put(task)
+        else:
+            self._submit_with_limits(task, timeout, queue_timeout)
+        if self.has_collector:
+            self._tell_collector("record_arrival")
+        return task
+
+    def _submit_with_limits(self, task: TaskFuture[Any], timeout: float | None, queue_timeout: float | None) -> None:
+        room = None if queue_timeout is None else checks.seconds("queue_timeout", queue_timeout, infinite=True)
+        if timeout is not None:
+            limit = checks.seconds("timeout", timeout, zero=False, infinite=True)
+            if limit != float("inf"):
+                task._set_deadline(task._queued_at + limit)
+        try:
+            if not self._bounded:
+                self.queue.put(task)
+            elif not self.queue.put_bounded(task, 0.0 if self.runs_this_thread() else room):
+                raise QueueFullError(
+                    f"{self.name}: queue full: {self.queue.slots()}, {self.busy()} of {len(self.crew.members)} workers "
+                    "busy; submit later, wait longer (queue_timeout), or raise queue_size"
+                )
+        except BaseException:
+            task._finish_up()  # lets go of the timer
+            raise
+
+    def run_task(self, fn: Callable[..., Any], args: tuple[Any, ...]) -> Any:
+        """Run a task here and now on a pooled resource."""
+        wants = wants_context(fn, len(args) + 1)
+        started = _monotonic()
+        try:
+            resource = self.pool.borrow()
+        except TaskManagerShutdownError:
+            raise
+        except BaseException as error:
+            self._run_task_failed(started)
+            if isinstance(error, Exception):
+                raise ResourceCreationError(f"{self.name}: on_create failed for run_task") from error
+            raise
+        healthy = True
+        context = TaskContext(self._values, None, self.is_stopping) if wants else None
+        try:
+            if context is None:
+                result = fn(resource, *args)
+            else:
+                self.run_contexts.add(context)
+                result = fn(context, resource, *args)
+        except BaseException as error:
+            healthy = self.is_healthy(error)
+            self._run_task_failed(started)
+            raise
+        else:
+            finished = _monotonic()
+            self.figures.completed_outside(0.0, finished - started)
+            if self.has_collector:
+                self._tell_collector("record_arrival")
+                self._tell_collector("record_completion", TaskLifecycleTimestamps(started, started, finished))
+            return result
+        finally:
+            if context is not None:
+                self.run_contexts.discard(context)
+            self.pool.hand_back(resource, healthy=healthy)
+
+    def _run_task_failed(self, started: float) -> None:
+        self.figures.failed_outside(taken=True)
+        if self.has_collector:
+            self._tell_collector("record_arrival")
+            self._tell_collector("record_failure", TaskLifecycleTimestamps(started, started, _monotonic()))
+
+    # -- what workers use (worker.Terms) -----------------------------------------------------------------------------
+
+    def create(self) -> R:
+        resource = self.config.on_create()
+        self.create_error = None
+        return resource
+
+    def creation_failed(self, error: BaseException) -> None:
+        self.create_error = error
+        self.logger.warning("%s: on_create raised, trying again\n%s", self.name, _traceback_of(error))
+
+    def destroy(self, resource: R) -> None:
+        try:
+            self.config.on_destroy(resource)
+        except BaseException as error:
+            with self._counting:
+                self.destroy_errors += 1
+            self.logger.warning("%s: on_destroy raised\n%s", self.name, _traceback_of(error))
+
+    def is_healthy(self, error: BaseException) -> bool:
+        if not isinstance(error, Exception):
+            return True  # SystemExit and its like say nothing about the resource
+        try:
+            return bool(self.config.check_health(error))
+        except BaseException as trouble:
+            self.logger.warning("%s: check_health raised; the resource is replaced\n%s", self.name, _traceback_of(trouble))
+            return False
+
+    def task_context(self, task: TaskFuture[Any]) -> TaskContext:
+        return task._make_context(TaskContext(self._values, task._deadline, self.is_stopping))
+
+    def record_success(self, task: TaskFuture[Any], now: float) -> None:
+        self._tell_collector("record_completion", task._stamps(now))
+
+    def record_error(self, task: TaskFuture[Any], now: float) -> None:
+        if self.has_collector:
+            self._tell_collector("record_failure", task._stamps(now))
+
+    def record_retry(self) -> None:
+        if self.has_collector:
+            self._tell_collector("record_retry")
+
+    def worker_changed(self) -> None:
+        with self._changed:
+            self._changed.notify_all()
+
+    # -- what futures use (future.Owner) -----------------------------------------------------------------------------
+
+    def entry_died(self, future: TaskFuture[Any]) -> None:
+        self.queue.entry_died(future)
+
+    def record_cancelled(self, future: TaskFuture[Any]) -> None:
+        self.figures.cancelled(untaken=not future.attempts)
+
+    def record_failure(self, future: TaskFuture[Any], error: BaseException, *, was_waiting: bool) -> None:
+        if was_waiting and isinstance(error, CancelledError):
+            self.record_cancelled(future)
+            return
+        self.figures.failed_outside(untaken=was_waiting and not future.attempts)
+        self.record_error(future, _monotonic())
+
+    def run_aside(self, *jobs: Callback) -> None:
+        self.aside.run(*jobs)
+
+    # -- looking -----------------------------------------------------------------------------------------------------
+
+    def stats(self) -> TaskStats:
+        members = self.crew.members
+        main, priority = self.queue.waiting()
+        active = len(members)
+        holding = sum(worker.holds_resource for worker in members)
+        running = sum(worker.holds_resource and worker.task is not None for worker in members)
+        return TaskStats(
+            base_workers=min(active, self.crew.base),
+            active_workers=active,
+            burst_workers=max(0, active - self.crew.base),
+            idle_workers=sum(worker.seat.parked and worker.holds_resource for worker in members),
+            creating_workers=active - holding,
+            queued_tasks=main,
+            priority_tasks=priority,
+            running_tasks=running,
+            available_resources=self.pool.available,
+        )
+
+    def metrics(self) -> TaskMetrics:
+        if self.collector is not None:
+            try:
+                theirs = self.collector.metrics()
+            except Exception as error:
+                self.logger.warning("%s: the collector's metrics() raised\n%s", self.name, _traceback_of(error))
+            else:
+                if theirs is not None:
+                    return theirs
+        return self.figures.metrics()
+
+    def busy(self) -> int:
+        """Workers that are not parked."""
+        return sum(not worker.seat.parked for worker in self.crew.members)
+
+    def is_stopping(self) -> bool:
+        """Whether closing has begun."""
+        return self.lifecycle.state != OPEN
+
+    # -- waiting -----------------------------------------------------------------------------------------------------
+
+    def wait_ready(self, timeout: float | None) -> bool:
+        """Wait until the base workers hold resources; `False` when it took too long or the manager closed."""
+        self._wait_until(lambda: self.is_stopping() or self.crew.holding() >= self.crew.base, timeout)
+        return self.crew.holding() >= self.crew.base
+
+    def join(self, timeout: float | None) -> bool:
+        """Wait until no accepted task waits or runs; `False` when it took too long."""
+        if self.runs_this_thread():
+            raise PoolDeadlockError(f"{self.name}: join() called from one of its own tasks would wait for itself")
+        return self._wait_until(self._at_rest, timeout)
+
+    def _at_rest(self) -> bool:
+        # a worker is at rest when it is parked, or has no resource and so no task; the count says whether one that was
+        # asked first has taken since then what another put back
+        return self.lifecycle.state == CLOSED or (
+            not any(self.queue.waiting())
+            and all(worker.seat.parked or not worker.holds_resource for worker in self.crew.members)
+            and self.figures.unfinished() == 0
+        )
+
+    def _wait_until(self, reached: Callable[[], bool], timeout: float | None) -> bool:
+        limit = None if timeout is None else min(checks.seconds("timeout", timeout, infinite=True), threading.TIMEOUT_MAX)
+        with self._changed:
+            self.watchers += 1
+            try:
+                return self._changed.wait_for(reached, limit)
+            finally:
+                self.watchers -= 1
+
+    # -- closing -----------------------------------------------------------------------------------------------------
+
+    def stop(self, timeout: float | None) -> StopReport:
+        limit = None if timeout is None else checks.seconds("timeout", timeout, infinite=True)
+        self.lifecycle.request_stop()
+        if not self._called_from_inside() and not self.lifecycle.wait(limit):
+            return self.kill(KILL_TIMEOUT)
+        return self.lifecycle.report()
+
+    def kill(self, timeout: float) -> StopReport:
+        self.lifecycle.request_kill(checks.seconds("timeout", timeout))
+        if not self._called_from_inside():
+            self.lifecycle.wait(None)
+        return self.lifecycle.report()
+
+    def runs_this_thread(self) -> bool:
+        """Whether the calling thread is one of this engine's."""
+        thread = threading.current_thread()
+        return thread is self.burst.thread or any(worker.thread is thread for worker in self.crew.members)
+
+    def _called_from_inside(self) -> bool:
+        """Whether waiting for the end would be waiting for the caller itself.
+
+        That is: in one of this engine's threads, or in a thread that is inside tasker or inside the waiting functions
+        of `concurrent.futures`: a signal handler that interrupted them, a callback, a function in `run_task`. Whoever
+        runs as a task of another manager may wait."""
+        if self.runs_this_thread() or self.aside.runs_this_thread():
+            return True
+        frame = sys._getframe(1)
+        while frame is not None and _module(frame).startswith("tasker."):  # the call itself
+            frame = frame.f_back
+        while frame is not None:
+            module = _module(frame)
+            if module == "tasker.worker":  # a task of another manager: its worker holds no lock here
+                return False
+            if frame.f_code is Engine.run_task.__code__ and frame.f_locals.get("self") is not self:
+                pass  # nor does its run_task
+            elif module == "concurrent.futures._base" or module.startswith("tasker."):
+                return True
+            frame = frame.f_back
+        return False
+
+    # -- the pieces --------------------------------------------------------------------------------------------------
+
+    def _new_worker(self, name: str, leave: Callable[[Worker[R]], None]) -> Worker[R]:
+        return Worker(name, self, self.figures.new_shard(), leave)
+
+    def _worker_left(self, worker: Worker[R]) -> None:
+        self.figures.retire(worker.shard)
+        self.worker_changed()
+        self._wake_burst()
+
+    def closed(self) -> None:
+        """The lifecycle has ended: let go of what outlives the manager, and tell who waits."""
+        self._forget_stop()
+        self.worker_changed()
+
+    def _wake_burst(self) -> None:
+        self.burst.wake()
+
+    def _tell_collector(self, method: str, *args: TaskLifecycleTimestamps) -> None:
+        try:
+            getattr(self.collector, method)(*args)
+        except BaseException as error:
+            self.logger.warning("%s: the collector's %s() raised\n%s", self.name, method, _traceback_of(error))
+
+    def start_afresh_in_child(self) -> None:
+        """In a forked child none of the threads exist: refuse everything, and fail what can never end."""
+        error = TaskManagerShutdownError(f"{self.name} belongs to the process that forked this one: make a new one here")
+        self.queue.close(error)
+        self.lifecycle.end_after_fork()
+        running = [worker.task for worker in self.crew.members if worker.task is not None]
+        self.crew.members = ()
+        for task in (*self.queue.entries(), *running):
+            task._end_after_fork(error)
+
+
+def _limits(config: Config[Any]) -> Limits:
+    most = config.max_worker_count
+    if most is None:
+        extra = config.burst_worker_count if config.burst_task_threshold else config.worker_count
+        most = config.worker_count + extra
+    return Limits(config.worker_count, most, config.burst_task_threshold, config.burst_worker_count)
+
+
+def _module(frame: Any) -> str:
+    return str(frame.f_globals.get("__name__", ""))
+
+
+def _weakly(method: Callable[[], None]) -> Callback:
+    reference = weakref.WeakMethod(method)
+
+    def call() -> None:
+        target = reference()
+        if target is not None:
+            target()
+
+    return call
+
+
+def _traceback_of(error: BaseException) -> str:
+    try:
+        return "".join(traceback.format_exception(error))
+    except Exception:  # the user's exceptions may be unable to print themselves
+        return type(error).__name__
+
+
+def _close_all_at_exit() -> None:
+    """At interpreter exit: drain all managers for a while, then kill what is left. No thread can be started here."""
+    engines = list(_engines)
+    for engine in engines:
+        engine.lifecycle.request_stop()
+    deadline = _monotonic() + EXIT_TIMEOUT
+    for engine in engines:
+        if not engine.lifecycle.wait(max(0.0, deadline - _monotonic())):
+            engine.lifecycle.request_kill(0.2)
+    for engine in engines:
+        engine.lifecycle.wait(1.0)
+        engine.aside.run_here()
+
+
+def _start_afresh_in_child() -> None:
+    for engine in list(_engines):
+        engine.start_afresh_in_child()
+    _engines.clear()
+
+
+atexit.register(_close_all_at_exit)
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_start_afresh_in_child)

@@ -1,0 +1,70 @@
+"""The exception tree. Every error carries its evidence and says what to do about it."""
+
+from __future__ import annotations
+
+from concurrent.futures import CancelledError
+
+__all__ = [
+    "ConfigError",
+    "ContextCancelledError",
+    "DeadlineExceededError",
+    "PoolDeadlockError",
+    "QueueFullError",
+    "RemoteTaskError",
+    "ResourceCreationError",
+    "TaskManagerKilledError",
+    "TaskManagerShutdownError",
+    "TaskTimeoutError",
+    "TaskerError",
+    "WorkerLostError",
+]
+
+
+class TaskerError(Exception):
+    """The base of every error that tasker itself raises. A task's own exceptions are never wrapped in it."""
+
+
+class ConfigError(TaskerError, ValueError):
+    """A `Config` field or an argument has a wrong value: names the field, the value, and what is allowed."""
+
+
+class QueueFullError(TaskerError):
+    """A bounded queue had no room within `queue_timeout`; the task was not accepted. Submit later, or raise the bound."""
+
+
+class TaskTimeoutError(TaskerError, TimeoutError):
+    """A task's `timeout` ended before the task did. It was never started, or its context is cancelled now."""
+
+
+class ContextCancelledError(TaskerError):
+    """The context was cancelled. `Context.cause()` says why, where the canceller said it."""
+
+
+class DeadlineExceededError(TaskerError, TimeoutError):
+    """The context's deadline passed."""
+
+
+class ResourceCreationError(TaskerError):
+    """No resource could be made: for `create_timeout` no worker has held one, or `run_task` could not make its own.
+
+    The last error of `on_create` is the `__cause__`, where there is one."""
+
+
+class TaskManagerShutdownError(TaskerError, RuntimeError):
+    """The manager is stopping or closed; the task was not accepted."""
+
+
+class TaskManagerKilledError(TaskerError, CancelledError):
+    """`kill()` ended the manager before the task ended."""
+
+
+class PoolDeadlockError(TaskerError):
+    """A task waits for another task of its own manager that can never be served."""
+
+
+class WorkerLostError(TaskerError):
+    """The place where a worker's resource lives is gone: a child process died, a node was lost."""
+
+
+class RemoteTaskError(TaskerError):
+    """A remote task raised an exception that could not be sent back; this carries its type name, text and traceback."""

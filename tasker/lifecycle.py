@@ -1,0 +1,207 @@
+"""`Lifecycle`: how a manager closes.
+
+    OPEN --stop--> STOPPING --kill--> KILLING
+      '-----------------|-----kill----^  |
+                        '---> CLOSED <---'
+
+`request_stop()` and `request_kill()` only store what is wanted and wake the burst thread: they take no lock, wait for
+nothing and run nothing of the user's, so a signal handler may call them anywhere. The burst thread does the closing, in
+`step()`; `stop()` and `kill()` wait for it to reach CLOSED. The state only moves forward, and kill overtakes stop.
+
+STOPPING: the queue is closed, workers drain it and leave. CLOSED follows when the lanes are empty, the workers have
+left, `run_task` callers have handed back and callbacks have run. A worker that only tries to create a resource, when
+there is nothing left to do, is waited for as long as `create_timeout`.
+KILLING: waiting tasks fail at once, running ones have their contexts cancelled. When the time given is over their
+futures fail too, and CLOSED follows: the threads that are still busy are abandoned.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from typing import Any, Protocol
+
+from tasker.aside import Aside
+from tasker.context import Callback, Context
+from tasker.crew import Crew
+from tasker.errors import ContextCancelledError, TaskManagerKilledError
+from tasker.future import PENDING
+from tasker.metrics import BuiltinCollector
+from tasker.queue import TaskQueue
+from tasker.resources import ResourcePool
+from tasker.snapshots import StopReport
+
+__all__ = ["CLOSED", "KILLING", "OPEN", "STOPPING", "Lifecycle"]
+
+OPEN, STOPPING, KILLING, CLOSED = range(4)
+_JOIN = 1.0  # seconds for a thread that has said it ends to be gone
+
+
+class Parts(Protocol):
+    """What a lifecycle closes."""
+
+    name: str
+    queue: TaskQueue
+    crew: Crew[Any]
+    pool: ResourcePool[Any]
+    aside: Aside
+    figures: BuiltinCollector
+    run_contexts: set[Context]
+    destroy_errors: int
+
+    def destroy(self, resource: Any) -> None: ...
+    def closed(self) -> None: ...
+
+
+class Lifecycle:
+    """The state of one manager, and the only code that moves it."""
+
+    def __init__(self, parts: Parts, create_timeout: float, wake: Callable[[], None]) -> None:
+        self._parts = parts
+        self._create_timeout = create_timeout
+        self._wake = wake  # the burst thread
+        self._kill_at: float | None = None  # when running tasks are given up; set with KILLING
+        self._closing_since: float | None = None
+        self._killed = False
+        self._ended = threading.Event()
+        self.state = OPEN
+        self.abandoned: tuple[str, ...] = ()
+
+    # -- anybody -------------------------------------------------------------------------------------------------
+
+    def request_stop(self) -> None:
+        """Begin to stop. Signal-safe; a manager that closes already is left alone."""
+        if self.state == OPEN:
+            self.state = STOPPING
+        self._parts.queue.close()
+        self._wake()
+
+    def request_kill(self, timeout: float) -> None:
+        """Begin to kill; running tasks get `timeout` seconds, the shortest of several. Signal-safe."""
+        self._parts.queue.close()
+        at = time.monotonic() + timeout
+        self._kill_at = at if self._kill_at is None else min(at, self._kill_at)
+        if self.state < KILLING:
+            self.state = KILLING
+        self._wake()
+
+    def name(self) -> str:
+        """The state in a word."""
+        return ("open", "stopping", "being killed", "closed")[self.state]
+
+    def wait(self, timeout: float | None) -> bool:
+        """Wait until CLOSED; `False` when that took longer than `timeout` seconds."""
+        return self._ended.wait(None if timeout is None else min(timeout, threading.TIMEOUT_MAX))
+
+    def end_after_fork(self) -> None:
+        """In a forked child: closed, as none of the threads exist there."""
+        self._ended = threading.Event()
+        self._ended.set()
+        self._killed = True
+        self.state = CLOSED
+
+    def report(self) -> StopReport:
+        """What there is to say, final when CLOSED."""
+        totals = self._parts.figures.totals()
+        return StopReport(
+            drained=self.state == CLOSED and not self._killed,
+            completed=totals.completed,
+            failed=totals.failed,
+            cancelled=totals.cancelled,
+            never_started=totals.untaken,
+            destroy_errors=self._parts.destroy_errors,
+            abandoned=self.abandoned,
+        )
+
+    # -- the burst thread ----------------------------------------------------------------------------------------
+
+    def step(self) -> bool:
+        """Do what closing needs now; `True` when CLOSED is reached."""
+        parts = self._parts
+        if self._closing_since is None:
+            self._closing_since = time.monotonic()
+            for resource in parts.pool.close():
+                parts.destroy(resource)
+        parts.crew.wake_all(parts.queue.idle)
+        parts.queue.wake_submitters()
+        if self.state == KILLING:
+            self._killed = True
+            self._kill_waiting()
+            self._cancel_running()
+        else:
+            parts.queue.compact()
+            if not parts.crew.members and not parts.queue.is_drained():
+                parts.crew.hire(1)  # a task was put or put back after the last worker had left, or was lost
+        if self._is_over():
+            self._close(())
+            return True
+        if self._time_is_up():
+            self._kill_running()
+            self._close(self._busy_threads())
+            return True
+        return False
+
+    def _is_over(self) -> bool:
+        parts = self._parts
+        return not parts.crew.members and parts.queue.is_drained() and parts.pool.out == 0 and parts.aside.idle()
+
+    def _time_is_up(self) -> bool:
+        now = time.monotonic()
+        if self.state == KILLING:
+            if self._kill_at is None or now < self._kill_at:
+                return False
+            # those that only have to wake up and leave are given the time to
+            return now >= self._kill_at + _JOIN or all(
+                worker.task is not None or not worker.holds_resource for worker in self._parts.crew.members
+            )
+        # an on_create that does not return must not hold up a stop that has nothing else to wait for
+        parts = self._parts
+        return (
+            now >= (self._closing_since or now) + self._create_timeout
+            and parts.queue.is_drained()
+            and parts.pool.out == 0
+            and parts.crew.holding() == 0
+            and parts.aside.idle()
+        )
+
+    def _kill_waiting(self) -> None:
+        queue = self._parts.queue
+        for task in queue.sweep():
+            if task._state is PENDING:
+                task._fail_from_outside(self._killed_error("before the task started"), self._cancelled())
+            queue.drop(task)
+
+    def _cancel_running(self) -> None:
+        jobs: list[Callback] = []
+        for task in self._running():
+            jobs += task._ask_to_end(self._cancelled(), self._killed_error("while the task was running"))
+        for context in tuple(self._parts.run_contexts):
+            jobs += context.end(self._cancelled(), self._killed_error("while run_task was running"))
+        self._parts.aside.run(*jobs)
+
+    def _kill_running(self) -> None:
+        for task in self._running():
+            task._fail_from_outside(self._killed_error("while the task was running"), self._cancelled())
+
+    def _running(self) -> list[Any]:
+        return [task for worker in self._parts.crew.members if (task := worker.task) is not None]
+
+    def _busy_threads(self) -> tuple[str, ...]:
+        parts = self._parts
+        callers = ("a thread in run_task",) * parts.pool.out
+        return (*(worker.name for worker in parts.crew.members), *callers, *parts.aside.busy())
+
+    def _close(self, abandoned: tuple[str, ...]) -> None:
+        parts = self._parts
+        parts.crew.join_gone(_JOIN)
+        self.abandoned = abandoned
+        self.state = CLOSED
+        parts.closed()
+        self._ended.set()
+
+    def _killed_error(self, when: str) -> TaskManagerKilledError:
+        return TaskManagerKilledError(f"{self._parts.name} was killed {when}")
+
+    def _cancelled(self) -> ContextCancelledError:
+        return ContextCancelledError(f"{self._parts.name} was killed")

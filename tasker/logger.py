@@ -1,0 +1,45 @@
+"""Where tasker reports what it cannot raise, and a guard around a user's logger that may itself fail."""
+
+from __future__ import annotations
+
+import contextlib
+from typing import Protocol
+
+__all__ = ["GuardedLogger", "Logger"]
+
+
+class Logger(Protocol):
+    """What tasker needs of a logger: four methods with %-style arguments, so any `logging.Logger` fits.
+
+    They are called from worker threads, the burst thread and callers' threads, never under a lock of tasker's.
+    Failures to create, destroy or call back are warnings or errors; everything else is debug or info."""
+
+    def debug(self, msg: str, /, *args: object) -> object: ...
+    def info(self, msg: str, /, *args: object) -> object: ...
+    def warning(self, msg: str, /, *args: object) -> object: ...
+    def error(self, msg: str, /, *args: object) -> object: ...
+
+
+class GuardedLogger:
+    """The user's logger with its own exceptions swallowed: a broken logger may cost its messages and nothing else."""
+
+    __slots__ = ("_logger",)
+
+    def __init__(self, logger: Logger) -> None:
+        self._logger = logger
+
+    def debug(self, msg: str, /, *args: object) -> None:
+        with contextlib.suppress(BaseException):
+            self._logger.debug(msg, *args)
+
+    def info(self, msg: str, /, *args: object) -> None:
+        with contextlib.suppress(BaseException):
+            self._logger.info(msg, *args)
+
+    def warning(self, msg: str, /, *args: object) -> None:
+        with contextlib.suppress(BaseException):
+            self._logger.warning(msg, *args)
+
+    def error(self, msg: str, /, *args: object) -> None:
+        with contextlib.suppress(BaseException):
+            self._logger.error(msg, *args)

@@ -1,0 +1,210 @@
+"""`TaskManager`: what users hold. Each method is a line or two over the engine."""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Callable
+from types import TracebackType
+from typing import Any, Generic, TypeVar, overload
+
+from typing_extensions import Self, TypeVarTuple, Unpack
+
+from tasker.config import Config
+from tasker.context import Context
+from tasker.engine import KILL_TIMEOUT, Engine
+from tasker.errors import ConfigError
+from tasker.future import TaskFuture
+from tasker.methods import Async, Blocking, WithCallback, async_method, blocking_method, callback_method
+from tasker.metrics import TaskMetrics
+from tasker.snapshots import StopReport, TaskStats
+
+__all__ = ["TaskManager"]
+
+R = TypeVar("R")
+T = TypeVar("T")
+Ts = TypeVarTuple("Ts")
+
+
+class TaskManager(Generic[R]):
+    """Runs tasks on workers that each own a resource of type `R`.
+
+    The constructor starts the workers and returns without waiting for their resources (`wait_ready()` does). Leaving
+    the `with` block stops the manager; leaving it by `KeyboardInterrupt` or `SystemExit` kills it. A manager that is
+    forgotten is stopped when it is collected, and all are at interpreter exit (5 seconds to drain, then killed).
+
+    Raises `ConfigError` for what is no `Config`, and `ResourceCreationError` when `resource_pool_size` is a number and
+    a resource cannot be made."""
+
+    def __init__(self, config: Config[R]) -> None:
+        if not isinstance(config, Config):
+            raise ConfigError(f"config must be a Config, not {config!r}")
+        self._engine: Engine[R] = Engine(config)
+        self._submit = self._engine.submit
+        # the threads hold the engine and not this object, so it can be collected while they run
+        weakref.finalize(self, self._engine.lifecycle.request_stop).atexit = False
+
+    # -- submitting ------------------------------------------------------------------------------------------------
+
+    @overload
+    def submit(
+        self,
+        fn: Callable[[R], T],
+        /,
+        *,
+        priority: bool = False,
+        once: bool = False,
+        timeout: float | None = None,
+        queue_timeout: float | None = None,
+    ) -> TaskFuture[T]: ...
+    @overload
+    def submit(
+        self,
+        fn: Callable[[Context, R], T],
+        /,
+        *,
+        priority: bool = False,
+        once: bool = False,
+        timeout: float | None = None,
+        queue_timeout: float | None = None,
+    ) -> TaskFuture[T]: ...
+    @overload
+    def submit(
+        self,
+        fn: Callable[[R, Unpack[Ts]], T],
+        /,
+        *args: Unpack[Ts],
+        priority: bool = False,
+        once: bool = False,
+        timeout: float | None = None,
+        queue_timeout: float | None = None,
+    ) -> TaskFuture[T]: ...
+    @overload
+    def submit(
+        self,
+        fn: Callable[[Context, R, Unpack[Ts]], T],
+        /,
+        *args: Unpack[Ts],
+        priority: bool = False,
+        once: bool = False,
+        timeout: float | None = None,
+        queue_timeout: float | None = None,
+    ) -> TaskFuture[T]: ...
+    def submit(
+        self,
+        fn: Callable[..., Any],
+        /,
+        *args: object,
+        priority: bool = False,
+        once: bool = False,
+        timeout: float | None = None,
+        queue_timeout: float | None = None,
+    ) -> TaskFuture[Any]:
+        """Queue `fn(resource, *args)`, or `fn(context, resource, *args)` if `fn` requires one more argument.
+
+        `priority`: in the lane that workers look at first. `once`: never retried, even when its resource breaks.
+        `timeout`: seconds for waiting and running together; when they end the future fails with `TaskTimeoutError`, a
+        waiting task never starts, a running one has its context cancelled. `queue_timeout`: seconds to wait for room in
+        a bounded queue (`None`: as long as it takes; 0: refuse at once); nothing else here blocks.
+
+        Raises `TypeError` when `fn` can be called neither way or is a coroutine function, `ConfigError` for a wrong
+        time, `QueueFullError` without room (at once in one of the manager's own tasks), `TaskManagerShutdownError` when
+        the manager is stopping or closed. The task is accepted if and only if this returns."""
+        return self._submit(fn, args, priority, once, timeout, queue_timeout)
+
+    queue_task: Blocking[R] = blocking_method("queue_task")
+    queue_task_with_callback: WithCallback[R] = callback_method("queue_task_with_callback")
+    queue_task_async: Async[R] = async_method("queue_task_async")
+
+    queue_task_once: Blocking[R] = blocking_method("queue_task_once", once=True)
+    queue_task_once_with_callback: WithCallback[R] = callback_method("queue_task_once_with_callback", once=True)
+    queue_task_once_async: Async[R] = async_method("queue_task_once_async", once=True)
+
+    queue_task_with_priority: Blocking[R] = blocking_method("queue_task_with_priority", priority=True)
+    queue_task_with_priority_with_callback: WithCallback[R] = callback_method(
+        "queue_task_with_priority_with_callback", priority=True
+    )
+    queue_task_with_priority_async: Async[R] = async_method("queue_task_with_priority_async", priority=True)
+
+    queue_task_with_priority_once: Blocking[R] = blocking_method(
+        "queue_task_with_priority_once", priority=True, once=True
+    )
+    queue_task_with_priority_once_with_callback: WithCallback[R] = callback_method(
+        "queue_task_with_priority_once_with_callback", priority=True, once=True
+    )
+    queue_task_with_priority_once_async: Async[R] = async_method(
+        "queue_task_with_priority_once_async", priority=True, once=True
+    )
+
+    @overload
+    def run_task(self, fn: Callable[[R], T], /) -> T: ...
+    @overload
+    def run_task(self, fn: Callable[[Context, R], T], /) -> T: ...
+    @overload
+    def run_task(self, fn: Callable[[R, Unpack[Ts]], T], /, *args: Unpack[Ts]) -> T: ...
+    @overload
+    def run_task(self, fn: Callable[[Context, R, Unpack[Ts]], T], /, *args: Unpack[Ts]) -> T: ...
+    def run_task(self, fn: Callable[..., Any], /, *args: object) -> Any:
+        """Run a task here and now, in the calling thread, on a pooled or a temporary resource; return its result.
+
+        Never waits behind the queue. Its errors are judged for health like any task's (a broken resource is not kept)
+        but never retried. Raises the task's own exception, `ResourceCreationError` when a resource is needed and cannot
+        be made, `TypeError` as `submit` does, `TaskManagerShutdownError` when the manager is stopping or closed."""
+        return self._engine.run_task(fn, args)
+
+    # -- waiting ---------------------------------------------------------------------------------------------------
+
+    def join(self, timeout: float | None = None) -> bool:
+        """Wait until no accepted task waits or runs, without closing; `False` after `timeout` seconds.
+
+        Raises `PoolDeadlockError` in one of the manager's own tasks, which would wait for itself."""
+        return self._engine.join(timeout)
+
+    def wait_ready(self, timeout: float | None = None) -> bool:
+        """Wait until the base workers hold resources; `False` after `timeout` seconds, or when closing begins."""
+        return self._engine.wait_ready(timeout)
+
+    # -- looking ---------------------------------------------------------------------------------------------------
+
+    def stats(self) -> TaskStats:
+        """The state at this moment. Never blocks or raises."""
+        return self._engine.stats()
+
+    def metrics(self) -> TaskMetrics:
+        """What the collector says, or the built-in figures; costs the same after ten tasks and after ten million."""
+        return self._engine.metrics()
+
+    # -- closing ---------------------------------------------------------------------------------------------------
+
+    def stop(self, timeout: float | None = None) -> StopReport:
+        """Refuse new tasks, finish all accepted ones, destroy all resources, end all threads; then return.
+
+        When that takes longer than `timeout` seconds it goes on as `kill()` does. Called from a task, a callback or a
+        signal handler that interrupted tasker, it begins to stop and returns at once with `drained=False`. May be
+        called again, and at the same time as `kill()`."""
+        return self._engine.stop(timeout)
+
+    def kill(self, timeout: float = KILL_TIMEOUT) -> StopReport:
+        """Fail all waiting tasks with `TaskManagerKilledError`, cancel the contexts of the running ones, and close.
+
+        Running tasks get `timeout` seconds to notice; then their futures fail too, and their threads are left behind,
+        named in the report; each destroys its resource when its task returns. Returns at once where `stop()` does. May
+        be called again, and at the same time as `stop()`, which it overtakes."""
+        return self._engine.kill(timeout)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        if kind is not None and issubclass(kind, (KeyboardInterrupt, SystemExit)):
+            self.kill()
+        else:
+            self.stop()
+
+    def __repr__(self) -> str:
+        stats = self.stats()
+        return (
+            f"<TaskManager {self._engine.name!r} {self._engine.lifecycle.name()}: {stats.active_workers} workers, "
+            f"{stats.queued_tasks + stats.priority_tasks} waiting, {stats.running_tasks} running>"
+        )

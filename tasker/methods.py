@@ -1,0 +1,205 @@
+"""The twelve Go methods: three ways to wait for a task (block, callback, future), each in four kinds (main lane or
+priority, retried or once), made from three functions and typed by three protocols.
+
+The overloads stand in this order, the resource first: a type checker then prefers `fn(resource)` over
+`fn(context, resource)` for a function that could be either, as the run time does.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from concurrent.futures import Future
+from typing import Any, Protocol, TypeVar, overload
+
+from typing_extensions import TypeVarTuple, Unpack
+
+from tasker.context import Context
+from tasker.future import TaskFuture
+
+__all__ = ["Async", "Blocking", "WithCallback", "async_method", "blocking_method", "callback_method"]
+
+R_co = TypeVar("R_co", covariant=True)
+T = TypeVar("T")
+Ts = TypeVarTuple("Ts")
+Callback = Callable[[T | None, BaseException | None], object]
+
+
+class Blocking(Protocol[R_co]):
+    """A method that runs a task and returns its result, or raises its exception."""
+
+    @overload
+    def __call__(
+        self, fn: Callable[[R_co], T], /, *, timeout: float | None = None, queue_timeout: float | None = None
+    ) -> T: ...
+    @overload
+    def __call__(
+        self, fn: Callable[[Context, R_co], T], /, *, timeout: float | None = None, queue_timeout: float | None = None
+    ) -> T: ...
+    @overload
+    def __call__(
+        self,
+        fn: Callable[[R_co, Unpack[Ts]], T],
+        /,
+        *args: Unpack[Ts],
+        timeout: float | None = None,
+        queue_timeout: float | None = None,
+    ) -> T: ...
+    @overload
+    def __call__(
+        self,
+        fn: Callable[[Context, R_co, Unpack[Ts]], T],
+        /,
+        *args: Unpack[Ts],
+        timeout: float | None = None,
+        queue_timeout: float | None = None,
+    ) -> T: ...
+
+
+class WithCallback(Protocol[R_co]):
+    """A method that returns at once and calls `callback(result, error)` when the task has ended; one of them is None."""
+
+    @overload
+    def __call__(
+        self,
+        fn: Callable[[R_co], T],
+        callback: Callback[T],
+        /,
+        *,
+        timeout: float | None = None,
+        queue_timeout: float | None = None,
+    ) -> None: ...
+    @overload
+    def __call__(
+        self,
+        fn: Callable[[Context, R_co], T],
+        callback: Callback[T],
+        /,
+        *,
+        timeout: float | None = None,
+        queue_timeout: float | None = None,
+    ) -> None: ...
+    @overload
+    def __call__(
+        self,
+        fn: Callable[[R_co, Unpack[Ts]], T],
+        callback: Callback[T],
+        /,
+        *args: Unpack[Ts],
+        timeout: float | None = None,
+        queue_timeout: float | None = None,
+    ) -> None: ...
+    @overload
+    def __call__(
+        self,
+        fn: Callable[[Context, R_co, Unpack[Ts]], T],
+        callback: Callback[T],
+        /,
+        *args: Unpack[Ts],
+        timeout: float | None = None,
+        queue_timeout: float | None = None,
+    ) -> None: ...
+
+
+class Async(Protocol[R_co]):
+    """A method that returns a `TaskFuture` at once."""
+
+    @overload
+    def __call__(
+        self, fn: Callable[[R_co], T], /, *, timeout: float | None = None, queue_timeout: float | None = None
+    ) -> TaskFuture[T]: ...
+    @overload
+    def __call__(
+        self, fn: Callable[[Context, R_co], T], /, *, timeout: float | None = None, queue_timeout: float | None = None
+    ) -> TaskFuture[T]: ...
+    @overload
+    def __call__(
+        self,
+        fn: Callable[[R_co, Unpack[Ts]], T],
+        /,
+        *args: Unpack[Ts],
+        timeout: float | None = None,
+        queue_timeout: float | None = None,
+    ) -> TaskFuture[T]: ...
+    @overload
+    def __call__(
+        self,
+        fn: Callable[[Context, R_co, Unpack[Ts]], T],
+        /,
+        *args: Unpack[Ts],
+        timeout: float | None = None,
+        queue_timeout: float | None = None,
+    ) -> TaskFuture[T]: ...
+
+
+def blocking_method(name: str, *, priority: bool = False, once: bool = False) -> Any:
+    def method(
+        self: Any, fn: Any, /, *args: Any, timeout: float | None = None, queue_timeout: float | None = None
+    ) -> Any:
+        future = self._submit(fn, args, priority, once, timeout, queue_timeout)
+        try:
+            return future.result()
+        except BaseException:
+            future.cancel()  # Ctrl-C: nobody waits for it any more; a future that is done does not mind
+            raise
+        finally:
+            del future  # an exception's traceback holds this frame, which must not hold the exception
+
+    return _named(
+        method,
+        name,
+        f"""Run a task{_kind(priority, once)} and return its result; raises the task's own exception.
+
+        Blocks until the task has ended; `timeout` (seconds, waiting and running together) ends that with
+        `TaskTimeoutError`. On Ctrl-C the task is cancelled. See `submit` for the arguments and other errors.""",
+    )
+
+
+def callback_method(name: str, *, priority: bool = False, once: bool = False) -> Any:
+    def method(
+        self: Any, fn: Any, callback: Any, /, *args: Any, timeout: float | None = None, queue_timeout: float | None = None
+    ) -> None:
+        if not callable(callback):
+            raise TypeError(f"callback must be callable with (result, error), not {callback!r}")
+        future = self._submit(fn, args, priority, once, timeout, queue_timeout)
+        future.add_done_callback(lambda done: callback(*_outcome(done)))
+
+    return _named(
+        method,
+        name,
+        f"""Queue a task{_kind(priority, once)}; `callback(result, error)` is called once when it has ended.
+
+        One of the two is None. The callback runs in the thread that settles the task, a worker most often; what it
+        raises is logged. See `submit` for the arguments and errors: a task that is not accepted raises here.""",
+    )
+
+
+def async_method(name: str, *, priority: bool = False, once: bool = False) -> Any:
+    def method(
+        self: Any, fn: Any, /, *args: Any, timeout: float | None = None, queue_timeout: float | None = None
+    ) -> Any:
+        return self._submit(fn, args, priority, once, timeout, queue_timeout)
+
+    return _named(
+        method,
+        name,
+        f"""Queue a task{_kind(priority, once)} and return its `TaskFuture` at once; it can be awaited.
+
+        See `submit` for the arguments and errors.""",
+    )
+
+
+def _kind(priority: bool, once: bool) -> str:
+    lane = " in the priority lane" if priority else ""
+    return f"{lane}{' that is never retried' if once else ''}"
+
+
+def _named(method: Any, name: str, doc: str) -> Any:
+    method.__name__ = name
+    method.__qualname__ = f"TaskManager.{name}"
+    method.__doc__ = doc
+    return method
+
+
+def _outcome(future: Future[Any]) -> tuple[Any, BaseException | None]:
+    error = future.exception()
+    return (None, error) if error is not None else (future.result(), None)

@@ -1,0 +1,303 @@
+"""What tasks did and how long it took, counted without a lock on the way.
+
+Every worker writes a `Shard` of its own. A shard has one writer and publishes what it knows as one tuple in one store:
+totals, some past durations, and a list to which the two durations of a finished task are appended. A reader takes the
+tuple and as much of the list as is there, and merges all shards under the reader's lock. When a worker leaves, its
+shard is added to the totals of those that left, once, under the same lock. What is counted outside workers
+(`run_task`, timeouts, `kill()`) goes to one more shard, which its writers lock.
+
+At rest, exactly: arrived = completed + failed + cancelled. An arrival is not counted when it happens: it is a task
+that was taken, or was settled without being taken, or waits. Whoever moves a task on takes it out of the one place
+before he counts it in the next, and the reader asks the last place first, so a task in motion may be missed for a
+moment and is never counted twice. What is shown is the largest count so far: it only grows.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from array import array
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+from itertools import chain
+from typing import NamedTuple, Protocol
+
+from tasker.reservoir import Reservoir
+
+__all__ = ["BuiltinCollector", "MetricsCollector", "Shard", "TaskLifecycleTimestamps", "TaskMetrics"]
+
+RATE_WINDOW = 10.0  # seconds: "recently", for the two rates
+FULL = 2048  # length at which a shard's list is summed up: 1,024 tasks
+_KEPT = 10  # folded batches of durations that a shard keeps for the reader's quantiles
+_SAMPLES = FULL // 2 * _KEPT  # newest durations that the quantiles are made of
+
+
+class TaskLifecycleTimestamps(NamedTuple):
+    """When a task was queued, started (for the last time) and finished, each in seconds of `time.monotonic()`.
+
+    A task that never started has `started_at == finished_at`."""
+
+    queued_at: float
+    started_at: float
+    finished_at: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TaskMetrics:
+    """A snapshot. Times are seconds and those of successful tasks; every field is 0 as long as there is nothing to say.
+
+    At rest, `total_tasks_arrived` = completed + failed + cancelled. While tasks run every total only grows."""
+
+    average_execution_time: float = 0.0
+    """Mean seconds from start to end, over all tasks."""
+    min_execution_time: float = 0.0
+    """Shortest execution, seconds, over all tasks."""
+    max_execution_time: float = 0.0
+    """Longest execution, seconds, over all tasks."""
+    p95_execution_time: float = 0.0
+    """95th percentile of the newest executions (up to 10,240), seconds, by nearest rank."""
+    p99_execution_time: float = 0.0
+    """99th percentile of the newest executions (up to 10,240), seconds, by nearest rank."""
+    average_wait_time: float = 0.0
+    """Mean seconds from submission to the (last) start, over all tasks."""
+    task_arrival_rate: float = 0.0
+    """Tasks accepted per second, over the last 10 seconds."""
+    task_completion_rate: float = 0.0
+    """Tasks completed successfully per second, over the last 10 seconds."""
+    total_tasks_arrived: int = 0
+    """Tasks accepted, `run_task` included."""
+    total_tasks_completed: int = 0
+    """Tasks whose function returned."""
+    total_tasks_failed: int = 0
+    """Tasks that ended with an error: their own, a timeout, no resource, or killed while running."""
+    total_tasks_retried: int = 0
+    """Times that a task went back to its lane because of a broken resource."""
+    total_tasks_cancelled: int = 0
+    """Tasks cancelled, killed or withdrawn before they started."""
+    success_rate: float = 0.0
+    """Completed / (completed + failed), 0 to 1."""
+    failure_rate: float = 0.0
+    """Failed / (completed + failed), 0 to 1."""
+
+
+class MetricsCollector(Protocol):
+    """Receives what happens to tasks: implement it to feed a metrics system (`Config.collector`).
+
+    The `record_` methods are called from many threads at once, never under a lock of tasker's, and before whoever
+    waits for the task is woken; what they raise is logged and costs nothing else. What `metrics()` returns is what
+    `TaskManager.metrics()` returns; where it returns `None`, the built-in figures are."""
+
+    def record_arrival(self) -> object: ...
+    def record_completion(self, stamps: TaskLifecycleTimestamps, /) -> object: ...
+    def record_failure(self, stamps: TaskLifecycleTimestamps, /) -> object: ...
+    def record_retry(self) -> object: ...
+    def metrics(self) -> TaskMetrics | None: ...
+
+
+class Totals(NamedTuple):
+    completed: int = 0
+    failed: int = 0
+    retried: int = 0
+    cancelled: int = 0
+    untaken: int = 0  # settled without ever being taken, the cancelled ones included
+    waited: float = 0.0
+    ran: float = 0.0
+    shortest: float = float("inf")
+    longest: float = 0.0
+
+    def plus(self, other: Totals) -> Totals:
+        return Totals(
+            *(mine + theirs for mine, theirs in zip(self[:7], other[:7], strict=True)),
+            min(self.shortest, other.shortest),
+            max(self.longest, other.longest),
+        )
+
+    def with_durations(self, durations: list[float]) -> Totals:
+        """With the tasks whose waiting and running seconds alternate in `durations`."""
+        if not durations:
+            return self
+        runs = durations[1::2]
+        return self._replace(
+            completed=self.completed + len(runs),
+            waited=self.waited + sum(durations[::2]),
+            ran=self.ran + sum(runs),
+            shortest=min(self.shortest, min(runs)),
+            longest=max(self.longest, max(runs)),
+        )
+
+
+class Shard:
+    """The figures of one writer. `durations` is public to it: it appends seconds waited, then seconds run."""
+
+    __slots__ = ("_published", "_read", "durations", "taken")
+
+    def __init__(self) -> None:
+        self.taken = 0  # tasks taken for the first time
+        self.durations: list[float] = []
+        self._published: tuple[Totals, tuple[array[float], ...], list[float]] = (Totals(), (), self.durations)
+        self._read = 0  # executions that the reader has seen; the reader's alone
+
+    def fold(self) -> list[float]:
+        """Sum up the list once it is long enough; returns the list to append to from now on."""
+        if len(self.durations) >= FULL:
+            totals, past, durations = self._published
+            self.durations = []
+            past = (*past, array("d", durations[1::2]))[-_KEPT:]
+            self._published = (totals.with_durations(durations), past, self.durations)
+        return self.durations
+
+    def count(self, *, failed: int = 0, retried: int = 0, cancelled: int = 0, untaken: int = 0) -> None:
+        """Add to the totals."""
+        totals, past, durations = self._published
+        totals = totals._replace(
+            failed=totals.failed + failed,
+            retried=totals.retried + retried,
+            cancelled=totals.cancelled + cancelled,
+            untaken=totals.untaken + untaken,
+        )
+        self._published = (totals, past, durations)
+
+    def totals(self) -> Totals:
+        """All that is counted so far; for readers."""
+        totals, _, durations = self._published
+        return totals.with_durations(durations[: len(durations) // 2 * 2])
+
+    def finished(self) -> tuple[int, int]:
+        """Tasks completed and tasks failed so far, without the rest: cheap enough for every tick."""
+        totals, _, durations = self._published
+        return totals.completed + len(durations) // 2, totals.failed
+
+    def unread(self) -> list[float]:
+        """The executions since the last call, at most the newest 11,264; for the one reader."""
+        totals, past, durations = self._published
+        runs = durations[1::2]
+        new = totals.completed + len(runs) - self._read
+        self._read += new
+        return [*chain.from_iterable(past), *runs][-new:] if new else []
+
+
+class BuiltinCollector:
+    """Merges the shards into `TaskMetrics`. `waiting` counts the tasks that wait and were never taken.
+
+    `_lock` guards the list of shards, the totals of those that left and the reservoir. Writers never take it; it is
+    reentrant because a signal handler may ask while its own thread is asking."""
+
+    def __init__(self, waiting: Callable[[], int]) -> None:
+        self._waiting = waiting
+        self._lock = threading.RLock()
+        self._shards: list[Shard] = []
+        self._left = Totals()
+        self._left_taken = 0
+        self._arrived = 0  # the largest count so far
+        self._reservoir = Reservoir(_SAMPLES)
+        self._outside = self.new_shard()
+        self._outside_lock = threading.RLock()
+        self._samples: deque[tuple[float, int, int]] = deque([(time.monotonic(), 0, 0)])
+
+    def new_shard(self) -> Shard:
+        shard = Shard()
+        with self._lock:
+            self._shards.append(shard)
+        return shard
+
+    def retire(self, shard: Shard) -> None:
+        """Add the figures of a writer that will write no more to those of its predecessors; once, however often said."""
+        with self._lock:
+            if shard in self._shards:
+                self._reservoir.extend(shard.unread())
+                self._left = self._left.plus(shard.totals())
+                self._left_taken += shard.taken
+                self._shards.remove(shard)
+
+    def completed_outside(self, waited: float, ran: float) -> None:
+        """Count a task that ran in a thread which is no worker."""
+        with self._outside_lock:
+            self._outside.taken += 1
+            durations = self._outside.fold()
+            durations.append(waited)
+            durations.append(ran)
+
+    def failed_outside(self, *, taken: bool = False, untaken: bool = False) -> None:
+        """Count a failure that no worker counts: `taken` here, or `untaken` by anyone, or neither (a worker took it)."""
+        with self._outside_lock:
+            self._outside.taken += taken
+            self._outside.count(failed=1, untaken=untaken)
+
+    def cancelled(self, *, untaken: bool) -> None:
+        """Count a task that was cancelled while it waited."""
+        with self._outside_lock:
+            self._outside.count(cancelled=1, untaken=untaken)
+
+    def progress(self) -> tuple[int, int]:
+        """Tasks arrived and tasks finished (failures count) so far: what scaling goes by. Both only grow."""
+        with self._lock:
+            finished = [shard.finished() for shard in self._shards]
+            done = self._left.completed + self._left.failed + sum(map(sum, finished))
+            return self._count_arrived(), done
+
+    def sample(self, now: float) -> None:
+        """Remember where the totals stood; said once a tick, it makes the rates those of a recent window."""
+        with self._lock:
+            if now - self._samples[-1][0] >= RATE_WINDOW / 100:  # bounds the memory, however short the tick
+                completed = self._left.completed + sum(shard.finished()[0] for shard in self._shards)
+                self._samples.append((now, self._count_arrived(), completed))
+            self._forget_samples(now)
+
+    def unfinished(self) -> int:
+        """Tasks that were taken and have no outcome; exact only when no worker is busy."""
+        with self._lock:
+            totals = self.totals()
+            taken = self._left_taken + sum(shard.taken for shard in self._shards)
+            return taken + totals.untaken - totals.completed - totals.failed - totals.cancelled
+
+    def totals(self) -> Totals:
+        """All that is counted so far."""
+        with self._lock:
+            totals = self._left
+            for shard in self._shards:
+                totals = totals.plus(shard.totals())
+            return totals
+
+    def metrics(self) -> TaskMetrics:
+        """The snapshot. Costs the same after ten tasks and after ten million."""
+        with self._lock:
+            totals = self.totals()
+            arrived = self._count_arrived()
+            now = time.monotonic()
+            self._forget_samples(now)
+            since, arrived_then, completed_then = self._samples[0]
+            window = max(now - since, 1e-9)
+            for shard in self._shards:
+                self._reservoir.extend(shard.unread())
+            ended = totals.completed + totals.failed
+            some = max(totals.completed, 1)
+            return TaskMetrics(
+                average_execution_time=totals.ran / some,
+                min_execution_time=totals.shortest if totals.completed else 0.0,
+                max_execution_time=totals.longest,
+                p95_execution_time=self._reservoir.quantile(0.95),
+                p99_execution_time=self._reservoir.quantile(0.99),
+                average_wait_time=totals.waited / some,
+                task_arrival_rate=(arrived - arrived_then) / window,
+                task_completion_rate=(totals.completed - completed_then) / window,
+                total_tasks_arrived=arrived,
+                total_tasks_completed=totals.completed,
+                total_tasks_failed=totals.failed,
+                total_tasks_retried=totals.retried,
+                total_tasks_cancelled=totals.cancelled,
+                success_rate=totals.completed / ended if ended else 0.0,
+                failure_rate=totals.failed / ended if ended else 0.0,
+            )
+
+    def _forget_samples(self, now: float) -> None:
+        """Keep one sample from before the window, so that a window in which nothing was sampled shows no rate."""
+        while len(self._samples) > 1 and self._samples[1][0] <= now - RATE_WINDOW:
+            self._samples.popleft()
+
+    def _count_arrived(self) -> int:
+        # the order matters: a task moves from waiting to untaken or taken, so ask there last
+        taken = self._left_taken + sum(shard.taken for shard in self._shards)
+        untaken = self._left.untaken + self._outside._published[0].untaken
+        self._arrived = max(self._arrived, taken + untaken + self._waiting())
+        return self._arrived

@@ -1,0 +1,112 @@
+"""`Parking`: the condition on which threads of tasker wait, and `Seat`, a thread's place in it.
+
+A waiter *announces* itself, *looks* for what it wants, and only then sleeps on the raw lock of its seat. Whoever makes
+something available makes it first and then looks for an announcement. So either the waiter sees the thing or the maker
+sees the waiter: no wake-up is lost, and as long as nobody waits nobody takes a lock.
+
+A wake-up may be spurious (it comes late, or was sent twice): waiters look again, that is all it costs. One that is lost
+for another reason (Ctrl-C between taking an announcement and sending the wake-up) is made good by `wake_stranded()`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+import threading
+from collections import deque
+from collections.abc import Callable, Iterable
+from typing import TypeVar
+
+__all__ = ["Parking", "Seat"]
+
+T = TypeVar("T")
+
+
+class Seat:
+    """Where one thread sleeps. `wake()` may come from anywhere, signal handlers included, and never blocks."""
+
+    __slots__ = ("_lock", "_tell", "parked")
+
+    def __init__(self, tell: Callable[[], object] | None = None) -> None:
+        self._lock = threading.Lock()
+        self._lock.acquire()
+        self._tell = tell
+        self.parked = False  # whether its thread sleeps in a parking, or is about to, with nothing in its hands
+
+    def park(self) -> None:
+        """Its thread is about to sleep in a parking: say so."""
+        self.parked = True
+        if self._tell is not None:
+            self._tell()
+
+    def sleep(self, timeout: float = -1.0) -> bool:
+        """Sleep until woken (`True`) or for `timeout` seconds; a wake-up sent before counts."""
+        return self._lock.acquire(timeout=timeout)
+
+    def wake(self) -> None:
+        with contextlib.suppress(RuntimeError):  # awake already
+            self._lock.release()
+
+
+class Parking:
+    """Threads that wait for something that others make available."""
+
+    __slots__ = ("announced",)
+
+    def __init__(self) -> None:
+        self.announced: deque[Seat] = deque()  # last come, first woken: the one whose caches are warm
+
+    def park(self, seat: Seat, look: Callable[[], T | None], timeout: float = -1.0) -> T | None:
+        """What `look()` finds, before sleeping or after it; `None` when woken for nothing or timed out."""
+        self.announced.append(seat)
+        found = look()
+        if found is not None:
+            if not self._take_back(seat):
+                seat.sleep(0.05)  # somebody is about to wake us: left unused, that would end our next sleep at once
+            return found
+        woken = False
+        try:
+            seat.park()
+            woken = seat.sleep(timeout)
+        finally:
+            seat.parked = False
+            if not woken and not self._take_back(seat):
+                self.wake_one()  # a wake-up came too late for us: it is somebody else's
+        return look()
+
+    def wake_one(self) -> None:
+        try:
+            seat = self.announced.pop()
+        except IndexError:
+            return
+        seat.wake()
+
+    def wake_all(self) -> None:
+        while self.announced:
+            self.wake_one()
+
+    def take_longest(self) -> Seat | None:
+        """Take the announcement of the one that waits longest, without waking it: it is the caller's now."""
+        try:
+            return self.announced.popleft()
+        except IndexError:
+            return None
+
+    def wake_stranded(self, seats: Iterable[Seat]) -> None:
+        """Wake those that sleep although their announcement is gone: whoever took it did not get to waking them."""
+        for seat in seats:
+            if seat.parked and seat not in self.announced:
+                seat.wake()
+
+    def _take_back(self, seat: Seat) -> bool:
+        """Take an announcement back; `False` when somebody has taken it in order to wake us."""
+        try:
+            self.announced.remove(seat)
+        except ValueError:
+            return False
+        return True
+
+
+def gil_enabled() -> bool:
+    """Whether one thread at a time runs bytecode (always, before 3.13)."""
+    return getattr(sys, "_is_gil_enabled", lambda: True)()

@@ -1,0 +1,236 @@
+"""`TaskQueue`: two lanes of waiting tasks, and the parking of the workers that wait for them.
+
+Order. A worker that takes a main task has seen the priority lane empty after that main task was put; each lane is
+taken first in, first out, and a retry goes to the front of its own lane. With the GIL `prio.popleft() if prio else
+main.popleft()` keeps that without a lock, because no thread switch can come between the look and the pop (CPython
+switches on calls and backward jumps only). Free-threaded builds take `_take_lock`, which only takers take, and look at
+the priority lane once more after the pop.
+
+Closing. `close()` sets the flag, and a submitter looks at it before *and* after it appends: what it appended too late
+it withdraws, and is refused. A worker leaves when it has seen the flag and, after that, empty lanes; whoever re-queues
+a task is a worker that looks again. So nothing accepted is stranded.
+
+Dead entries. A task that is settled while it waits stays in its lane as an emptied entry, counted in `_dead`; whoever
+takes it drops it. The burst thread's tick compacts a lane when half of it is dead.
+
+`_dead_lock` guards `_dead` and the slots of the bounded queue; `_take_lock` is held by takers of free-threaded builds,
+and by a compaction or re-queue, which excludes all takers. Both are held for a few lines and taken under no other lock.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import deque
+from typing import Any
+
+from tasker.errors import TaskManagerShutdownError
+from tasker.future import PENDING, TaskFuture
+from tasker.parking import Parking, Seat, gil_enabled
+
+__all__ = ["TaskQueue"]
+
+Task = TaskFuture[Any]
+
+
+class TaskQueue:
+    """The tasks that wait. `capacity` 0: unbounded; otherwise the most that wait, re-queued ones not counted."""
+
+    def __init__(self, name: str, capacity: int = 0, *, locked: bool | None = None) -> None:
+        self._name = name
+        self._capacity = capacity
+        self._main: deque[Task] = deque()
+        self._priority: deque[Task] = deque()
+        self.idle = Parking()  # workers without a task
+        self._room = Parking()  # submitters without a slot
+        self.closed = False
+        self._error: TaskManagerShutdownError | None = None
+        self._compacting = False
+        self._kept: list[Task] = []  # what a compaction has in its hands
+        self._take_lock = threading.Lock()
+        self._dead_lock = threading.RLock()  # reentrant: a signal handler may cancel a task
+        self._dead = {False: 0, True: 0}  # emptied entries of the main and of the priority lane
+        self._requeued = {False: 0, True: 0}  # entries that were taken before
+        self._slots_held = 0
+        self._take = self._take_locked if (not gil_enabled() if locked is None else locked) else self._take_unlocked
+        self.take = self._take_freeing if capacity else self._take
+
+    # -- submitters --------------------------------------------------------------------------------------------
+
+    def put(self, task: Task) -> None:
+        """Accept a task, or raise `TaskManagerShutdownError`. Takes no lock while all workers are awake."""
+        if self.closed:
+            raise self._refusal()
+        (self._priority if task._priority else self._main).append(task)
+        if self.closed and (task._withdraw() or task.cancelled()):  # cancelled: swept by the closing
+            raise self._refusal()
+        if self.idle.announced:
+            self.idle.wake_one()
+
+    def put_bounded(self, task: Task, timeout: float | None) -> bool:
+        """Accept a task as soon as there is room; blocks for at most `timeout` seconds (`None`: as long as it takes).
+
+        `False` when there was none by then; raises `TaskManagerShutdownError` when the queue closes."""
+        deadline = None if timeout is None else time.monotonic() + timeout
+        seat: Seat | None = None
+        while not self._take_slot(task):
+            left = None if deadline is None else deadline - time.monotonic()
+            if left is not None and left <= 0:
+                return False
+            seat = seat or Seat()
+            limit = -1.0 if left is None else min(left, threading.TIMEOUT_MAX)
+            self._room.park(seat, self._room_or_closed, limit)
+        try:
+            self.put(task)
+        except BaseException:
+            self._free_slot(task)
+            raise
+        return True
+
+    def slots(self) -> str:
+        """How full a bounded queue is, in words."""
+        return f"{self._slots_held} of {self._capacity} waiting"
+
+    def wake_submitters(self) -> None:
+        """Wake all who wait for room: the queue closed, or a wake-up may have got lost."""
+        self._room.wake_all()
+
+    # -- workers -----------------------------------------------------------------------------------------------
+
+    def put_back(self, task: Task) -> None:
+        """Make a task that ran wait again, at the front of its own lane. Never refused: the caller looks again."""
+        with self._dead_lock:
+            self._requeued[task._priority] += 1
+        with self._take_lock:
+            (self._priority if task._priority else self._main).appendleft(task)
+        self.idle.wake_one()
+
+    def drop(self, task: Task) -> None:
+        """A taken entry turned out to be dead."""
+        with self._dead_lock:
+            self._dead[task._priority] -= 1
+            self._requeued[task._priority] -= task.attempts > 0
+
+    def taken_again(self, task: Task) -> None:
+        """A re-queued task was taken."""
+        with self._dead_lock:
+            self._requeued[task._priority] -= 1
+
+    def is_drained(self) -> bool:
+        """Whether the queue is closed and holds nothing: a worker that sees this may leave."""
+        return self.closed and not self._main and not self._priority and not self._compacting
+
+    # -- whoever settles a waiting task --------------------------------------------------------------------------
+
+    def entry_died(self, task: Task) -> None:
+        """A waiting task was settled: count its entry as dead and free its slot."""
+        with self._dead_lock:
+            self._dead[task._priority] += 1
+        if self._capacity:
+            self._free_slot(task)
+
+    # -- the burst thread ----------------------------------------------------------------------------------------
+
+    def close(self, error: TaskManagerShutdownError | None = None) -> None:
+        """Refuse new tasks from now on, with `error`. Signal-safe; whoever sleeps is for the caller to wake."""
+        self._error = error
+        self.closed = True
+
+    def entries(self) -> list[Task]:
+        """All entries, dead ones included."""
+        return [*self._priority, *self._main, *self._kept]
+
+    def compact(self) -> None:
+        """Drop the dead entries of a lane when half of it is dead. Not for threads that Ctrl-C may interrupt."""
+        for priority, lane in ((False, self._main), (True, self._priority)):
+            if self._dead[priority] * 2 > len(lane):
+                self._compact(priority, lane)
+
+    def waiting(self) -> tuple[int, int]:
+        """Live tasks in the main and in the priority lane. Takes no lock."""
+        kept = [0, 0]
+        for task in tuple(self._kept):
+            kept[task._priority] += 1
+        main, priority = len(self._main) + kept[0] - self._dead[False], len(self._priority) + kept[1] - self._dead[True]
+        return max(0, main), max(0, priority)
+
+    def waiting_new(self) -> int:
+        """Live tasks that were never taken; at most as many as there are, in any race (see `metrics`)."""
+        return max(0, sum(self.waiting()) - self._requeued[False] - self._requeued[True])
+
+    def sweep(self) -> list[Task]:
+        """Take everything out, for settling it."""
+        tasks: list[Task] = []
+        while (task := self.take()) is not None:
+            tasks.append(task)
+        return tasks
+
+    # -- the pieces ----------------------------------------------------------------------------------------------
+
+    def _take_unlocked(self) -> Task | None:
+        if self._compacting:
+            return self._take_locked()
+        try:
+            return self._priority.popleft() if self._priority else self._main.popleft()
+        except IndexError:
+            return None
+
+    def _take_locked(self) -> Task | None:
+        with self._take_lock:
+            if self._priority:
+                return self._priority.popleft()
+            if not self._main:
+                return None
+            task = self._main.popleft()
+            if self._priority:  # put since the first look, perhaps before the main task was
+                self._main.appendleft(task)
+                return self._priority.popleft()
+            return task
+
+    def _take_freeing(self) -> Task | None:
+        task = self._take()
+        if task is not None:
+            self._free_slot(task)
+        return task
+
+    def _take_slot(self, task: Task) -> bool:
+        with self._dead_lock:
+            if self.closed or self._slots_held < self._capacity:  # closed: let put() refuse it
+                self._slots_held += 1
+                task._holds_slot = True
+                return True
+            return False
+
+    def _free_slot(self, task: Task) -> None:
+        with self._dead_lock:
+            if not task._holds_slot:
+                return
+            task._holds_slot = False
+            self._slots_held -= 1
+        self._room.wake_one()
+
+    def _room_or_closed(self) -> bool | None:
+        return True if self.closed or self._slots_held < self._capacity else None
+
+    def _compact(self, priority: bool, lane: deque[Task]) -> None:
+        with self._take_lock:
+            self._compacting = True
+            dropped: list[Task] = []
+            try:
+                for _ in range(len(lane)):
+                    if not lane:  # a taker was past the flag
+                        break
+                    task = lane.popleft()
+                    (self._kept if task._state is PENDING else dropped).append(task)
+            finally:
+                lane.extendleft(reversed(self._kept))
+                self._kept = []
+                self._compacting = False
+        for task in dropped:
+            self.drop(task)
+        self.idle.wake_all()  # who looked meanwhile found nothing
+
+    def _refusal(self) -> TaskManagerShutdownError:
+        if self._error is not None:
+            return TaskManagerShutdownError(*self._error.args)
+        return TaskManagerShutdownError(f"{self._name} is stopping or closed: the task was not accepted")

@@ -1,0 +1,83 @@
+"""How a task's function is to be called: with its resource, or with a context before it.
+
+The rule: the context comes first only if the function *requires* more positional arguments than the resource and what
+was given besides. A plain function is judged by its code object, which costs a fiftieth of `inspect.signature`.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from types import FunctionType, MethodType
+from typing import Any
+
+__all__ = ["wants_context"]
+
+_VARARGS = inspect.CO_VARARGS
+_REFUSED = inspect.CO_COROUTINE | inspect.CO_ASYNC_GENERATOR
+_SPECIAL = _VARARGS | _REFUSED
+
+
+def wants_context(fn: Callable[..., Any], given: int) -> bool:
+    """Whether `fn` is to be called with a context before its `given` arguments (the resource included).
+
+    A callable whose signature cannot be read is called without. Raises `TypeError` for what cannot be called either
+    way, and for coroutine functions."""
+    if type(fn) is FunctionType:
+        code = fn.__code__
+        if code.co_argcount == given and fn.__defaults__ is None and not code.co_kwonlyargcount:
+            if not code.co_flags & _SPECIAL:
+                return False  # by far the most frequent case
+        elif code.co_flags & _VARARGS and "__wrapped__" in fn.__dict__:
+            return _by_signature(fn, given)
+        return _by_code(fn, fn, given)
+    if type(fn) is MethodType and type(fn.__func__) is FunctionType:
+        return _by_code(fn, fn.__func__, given, bound=1)
+    return _by_signature(fn, given)
+
+
+def _by_code(fn: Callable[..., Any], function: FunctionType, given: int, bound: int = 0) -> bool:
+    code = function.__code__
+    if code.co_flags & _REFUSED:
+        raise _coroutine_error(fn)
+    most = code.co_argcount - bound
+    least = max(0, most - len(function.__defaults__ or ()))
+    keywords = code.co_kwonlyargcount - len(function.__kwdefaults__ or ())
+    if code.co_flags & _VARARGS:
+        most = 1 << 30
+    return _decide(fn, given, least, most, needs_keywords=keywords > 0)
+
+
+def _by_signature(fn: Callable[..., Any], given: int) -> bool:
+    if not callable(fn):
+        raise TypeError(f"a task must be callable, not {fn!r}")
+    if inspect.iscoroutinefunction(fn) or inspect.iscoroutinefunction(getattr(fn, "__call__", None)):
+        raise _coroutine_error(fn)
+    try:
+        parameters = inspect.signature(fn).parameters.values()
+    except (ValueError, TypeError):
+        return False
+    positional = [p for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
+    least = sum(p.default is p.empty for p in positional)
+    most = 1 << 30 if any(p.kind is p.VAR_POSITIONAL for p in parameters) else len(positional)
+    needs_keywords = any(p.kind is p.KEYWORD_ONLY and p.default is p.empty for p in parameters)
+    return _decide(fn, given, least, most, needs_keywords=needs_keywords)
+
+
+def _decide(fn: Callable[..., Any], given: int, least: int, most: int, *, needs_keywords: bool) -> bool:
+    if not needs_keywords:
+        if least <= given <= most:
+            return False
+        if least == given + 1:
+            return True
+    raise TypeError(
+        f"task {fn!r} cannot be called with the resource and {given - 1} more argument{'s' * (given != 2)}, "
+        "nor with a context before them"
+    )
+
+
+def _coroutine_error(fn: Callable[..., Any]) -> TypeError:
+    return TypeError(
+        f"task {fn!r} is a coroutine function, and workers are threads: pass lambda resource: "
+        "asyncio.run(fn(resource)), or await manager.queue_task_async(a_plain_function)"
+    )

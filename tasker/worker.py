@@ -1,0 +1,246 @@
+"""`Worker`: a thread and its resource. Two nested loops, one turn of the outer a resource, one of the inner a task.
+
+    hired -> CREATING <-> SERVING -> left
+                '-----------'-------^
+
+CREATING: makes a resource, again and again with jittered exponential backoff, until it has one or is not employed any
+more. SERVING: takes tasks; parks where there is none. It goes back to CREATING when a verdict says that the resource is
+broken, and leaves when it was dismissed (retired while idle) or the queue is closed and empty.
+
+The resource is created, used and destroyed here, in this thread. Nothing that the user's functions raise leaves the
+place where they are called. The worker's figures go to its own shard; `task` and `thread` tell others what it does.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import random
+import threading
+import time
+import traceback
+from collections.abc import Callable
+from typing import Any, Generic, Protocol, TypeVar
+
+from tasker.context import TaskContext
+from tasker.errors import ContextCancelledError
+from tasker.future import TaskFuture
+from tasker.logger import GuardedLogger
+from tasker.metrics import FULL, MetricsCollector, Shard
+from tasker.parking import Seat
+from tasker.queue import TaskQueue
+
+__all__ = ["Terms", "Worker"]
+
+R = TypeVar("R")
+
+FIRST_PAUSE = 0.05  # seconds after the first failed creation, doubled after each
+LONGEST_PAUSE = 5.0
+_NONE: Any = object()  # no resource: None may be one
+
+
+class Terms(Protocol[R]):
+    """What a worker works with, the same for all of a manager's."""
+
+    queue: TaskQueue
+    logger: GuardedLogger
+    max_retries: int
+    collector: MetricsCollector | None
+
+    def create(self) -> R:
+        """Make a resource (the user's code)."""
+
+    def destroy(self, resource: R) -> None:
+        """Free a resource; what that raises is logged and counted."""
+
+    def is_healthy(self, error: BaseException) -> bool:
+        """The verdict on an error: `False` means that it broke the resource."""
+
+    def task_context(self, task: TaskFuture[Any]) -> TaskContext:
+        """A context for a task that asks for one."""
+
+    def record_retry(self) -> None:
+        """Tell the user's collector."""
+
+    def record_success(self, task: TaskFuture[Any], now: float) -> None:
+        """Tell the user's collector."""
+
+    def record_error(self, task: TaskFuture[Any], now: float) -> None:
+        """Tell the user's collector."""
+
+    watchers: int
+    """How many wait to be told of changes."""
+
+    def worker_changed(self) -> None:
+        """Tell who waits for it that this worker has a resource now, or is about to park."""
+
+    def creation_failed(self, error: BaseException) -> None:
+        """`create` raised."""
+
+
+class Worker(Generic[R]):
+    """One worker. `start()` once; from then on its thread does everything."""
+
+    def __init__(self, name: str, terms: Terms[R], shard: Shard, leave: Callable[[Worker[R]], None]) -> None:
+        self.name = name
+        self.seat = Seat(self._parking)
+        self.shard = shard
+        self.task: TaskFuture[Any] | None = None  # what it runs, or has just run
+        self.holds_resource = False
+        self.dismissed = False
+        self._terms = terms
+        self._queue = terms.queue
+        self._leave = leave
+        self.thread = threading.Thread(target=self._work, name=name, daemon=True)
+
+    def start(self) -> None:
+        """Start the thread. Raises `RuntimeError` when there can be no more threads."""
+        self.thread.start()
+
+    def dismiss(self) -> None:
+        """Tell a worker that was idle to leave; the caller has taken its announcement, so no task is meant for it."""
+        self.dismissed = True
+        self.seat.wake()
+
+    def _employed(self) -> bool:
+        return not self.dismissed and not self._queue.is_drained()
+
+    def _work(self) -> None:
+        try:
+            while self._employed():
+                resource = self._create()
+                if resource is _NONE:
+                    break
+                self.holds_resource = True
+                try:
+                    self._terms.worker_changed()
+                    self._serve(resource)
+                finally:
+                    self.holds_resource = False
+                    self._terms.destroy(resource)
+                    del resource
+        except BaseException as error:  # not the user's code: that is guarded where it is called
+            self._terms.logger.error("%s: lost to an error\n%s", self.name, traceback.format_exc())
+            self._settle_lost_task(error)
+        finally:
+            self._leave(self)
+
+    def _create(self) -> R:
+        pause = FIRST_PAUSE
+        while self._employed():
+            try:
+                return self._terms.create()
+            except BaseException as error:
+                self._terms.creation_failed(error)
+            # jitter: workers that failed together must not all try again together
+            self.seat.sleep(random.uniform(pause / 2, pause))
+            pause = min(pause * 2, LONGEST_PAUSE)
+        return _NONE  # type: ignore[no-any-return]
+
+    def _serve(self, resource: R) -> None:
+        """Run tasks until the resource is broken or the worker leaves. All that a task costs is in this loop."""
+        take, shard, terms, monotonic = self._queue.take, self.shard, self._terms, time.monotonic
+        collects = terms.collector is not None
+        durations = shard.durations
+        while True:
+            task = take()
+            if task is None:
+                # a parked worker must not keep anything of the last task alive
+                self.task = fn = args = None
+                task = self._next_task()
+                if task is None:
+                    return
+            self.task = task
+            fn, args = task._fn, task._args  # before the start: whoever settles it afterwards empties it
+            if not task._start(monotonic()):
+                self._queue.drop(task)
+                continue
+            if task.attempts == 1:
+                shard.taken += 1
+            else:
+                self._queue.taken_again(task)
+            try:
+                if task._wants_context:
+                    result = fn(terms.task_context(task), resource, *args)  # type: ignore[misc]
+                elif args:
+                    result = fn(resource, *args)  # type: ignore[misc]
+                else:
+                    result = fn(resource)  # type: ignore[misc]
+            except BaseException as error:
+                if not self._failed(task, error):
+                    self.task = None
+                    return
+            else:
+                if collects:
+                    self._succeeded_with_collector(task, result)
+                else:
+                    task._succeed(result, durations, monotonic())
+                result = None
+                if len(durations) >= FULL:
+                    durations = shard.fold()
+
+    def _succeeded_with_collector(self, task: TaskFuture[Any], result: Any) -> None:
+        now = time.monotonic()
+        if task._claim() is not None:
+            self.shard.durations += (task._started_at - task._queued_at, now - task._started_at)
+            self._terms.record_success(task, now)
+            task._publish(None, result)
+            task._finish_up()
+
+    def _failed(self, task: TaskFuture[Any], error: BaseException) -> bool:
+        """Judge an error, then retry the task or settle it. Returns whether the resource is healthy."""
+        now = time.monotonic()
+        terms = self._terms
+        _strip_own_frame(error)
+        healthy = terms.is_healthy(error)
+        if not healthy and not task._once and task.attempts <= terms.max_retries and task._requeue():
+            self.shard.count(retried=1)
+            self._queue.put_back(task)
+            terms.record_retry()
+        elif task._claim() is not None:
+            if task.attempts > 1:
+                _add_note(error, f"tasker: the last of {task.attempts} attempts, each on another resource")
+            self.shard.count(failed=1)
+            terms.record_error(task, now)
+            task._publish(error)
+            task._finish_up()
+        return healthy
+
+    def _next_task(self) -> TaskFuture[Any] | None:
+        """Park until there is a task. `None`: dismissed, or the queue is closed and empty."""
+        while self._employed():
+            task = self._queue.idle.park(self.seat, self._look)
+            if task is not None and task is not _NONE:
+                return task
+        return None
+
+    def _look(self) -> TaskFuture[Any] | None:
+        # what parking looks for: a task, or a reason to leave (which a wake-up sent before may have been about)
+        if self.dismissed:
+            return _NONE  # type: ignore[no-any-return]
+        task = self._queue.take()
+        if task is None and self._queue.closed:
+            return _NONE  # type: ignore[no-any-return]
+        return task
+
+    def _parking(self) -> None:
+        if self._terms.watchers:
+            self._terms.worker_changed()
+
+    def _settle_lost_task(self, error: BaseException) -> None:
+        """The loop itself failed: what it had in its hands must not be left without an outcome."""
+        task, self.task = self.task, None
+        if task is not None:
+            task._start(time.monotonic())
+            task._fail_from_outside(error, ContextCancelledError("the worker was lost"))
+
+
+def _strip_own_frame(error: BaseException) -> None:
+    """A task's traceback begins with the task."""
+    with contextlib.suppress(BaseException):
+        if error.__traceback__ is not None:
+            error.__traceback__ = error.__traceback__.tb_next
+
+
+def _add_note(error: BaseException, note: str) -> None:
+    with contextlib.suppress(BaseException):  # an exception may refuse notes
+        error.add_note(note)
