@@ -18,7 +18,6 @@ from tasker import timer
 from tasker.aside import Aside
 from tasker.crew import Crew
 from tasker.errors import ContextCancelledError, ResourceCreationError
-from tasker.future import PENDING
 from tasker.lifecycle import OPEN, Lifecycle
 from tasker.logger import GuardedLogger
 from tasker.metrics import BuiltinCollector
@@ -107,8 +106,7 @@ class Burst:
             parts.create_error = None
         elif now - self._held_at >= self._create_timeout:
             for task in parts.queue.sweep():
-                if task._state is PENDING:
-                    task._fail_from_outside(self._creation_error(), ContextCancelledError("no resource"))
+                task._fail_from_outside(self._creation_error(), ContextCancelledError("no resource"))
                 parts.queue.drop(task)
 
     def _creation_error(self) -> ResourceCreationError:

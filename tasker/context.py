@@ -178,7 +178,7 @@ class Context:
     def end(self, error: EndedError, cause: BaseException | None) -> list[Callback]:
         """End this context and all below it; return the user's callbacks for the caller to run."""
         callbacks: list[Callback] = []
-        ending = [self]
+        ending: list[Context] = [self]
         while ending:  # a loop and not a recursion: chains of contexts may be long
             context = ending.pop()
             with context._lock:

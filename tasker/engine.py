@@ -19,6 +19,7 @@ import traceback
 import weakref
 from collections.abc import Callable
 from concurrent.futures import CancelledError
+from types import FrameType
 from typing import Any, Generic, TypeVar
 
 from tasker import checks
@@ -115,6 +116,8 @@ class Engine(Generic[R]):
         queue_timeout: float | None = None,
     ) -> TaskFuture[Any]:
         """Accept a task, or raise."""
+        if self.queue.closed:
+            raise self.queue.refusal()
         wants = wants_context(fn, len(args) + 1)
         task = TaskFuture(self, fn, args, _monotonic())
         if wants:
@@ -132,21 +135,21 @@ class Engine(Generic[R]):
         return task
 
     def _submit_with_limits(self, task: TaskFuture[Any], timeout: float | None, queue_timeout: float | None) -> None:
-        room = None if queue_timeout is None else checks.seconds("queue_timeout", queue_timeout, infinite=True)
-        if timeout is not None:
-            limit = checks.seconds("timeout", timeout, zero=False, infinite=True)
-            if limit != float("inf"):
-                task._set_deadline(task._queued_at + limit)
-        try:
-            if not self._bounded:
-                self.queue.put(task)
-            elif not self.queue.put_bounded(task, 0.0 if self.runs_this_thread() else room):
+        room = _optional_seconds("queue_timeout", queue_timeout)
+        limit = _optional_seconds("timeout", timeout, zero=False)
+        if self._bounded:
+            if not self.queue.reserve(task, 0.0 if self.runs_this_thread() else room):
                 raise QueueFullError(
                     f"{self.name}: queue full: {self.queue.slots()}, {self.busy()} of {len(self.crew.members)} workers "
                     "busy; submit later, wait longer (queue_timeout), or raise queue_size"
                 )
+            task._queued_at = _monotonic()
+        try:
+            if limit is not None:
+                task._set_deadline(task._queued_at + limit)
+            self.queue.put(task)
         except BaseException:
-            task._finish_up()  # lets go of the timer
+            self.queue.free_slot(task)
             raise
 
     def run_task(self, fn: Callable[..., Any], args: tuple[Any, ...]) -> Any:
@@ -354,14 +357,14 @@ class Engine(Generic[R]):
         runs as a task of another manager may wait."""
         if self.runs_this_thread() or self.aside.runs_this_thread():
             return True
-        frame = sys._getframe(1)
+        frame: FrameType | None = sys._getframe(1)
         while frame is not None and _module(frame).startswith("tasker."):  # the call itself
             frame = frame.f_back
         while frame is not None:
             module = _module(frame)
             if module == "tasker.worker":  # a task of another manager: its worker holds no lock here
                 return False
-            if frame.f_code is Engine.run_task.__code__ and frame.f_locals.get("self") is not self:
+            if frame.f_code is Engine.run_task.__code__ and frame.f_locals.get("self") is not self:  # pyright: ignore[reportUnknownMemberType]
                 pass  # nor does its run_task
             elif module == "concurrent.futures._base" or module.startswith("tasker."):
                 return True
@@ -409,6 +412,14 @@ def _limits(config: Config[Any]) -> Limits:
         extra = config.burst_worker_count if config.burst_task_threshold else config.worker_count
         most = config.worker_count + extra
     return Limits(config.worker_count, most, config.burst_task_threshold, config.burst_worker_count)
+
+
+def _optional_seconds(field: str, value: float | None, *, zero: bool = True) -> float | None:
+    """As `checks.seconds`; `None` and infinity both mean no limit."""
+    if value is None:
+        return None
+    seconds = checks.seconds(field, value, zero=zero, infinite=True)
+    return None if seconds == float("inf") else seconds
 
 
 def _module(frame: Any) -> str:

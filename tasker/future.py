@@ -1,22 +1,25 @@
-"""`TaskFuture`: a queued call that is its own future.
+"""`TaskFuture`: a queued call that is its own future, and the rights to decide its fate.
 
-    PENDING --start--> RUNNING --finish--------------> FINISHED
-       |  ^--requeue-----'  |                             ^
-       |                    '--claim--> SETTLING --settle-|
-       |--claim--> SETTLING --settle----------------------'
-       '--cancel-> CANCELLED_AND_NOTIFIED
+    PENDING --start--> RUNNING --settle--> FINISHED
+       |  ^--requeue-----'                    ^
+       |---------------settle-----------------|
+       '---------------cancel-------> CANCELLED_AND_NOTIFIED
 
-The state is the only arbiter of the task's fate, and every move is made under the future's own lock: who moves it out
-of PENDING or RUNNING has won, everybody else finds it moved and does nothing. A worker moves straight to FINISHED,
-counting in the same breath. Whoever else ends a task (a timeout, `kill()`, the closing) or has a user's collector to
-tell claims it first, records it, and then publishes the outcome: record, wake the waiters, call back, in this order.
+There are two rights, and each can be taken once. They lie in the list `_rights`, and `list.remove` hands them out: one
+indivisible operation on every build, cheaper than a lock, and interrupted by no signal.
 
-The lock, under the name `_condition`, is what `concurrent.futures.wait` and `as_completed` take; of a condition they
-use nothing but the lock, and what does use more (`Future.result` and its like) is replaced here. It is reentrant, as a
-signal handler may cancel the very future its thread is looking at. Nothing of the user's runs under it. Lock order: a
-future's lock, then the lock of a standard waiter; none of tasker's other locks is taken under it.
+- START: who takes it is the only one to run a waiting task, or to take it out of its lane as dead (`entry_died`).
+  Workers take it; so do `cancel()` and whoever settles a task that waits. A retry puts it back.
+- SETTLE: who takes it is the only one to write the outcome. Workers take it when the task has ended, `cancel()` after
+  START, a timeout, `kill()` and the closing before START. It is never put back.
 
-Attributes that a task seldom needs are class attributes until they differ: a queued task is small and quickly made.
+What waits for the outcome lies in the same list: sleeping threads, callbacks, the timer entry, the standard library's
+waiters. Who settles stores the outcome, `_final` last, *then* takes everything out of the list; who waits puts himself
+in, *then* looks at `_final`. So one of them sees the other. The same order, announce and then look, decides between a
+retry and whoever cancels or settles at that moment.
+
+Every settlement is: record, wake the waiters, then call back. Attributes that few tasks need are class attributes until
+they differ, so a queued task is small and quickly made.
 """
 
 from __future__ import annotations
@@ -40,10 +43,13 @@ from tasker.timer import TimerEntry
 __all__ = ["Owner", "TaskFuture"]
 
 T = TypeVar("T")
-SETTLING = "SETTLING"
-_DONE = (FINISHED, CANCELLED_AND_NOTIFIED)
+
+START = "start"
+SETTLE = "settle"
+_SETTLED = "settled"  # put into the list between storing the outcome and emptying the list, see _wake_waiters
 
 _allocate_lock = threading.Lock
+_RawLock = type(threading.Lock())
 
 
 class Owner(Protocol):
@@ -80,36 +86,31 @@ class TaskFuture(Future[T]):
     # the call, emptied when the task is settled
     _fn: Callable[..., T] | None
     _args: tuple[Any, ...] | None
+    _rights: list[Any]
     _owner: Owner
     _queued_at: float
-    _started_at: float
+    _started_at: float = 0.0
     _wants_context = False
     _priority = False
     _once = False
-    # the outcome; named as concurrent.futures knows them
-    _state: str
-    _result: T | None = None
-    _exception: BaseException | None = None
-    # what only some tasks have
     _deadline: float | None = None
-    _timer_entry: TimerEntry | None = None
     _context: TaskContext | None = None
     _cancel_asked = False  # cancelled while running: never retried
     _holds_slot = False  # of a bounded queue
-    _sleepers: list[threading.Lock] | None = None  # threads in result() or exception()
-    _standard_waiters: list[Any] | None = None  # those of wait() and as_completed()
-    _callbacks: list[Callable[[Future[T]], object]] | None = None
-    _has_more = False  # something for `_finish_up`: a timer entry, a context, callbacks
+    # the outcome
+    _final: str | None = None
+    _result: T | None = None
+    _exception: BaseException | None = None
     _unseen: _UnseenFailure | None = None
+    _standard: _StandardWaiters | None = None
 
     def __init__(self, owner: Owner, fn: Callable[..., T], args: tuple[Any, ...], queued_at: float) -> None:
         # Future.__init__ is not called: it makes a Condition and two lists, which costs more than all the rest
-        self._condition = threading.RLock()  # type: ignore[assignment]  # see the module's docstring
+        self._rights = [SETTLE, START]
         self._owner = owner
         self._fn = fn
         self._args = args
         self._queued_at = queued_at
-        self._state = PENDING
 
     # -- what callers do ---------------------------------------------------------------------------------------
 
@@ -118,7 +119,7 @@ class TaskFuture(Future[T]):
 
         Blocks until there is one; Ctrl-C interrupts that (on Windows from Python 3.14 on). Raises `TimeoutError` after
         `timeout` seconds, which leaves the task alone, and `CancelledError` when the task was cancelled."""
-        if self._state is not FINISHED:
+        if self._final is not FINISHED:
             self._wait(timeout)
         if self._exception is not None:
             self._see()
@@ -130,7 +131,7 @@ class TaskFuture(Future[T]):
 
     def exception(self, timeout: float | None = None) -> BaseException | None:
         """The exception that the task raised, `None` if it returned. Blocks and raises as `result()` does."""
-        if self._state is not FINISHED:
+        if self._final is not FINISHED:
             self._wait(timeout)
         self._see()
         if isinstance(self._exception, StopIteration):
@@ -141,44 +142,37 @@ class TaskFuture(Future[T]):
         """Cancel the task if it has not started: `True` means that it never runs (again).
 
         Of a running task this cancels the context and returns `False`; it will not be retried."""
-        with self._condition:
-            was = self._state
-            if was is PENDING:
-                self._publish_locked(CANCELLED_AND_NOTIFIED, None, None)
-            elif was is RUNNING:
-                self._cancel_asked = True
-            context = self._context
-        if was is PENDING:
-            self._leave_lane()
-        elif was is RUNNING and context is not None:
-            context.cancel()
-        return self._state is CANCELLED_AND_NOTIFIED
+        if self._withdraw():
+            return True
+        if self._final is None:
+            self._cancel_asked = True
+            if self._withdraw():  # it was put back for a retry since the first look
+                return True
+            if (context := self._context) is not None:
+                context.cancel()
+        return self._final is CANCELLED_AND_NOTIFIED
 
     def cancelled(self) -> bool:
         """Whether the task was cancelled before it started."""
-        return self._state is CANCELLED_AND_NOTIFIED
+        return self._final is CANCELLED_AND_NOTIFIED
 
     def running(self) -> bool:
         """Whether the task is being executed."""
-        return self._state is RUNNING or self._state is SETTLING
+        return self._state is RUNNING
 
     def done(self) -> bool:
         """Whether there is an outcome."""
-        return self._state in _DONE
+        return self._final is not None
 
     def add_done_callback(self, fn: Callable[[Future[T]], object]) -> None:
         """Call `fn(self)` when there is an outcome, at once if there is; callbacks run in the order they were added.
 
         It runs in the thread that settles the task, a worker most often, or on a thread of its own after a timeout or
         `kill()`. What it raises is logged."""
-        with self._condition:
-            if self._state not in _DONE:
-                if self._callbacks is None:
-                    self._callbacks = []
-                self._callbacks.append(fn)
-                self._has_more = True
-                return
-        self._call(fn)
+        callback = _DoneCallback(fn)
+        self._rights.append(callback)
+        if self._final is not None and self._take(callback):
+            self._call_back([callback])
 
     def __await__(self) -> Generator[Any, None, T]:
         import asyncio  # only programs that await need it
@@ -209,58 +203,44 @@ class TaskFuture(Future[T]):
     # -- what workers do ---------------------------------------------------------------------------------------
 
     def _start(self, now: float) -> bool:
-        """Take the task for running it; `False` when it is settled."""
-        with self._condition:
-            if self._state is not PENDING:
-                return False
-            self._state = RUNNING
+        """Take a waiting task for running it; `False` when it is dead. Read the call before: settling empties it."""
+        try:
+            self._rights.remove(START)
+        except ValueError:
+            return False
         self._started_at = now
         self.attempts += 1
         return True
 
-    def _succeed(self, result: T, durations: list[float], now: float) -> bool:
-        """Settle a running task and append its two durations for the metrics; `False` when it is settled."""
-        with self._condition:
-            if self._state is not RUNNING:
-                return False
-            durations.append(self._started_at - self._queued_at)
-            durations.append(now - self._started_at)
-            self._publish_locked(FINISHED, result, None)
-        if self._has_more:
-            self._finish_up()
-        return True
-
-    def _claim(self) -> str | None:
-        """Win the right to settle: the state it was in (PENDING or RUNNING), or `None` when it is settled."""
-        with self._condition:
-            was = self._state
-            if was is not PENDING and was is not RUNNING:
-                return None
-            self._state = SETTLING
-            return was
-
-    def _publish(self, exception: BaseException | None, result: T | None = None) -> None:
-        """Settle a claimed task: wake its waiters. `_finish_up` is what remains to be done."""
-        with self._condition:
-            if exception is not None and not isinstance(exception, CancelledError):
-                self._unseen = _UnseenFailure(exception, self._owner.logger)
-            self._publish_locked(FINISHED, result, exception)
+    def _succeed(self, result: T, durations: list[float], now: float) -> None:
+        """Settle a running task and append its two durations for the metrics; nothing when it is settled."""
+        rights = self._rights
+        try:
+            rights.remove(SETTLE)
+        except ValueError:
+            return
+        durations.append(self._started_at - self._queued_at)
+        durations.append(now - self._started_at)
+        self._fn = self._args = None
+        self._result = result
+        self._final = FINISHED
+        rights.append(_SETTLED)
+        if len(rights) > 1:
+            self._call_back(self._take_waiters())
 
     def _requeue(self) -> bool:
-        """Make a running task wait again; `False` when it is settled or must not run again."""
-        with self._condition:
-            if self._state is not RUNNING or self._cancel_asked:
-                return False
-            self._state = PENDING
-            return True
+        """Make a running task wait again: `True` if it is to be put back (perhaps as a dead entry)."""
+        if self._cancel_asked:
+            return False
+        self._rights.insert(0, START)  # announce, then look: whoever cancels or settles does it the other way round
+        if self._cancel_asked or SETTLE not in self._rights:
+            return not self._take(START)
+        return True
 
     def _make_context(self, context: TaskContext) -> TaskContext:
         """Give a running task its context, ended already if that was asked for before there was one."""
-        with self._condition:
-            self._context = context
-            self._has_more = True
-            late = self._cancel_asked or self._state is not RUNNING
-        if late:
+        self._context = context
+        if self._cancel_asked or self._final is not None:
             context.cancel()
         return context
 
@@ -272,8 +252,7 @@ class TaskFuture(Future[T]):
     def _set_deadline(self, deadline: float) -> None:
         """Before the task is put: end it at `deadline`, in seconds of `time.monotonic()`."""
         self._deadline = deadline
-        self._has_more = True
-        self._timer_entry = timer.at(deadline, self._expire)
+        self._rights.append(timer.at(deadline, self._expire))
 
     def _expire(self) -> None:
         """The deadline passed. Runs on the timer thread."""
@@ -286,139 +265,190 @@ class TaskFuture(Future[T]):
         """Settle a waiting or running task and end its context, in a thread that must not run user code.
 
         What is the user's (callbacks, a collector to be told first) runs aside. `False` when it is settled."""
-        was = self._claim()
-        if was is None:
+        if not self._take(SETTLE):
             return False
         owner = self._owner
-        if was is PENDING:
+        was_waiting = self._take(START)
+        if was_waiting:
             owner.entry_died(self)
+        self._cancel_asked = True
         jobs = self._context.end(ending, error) if self._context is not None else []
 
-        def settle() -> None:
-            owner.record_failure(self, error, was_waiting=was is PENDING)
-            self._publish(error)
+        def settle() -> list[_DoneCallback]:
+            owner.record_failure(self, error, was_waiting=was_waiting)
+            return self._publish(error)
 
         if owner.has_collector:
-            jobs = [settle, self._finish_up, *jobs]
-        else:
-            settle()
-            if self._has_more:
-                jobs = [self._finish_up, *jobs]
+            jobs.insert(0, lambda: self._call_back(settle()))
+        elif callbacks := settle():
+            jobs.insert(0, lambda: self._call_back(callbacks))
         if jobs:
             owner.run_aside(*jobs)
         return True
 
     def _ask_to_end(self, ending: EndedError, cause: BaseException) -> list[Callback]:
         """End the context of a running task, which is not retried; returns user callbacks for the caller to have run."""
-        with self._condition:
-            if self._state is not RUNNING or self._cancel_asked:
-                return []
-            self._cancel_asked = True
-            context = self._context
-        return context.end(ending, cause) if context is not None else []
-
-    def _end_after_fork(self, error: BaseException) -> None:
-        """In a forked child, where whoever would settle this, or holds its lock, does not exist."""
-        if self._state not in _DONE:
-            self._condition = threading.RLock()  # type: ignore[assignment]
-            self._sleepers = self._standard_waiters = None
-            with self._condition:
-                self._publish_locked(FINISHED, None, error)
+        if self._final is not None or self._cancel_asked:
+            return []
+        self._cancel_asked = True
+        return self._context.end(ending, cause) if self._context is not None else []
 
     def _withdraw(self) -> bool:
-        """Take back a submission that the closing overtook; `False` when it was started or settled."""
-        with self._condition:
-            if self._state is not PENDING:
-                return False
-            self._publish_locked(CANCELLED_AND_NOTIFIED, None, None)
-        self._leave_lane()
-        return True
+        """Cancel a waiting task; `False` when it was started or settled."""
+        if not self._take(START):
+            return False
+        settles = self._take(SETTLE)  # or a timeout, say, has taken it, and will see that START is gone
+        self._owner.entry_died(self)
+        if settles:
+            self._owner.record_cancelled(self)
+            self._call_back(self._publish(None, state=CANCELLED_AND_NOTIFIED))
+        return settles
+
+    def _end_after_fork(self, error: BaseException) -> None:
+        """In a forked child, where whoever would settle this does not exist, nor who waits."""
+        if self._final is None:
+            self._standard = None
+            self._rights = [SETTLE]
+            self._publish(error)
 
     # -- the pieces --------------------------------------------------------------------------------------------
 
-    def _publish_locked(self, state: str, result: T | None, exception: BaseException | None) -> None:
-        """Store the outcome, the state last, and wake who waits; drops the call. The lock is held."""
-        self._fn = self._args = None
-        self._result = result
-        self._exception = exception
-        self._state = state
-        if self._sleepers is not None:
-            for sleeper in self._sleepers:
-                sleeper.release()
-            self._sleepers = None
-        if self._standard_waiters is not None:
-            for waiter in self._standard_waiters:
-                if state is CANCELLED_AND_NOTIFIED:
-                    waiter.add_cancelled(self)
-                elif exception is not None:
-                    waiter.add_exception(self)
-                else:
-                    waiter.add_result(self)
-
-    def _leave_lane(self) -> None:
-        """After a waiting task was cancelled: its entry is empty, and it is counted."""
-        self._owner.entry_died(self)
-        self._owner.record_cancelled(self)
-        if self._has_more:
-            self._finish_up()
-
-    def _finish_up(self) -> None:
-        """After the outcome is published: let go of the timer and the context, then call back."""
-        entry, self._timer_entry, self._context = self._timer_entry, None, None
-        if entry is not None:
-            entry.cancel()
-        callbacks, self._callbacks = self._callbacks, None
-        for callback in callbacks or ():
-            self._call(callback)
-
-    def _call(self, callback: Callable[[Future[T]], object]) -> None:
+    def _take(self, right: object) -> bool:
+        """Take a right, or something that waits, out of the list: `False` when somebody else has it."""
         try:
-            callback(self)
-        except BaseException:
-            self._owner.logger.error("tasker: callback %r of %r raised\n%s", callback, self, traceback.format_exc())
+            self._rights.remove(right)
+        except ValueError:
+            return False
+        return True
+
+    def _publish(
+        self, exception: BaseException | None, result: T | None = None, state: str = FINISHED
+    ) -> list[_DoneCallback]:
+        """Store the outcome and wake who waits; returns the callbacks. For the holder of SETTLE."""
+        if exception is not None and not isinstance(exception, CancelledError):
+            self._unseen = _UnseenFailure(exception, self._owner.logger)
+        self._fn = self._args = None
+        self._exception = exception
+        self._result = result
+        self._final = state
+        self._rights.append(_SETTLED)
+        return self._take_waiters()
+
+    def _take_waiters(self) -> list[_DoneCallback]:
+        """Take out and wake whatever waits; returns the callbacks, for the caller to call.
+
+        `_SETTLED` was put in before: on free-threaded builds that passes through the list's own lock, so that whoever
+        came before is found here, and whoever comes later finds the outcome."""
+        callbacks: list[_DoneCallback] = []
+        rights = self._rights
+        self._context = None
+        while rights:
+            try:
+                waiter = rights.pop(0)
+            except IndexError:  # a waiter took itself back
+                break
+            if type(waiter) is _RawLock:
+                waiter.release()
+            elif type(waiter) is _DoneCallback:
+                callbacks.append(waiter)
+            elif type(waiter) is TimerEntry:
+                waiter.cancel()
+            elif type(waiter) is _StandardWaiters:
+                waiter.notify(self)
+            elif waiter is START:  # put back by a worker that does not know yet that the task is settled
+                self._owner.entry_died(self)
+        return callbacks
+
+    def _call_back(self, callbacks: list[_DoneCallback]) -> None:
+        for callback in callbacks:
+            try:
+                callback.fn(self)
+            except BaseException:
+                self._owner.logger.error("tasker: callback %r raised\n%s", callback.fn, traceback.format_exc())
 
     def _wait(self, timeout: float | None) -> None:
         """Sleep until there is an outcome; raises `TimeoutError` when there is none, `CancelledError` if cancelled."""
-        limit = -1.0 if timeout is None else _limit(timeout)
-        sleeper = _allocate_lock()
-        sleeper.acquire()
-        with self._condition:
-            if self._sleepers is None:
-                self._sleepers = []
-            self._sleepers.append(sleeper)  # announce, then look: a signal handler may settle it in between
-            waits = self._state not in _DONE
-        if waits:
-            woken = False
+        limit = -1.0 if timeout is None else min(checks.seconds("timeout", timeout, infinite=True), threading.TIMEOUT_MAX)
+        if self._final is None:
+            sleeper = _allocate_lock()
+            sleeper.acquire()
+            self._rights.append(sleeper)
+            woken = self._final is not None
             try:
-                woken = sleeper.acquire(timeout=limit)
+                woken = woken or sleeper.acquire(timeout=limit)
             finally:
                 if not woken:
-                    self._forget_sleeper(sleeper)
-            if not woken and self._state not in _DONE:
+                    self._take(sleeper)
+            if self._final is None:
                 raise TimeoutError(f"no outcome within {timeout} s; the task goes on")
-        if self._state is CANCELLED_AND_NOTIFIED:
+        if self._final is CANCELLED_AND_NOTIFIED:
             raise CancelledError
-
-    def _forget_sleeper(self, sleeper: threading.Lock) -> None:
-        with self._condition:
-            if self._sleepers is not None and sleeper in self._sleepers:
-                self._sleepers.remove(sleeper)
 
     def _see(self) -> None:
         unseen, self._unseen = self._unseen, None
         if unseen is not None:
             unseen.seen = True
 
-    @property
-    def _waiters(self) -> list[Any]:
-        """The standard library's waiters; it reads and changes this list under `_condition`."""
-        if self._standard_waiters is None:
-            self._standard_waiters = []
-        return self._standard_waiters
+    # -- what concurrent.futures.wait and as_completed look at ------------------------------------------------------
 
     @property
-    def _done_callbacks(self) -> list[Any]:
-        return self._callbacks or []
+    def _state(self) -> str:  # type: ignore[override]
+        return self._final or (PENDING if START in self._rights else RUNNING)
+
+    @property
+    def _condition(self) -> Any:  # type: ignore[override]
+        """A lock, which is all that they use of it: as long as they hold it, no outcome is told to their waiters."""
+        return self._standard_waiters().lock
+
+    @property
+    def _waiters(self) -> list[Any]:
+        """Their waiters; they read and change this list with `_condition` held."""
+        return self._standard_waiters().waiters
+
+    def _standard_waiters(self) -> _StandardWaiters:
+        standard = self._standard
+        if standard is None:
+            standard = self.__dict__.setdefault("_standard", _StandardWaiters())  # indivisible: there is one
+        if not standard.announced:
+            self._rights.append(standard)  # perhaps twice, if two threads come at once: told once all the same
+            standard.announced = True
+        return standard
+
+
+class _DoneCallback:
+    """A user's callback, compared by identity, so that looking for it runs nothing of the user's."""
+
+    __slots__ = ("fn",)
+
+    def __init__(self, fn: Callable[[Future[Any]], object]) -> None:
+        self.fn = fn
+
+
+class _StandardWaiters:
+    """The waiters that `concurrent.futures` installs in a future, and the lock under which it does so.
+
+    The lock is reentrant: a signal handler may interrupt `wait()` and cancel the future that it looks at. Lock order:
+    this one, then the waiter's own."""
+
+    __slots__ = ("announced", "lock", "told", "waiters")
+
+    def __init__(self) -> None:
+        self.lock = threading.RLock()
+        self.waiters: list[Any] = []
+        self.announced = False
+        self.told = False
+
+    def notify(self, future: TaskFuture[Any]) -> None:
+        with self.lock:
+            waiters = () if self.told else tuple(self.waiters)
+            self.told = True
+            for waiter in waiters:
+                if future._final is CANCELLED_AND_NOTIFIED:
+                    waiter.add_cancelled(future)
+                elif future._exception is not None:
+                    waiter.add_exception(future)
+                else:
+                    waiter.add_result(future)
 
 
 class _UnseenFailure:
@@ -436,10 +466,6 @@ class _UnseenFailure:
             with contextlib.suppress(BaseException):  # an exception may be unable to print itself
                 text = "".join(traceback.format_exception(self.error))
                 self.logger.error("tasker: a task failed and nobody asked for its result or exception\n%s", text)
-
-
-def _limit(timeout: object) -> float:
-    return min(checks.seconds("timeout", timeout, infinite=True), threading.TIMEOUT_MAX)
 
 
 def _for_asyncio(error: StopIteration) -> BaseException:

@@ -26,7 +26,6 @@ from tasker.aside import Aside
 from tasker.context import Callback, Context
 from tasker.crew import Crew
 from tasker.errors import ContextCancelledError, TaskManagerKilledError
-from tasker.future import PENDING
 from tasker.metrics import BuiltinCollector
 from tasker.queue import TaskQueue
 from tasker.resources import ResourcePool
@@ -168,8 +167,7 @@ class Lifecycle:
     def _kill_waiting(self) -> None:
         queue = self._parts.queue
         for task in queue.sweep():
-            if task._state is PENDING:
-                task._fail_from_outside(self._killed_error("before the task started"), self._cancelled())
+            task._fail_from_outside(self._killed_error("before the task started"), self._cancelled())
             queue.drop(task)
 
     def _cancel_running(self) -> None:

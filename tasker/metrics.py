@@ -107,11 +107,8 @@ class Totals(NamedTuple):
     longest: float = 0.0
 
     def plus(self, other: Totals) -> Totals:
-        return Totals(
-            *(mine + theirs for mine, theirs in zip(self[:7], other[:7], strict=True)),
-            min(self.shortest, other.shortest),
-            max(self.longest, other.longest),
-        )
+        sums = (mine + theirs for mine, theirs in zip(self[:7], other[:7], strict=True))
+        return Totals._make((*sums, min(self.shortest, other.shortest), max(self.longest, other.longest)))
 
     def with_durations(self, durations: list[float]) -> Totals:
         """With the tasks whose waiting and running seconds alternate in `durations`."""

@@ -25,7 +25,7 @@ from collections import deque
 from typing import Any
 
 from tasker.errors import TaskManagerShutdownError
-from tasker.future import PENDING, TaskFuture
+from tasker.future import START, TaskFuture
 from tasker.parking import Parking, Seat, gil_enabled
 
 __all__ = ["TaskQueue"]
@@ -59,18 +59,16 @@ class TaskQueue:
 
     def put(self, task: Task) -> None:
         """Accept a task, or raise `TaskManagerShutdownError`. Takes no lock while all workers are awake."""
-        if self.closed:
-            raise self._refusal()
         (self._priority if task._priority else self._main).append(task)
         if self.closed and (task._withdraw() or task.cancelled()):  # cancelled: swept by the closing
-            raise self._refusal()
+            raise self.refusal()
         if self.idle.announced:
             self.idle.wake_one()
 
-    def put_bounded(self, task: Task, timeout: float | None) -> bool:
-        """Accept a task as soon as there is room; blocks for at most `timeout` seconds (`None`: as long as it takes).
+    def reserve(self, task: Task, timeout: float | None) -> bool:
+        """Before `put` to a bounded queue: get the task a slot, or find the queue closed.
 
-        `False` when there was none by then; raises `TaskManagerShutdownError` when the queue closes."""
+        Blocks for at most `timeout` seconds (`None`: as long as it takes); `False` when there was no room by then."""
         deadline = None if timeout is None else time.monotonic() + timeout
         seat: Seat | None = None
         while not self._take_slot(task):
@@ -80,11 +78,6 @@ class TaskQueue:
             seat = seat or Seat()
             limit = -1.0 if left is None else min(left, threading.TIMEOUT_MAX)
             self._room.park(seat, self._room_or_closed, limit)
-        try:
-            self.put(task)
-        except BaseException:
-            self._free_slot(task)
-            raise
         return True
 
     def slots(self) -> str:
@@ -127,7 +120,7 @@ class TaskQueue:
         with self._dead_lock:
             self._dead[task._priority] += 1
         if self._capacity:
-            self._free_slot(task)
+            self.free_slot(task)
 
     # -- the burst thread ----------------------------------------------------------------------------------------
 
@@ -190,7 +183,7 @@ class TaskQueue:
     def _take_freeing(self) -> Task | None:
         task = self._take()
         if task is not None:
-            self._free_slot(task)
+            self.free_slot(task)
         return task
 
     def _take_slot(self, task: Task) -> bool:
@@ -201,7 +194,8 @@ class TaskQueue:
                 return True
             return False
 
-    def _free_slot(self, task: Task) -> None:
+    def free_slot(self, task: Task) -> None:
+        """Give back the slot of a task that has one: it was taken, settled, or not put after all."""
         with self._dead_lock:
             if not task._holds_slot:
                 return
@@ -221,7 +215,7 @@ class TaskQueue:
                     if not lane:  # a taker was past the flag
                         break
                     task = lane.popleft()
-                    (self._kept if task._state is PENDING else dropped).append(task)
+                    (self._kept if START in task._rights else dropped).append(task)
             finally:
                 lane.extendleft(reversed(self._kept))
                 self._kept = []
@@ -230,7 +224,7 @@ class TaskQueue:
             self.drop(task)
         self.idle.wake_all()  # who looked meanwhile found nothing
 
-    def _refusal(self) -> TaskManagerShutdownError:
+    def refusal(self) -> TaskManagerShutdownError:
         if self._error is not None:
             return TaskManagerShutdownError(*self._error.args)
         return TaskManagerShutdownError(f"{self._name} is stopping or closed: the task was not accepted")

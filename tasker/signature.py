@@ -31,8 +31,9 @@ def wants_context(fn: Callable[..., Any], given: int) -> bool:
         elif code.co_flags & _VARARGS and "__wrapped__" in fn.__dict__:
             return _by_signature(fn, given)
         return _by_code(fn, fn, given)
-    if type(fn) is MethodType and type(fn.__func__) is FunctionType:
-        return _by_code(fn, fn.__func__, given, bound=1)
+    # pyright takes any callable for a FunctionType
+    if type(fn) is MethodType and type(fn.__func__) is FunctionType:  # pyright: ignore[reportFunctionMemberAccess]
+        return _by_code(fn, fn.__func__, given, bound=1)  # pyright: ignore[reportFunctionMemberAccess]
     return _by_signature(fn, given)
 
 

@@ -86,7 +86,8 @@ class _Timer:
                     entry.fire()
                 except BaseException:
                     logging.getLogger("tasker").exception("tasker: the timer met an error")
-            del entry  # what fired must not live until the next deadline
+            # what fired must not live until the next deadline; it is never without one
+            del entry  # pyright: ignore[reportPossiblyUnboundVariable]
 
     def _wait_for_due(self) -> list[TimerEntry]:
         with self._lock:

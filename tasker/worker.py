@@ -23,7 +23,7 @@ from typing import Any, Generic, Protocol, TypeVar
 
 from tasker.context import TaskContext
 from tasker.errors import ContextCancelledError
-from tasker.future import TaskFuture
+from tasker.future import SETTLE, TaskFuture
 from tasker.logger import GuardedLogger
 from tasker.metrics import FULL, MetricsCollector, Shard
 from tasker.parking import Seat
@@ -48,15 +48,18 @@ class Terms(Protocol[R]):
 
     def create(self) -> R:
         """Make a resource (the user's code)."""
+        ...
 
     def destroy(self, resource: R) -> None:
         """Free a resource; what that raises is logged and counted."""
 
     def is_healthy(self, error: BaseException) -> bool:
         """The verdict on an error: `False` means that it broke the resource."""
+        ...
 
     def task_context(self, task: TaskFuture[Any]) -> TaskContext:
         """A context for a task that asks for one."""
+        ...
 
     def record_retry(self) -> None:
         """Tell the user's collector."""
@@ -180,11 +183,10 @@ class Worker(Generic[R]):
 
     def _succeeded_with_collector(self, task: TaskFuture[Any], result: Any) -> None:
         now = time.monotonic()
-        if task._claim() is not None:
+        if task._take(SETTLE):
             self.shard.durations += (task._started_at - task._queued_at, now - task._started_at)
             self._terms.record_success(task, now)
-            task._publish(None, result)
-            task._finish_up()
+            task._call_back(task._publish(None, result))
 
     def _failed(self, task: TaskFuture[Any], error: BaseException) -> bool:
         """Judge an error, then retry the task or settle it. Returns whether the resource is healthy."""
@@ -196,13 +198,12 @@ class Worker(Generic[R]):
             self.shard.count(retried=1)
             self._queue.put_back(task)
             terms.record_retry()
-        elif task._claim() is not None:
+        elif task._take(SETTLE):
             if task.attempts > 1:
                 _add_note(error, f"tasker: the last of {task.attempts} attempts, each on another resource")
             self.shard.count(failed=1)
             terms.record_error(task, now)
-            task._publish(error)
-            task._finish_up()
+            task._call_back(task._publish(error))
         return healthy
 
     def _next_task(self) -> TaskFuture[Any] | None:

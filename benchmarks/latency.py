@@ -1,0 +1,154 @@
+"""How long a caller waits: blocking round trips alone and eight at a time, and tasks in the caller's own thread.
+
+The process is pinned to one CPU before any thread starts, where the platform can do that: across CPUs a round trip is
+mostly the time that the machine takes to wake one up. Two bare hand-overs of a raw lock between two threads are what no
+pool can beat; they are measured in the same rounds and taken off.
+"""
+
+from __future__ import annotations
+
+import _thread
+import threading
+from contextlib import ExitStack
+
+from benchmarks.results import Row
+from benchmarks.rivals import BASELINE, TASKER, Pool, TaskerPool
+from benchmarks.rounds import Sampler, interleave, ratios, seconds, spread
+from benchmarks.targets import Target, round_trip_target, this_build
+from benchmarks.throughput import NO_OP, open_pools
+
+__all__ = ["HAND_OVERS", "HandOvers", "blocking_callers", "round_trips", "run_task"]
+
+HAND_OVERS = "two lock hand-overs"
+
+
+class HandOvers:
+    """A thread that answers: it waits for one raw lock and releases another."""
+
+    def __init__(self) -> None:
+        self._ask = _thread.allocate_lock()
+        self._answer = _thread.allocate_lock()
+        self._ask.acquire()
+        self._answer.acquire()
+        self._ended = False
+        self._thread = threading.Thread(target=self._answer_all)
+
+    def __enter__(self) -> HandOvers:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._ended = True
+        self._ask.release()
+        self._thread.join()
+
+    def calls(self, count: int) -> None:
+        """Ask and wait for the answer: two hand-overs each."""
+        ask, answer = self._ask.release, self._answer.acquire
+        for _ in range(count):
+            ask()
+            answer()
+
+    def _answer_all(self) -> None:
+        wait, answer = self._ask.acquire, self._answer.release
+        while not self._ended:
+            wait()
+            answer()
+
+
+def round_trips(quick: bool) -> list[Row]:
+    """One caller, 1 and 4 workers."""
+    count, rounds = (100, 3) if quick else (1_000, 31)
+    rows = []
+    for workers in (1, 4):
+        with ExitStack() as stack:
+            bare = stack.enter_context(HandOvers())
+            samplers = {HAND_OVERS: lambda bare=bare: seconds(lambda: bare.calls(count)) / count * 1e6}
+            for name, pool in open_pools(stack, workers).items():
+                samplers[name] = _round_trip_sampler(pool, count)
+            samples = interleave(samplers, rounds)
+        rows.append(
+            Row(
+                name=f"round-trip-{workers}",
+                title=f"blocking round trip, one caller, {workers} worker{'s' * (workers != 1)}",
+                unit="µs",
+                samples=samples,
+                ratio=spread(ratios(samples[TASKER], samples[BASELINE], samples[HAND_OVERS]) or [float("nan")]),
+                meaning="of its time above two lock hand-overs",
+                target=round_trip_target(this_build()),
+                notes=(f"{count:,} round trips, {rounds} rounds",),
+            )
+        )
+    return rows
+
+
+def blocking_callers(quick: bool) -> list[Row]:
+    """Eight callers at a time, four workers."""
+    callers, workers, count, rounds = (8, 4, 20, 3) if quick else (8, 4, 250, 21)
+    with ExitStack() as stack:
+        pools = open_pools(stack, workers, futures=True)
+        samples = interleave({name: _callers_sampler(pool, callers, count) for name, pool in pools.items()}, rounds)
+    return [
+        Row(
+            name="callers-8",
+            title=f"{callers} blocking callers, {workers} workers",
+            unit="µs a task",
+            samples=samples,
+            ratio=spread(ratios(samples[BASELINE], samples[TASKER])),
+            meaning="times as fast",
+            target=Target("at least", 1.4),
+            notes=(f"{callers} x {count:,} round trips, {rounds} rounds",),
+        )
+    ]
+
+
+def run_task(quick: bool) -> list[Row]:
+    """`run_task` against a round trip of the others."""
+    count, rounds = (100, 3) if quick else (1_000, 21)
+    with ExitStack() as stack:
+        pools = open_pools(stack, 4)
+        samplers = {name: _round_trip_sampler(pool, count) for name, pool in pools.items() if name != TASKER}
+        own = pools[TASKER]
+        assert isinstance(own, TaskerPool)
+        samplers[TASKER] = lambda: seconds(lambda: own.run_tasks(NO_OP, count)) / count * 1e6
+        samples = interleave(samplers, rounds)
+    return [
+        Row(
+            name="run-task",
+            title="run_task; the others: blocking round trip",
+            unit="µs",
+            samples=samples,
+            ratio=spread(ratios(samples[BASELINE], samples[TASKER])),
+            meaning="times as fast",
+            target=Target("at least", 10),
+            notes=(f"{count:,} calls, {rounds} rounds",),
+        )
+    ]
+
+
+def _round_trip_sampler(pool: Pool, count: int) -> Sampler:
+    return lambda: seconds(lambda: pool.calls(NO_OP, count)) / count * 1e6
+
+
+def _callers_sampler(pool: Pool, callers: int, count: int) -> Sampler:
+    """The time from when all callers are let go to when the last has finished, a task."""
+
+    def sample() -> float:
+        gate = threading.Barrier(callers + 1)
+
+        def call() -> None:
+            gate.wait()
+            pool.calls(NO_OP, count)
+
+        threads = [threading.Thread(target=call) for _ in range(callers)]
+        for thread in threads:
+            thread.start()
+
+        def run() -> None:
+            gate.wait()
+            for thread in threads:
+                thread.join()
+
+        return seconds(run) / (callers * count) * 1e6
+
+    return sample

@@ -1,0 +1,190 @@
+"""The pools that are compared, each behind the same three methods.
+
+The loops that are timed stand here, one of each kind a library, so that every library is called the way its
+documentation calls it and none pays for a wrapper.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import importlib.util
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
+from multiprocessing.pool import ThreadPool
+from typing import Any, NamedTuple
+
+import tasker
+
+__all__ = ["BASELINE", "RIVALS", "TASKER", "Pool", "Rival", "Task", "installed", "skipped"]
+
+TASKER = "tasker"
+BASELINE = "ThreadPoolExecutor"
+
+
+class Task(NamedTuple):
+    """One task, for pools without resources and for tasker, whose tasks get one."""
+
+    plain: Callable[[], object]
+    on_resource: Callable[[object], object]
+
+
+class Pool:
+    """A pool whose `submit` returns a `concurrent.futures.Future`."""
+
+    def __init__(self, pool: Any, submit: Callable[..., Any]) -> None:
+        self.pool = pool
+        self.submit = submit
+
+    def function(self, task: Task) -> Callable[..., object]:
+        """The form of a task that `submit` takes."""
+        return task.plain
+
+    def gather(self, task: Task, count: int) -> None:
+        """Submit all, then gather all."""
+        submit, function = self.submit, self.function(task)
+        futures = [submit(function) for _ in range(count)]
+        [future.result() for future in futures]
+
+    def calls(self, task: Task, count: int) -> None:
+        """Blocking round trips, one after the other."""
+        submit, function = self.submit, self.function(task)
+        for _ in range(count):
+            submit(function).result()
+
+
+class TaskerPool(Pool):
+    """tasker with the defaults of its `Config`; its resources are plain objects."""
+
+    def function(self, task: Task) -> Callable[..., object]:
+        return task.on_resource
+
+    def calls(self, task: Task, count: int) -> None:
+        call, function = self.pool.queue_task, self.function(task)
+        for _ in range(count):
+            call(function)
+
+    def run_tasks(self, task: Task, count: int) -> None:
+        """Tasks in the calling thread, one after the other."""
+        run, function = self.pool.run_task, self.function(task)
+        for _ in range(count):
+            run(function)
+
+
+class MultiprocessingPool(Pool):
+    """`multiprocessing.pool.ThreadPool`: its `AsyncResult` has `get`."""
+
+    def gather(self, task: Task, count: int) -> None:
+        submit, function = self.submit, self.function(task)
+        results = [submit(function) for _ in range(count)]
+        [result.get() for result in results]
+
+    def calls(self, task: Task, count: int) -> None:
+        call, function = self.pool.apply, self.function(task)
+        for _ in range(count):
+            call(function)
+
+
+class JoblibPool(Pool):
+    """joblib's threading backend, which has no futures: a call is a batch of one."""
+
+    def gather(self, task: Task, count: int) -> None:
+        delayed = self.submit(self.function(task))
+        self.pool(delayed() for _ in range(count))
+
+    def calls(self, task: Task, count: int) -> None:
+        run, delayed = self.pool, self.submit(self.function(task))
+        for _ in range(count):
+            run([delayed()])
+
+
+@dataclass(frozen=True)
+class Rival:
+    """A library: `statement` imports it, `open(workers)` opens a pool."""
+
+    name: str
+    distribution: str | None
+    statement: str
+    open: Callable[[int], AbstractContextManager[Pool]]
+    has_futures: bool = True
+    least_workers: int = 1
+
+    def is_installed(self) -> bool:
+        """Whether it can be imported."""
+        return self.distribution is None or importlib.util.find_spec(self.distribution) is not None
+
+    def version(self) -> str:
+        """Of the distribution; of tasker, what the imported package says."""
+        if self.name == TASKER:
+            return tasker.__version__
+        return importlib.metadata.version(self.distribution) if self.distribution else "standard library"
+
+
+@contextmanager
+def _open_tasker(workers: int) -> Iterator[Pool]:
+    config = tasker.Config(on_create=object, on_destroy=lambda resource: None, worker_count=workers)
+    with tasker.TaskManager(config) as manager:
+        manager.wait_ready()
+        yield TaskerPool(manager, manager.submit)
+
+
+@contextmanager
+def _open_executor(workers: int) -> Iterator[Pool]:
+    with ThreadPoolExecutor(workers) as executor:
+        yield Pool(executor, executor.submit)
+
+
+@contextmanager
+def _open_multiprocessing(workers: int) -> Iterator[Pool]:
+    with ThreadPool(workers) as pool:
+        yield MultiprocessingPool(pool, pool.apply_async)
+
+
+@contextmanager
+def _open_pebble(workers: int) -> Iterator[Pool]:
+    import pebble
+
+    with pebble.ThreadPool(max_workers=workers) as pool:
+        yield Pool(pool, pool.schedule)
+
+
+@contextmanager
+def _open_futurist(workers: int) -> Iterator[Pool]:
+    import futurist
+
+    with futurist.ThreadPoolExecutor(max_workers=workers) as executor:
+        yield Pool(executor, executor.submit)
+
+
+@contextmanager
+def _open_joblib(workers: int) -> Iterator[Pool]:
+    import joblib
+
+    with joblib.Parallel(n_jobs=workers, backend="threading") as parallel:
+        yield JoblibPool(parallel, joblib.delayed)
+
+
+RIVALS = (
+    Rival(TASKER, None, "import tasker", _open_tasker),
+    Rival(BASELINE, None, "from concurrent.futures import ThreadPoolExecutor", _open_executor),
+    Rival("multiprocessing", None, "from multiprocessing.pool import ThreadPool", _open_multiprocessing),
+    Rival("pebble", "pebble", "from pebble import ThreadPool", _open_pebble),
+    Rival("futurist", "futurist", "from futurist import ThreadPoolExecutor", _open_futurist),
+    # with one worker joblib calls the function itself, without any thread
+    Rival("joblib", "joblib", "from joblib import Parallel, delayed", _open_joblib, has_futures=False, least_workers=2),
+)
+
+
+def installed(*, workers: int = 2, futures: bool = False) -> list[Rival]:
+    """The rivals that can be measured here with that many workers, and with `futures` if those are needed."""
+    return [
+        rival
+        for rival in RIVALS
+        if rival.is_installed() and workers >= rival.least_workers and (rival.has_futures or not futures)
+    ]
+
+
+def skipped() -> list[str]:
+    """The names of those that are not installed."""
+    return [rival.name for rival in RIVALS if not rival.is_installed()]

@@ -1,0 +1,495 @@
+"""Index a Python source tree for full-text search; every worker owns a parser, a child interpreter.
+
+    python examples/index_files.py [DIRECTORY] [--index FILE] [--workers N] [--query TEXT]
+
+Parsing holds the GIL, so threads alone only slow it down. Here each worker's resource is a *parser*: a child Python
+that reads the path of a file and answers with the names and docstrings in it, both as JSON lines. `on_create` starts
+one, `on_destroy` ends it, and `check_health` condemns one that died or talks nonsense: tasker replaces it and gives
+its file to another. The main thread alone writes SQLite, in small transactions while the results stream in, so an
+interrupted run keeps what it finished, and the next one takes the rest.
+
+DIRECTORY is Python's own standard library if it is not given. Taken are its `.py` files, without those in hidden
+folders, `__pycache__` and `site-packages`. The exit status is 0 (also if some files could not be parsed: they are
+listed), 1 if the work could not go on, 2 for a wrong argument, 130 after Ctrl-C.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ast
+import contextlib
+import hashlib
+import inspect
+import itertools
+import json
+import os
+import re
+import shutil
+import signal
+import sqlite3
+import stat
+import subprocess
+import sys
+import sysconfig
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import FIRST_COMPLETED, wait
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple, NoReturn
+
+from tasker import Config, Context, ResourceCreationError, TaskFuture, TaskManager, unhealthy_on, with_timeout
+
+SKIPPED_FOLDERS = {"__pycache__", "site-packages"}
+FILE_TIMEOUT = 30.0  # seconds; the slowest file of the standard library takes 0.2
+IN_FLIGHT = 256  # files: enough to keep every parser busy during a commit, few enough to keep memory small
+TICK = 0.2  # seconds between two looks at the pool
+BATCH_FILES, BATCH_SECONDS = 100, 0.5  # one transaction: what a Ctrl-C may cost, against what a commit costs
+LONGEST_ANSWER = 64 << 20  # bytes; a child that writes for ever must not fill the memory
+
+# ---------------------------------------------------------------- what the child runs: the standard library, no tasker
+
+
+def describe(source: bytes, path: str) -> list[tuple[str, str, int, str]]:
+    """Return (kind, qualified name, line, docstring) of the module and of every class and function in it."""
+    module = ast.parse(source, os.path.basename(path))  # bytes: the parser itself knows byte order marks and PEP 263
+    name = os.path.basename(os.path.dirname(path) if path.endswith("__init__.py") else path.removesuffix(".py"))
+    kinds = {"ClassDef": "class", "FunctionDef": "function", "AsyncFunctionDef": "async function"}
+    found = [("module", name, 1, ast.get_docstring(module) or "")]
+    nodes: list[tuple[ast.AST, str]] = [(module, "")]
+    for node, scope in nodes:  # grows while it is walked: deep nesting would exhaust a recursive walk
+        for block in ("body", "handlers", "orelse", "finalbody", "cases"):  # statements only: most nodes are not
+            children: list[ast.AST] = getattr(node, block, [])
+            for child in children:
+                inner = scope
+                if isinstance(child, ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
+                    inner = f"{scope}.{child.name}" if scope else child.name
+                    kind = kinds[type(child).__name__]
+                    found.append((kind, inner, child.lineno, ast.get_docstring(child) or ""))
+                nodes.append((child, inner))
+    return found
+
+
+def serve() -> None:
+    """Answer one JSON line for each JSON line, until stdin closes: the parent closed it, or is no more."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a Ctrl-C reaches the whole process group; the parent decides
+    print(json.dumps({"id": 0, "symbols": []}), flush=True)  # the greeting
+    for line in sys.stdin.buffer:
+        request = json.loads(line)
+        answer: dict[str, object] = {"id": request["id"]}
+        try:
+            with open(request["path"], "rb") as file:
+                answer["symbols"] = describe(file.read(), request["path"])
+        except Exception as error:  # unreadable, undecodable, too deep for the parser: an answer, not a death
+            answer["error"] = f"{type(error).__name__}: {error}".removesuffix(": ")
+        print(json.dumps(answer), flush=True)
+
+
+CHILD = "\n".join(
+    ["from __future__ import annotations", "import ast, json, os, signal, sys"]
+    + [inspect.getsource(function) for function in (describe, serve)]
+    + ["serve()"]
+)
+
+# ---------------------------------------------------------------------------------------------- the resource, the task
+
+
+class Symbol(NamedTuple):
+    """A named thing in a file; `kind` is "module", "class", "function" or "async function"."""
+
+    kind: str
+    name: str
+    line: int
+    doc: str
+
+
+class Parsed(NamedTuple):
+    """What became of a file: what is in it, or why it cannot be parsed."""
+
+    symbols: list[Symbol]
+    error: str = ""
+
+
+class ParserLost(Exception):
+    """The child died, or answered something else than it was asked: the resource is broken."""
+
+
+class Parser:
+    """A child interpreter that parses one file at a time. For one thread, but for `abort`."""
+
+    def __init__(self, source: str = CHILD) -> None:
+        # -I and -S: no environment and no site-packages, so it starts in half the time and runs nobody else's code
+        command = [sys.executable, "-IS", "-Wignore", f"-Xutf8={sys.flags.utf8_mode}", "-c", source]
+        pipe, null = subprocess.PIPE, subprocess.DEVNULL
+        self.process = subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=null)
+        self.asked = 0
+        try:
+            self._answer()  # a child that cannot even greet is a failed creation, not the fault of its first file
+        except ParserLost:
+            self.close()
+            raise
+
+    def parse(self, path: str) -> Parsed:
+        """Blocks until the child answers. Raises `ParserLost` if it does not, or not to this question."""
+        assert self.process.stdin is not None
+        self.asked += 1
+        with contextlib.suppress(OSError):  # a dead child: reading its answer says so
+            self.process.stdin.write(json.dumps({"id": self.asked, "path": path}).encode() + b"\n")
+            self.process.stdin.flush()
+        return self._answer()
+
+    def _answer(self) -> Parsed:
+        assert self.process.stdout is not None
+        line = self.process.stdout.readline(LONGEST_ANSWER)
+        if not line:
+            raise ParserLost("the parser died before it answered")
+        try:
+            answer: Any = json.loads(line)
+            if answer["id"] != self.asked:
+                raise ValueError(f"asked {self.asked}, answered {answer['id']}")
+            if "error" in answer:
+                return Parsed([], str(answer["error"]))
+            rows = answer["symbols"]
+            return Parsed([Symbol(valid(kind), valid(name), int(n), valid(doc)) for kind, name, n, doc in rows])
+        except Exception as error:  # once out of step, the conversation cannot be trusted again
+            raise ParserLost(f"the parser answered nonsense: {line[:60]!r}") from error
+
+    def abort(self) -> None:
+        """End the child at once, from any thread: the only way to interrupt a `parse` that waits for it."""
+        self.process.kill()
+
+    def close(self) -> None:
+        """End the child: it leaves when its stdin closes, or is killed. Never hangs, never leaves a zombie."""
+        with self.process as process:
+            assert process.stdin is not None
+            with contextlib.suppress(OSError):  # closing flushes, and a dead child reads no more
+                process.stdin.close()
+            try:
+                process.wait(1.0)
+            except subprocess.TimeoutExpired:
+                process.kill()
+
+
+def parse(ctx: Context, parser: Parser, path: str) -> Parsed:
+    """The task. Nothing can interrupt a thread that reads from a pipe, but the end of its context can end the child."""
+    with with_timeout(ctx, FILE_TIMEOUT) as limit:
+        take_back = limit.on_done(parser.abort)
+        try:
+            return parser.parse(path)
+        except ParserLost as error:
+            if limit.cancelled():
+                raise ParserLost(f"no answer in {FILE_TIMEOUT:g} s") from error
+            raise
+        finally:
+            take_back()  # leaving the `with` block cancels the context, which is no reason to end a child that answered
+
+
+def configure(workers: int, start_parser: Callable[[], Parser] = Parser) -> Config[Parser]:
+    return Config(
+        name="index",
+        on_create=start_parser,
+        on_destroy=Parser.close,
+        worker_count=workers,
+        max_worker_count=workers + max(1, workers // 2),
+        check_health=unhealthy_on(ParserLost),
+    )
+
+
+# ------------------------------------------------------------------------------------ the index: one thread's alone
+
+Version = tuple[int, int]  # time of modification in ns, size: what tells a changed file from an unchanged one
+SCHEMA_VERSION = 1
+SCHEMA = f"""
+    begin;
+    create table files (id integer primary key, path text unique not null, mtime_ns integer, size integer);
+    create virtual table symbols using fts5
+        (name, words, doc, kind unindexed, line unindexed, tokenize = 'porter unicode61');
+    pragma user_version = {SCHEMA_VERSION};
+    commit;
+"""
+ROWS = 1 << 24  # row n of file f is row f * ROWS + n: FTS5 can find rows by number or by word, but not by file
+
+
+class Index:
+    """A SQLite database of the names and docstrings in any number of source trees."""
+
+    def __init__(self, path: Path) -> None:
+        self.db = sqlite3.connect(path, timeout=30.0)
+        try:
+            self.db.execute("create virtual table temp.probe using fts5(x)")  # fails without FTS5, and says so
+            (version,) = self.db.execute("pragma user_version").fetchone()
+            if not version and not self.db.execute("select 1 from sqlite_master").fetchone():
+                self.db.executescript(SCHEMA)
+            elif version != SCHEMA_VERSION:
+                raise sqlite3.DatabaseError("it is a database of another program, or of another version of this one")
+        except sqlite3.Error:
+            self.db.close()
+            raise
+
+    def files(self, root: Path) -> dict[str, Version]:
+        """The files under `root` that the index holds."""
+        rows = self.db.execute("select path, mtime_ns, size from files")
+        return {path: (mtime, size) for path, mtime, size in rows if path.startswith(os.path.join(root, ""))}
+
+    def update(self, batch: Mapping[str, tuple[Version, list[Symbol]] | None]) -> None:
+        """Replace the files, and forget those with `None`: all of the batch, or nothing if that is interrupted."""
+        with self.db:
+            for path, content in batch.items():
+                for (file,) in self.db.execute("select id from files where path = ?", (path,)).fetchall():
+                    span = (file * ROWS, (file + 1) * ROWS - 1)
+                    self.db.execute("delete from symbols where rowid between ? and ?", span)
+                    self.db.execute("delete from files where id = ?", (file,))
+                if content is None:
+                    continue
+                version, symbols = content
+                file = self.db.execute("insert into files values (null, ?, ?, ?)", (path, *version)).lastrowid or 0
+                rows = [(file * ROWS + n, s.name, words(s.name), s.doc, s.kind, s.line) for n, s in enumerate(symbols)]
+                columns = "rowid, name, words, doc, kind, line"
+                self.db.executemany(f"insert into symbols ({columns}) values (?, ?, ?, ?, ?, ?)", rows)
+
+    def search(self, query: str, limit: int = 5) -> list[tuple[str, Symbol]]:
+        """The best (path, symbol) that have all the words of `query`; any characters may be in it."""
+        terms = " ".join('"' + term.replace('"', '""') + '"' for term in valid(query).split())
+        rows = self.db.execute(
+            "select path, kind, name, line, doc from symbols join files on files.id = symbols.rowid / ?"
+            " where symbols match ? order by bm25(symbols), path, line limit ?",
+            (ROWS, terms or '""', limit),
+        )
+        return [(path, Symbol(*symbol)) for path, *symbol in rows]
+
+
+def words(name: str) -> str:
+    """Split a name as its author read it, so that `thread pool` finds ThreadPoolExecutor."""
+    return re.sub(r"(?<=[a-z0-9])(?=[A-Z])", " ", name)
+
+
+def valid(text: str) -> str:
+    r"""SQLite takes valid Unicode only, and a docstring may well hold a lone "\ud800"."""
+    return text.encode("utf-8", "backslashreplace").decode()
+
+
+# --------------------------------------------------------------------------------------------------------- one run
+
+
+@dataclass
+class Report:
+    """What a run did: numbers of files, the reason for each path that failed, and tasker's own figures by name."""
+
+    taken: int
+    unchanged: int
+    removed: int
+    failed: dict[str, str]
+    figures: dict[str, str] = field(default_factory=dict[str, str])
+
+
+def scan(root: Path) -> tuple[dict[str, Version], dict[str, str]]:
+    """List the files to index, and what could not be looked at with the reason; folders end in a separator."""
+    found: dict[str, Version] = {}
+    failed: dict[str, str] = {}
+
+    def unlistable(error: OSError) -> None:
+        failed[os.path.join(error.filename, "")] = str(error.strerror)
+
+    for folder, folders, names in os.walk(root, onerror=unlistable):
+        folders[:] = sorted(name for name in folders if name[0] != "." and name not in SKIPPED_FOLDERS)
+        for path in (os.path.join(folder, name) for name in sorted(names) if name.endswith(".py")):
+            try:
+                path.encode()  # SQLite cannot hold a name that is not valid Unicode
+                status = os.stat(path)
+                if not stat.S_ISREG(status.st_mode):  # opening a named pipe would wait for ever
+                    raise OSError("not a regular file")
+                found[path] = (status.st_mtime_ns, status.st_size)
+            except (OSError, UnicodeEncodeError) as error:
+                failed[path] = getattr(error, "strerror", None) or str(error)
+    return found, failed
+
+
+def stream(manager: TaskManager[Parser], paths: Iterable[str]) -> Iterator[list[tuple[str, Parsed]]]:
+    """Yield what was parsed since the last turn, several times a second; `IN_FLIGHT` files at most are under way."""
+    todo = iter(paths)
+    pending: dict[TaskFuture[Parsed], str] = {}
+    while True:
+        for path in itertools.islice(todo, IN_FLIGHT - len(pending)):
+            pending[manager.queue_task_async(parse, path)] = path
+        if not pending:
+            return
+        finished: list[tuple[str, Parsed]] = []
+        wait(pending, TICK, FIRST_COMPLETED)
+        for future in [each for each in pending if each.done()]:
+            path = pending.pop(future)
+            try:
+                finished.append((path, future.result()))
+            except ParserLost as error:
+                finished.append((path, Parsed([], f"{error}; tried {future.attempts} times")))
+            except ResourceCreationError:  # of no use to go on, and one such error says it all
+                for other in pending:
+                    if not other.cancel():
+                        other.exception()  # tasker logs a failure that nobody looked at
+                raise
+        yield finished
+
+
+def refresh(
+    index: Index,
+    root: Path,
+    workers: int,
+    start_parser: Callable[[], Parser] = Parser,
+    watch: Callable[[TaskManager[Parser], int, int], None] = lambda manager, done, total: None,
+) -> Report:
+    """Bring the index up to date with the files under `root`: parse what changed, forget what vanished.
+
+    `watch(manager, files done, files to do)` is called several times a second. Whatever ends this early, the index
+    keeps every batch that was written. Raises `ResourceCreationError` if no parser can be started.
+    """
+    found, failed = scan(root)
+    known = index.files(root)
+    unlisted = tuple(path for path in failed if path.endswith(os.sep))  # what is in there is unknown, not vanished
+    vanished = [path for path in known if path not in found and not path.startswith(unlisted)]
+    changed = {path: version for path, version in found.items() if known.get(path) != version}
+    report = Report(0, len(found) - len(changed), len(vanished), failed)
+    index.update(dict.fromkeys(vanished))
+    if not changed:
+        return report
+
+    with TaskManager(configure(min(workers, len(changed)), start_parser)) as manager:
+        batch: dict[str, tuple[Version, list[Symbol]] | None] = {}
+        done, written, watched = 0, time.monotonic(), 0.0
+        for finished in stream(manager, changed):
+            for path, (symbols, error) in finished:
+                batch[path] = None if error else (changed[path], symbols)  # what was known of a broken file is outdated
+                if error:
+                    failed[path] = error
+            done += len(finished)
+            now = time.monotonic()
+            if len(batch) >= BATCH_FILES or now - written >= BATCH_SECONDS or done == len(changed):
+                index.update(batch)
+                report.taken += sum(content is not None for content in batch.values())
+                batch, written = {}, now
+            if now - watched >= TICK:
+                watch(manager, done, len(changed))
+                watched = now
+        stopped = manager.stop()
+        metrics = manager.metrics()
+    report.figures = {
+        "tasks": f"{metrics.total_tasks_arrived} arrived, {metrics.total_tasks_completed} completed,"
+        f" {metrics.total_tasks_failed} failed, {metrics.total_tasks_retried} retried",
+        "execution time": f"{metrics.average_execution_time * 1e3:.1f} ms on average,"
+        f" p95 {metrics.p95_execution_time * 1e3:.1f} ms, p99 {metrics.p99_execution_time * 1e3:.1f} ms",
+        "wait in the queue": f"{metrics.average_wait_time * 1e3:.1f} ms on average",
+        "rate": f"{metrics.task_completion_rate:.0f} a second lately, {metrics.success_rate:.1%} of all succeeded",
+        "stop": f"{'' if stopped.drained else 'not '}drained, {stopped.destroy_errors} errors while ending parsers,"
+        f" {len(stopped.abandoned)} threads left behind",
+    }
+    return report
+
+
+# ------------------------------------------------------------------------------------------------ the command line
+
+
+class Progress:
+    """One line on the terminal, rewritten several times a second; nothing in a pipe."""
+
+    def __init__(self) -> None:
+        self.started = time.perf_counter()  # on Windows `monotonic` may not have moved between two looks
+
+    def __call__(self, manager: TaskManager[Parser], done: int, total: int) -> None:
+        now, rate = manager.stats(), done / (time.perf_counter() - self.started)
+        workers = f"{now.active_workers} workers, {now.burst_workers} of them burst, {now.queued_tasks} files queued"
+        self.show(f"{done} of {total} files, {rate:.0f} a second, {workers}")
+
+    def show(self, line: str) -> None:
+        if sys.stderr.isatty():
+            width = shutil.get_terminal_size().columns - 1
+            print("\r" + line[:width].ljust(width) + "\r", end="", file=sys.stderr, flush=True)
+
+
+def printable(text: str) -> str:
+    """One line without control characters: names and docstrings are other people's, the terminal is ours."""
+    return "".join(each if each.isprintable() else "\N{REPLACEMENT CHARACTER}" for each in text.strip())
+
+
+def print_report(report: Report, root: Path, seconds: float) -> None:
+    rate = f"{seconds:.1f} s ({report.taken / seconds:.0f} a second)"
+    rest = f"{report.unchanged} unchanged, {report.removed} removed, {len(report.failed)} failed"
+    print(f"{report.taken} files indexed in {rate}, {rest}")
+    for path in sorted(report.failed)[:10]:
+        print("  " + printable(f"{path.removeprefix(os.path.join(root, ''))}: {report.failed[path]}"))
+    if len(report.failed) > 10:
+        print(f"  and {len(report.failed) - 10} more")
+    for name, value in report.figures.items():
+        print(f"  {name:<18} {value}")
+
+
+def print_answer(index: Index, root: Path, query: str) -> None:
+    hits = index.search(query)
+    print(f"{printable(query)!r}:" if hits else f"{printable(query)!r}: nothing found")
+    for path, (kind, name, line, doc) in hits:
+        place = f"{path.removeprefix(os.path.join(root, ''))}:{line}"
+        print("  " + printable(f"{kind} {name}  {place}  {doc.partition(chr(10))[0]}"))
+
+
+class CommandLine(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        """Say what is wrong in one line, without the usage before it."""
+        self.exit(2, f"{self.prog}: {printable(message)}\n")
+
+
+def directory(text: str) -> Path:
+    try:
+        os.scandir(text).close()
+    except OSError as error:
+        raise argparse.ArgumentTypeError(f"{text!r}: {error.strerror}") from None
+    return Path(os.path.realpath(text))
+
+
+def positive(text: str) -> int:
+    if not (text.isdecimal() and int(text)):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number above 0")
+    return int(text)
+
+
+def default_index(root: Path) -> Path:
+    """A file of its own for every tree, in the user's cache folder."""
+    cache = os.environ.get("XDG_CACHE_HOME") or os.environ.get("LOCALAPPDATA") or os.path.expanduser("~/.cache")
+    return Path(cache, "tasker-index", hashlib.sha256(os.fsencode(root)).hexdigest()[:16] + ".db")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    cli = CommandLine(description="Index the names and docstrings of a Python source tree, and search them.")
+    cli.add_argument("directory", nargs="?", metavar="DIRECTORY", type=directory, help="default: the standard library")
+    cli.add_argument("--index", metavar="FILE", type=Path, help="default: a file in the user's cache folder")
+    cli.add_argument("--workers", metavar="N", type=positive, default=os.cpu_count() or 1, help="default: one a CPU")
+    cli.add_argument("--query", metavar="TEXT", default="thread pool", help="default: %(default)r")
+    options = cli.parse_args(argv)
+    root: Path = options.directory or directory(sysconfig.get_path("stdlib"))
+    path = Path(os.path.realpath(options.index or default_index(root)))
+    if path.is_relative_to(root):
+        cli.error(f"the index {path} would lie in {root} itself: choose another place with --index")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        index = Index(path)
+    except (OSError, sqlite3.Error) as error:
+        cli.error(f"cannot use the index {path}: {error}")
+    if reconfigure := getattr(sys.stdout, "reconfigure", None):
+        reconfigure(errors="backslashreplace")  # docstrings are in any script, the terminal may not be
+
+    progress = Progress()
+    with contextlib.closing(index.db):
+        try:
+            print(printable(f"indexing {root} in {path}"), flush=True)
+            report = refresh(index, root, options.workers, watch=progress)
+            progress.show("")
+            print_report(report, root, time.perf_counter() - progress.started)
+            print_answer(index, root, options.query)
+        except KeyboardInterrupt:
+            progress.show("")
+            print(f"interrupted: {len(index.files(root))} files are in the index, the next run takes the rest")
+            return 130
+        except (ResourceCreationError, sqlite3.Error) as error:
+            progress.show("")
+            cli.exit(1, f"{cli.prog}: {printable(str(error))}\n")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
