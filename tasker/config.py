@@ -9,7 +9,7 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from datetime import timedelta
-from typing import Any, Generic, TypedDict, TypeVar
+from typing import Any, Generic, TypedDict, TypeVar, cast
 
 from typing_extensions import Unpack
 
@@ -22,6 +22,7 @@ from tasker.metrics import MetricsCollector
 __all__ = ["Config", "unhealthy_on"]
 
 R = TypeVar("R")
+T = TypeVar("T")
 
 _LOGGER_METHODS = ("debug", "info", "warning", "error")
 _COLLECTOR_METHODS = ("record_arrival", "record_completion", "record_failure", "record_retry", "metrics")
@@ -122,17 +123,18 @@ class Config(Generic[R]):
     @classmethod
     def from_context_manager(
         cls,
-        factory: Callable[[], AbstractContextManager[R]],
+        factory: Callable[[], AbstractContextManager[T]],
         *,
         worker_count: int,
         **options: Unpack[ConfigOptions],
-    ) -> Config[R]:
+    ) -> Config[T]:
         """A `Config` whose resources are what `with factory() as resource` yields: entering creates, exiting destroys.
 
         `factory` is called, entered and exited in the thread that owns the resource. Takes every other field by name."""
         _check_callable("factory", factory, arguments=0)
         managers = _EnteredManagers(factory)
-        return cls(on_create=managers.enter, on_destroy=managers.exit, worker_count=worker_count, **options)
+        made = cast("type[Config[T]]", cls)  # `Config.from_context_manager` says nothing of R: `factory` does
+        return made(on_create=managers.enter, on_destroy=managers.exit, worker_count=worker_count, **options)
 
 
 class _EnteredManagers(Generic[R]):

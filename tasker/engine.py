@@ -19,6 +19,7 @@ import traceback
 import weakref
 from collections.abc import Callable
 from concurrent.futures import CancelledError
+from types import FunctionType
 from types import FrameType
 from typing import Any, Generic, TypeVar
 
@@ -36,7 +37,7 @@ from tasker.metrics import BuiltinCollector, TaskLifecycleTimestamps, TaskMetric
 from tasker.queue import TaskQueue
 from tasker.resources import ResourcePool
 from tasker.scaling import Limits
-from tasker.signature import wants_context
+from tasker.signature import SPECIAL, wants_context
 from tasker.snapshots import StopReport, TaskStats
 from tasker.worker import Worker
 
@@ -118,10 +119,14 @@ class Engine(Generic[R]):
         """Accept a task, or raise."""
         if self.queue.closed:
             raise self.queue.refusal()
-        wants = wants_context(fn, len(args) + 1)
-        task = TaskFuture(self, fn, args, _monotonic())
-        if wants:
-            task._wants_context = True
+        # the most frequent case is decided here, without a call; the rule is wants_context's
+        given = len(args) + 1  # the most frequent case of wants_context is decided here, without the call
+        code = fn.__code__ if type(fn) is FunctionType else None
+        if code is not None and code.co_argcount == given and not (code.co_flags & SPECIAL or code.co_kwonlyargcount):
+            wants = False
+        else:
+            wants = wants_context(fn, given)
+        task = TaskFuture(self, fn, args, wants, _monotonic())
         if priority:
             task._priority = True
         if once:
@@ -204,7 +209,8 @@ class Engine(Generic[R]):
 
     def creation_failed(self, error: BaseException) -> None:
         self.create_error = error
-        self.logger.warning("%s: on_create raised, trying again\n%s", self.name, _traceback_of(error))
+        self.logger.warning("%s: on_create raised, trying again: %s", self.name, _last_line_of(error))
+        self.logger.debug("%s: on_create raised\n%s", self.name, _traceback_of(error))
 
     def destroy(self, resource: R) -> None:
         try:
@@ -324,10 +330,13 @@ class Engine(Generic[R]):
         limit = None if timeout is None else min(checks.seconds("timeout", timeout, infinite=True), threading.TIMEOUT_MAX)
         with self._changed:
             self.watchers += 1
+            self.queue.idle.watch = self.worker_changed
             try:
                 return self._changed.wait_for(reached, limit)
             finally:
                 self.watchers -= 1
+                if not self.watchers:
+                    self.queue.idle.watch = None
 
     # -- closing -----------------------------------------------------------------------------------------------------
 
@@ -441,6 +450,13 @@ def _traceback_of(error: BaseException) -> str:
     try:
         return "".join(traceback.format_exception(error))
     except Exception:  # the user's exceptions may be unable to print themselves
+        return type(error).__name__
+
+
+def _last_line_of(error: BaseException) -> str:
+    try:
+        return "".join(traceback.format_exception_only(error)).strip()
+    except Exception:
         return type(error).__name__
 
 

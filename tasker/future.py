@@ -31,7 +31,7 @@ import traceback
 from collections.abc import Callable, Generator
 from concurrent.futures import CancelledError, Future, InvalidStateError
 from concurrent.futures._base import CANCELLED_AND_NOTIFIED, FINISHED, PENDING, RUNNING
-from typing import Any, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from tasker import checks, timer
 from tasker.context import Callback, EndedError, TaskContext
@@ -80,17 +80,33 @@ class TaskFuture(Future[T]):
     like, not by users. A future that failed and that nobody asked for its result or exception is logged when it is
     collected."""
 
-    attempts: int = 0
+    # Slots are what every task needs: they are read and written fastest. What few tasks need are class attributes until
+    # it differs, and then lies in the instance's dictionary, which most tasks never get.
+    __slots__ = (
+        "_args",
+        "_exception",
+        "_final",
+        "_fn",
+        "_owner",
+        "_queued_at",
+        "_result",
+        "_rights",
+        "_started_at",
+        "_wants_context",
+        "attempts",
+    )
+
+    attempts: int
     """How many times the task was started; more than 1 after retries."""
 
     # the call, emptied when the task is settled
     _fn: Callable[..., T] | None
     _args: tuple[Any, ...] | None
+    _wants_context: bool
     _rights: list[Any]
     _owner: Owner
     _queued_at: float
-    _started_at: float = 0.0
-    _wants_context = False
+    _started_at: float
     _priority = False
     _once = False
     _deadline: float | None = None
@@ -98,19 +114,24 @@ class TaskFuture(Future[T]):
     _cancel_asked = False  # cancelled while running: never retried
     _holds_slot = False  # of a bounded queue
     # the outcome
-    _final: str | None = None
-    _result: T | None = None
-    _exception: BaseException | None = None
+    _final: str | None
+    _result: T | None
+    _exception: BaseException | None
     _unseen: _UnseenFailure | None = None
     _standard: _StandardWaiters | None = None
 
-    def __init__(self, owner: Owner, fn: Callable[..., T], args: tuple[Any, ...], queued_at: float) -> None:
+    def __init__(
+        self, owner: Owner, fn: Callable[..., T], args: tuple[Any, ...], wants_context: bool, queued_at: float
+    ) -> None:
         # Future.__init__ is not called: it makes a Condition and two lists, which costs more than all the rest
         self._rights = [SETTLE, START]
         self._owner = owner
         self._fn = fn
         self._args = args
+        self._wants_context = wants_context
         self._queued_at = queued_at
+        self._exception = self._final = None
+        self.attempts = 0
 
     # -- what callers do ---------------------------------------------------------------------------------------
 
@@ -391,19 +412,21 @@ class TaskFuture(Future[T]):
 
     # -- what concurrent.futures.wait and as_completed look at ------------------------------------------------------
 
-    @property
-    def _state(self) -> str:  # type: ignore[override]
+    def _get_state(self) -> str:
         return self._final or (PENDING if START in self._rights else RUNNING)
 
-    @property
-    def _condition(self) -> Any:  # type: ignore[override]
+    def _get_condition(self) -> Any:
         """A lock, which is all that they use of it: as long as they hold it, no outcome is told to their waiters."""
         return self._standard_waiters().lock
 
-    @property
-    def _waiters(self) -> list[Any]:
+    def _get_waiters(self) -> list[Any]:
         """Their waiters; they read and change this list with `_condition` held."""
         return self._standard_waiters().waiters
+
+    if not TYPE_CHECKING:  # to a type checker they stay the attributes of Future that as_completed() asks for
+        _state = property(_get_state)
+        _condition = property(_get_condition)
+        _waiters = property(_get_waiters)
 
     def _standard_waiters(self) -> _StandardWaiters:
         standard = self._standard

@@ -25,36 +25,32 @@ T = TypeVar("T")
 class Seat:
     """Where one thread sleeps. `wake()` may come from anywhere, signal handlers included, and never blocks."""
 
-    __slots__ = ("_lock", "_tell", "parked")
+    __slots__ = ("_lock", "parked")
 
-    def __init__(self, tell: Callable[[], object] | None = None) -> None:
+    def __init__(self) -> None:
         self._lock = threading.Lock()
         self._lock.acquire()
-        self._tell = tell
-        self.parked = False  # whether its thread sleeps in a parking, or is about to, with nothing in its hands
-
-    def park(self) -> None:
-        """Its thread is about to sleep in a parking: say so."""
-        self.parked = True
-        if self._tell is not None:
-            self._tell()
+        self.parked = False  # whether its thread sleeps in a parking, with nothing in its hands
 
     def sleep(self, timeout: float = -1.0) -> bool:
         """Sleep until woken (`True`) or for `timeout` seconds; a wake-up sent before counts."""
         return self._lock.acquire(timeout=timeout)
 
     def wake(self) -> None:
-        with contextlib.suppress(RuntimeError):  # awake already
+        try:
             self._lock.release()
+        except RuntimeError:  # it is awake already
+            pass
 
 
 class Parking:
     """Threads that wait for something that others make available."""
 
-    __slots__ = ("announced",)
+    __slots__ = ("announced", "watch")
 
     def __init__(self) -> None:
         self.announced: deque[Seat] = deque()  # last come, first woken: the one whose caches are warm
+        self.watch: Callable[[], object] | None = None  # called by every thread that is about to sleep
 
     def park(self, seat: Seat, look: Callable[[], T | None], timeout: float = -1.0) -> T | None:
         """What `look()` finds, before sleeping or after it; `None` when woken for nothing or timed out."""
@@ -66,7 +62,9 @@ class Parking:
             return found
         woken = False
         try:
-            seat.park()
+            seat.parked = True
+            if self.watch is not None:
+                self.watch()
             woken = seat.sleep(timeout)
         finally:
             seat.parked = False
@@ -75,6 +73,7 @@ class Parking:
         return look()
 
     def wake_one(self) -> None:
+        """Wake the one that came last."""
         try:
             seat = self.announced.pop()
         except IndexError:
@@ -82,6 +81,7 @@ class Parking:
         seat.wake()
 
     def wake_all(self) -> None:
+        """Wake all that are announced now."""
         while self.announced:
             self.wake_one()
 

@@ -1,8 +1,8 @@
 """`TaskQueue`: two lanes of waiting tasks, and the parking of the workers that wait for them.
 
 Order. A worker that takes a main task has seen the priority lane empty after that main task was put; each lane is
-taken first in, first out, and a retry goes to the front of its own lane. With the GIL `prio.popleft() if prio else
-main.popleft()` keeps that without a lock, because no thread switch can come between the look and the pop (CPython
+taken first in, first out, and a retry goes to the front of its own lane. With the GIL, looking and popping in
+`_take_unlocked` keeps that without a lock, because no thread switch can come between the look and the pop (CPython
 switches on calls and backward jumps only). Free-threaded builds take `_take_lock`, which only takers take, and look at
 the priority lane once more after the pop.
 
@@ -164,9 +164,13 @@ class TaskQueue:
         if self._compacting:
             return self._take_locked()
         try:
-            return self._priority.popleft() if self._priority else self._main.popleft()
-        except IndexError:
-            return None
+            if self._priority:
+                return self._priority.popleft()
+            if self._main:
+                return self._main.popleft()
+        except IndexError:  # only where a debugger lets threads switch between any two lines
+            pass
+        return None
 
     def _take_locked(self) -> Task | None:
         with self._take_lock:

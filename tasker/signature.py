@@ -11,11 +11,11 @@ from collections.abc import Callable
 from types import FunctionType, MethodType
 from typing import Any
 
-__all__ = ["wants_context"]
+__all__ = ["SPECIAL", "wants_context"]
 
 _VARARGS = inspect.CO_VARARGS
 _REFUSED = inspect.CO_COROUTINE | inspect.CO_ASYNC_GENERATOR
-_SPECIAL = _VARARGS | _REFUSED
+SPECIAL = _VARARGS | _REFUSED
 
 
 def wants_context(fn: Callable[..., Any], given: int) -> bool:
@@ -25,11 +25,10 @@ def wants_context(fn: Callable[..., Any], given: int) -> bool:
     way, and for coroutine functions."""
     if type(fn) is FunctionType:
         code = fn.__code__
-        if code.co_argcount == given and fn.__defaults__ is None and not code.co_kwonlyargcount:
-            if not code.co_flags & _SPECIAL:
-                return False  # by far the most frequent case
-        elif code.co_flags & _VARARGS and "__wrapped__" in fn.__dict__:
-            return _by_signature(fn, given)
+        if code.co_argcount == given and not (code.co_flags & SPECIAL or code.co_kwonlyargcount):
+            return False  # by far the most frequent case
+        if code.co_flags & _VARARGS and "__wrapped__" in fn.__dict__:
+            return _by_signature(fn, given)  # a decorator's wrapper: what it wraps says what it takes
         return _by_code(fn, fn, given)
     # pyright takes any callable for a FunctionType
     if type(fn) is MethodType and type(fn.__func__) is FunctionType:  # pyright: ignore[reportFunctionMemberAccess]

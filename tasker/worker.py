@@ -70,11 +70,8 @@ class Terms(Protocol[R]):
     def record_error(self, task: TaskFuture[Any], now: float) -> None:
         """Tell the user's collector."""
 
-    watchers: int
-    """How many wait to be told of changes."""
-
     def worker_changed(self) -> None:
-        """Tell who waits for it that this worker has a resource now, or is about to park."""
+        """Tell who waits for it that this worker has a resource now."""
 
     def creation_failed(self, error: BaseException) -> None:
         """`create` raised."""
@@ -85,7 +82,7 @@ class Worker(Generic[R]):
 
     def __init__(self, name: str, terms: Terms[R], shard: Shard, leave: Callable[[Worker[R]], None]) -> None:
         self.name = name
-        self.seat = Seat(self._parking)
+        self.seat = Seat()
         self.shard = shard
         self.task: TaskFuture[Any] | None = None  # what it runs, or has just run
         self.holds_resource = False
@@ -222,10 +219,6 @@ class Worker(Generic[R]):
         if task is None and self._queue.closed:
             return _NONE  # type: ignore[no-any-return]
         return task
-
-    def _parking(self) -> None:
-        if self._terms.watchers:
-            self._terms.worker_changed()
 
     def _settle_lost_task(self, error: BaseException) -> None:
         """The loop itself failed: what it had in its hands must not be left without an outcome."""
