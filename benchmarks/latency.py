@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import _thread
 import threading
+from collections.abc import Callable
 from contextlib import ExitStack
 
 from benchmarks.results import Row
@@ -63,8 +64,8 @@ def round_trips(quick: bool) -> list[Row]:
     for workers in (1, 4):
         with ExitStack() as stack:
             bare = stack.enter_context(HandOvers())
-            samplers = {HAND_OVERS: lambda bare=bare: seconds(lambda: bare.calls(count)) / count * 1e6}
-            for name, pool in open_pools(stack, workers).items():
+            samplers = {HAND_OVERS: _sampler(bare.calls, count)}
+            for name, pool in open_pools(stack, workers, futures=True).items():
                 samplers[name] = _round_trip_sampler(pool, count)
             samples = interleave(samplers, rounds)
         rows.append(
@@ -106,11 +107,11 @@ def run_task(quick: bool) -> list[Row]:
     """`run_task` against a round trip of the others."""
     count, rounds = (100, 3) if quick else (1_000, 21)
     with ExitStack() as stack:
-        pools = open_pools(stack, 4)
+        pools = open_pools(stack, 4, futures=True)
         samplers = {name: _round_trip_sampler(pool, count) for name, pool in pools.items() if name != TASKER}
         own = pools[TASKER]
         assert isinstance(own, TaskerPool)
-        samplers[TASKER] = lambda: seconds(lambda: own.run_tasks(NO_OP, count)) / count * 1e6
+        samplers[TASKER] = _sampler(lambda calls: own.run_tasks(NO_OP, calls), count)
         samples = interleave(samplers, rounds)
     return [
         Row(
@@ -127,7 +128,11 @@ def run_task(quick: bool) -> list[Row]:
 
 
 def _round_trip_sampler(pool: Pool, count: int) -> Sampler:
-    return lambda: seconds(lambda: pool.calls(NO_OP, count)) / count * 1e6
+    return _sampler(lambda calls: pool.calls(NO_OP, calls), count)
+
+
+def _sampler(calls: Callable[[int], object], count: int) -> Sampler:
+    return lambda: seconds(lambda: calls(count)) / count * 1e6
 
 
 def _callers_sampler(pool: Pool, callers: int, count: int) -> Sampler:

@@ -87,16 +87,11 @@ class MultiprocessingPool(Pool):
 
 
 class JoblibPool(Pool):
-    """joblib's threading backend, which has no futures: a call is a batch of one."""
+    """joblib's threading backend, which has neither futures nor a call for one task."""
 
     def gather(self, task: Task, count: int) -> None:
         delayed = self.submit(self.function(task))
         self.pool(delayed() for _ in range(count))
-
-    def calls(self, task: Task, count: int) -> None:
-        run, delayed = self.pool, self.submit(self.function(task))
-        for _ in range(count):
-            run([delayed()])
 
 
 @dataclass(frozen=True)

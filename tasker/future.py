@@ -148,7 +148,7 @@ class TaskFuture(Future[T]):
                 raise self._exception
             finally:
                 del self  # the exception's traceback holds this frame, which must not hold the exception
-        return self._result  # type: ignore[return-value]
+        return self._result  # type: ignore[return-value]  # pyright: ignore[reportReturnType]  # None may be a T
 
     def exception(self, timeout: float | None = None) -> BaseException | None:
         """The exception that the task raised, `None` if it returned. Blocks and raises as `result()` does."""

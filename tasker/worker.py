@@ -141,6 +141,8 @@ class Worker(Generic[R]):
         take, shard, terms, monotonic = self._queue.take, self.shard, self._terms, time.monotonic
         collects = terms.collector is not None
         durations = shard.durations
+        fn: Any  # never None in a task that was started; saying so to a type checker would cost time here
+        args: Any
         while True:
             task = take()
             if task is None:
@@ -160,14 +162,15 @@ class Worker(Generic[R]):
                 self._queue.taken_again(task)
             try:
                 if task._wants_context:
-                    result = fn(terms.task_context(task), resource, *args)  # type: ignore[misc]
+                    result = fn(terms.task_context(task), resource, *args)
                 elif args:
-                    result = fn(resource, *args)  # type: ignore[misc]
+                    result = fn(resource, *args)
                 else:
-                    result = fn(resource)  # type: ignore[misc]
+                    result = fn(resource)
             except BaseException as error:
                 if not self._failed(task, error):
-                    self.task = None
+                    # the error's traceback leads back to this frame, which must not lead to the error
+                    self.task = task = fn = args = None
                     return
             else:
                 if collects:

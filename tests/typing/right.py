@@ -1,8 +1,7 @@
 """Programs that both type checkers must accept, with the types that they must see.
 
-`tests/test_typing.py` has the checkers read this file and then runs every function of it whose only parameter is `m`, so
-that what the types promise is what happens: whether a context comes first is decided twice, once by the overloads and
-once at run time, and the two must agree.
+`tests/test_typing.py` has the checkers read this file, and runs every function of it whose only parameter is `m`, so
+that what the types promise is what happens: whether a context comes first is decided by the overloads and at run time.
 """
 
 from __future__ import annotations
@@ -17,9 +16,7 @@ import sqlite3
 from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Generator
 from contextlib import AbstractContextManager, asynccontextmanager, closing, contextmanager
 from datetime import timedelta
-from typing import Any, Generic, NamedTuple, Protocol, TypeVar, overload
-
-from typing_extensions import Never, ParamSpec, assert_type
+from typing import Any, Generic, NamedTuple, Never, ParamSpec, Protocol, TypeVar, assert_type, overload
 
 from tasker import (
     Config,
@@ -230,7 +227,7 @@ class Query(Protocol):
     def __call__(self, db: Connection, /) -> int: ...
 
 
-# -- functions -----------------------------------------------------------------------------------------------------
+# -- functions -------------------------------------------------------------------------------------------------------
 
 
 def function(m: TaskManager[Connection]) -> None:
@@ -304,7 +301,7 @@ def integer_for_a_float(m: TaskManager[Connection]) -> None:
     assert_type(m.queue_task(watch_for, 0), bool)
 
 
-# -- functions that take a context first ------------------------------------------------------------------------------
+# -- functions that take a context first -----------------------------------------------------------------------------
 
 
 def context_first(m: TaskManager[Connection]) -> None:
@@ -343,7 +340,7 @@ def context_first_in_a_decorated_function(m: TaskManager[Connection]) -> None:
     assert_type(m.queue_task(decorated_watch), bool)
 
 
-# -- lambdas -----------------------------------------------------------------------------------------------------------
+# -- lambdas ---------------------------------------------------------------------------------------------------------
 
 
 def lambda_of_the_resource(m: TaskManager[Connection]) -> None:
@@ -367,7 +364,7 @@ def lambda_with_a_closure(m: TaskManager[Connection]) -> None:
     assert_type(m.submit(lambda db: db.fetch("select", limit)), TaskFuture[list[str]])
 
 
-# -- methods and other callables -----------------------------------------------------------------------------------------
+# -- methods and other callables -------------------------------------------------------------------------------------
 
 
 def method_of_the_resource(m: TaskManager[Connection]) -> None:
@@ -449,7 +446,7 @@ def untyped_callable(m: TaskManager[Connection]) -> None:
     m.submit(work, timeout=5).result()
 
 
-# -- the ways of submitting ----------------------------------------------------------------------------------------------
+# -- the ways of submitting ------------------------------------------------------------------------------------------
 
 
 def submit_with_every_option(m: TaskManager[Connection]) -> None:
@@ -477,13 +474,14 @@ def async_methods(m: TaskManager[Connection]) -> None:
 
 def callback_methods(m: TaskManager[Connection]) -> None:
     def on_int(result: int | None, error: BaseException | None) -> None:
-        assert result == 1 and error is None
+        assert (result, error) == (1, None)
 
     def on_bool(result: bool | None, error: BaseException | None) -> str:
         return "a callback may return what it likes"
 
     def on_row(result: Row | None, error: BaseException | None, note: str = "") -> None:
-        assert result is not None and result.number == 1
+        assert result is not None
+        assert result.number == 1
 
     def on_anything(result: object, error: object) -> None:
         assert error is None
@@ -535,7 +533,7 @@ def futures_in_a_dictionary(m: TaskManager[Connection]) -> None:
     assert sorted(future.result() for future in pending) == [1, 2]
 
 
-# -- futures -----------------------------------------------------------------------------------------------------------------
+# -- futures ---------------------------------------------------------------------------------------------------------
 
 
 def future(m: TaskManager[Connection]) -> None:
@@ -579,7 +577,7 @@ def future_that_is_awaited(m: TaskManager[Connection]) -> Coroutine[Any, Any, No
     return main()
 
 
-# -- contexts ----------------------------------------------------------------------------------------------------------------
+# -- contexts --------------------------------------------------------------------------------------------------------
 
 
 def contexts(m: TaskManager[Connection]) -> None:
@@ -599,7 +597,7 @@ def contexts(m: TaskManager[Connection]) -> None:
         assert_type(ctx.cancelled(), bool)
 
 
-# -- configurations ------------------------------------------------------------------------------------------------------------
+# -- configurations --------------------------------------------------------------------------------------------------
 
 
 def connect() -> Connection:
@@ -768,10 +766,11 @@ def verdicts(m: TaskManager[Connection]) -> None:
     assert_type(unhealthy_on(OSError, sqlite3.Error)(OSError()), bool)
     verdict: Callable[[Exception], bool] = unhealthy_on(ConnectionError)
     kinds: tuple[type[Exception], ...] = (ValueError, KeyError)
-    assert verdict(ValueError()) and not unhealthy_on(*kinds)(KeyError())
+    assert verdict(ValueError())
+    assert not unhealthy_on(*kinds)(KeyError())
 
 
-# -- managers ------------------------------------------------------------------------------------------------------------------
+# -- managers --------------------------------------------------------------------------------------------------------
 
 
 def manager(m: TaskManager[Connection]) -> None:

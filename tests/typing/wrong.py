@@ -1,16 +1,15 @@
-# pyright: standard, enableTypeIgnoreComments=false, reportUnnecessaryTypeIgnoreComment=true
+# pyright: standard, reportUnnecessaryTypeIgnoreComment=true
+# ruff: noqa: B018, F841
 """Programs that both type checkers must reject: one statement a line, never run.
 
-Each line names the error that each checker reports, and an ignore that is not needed is an error itself (mypy's
-`--warn-unused-ignores`, pyright's `reportUnnecessaryTypeIgnoreComment`): a wrong program that one of them accepts fails.
+Each line names the error that each checker reports. An ignore that is not needed is itself an error (mypy's
+`--warn-unused-ignores`, pyright's `reportUnnecessaryTypeIgnoreComment`), so a wrong program that is accepted fails.
 """
 
 from __future__ import annotations
 
 import concurrent.futures
-import dataclasses
 from collections.abc import Callable, Iterator
-from typing import Any
 
 from tasker import (
     Config,
@@ -39,6 +38,14 @@ class Connection:
         return [query][:limit]
 
     def close(self) -> None:
+        pass
+
+
+class Connections:
+    def __enter__(self) -> Connection:
+        return Connection()
+
+    def __exit__(self, *_: object) -> None:
         pass
 
 
@@ -215,12 +222,16 @@ class NoRetries:
     def metrics(self) -> None: ...
 
 
-class WrongFigures(NoRetries):
+class WrongFigures:
+    def record_arrival(self) -> None: ...
+    def record_completion(self, stamps: TaskLifecycleTimestamps) -> None: ...
+    def record_failure(self, stamps: TaskLifecycleTimestamps) -> None: ...
     def record_retry(self) -> None: ...
-    def metrics(self) -> dict[str, float]: ...  # type: ignore[empty-body, override]  # pyright: ignore[reportIncompatibleMethodOverride]
+    def metrics(self) -> dict[str, float]:
+        return {}
 
 
-def configs(c: Callable[[], Connection], d: Callable[[Connection], None], o: dict[str, Any]) -> None:
+def configs(c: Callable[[], Connection], d: Callable[[Connection], None], config: Config[Connection]) -> None:
     Config(c, d, 1)  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
     Config(on_create=c, on_destroy=d)  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
     Config(on_create=c, worker_count=1)  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
@@ -240,16 +251,15 @@ def configs(c: Callable[[], Connection], d: Callable[[Connection], None], o: dic
     Config(on_create=c, on_destroy=d, worker_count=1, collector=NoRetries())  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
     Config(on_create=c, on_destroy=d, worker_count=1, collector=WrongFigures())  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
     Config[Browser](on_create=c, on_destroy=d, worker_count=1)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
-    config = Config(on_create=c, on_destroy=d, worker_count=1)
     config.worker_count = 2  # type: ignore[misc]  # pyright: ignore[reportAttributeAccessIssue]
-    dataclasses.replace(config, worker_count="2")  # type: ignore[arg-type]
     other: Config[Browser] = config  # type: ignore[assignment]  # pyright: ignore[reportAssignmentType]
     Config.from_context_manager(c, worker_count=1)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    Config.from_context_manager(Connections(), worker_count=1)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
     Config.from_context_manager(connections, worker_count=1)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
-    Config.from_context_manager(lambda: open("x"))  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
-    Config.from_context_manager(lambda: open("x"), worker_count=1, workers=1)  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
-    Config.from_context_manager(lambda: open("x"), worker_count=1, max_retries="3")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
-    Config.from_context_manager(lambda: open("x"), worker_count=1, on_create=c)  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
+    Config.from_context_manager(Connections)  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
+    Config.from_context_manager(Connections, worker_count=1, workers=1)  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
+    Config.from_context_manager(Connections, worker_count=1, max_retries="3")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    Config.from_context_manager(Connections, worker_count=1, on_create=c)  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
 
 
 def managers(m: TaskManager[Connection], config: Config[Connection]) -> None:

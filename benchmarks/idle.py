@@ -1,0 +1,96 @@
+"""What a pool costs that has nothing to do: wake-ups of its threads, and processor time."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import threading
+import time
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from pathlib import Path
+
+from benchmarks.results import Row
+from benchmarks.rivals import TASKER, Pool, Task, installed
+from benchmarks.targets import Target
+
+__all__ = ["idle_pools", "voluntary_switches"]
+
+WORKERS = 8
+PROC = Path("/proc/self/task")
+
+
+def idle_pools(quick: bool) -> list[Row]:
+    """Each pool in turn, warmed up, then left alone for some seconds."""
+    settle, watch, rounds = (0.1, 0.3, 1) if quick else (2.0, 4.0, 2)
+    wakes: dict[str, list[float]] = {}
+    shares: dict[str, list[float]] = {}
+    for _ in range(rounds):
+        for rival in installed(futures=True):
+            wake, share = _watch(rival.open, settle, watch)
+            shares.setdefault(rival.name, []).append(share)
+            if wake is not None:
+                wakes.setdefault(rival.name, []).append(wake)
+    rows = [
+        Row(
+            name="idle-cpu",
+            title=f"an idle pool of {WORKERS} workers: processor time",
+            unit="% of a core",
+            samples=shares,
+            target=Target("below", 0.5, "%", of="tasker"),
+            notes=(f"over {watch:g} s, {rounds} times",),
+        )
+    ]
+    if wakes:
+        rows.append(
+            Row(
+                name="idle-wake-ups",
+                title=f"an idle pool of {WORKERS} workers: wake-ups, tasker's burst thread apart",
+                unit="a second",
+                samples=wakes,
+                target=Target("at most", 0, of="tasker"),
+                notes=("voluntary context switches of the pool's threads",),
+            )
+        )
+    return rows
+
+
+def voluntary_switches() -> dict[int, int]:
+    """How often each thread of the process went to sleep, by its native id; empty where the system does not tell."""
+    counts: dict[int, int] = {}
+    if not PROC.is_dir():
+        return counts
+    for thread in os.listdir(PROC):
+        with contextlib.suppress(OSError):  # it may have ended since it was listed
+            for line in (PROC / thread / "status").read_text().splitlines():
+                if line.startswith("voluntary_ctxt_switches"):
+                    counts[int(thread)] = int(line.split()[1])
+    return counts
+
+
+def _watch(
+    open_pool: Callable[[int], AbstractContextManager[Pool]], settle: float, watch: float
+) -> tuple[float | None, float]:
+    """Wake-ups a second of the pool's threads, and per cent of a core that the process used."""
+    others = set(voluntary_switches())
+    with open_pool(WORKERS) as pool:
+        _use_all_workers(pool)
+        time.sleep(settle)
+        apart = {thread.native_id for thread in threading.enumerate() if thread.name == f"{TASKER}-burst"}
+        switches, used, began = voluntary_switches(), time.process_time(), time.monotonic()
+        time.sleep(watch)
+        passed = time.monotonic() - began
+        used = time.process_time() - used
+        after = voluntary_switches()
+    slept = [after[thread] - switches.get(thread, 0) for thread in after if thread not in others | apart]
+    return (sum(slept) / passed if slept else None), used / passed * 100
+
+
+def _use_all_workers(pool: Pool) -> None:
+    """Give every worker a task at the same time, so that the pools that start threads when needed have them all."""
+    together = threading.Barrier(WORKERS)
+
+    def meet() -> None:
+        together.wait(10)
+
+    pool.gather(Task(meet, lambda resource: meet()), WORKERS)

@@ -1,0 +1,33 @@
+"""All measurements by name, in the order in which they run."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from benchmarks import idle, imports, latency, looking, memory, throughput
+from benchmarks.results import Row
+
+__all__ = ["MEASUREMENTS", "Measurement"]
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """`run(quick)` measures, in a process of its own: what one leaves behind (threads, pins, garbage) ends with it."""
+
+    title: str
+    run: Callable[[bool], list[Row]]
+    pinned: bool = False
+
+
+MEASUREMENTS = {
+    "submit": Measurement("submit all, gather all, no-op tasks, 1 and 4 workers", throughput.submit_all),
+    "round-trip": Measurement("blocking round trip, one caller, one CPU", latency.round_trips, pinned=True),
+    "callers": Measurement("8 blocking callers on 4 workers, one CPU", latency.blocking_callers, pinned=True),
+    "run-task": Measurement("run_task against a round trip, one CPU", latency.run_task, pinned=True),
+    "queued": Measurement("bytes of a queued task", memory.queued_tasks),
+    "metrics": Measurement("metrics() and memory after few tasks and after many", looking.metrics_cost),
+    "sleep": Measurement("64 workers, tasks that sleep 1 ms", throughput.sleeping_tasks),
+    "idle": Measurement("wake-ups and processor time of an idle pool", idle.idle_pools),
+    "import": Measurement("what importing costs", imports.import_times),
+}

@@ -1,0 +1,61 @@
+"""What a queued task costs in memory."""
+
+from __future__ import annotations
+
+import threading
+import time
+import tracemalloc
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+
+from benchmarks.results import Row
+from benchmarks.rivals import BASELINE, TASKER, Pool, Task, installed
+from benchmarks.rounds import interleave, ratios, spread
+from benchmarks.targets import Target
+from benchmarks.throughput import NO_OP
+
+__all__ = ["queued_tasks"]
+
+SETTLE = 0.2  # seconds for pools that move their queue from one place to another
+
+
+def queued_tasks(quick: bool) -> list[Row]:
+    """Bytes that tracemalloc sees, a queued no-op task; the futures are not kept, the queue keeps them."""
+    count, rounds = (1_000, 1) if quick else (20_000, 3)
+    samplers = {rival.name: _sampler(rival.open, count) for rival in installed(futures=True)}
+    samples = interleave(samplers, rounds, warm_ups=0)
+    return [
+        Row(
+            name="queued-bytes",
+            title="a queued no-op task",
+            unit="bytes",
+            samples=samples,
+            ratio=spread(ratios(samples[TASKER], samples[BASELINE])),
+            meaning="of its bytes",
+            target=Target("at most", 500, "bytes", of="tasker"),
+            notes=(f"tracemalloc over {count:,} tasks",),
+        )
+    ]
+
+
+def _sampler(open_pool: Callable[[int], AbstractContextManager[Pool]], count: int) -> Callable[[], float]:
+    def sample() -> float:
+        gate = threading.Event()
+        with open_pool(1) as pool:
+            submit, function = pool.submit, pool.function(NO_OP)
+            # tasker may hire a second worker while tasks wait: the second of these is for that one
+            for _ in range(2):
+                submit(pool.function(Task(gate.wait, lambda resource: gate.wait())))
+            tracemalloc.start()
+            try:
+                before, _ = tracemalloc.get_traced_memory()
+                for _ in range(count):
+                    submit(function)
+                time.sleep(SETTLE)
+                after, _ = tracemalloc.get_traced_memory()
+            finally:
+                tracemalloc.stop()
+                gate.set()
+        return (after - before) / count
+
+    return sample

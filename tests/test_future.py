@@ -1,0 +1,487 @@
+"""`TaskFuture`: a standard future in every respect, whoever settles it."""
+
+from __future__ import annotations
+
+import asyncio
+import concurrent.futures
+import gc
+import threading
+import weakref
+from concurrent.futures import CancelledError, InvalidStateError
+
+import pytest
+
+from tasker import TaskTimeoutError
+from tasker.future import SETTLE, START, TaskFuture
+from tests.conftest import PATIENCE, eventually
+
+
+class Blocked:
+    """A manager of one worker, which is kept busy until `release()`."""
+
+    def __init__(self, make, **options):
+        self.gate = threading.Event()
+        self.manager = make(worker_count=1, max_worker_count=1, **options)
+        self.blocker = self.manager.submit(lambda resource: self.gate.wait(PATIENCE))
+        eventually(self.blocker.running)
+
+    def release(self):
+        self.gate.set()
+        assert self.manager.join(PATIENCE)
+
+
+@pytest.fixture
+def blocked(make):
+    blocked = Blocked(make)
+    yield blocked
+    blocked.gate.set()
+
+
+def test_the_states_of_a_task_as_concurrent_futures_names_them(blocked):
+    waiting = blocked.manager.submit(lambda resource: 1)
+    assert (waiting.running(), waiting.done(), waiting.cancelled()) == (False, False, False)
+    assert (blocked.blocker.running(), blocked.blocker.done()) == (True, False)
+    assert "pending" in repr(waiting)
+    assert "running" in repr(blocked.blocker)
+    blocked.release()
+    assert (waiting.running(), waiting.done()) == (False, True)
+    assert "finished returned int" in repr(waiting)
+
+
+def test_cancelling_a_waiting_task_means_it_never_runs(blocked):
+    ran = []
+    future = blocked.manager.submit(ran.append)
+    assert future.cancel() is True
+    assert future.cancel() is True
+    assert future.cancelled()
+    assert future.done()
+    blocked.release()
+    assert ran == []
+    for ask in (future.result, future.exception):
+        with pytest.raises(CancelledError):
+            ask(0)
+    metrics = blocked.manager.metrics()
+    assert (metrics.total_tasks_cancelled, metrics.total_tasks_arrived) == (1, 2)
+
+
+def test_cancelling_a_running_task_says_false_and_cancels_its_context(make):
+    manager = make()
+    started = threading.Event()
+
+    def task(ctx, resource):
+        started.set()
+        return ctx.wait(PATIENCE)
+
+    future = manager.submit(task)
+    assert started.wait(PATIENCE)
+    assert future.cancel() is False
+    assert future.result(PATIENCE) is True
+    assert future.cancel() is False
+
+
+def test_cancelling_wakes_who_waits(blocked):
+    future = blocked.manager.submit(lambda resource: 0)
+    caught = []
+
+    def wait():
+        try:
+            future.result()
+        except CancelledError as error:
+            caught.append(error)
+
+    threads = [threading.Thread(target=wait) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    eventually(lambda: len(future._rights) == 5)
+    future.cancel()
+    for thread in threads:
+        thread.join(PATIENCE)
+    assert len(caught) == 3
+
+
+def test_a_wait_that_times_out_leaves_the_task_alone(blocked):
+    future = blocked.manager.submit(lambda resource: "fine")
+    for ask in (future.result, future.exception):
+        with pytest.raises(TimeoutError):
+            ask(0)
+        with pytest.raises(TimeoutError):
+            ask(0.001)
+    assert future._rights == [SETTLE, START]
+    blocked.release()
+    assert future.result(0) == "fine"
+
+
+def test_wait_and_as_completed_work(make):
+    manager = make()
+    futures = [manager.submit(lambda resource, x: x, i) for i in range(20)]
+    done, not_done = concurrent.futures.wait(futures, PATIENCE)
+    assert len(done) == 20
+    assert not not_done
+    more = [manager.submit(lambda resource, x: x, i) for i in range(20)]
+    assert sorted(f.result() for f in concurrent.futures.as_completed(more, PATIENCE)) == list(range(20))
+
+
+@pytest.mark.parametrize("how", ["result", "error", "cancel", "timeout"])
+def test_wait_is_woken_by_every_kind_of_outcome(blocked, how):
+    def fail(resource):
+        raise KeyError
+
+    future = blocked.manager.submit(fail if how == "error" else lambda resource: 0, timeout=0.2 if how == "timeout" else None)
+    woken = []
+
+    def wait():
+        woken.append(concurrent.futures.wait([future], PATIENCE, return_when=concurrent.futures.FIRST_EXCEPTION).done)
+
+    thread = threading.Thread(target=wait)
+    thread.start()
+    eventually(lambda: future._standard is not None and future._standard.waiters)
+    if how == "cancel":
+        future.cancel()
+    elif how != "timeout":
+        blocked.release()
+    thread.join(PATIENCE)
+    assert woken == [{future}]
+    if how == "error":
+        assert isinstance(future.exception(), KeyError)
+
+
+def test_as_completed_yields_futures_that_finish_while_it_waits(make):
+    manager = make(worker_count=4)
+    gates = [threading.Event() for _ in range(4)]
+    futures = [manager.submit(lambda resource, gate: gate.wait(PATIENCE), gate) for gate in gates]
+    order = []
+    for future in concurrent.futures.as_completed(futures[:1] + [manager.submit(lambda resource: 0)], PATIENCE):
+        order.append(future)
+        gates[0].set()
+    assert len(order) == 2
+    for gate in gates:
+        gate.set()
+    concurrent.futures.wait(futures, PATIENCE)
+
+
+def test_callbacks_run_once_in_order_and_also_when_already_done(blocked):
+    calls = []
+    future = blocked.manager.submit(lambda resource: 7)
+    for i in range(5):
+        future.add_done_callback(lambda done, i=i: calls.append((i, done.result())))
+    assert calls == []
+    blocked.release()
+    assert calls == [(i, 7) for i in range(5)]
+    future.add_done_callback(lambda done: calls.append("late"))
+    assert calls[5:] == ["late"]
+
+
+def test_one_raising_callback_stops_neither_the_rest_nor_the_worker(blocked, log):
+    calls = []
+
+    def bad(done):
+        raise SystemExit("from a callback")
+
+    future = blocked.manager.submit(lambda resource: 0)
+    future.add_done_callback(bad)
+    future.add_done_callback(calls.append)
+    blocked.release()
+    assert calls == [future]
+    assert any("from a callback" in line for line in log.loud())
+    future.add_done_callback(bad)
+    assert blocked.manager.queue_task(lambda resource: "alive") == "alive"
+
+
+def test_callbacks_of_a_cancelled_task_run_in_the_thread_that_cancels(blocked):
+    threads = []
+    future = blocked.manager.submit(lambda resource: 0)
+    future.add_done_callback(lambda done: threads.append(threading.current_thread()))
+    future.cancel()
+    assert threads == [threading.current_thread()]
+
+
+def test_looking_for_a_callback_never_compares_users_objects(blocked):
+    class Touchy:
+        def __eq__(self, other):
+            raise AssertionError("compared")
+
+        __hash__ = None
+
+        def __call__(self, done):
+            calls.append(done)
+
+    calls = []
+    future = blocked.manager.submit(lambda resource: 0)
+    future.add_done_callback(Touchy())
+    with pytest.raises(TimeoutError):
+        future.result(0.001)
+    assert future.cancel()
+    future.add_done_callback(Touchy())
+    assert calls == [future, future]
+
+
+@pytest.mark.parametrize("method", ["set_result", "set_exception"])
+def test_nobody_else_settles_a_task(make, method):
+    future = make().submit(lambda resource: 5)
+    with pytest.raises(InvalidStateError):
+        getattr(future, method)(None)
+    assert future.result(PATIENCE) == 5
+    with pytest.raises(InvalidStateError):
+        getattr(future, method)(None)
+    with pytest.raises(InvalidStateError):
+        future.set_running_or_notify_cancel()
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt(), SystemExit(3), GeneratorExit(), StopIteration(4), RecursionError()])
+def test_every_kind_of_exception_is_delivered_and_the_worker_lives(make, error):
+    manager = make(worker_count=1)
+
+    def fail(resource):
+        raise error
+
+    future = manager.submit(fail)
+    assert future.exception(PATIENCE) is error
+    with pytest.raises(type(error)):
+        future.result()
+    assert manager.queue_task(lambda resource: resource.number) == 0
+
+
+def test_an_exception_that_cannot_print_itself_is_delivered(make):
+    class Mute(Exception):
+        def __str__(self):
+            raise RuntimeError("no")
+
+        __repr__ = __str__
+
+    def fail(resource):
+        raise Mute
+
+    manager = make(check_health=lambda error: False, max_retries=1)
+    assert isinstance(manager.submit(fail).exception(PATIENCE), Mute)
+
+
+def test_a_traceback_begins_with_the_task(make):
+    def fail(resource):
+        raise ValueError
+
+    future = make().submit(fail)
+    assert future.exception(PATIENCE).__traceback__.tb_frame.f_code is fail.__code__
+
+
+def test_a_timeout_ends_a_waiting_task_that_then_never_starts(blocked):
+    ran = []
+    future = blocked.manager.submit(ran.append, timeout=0.01)
+    with pytest.raises(TaskTimeoutError, match="never started"):
+        future.result(PATIENCE)
+    blocked.release()
+    assert ran == []
+    assert future.attempts == 0
+    metrics = blocked.manager.metrics()
+    assert (metrics.total_tasks_failed, metrics.total_tasks_arrived) == (1, 2)
+
+
+def test_a_timeout_ends_a_running_task_whose_worker_stays_busy_until_it_returns(make):
+    manager = make(worker_count=1, max_worker_count=1)
+    gate, contexts = threading.Event(), []
+
+    def task(ctx, resource):
+        contexts.append(ctx)
+        gate.wait(PATIENCE)
+        return "too late"
+
+    future = manager.submit(task, timeout=0.05)
+    with pytest.raises(TaskTimeoutError, match="context is cancelled"):
+        future.result(PATIENCE)
+    assert contexts[0].cancelled()
+    assert isinstance(contexts[0].err(), TimeoutError)
+    assert manager.stats().running_tasks == 1
+    gate.set()
+    assert manager.join(PATIENCE)
+    metrics = manager.metrics()
+    assert (metrics.total_tasks_failed, metrics.total_tasks_completed, metrics.total_tasks_arrived) == (1, 0, 1)
+
+
+def test_callbacks_of_a_timeout_run_on_no_thread_of_the_timer_or_the_manager(blocked):
+    names, called = [], threading.Event()
+
+    def callback(done):
+        names.append(threading.current_thread().name)
+        called.set()
+
+    blocked.manager.submit(lambda resource: 0, timeout=0.01).add_done_callback(callback)
+    assert called.wait(PATIENCE)
+    assert "aside" in names[0]
+
+
+def test_a_finished_task_leaves_no_timer_behind(make):
+    import tasker.timer
+
+    manager = make()
+    for _ in range(300):
+        manager.queue_task(lambda resource: 0, timeout=1000)
+    assert len(tasker.timer._timer._heap) < 150
+
+
+def test_futures_can_be_awaited(make):
+    manager = make()
+
+    def fail(resource):
+        raise KeyError("mine")
+
+    async def main():
+        assert await manager.queue_task_async(lambda resource: 5) == 5
+        with pytest.raises(KeyError):
+            await manager.queue_task_async(fail)
+        results = await asyncio.gather(*(manager.queue_task_async(lambda resource, x: x, i) for i in range(200)))
+        assert results == list(range(200))
+        assert await asyncio.wrap_future(manager.submit(lambda resource: 6)) == 6
+
+    asyncio.run(main())
+
+
+def test_a_task_that_raises_stop_iteration_does_not_hang_an_awaiter(make):
+    manager = make()
+
+    def fail(resource):
+        raise StopIteration(1)
+
+    async def main():
+        with pytest.raises(RuntimeError, match="StopIteration"):
+            await asyncio.wait_for(manager.queue_task_async(fail), PATIENCE)
+
+    asyncio.run(main())
+
+
+def test_cancelling_the_awaiting_task_cancels_the_queued_one(blocked):
+    async def main():
+        future = blocked.manager.submit(lambda resource: 0)
+        waiter = asyncio.ensure_future(asyncio.wrap_future(future))
+        await asyncio.sleep(0)
+        waiter.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await waiter
+        return future
+
+    assert asyncio.run(main()).cancelled()
+
+
+def test_a_failure_that_nobody_looks_at_is_logged_once_it_is_collected(make, log):
+    manager = make()
+
+    def fail(resource):
+        raise LookupError("unseen")
+
+    futures = [manager.submit(fail) for _ in range(3)]
+    assert manager.join(PATIENCE)
+    futures[0].exception()
+    with pytest.raises(LookupError):
+        futures[1].result()
+    del futures
+    gc.collect()
+    assert sum("unseen" in line for line in log.loud()) == 1
+
+
+def test_cancelled_tasks_are_not_logged_as_failures(blocked, log):
+    blocked.manager.submit(lambda resource: 0).cancel()
+    blocked.manager.submit(lambda resource: 0)
+    blocked.gate.set()
+    blocked.manager.kill()
+    gc.collect()
+    assert not any("nobody asked" in line for line in log.loud())
+
+
+class Thing:
+    """Something that a weak reference can watch."""
+
+
+@pytest.mark.parametrize("outcome", ["result", "error", "retry", "cancel", "timeout"])
+def test_arguments_result_and_exception_are_freed_with_the_future(make, outcome):
+    from tests.conftest import Sick
+
+    manager = make(worker_count=1)
+    gate = threading.Event()
+    gc.collect()
+    gc.disable()
+    try:
+        thing = Thing()
+        watch = weakref.ref(thing)
+
+        def task(ctx, resource, thing):
+            if outcome == "retry":
+                raise Sick(thing)
+            if outcome == "error":
+                raise ValueError(thing)
+            return [thing]
+
+        if outcome in ("cancel", "timeout"):
+            manager.submit(lambda resource: gate.wait(PATIENCE))
+        future = manager.submit(task, thing, timeout=0.01 if outcome == "timeout" else None)
+        if outcome == "cancel":
+            future.cancel()
+        else:
+            concurrent.futures.wait([future], PATIENCE)
+            if outcome != "result":
+                assert future.exception() is not None
+        gate.set()
+        manager.join(PATIENCE)
+        del future, thing, task
+        assert watch() is None
+    finally:
+        gc.enable()
+        gate.set()
+
+
+def test_a_parked_worker_keeps_nothing_of_its_last_task(make):
+    manager = make(worker_count=1)
+    thing = Thing()
+    watch = weakref.ref(thing)
+    result = manager.queue_task(lambda ctx, resource, x: x, thing)
+    assert result is thing
+    manager.join(PATIENCE)
+    del thing, result
+    assert watch() is None
+
+
+def test_a_queued_task_is_small(blocked):
+    import tracemalloc
+
+    tracemalloc.start()
+    try:
+        before = tracemalloc.get_traced_memory()[0]
+        futures = [blocked.manager.queue_task_async(len) for _ in range(2000)]
+        size = (tracemalloc.get_traced_memory()[0] - before) / 2000
+    finally:
+        tracemalloc.stop()
+    assert size < 500
+    for future in futures:
+        future.cancel()
+
+
+def test_mass_cancellation_empties_the_lane(blocked):
+    futures = [blocked.manager.submit(lambda resource: 0) for _ in range(5000)]
+    kept = blocked.manager.submit(lambda resource: "kept")
+    for future in futures:
+        assert future.cancel()
+    assert blocked.manager.stats().queued_tasks == 1
+    eventually(lambda: len(blocked.manager._engine.queue._main) == 1, "the compaction")
+    blocked.release()
+    assert kept.result(PATIENCE) == "kept"
+    assert blocked.manager.metrics().total_tasks_cancelled == 5000
+
+
+def test_rights_are_taken_once_however_many_want_them(make):
+    class Owner:
+        logger = None
+        has_collector = False
+
+    for _ in range(300):
+        future = TaskFuture(Owner(), len, (), False, 0.0)
+        barrier = threading.Barrier(4)
+        won = []
+
+        def race(future=future, barrier=barrier, won=won):
+            barrier.wait(PATIENCE)
+            if future._start(0.0):
+                won.append(1)
+
+        threads = [threading.Thread(target=race) for _ in range(4)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(PATIENCE)
+        assert won == [1]

@@ -1,0 +1,85 @@
+"""The import direction is the architecture: a module imports only from layers below its own."""
+
+from __future__ import annotations
+
+import ast
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import tasker
+
+PACKAGE = Path(tasker.__file__).parent
+
+LAYERS = (
+    # needs nothing of tasker
+    ("errors", "logger", "parking", "reservoir", "scaling", "signature", "snapshots", "timer"),
+    # needs one or two of those
+    ("aside", "checks", "metrics", "resources"),
+    ("context",),
+    # what a user gives, and what he gets
+    ("config", "future"),
+    # tasks that wait, and how they are submitted
+    ("methods", "queue"),
+    # workers: one, all, how they end, and the thread that looks after them
+    ("worker",),
+    ("crew",),
+    ("lifecycle",),
+    ("burst",),
+    # the parts put together, the façade, and the package itself
+    ("engine",),
+    ("manager",),
+    ("__init__",),
+)
+LAYER = {module: layer for layer, modules in enumerate(LAYERS) for module in modules}
+OUTSIDE = {"sortedcontainers", "typing_extensions"}  # the dependencies; all else is the standard library
+MODULES = sorted(".".join(path.relative_to(PACKAGE).with_suffix("").parts) for path in PACKAGE.rglob("*.py"))
+
+
+def _imported(module: str) -> Iterator[str]:
+    """Full names of the modules that `module` imports, wherever in it and for whatever purpose."""
+    path = PACKAGE.joinpath(*module.split(".")).with_suffix(".py")
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{module}, line {node.lineno}: imports are absolute"
+            source = str(node.module)
+            inside = source.partition(".")[0] == "tasker"
+            # `from tasker import timer` imports the module `tasker.timer`
+            yield from (f"{source}.{a.name}" if inside and _is_package(source) else source for a in node.names)
+
+
+def _is_package(name: str) -> bool:
+    return PACKAGE.joinpath(*name.split(".")[1:], "__init__.py").exists()
+
+
+def test_every_module_has_its_place_in_the_table() -> None:
+    assert sorted(LAYER) == MODULES
+    assert len(LAYER) == sum(map(len, LAYERS)), "a module stands in two layers"
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_imports_point_down(module: str) -> None:
+    for name in _imported(module):
+        root, _, inner = name.partition(".")
+        if root != "tasker":
+            continue
+        assert inner in LAYER, f"{module} imports {name}, which is no module of tasker: import from where it is defined"
+        assert LAYER[inner] < LAYER[module], (
+            f"{module} (layer {LAYER[module]}) imports {inner} (layer {LAYER[inner]}): not below it"
+        )
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_module_imports_nothing_but_the_standard_library_and_the_dependencies(module: str) -> None:
+    roots = {name.partition(".")[0] for name in _imported(module)} - {"tasker"}
+    assert roots - sys.stdlib_module_names <= OUTSIDE
+
+
+def test_asyncio_is_imported_only_where_a_future_is_awaited() -> None:
+    assert [module for module in MODULES if "asyncio" in _imported(module)] == ["future"]
+    tree = ast.parse((PACKAGE / "future.py").read_text())
+    assert not any(isinstance(node, ast.Import) and "asyncio" in {a.name for a in node.names} for node in tree.body)
