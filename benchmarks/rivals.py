@@ -148,8 +148,11 @@ def _open_pebble(workers: int) -> Iterator[Pool]:
 def _open_futurist(workers: int) -> Iterator[Pool]:
     import futurist
 
-    with futurist.ThreadPoolExecutor(max_workers=workers) as executor:
+    executor = futurist.ThreadPoolExecutor(max_workers=workers)
+    try:
         yield Pool(executor, executor.submit)
+    finally:
+        executor.shutdown(wait=False)  # its threads look once a second whether to end
 
 
 @contextmanager

@@ -14,10 +14,17 @@ class Logger(Protocol):
     They are called from worker threads, the burst thread and callers' threads, never under a lock of tasker's.
     Failures to create, destroy or call back are warnings or errors; everything else is debug or info."""
 
-    def debug(self, msg: str, /, *args: object) -> object: ...
-    def info(self, msg: str, /, *args: object) -> object: ...
-    def warning(self, msg: str, /, *args: object) -> object: ...
-    def error(self, msg: str, /, *args: object) -> object: ...
+    def debug(self, msg: str, /, *args: object) -> object:
+        """Report what only helps to find a fault."""
+
+    def info(self, msg: str, /, *args: object) -> object:
+        """Report what is normal."""
+
+    def warning(self, msg: str, /, *args: object) -> object:
+        """Report a failure that tasker makes good, such as one to create or destroy a resource."""
+
+    def error(self, msg: str, /, *args: object) -> object:
+        """Report a failure that nobody else would see, such as a callback's."""
 
 
 class GuardedLogger:

@@ -88,11 +88,20 @@ class MetricsCollector(Protocol):
     waits for the task is woken; what they raise is logged and costs nothing else. What `metrics()` returns is what
     `TaskManager.metrics()` returns; where it returns `None`, the built-in figures are."""
 
-    def record_arrival(self) -> object: ...
-    def record_completion(self, stamps: TaskLifecycleTimestamps, /) -> object: ...
-    def record_failure(self, stamps: TaskLifecycleTimestamps, /) -> object: ...
-    def record_retry(self) -> object: ...
-    def metrics(self) -> TaskMetrics | None: ...
+    def record_arrival(self) -> object:
+        """A task was accepted, or `run_task` was called."""
+
+    def record_completion(self, stamps: TaskLifecycleTimestamps, /) -> object:
+        """A task returned."""
+
+    def record_failure(self, stamps: TaskLifecycleTimestamps, /) -> object:
+        """A task ended with an error, a timeout included. One that was cancelled before it started is not told."""
+
+    def record_retry(self) -> object:
+        """A task goes back to its lane because its resource broke."""
+
+    def metrics(self) -> TaskMetrics | None:
+        """The figures that `TaskManager.metrics()` is to return; `None` for the built-in ones."""
 
 
 class Totals(NamedTuple):

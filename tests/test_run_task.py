@@ -1,0 +1,196 @@
+"""`run_task`: at once, in the calling thread, on a pooled or a temporary resource."""
+
+from __future__ import annotations
+
+import threading
+
+import pytest
+
+from tasker import ResourceCreationError, TaskManagerShutdownError
+from tests.conftest import PATIENCE, Sick, eventually
+
+
+@pytest.fixture
+def pooled(make, factory):
+    """A manager whose single worker never gets a resource, so that every resource seen belongs to `run_task`."""
+    factory.any_thread = True
+
+    def make_pooled(**options):
+        return make(worker_count=1, max_worker_count=1, **options)
+
+    return make_pooled
+
+
+def test_it_runs_in_the_calling_thread_and_returns_the_result(pooled):
+    manager = pooled()
+    assert manager.run_task(lambda resource, x: (threading.get_ident(), x), 5) == (threading.get_ident(), 5)
+
+
+def test_size_zero_makes_uses_and_destroys_in_the_calling_thread(make, factory):
+    manager = make(worker_count=1, max_worker_count=1, resource_pool_size=0)
+    resource = manager.run_task(lambda resource: resource)
+    assert not resource.alive
+    assert resource.thread == threading.get_ident()
+    assert manager.stats().available_resources == 0
+
+
+def test_size_none_keeps_resources_made_when_first_needed(pooled, factory):
+    manager = pooled(resource_pool_size=None)
+    assert manager.wait_ready(PATIENCE)
+    assert len(factory.created) == 1
+    first = manager.run_task(lambda resource: resource)
+    assert manager.run_task(lambda resource: resource) is first
+    assert manager.stats().available_resources == 1
+
+
+def test_a_number_makes_that_many_in_the_constructor(pooled, factory):
+    made = []
+
+    def create():
+        made.append(threading.get_ident())
+        return factory.create()
+
+    manager = pooled(resource_pool_size=3, on_create=create)
+    assert made[:3] == [threading.get_ident()] * 3
+    assert manager.stats().available_resources == 3
+    manager.run_task(lambda resource: 0)
+    assert manager.stats().available_resources == 3
+
+
+def test_a_constructor_that_fails_at_the_second_creation_leaks_nothing(make, factory):
+    factory.any_thread = True
+    down = OSError("down")
+    before = threading.active_count()
+
+    def create():
+        if factory.created:
+            raise down
+        return factory.create()
+
+    with pytest.raises(ResourceCreationError) as caught:
+        make(resource_pool_size=2, on_create=create)
+    assert caught.value.__cause__ is down
+    assert factory.live == 0
+    assert threading.active_count() == before
+
+
+def test_a_temporary_resource_is_made_when_all_are_out(pooled, factory):
+    manager = pooled(resource_pool_size=1)
+
+    def nest(resource, depth):
+        return [resource] + (manager.run_task(nest, depth - 1) if depth else [])
+
+    seen = manager.run_task(nest, 3)
+    assert len({id(resource) for resource in seen}) == 4
+    assert sum(resource.alive for resource in seen) == 1
+    assert manager.stats().available_resources == 1
+
+
+def test_it_never_waits_behind_the_queue(pooled):
+    manager = pooled(queue_size=1)
+    gate = threading.Event()
+    first = manager.submit(lambda resource: gate.wait(PATIENCE))
+    eventually(first.running)
+    manager.submit(lambda resource: 0)
+    assert manager.run_task(lambda resource: "at once") == "at once"
+    gate.set()
+
+
+def test_a_broken_resource_is_not_put_back(pooled):
+    manager = pooled(resource_pool_size=1)
+    seen = []
+
+    def fail(resource, error):
+        seen.append(resource)
+        raise error
+
+    with pytest.raises(ValueError, match="healthy"):
+        manager.run_task(fail, ValueError("healthy"))
+    assert seen[0].alive
+    with pytest.raises(Sick):
+        manager.run_task(fail, Sick())
+    assert seen[1] is seen[0]
+    assert not seen[0].alive
+    assert manager.stats().available_resources == 0
+    assert manager.run_task(lambda resource: resource.alive)
+    metrics = manager.metrics()
+    assert (metrics.total_tasks_completed, metrics.total_tasks_failed, metrics.total_tasks_retried) == (1, 2, 0)
+
+
+def test_a_creation_that_fails_is_raised_and_counted(pooled, factory):
+    manager = pooled()
+    assert manager.wait_ready(PATIENCE)
+    factory.fail_always = OSError("down")
+    with pytest.raises(ResourceCreationError) as caught:
+        manager.run_task(lambda resource: 0)
+    assert caught.value.__cause__ is factory.fail_always
+    factory.fail_always = None
+    metrics = manager.metrics()
+    assert (metrics.total_tasks_arrived, metrics.total_tasks_failed) == (1, 1)
+
+
+def test_two_threads_never_share_a_resource(pooled, factory):
+    manager = pooled(resource_pool_size=2)
+    task = factory.use(lambda resource: None)
+
+    def many():
+        for _ in range(300):
+            manager.run_task(task)
+
+    threads = [threading.Thread(target=many) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(PATIENCE)
+    assert manager.metrics().total_tasks_completed == 1200
+    assert manager.stats().available_resources == 2
+
+
+@pytest.mark.parametrize("size", [0, 1])
+def test_stop_waits_for_resources_that_are_out_and_they_are_destroyed(pooled, factory, size):
+    manager = pooled(resource_pool_size=size)
+    started, gate = threading.Event(), threading.Event()
+
+    def task(ctx, resource):
+        started.set()
+        gate.wait(PATIENCE)
+        return ctx.cancelled(), ctx.stopping()
+
+    results, reports = [], []
+    runner = threading.Thread(target=lambda: results.append(manager.run_task(task)))
+    runner.start()
+    assert started.wait(PATIENCE)
+    stopper = threading.Thread(target=lambda: reports.append(manager.stop()))
+    stopper.start()
+    eventually(lambda: manager._engine.is_stopping() and not manager._engine.crew.members)
+    assert not reports
+    with pytest.raises(TaskManagerShutdownError):
+        manager.run_task(lambda resource: 0)
+    gate.set()
+    runner.join(PATIENCE)
+    stopper.join(PATIENCE)
+    assert results == [(False, True)]
+    assert reports[0].drained
+    assert factory.live == 0
+
+
+def test_kill_cancels_the_contexts_of_run_task(pooled):
+    manager = pooled()
+    started, results = threading.Event(), []
+
+    def task(ctx, resource):
+        started.set()
+        return ctx.wait(PATIENCE)
+
+    runner = threading.Thread(target=lambda: results.append(manager.run_task(task)))
+    runner.start()
+    assert started.wait(PATIENCE)
+    report = manager.kill()
+    runner.join(PATIENCE)
+    assert results == [True]
+    assert report.abandoned == ()
+
+
+def test_it_works_inside_a_task_of_the_same_manager(pooled):
+    manager = pooled()
+    assert manager.queue_task(lambda resource: manager.run_task(lambda inner: inner is not resource)) is True
