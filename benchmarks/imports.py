@@ -26,7 +26,7 @@ def import_times(quick: bool) -> list[Row]:
 
     The byte code of all of them is in a cache of its own, filled by the round that is thrown away, whatever the
     environment says about writing byte code."""
-    rounds = 3 if quick else 21
+    rounds = 2 if quick else 21
     statements = {BARE: "pass"} | {rival.name: rival.statement for rival in installed()}
     with tempfile.TemporaryDirectory() as cache:
         environment = _environment(cache)

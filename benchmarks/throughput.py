@@ -39,7 +39,7 @@ def open_pools(stack: ExitStack, workers: int, *, futures: bool = False) -> dict
 
 def submit_all(quick: bool) -> list[Row]:
     """Submit all, gather all, with 1 and with 4 workers."""
-    count, rounds = (500, 3) if quick else (10_000, 11)
+    count, rounds = (500, 3) if quick else (20_000, 11)
     rows = []
     for workers in (1, 4):
         with ExitStack() as stack:

@@ -1,8 +1,8 @@
 """Runs user code for threads that must not run it themselves: the timer, the burst thread, `kill()`.
 
 Jobs wait in a deque; one daemon thread at a time takes them in order and ends when there are none. If that thread
-cannot be started, or a job keeps it, whoever calls `heal()` now and then (a manager's burst thread, the timer) gives
-the rest another thread: a callback that blocks for ever holds up no other callback for longer than that.
+cannot be started, or a job keeps it for `STUCK`, whoever calls `heal()` now and then (a manager's burst thread, the
+timer) gives the rest another thread: a callback that blocks for ever holds up no other callback for longer than that.
 
 `_lock` guards the two fields below it, is held for a few lines, and no job ever runs under it.
 """
@@ -11,12 +11,15 @@ from __future__ import annotations
 
 import contextlib
 import threading
+import time
 from collections import deque
 from collections.abc import Callable
 
 from tasker.logger import GuardedLogger
 
 __all__ = ["Aside"]
+
+STUCK = 0.1  # seconds after which a job no longer holds up those behind it
 
 Job = Callable[[], object]
 
@@ -30,8 +33,7 @@ class Aside:
         self._jobs: deque[Job] = deque()
         self._lock = threading.RLock()
         self._runner: threading.Thread | None = None  # the thread that takes jobs; a stuck one is replaced
-        self._finished = 0  # jobs taken so far, so that heal() can tell a stuck runner
-        self._seen = 0
+        self._taken_at = 0.0  # when the runner was started or last took a job
         self._busy: list[threading.Thread] = []
 
     def run(self, *jobs: Job) -> None:
@@ -44,14 +46,20 @@ class Aside:
         """Start a thread for jobs that have none: the last one could not start, or is kept by its job."""
         if self._jobs:
             with self._lock:
-                if self._runner is not None and self._finished == self._seen:
+                if self._runner is not None and time.monotonic() - self._taken_at >= STUCK:
                     self._runner = None
-                self._seen = self._finished
             self._ensure_runner()
 
     def run_here(self) -> None:
         """Run what waits in the calling thread: for interpreter exit, when no thread can be started any more."""
-        self._run_all(threading.current_thread())
+        thread = threading.current_thread()
+        self._runner = thread  # a stuck one may not come back
+        self._run_all(thread)
+        self._runner = None
+
+    def waits(self) -> bool:
+        """Whether a job waits for a thread."""
+        return bool(self._jobs)
 
     def idle(self) -> bool:
         """Whether nothing waits and nothing runs."""
@@ -71,6 +79,7 @@ class Aside:
                 return
             thread = threading.Thread(target=self._work, name=self._name, daemon=True)
             self._runner = thread
+            self._taken_at = time.monotonic()
             self._busy.append(thread)
             try:
                 thread.start()
@@ -97,7 +106,7 @@ class Aside:
                 job = self._jobs.popleft()
             except IndexError:
                 return
-            self._finished += 1
+            self._taken_at = time.monotonic()
             try:
                 job()
             except BaseException as error:

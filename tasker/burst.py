@@ -11,7 +11,6 @@ from __future__ import annotations
 import threading
 import time
 import traceback
-from collections import deque
 from typing import Any, Protocol
 
 from tasker import timer
@@ -23,12 +22,11 @@ from tasker.logger import GuardedLogger
 from tasker.metrics import BuiltinCollector
 from tasker.parking import Seat
 from tasker.queue import TaskQueue
-from tasker.scaling import Limits, Sample, decide
+from tasker.scaling import Limits, Window, decide
 
 __all__ = ["Burst"]
 
 TICK = 0.1  # seconds: the longest that a fault stays unhealed
-WINDOW = 1.0  # seconds over which rates and the low-water mark of idle workers are taken
 
 
 class Parts(Protocol):
@@ -58,9 +56,8 @@ class Burst:
         self._tick = min(interval or TICK, TICK)
         self._seat = Seat()
         self._scaled_at = time.monotonic()
-        self._last_tick = self._scaled_at
         self._held_at = self._scaled_at  # when a worker was last seen to hold a resource
-        self._samples: deque[tuple[float, int, int, int]] = deque()  # time, arrived, finished, idle
+        self._window = Window(interval, self._scaled_at)
         self.thread = threading.Thread(target=self._run, name=f"{parts.name}-burst", daemon=True)
 
     def wake(self) -> None:
@@ -124,37 +121,23 @@ class Burst:
         now = time.monotonic()
         if not self._interval or now - self._scaled_at < self._interval * 0.9:
             return
-        if now - self._last_tick > 2 * max(self._interval, TICK):
-            self._samples.clear()  # a late tick (the machine slept, or was starved) has not seen what it missed
-        self._last_tick = self._scaled_at = now
-        delta = decide(self._sample(now), self._limits)
+        self._scaled_at = now
         parts = self._parts
+        arrived, finished = parts.figures.progress()
+        sample = self._window.tick(
+            now,
+            arrived=arrived,
+            finished=finished,
+            backlog=sum(parts.queue.waiting()),
+            workers=parts.crew.staying(),
+            holding=parts.crew.holding(),
+            idle=len(parts.queue.idle.announced),
+        )
+        delta = 0 if sample is None else decide(sample, self._limits)
         if delta > 0:
             parts.logger.debug("%s: hired %d", parts.name, parts.crew.hire(delta))
         elif delta < 0:
             parts.logger.debug("%s: retired %d", parts.name, parts.crew.retire(-delta, parts.queue.idle))
-
-    def _sample(self, now: float) -> Sample:
-        parts = self._parts
-        arrived, finished = parts.figures.progress()
-        idle = len(parts.queue.idle.announced)
-        samples = self._samples
-        samples.append((now, arrived, finished, idle))
-        window = max(WINDOW, 2 * self._interval)
-        while len(samples) > 2 and samples[1][0] <= now - window:
-            samples.popleft()
-        since, arrived_then, finished_then, _ = samples[0]
-        past = max(now - since, 1e-9)
-        workers = parts.crew.staying()
-        return Sample(
-            arrival_rate=(arrived - arrived_then) / past,
-            completion_rate=(finished - finished_then) / past,
-            backlog=sum(parts.queue.waiting()),
-            workers=workers,
-            creating=workers - parts.crew.holding(),
-            idle=idle,
-            idle_low=min(sample[3] for sample in samples) if past >= window * 0.9 else 0,
-        )
 
 
 def _text(error: BaseException) -> str:

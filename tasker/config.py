@@ -9,9 +9,7 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from datetime import timedelta
-from typing import Any, Generic, TypedDict, TypeVar, cast
-
-from typing_extensions import Unpack
+from typing import Any, Generic, TypedDict, TypeVar, Unpack, cast
 
 from tasker import checks
 from tasker.context import Context, background
@@ -103,8 +101,9 @@ class Config(Generic[R]):
             raise ConfigError(f"name must be a non-empty string, not {self.name!r}")
         if not isinstance(self.ctx, Context):
             raise ConfigError(f"ctx must be a Context, for example background(), not {self.ctx!r}")
-        for name, least in (("max_retries", 0), ("burst_task_threshold", 0), ("burst_worker_count", 1), ("queue_size", 0)):
-            checks.whole_number(name, getattr(self, name), least=least)
+        for name in ("max_retries", "burst_task_threshold", "queue_size"):
+            checks.whole_number(name, getattr(self, name), least=0)
+        checks.whole_number("burst_worker_count", self.burst_worker_count, least=1)
         if self.max_worker_count is not None:
             checks.whole_number("max_worker_count", self.max_worker_count, least=1)
             if self.max_worker_count < self.worker_count:
@@ -130,7 +129,7 @@ class Config(Generic[R]):
     ) -> Config[T]:
         """A `Config` whose resources are what `with factory() as resource` yields: entering creates, exiting destroys.
 
-        `factory` is called, entered and exited in the thread that owns the resource. Takes every other field by name."""
+        `factory` is called, entered and exited in the thread that owns the resource. Every other field goes by name."""
         _check_callable("factory", factory, arguments=0)
         managers = _EnteredManagers(factory)
         made = cast("type[Config[T]]", cls)  # `Config.from_context_manager` says nothing of R: `factory` does
@@ -183,7 +182,7 @@ def _check_callable(field_name: str, value: Any, *, arguments: int) -> None:
     wanted = f"a function that can be called with {arguments or 'no'} argument{'s' * (arguments != 1)}"
     if not callable(value):
         raise ConfigError(f"{field_name} must be {wanted}, not {value!r}")
-    if inspect.iscoroutinefunction(value) or inspect.iscoroutinefunction(getattr(value, "__call__", None)):
+    if inspect.iscoroutinefunction(value) or inspect.iscoroutinefunction(getattr(value, "__call__", None)):  # noqa: B004
         raise ConfigError(
             f"{field_name} must be {wanted}, not the coroutine function {value!r}: workers are threads; "
             f"wrap it as lambda *a: asyncio.run({getattr(value, '__name__', 'f')}(*a))"
@@ -201,4 +200,5 @@ def _check_callable(field_name: str, value: Any, *, arguments: int) -> None:
 def _check_methods(field_name: str, value: object, names: tuple[str, ...]) -> None:
     missing = [name for name in names if not callable(getattr(value, name, None))]
     if missing:
-        raise ConfigError(f"{field_name} must have the methods {', '.join(names)}; {value!r} lacks {', '.join(missing)}")
+        wanted = ", ".join(names)
+        raise ConfigError(f"{field_name} must have the methods {wanted}; {value!r} lacks {', '.join(missing)}")

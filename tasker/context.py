@@ -11,21 +11,24 @@ Source of the rules: Go's package `context` (`Background`, `WithCancelCause`, `W
 from __future__ import annotations
 
 import logging
+import os
 import threading
 import time
+import traceback
 from collections.abc import Callable
 from types import TracebackType
-
-from typing_extensions import Self
+from typing import Self
 
 from tasker import checks, timer
-from tasker.aside import Aside
+from tasker.aside import STUCK, Aside
 from tasker.errors import ContextCancelledError, DeadlineExceededError
 from tasker.logger import GuardedLogger
 
 __all__ = ["Context", "background", "with_cancel", "with_deadline", "with_timeout", "with_value"]
 
-_aside = Aside("tasker-context", GuardedLogger(logging.getLogger("tasker")))  # runs callbacks of passed deadlines
+_logger = GuardedLogger(logging.getLogger("tasker"))
+_aside = Aside("tasker-context", _logger)  # runs callbacks of passed deadlines
+_healing = False  # whether the timer will look after it; the timer thread's alone
 
 EndedError = ContextCancelledError | DeadlineExceededError
 Callback = Callable[[], object]
@@ -63,7 +66,7 @@ class Context:
         self._error: EndedError | None = None
         self._cause: BaseException | None = None
         self._children: dict[Context, None] = {}  # insertion-ordered, so that ends are told in order
-        self._callbacks: list[Callback] = []
+        self._callbacks: dict[object, Callback] = {}  # in order; the keys are those who may take them back
         self._sleepers: list[threading.Lock] = []
         self._entry: timer.TimerEntry | None = None
 
@@ -115,7 +118,9 @@ class Context:
         """Sleep for `timeout` seconds (`None`: until done), waking early when the context is done.
 
         Returns whether it is done. Ctrl-C interrupts it (on Windows from Python 3.14 on)."""
-        limit = -1.0 if timeout is None else min(checks.seconds("timeout", timeout, infinite=True), threading.TIMEOUT_MAX)
+        limit = (
+            -1.0 if timeout is None else min(checks.seconds("timeout", timeout, infinite=True), threading.TIMEOUT_MAX)
+        )
         sleeper = threading.Lock()
         sleeper.acquire()
         with self._lock:
@@ -134,21 +139,19 @@ class Context:
 
         It runs in the thread that cancels, or on a thread of its own when a deadline passes; what it raises is logged.
         Returns a function that takes it back and says whether that was in time (Go's `AfterFunc`)."""
-        if not callable(callback):
-            raise TypeError(f"on_done needs a callable without arguments, not {callback!r}")
+        _check_callback(callback)
+        key = object()
         with self._lock:
             live = self._error is None
             if live:
-                self._callbacks.append(callback)
+                self._callbacks[key] = callback
         if not live:
             run_callbacks([callback])
 
         def take_back() -> bool:
             with self._lock:
-                if callback not in self._callbacks:
-                    return False
-                self._callbacks.remove(callback)
-                return True
+                taken = self._callbacks.pop(key, None)
+            return taken is not None
 
         return take_back
 
@@ -188,8 +191,8 @@ class Context:
                 context._error = error
                 children, context._children = context._children, {}
                 sleepers, context._sleepers = context._sleepers, []
-                callbacks += context._callbacks
-                context._callbacks = []
+                callbacks += context._callbacks.values()
+                context._callbacks = {}
                 entry, context._entry = context._entry, None
             if entry is not None:
                 entry.cancel()
@@ -201,7 +204,7 @@ class Context:
         return callbacks
 
     def _attach(self) -> None:
-        """Below a parent that can end: end with it. With an own deadline: end by the timer."""
+        """Below a parent that can end: end with it. With a deadline of its own: end by the timer, or now."""
         parent = self._parent
         if parent is not None and parent._can_end():
             with parent._lock:
@@ -210,10 +213,14 @@ class Context:
                     parent._children[self] = None
             if error is not None:
                 self.end(error, parent._cause)
-        if self._deadline is not None and self._error is None and self._deadline != (parent and parent.deadline()):
-            self._entry = timer.at(self._deadline, self._deadline_passed)
-            if self._error is not None:  # ended in between: its entry must not stay behind
-                self._entry.cancel()
+        if self._deadline is None or self._error is not None or self._deadline == (parent and parent.deadline()):
+            return
+        if self._deadline <= time.monotonic():
+            self.end(_deadline_error(), None)
+            return
+        self._entry = timer.at(self._deadline, self._deadline_passed)
+        if self._error is not None:  # ended in between: its entry must not stay behind
+            self._entry.cancel()
 
     def _forget(self, child: Context) -> None:
         with self._lock:
@@ -223,8 +230,9 @@ class Context:
         return True
 
     def _deadline_passed(self) -> None:
-        _aside.heal()
-        _aside.run(*_guarded(self.end(DeadlineExceededError("context deadline exceeded"), None)))
+        _aside.run(*_guarded(self.end(_deadline_error(), None)))
+        if not _healing:
+            _heal_callbacks()
 
 
 class _Background(Context):
@@ -236,7 +244,8 @@ class _Background(Context):
         raise TypeError("background() cannot be cancelled: cancel a with_cancel(background()) instead")
 
     def on_done(self, callback: Callback) -> Callable[[], bool]:
-        return lambda: False  # it never is: nothing to keep
+        _check_callback(callback)
+        return lambda: True  # it never is: nothing to keep, and never too late
 
     def _can_end(self) -> bool:
         return False
@@ -324,14 +333,43 @@ def _derive(parent: Context, deadline: float | None = None, *, key: object = Non
     return context
 
 
+def _deadline_error() -> DeadlineExceededError:
+    return DeadlineExceededError("context deadline exceeded")
+
+
+def _check_callback(callback: object) -> None:
+    if not callable(callback):
+        raise TypeError(f"on_done needs a callable without arguments, not {callback!r}")
+
+
+def _heal_callbacks() -> None:
+    """On the timer thread: see to it that a callback which blocks holds up no other, as long as others wait."""
+    global _healing
+    _aside.heal()
+    _healing = _aside.waits()
+    if _healing:
+        timer.at(time.monotonic() + STUCK, _heal_callbacks)
+
+
 def _guarded(callbacks: list[Callback]) -> list[Callback]:
     def guard(callback: Callback) -> Callback:
         def call() -> None:
             try:
                 callback()
             except BaseException:
-                logging.getLogger("tasker").exception("tasker: a context's on_done callback raised")
+                _logger.error("tasker: a context's on_done callback raised\n%s", traceback.format_exc())
 
         return call
 
     return [guard(callback) for callback in callbacks]
+
+
+def _start_afresh() -> None:
+    """In a forked child: the thread that ran callbacks is not there."""
+    global _aside, _healing
+    _aside = Aside("tasker-context", _logger)
+    _healing = False
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_start_afresh)

@@ -1,8 +1,8 @@
 """`Engine`: the parts of one manager put together, and what they tell each other.
 
 The threads of a manager hold its engine, never the `TaskManager`: a manager that is forgotten can be collected, which
-stops its engine. To follow a task: `submit` makes a `TaskFuture` and puts it into the `TaskQueue`; `Worker._serve` takes
-it, runs it, and settles it.
+stops its engine. To follow a task: `submit` makes a `TaskFuture` and puts it into the `TaskQueue`; `Worker._serve`
+takes it, runs it, and settles it.
 
 The hooks here are where the user's functions are called, each guarded so that what it raises costs nothing but itself.
 No lock of tasker's is held in any of them.
@@ -19,8 +19,7 @@ import traceback
 import weakref
 from collections.abc import Callable
 from concurrent.futures import CancelledError
-from types import FunctionType
-from types import FrameType
+from types import FrameType, FunctionType
 from typing import Any, Generic, TypeVar
 
 from tasker import checks
@@ -75,7 +74,9 @@ class Engine(Generic[R]):
         self.aside = Aside(f"{config.name}-aside", self.logger)
         create_timeout = checks.seconds("create_timeout", config.create_timeout)
         limits = _limits(config)
-        self.crew: Crew[R] = Crew(config.name, limits.base, limits.most, self._new_worker, self._worker_left, self.logger)
+        self.crew: Crew[R] = Crew(
+            config.name, limits.base, limits.most, self._new_worker, self._worker_left, self.logger
+        )
         size = config.worker_count if config.resource_pool_size is None else config.resource_pool_size
         self.pool = ResourcePool(config.name, size, config.on_create, self.destroy, self._wake_burst)
         self.lifecycle = Lifecycle(self, create_timeout, self._wake_burst)
@@ -226,7 +227,9 @@ class Engine(Generic[R]):
         try:
             return bool(self.config.check_health(error))
         except BaseException as trouble:
-            self.logger.warning("%s: check_health raised; the resource is replaced\n%s", self.name, _traceback_of(trouble))
+            self.logger.warning(
+                "%s: check_health raised; the resource is replaced\n%s", self.name, _traceback_of(trouble)
+            )
             return False
 
     def task_context(self, task: TaskFuture[Any]) -> TaskContext:
@@ -251,15 +254,17 @@ class Engine(Generic[R]):
 
     def entry_died(self, future: TaskFuture[Any]) -> None:
         self.queue.entry_died(future)
+        if not future.attempts:
+            self.figures.never_taken()
 
-    def record_cancelled(self, future: TaskFuture[Any]) -> None:
-        self.figures.cancelled(untaken=not future.attempts)
+    def record_cancelled(self) -> None:
+        self.figures.cancelled()
 
     def record_failure(self, future: TaskFuture[Any], error: BaseException, *, was_waiting: bool) -> None:
         if was_waiting and isinstance(error, CancelledError):
-            self.record_cancelled(future)
+            self.record_cancelled()
             return
-        self.figures.failed_outside(untaken=was_waiting and not future.attempts)
+        self.figures.failed_outside()
         self.record_error(future, _monotonic())
 
     def run_aside(self, *jobs: Callback) -> None:
@@ -327,7 +332,9 @@ class Engine(Generic[R]):
         )
 
     def _wait_until(self, reached: Callable[[], bool], timeout: float | None) -> bool:
-        limit = None if timeout is None else min(checks.seconds("timeout", timeout, infinite=True), threading.TIMEOUT_MAX)
+        limit = (
+            None if timeout is None else min(checks.seconds("timeout", timeout, infinite=True), threading.TIMEOUT_MAX)
+        )
         with self._changed:
             self.watchers += 1
             self.queue.idle.watch = self.worker_changed
@@ -406,7 +413,9 @@ class Engine(Generic[R]):
 
     def start_afresh_in_child(self) -> None:
         """In a forked child none of the threads exist: refuse everything, and fail what can never end."""
-        error = TaskManagerShutdownError(f"{self.name} belongs to the process that forked this one: make a new one here")
+        error = TaskManagerShutdownError(
+            f"{self.name} belongs to the process that forked this one: make a new one here"
+        )
         self.queue.close(error)
         self.lifecycle.end_after_fork()
         running = [worker.task for worker in self.crew.members if worker.task is not None]

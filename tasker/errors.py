@@ -29,7 +29,7 @@ class ConfigError(TaskerError, ValueError):
 
 
 class QueueFullError(TaskerError):
-    """A bounded queue had no room within `queue_timeout`; the task was not accepted. Submit later, or raise the bound."""
+    """A bounded queue had no room within `queue_timeout`: the task is not accepted. Submit later or raise the bound."""
 
 
 class TaskTimeoutError(TaskerError, TimeoutError):

@@ -61,9 +61,9 @@ class Owner(Protocol):
     """Whether `record_failure` tells a user's collector."""
 
     def entry_died(self, future: TaskFuture[Any]) -> None:
-        """A waiting task was settled: its entry in the lane is empty from now on, and its slot free."""
+        """A waiting task will not be taken (again): its entry in the lane is empty from now on, and its slot free."""
 
-    def record_cancelled(self, future: TaskFuture[Any]) -> None:
+    def record_cancelled(self) -> None:
         """Count a task that was cancelled while it waited."""
 
     def record_failure(self, future: TaskFuture[Any], error: BaseException, *, was_waiting: bool) -> None:
@@ -179,7 +179,7 @@ class TaskFuture(Future[T]):
 
     def running(self) -> bool:
         """Whether the task is being executed."""
-        return self._state is RUNNING
+        return self._final is None and START not in self._rights
 
     def done(self) -> bool:
         """Whether there is an outcome."""
@@ -204,7 +204,9 @@ class TaskFuture(Future[T]):
         state, outcome = self._state, ""
         if state is FINISHED:
             error = self._exception
-            outcome = f" raised {type(error).__name__}" if error is not None else f" returned {type(self._result).__name__}"
+            outcome = f" returned {type(self._result).__name__}"
+            if error is not None:
+                outcome = f" raised {type(error).__name__}"
         return f"<TaskFuture at {id(self):#x} state={state.lower()}{outcome}>"
 
     # -- closed to others: a task's outcome is its worker's to set --------------------------------------------------
@@ -308,7 +310,7 @@ class TaskFuture(Future[T]):
         return True
 
     def _ask_to_end(self, ending: EndedError, cause: BaseException) -> list[Callback]:
-        """End the context of a running task, which is not retried; returns user callbacks for the caller to have run."""
+        """End the context of a running task, which is not retried; returns user callbacks for the caller to run."""
         if self._final is not None or self._cancel_asked:
             return []
         self._cancel_asked = True
@@ -321,7 +323,7 @@ class TaskFuture(Future[T]):
         settles = self._take(SETTLE)  # or a timeout, say, has taken it, and will see that START is gone
         self._owner.entry_died(self)
         if settles:
-            self._owner.record_cancelled(self)
+            self._owner.record_cancelled()
             self._call_back(self._publish(None, state=CANCELLED_AND_NOTIFIED))
         return settles
 
@@ -375,7 +377,7 @@ class TaskFuture(Future[T]):
             elif type(waiter) is TimerEntry:
                 waiter.cancel()
             elif type(waiter) is _StandardWaiters:
-                waiter.notify(self)
+                waiter.tell(self)
             elif waiter is START:  # put back by a worker that does not know yet that the task is settled
                 self._owner.entry_died(self)
         return callbacks
@@ -389,7 +391,9 @@ class TaskFuture(Future[T]):
 
     def _wait(self, timeout: float | None) -> None:
         """Sleep until there is an outcome; raises `TimeoutError` when there is none, `CancelledError` if cancelled."""
-        limit = -1.0 if timeout is None else min(checks.seconds("timeout", timeout, infinite=True), threading.TIMEOUT_MAX)
+        limit = (
+            -1.0 if timeout is None else min(checks.seconds("timeout", timeout, infinite=True), threading.TIMEOUT_MAX)
+        )
         if self._final is None:
             sleeper = _allocate_lock()
             sleeper.acquire()
@@ -413,10 +417,13 @@ class TaskFuture(Future[T]):
     # -- what concurrent.futures.wait and as_completed look at ------------------------------------------------------
 
     def _get_state(self) -> str:
-        return self._final or (PENDING if START in self._rights else RUNNING)
+        # an outcome that their waiters are yet to be told is not there yet: they must not see it and be told as well
+        if self._final is not None and (self._standard is None or self._standard.told):
+            return self._final
+        return PENDING if START in self._rights else RUNNING
 
     def _get_condition(self) -> Any:
-        """A lock, which is all that they use of it: as long as they hold it, no outcome is told to their waiters."""
+        """A lock, which is all that they use of it: as long as they hold it, their waiters are told nothing."""
         return self._standard_waiters().lock
 
     def _get_waiters(self) -> list[Any]:
@@ -435,6 +442,8 @@ class TaskFuture(Future[T]):
         if not standard.announced:
             self._rights.append(standard)  # perhaps twice, if two threads come at once: told once all the same
             standard.announced = True
+            if self._final is not None and self._take(standard):
+                standard.tell(self)
         return standard
 
 
@@ -461,7 +470,8 @@ class _StandardWaiters:
         self.announced = False
         self.told = False
 
-    def notify(self, future: TaskFuture[Any]) -> None:
+    def tell(self, future: TaskFuture[Any]) -> None:
+        """Tell the waiters of the outcome, once."""
         with self.lock:
             waiters = () if self.told else tuple(self.waiters)
             self.told = True

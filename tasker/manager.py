@@ -5,9 +5,7 @@ from __future__ import annotations
 import weakref
 from collections.abc import Callable
 from types import TracebackType
-from typing import Any, Generic, TypeVar, overload
-
-from typing_extensions import Self, TypeVarTuple, Unpack
+from typing import Any, Generic, Self, TypeVar, TypeVarTuple, overload
 
 from tasker.config import Config
 from tasker.context import Context
@@ -70,9 +68,9 @@ class TaskManager(Generic[R]):
     @overload
     def submit(
         self,
-        fn: Callable[[R, Unpack[Ts]], T],
+        fn: Callable[[R, *Ts], T],
         /,
-        *args: Unpack[Ts],
+        *args: *Ts,
         priority: bool = False,
         once: bool = False,
         timeout: float | None = None,
@@ -81,9 +79,9 @@ class TaskManager(Generic[R]):
     @overload
     def submit(
         self,
-        fn: Callable[[Context, R, Unpack[Ts]], T],
+        fn: Callable[[Context, R, *Ts], T],
         /,
-        *args: Unpack[Ts],
+        *args: *Ts,
         priority: bool = False,
         once: bool = False,
         timeout: float | None = None,
@@ -140,9 +138,9 @@ class TaskManager(Generic[R]):
     @overload
     def run_task(self, fn: Callable[[Context, R], T], /) -> T: ...
     @overload
-    def run_task(self, fn: Callable[[R, Unpack[Ts]], T], /, *args: Unpack[Ts]) -> T: ...
+    def run_task(self, fn: Callable[[R, *Ts], T], /, *args: *Ts) -> T: ...
     @overload
-    def run_task(self, fn: Callable[[Context, R, Unpack[Ts]], T], /, *args: Unpack[Ts]) -> T: ...
+    def run_task(self, fn: Callable[[Context, R, *Ts], T], /, *args: *Ts) -> T: ...
     def run_task(self, fn: Callable[..., Any], /, *args: object) -> Any:
         """Run a task here and now, in the calling thread, on a pooled or a temporary resource; return its result.
 

@@ -9,9 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from concurrent.futures import Future
-from typing import Any, Protocol, TypeVar, overload
-
-from typing_extensions import TypeVarTuple, Unpack
+from typing import Any, Protocol, TypeVar, TypeVarTuple, overload
 
 from tasker.context import Context
 from tasker.future import TaskFuture
@@ -38,25 +36,25 @@ class Blocking(Protocol[R_co]):
     @overload
     def __call__(
         self,
-        fn: Callable[[R_co, Unpack[Ts]], T],
+        fn: Callable[[R_co, *Ts], T],
         /,
-        *args: Unpack[Ts],
+        *args: *Ts,
         timeout: float | None = None,
         queue_timeout: float | None = None,
     ) -> T: ...
     @overload
     def __call__(
         self,
-        fn: Callable[[Context, R_co, Unpack[Ts]], T],
+        fn: Callable[[Context, R_co, *Ts], T],
         /,
-        *args: Unpack[Ts],
+        *args: *Ts,
         timeout: float | None = None,
         queue_timeout: float | None = None,
     ) -> T: ...
 
 
 class WithCallback(Protocol[R_co]):
-    """A method that returns at once and calls `callback(result, error)` when the task has ended; one of them is None."""
+    """A method that returns at once; `callback(result, error)` is called when the task has ended, one of them None."""
 
     @overload
     def __call__(
@@ -81,20 +79,20 @@ class WithCallback(Protocol[R_co]):
     @overload
     def __call__(
         self,
-        fn: Callable[[R_co, Unpack[Ts]], T],
+        fn: Callable[[R_co, *Ts], T],
         callback: Callback[T],
         /,
-        *args: Unpack[Ts],
+        *args: *Ts,
         timeout: float | None = None,
         queue_timeout: float | None = None,
     ) -> None: ...
     @overload
     def __call__(
         self,
-        fn: Callable[[Context, R_co, Unpack[Ts]], T],
+        fn: Callable[[Context, R_co, *Ts], T],
         callback: Callback[T],
         /,
-        *args: Unpack[Ts],
+        *args: *Ts,
         timeout: float | None = None,
         queue_timeout: float | None = None,
     ) -> None: ...
@@ -114,18 +112,18 @@ class Async(Protocol[R_co]):
     @overload
     def __call__(
         self,
-        fn: Callable[[R_co, Unpack[Ts]], T],
+        fn: Callable[[R_co, *Ts], T],
         /,
-        *args: Unpack[Ts],
+        *args: *Ts,
         timeout: float | None = None,
         queue_timeout: float | None = None,
     ) -> TaskFuture[T]: ...
     @overload
     def __call__(
         self,
-        fn: Callable[[Context, R_co, Unpack[Ts]], T],
+        fn: Callable[[Context, R_co, *Ts], T],
         /,
-        *args: Unpack[Ts],
+        *args: *Ts,
         timeout: float | None = None,
         queue_timeout: float | None = None,
     ) -> TaskFuture[T]: ...
@@ -156,7 +154,13 @@ def blocking_method(name: str, *, priority: bool = False, once: bool = False) ->
 
 def callback_method(name: str, *, priority: bool = False, once: bool = False) -> Any:
     def method(
-        self: Any, fn: Any, callback: Any, /, *args: Any, timeout: float | None = None, queue_timeout: float | None = None
+        self: Any,
+        fn: Any,
+        callback: Any,
+        /,
+        *args: Any,
+        timeout: float | None = None,
+        queue_timeout: float | None = None,
     ) -> None:
         if not callable(callback):
             raise TypeError(f"callback must be callable with (result, error), not {callback!r}")

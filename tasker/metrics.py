@@ -7,7 +7,7 @@ shard is added to the totals of those that left, once, under the same lock. What
 (`run_task`, timeouts, `kill()`) goes to one more shard, which its writers lock.
 
 At rest, exactly: arrived = completed + failed + cancelled. An arrival is not counted when it happens: it is a task
-that was taken, or was settled without being taken, or waits. Whoever moves a task on takes it out of the one place
+that was taken, or left its lane without being taken, or waits. Whoever moves a task on takes it out of the one place
 before he counts it in the next, and the reader asks the last place first, so a task in motion may be missed for a
 moment and is never counted twice. What is shown is the largest count so far: it only grows.
 """
@@ -109,7 +109,7 @@ class Totals(NamedTuple):
     failed: int = 0
     retried: int = 0
     cancelled: int = 0
-    untaken: int = 0  # settled without ever being taken, the cancelled ones included
+    untaken: int = 0  # left their lane without ever having been taken
     waited: float = 0.0
     ran: float = 0.0
     shortest: float = float("inf")
@@ -208,7 +208,7 @@ class BuiltinCollector:
         return shard
 
     def retire(self, shard: Shard) -> None:
-        """Add the figures of a writer that will write no more to those of its predecessors; once, however often said."""
+        """Add the figures of a writer that writes no more to those of its predecessors; once, however often said."""
         with self._lock:
             if shard in self._shards:
                 self._reservoir.extend(shard.unread())
@@ -224,16 +224,21 @@ class BuiltinCollector:
             durations.append(waited)
             durations.append(ran)
 
-    def failed_outside(self, *, taken: bool = False, untaken: bool = False) -> None:
-        """Count a failure that no worker counts: `taken` here, or `untaken` by anyone, or neither (a worker took it)."""
+    def failed_outside(self, *, taken: bool = False) -> None:
+        """Count a failure that no worker counts; `taken`: nor did anybody count that the task was taken."""
         with self._outside_lock:
             self._outside.taken += taken
-            self._outside.count(failed=1, untaken=untaken)
+            self._outside.count(failed=1)
 
-    def cancelled(self, *, untaken: bool) -> None:
+    def cancelled(self) -> None:
         """Count a task that was cancelled while it waited."""
         with self._outside_lock:
-            self._outside.count(cancelled=1, untaken=untaken)
+            self._outside.count(cancelled=1)
+
+    def never_taken(self) -> None:
+        """Count a task that left its lane without ever having been taken."""
+        with self._outside_lock:
+            self._outside.count(untaken=1)
 
     def progress(self) -> tuple[int, int]:
         """Tasks arrived and tasks finished (failures count) so far: what scaling goes by. Both only grow."""

@@ -10,7 +10,6 @@ for another reason (Ctrl-C between taking an announcement and sending the wake-u
 
 from __future__ import annotations
 
-import contextlib
 import sys
 import threading
 from collections import deque
@@ -37,7 +36,7 @@ class Seat:
         return self._lock.acquire(timeout=timeout)
 
     def wake(self) -> None:
-        try:
+        try:  # noqa: SIM105  # suppress() would cost more than the release
             self._lock.release()
         except RuntimeError:  # it is awake already
             pass

@@ -49,7 +49,7 @@ class ResourcePool(Generic[R]):
             raise
 
     def borrow(self) -> R:
-        """An idle resource, or one made here and now. Raises what `create` raises, `TaskManagerShutdownError` closed."""
+        """An idle resource, or one made here and now. Raises what `create` does; closed, `TaskManagerShutdownError`."""
         counted = False
         resource = _NONE
         try:

@@ -51,7 +51,7 @@ def _by_code(fn: Callable[..., Any], function: FunctionType, given: int, bound: 
 def _by_signature(fn: Callable[..., Any], given: int) -> bool:
     if not callable(fn):
         raise TypeError(f"a task must be callable, not {fn!r}")
-    if inspect.iscoroutinefunction(fn) or inspect.iscoroutinefunction(getattr(fn, "__call__", None)):
+    if inspect.iscoroutinefunction(fn) or inspect.iscoroutinefunction(getattr(fn, "__call__", None)):  # noqa: B004
         raise _coroutine_error(fn)
     try:
         parameters = inspect.signature(fn).parameters.values()

@@ -52,6 +52,7 @@ class _Timer:
         self._order = itertools.count()
         self._cleared = 0  # entries cleared and perhaps still in the heap
         self._thread: threading.Thread | None = None
+        self._starting = False
 
     def at(self, when: float, fire: Callable[[], object]) -> TimerEntry:
         entry = TimerEntry(fire)
@@ -66,10 +67,15 @@ class _Timer:
         if not self._heap or (self._thread is not None and self._thread.is_alive()):
             return
         with self._lock:
-            if self._thread is None or not self._thread.is_alive():
+            if self._starting or (self._thread is not None and self._thread.is_alive()):
+                return  # starting: a signal handler interrupted the lines below, which see its entry too
+            self._starting = True
+            try:
                 self._thread = threading.Thread(target=self._run, name="tasker-timer", daemon=True)
                 with contextlib.suppress(RuntimeError):  # no more threads for now: the next call tries again
                     self._thread.start()
+            finally:
+                self._starting = False
 
     def entry_cleared(self) -> None:
         with self._lock:

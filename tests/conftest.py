@@ -154,8 +154,8 @@ def make(factory: Factory, log: Log) -> Iterator[Callable[..., TaskManager[Resou
 
     yield make
     for manager in managers:
-        report = manager.kill(PATIENCE)
-        assert report.abandoned == ()
+        if repr(manager).find("closed") < 0:
+            assert manager.kill(PATIENCE).abandoned == ()
 
 
 def _ours() -> set[threading.Thread]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import concurrent.futures
 import gc
+import sys
 import threading
 import weakref
 from concurrent.futures import CancelledError, InvalidStateError
@@ -120,6 +121,18 @@ def test_wait_and_as_completed_work(make):
     assert not not_done
     more = [manager.submit(lambda resource, x: x, i) for i in range(20)]
     assert sorted(f.result() for f in concurrent.futures.as_completed(more, PATIENCE)) == list(range(20))
+
+
+def test_as_completed_is_told_of_no_outcome_that_it_has_seen(make):
+    manager = make(worker_count=3)
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        for _ in range(300):
+            futures = [manager.submit(lambda resource: 0) for _ in range(5)]
+            assert len(list(concurrent.futures.as_completed(futures, PATIENCE))) == 5
+    finally:
+        sys.setswitchinterval(before)
 
 
 @pytest.mark.parametrize("how", ["result", "error", "cancel", "timeout"])

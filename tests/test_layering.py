@@ -34,7 +34,7 @@ LAYERS = (
     ("__init__",),
 )
 LAYER = {module: layer for layer, modules in enumerate(LAYERS) for module in modules}
-OUTSIDE = {"sortedcontainers", "typing_extensions"}  # the dependencies; all else is the standard library
+OUTSIDE = {"sortedcontainers"}  # the dependencies; all else is the standard library
 MODULES = sorted(".".join(path.relative_to(PACKAGE).with_suffix("").parts) for path in PACKAGE.rglob("*.py"))
 
 

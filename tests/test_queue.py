@@ -1,0 +1,333 @@
+"""`TaskQueue` by itself: order, wake-ups, closing, dead entries, slots. Both ways of taking are tested on every build."""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from typing import Any
+
+import pytest
+
+from tasker import TaskManagerShutdownError
+from tasker.future import TaskFuture
+from tasker.parking import Seat
+from tasker.queue import TaskQueue
+from tests.conftest import PATIENCE, eventually
+
+
+class Owner:
+    """Counts what futures tell their manager."""
+
+    has_collector = False
+    logger: Any = None
+
+    def __init__(self, queue: TaskQueue) -> None:
+        self.queue = queue
+        self.cancelled = 0
+
+    def entry_died(self, future):
+        self.queue.entry_died(future)
+
+    def record_cancelled(self):
+        self.cancelled += 1
+
+    def record_failure(self, future, error, *, was_waiting):
+        pass
+
+    def run_aside(self, *jobs):
+        raise AssertionError("nothing of the user's here")
+
+
+@pytest.fixture(params=[False, True], ids=["unlocked", "locked"])
+def queue(request):
+    return TaskQueue("queue", locked=request.param)
+
+
+def task(queue, *, priority=False):
+    future = TaskFuture(Owner(queue), len, (), False, 0.0)
+    if priority:
+        future._priority = True
+    return future
+
+
+def put(queue, count, *, priority=False):
+    tasks = [task(queue, priority=priority) for _ in range(count)]
+    for each in tasks:
+        queue.put(each)
+    return tasks
+
+
+def take_all(queue):
+    taken = []
+    while (each := queue.take()) is not None:
+        taken.append(each)
+    return taken
+
+
+def test_priority_first_and_first_in_first_out_in_each_lane(queue):
+    main, urgent = put(queue, 3), put(queue, 3, priority=True)
+    assert queue.waiting() == (3, 3)
+    assert take_all(queue) == urgent + main
+    assert queue.take() is None
+
+
+def test_a_task_that_is_put_back_goes_to_the_front_of_its_own_lane(queue):
+    main, urgent = put(queue, 2), put(queue, 2, priority=True)
+    for first in (urgent[0], main[0]):
+        queue._take() if first is urgent[0] else None
+    taken = [urgent[0]]
+    queue.put_back(urgent[0])
+    assert take_all(queue) == [*taken, urgent[1], *main]
+
+
+def test_a_main_task_is_never_taken_while_a_priority_task_waits_that_was_put_before_it():
+    """Invariant 4 on builds without the GIL: a switch between the look at one lane and the pop from the other."""
+    queue = TaskQueue("queue", locked=True)
+    urgent, main = task(queue, priority=True), task(queue)
+
+    class Lane(deque):
+        """A priority lane that looks empty once, while the two tasks are put in order."""
+
+        def __bool__(self):
+            if not self.looked:
+                self.looked = True
+                queue.put(urgent)
+                queue.put(main)
+                return False
+            return len(self) > 0
+
+        looked = False
+
+    queue._priority = Lane()
+    assert queue.take() is urgent
+    assert queue.take() is main
+
+
+def test_submission_takes_no_lock_while_no_worker_sleeps(queue, monkeypatch):
+    class Untouchable:
+        def __enter__(self):
+            raise AssertionError("a lock was taken")
+
+        __exit__ = acquire = release = __enter__
+
+    monkeypatch.setattr(queue, "_dead_lock", Untouchable())
+    monkeypatch.setattr(queue, "_take_lock", Untouchable())
+    put(queue, 10)
+    assert queue.waiting() == (10, 0)
+
+
+def test_one_sleeper_is_woken_for_each_task(queue):
+    seats = [Seat() for _ in range(3)]
+    found = []
+
+    def work(seat):
+        found.append(queue.idle.park(seat, queue.take))
+
+    threads = [threading.Thread(target=work, args=(seat,)) for seat in seats]
+    for thread in threads:
+        thread.start()
+    eventually(lambda: all(seat.parked for seat in seats))
+    tasks = put(queue, 3)
+    for thread in threads:
+        thread.join(PATIENCE)
+    assert sorted(map(id, found)) == sorted(map(id, tasks))
+    assert not queue.idle.announced
+
+
+def test_a_task_put_between_announcement_and_sleep_is_not_missed(queue):
+    looks = []
+
+    def look():
+        found = queue.take()
+        looks.append(found)
+        if len(looks) == 1:
+            put(queue, 1)  # after the worker looked in vain, before it sleeps
+        return found
+
+    assert queue.idle.park(Seat(), look, 5.0) is not None
+    assert len(looks) == 2
+
+
+def test_a_closed_queue_refuses_and_takes_back_what_was_appended(queue):
+    queue.close()
+    late = task(queue)
+    with pytest.raises(TaskManagerShutdownError):
+        queue.put(late)
+    assert late.cancelled()
+    assert queue.waiting() == (0, 0)
+    assert queue.waiting_new() == 0
+
+
+def test_a_submission_that_the_closing_overtakes_is_refused_even_if_it_was_swept(queue):
+    late = task(queue)
+
+    class Lane(deque):
+        def append(self, item):
+            super().append(item)
+            queue.close()
+            for swept in queue.sweep():
+                assert swept._withdraw()
+                queue.drop(swept)
+
+    queue._main = Lane()
+    with pytest.raises(TaskManagerShutdownError):
+        queue.put(late)
+    assert late._owner.cancelled == 1
+
+
+def test_a_submission_that_a_worker_took_before_the_closing_looked_is_accepted(queue):
+    early = task(queue)
+
+    class Lane(deque):
+        def append(self, item):
+            super().append(item)
+            queue.close()
+            assert queue.take()._start(0.0)
+
+    queue._main = Lane()
+    queue.put(early)
+    assert early.running()
+
+
+def test_dead_entries_are_not_counted_and_are_compacted_in_order(queue):
+    tasks = put(queue, 100)
+    for each in tasks[::2]:
+        assert each.cancel()
+    assert queue.waiting() == (50, 0)
+    assert len(queue._main) == 100
+    queue.compact()
+    assert len(queue._main) == 100, "half is not more than half"
+    assert tasks[1].cancel()
+    queue.compact()
+    assert list(queue._main) == tasks[3::2]
+    assert queue.waiting() == (49, 0)
+    assert queue._dead == {False: 0, True: 0}
+
+
+def test_a_compaction_keeps_the_order_of_what_is_put_meanwhile(queue):
+    tasks = put(queue, 10)
+    for each in tasks[:8]:
+        each.cancel()
+    late = []
+
+    class Lane(deque):
+        def popleft(self):
+            if not late:
+                late.extend(put(queue, 2))
+            return super().popleft()
+
+    queue._main = Lane(queue._main)
+    queue.compact()
+    assert list(queue._main) == tasks[8:] + late
+
+
+def test_a_worker_that_takes_during_a_compaction_waits_for_it():
+    queue = TaskQueue("queue", locked=False)
+    tasks = put(queue, 10)
+    for each in tasks[:9]:
+        each.cancel()
+    taken = []
+
+    class Lane(deque):
+        def popleft(self):
+            if len(self) == 5 and not threads:
+                threads.append(threading.Thread(target=lambda: taken.append(queue.take())))
+                threads[0].start()
+                threads[0].join(0.05)
+                assert not taken
+            return super().popleft()
+
+    threads: list[threading.Thread] = []
+    queue._main = Lane(queue._main)
+    queue.compact()
+    threads[0].join(PATIENCE)
+    assert taken == [tasks[9]]
+
+
+def test_a_dead_entry_that_is_taken_is_dropped_from_the_count(queue):
+    dead, live = put(queue, 2)
+    dead.cancel()
+    assert queue.take() is dead
+    assert not dead._start(0.0)
+    queue.drop(dead)
+    assert queue.waiting() == (1, 0)
+    assert queue.take() is live
+
+
+def test_counts_of_waiting_tasks_that_were_never_taken(queue):
+    first, second = put(queue, 2)
+    assert queue.waiting_new() == 2
+    assert queue.take()._start(0.0)
+    assert first._requeue()
+    queue.put_back(first)
+    assert (queue.waiting(), queue.waiting_new()) == ((2, 0), 1)
+    assert queue.take() is first
+    assert first._start(0.0)
+    queue.taken_again(first)
+    assert (queue.waiting(), queue.waiting_new()) == ((1, 0), 1)
+    assert first._requeue()
+    queue.put_back(first)
+    assert first.cancel()
+    assert queue.take() is first
+    queue.drop(first)
+    assert (queue.waiting(), queue.waiting_new()) == ((1, 0), 1)
+    assert second.cancel()
+
+
+def test_slots_are_given_back_when_a_task_is_taken_or_dies():
+    queue = TaskQueue("queue", 2)
+    tasks = [task(queue) for _ in range(4)]
+    for each in tasks[:2]:
+        assert queue.reserve(each, 0)
+        queue.put(each)
+    assert not queue.reserve(tasks[2], 0)
+    assert queue.take() is tasks[0]
+    assert queue.reserve(tasks[2], 0)
+    queue.put(tasks[2])
+    assert tasks[1].cancel()
+    assert queue.take() is tasks[1]  # dead: its slot is not given back twice
+    assert queue.reserve(tasks[3], 0)
+    assert not queue.reserve(task(queue), 0)
+
+
+def test_a_re_queued_task_needs_no_slot():
+    queue = TaskQueue("queue", 1)
+    first, second = task(queue), task(queue)
+    assert queue.reserve(first, 0)
+    queue.put(first)
+    assert queue.take()._start(0.0)
+    assert queue.reserve(second, 0)
+    queue.put(second)
+    assert first._requeue()
+    queue.put_back(first)
+    assert sum(queue.waiting()) == 2
+
+
+def test_a_retry_that_meets_a_cancellation_is_settled_once(queue):
+    """Every order of `_requeue` and `cancel` between their announcements and their looks."""
+    for moment in ("before", "between", "after"):
+        future = put(queue, 1)[0]
+        assert queue.take()._start(0.0)
+        if moment == "before":
+            assert future.cancel() is False
+            assert future._requeue() is False
+            continue
+        if moment == "between":
+
+            class Rights(list):
+                def insert(self, index, right, future=future):
+                    super().insert(index, right)
+                    assert future.cancel() is True
+
+            future._rights = Rights(future._rights)
+            assert future._requeue() is True  # to be put back as a dead entry
+            queue.put_back(future)
+        else:
+            assert future._requeue() is True
+            queue.put_back(future)
+            assert future.cancel() is True
+        assert queue.waiting() == (0, 0)
+        assert not queue.take()._start(0.0)
+        queue.drop(future)
+        assert queue.waiting() == (0, 0)
+        assert future._owner.cancelled == 1

@@ -1,0 +1,679 @@
+"""How a manager ends: stop, kill, both at once, from anywhere, and at the end of its process."""
+
+from __future__ import annotations
+
+import concurrent.futures
+import gc
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import threading
+import weakref
+
+import pytest
+
+import tasker.engine
+import tasker.worker
+from tasker import (
+    Config,
+    ContextCancelledError,
+    TaskManager,
+    TaskManagerKilledError,
+    TaskManagerShutdownError,
+    background,
+    with_cancel,
+)
+from tests.conftest import PATIENCE, Sick, eventually
+
+METHODS = [
+    f"queue_task{kind}{form}"
+    for kind in ("", "_once", "_with_priority", "_with_priority_once")
+    for form in ("", "_async", "_with_callback")
+]
+
+
+def run_python(code: str, *, timeout: float = 60.0) -> subprocess.CompletedProcess[str]:
+    """Run a program in a process of its own; its output must come before `timeout`, or it hung."""
+    code = f"import threading, time, sys, os\nfrom tasker import *\nCONFIG = {CONFIG}\n" + textwrap.dedent(code)
+    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=timeout, check=False)
+
+
+CONFIG = """Config(
+    on_create=lambda: print('created', flush=True), on_destroy=lambda r: print('destroyed', flush=True),
+    worker_count=1, max_worker_count=1)"""
+
+
+# -- stop ------------------------------------------------------------------------------------------------------------
+
+
+def test_stop_runs_every_accepted_task_and_its_callbacks(make, factory):
+    manager = make(worker_count=2)
+    gate, called = threading.Event(), []
+    manager.submit(lambda resource: gate.wait(PATIENCE))
+    futures = [manager.submit(lambda resource, x: x, i, priority=i % 2 == 0) for i in range(200)]
+    manager.queue_task_with_callback(lambda resource: "called", lambda result, error: called.append(result))
+    threading.Timer(0.01, gate.set).start()
+    report = manager.stop()
+    assert all(future.done() for future in futures)
+    assert [future.result(0) for future in futures] == list(range(200))
+    assert called == ["called"]
+    assert report.drained
+    assert (report.completed, report.failed, report.cancelled, report.never_started) == (202, 0, 0, 0)
+    assert report.abandoned == ()
+    assert factory.live == 0
+
+
+def test_after_stop_every_variant_refuses(make):
+    manager = make()
+    manager.stop()
+    called = []
+    for name in METHODS:
+        args = (lambda result, error: called.append(result),) if name.endswith("callback") else ()
+        with pytest.raises(TaskManagerShutdownError) as caught:
+            getattr(manager, name)(lambda resource: 0, *args)
+        assert isinstance(caught.value, RuntimeError)
+    for method in (manager.submit, manager.run_task):
+        with pytest.raises(TaskManagerShutdownError):
+            method(lambda resource: 0)
+    assert called == []
+    assert manager.join(0)
+    assert manager.wait_ready(0) is False
+    assert manager.metrics().total_tasks_arrived == 0
+
+
+def test_stop_drains_retries(make):
+    manager = make(worker_count=2, max_worker_count=2)
+    gate, tries = threading.Event(), []
+
+    def flaky(resource):
+        gate.wait(PATIENCE)
+        tries.append(resource)
+        if len(tries) < 3:
+            raise Sick
+        return "drained"
+
+    future = manager.submit(flaky)
+    eventually(future.running)
+    manager._engine.lifecycle.request_stop()
+    eventually(lambda: len(manager._engine.crew.members) == 1, "the idle worker has left")
+    gate.set()
+    assert manager.stop().drained
+    assert future.result(0) == "drained"
+
+
+def test_draining_tasks_run_with_a_live_context_that_says_stopping(make):
+    manager = make(worker_count=1)
+    started, gate, seen = threading.Event(), threading.Event(), []
+
+    def task(ctx, resource):
+        started.set()
+        gate.wait(PATIENCE)
+        seen.append((ctx.stopping(), ctx.cancelled()))
+
+    manager.submit(task)
+    started.wait(PATIENCE)
+    assert seen == []
+    manager._engine.lifecycle.request_stop()
+    gate.set()
+    assert manager.stop().drained
+    assert seen == [(True, False)]
+
+
+def test_stop_returns_during_an_outage(make, factory, monkeypatch):
+    monkeypatch.setattr(tasker.worker, "FIRST_PAUSE", 1000.0)  # only a wake-up ends the pause
+    factory.fail_always = OSError("down")
+    manager = make(worker_count=3)
+    assert manager.stop().drained
+    assert factory.created == []
+
+
+def test_stop_during_an_outage_with_tasks_waiting_ends_after_create_timeout(make, factory, monkeypatch):
+    monkeypatch.setattr(tasker.worker, "LONGEST_PAUSE", 0.02)
+    factory.fail_always = OSError("down")
+    manager = make(worker_count=2, create_timeout=0.1)
+    future = manager.submit(lambda resource: 0)
+    assert manager.stop().failed == 1
+    assert future.exception(0).__cause__ is factory.fail_always
+
+
+def test_a_creation_that_finishes_after_the_closing_began_is_destroyed(make, factory):
+    gate, creating = threading.Event(), threading.Event()
+
+    def create():
+        creating.set()
+        gate.wait(PATIENCE)
+        return factory.create()
+
+    manager = make(worker_count=1, on_create=create)
+    assert creating.wait(PATIENCE)
+    manager._engine.lifecycle.request_stop()
+    gate.set()
+    assert manager.stop().drained
+    assert len(factory.created) == len(factory.destroyed) == 1
+
+
+def test_a_creation_that_never_returns_does_not_hold_up_a_stop_for_ever(make, factory):
+    gate = threading.Event()
+
+    def create():
+        gate.wait(PATIENCE)
+        return factory.create()
+
+    manager = make(worker_count=1, on_create=create, create_timeout=0.05)
+    report = manager.stop()
+    assert report.drained
+    assert report.abandoned == ("tasker-worker-1",)
+    gate.set()
+    eventually(lambda: factory.destroyed)
+
+
+def test_stop_with_a_timeout_goes_on_as_kill(make, factory, monkeypatch):
+    monkeypatch.setattr(tasker.engine, "KILL_TIMEOUT", 0.05)
+    manager = make(worker_count=1, max_worker_count=1)
+    gate = threading.Event()
+    stuck = manager.submit(lambda resource: gate.wait(PATIENCE))
+    waiting = manager.submit(lambda resource: 0)
+    eventually(stuck.running)
+    report = manager.stop(timeout=0.01)
+    assert not report.drained
+    assert report.abandoned == ("tasker-worker-1",)
+    assert isinstance(waiting.exception(0), TaskManagerKilledError)
+    assert isinstance(stuck.exception(0), TaskManagerKilledError)
+    gate.set()
+    eventually(lambda: factory.live == 0)
+
+
+def test_leaving_the_with_block_stops(factory):
+    with TaskManager(Config(on_create=factory.create, on_destroy=factory.destroy, worker_count=2)) as manager:
+        futures = [manager.submit(lambda resource, x: x, i) for i in range(50)]
+    assert [future.result(0) for future in futures] == list(range(50))
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, SystemExit])
+def test_leaving_the_with_block_by_an_interrupt_kills(factory, error):
+    started = threading.Event()
+    with (
+        pytest.raises(error),
+        TaskManager(Config(on_create=factory.create, on_destroy=factory.destroy, worker_count=1)) as manager,
+    ):
+        running = manager.submit(lambda ctx, resource: (started.set(), ctx.wait(PATIENCE)))
+        futures = [manager.submit(lambda ctx, resource: ctx.wait(PATIENCE)) for _ in range(5)]
+        started.wait(PATIENCE)
+        raise error
+    assert running.result(0) == (None, True)
+    assert any(isinstance(future.exception(0), TaskManagerKilledError) for future in futures)
+
+
+def test_cancelling_the_parent_context_drains_and_leaves_no_caller_waiting(make):
+    ctx = with_cancel(background())
+    manager = make(ctx=ctx, worker_count=1)
+    gate, seen = threading.Event(), []
+    first = manager.submit(lambda ctx, resource: (gate.wait(PATIENCE), ctx.cancelled()))
+    callers = [
+        threading.Thread(target=lambda i=i: seen.append(manager.queue_task(lambda resource: i))) for i in range(5)
+    ]
+    for caller in callers:
+        caller.start()
+    eventually(lambda: manager.stats().queued_tasks == 5)
+    ctx.cancel()
+    with pytest.raises(TaskManagerShutdownError):
+        manager.submit(lambda resource: 0)
+    gate.set()
+    for caller in callers:
+        caller.join(PATIENCE)
+    assert sorted(seen) == list(range(5))
+    assert first.result(0) == (True, False)
+    assert manager.stop().drained
+    assert ctx._callbacks == []
+
+
+def test_a_manager_on_a_cancelled_context_refuses_at_once(make):
+    ctx = with_cancel(background())
+    ctx.cancel()
+    manager = make(ctx=ctx)
+    with pytest.raises(TaskManagerShutdownError):
+        manager.submit(lambda resource: 0)
+    assert manager.stop().drained
+
+
+# -- kill ------------------------------------------------------------------------------------------------------------
+
+
+def test_kill_fails_what_waits_and_signals_what_runs(make, factory):
+    manager = make(worker_count=2, max_worker_count=2)
+    started = threading.Barrier(3)
+
+    def task(ctx, resource):
+        started.wait(PATIENCE)
+        return ctx.wait(PATIENCE), type(ctx.err()), type(ctx.cause())
+
+    running = [manager.submit(task) for _ in range(2)]
+    started.wait(PATIENCE)
+    waiting = [manager.submit(lambda resource: 0, priority=i % 2 == 0) for i in range(20)]
+    report = manager.kill()
+    assert [f.result(0) for f in running] == [(True, ContextCancelledError, TaskManagerKilledError)] * 2
+    for future in waiting:
+        assert isinstance(future.exception(0), TaskManagerKilledError)
+        assert isinstance(future.exception(0), concurrent.futures.CancelledError)
+        assert future.attempts == 0
+    assert not report.drained
+    assert (report.completed, report.cancelled, report.never_started, report.abandoned) == (2, 20, 20, ())
+    metrics = manager.metrics()
+    assert metrics.total_tasks_arrived == 22
+
+
+def test_kill_leaves_stuck_threads_behind_and_names_them(make, factory):
+    manager = make(worker_count=2, max_worker_count=2)
+    gate = threading.Event()
+    stuck = manager.submit(lambda resource: gate.wait(PATIENCE))
+    eventually(stuck.running)
+    report = manager.kill(0.02)
+    assert isinstance(stuck.exception(0), TaskManagerKilledError)
+    assert len(report.abandoned) == 1
+    assert factory.live == 1
+    gate.set()
+    eventually(lambda: factory.live == 0)
+    metrics = manager.metrics()
+    assert (metrics.total_tasks_failed, metrics.total_tasks_completed, metrics.total_tasks_arrived) == (1, 0, 1)
+
+
+def test_kill_wakes_blocked_callers_and_standard_waiters(make):
+    manager = make(worker_count=1, max_worker_count=1)
+    gate, outcomes = threading.Event(), []
+    manager.submit(lambda resource: gate.wait(PATIENCE))
+    futures = [manager.submit(lambda resource: 0) for _ in range(3)]
+
+    def call():
+        try:
+            manager.queue_task(lambda resource: 0)
+        except TaskManagerKilledError as error:
+            outcomes.append(error)
+
+    threads = [threading.Thread(target=call) for _ in range(3)]
+    threads.append(threading.Thread(target=lambda: outcomes.append(concurrent.futures.wait(futures, PATIENCE))))
+    for thread in threads:
+        thread.start()
+    eventually(lambda: manager.stats().queued_tasks == 6 and all(f._standard for f in futures))
+    threading.Timer(0.05, gate.set).start()
+    manager.kill()
+    for thread in threads:
+        thread.join(PATIENCE)
+    assert len(outcomes) == 4
+
+
+def test_callbacks_of_killed_tasks_run_but_not_inside_kill(make):
+    manager = make(worker_count=1, max_worker_count=1)
+    gate, names = threading.Event(), []
+    manager.submit(lambda resource: gate.wait(PATIENCE))
+
+    def callback(result, error):
+        names.append((threading.current_thread().name, type(error)))
+
+    for _ in range(5):
+        manager.queue_task_with_callback(lambda resource: 0, callback)
+    threading.Timer(0.05, gate.set).start()
+    assert manager.kill().abandoned == ()
+    assert names == [("tasker-aside", TaskManagerKilledError)] * 5
+
+
+def test_a_retry_that_races_with_kill_is_settled(make):
+    for _ in range(20):
+        manager = make(worker_count=2, max_worker_count=2, max_retries=10**6)
+
+        def task(resource):
+            raise Sick
+
+        futures = [manager.submit(task) for _ in range(4)]
+        eventually(lambda m=manager: m.metrics().total_tasks_retried > 3)
+        manager.kill()
+        for future in futures:
+            assert future.exception(0) is not None
+        metrics = manager.metrics()
+        assert metrics.total_tasks_arrived == 4 == metrics.total_tasks_failed + metrics.total_tasks_cancelled
+
+
+def test_kill_overtakes_a_stop_and_repeated_closes_agree(make):
+    manager = make(worker_count=1, max_worker_count=1)
+    started, reports = threading.Event(), []
+    running = manager.submit(lambda ctx, resource: (started.set(), ctx.wait(PATIENCE)))
+    manager.submit(lambda resource: 0)
+    started.wait(PATIENCE)
+    stoppers = [threading.Thread(target=lambda: reports.append(manager.stop())) for _ in range(3)]
+    for stopper in stoppers:
+        stopper.start()
+    eventually(manager._engine.is_stopping)
+    assert not reports
+    reports.append(manager.kill())
+    for stopper in stoppers:
+        stopper.join(PATIENCE)
+    reports += [manager.stop(), manager.kill()]
+    assert len({repr(report) for report in reports}) == 1
+    assert running.result(0) == (None, True)
+    assert not reports[0].drained
+
+
+def test_nothing_is_created_or_run_after_close_returned(make, factory):
+    manager = make(worker_count=2, max_worker_count=8, burst_interval=0.01)
+    for _ in range(500):
+        manager.submit(lambda resource: 0)
+    manager.kill()
+    created, done = len(factory.created), manager.metrics().total_tasks_completed
+    gc.collect()
+    assert (len(factory.created), manager.metrics().total_tasks_completed) == (created, done)
+    assert manager.stats().active_workers == 0
+
+
+# -- from inside -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("method", ["stop", "kill"])
+def test_closing_from_a_task_does_not_lock_up(make, method):
+    manager = make(worker_count=1)
+    report = manager.submit(lambda resource: getattr(manager, method)()).result(PATIENCE)
+    assert not report.drained
+    assert manager.stop().abandoned == ()
+
+
+@pytest.mark.parametrize("method", ["stop", "kill"])
+def test_closing_from_a_callback_does_not_lock_up(make, method):
+    manager = make(worker_count=1)
+    reports = []
+    manager.queue_task_with_callback(lambda resource: 0, lambda *_: reports.append(getattr(manager, method)()))
+    assert manager.stop().abandoned == ()
+    assert len(reports) == 1
+    assert not reports[0].drained
+
+
+@pytest.mark.parametrize("method", ["stop", "kill"])
+def test_closing_from_run_task_or_from_on_destroy_does_not_lock_up(make, factory, method):
+    managers = []
+
+    def destroy(resource):
+        factory.destroy(resource)
+        getattr(managers[0], method)()
+
+    managers.append(make(worker_count=1, on_destroy=destroy))
+    assert managers[0].run_task(lambda resource: getattr(managers[0], method)()).drained is False
+    assert managers[0].stop().abandoned == ()
+
+
+def test_a_task_may_stop_another_manager_and_wait_for_it(make):
+    inner, outer = make(), make()
+    assert outer.queue_task(lambda resource: inner.stop()).drained is True
+    assert outer.run_task(lambda resource: inner.kill()).drained is True
+
+
+def test_a_callback_may_submit(make):
+    manager = make(worker_count=1)
+    futures = []
+    manager.queue_task_with_callback(lambda resource: 0, lambda *_: futures.append(manager.submit(lambda resource: 5)))
+    eventually(lambda: futures)
+    assert futures[0].result(PATIENCE) == 5
+
+
+def test_a_task_that_submits_while_the_manager_drains_is_refused(make):
+    manager = make(worker_count=1)
+    started, gate = threading.Event(), threading.Event()
+
+    def task(resource):
+        started.set()
+        gate.wait(PATIENCE)
+        return manager.submit(lambda resource: 0)
+
+    future = manager.submit(task)
+    started.wait(PATIENCE)
+    manager._engine.lifecycle.request_stop()
+    gate.set()
+    assert manager.stop().drained
+    assert isinstance(future.exception(0), TaskManagerShutdownError)
+
+
+def test_submitters_that_wait_for_room_are_refused_when_it_closes(make):
+    manager = make(worker_count=1, max_worker_count=1, queue_size=1)
+    gate, errors = threading.Event(), []
+    manager.submit(lambda resource: gate.wait(PATIENCE))
+    eventually(lambda: manager.stats().running_tasks == 1)
+    manager.submit(lambda resource: 0)
+
+    def submit():
+        try:
+            manager.submit(lambda resource: 0)
+        except TaskManagerShutdownError as error:
+            errors.append(error)
+
+    threads = [threading.Thread(target=submit) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    eventually(lambda: len(manager._engine.queue._room.announced) == 3)
+    manager._engine.lifecycle.request_stop()
+    for thread in threads:
+        thread.join(PATIENCE)
+    assert len(errors) == 3
+    gate.set()
+    assert manager.stop().completed == 2
+
+
+def test_submitting_while_closing_is_either_accepted_and_finished_or_refused(make):
+    for close in ("stop", "kill") * 10:
+        manager = make(worker_count=2)
+        accepted, refused = [], []
+        begin = threading.Barrier(4)
+
+        def submit(manager=manager, accepted=accepted, refused=refused, begin=begin):
+            begin.wait(PATIENCE)
+            try:
+                while True:
+                    accepted.append(manager.submit(lambda resource: 0))
+            except TaskManagerShutdownError:
+                refused.append(1)
+
+        threads = [threading.Thread(target=submit) for _ in range(3)]
+        for thread in threads:
+            thread.start()
+        begin.wait(PATIENCE)
+        eventually(lambda accepted=accepted: len(accepted) > 20)
+        getattr(manager, close)()
+        for thread in threads:
+            thread.join(PATIENCE)
+        assert len(refused) == 3
+        assert all(future.done() for future in accepted)
+        assert close == "kill" or all(future.exception(0) is None for future in accepted)
+        metrics = manager.metrics()
+        ended = metrics.total_tasks_completed + metrics.total_tasks_failed + metrics.total_tasks_cancelled
+        assert metrics.total_tasks_arrived == ended
+
+
+# -- signals, forgotten managers, processes ----------------------------------------------------------------------------
+
+posix = pytest.mark.skipif(os.name != "posix", reason="signals to the own process")
+
+
+@posix
+@pytest.mark.parametrize("method", ["stop", "kill"])
+def test_closing_from_a_signal_handler_in_the_middle_of_submitting_does_not_lock_up(make, method):
+    for bound in (0, 5):
+        manager = make(worker_count=1, queue_size=bound)
+        reports = []
+        previous = signal.signal(signal.SIGALRM, lambda *_: reports.append(getattr(manager, method)()))
+        try:
+            signal.setitimer(signal.ITIMER_REAL, 0.01)
+            with pytest.raises((TaskManagerShutdownError, TaskManagerKilledError)):
+                while True:
+                    manager.submit(lambda resource: 0).result()
+        finally:
+            signal.setitimer(signal.ITIMER_REAL, 0)
+            signal.signal(signal.SIGALRM, previous)
+        assert len(reports) == 1
+        assert manager.stop().abandoned == ()
+
+
+@posix
+def test_ctrl_c_in_a_blocked_call_raises_at_once_and_cancels_the_task(make):
+    manager = make(worker_count=1, max_worker_count=1)
+    gate, ran = threading.Event(), []
+    manager.submit(lambda resource: gate.wait(PATIENCE))
+    timer = threading.Timer(0.05, lambda: os.kill(os.getpid(), signal.SIGINT))
+    timer.start()
+    with pytest.raises(KeyboardInterrupt):
+        manager.queue_task(ran.append)
+    timer.join()
+    gate.set()
+    assert manager.join(PATIENCE)
+    assert ran == []
+    assert manager.metrics().total_tasks_cancelled == 1
+
+
+@posix
+def test_ctrl_c_in_the_middle_of_submissions_strands_nothing(make):
+    manager = make(worker_count=2, max_worker_count=2)
+    futures, interrupts, inside = [], 0, False
+
+    def handler(*_):
+        if inside:
+            raise KeyboardInterrupt
+
+    previous = signal.signal(signal.SIGALRM, handler)
+    gc.collect()
+    gc.disable()  # Python loses an exception that a handler raises inside somebody's __del__
+    signal.setitimer(signal.ITIMER_REAL, 0.002, 0.002)
+    try:
+        while interrupts < 50:
+            try:
+                inside = True
+                while True:
+                    futures.append(manager.submit(lambda resource: 0))
+            except KeyboardInterrupt:
+                inside = False
+                interrupts += 1
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, previous)
+        gc.enable()
+    done, not_done = concurrent.futures.wait(futures, PATIENCE)
+    assert not not_done
+    assert manager.join(PATIENCE)
+    metrics = manager.metrics()
+    assert metrics.total_tasks_arrived == metrics.total_tasks_completed >= len(futures)
+    eventually(lambda: manager.stats().idle_workers == 2)
+
+
+def test_a_forgotten_manager_is_stopped_and_collected(factory):
+    manager = TaskManager(
+        Config(on_create=factory.create, on_destroy=factory.destroy, worker_count=2, resource_pool_size=0)
+    )
+    future = manager.submit(lambda resource: "finished")
+    watch, engine = weakref.ref(manager), weakref.ref(manager._engine)
+    del manager
+    gc.collect()
+    assert watch() is None
+    assert future.result(PATIENCE) == "finished"
+    eventually(lambda: factory.live == 0)
+    del future
+
+    def collected():
+        gc.collect()
+        return engine() is None
+
+    eventually(collected, "the engine of a forgotten manager")
+
+
+def test_a_closed_manager_keeps_nothing_of_its_tasks(make):
+    class Thing:
+        pass
+
+    thing = Thing()
+    watch = weakref.ref(thing)
+    manager = make(worker_count=1)
+    future = manager.submit(lambda resource, x: x, thing)
+    manager.stop()
+    del thing, future
+    gc.collect()
+    assert watch() is None
+
+
+def test_the_interpreter_exits_with_a_manager_nobody_stopped_and_finishes_its_tasks():
+    done = run_python("""
+        manager = TaskManager(CONFIG)
+        for i in range(3):
+            manager.submit(lambda resource, i: print("ran", i, flush=True), i)
+    """)
+    assert done.stdout.split("\n")[:-1] == ["created", "ran 0", "ran 1", "ran 2", "destroyed"]
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_the_interpreter_exits_with_a_stuck_task():
+    done = run_python("""
+        import tasker.engine
+        tasker.engine.EXIT_TIMEOUT = 0.2
+        manager = TaskManager(CONFIG)
+        started = threading.Event()
+        manager.submit(lambda resource: (started.set(), time.sleep(1000)))
+        manager.submit(lambda resource: print("never")).add_done_callback(lambda f: print(type(f.exception()).__name__, flush=True))
+        started.wait()
+    """)
+    assert done.stdout.split() == ["created", "TaskManagerKilledError"]
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_the_interpreter_exits_while_a_task_is_submitting():
+    done = run_python("""
+        manager = TaskManager(CONFIG)
+        def again(resource):
+            try:
+                manager.submit(again)
+            except TaskManagerShutdownError:
+                print("refused", flush=True)
+        manager.submit(again)
+        time.sleep(0.1)
+    """)
+    assert done.stdout.split() == ["created", "refused", "destroyed"]
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_sys_exit_in_the_with_block_ends_the_process_with_its_status():
+    done = run_python("""
+        with TaskManager(CONFIG) as manager:
+            manager.wait_ready()
+            sys.exit(7)
+    """)
+    assert (done.returncode, done.stderr, done.stdout.split()) == (7, "", ["created", "destroyed"])
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
+def test_a_forked_child_is_refused_and_exits_and_the_parent_is_unharmed():
+    done = run_python("""
+        import warnings
+        warnings.simplefilter("ignore", DeprecationWarning)
+        manager = TaskManager(CONFIG)
+        gate = threading.Event()
+        running = manager.submit(lambda resource: gate.wait(30))
+        waiting = manager.submit(lambda resource: "parent")
+        while not running.running():
+            time.sleep(0.001)
+        child = os.fork()
+        if child == 0:
+            try:
+                manager.submit(lambda resource: 0)
+            except TaskManagerShutdownError as error:
+                print("refused:", "fork" in str(error), flush=True)
+            for future in (running, waiting):
+                print(type(future.exception()).__name__, flush=True)
+            print(manager.stop().drained, flush=True)
+            sys.exit(3)
+        print("child", os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
+        gate.set()
+        print(waiting.result(), manager.stop().drained, flush=True)
+    """)
+    assert done.stdout.split("\n")[:-1] == [
+        "created",
+        "refused: True",
+        "TaskManagerShutdownError",
+        "TaskManagerShutdownError",
+        "False",
+        "child 3",
+        "destroyed",
+        "parent True",
+    ] or done.stdout.split("\n")[-3:] == ["destroyed", "parent True", ""]
+    assert (done.returncode, done.stderr) == (0, "")
