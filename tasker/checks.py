@@ -17,12 +17,11 @@ def seconds(field: str, value: object, *, zero: bool = True, infinite: bool = Fa
     Raises `ConfigError` for another type (a bool is no number here), NaN, a negative value, zero unless `zero`, and
     infinity unless `infinite`."""
     allowed = f"a number of seconds or a timedelta, {'0 or more' if zero else 'more than 0'}"
-    if isinstance(value, timedelta):
-        value = value.total_seconds()
-    if isinstance(value, bool) or not isinstance(value, Real):
+    given = value.total_seconds() if isinstance(value, timedelta) else value
+    if isinstance(given, bool) or not isinstance(given, Real):
         raise ConfigError(f"{field} must be {allowed}, not {value!r}")
     try:
-        number = float(value)
+        number = float(given)
     except OverflowError:
         number = math.inf
     if math.isnan(number) or number < 0 or (number == 0 and not zero) or (math.isinf(number) and not infinite):

@@ -137,27 +137,29 @@ class Config(Generic[R]):
 
 
 class _EnteredManagers(Generic[R]):
-    """Remembers which context manager a resource came from, by identity (two may yield the same object).
+    """Remembers which context manager a resource came from, by identity, and who entered it.
 
-    `_lock` guards the dictionary; nothing of the user's runs under it."""
+    Several may yield the same object (`None`, say): then a thread exits the one that it entered itself. `_lock` guards
+    the dictionary; nothing of the user's runs under it."""
 
     def __init__(self, factory: Callable[[], AbstractContextManager[R]]) -> None:
         self._factory = factory
-        self._entered: dict[int, list[AbstractContextManager[R]]] = {}
+        self._entered: dict[int, list[tuple[int, AbstractContextManager[R]]]] = {}
         self._lock = threading.RLock()
 
     def enter(self) -> R:
         manager = self._factory()
         resource = manager.__enter__()
         with self._lock:
-            self._entered.setdefault(id(resource), []).append(manager)
+            self._entered.setdefault(id(resource), []).append((threading.get_ident(), manager))
         return resource
 
     def exit(self, resource: R) -> None:
         with self._lock:
-            managers = self._entered[id(resource)]
-            manager = managers.pop()
-            if not managers:
+            entered = self._entered[id(resource)]
+            mine = [place for place, (thread, _) in enumerate(entered) if thread == threading.get_ident()]
+            _, manager = entered.pop(mine[-1] if mine else -1)
+            if not entered:
                 del self._entered[id(resource)]
         manager.__exit__(None, None, None)
 

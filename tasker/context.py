@@ -10,6 +10,7 @@ Source of the rules: Go's package `context` (`Background`, `WithCancelCause`, `W
 
 from __future__ import annotations
 
+import functools
 import logging
 import os
 import threading
@@ -66,7 +67,7 @@ class Context:
         self._error: EndedError | None = None
         self._cause: BaseException | None = None
         self._children: dict[Context, None] = {}  # insertion-ordered, so that ends are told in order
-        self._callbacks: dict[object, Callback] = {}  # in order; the keys are those who may take them back
+        self._callbacks: list[Callback] = []
         self._sleepers: list[threading.Lock] = []
         self._entry: timer.TimerEntry | None = None
 
@@ -140,18 +141,20 @@ class Context:
         It runs in the thread that cancels, or on a thread of its own when a deadline passes; what it raises is logged.
         Returns a function that takes it back and says whether that was in time (Go's `AfterFunc`)."""
         _check_callback(callback)
-        key = object()
+        entry = functools.partial(callback)  # compared by identity: one may be added twice, and == may be the user's
         with self._lock:
             live = self._error is None
             if live:
-                self._callbacks[key] = callback
+                self._callbacks.append(entry)
         if not live:
-            run_callbacks([callback])
+            run_callbacks([entry])
 
         def take_back() -> bool:
             with self._lock:
-                taken = self._callbacks.pop(key, None)
-            return taken is not None
+                if entry not in self._callbacks:
+                    return False
+                self._callbacks.remove(entry)
+                return True
 
         return take_back
 
@@ -191,8 +194,8 @@ class Context:
                 context._error = error
                 children, context._children = context._children, {}
                 sleepers, context._sleepers = context._sleepers, []
-                callbacks += context._callbacks.values()
-                context._callbacks = {}
+                callbacks += context._callbacks
+                context._callbacks = []
                 entry, context._entry = context._entry, None
             if entry is not None:
                 entry.cancel()

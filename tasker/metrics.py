@@ -133,6 +133,9 @@ class Totals(NamedTuple):
         )
 
 
+_Published = tuple[Totals, tuple["array[float]", ...], list[float]]
+
+
 class Shard:
     """The figures of one writer. `durations` is public to it: it appends seconds waited, then seconds run."""
 
@@ -141,28 +144,37 @@ class Shard:
     def __init__(self) -> None:
         self.taken = 0  # tasks taken for the first time
         self.durations: list[float] = []
-        self._published: tuple[Totals, tuple[array[float], ...], list[float]] = (Totals(), (), self.durations)
+        self._published: _Published = (Totals(), (), self.durations)
         self._read = 0  # executions that the reader has seen; the reader's alone
 
     def fold(self) -> list[float]:
         """Sum up the list once it is long enough; returns the list to append to from now on."""
-        if len(self.durations) >= FULL:
-            totals, past, durations = self._published
-            self.durations = []
+        while len(self.durations) >= FULL:
+            before = totals, past, durations = self._published
             past = (*past, array("d", durations[1::2]))[-_KEPT:]
-            self._published = (totals.with_durations(durations), past, self.durations)
+            self._replace(before, (totals.with_durations(durations), past, []))
         return self.durations
 
     def count(self, *, failed: int = 0, retried: int = 0, cancelled: int = 0, untaken: int = 0) -> None:
         """Add to the totals."""
-        totals, past, durations = self._published
-        totals = totals._replace(
-            failed=totals.failed + failed,
-            retried=totals.retried + retried,
-            cancelled=totals.cancelled + cancelled,
-            untaken=totals.untaken + untaken,
-        )
-        self._published = (totals, past, durations)
+        counted = False
+        while not counted:
+            before = totals, past, durations = self._published
+            totals = totals._replace(
+                failed=totals.failed + failed,
+                retried=totals.retried + retried,
+                cancelled=totals.cancelled + cancelled,
+                untaken=totals.untaken + untaken,
+            )
+            counted = self._replace(before, (totals, past, durations))
+
+    def _replace(self, before: _Published, after: _Published) -> bool:
+        """Publish `after`; `False` when a signal handler, in the writer's thread, has published since `before`."""
+        if self._published is not before:
+            return False
+        self._published = after  # no call since the look, so no signal either
+        self.durations = after[2]
+        return True
 
     def totals(self) -> Totals:
         """All that is counted so far; for readers."""
@@ -220,9 +232,8 @@ class BuiltinCollector:
         """Count a task that ran in a thread which is no worker."""
         with self._outside_lock:
             self._outside.taken += 1
-            durations = self._outside.fold()
-            durations.append(waited)
-            durations.append(ran)
+            self._outside.fold()
+            self._outside.durations += (waited, ran)  # in one step: a signal handler may do the same
 
     def failed_outside(self, *, taken: bool = False) -> None:
         """Count a failure that no worker counts; `taken`: nor did anybody count that the task was taken."""
@@ -278,7 +289,7 @@ class BuiltinCollector:
             now = time.monotonic()
             self._forget_samples(now)
             since, arrived_then, completed_then = self._samples[0]
-            window = max(now - since, 1e-9)
+            window = max(now - since, RATE_WINDOW / 100)  # of a shorter time nothing can be said
             for shard in self._shards:
                 self._reservoir.extend(shard.unread())
             ended = totals.completed + totals.failed
@@ -310,5 +321,7 @@ class BuiltinCollector:
         # the order matters: a task moves from waiting to untaken or taken, so ask there last
         taken = self._left_taken + sum(shard.taken for shard in self._shards)
         untaken = self._left.untaken + self._outside._published[0].untaken
-        self._arrived = max(self._arrived, taken + untaken + self._waiting())
+        arrived = taken + untaken + self._waiting()
+        if arrived > self._arrived:
+            self._arrived = arrived
         return self._arrived

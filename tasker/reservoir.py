@@ -31,7 +31,10 @@ class Reservoir:
     def extend(self, samples: Sequence[float]) -> None:
         """Add samples, oldest first; the oldest of all make room. Costs at most one sort of `capacity` samples."""
         samples = samples[-self.capacity :]
-        if len(samples) * 4 > len(self._by_age):  # sorting afresh is cheaper than as many insertions
+        # sorting afresh is cheaper than many insertions, and makes good what Ctrl-C left half done: the two lengths
+        # differ in the middle of every change
+        if len(samples) * 4 > len(self._by_age) or len(self._by_size) != len(self._by_age):
+            self._by_size = SortedList()
             self._by_age.extend(samples)
             self._by_size = SortedList(self._by_age)
             return

@@ -27,8 +27,6 @@ def wants_context(fn: Callable[..., Any], given: int) -> bool:
         code = fn.__code__
         if code.co_argcount == given and not (code.co_flags & SPECIAL or code.co_kwonlyargcount):
             return False  # by far the most frequent case
-        if code.co_flags & _VARARGS and "__wrapped__" in fn.__dict__:
-            return _by_signature(fn, given)  # a decorator's wrapper: what it wraps says what it takes
         return _by_code(fn, fn, given)
     # pyright takes any callable for a FunctionType
     if type(fn) is MethodType and type(fn.__func__) is FunctionType:  # pyright: ignore[reportFunctionMemberAccess]
@@ -40,6 +38,8 @@ def _by_code(fn: Callable[..., Any], function: FunctionType, given: int, bound: 
     code = function.__code__
     if code.co_flags & _REFUSED:
         raise _coroutine_error(fn)
+    if code.co_flags & _VARARGS and not function.__dict__.keys().isdisjoint(("__wrapped__", "__signature__")):
+        return _by_signature(fn, given)  # a decorator's wrapper: what it wraps says what it takes
     most = code.co_argcount - bound
     least = max(0, most - len(function.__defaults__ or ()))
     keywords = code.co_kwonlyargcount - len(function.__kwdefaults__ or ())
@@ -51,7 +51,7 @@ def _by_code(fn: Callable[..., Any], function: FunctionType, given: int, bound: 
 def _by_signature(fn: Callable[..., Any], given: int) -> bool:
     if not callable(fn):
         raise TypeError(f"a task must be callable, not {fn!r}")
-    if inspect.iscoroutinefunction(fn) or inspect.iscoroutinefunction(getattr(fn, "__call__", None)):  # noqa: B004
+    if _is_asynchronous(fn) or _is_asynchronous(getattr(fn, "__call__", None)):  # noqa: B004
         raise _coroutine_error(fn)
     try:
         parameters = inspect.signature(fn).parameters.values()
@@ -74,6 +74,10 @@ def _decide(fn: Callable[..., Any], given: int, least: int, most: int, *, needs_
         f"task {fn!r} cannot be called with the resource and {given - 1} more argument{'s' * (given != 2)}, "
         "nor with a context before them"
     )
+
+
+def _is_asynchronous(fn: object) -> bool:
+    return inspect.iscoroutinefunction(fn) or inspect.isasyncgenfunction(fn)
 
 
 def _coroutine_error(fn: Callable[..., Any]) -> TypeError:
