@@ -196,8 +196,8 @@ class Worker(Generic[R]):
         healthy = terms.is_healthy(error)
         if not healthy and not task._once and task.attempts <= terms.max_retries and task._requeue():
             self.shard.count(retried=1)
-            self._queue.put_back(task)
             terms.record_retry()
+            self._queue.put_back(task)
         elif task._take(SETTLE):
             if task.attempts > 1:
                 _add_note(error, f"tasker: the last of {task.attempts} attempts, each on another resource")

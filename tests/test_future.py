@@ -140,7 +140,8 @@ def test_wait_is_woken_by_every_kind_of_outcome(blocked, how):
     def fail(resource):
         raise KeyError
 
-    future = blocked.manager.submit(fail if how == "error" else lambda resource: 0, timeout=0.2 if how == "timeout" else None)
+    task = fail if how == "error" else lambda resource: 0
+    future = blocked.manager.submit(task, timeout=0.2 if how == "timeout" else None)
     woken = []
 
     def wait():
@@ -164,7 +165,8 @@ def test_as_completed_yields_futures_that_finish_while_it_waits(make):
     gates = [threading.Event() for _ in range(4)]
     futures = [manager.submit(lambda resource, gate: gate.wait(PATIENCE), gate) for gate in gates]
     order = []
-    for future in concurrent.futures.as_completed(futures[:1] + [manager.submit(lambda resource: 0)], PATIENCE):
+    waited_for = [futures[0], manager.submit(lambda resource: 0)]
+    for future in concurrent.futures.as_completed(waited_for, PATIENCE):
         order.append(future)
         gates[0].set()
     assert len(order) == 2
@@ -241,7 +243,9 @@ def test_nobody_else_settles_a_task(make, method):
         future.set_running_or_notify_cancel()
 
 
-@pytest.mark.parametrize("error", [KeyboardInterrupt(), SystemExit(3), GeneratorExit(), StopIteration(4), RecursionError()])
+@pytest.mark.parametrize(
+    "error", [KeyboardInterrupt(), SystemExit(3), GeneratorExit(), StopIteration(4), MemoryError()]
+)
 def test_every_kind_of_exception_is_delivered_and_the_worker_lives(make, error):
     manager = make(worker_count=1)
 

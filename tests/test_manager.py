@@ -30,7 +30,8 @@ KINDS = ("", "_once", "_with_priority", "_with_priority_once")
 @pytest.mark.parametrize("kind", KINDS)
 def test_blocking_methods_return_the_result_of_the_task(make, kind):
     manager = make()
-    assert getattr(manager, f"queue_task{kind}")(lambda resource, a, b: (resource.alive, a, b), 1, "x") == (True, 1, "x")
+    method = getattr(manager, f"queue_task{kind}")
+    assert method(lambda resource, a, b: (resource.alive, a, b), 1, "x") == (True, 1, "x")
 
 
 @pytest.mark.parametrize("kind", KINDS)

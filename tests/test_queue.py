@@ -1,4 +1,4 @@
-"""`TaskQueue` by itself: order, wake-ups, closing, dead entries, slots. Both ways of taking are tested on every build."""
+"""`TaskQueue` by itself: order, wake-ups, closing, dead entries, slots. Both ways of taking, on every build."""
 
 from __future__ import annotations
 

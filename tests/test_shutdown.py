@@ -193,17 +193,19 @@ def test_leaving_the_with_block_stops(factory):
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt, SystemExit])
 def test_leaving_the_with_block_by_an_interrupt_kills(factory, error):
-    started = threading.Event()
-    with (
-        pytest.raises(error),
-        TaskManager(Config(on_create=factory.create, on_destroy=factory.destroy, worker_count=1)) as manager,
-    ):
-        running = manager.submit(lambda ctx, resource: (started.set(), ctx.wait(PATIENCE)))
-        futures = [manager.submit(lambda ctx, resource: ctx.wait(PATIENCE)) for _ in range(5)]
-        started.wait(PATIENCE)
-        raise error
-    assert running.result(0) == (None, True)
-    assert any(isinstance(future.exception(0), TaskManagerKilledError) for future in futures)
+    started, futures = threading.Event(), []
+
+    def leave():
+        with TaskManager(Config(on_create=factory.create, on_destroy=factory.destroy, worker_count=1)) as manager:
+            futures.append(manager.submit(lambda ctx, resource: (started.set(), ctx.wait(PATIENCE))))
+            futures.extend(manager.submit(lambda ctx, resource: ctx.wait(PATIENCE)) for _ in range(5))
+            started.wait(PATIENCE)
+            raise error
+
+    with pytest.raises(error):
+        leave()
+    assert futures[0].result(0) == (None, True)
+    assert any(isinstance(future.exception(0), TaskManagerKilledError) for future in futures[1:])
 
 
 def test_cancelling_the_parent_context_drains_and_leaves_no_caller_waiting(make):
@@ -492,21 +494,24 @@ posix = pytest.mark.skipif(os.name != "posix", reason="signals to the own proces
 
 @posix
 @pytest.mark.parametrize("method", ["stop", "kill"])
-def test_closing_from_a_signal_handler_in_the_middle_of_submitting_does_not_lock_up(make, method):
-    for bound in (0, 5):
-        manager = make(worker_count=1, queue_size=bound)
-        reports = []
-        previous = signal.signal(signal.SIGALRM, lambda *_: reports.append(getattr(manager, method)()))
-        try:
-            signal.setitimer(signal.ITIMER_REAL, 0.01)
-            with pytest.raises((TaskManagerShutdownError, TaskManagerKilledError)):
-                while True:
-                    manager.submit(lambda resource: 0).result()
-        finally:
-            signal.setitimer(signal.ITIMER_REAL, 0)
-            signal.signal(signal.SIGALRM, previous)
-        assert len(reports) == 1
-        assert manager.stop().abandoned == ()
+@pytest.mark.parametrize("bound", [0, 5])
+def test_closing_from_a_signal_handler_in_the_middle_of_submitting_does_not_lock_up(make, method, bound):
+    manager, reports = make(worker_count=1, queue_size=bound), []
+
+    def submit_for_ever():
+        while True:
+            manager.submit(lambda resource: 0).result()
+
+    previous = signal.signal(signal.SIGALRM, lambda *_: reports.append(getattr(manager, method)()))
+    try:
+        signal.setitimer(signal.ITIMER_REAL, 0.01)
+        with pytest.raises((TaskManagerShutdownError, TaskManagerKilledError)):
+            submit_for_ever()
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, previous)
+    assert len(reports) == 1
+    assert manager.stop().abandoned == ()
 
 
 @posix
@@ -551,8 +556,7 @@ def test_ctrl_c_in_the_middle_of_submissions_strands_nothing(make):
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, previous)
         gc.enable()
-    done, not_done = concurrent.futures.wait(futures, PATIENCE)
-    assert not not_done
+    assert not concurrent.futures.wait(futures, PATIENCE).not_done
     assert manager.join(PATIENCE)
     metrics = manager.metrics()
     assert metrics.total_tasks_arrived == metrics.total_tasks_completed >= len(futures)
@@ -610,7 +614,8 @@ def test_the_interpreter_exits_with_a_stuck_task():
         manager = TaskManager(CONFIG)
         started = threading.Event()
         manager.submit(lambda resource: (started.set(), time.sleep(1000)))
-        manager.submit(lambda resource: print("never")).add_done_callback(lambda f: print(type(f.exception()).__name__, flush=True))
+        waiting = manager.submit(lambda resource: print("never"))
+        waiting.add_done_callback(lambda future: print(type(future.exception()).__name__, flush=True))
         started.wait()
     """)
     assert done.stdout.split() == ["created", "TaskManagerKilledError"]

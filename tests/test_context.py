@@ -1,0 +1,932 @@
+"""`Context`: the contract of Go's package `context`, and what Python adds to it (threads, signals, forks, locks)."""
+
+from __future__ import annotations
+
+import gc
+import logging
+import os
+import random
+import signal
+import subprocess
+import sys
+import textwrap
+import threading
+import time
+import weakref
+from types import SimpleNamespace
+
+import pytest
+
+import tasker.context
+import tasker.timer
+from tasker import (
+    ConfigError,
+    ContextCancelledError,
+    DeadlineExceededError,
+    TaskerError,
+    background,
+    with_cancel,
+    with_deadline,
+    with_timeout,
+    with_value,
+)
+from tasker.context import Context, TaskContext, without_cancel
+from tests.conftest import PATIENCE, eventually
+
+MAKERS = [
+    pytest.param(with_cancel, id="with_cancel"),
+    pytest.param(lambda parent: with_timeout(parent, 3600), id="with_timeout"),
+    pytest.param(lambda parent: with_deadline(parent, time.monotonic() + 3600), id="with_deadline"),
+    pytest.param(lambda parent: with_value(parent, "key", "value"), id="with_value"),
+]
+needs_signals = pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="needs POSIX signals")
+needs_fork = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork()")
+
+
+class HookedLock:
+    """An RLock that calls `hook` once, in its holder's thread, as a signal handler might be called there."""
+
+    def __init__(self, hook):
+        self.lock = threading.RLock()
+        self.hook = hook
+
+    def __enter__(self):
+        self.lock.acquire()
+        hook, self.hook = self.hook, None
+        if hook is not None:
+            hook()
+
+    def __exit__(self, *_):
+        self.lock.release()
+
+
+def run_python(code: str) -> str:
+    """What a program prints in a process of its own; it must end well and complain about nothing."""
+    command = [sys.executable, "-W", "ignore::DeprecationWarning", "-c", textwrap.dedent(code)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    return done.stdout
+
+
+def in_another_thread(fn):
+    """Run `fn()` elsewhere and wait for it: it would block for ever if this thread held a lock that it needs."""
+    done = []
+    thread = threading.Thread(target=lambda: done.append(fn()), daemon=True)
+    thread.start()
+    thread.join(PATIENCE)
+    assert not thread.is_alive(), "the other thread is blocked"
+    return done[0]
+
+
+def live_entries():
+    return [entry for _, _, entry in tasker.timer._timer._heap if entry._fire is not None]
+
+
+# -- the root ------------------------------------------------------------------------------------------------------
+
+
+def test_background_is_never_done_and_has_no_deadline_and_no_values():
+    root = background()
+    assert root is background()
+    assert not root.cancelled()
+    assert (root.err(), root.cause(), root.deadline(), root.remaining(), root.value("key")) == (None,) * 5
+    assert root.wait(0) is False
+    root.raise_if_done()
+    assert root.stopping() is False
+
+
+def test_background_cannot_be_cancelled_by_anything():
+    with pytest.raises(TypeError, match="with_cancel"):
+        background().cancel()
+    with background() as root:
+        assert root is background()
+    assert not background().cancelled()
+
+
+def test_background_keeps_neither_callbacks_nor_contexts_made_from_it():
+    class Thing:
+        def __call__(self):
+            raise AssertionError("background is never done")
+
+    thing = Thing()
+    watch = weakref.ref(thing)
+    taken_back = background().on_done(thing)
+    child = with_cancel(background())
+    assert background()._children == {}
+    assert taken_back() is True
+    del thing, taken_back, child
+    gc.collect()
+    assert watch() is None
+
+
+# -- being done ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("make", MAKERS)
+def test_a_new_context_is_live_until_it_is_cancelled(make):
+    ctx = make(background())
+    assert not ctx.cancelled()
+    assert ctx.err() is None
+    assert ctx.cause() is None
+    ctx.raise_if_done()
+    ctx.cancel()
+    assert ctx.cancelled()
+    assert type(ctx.err()) is ContextCancelledError
+
+
+def test_cancelling_again_changes_nothing():
+    ctx = with_cancel(background())
+    calls = []
+    ctx.on_done(lambda: calls.append(1))
+    first = ValueError("first")
+    ctx.cancel(first)
+    error = ctx.err()
+    ctx.cancel()
+    ctx.cancel(ValueError("second"))
+    assert ctx.err() is error
+    assert ctx.cause() is first
+    assert calls == [1]
+
+
+@pytest.mark.parametrize("make", MAKERS)
+def test_cancellation_flows_down_and_never_up(make):
+    parent = with_cancel(background())
+    ctx = make(parent)
+    sibling = make(parent)
+    child = make(ctx)
+    grandchild = make(child)
+    ctx.cancel()
+    assert [c.cancelled() for c in (parent, sibling, ctx, child, grandchild)] == [False, False, True, True, True]
+    parent.cancel()
+    assert sibling.cancelled()
+
+
+@pytest.mark.parametrize("make", MAKERS)
+def test_what_is_made_from_an_ended_context_is_ended_for_the_same_reason(make):
+    parent = with_cancel(background())
+    cause = OSError("gone")
+    parent.cancel(cause)
+    child = make(parent)
+    assert child.err() is parent.err()
+    assert child.cause() is cause
+    assert parent._children == {}
+    assert child._entry is None
+
+
+def test_err_says_how_and_cause_says_why():
+    why = OSError("the client hung up")
+    ctx = with_cancel(background())
+    child = with_cancel(ctx)
+    ctx.cancel(why)
+    assert type(ctx.err()) is type(child.err()) is ContextCancelledError
+    assert ctx.cause() is child.cause() is why
+
+
+def test_without_a_given_cause_the_cause_is_the_error():
+    cancelled, late = with_cancel(background()), with_timeout(background(), 0)
+    cancelled.cancel()
+    assert cancelled.cause() is cancelled.err()
+    assert late.cause() is late.err()
+    assert isinstance(late.err(), DeadlineExceededError)
+
+
+def test_the_errors_are_tasker_errors_and_a_passed_deadline_is_a_timeout():
+    assert issubclass(ContextCancelledError, TaskerError)
+    assert issubclass(DeadlineExceededError, TaskerError)
+    assert issubclass(DeadlineExceededError, TimeoutError)
+    assert not issubclass(ContextCancelledError, TimeoutError)
+
+
+def test_leaving_a_with_block_cancels_and_lets_errors_through():
+    with with_cancel(background()) as ctx:
+        assert not ctx.cancelled()
+    assert ctx.cancelled()
+    with pytest.raises(KeyError), with_timeout(background(), 3600) as ctx:
+        raise KeyError
+    assert type(ctx.err()) is ContextCancelledError
+    assert ctx.cause() is ctx.err()
+
+
+def test_raise_if_done_raises_a_fresh_instance_from_the_cause():
+    why = OSError("why")
+    ctx = with_cancel(background())
+    ctx.cancel(why)
+    raised = []
+    for _ in range(2):
+        with pytest.raises(ContextCancelledError) as caught:
+            ctx.raise_if_done()
+        raised.append(caught.value)
+    assert raised[0] is not raised[1]
+    assert ctx.err() not in raised
+    assert [error.__cause__ for error in raised] == [why, why]
+    assert ctx.err().__traceback__ is None  # the one that all share stays clean
+
+
+def test_raise_if_done_says_that_a_deadline_passed():
+    with pytest.raises(DeadlineExceededError, match="deadline") as caught:
+        with_timeout(background(), 0).raise_if_done()
+    assert caught.value.__cause__ is None
+
+
+def test_repr_says_the_state_and_the_time_left():
+    ctx = with_timeout(background(), 3600)
+    assert repr(ctx).startswith("<Context live, 3")
+    ctx.cancel()
+    assert "ContextCancelledError" in repr(ctx)
+    assert repr(with_cancel(background())) == "<Context live>"
+
+
+# -- deadlines -----------------------------------------------------------------------------------------------------
+
+
+def test_a_deadline_is_never_later_than_the_parents():
+    now = time.monotonic()
+    with with_deadline(background(), now + 1000) as parent:
+        assert with_cancel(parent).deadline() == now + 1000
+        assert with_value(parent, 1, 2).deadline() == now + 1000
+        assert with_deadline(parent, now + 2000).deadline() == now + 1000
+        assert with_timeout(parent, 5000).deadline() == now + 1000
+        assert with_deadline(parent, now + 500).deadline() == now + 500
+        assert with_deadline(with_deadline(parent, now + 500), now + 700).deadline() == now + 500
+
+
+def test_an_inherited_deadline_takes_no_entry_of_its_own_in_the_timer():
+    with with_timeout(background(), 3600) as parent:
+        before = len(live_entries())
+        children = [with_cancel(parent), with_timeout(parent, 7200), with_deadline(parent, parent.deadline())]
+        assert len(live_entries()) == before
+        earlier = with_timeout(parent, 1800)
+        assert len(live_entries()) == before + 1
+    assert all(child.cancelled() for child in [*children, earlier])
+
+
+def test_an_infinite_timeout_is_no_deadline():
+    for ctx in (with_timeout(background(), float("inf")), with_deadline(background(), float("inf"))):
+        assert ctx.deadline() is None
+        assert ctx.remaining() is None
+
+
+def test_remaining_counts_down_and_stops_at_zero(monkeypatch):
+    now = time.monotonic()
+    clock = SimpleNamespace(monotonic=lambda: now)
+    monkeypatch.setattr(tasker.context, "time", clock)
+    with with_timeout(background(), 60) as ctx:
+        assert ctx.deadline() == now + 60
+        assert ctx.remaining() == pytest.approx(60)
+        clock.monotonic = lambda: now + 59.5
+        assert ctx.remaining() == pytest.approx(0.5)
+        clock.monotonic = lambda: now + 61
+        assert ctx.remaining() == 0.0
+        assert with_cancel(ctx).remaining() == 0.0
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        pytest.param(lambda: with_timeout(background(), 0), id="no time"),
+        pytest.param(lambda: with_deadline(background(), time.monotonic() - 1), id="past"),
+        pytest.param(lambda: with_deadline(background(), float("-inf")), id="long past"),
+    ],
+)
+def test_a_deadline_that_has_passed_already_ends_the_context_at_once(make, monkeypatch):
+    monkeypatch.setattr(tasker.timer._timer, "at", None)  # no thread is asked
+    ctx = make()
+    assert isinstance(ctx.err(), DeadlineExceededError)
+
+
+def test_a_passing_deadline_ends_the_context_and_those_below_it():
+    with with_cancel(background()) as parent:
+        ctx = with_timeout(parent, 0.01)
+        child = with_cancel(with_value(ctx, 1, 2))
+        assert child.wait(PATIENCE) is True
+        assert isinstance(child.err(), DeadlineExceededError)
+        assert ctx.err() is child.err()
+        assert not parent.cancelled()
+        assert parent._children == {}
+
+
+def test_the_earlier_of_two_deadlines_ends_a_context():
+    with with_timeout(background(), 3600) as parent:
+        child = with_timeout(parent, 0.01)
+        assert child.wait(PATIENCE)
+        assert not parent.cancelled()
+    ctx = with_timeout(background(), 0.01)
+    child = with_timeout(ctx, 3600)
+    assert child.wait(PATIENCE)
+    assert isinstance(child.err(), DeadlineExceededError)
+
+
+def test_deadlines_pass_in_their_order_and_not_in_that_of_their_making():
+    order, done = [], threading.Event()
+    now = time.monotonic()
+    for delay in (0.09, 0.03, 0.06):
+        with_deadline(background(), now + delay).on_done(lambda delay=delay: order.append(delay))
+    with_deadline(background(), now + 0.12).on_done(done.set)
+    assert done.wait(PATIENCE)
+    assert order == [0.03, 0.06, 0.09]
+
+
+def test_nothing_of_the_users_runs_on_the_timer_thread():
+    ctx = with_timeout(background(), 0.01)
+    child = with_cancel(ctx)
+    threads, both = [], threading.Semaphore(0)
+
+    def note():
+        threads.append(threading.current_thread())
+        both.release()
+
+    def fail():
+        note()
+        raise OSError
+
+    ctx.on_done(fail)
+    child.on_done(note)
+    assert both.acquire(timeout=PATIENCE)
+    assert both.acquire(timeout=PATIENCE)
+    assert tasker.timer._timer._thread not in threads
+    assert threading.current_thread() not in threads
+    assert {thread.name for thread in threads} == {"tasker-context"}
+
+
+def test_a_callback_that_blocks_holds_up_neither_deadlines_nor_other_callbacks():
+    release, freed = threading.Event(), threading.Event()
+    entered = threading.Event()
+
+    def block():
+        entered.set()
+        freed.set() if release.wait(PATIENCE) else None
+
+    with_timeout(background(), 0.001).on_done(block)
+    assert entered.wait(PATIENCE)
+    late = with_timeout(background(), 0.001)
+    late.on_done(release.set)  # only this one lets the first go on
+    assert late.wait(PATIENCE)
+    assert freed.wait(PATIENCE)
+    eventually(tasker.context._aside.idle)
+
+
+def test_cancelling_takes_the_deadline_out_of_the_timer():
+    before = len(live_entries())
+    ctx = with_timeout(background(), 3600)
+    assert len(live_entries()) == before + 1
+    ctx.cancel()
+    assert len(live_entries()) == before
+
+
+def test_ten_thousand_cancelled_deadlines_do_not_stay_in_the_timer():
+    before = len(tasker.timer._timer._heap)
+    contexts = [with_timeout(background(), 3600) for _ in range(10_000)]
+    assert len(tasker.timer._timer._heap) >= 10_000
+    for ctx in contexts:
+        ctx.cancel()
+    assert len(tasker.timer._timer._heap) <= before + tasker.timer._SMALL
+
+
+def test_a_context_that_ends_while_its_deadline_is_set_leaves_no_entry_behind(monkeypatch):
+    parent = with_cancel(background())
+    entries = []
+    at = tasker.timer.at
+
+    def at_and_cancel(when, fire):
+        entries.append(at(when, fire))
+        parent.cancel()
+        return entries[0]
+
+    monkeypatch.setattr(tasker.timer, "at", at_and_cancel)
+    ctx = with_timeout(parent, 3600)
+    assert ctx.cancelled()
+    assert entries[0]._fire is None
+
+
+def test_there_is_one_timer_thread_for_all_deadlines_and_none_before_the_first():
+    names = run_python("""
+        import threading
+        from tasker import *
+        def names():
+            print(*sorted(thread.name for thread in threading.enumerate()))
+        ctx = with_value(with_cancel(background()), 1, 2)
+        ctx.wait(0.001)
+        ctx.cancel()
+        with_timeout(background(), float("inf"))
+        names()
+        kept = [with_timeout(background(), 60 + i) for i in range(200)]
+        names()
+        for ctx in kept:
+            ctx.cancel()
+        assert with_timeout(background(), 0.001).wait(20)
+        names()
+    """).splitlines()
+    assert names == ["MainThread", "MainThread tasker-timer", "MainThread tasker-timer"]
+
+
+# -- values --------------------------------------------------------------------------------------------------------
+
+
+def test_the_nearest_value_of_a_key_is_found_first():
+    outer = with_value(background(), "user", "ann")
+    middle = with_cancel(with_value(outer, "tenant", 7))
+    inner = with_value(middle, "user", "bob")
+    leaf = with_timeout(inner, 3600)
+    assert [c.value("user") for c in (outer, middle, inner, leaf)] == ["ann", "ann", "bob", "bob"]
+    assert leaf.value("tenant") == 7
+    assert outer.value("tenant") is None
+    assert leaf.value("nobody") is None
+    leaf.cancel()
+    assert leaf.value("user") == "bob"  # being done takes nothing away
+
+
+def test_keys_are_compared_as_dictionaries_do_and_none_hides_what_is_above():
+    class Key:
+        def __eq__(self, other):
+            return isinstance(other, Key)
+
+        def __hash__(self):
+            return 1
+
+    ctx = with_value(with_value(background(), Key(), "found"), ("a", 1), "tuple")
+    assert ctx.value(Key()) == "found"
+    assert ctx.value(("a", 1)) == "tuple"
+    assert with_value(ctx, Key(), None).value(Key()) is None
+
+
+def test_without_cancel_keeps_the_values_alone():
+    with with_timeout(with_value(background(), "key", "value"), 3600) as parent:
+        ctx = with_cancel(without_cancel(parent))
+        assert ctx.value("key") == "value"
+        assert ctx.deadline() is None
+        parent.cancel()
+        assert not ctx.cancelled()
+        assert parent._children == {}
+
+
+# -- wait ----------------------------------------------------------------------------------------------------------
+
+
+def test_wait_says_whether_the_context_is_done():
+    ctx = with_cancel(background())
+    assert ctx.wait(0) is False
+    assert ctx.wait(0.001) is False
+    ctx.cancel()
+    assert ctx.wait(0) is True
+    assert ctx.wait() is True
+    assert ctx._sleepers == []
+
+
+@pytest.mark.parametrize("timeout", [None, 3600, float("inf"), 10**30])
+@pytest.mark.parametrize("end", ["cancel", "parent", "deadline"])
+def test_wait_wakes_early_when_the_context_is_done(timeout, end):
+    parent = with_cancel(background())
+    ctx = with_timeout(parent, 0.05 if end == "deadline" else 3600)
+    seen = []
+    threads = [threading.Thread(target=lambda: seen.append(ctx.wait(timeout))) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    if end != "deadline":
+        eventually(lambda: len(ctx._sleepers) == 3)
+        (parent if end == "parent" else ctx).cancel()
+    for thread in threads:
+        thread.join(PATIENCE)
+    assert seen == [True] * 3
+    assert ctx._sleepers == []
+
+
+def test_an_end_between_announcing_and_sleeping_is_not_lost():
+    ctx = with_cancel(background())
+    # the end comes in the moment in which wait() has announced itself
+    ctx._lock = HookedLock(lambda: setattr(ctx, "_lock", HookedLock(ctx.cancel)))
+    assert ctx.wait(0) is False
+    assert ctx.wait(PATIENCE) is True
+
+
+@needs_signals
+def test_an_exception_from_a_signal_handler_ends_wait_and_leaves_no_sleeper():
+    def interrupt(*_):
+        raise KeyboardInterrupt
+
+    ctx = with_cancel(background())
+    previous = signal.signal(signal.SIGALRM, interrupt)
+    try:
+        signal.setitimer(signal.ITIMER_REAL, 0.01)
+        with pytest.raises(KeyboardInterrupt):
+            ctx.wait(PATIENCE)
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, previous)
+    assert ctx._sleepers == []
+    assert not ctx.cancelled()
+
+
+# -- callbacks -----------------------------------------------------------------------------------------------------
+
+
+def test_callbacks_run_once_in_order_and_in_the_thread_that_cancels():
+    ctx = with_cancel(background())
+    first, second = with_cancel(ctx), with_cancel(ctx)
+    calls = []
+    for name, context in (("b1", second), ("1", ctx), ("a1", first), ("2", ctx), ("a2", first)):
+        context.on_done(lambda name=name: calls.append((name, threading.current_thread())))
+    in_another_thread(ctx.cancel)
+    ctx.cancel()
+    assert [name for name, _ in calls] == ["1", "2", "a1", "a2", "b1"]
+    assert len({thread for _, thread in calls}) == 1
+    assert calls[0][1] is not threading.current_thread()
+
+
+def test_a_callback_sees_the_context_done_and_those_below_it_too():
+    ctx = with_cancel(background())
+    child = with_cancel(ctx)
+    seen = []
+    why = OSError()
+    ctx.on_done(lambda: seen.append((ctx.cancelled(), child.cancelled(), ctx.cause())))
+    ctx.cancel(why)
+    assert seen == [(True, True, why)]
+
+
+def test_on_done_of_an_ended_context_calls_at_once_and_here():
+    ctx = with_cancel(background())
+    ctx.cancel()
+    calls = []
+    take_back = ctx.on_done(lambda: calls.append(threading.current_thread()))
+    assert calls == [threading.current_thread()]
+    assert take_back() is False
+
+
+def test_a_callback_that_is_taken_back_in_time_never_runs():
+    ctx = with_cancel(background())
+    calls = []
+    take_back = ctx.on_done(lambda: calls.append("taken back"))
+    late = ctx.on_done(lambda: calls.append("kept"))
+    assert take_back() is True
+    assert take_back() is False
+    ctx.cancel()
+    assert calls == ["kept"]
+    assert late() is False
+
+
+def test_taking_back_one_of_two_equal_callbacks_leaves_the_other():
+    class Equal:
+        def __init__(self, name):
+            self.name = name
+
+        def __call__(self):
+            calls.append(self.name)
+
+        def __eq__(self, other):
+            raise AssertionError("callbacks are compared by identity")
+
+        __hash__ = None
+
+    ctx = with_cancel(background())
+    calls = []
+    same = Equal("same")
+    take_back = ctx.on_done(same)
+    ctx.on_done(same)
+    other = ctx.on_done(Equal("other"))
+    assert take_back() is True
+    assert take_back() is False  # and not the second registration of the same
+    assert other() is True
+    ctx.cancel()
+    assert calls == ["same"]
+
+
+@pytest.mark.parametrize("error", [ValueError("no"), KeyboardInterrupt(), SystemExit(1)])
+def test_a_callback_that_raises_is_logged_and_the_rest_run(error, caplog):
+    def fail():
+        raise error
+
+    ctx = with_cancel(background())
+    calls = []
+    ctx.on_done(fail)
+    with_cancel(ctx).on_done(lambda: calls.append(1))
+    with caplog.at_level(logging.ERROR, "tasker"):
+        ctx.cancel()
+    assert calls == [1]
+    assert len(caplog.records) == 1
+    assert repr(error).partition("(")[0] in caplog.text
+    with caplog.at_level(logging.ERROR, "tasker"):
+        ctx.on_done(fail)  # done already: here, and guarded as well
+    assert len(caplog.records) == 2
+
+
+def test_a_logger_that_raises_does_not_keep_the_rest_from_running():
+    def broken(record):
+        raise OSError("disk full")
+
+    logger = logging.getLogger("tasker")
+    logger.addFilter(broken)
+    try:
+        ctx = with_cancel(background())
+        calls = []
+        ctx.on_done(lambda: 1 / 0)
+        ctx.on_done(lambda: calls.append(1))
+        ctx.cancel()
+    finally:
+        logger.removeFilter(broken)
+    assert calls == [1]
+
+
+@pytest.mark.parametrize("how", ["cancel", "parent", "deadline"])
+def test_callbacks_run_under_no_lock(how):
+    parent = with_cancel(background())
+    ctx = with_timeout(parent, 0.01 if how == "deadline" else 3600)
+    child = with_cancel(ctx)
+    results, done = [], threading.Event()
+
+    def use_everything():
+        calls = []
+        for context in (ctx, child):
+            context.cancel()
+            context.wait()
+            context.on_done(lambda: calls.append(1))()
+            assert with_cancel(context).cancelled()
+        with with_timeout(parent, 3600) as other:
+            other.on_done(lambda: calls.append(2))
+        parent.cancel()
+        return calls
+
+    def callback():
+        results.append(use_everything())
+        results.append(in_another_thread(use_everything))
+        done.set()
+
+    child.on_done(callback)
+    if how != "deadline":
+        (parent if how == "parent" else ctx).cancel()
+    assert done.wait(PATIENCE)
+    assert results == [[1, 1, 2]] * 2
+
+
+# -- memory --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("make", MAKERS)
+def test_cancelling_frees_a_child_from_its_parent(make):
+    with with_cancel(background()) as parent:
+        child = make(parent)
+        assert list(parent._children) == [child]
+        watch = weakref.ref(child)
+        child.cancel()
+        assert parent._children == {}
+        del child
+        gc.collect()
+        assert watch() is None
+
+
+def test_a_parent_keeps_a_live_child_until_it_is_done():
+    parent = with_cancel(background())
+    calls = []
+    with_cancel(parent).on_done(lambda: calls.append(1))
+    gc.collect()
+    parent.cancel()
+    assert calls == [1]
+
+
+def test_an_ended_context_keeps_neither_callbacks_nor_children():
+    class Thing:
+        def __call__(self):
+            pass
+
+    ctx = with_timeout(background(), 3600)
+    thing, child = Thing(), with_cancel(ctx)
+    watches = [weakref.ref(thing), weakref.ref(child)]
+    ctx.on_done(thing)
+    ctx.cancel()
+    del thing, child
+    gc.collect()
+    assert [watch() for watch in watches] == [None, None]
+
+
+def test_chains_of_five_thousand_contexts_end_are_asked_and_die_without_recursion():
+    root = ctx = with_value(background(), "root", "found")
+    for i in range(5_000):
+        ctx = with_value(ctx, i, i) if i % 2 else with_cancel(ctx)
+    deep = with_timeout(ctx, 3600)
+    assert deep.value("root") == "found"
+    assert deep.value("nobody") is None
+    assert deep.stopping() is False
+    calls = []
+    deep.on_done(lambda: calls.append(1))
+    root.cancel()
+    assert deep.cancelled()
+    assert calls == [1]
+    watch = weakref.ref(ctx)
+    del ctx, deep, root
+    gc.collect()
+    assert watch() is None
+
+
+# -- threads, signals, forks ---------------------------------------------------------------------------------------
+
+
+def test_a_context_made_while_its_parent_ends_is_ended():
+    parent = with_cancel(background())
+    parent._lock = HookedLock(parent.cancel)
+    assert with_cancel(parent).cancelled()
+    assert parent._children == {}
+
+
+def test_nobody_is_forgotten_when_many_threads_derive_wait_and_register_while_one_cancels():
+    seed = int(os.environ.get("TASKER_SEED", "1"))
+    rng = random.Random(seed)
+    for round_ in range(int(os.environ.get("TASKER_ROUNDS", "60"))):
+        parent = with_cancel(background())
+        barrier = threading.Barrier(5)
+        made, called, waited = [], [], []
+
+        def derive(parent=parent, barrier=barrier, made=made):
+            barrier.wait(PATIENCE)
+            for i in range(20):
+                made.append(with_cancel(parent) if i % 2 else with_timeout(parent, 3600))
+
+        def register(parent=parent, barrier=barrier, called=called):
+            barrier.wait(PATIENCE)
+            for i in range(20):
+                parent.on_done(lambda i=i: called.append(i))
+
+        def wait(parent=parent, barrier=barrier, waited=waited):
+            barrier.wait(PATIENCE)
+            waited.append(parent.wait(PATIENCE))
+
+        threads = [threading.Thread(target=target) for target in (derive, derive, register, wait)]
+        for thread in threads:
+            thread.start()
+        barrier.wait(PATIENCE)
+        for _ in range(rng.randrange(200)):
+            pass
+        parent.cancel()
+        for thread in threads:
+            thread.join(PATIENCE)
+        what = f"seed {seed}, round {round_}"
+        assert len(made) == 40, what
+        assert all(context.cancelled() for context in made), what
+        assert sorted(called) == list(range(20)), what
+        assert waited == [True], what
+        assert parent._children == {}, what
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGUSR1"), reason="needs POSIX signals")
+@pytest.mark.parametrize("handler_does", ["cancel", "cancel parent", "on_done", "derive", "wait", "remaining"])
+@pytest.mark.parametrize("interrupted", ["cancel", "on_done", "take_back", "derive", "wait"])
+def test_a_signal_handler_may_do_anything_to_the_context_that_its_thread_is_changing(handler_does, interrupted):
+    parent = with_cancel(background())
+    ctx = with_timeout(parent, 3600)
+    calls, handled = [], []
+    take_back = ctx.on_done(lambda: calls.append("taken back"))
+    ctx.on_done(lambda: calls.append("kept"))
+
+    def handler(*_):
+        {
+            "cancel": ctx.cancel,
+            "cancel parent": parent.cancel,
+            "on_done": lambda: ctx.on_done(lambda: calls.append("handler")),
+            "derive": lambda: with_timeout(ctx, 1800),
+            "wait": lambda: ctx.wait(0),
+            "remaining": ctx.remaining,
+        }[handler_does]()
+        handled.append(1)
+
+    previous = signal.signal(signal.SIGUSR1, handler)
+    try:
+        ctx._lock = HookedLock(lambda: signal.raise_signal(signal.SIGUSR1))
+        result = {
+            "cancel": ctx.cancel,
+            "on_done": lambda: ctx.on_done(lambda: calls.append("interrupted")),
+            "take_back": take_back,
+            "derive": lambda: with_cancel(ctx),
+            "wait": lambda: ctx.wait(0),
+        }[interrupted]()
+    finally:
+        signal.signal(signal.SIGUSR1, previous)
+    assert handled == [1]
+    ended = handler_does.startswith("cancel") or interrupted == "cancel"
+    assert ctx.cancelled() is ended
+    if interrupted == "derive":
+        assert result.cancelled() is ended
+    if interrupted == "wait":
+        assert result is ended
+    parent.cancel()
+    expected = ["kept"]
+    expected += ["taken back"] * (interrupted != "take_back" or result is False)
+    expected += ["interrupted"] * (interrupted == "on_done")
+    expected += ["handler"] * (handler_does == "on_done")
+    assert sorted(calls) == sorted(expected)
+
+
+@needs_signals
+def test_a_storm_of_signals_loses_no_callback_and_locks_nothing_up():
+    contexts = []
+    handled = []
+
+    def handler(*_):
+        ctx = with_timeout(background(), 3600)
+        ctx.on_done(lambda: handled.append(1))
+        ctx.cancel()
+        if contexts:
+            contexts[-1].cancel()
+
+    calls = []
+    previous = signal.signal(signal.SIGALRM, handler)
+    try:
+        signal.setitimer(signal.ITIMER_REAL, 0.001, 0.001)
+        while len(handled) < 30:
+            ctx = with_timeout(background(), 3600)
+            contexts.append(ctx)
+            ctx.on_done(lambda: calls.append(1))
+            ctx.wait(0)
+            with_cancel(ctx)
+            ctx.cancel()
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, previous)
+    assert len(calls) == len(contexts)
+    assert all(ctx.cancelled() for ctx in contexts)
+
+
+@needs_fork
+def test_deadlines_pass_and_callbacks_run_in_a_forked_child():
+    out = run_python("""
+        import os, threading, warnings
+        from tasker import *
+        import tasker.timer
+        release, busy = threading.Event(), threading.Event()
+        keeps_the_thread = with_timeout(background(), 0.001)
+        keeps_the_thread.on_done(lambda: (busy.set(), release.wait(20)))
+        assert busy.wait(20)
+        with_timeout(background(), 3600)
+        tasker.timer._timer._lock.acquire()  # as another thread might hold it at this moment
+        child = os.fork()
+        if child == 0:
+            try:
+                called = threading.Event()
+                ctx = with_timeout(background(), 0.001)
+                ctx.on_done(called.set)
+                os._exit(0 if ctx.wait(20) and called.wait(20) else 1)
+            finally:
+                os._exit(2)
+        tasker.timer._timer._lock.release()
+        print("child", os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+        release.set()
+        print("parent", with_timeout(background(), 0.001).wait(20))
+    """)
+    assert out.split() == ["child", "0", "parent", "True"]
+
+
+# -- tasks' contexts, wrong arguments ------------------------------------------------------------------------------
+
+
+def test_stopping_is_asked_of_the_manager_through_any_number_of_derived_contexts():
+    draining = []
+    task = TaskContext(without_cancel(with_value(background(), "key", "value")), None, lambda: bool(draining))
+    derived = with_value(with_cancel(task), "other", 1)
+    assert not task.stopping()
+    assert not derived.stopping()
+    assert derived.value("key") == "value"
+    draining.append(1)
+    assert task.stopping()
+    assert derived.stopping()
+    assert not with_cancel(background()).stopping()
+
+
+NOT_PARENTS = [None, 0, "background", background, Context]
+
+
+@pytest.mark.parametrize(
+    ("call", "error", "says"),
+    [
+        *((lambda p=p: with_cancel(p), TypeError, "parent must be a Context") for p in NOT_PARENTS),
+        *((lambda p=p: with_value(p, "k", 1), TypeError, "parent must be a Context") for p in NOT_PARENTS),
+        *((lambda p=p: with_timeout(p, 1), TypeError, "parent must be a Context") for p in NOT_PARENTS),
+        *((lambda p=p: with_deadline(p, 1e9), TypeError, "parent must be a Context") for p in NOT_PARENTS),
+        *(
+            (lambda s=s: with_timeout(background(), s), ConfigError, "seconds must be")
+            for s in (-1, -0.001, float("nan"), float("-inf"), None, "1", True, 1j)
+        ),
+        *(
+            (lambda t=t: with_deadline(background(), t), TypeError, "monotonic must be a time")
+            for t in (float("nan"), None, "1", True, 1j)
+        ),
+        (lambda: with_value(background(), None, 1), TypeError, "key must not be None"),
+        *(
+            (lambda t=t: with_cancel(background()).wait(t), ConfigError, "timeout must be")
+            for t in (-1, float("nan"), "1", True)
+        ),
+        *((lambda c=c: with_cancel(background()).on_done(c), TypeError, "on_done needs") for c in (None, 1, "f")),
+        *((lambda c=c: background().on_done(c), TypeError, "on_done needs") for c in (None, 1, "f")),
+        *(
+            (lambda c=c: with_cancel(background()).cancel(c), TypeError, "cause must be an exception")
+            for c in ("why", OSError, 1)
+        ),
+    ],
+)
+def test_wrong_arguments_are_refused_by_name_and_change_nothing(call, error, says):
+    before = len(live_entries())
+    with pytest.raises(error, match=says):
+        call()
+    assert len(live_entries()) == before
+
+
+def test_a_refused_cause_leaves_the_context_live():
+    ctx = with_cancel(background())
+    with pytest.raises(TypeError):
+        ctx.cancel("why")
+    assert not ctx.cancelled()
