@@ -14,7 +14,6 @@ place where they are called. The worker's figures go to its own shard; `task` an
 from __future__ import annotations
 
 import contextlib
-import random
 import threading
 import time
 import traceback
@@ -131,6 +130,8 @@ class Worker(Generic[R]):
                 return self._terms.create()
             except BaseException as error:
                 self._terms.creation_failed(error)
+            import random  # half of what importing tasker would cost, and most programs never get here
+
             # jitter: workers that failed together must not all try again together
             self.seat.sleep(random.uniform(pause / 2, pause))
             pause = min(pause * 2, LONGEST_PAUSE)

@@ -46,18 +46,23 @@ needs_fork = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork()")
 class HookedLock:
     """An RLock that calls `hook` once, in its holder's thread, as a signal handler might be called there."""
 
-    def __init__(self, hook):
+    def __init__(self, hook, when="taken"):
         self.lock = threading.RLock()
         self.hook = hook
+        self.when = when
 
     def __enter__(self):
         self.lock.acquire()
-        hook, self.hook = self.hook, None
-        if hook is not None:
-            hook()
+        self._now("taken")
 
     def __exit__(self, *_):
         self.lock.release()
+        self._now("released")
+
+    def _now(self, moment):
+        if moment == self.when and self.hook is not None:
+            hook, self.hook = self.hook, None
+            hook()
 
 
 def run_python(code: str) -> str:
@@ -490,12 +495,12 @@ def test_wait_wakes_early_when_the_context_is_done(timeout, end):
     assert ctx._sleepers == []
 
 
-def test_an_end_between_announcing_and_sleeping_is_not_lost():
+@pytest.mark.parametrize("moment", ["taken", "released"])
+def test_an_end_just_before_or_just_after_the_announcement_of_a_sleeper_is_not_lost(moment):
     ctx = with_cancel(background())
-    # the end comes in the moment in which wait() has announced itself
-    ctx._lock = HookedLock(lambda: setattr(ctx, "_lock", HookedLock(ctx.cancel)))
-    assert ctx.wait(0) is False
-    assert ctx.wait(PATIENCE) is True
+    ctx._lock = HookedLock(ctx.cancel, moment)
+    assert in_another_thread(ctx.wait) is True
+    assert ctx._sleepers == []
 
 
 @needs_signals
