@@ -1,0 +1,73 @@
+"""`Crew` holds its bounds whoever asks for what: the limits of `scaling.decide` are not its only guard."""
+
+from __future__ import annotations
+
+import threading
+
+from tests.conftest import PATIENCE, eventually
+
+
+def test_it_never_hires_above_the_most_however_many_ask_at_once(make):
+    manager = make(worker_count=2, max_worker_count=5, burst_interval=0)
+    crew = manager._engine.crew
+    begin = threading.Barrier(4)
+    hired = []
+
+    def hire():
+        begin.wait(PATIENCE)
+        hired.append(crew.hire(10))
+
+    threads = [threading.Thread(target=hire) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(PATIENCE)
+    assert sum(hired) == 3
+    assert len(crew.members) == 5
+
+
+def test_it_never_retires_below_the_base_nor_who_is_busy(make, factory):
+    manager = make(worker_count=2, max_worker_count=4, burst_interval=0)
+    crew, idle = manager._engine.crew, manager._engine.queue.idle
+    assert crew.hire(2) == 2
+    gate = threading.Event()
+    busy = [manager.submit(lambda resource: gate.wait(PATIENCE)) for _ in range(3)]
+    eventually(lambda: all(future.running() for future in busy) and manager.stats().idle_workers == 1)
+    assert crew.retire(10, idle) == 1
+    eventually(lambda: len(crew.members) == 3)
+    assert factory.live == 3
+    gate.set()
+    eventually(lambda: manager.stats().idle_workers == 3)
+    assert crew.retire(10, idle) == 1
+    eventually(lambda: len(crew.members) == 2)
+    assert crew.retire(10, idle) == 0
+    assert [future.result(0) for future in busy] == [True] * 3
+    assert manager.queue_task(lambda resource: "still served") == "still served"
+
+
+def test_a_member_whose_thread_ended_without_a_word_is_replaced(make, monkeypatch):
+    manager = make(worker_count=1, max_worker_count=1, burst_interval=0)
+    assert manager.wait_ready(PATIENCE)
+    crew = manager._engine.crew
+    lost = crew.members[0]
+    monkeypatch.setattr(lost, "_leave", lambda worker: None)
+    seat = manager._engine.queue.idle.take_longest
+    eventually(lambda: lost.seat.parked and seat() is lost.seat)
+    lost.dismiss()
+    lost.thread.join(PATIENCE)
+    assert manager.queue_task(lambda resource: "served by another") == "served by another"
+
+
+def test_retired_workers_figures_are_added_to_the_totals_once(make):
+    manager = make(worker_count=1, max_worker_count=4, burst_interval=0)
+    crew, idle = manager._engine.crew, manager._engine.queue.idle
+    for _ in range(5):
+        crew.hire(3)
+        barrier = threading.Barrier(4)
+        for future in [manager.submit(lambda resource, b: b.wait(PATIENCE), barrier) for _ in range(4)]:
+            future.result(PATIENCE)
+        eventually(lambda: manager.stats().idle_workers == 4)
+        assert crew.retire(3, idle) == 3
+        eventually(lambda: len(crew.members) == 1)
+    assert manager.metrics().total_tasks_completed == manager.metrics().total_tasks_arrived == 20
+    assert len(manager._engine.figures._shards) == 2  # one worker's, and the one for all that is no worker
