@@ -249,6 +249,26 @@ def test_a_result_is_recorded_before_whoever_waits_for_it_is_woken(make):
         assert manager.metrics().total_tasks_completed == done
 
 
+@pytest.mark.parametrize("fails", [False, True])
+def test_a_callback_finds_its_task_counted(make, fails):
+    manager = make()
+    gate, seen = threading.Event(), []
+
+    def task(resource):
+        gate.wait(PATIENCE)
+        if fails:
+            raise ValueError
+
+    def callback(result, error):
+        metrics = manager.metrics()
+        seen.append((metrics.total_tasks_completed, metrics.total_tasks_failed))
+
+    manager.queue_task_with_callback(task, callback)
+    gate.set()
+    assert manager.join(PATIENCE)
+    assert seen == [(0, 1) if fails else (1, 0)]
+
+
 def test_a_backlog_grows_the_pool_and_quiet_shrinks_it_to_its_base(make, factory):
     manager = make(worker_count=2, max_worker_count=6, burst_interval=0.02)
     gate = threading.Event()

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from tasker import TaskManagerShutdownError
-from tasker.future import TaskFuture
+from tasker.future import SETTLE, START, TaskFuture
 from tasker.parking import Seat
 from tasker.queue import TaskQueue
 from tests.conftest import PATIENCE, eventually
@@ -135,7 +135,7 @@ def test_one_sleeper_is_woken_for_each_task(queue):
 
 
 def test_a_task_put_between_announcement_and_sleep_is_not_missed(queue):
-    looks = []
+    looks, seat = [], Seat()
 
     def look():
         found = queue.take()
@@ -144,8 +144,9 @@ def test_a_task_put_between_announcement_and_sleep_is_not_missed(queue):
             put(queue, 1)  # after the worker looked in vain, before it sleeps
         return found
 
-    assert queue.idle.park(Seat(), look, 5.0) is not None
+    assert queue.idle.park(seat, look) is not None
     assert len(looks) == 2
+    assert not seat.parked
 
 
 def test_a_closed_queue_refuses_and_takes_back_what_was_appended(queue):
@@ -301,6 +302,14 @@ def test_a_re_queued_task_needs_no_slot():
     assert first._requeue()
     queue.put_back(first)
     assert sum(queue.waiting()) == 2
+
+
+def test_a_retry_of_a_task_that_was_settled_meanwhile_is_dropped(queue):
+    future = put(queue, 1)[0]
+    assert queue.take()._start(0.0)
+    assert future._take(SETTLE)  # a timeout, say, before the worker puts the task back
+    assert future._requeue() is False
+    assert START not in future._rights
 
 
 def test_a_retry_that_meets_a_cancellation_is_settled_once(queue):

@@ -389,6 +389,20 @@ def test_closing_from_a_callback_does_not_lock_up(make, method):
 
 
 @pytest.mark.parametrize("method", ["stop", "kill"])
+def test_closing_from_the_callback_of_a_timeout_does_not_lock_up(make, method):
+    manager = make(worker_count=1, max_worker_count=1)
+    gate, reports = threading.Event(), []
+    manager.submit(lambda resource: gate.wait(PATIENCE))
+    future = manager.submit(lambda resource: 0, timeout=0.01)
+    called = threading.Event()
+    future.add_done_callback(lambda done: (reports.append(getattr(manager, method)()), called.set()))
+    assert called.wait(PATIENCE)
+    gate.set()
+    assert manager.stop().abandoned == ()
+    assert not reports[0].drained
+
+
+@pytest.mark.parametrize("method", ["stop", "kill"])
 def test_closing_from_run_task_or_from_on_destroy_does_not_lock_up(make, factory, method):
     managers = []
 

@@ -1,0 +1,45 @@
+"""The guard around a user's logger: what that raises costs its message and nothing else."""
+
+from __future__ import annotations
+
+import logging
+
+import pytest
+
+from tasker.logger import GuardedLogger
+from tests.conftest import Log
+
+LEVELS = ["debug", "info", "warning", "error"]
+
+
+@pytest.mark.parametrize("level", LEVELS)
+def test_messages_and_arguments_reach_the_logger_as_they_are(level):
+    log = Log()
+    assert getattr(GuardedLogger(log), level)("%s of %d", "one", 2) is None
+    assert log.lines == [(level, "one of 2")]
+
+
+@pytest.mark.parametrize("level", LEVELS)
+def test_a_standard_logger_fits(level, caplog):
+    with caplog.at_level(logging.DEBUG, "test.guarded"):
+        getattr(GuardedLogger(logging.getLogger("test.guarded")), level)("%s of %d", "one", 2)
+    assert [(record.levelname.lower(), record.getMessage()) for record in caplog.records] == [(level, "one of 2")]
+
+
+@pytest.mark.parametrize("level", LEVELS)
+@pytest.mark.parametrize("error", [ValueError("disk full"), SystemExit(1), KeyboardInterrupt(), StopIteration()])
+def test_nothing_that_a_logger_raises_comes_through(level, error):
+    class Broken:
+        def __getattr__(self, name):
+            def fail(*_):
+                raise error
+
+            return fail
+
+    getattr(GuardedLogger(Broken()), level)("message %s", 1)
+
+
+@pytest.mark.parametrize("level", LEVELS)
+def test_a_logger_that_lost_its_methods_or_cannot_format_comes_to_nothing(level):
+    getattr(GuardedLogger(object()), level)("message")
+    getattr(GuardedLogger(Log()), level)("%d", "no number")

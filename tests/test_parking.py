@@ -1,0 +1,337 @@
+"""The parking protocol: announce, look, sleep. Every interleaving of one waiter and one maker is played through."""
+
+from __future__ import annotations
+
+import itertools
+import threading
+from collections import deque
+
+import pytest
+
+from tasker.parking import Parking, Seat
+from tests.conftest import PATIENCE, eventually
+
+
+class Nap(Seat):
+    """A seat whose sleep is a function of the test."""
+
+    def __init__(self, sleep=lambda seat, timeout: False):
+        super().__init__()
+        self.naps = []
+        self.how = sleep
+
+    def sleep(self, timeout=-1.0):
+        self.naps.append(timeout)
+        return self.how(self, timeout)
+
+
+def pending(seat):
+    """Whether a wake-up lies in the seat, ending the next sleep at once; takes it out."""
+    return Seat.sleep(seat, 0)
+
+
+# -- the seat ------------------------------------------------------------------------------------------------------
+
+
+def test_a_wake_up_sent_before_sleeping_counts_and_several_are_one():
+    seat = Seat()
+    seat.wake()
+    seat.wake()
+    assert seat.sleep() is True
+    assert seat.sleep(0) is False
+
+
+def test_a_sleeper_is_woken_by_another_thread():
+    seat, seen = Seat(), []
+    thread = threading.Thread(target=lambda: seen.append(seat.sleep(PATIENCE)))
+    thread.start()
+    seat.wake()
+    thread.join(PATIENCE)
+    assert seen == [True]
+
+
+# -- announce, look, sleep -----------------------------------------------------------------------------------------
+
+
+def test_what_is_there_already_is_found_without_sleeping_and_nothing_stays_behind():
+    parking, seat = Parking(), Nap()
+    assert parking.park(seat, lambda: "thing") == "thing"
+    assert seat.naps == []
+    assert not parking.announced
+    assert seat.parked is False
+    assert not pending(seat)
+
+
+def test_the_seat_is_announced_before_the_first_look():
+    parking, seat, announced = Parking(), Nap(), []
+    parking.park(seat, lambda: announced.append(tuple(parking.announced)))
+    assert announced[0] == (seat,)
+
+
+def test_a_wake_up_between_announcing_and_sleeping_is_not_lost():
+    parking, seat = Parking(), Nap(Seat.sleep)
+    things = deque()
+
+    def look():
+        found = things.popleft() if things else None
+        if not found and not seat.naps:  # just after the look that found nothing
+            things.append("thing")
+            parking.wake_one()
+        return found
+
+    assert parking.park(seat, look) == "thing"
+    assert seat.naps == [-1.0]
+
+
+def test_who_finds_something_consumes_the_wake_up_that_was_sent_to_him():
+    parking, seat = Parking(), Nap(Seat.sleep)
+
+    def look():
+        parking.wake_one()
+        return "thing"
+
+    assert parking.park(seat, look) == "thing"
+    assert not pending(seat)  # the next sleep is a real one
+
+
+def test_who_finds_something_does_not_wait_for_ever_for_a_wake_up_that_never_comes():
+    parking, seat = Parking(), Nap()
+
+    def look():
+        assert parking.take_longest() is seat  # taken by somebody who dies before he wakes it
+        return "thing"
+
+    assert parking.park(seat, look) == "thing"
+    assert len(seat.naps) == 1
+    assert 0 < seat.naps[0] < 1
+
+
+def test_a_wake_up_that_comes_too_late_costs_a_look_and_leaves_no_announcement():
+    parking, seat = Parking(), Nap()
+
+    def look():
+        parking.announced.pop()
+        return "thing"
+
+    assert parking.park(seat, look) == "thing"
+    seat.wake()  # by whoever took the announcement
+    looks = []
+    seat.how = Seat.sleep
+    assert parking.park(seat, lambda: looks.append(1)) is None
+    assert len(looks) == 2
+    assert not parking.announced  # listed twice after the next time, it would get wake-ups meant for others
+
+
+def test_a_timeout_takes_the_announcement_back():
+    parking, seat, looks = Parking(), Seat(), []
+    assert parking.park(seat, lambda: looks.append(1), 0) is None
+    assert len(looks) == 2
+    assert not parking.announced
+    assert seat.parked is False
+
+
+def test_a_wake_up_that_meets_a_timeout_is_passed_on():
+    parking = Parking()
+    other = Seat()
+    parking.announced.append(other)
+
+    def time_out(seat, timeout):
+        assert parking.announced.pop() is seat  # somebody takes it to wake it, and it times out before that
+        return False
+
+    assert parking.park(Nap(time_out), lambda: None, 1.0) is None
+    assert pending(other)
+    assert not parking.announced
+
+
+def test_an_interrupt_while_sleeping_leaves_nothing_behind_and_passes_a_wake_up_on():
+    parking, other = Parking(), Seat()
+
+    def interrupt(seat, timeout):
+        raise KeyboardInterrupt
+
+    seat = Nap(interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        parking.park(seat, lambda: None)
+    assert not parking.announced
+    assert seat.parked is False
+
+    def woken_and_interrupted(seat, timeout):
+        parking.announced.remove(seat)
+        raise KeyboardInterrupt
+
+    parking.announced.append(other)
+    with pytest.raises(KeyboardInterrupt):
+        parking.park(Nap(woken_and_interrupted), lambda: None)
+    assert pending(other)
+
+
+def test_parked_is_true_only_while_asleep_and_watchers_are_told_before():
+    parking, states = Parking(), []
+    seat = Nap(lambda seat, timeout: states.append(("sleep", seat.parked)) or True)
+    parking.watch = lambda: states.append(("watch", seat.parked))
+    parking.park(seat, lambda: states.append(("look", seat.parked)))
+    assert states == [("look", False), ("watch", True), ("sleep", True), ("look", False)]
+
+
+# -- waking --------------------------------------------------------------------------------------------------------
+
+
+def test_the_last_to_come_is_woken_first_and_the_longest_idle_is_retired_first():
+    parking, seats = Parking(), [Seat() for _ in range(4)]
+    parking.announced.extend(seats)
+    parking.wake_one()
+    assert [pending(seat) for seat in seats] == [False, False, False, True]
+    assert parking.take_longest() is seats[0]
+    assert not pending(seats[0])  # taken, not woken
+    parking.wake_all()
+    assert [pending(seat) for seat in seats] == [False, True, True, False]
+    assert parking.take_longest() is None
+    parking.wake_one()
+    parking.wake_all()
+
+
+def test_only_sleepers_whose_announcement_is_gone_count_as_stranded():
+    parking = Parking()
+    awake, listed, stranded = Seat(), Seat(), Seat()
+    listed.parked = stranded.parked = True
+    parking.announced.append(listed)
+    parking.wake_stranded([awake, listed, stranded])
+    assert [pending(seat) for seat in (awake, listed, stranded)] == [False, False, True]
+    assert list(parking.announced) == [listed]
+
+
+def test_a_stranded_sleeper_comes_back():
+    parking, seat, seen = Parking(), Seat(), []
+    things = deque()
+    thread = threading.Thread(
+        target=lambda: seen.append(parking.park(seat, lambda: things.popleft() if things else None))
+    )
+    thread.start()
+    eventually(lambda: seat.parked)
+    things.append("thing")
+    parking.announced.pop()  # and now a Ctrl-C, before the wake-up
+    parking.wake_stranded([seat])
+    thread.join(PATIENCE)
+    assert seen == ["thing"]
+
+
+# -- every interleaving --------------------------------------------------------------------------------------------
+
+MOMENTS = ("start", "announced", "looked", "taking back", "watched", "asleep")
+
+
+class Played:
+    """One waiter in this thread, and one maker whose steps are played at given moments of the waiter's."""
+
+    def __init__(self, schedule):
+        self.parking = Parking()
+        self.parking.announced = Announced(self)
+        self.parking.watch = lambda: self.reach("watched")
+        self.things = deque()
+        self.seat = Nap(self.sleep)
+        self.taken = None
+        self.steps = deque(zip(schedule, (self.make, self.take, self.wake), strict=True))
+
+    def make(self):
+        self.things.append("thing")
+
+    def take(self):
+        if self.parking.announced:
+            self.taken = self.parking.announced.pop()
+
+    def wake(self):
+        if self.taken is not None:
+            self.taken.wake()
+
+    def reach(self, moment):
+        while self.steps and MOMENTS.index(self.steps[0][0]) <= MOMENTS.index(moment):
+            self.steps.popleft()[1]()
+
+    def look(self):
+        found = self.things.popleft() if self.things else None
+        self.reach("looked")
+        return found
+
+    def sleep(self, seat, timeout):
+        self.reach("asleep")  # all that is left happens now
+        woken = pending(seat)
+        assert woken or timeout >= 0, "asleep for ever"
+        return woken
+
+
+class Announced(deque):
+    """The announcements, which tell when the waiter gets to them."""
+
+    def __init__(self, played):
+        super().__init__()
+        self.played = played
+
+    def append(self, seat):
+        super().append(seat)
+        self.played.reach("announced")
+
+    def remove(self, seat):
+        self.played.reach("taking back")
+        super().remove(seat)
+
+
+@pytest.mark.parametrize("schedule", [*itertools.combinations_with_replacement(MOMENTS, 3)], ids="-".join)
+def test_no_interleaving_of_a_waiter_and_a_maker_loses_a_wake_up(schedule):
+    played = Played(schedule)
+    played.reach("start")
+    found = None
+    for _ in range(3):  # a waiter woken for nothing looks again
+        found = found or played.parking.park(played.seat, played.look)
+        if found is not None:
+            break
+    assert found == "thing"
+    played.reach("asleep")
+    assert not played.parking.announced
+    # at most one wake-up, sent to a waiter that had found the thing by itself, is still under way
+    pending(played.seat)
+    assert not pending(played.seat)
+
+
+@pytest.mark.parametrize("consumers", [1, 4])
+def test_threads_that_park_take_everything_that_others_make(consumers):
+    parking, things, taken = Parking(), deque(), []
+    count, producers = 400, 2
+    over = object()
+
+    def look():
+        try:
+            return things.popleft()
+        except IndexError:
+            return None
+
+    def consume():
+        seat = Seat()
+        while True:
+            thing = look() or parking.park(seat, look)
+            if thing is over:
+                return
+            if thing is not None:
+                taken.append(thing)
+
+    def put(thing):
+        things.append(thing)
+        if parking.announced:
+            parking.wake_one()
+
+    def produce(number):
+        for i in range(1, count + 1):
+            put((number, i))
+
+    threads = [threading.Thread(target=consume) for _ in range(consumers)]
+    makers = [threading.Thread(target=produce, args=(i,)) for i in range(producers)]
+    for thread in threads + makers:
+        thread.start()
+    for maker in makers:
+        maker.join(PATIENCE)
+    for _ in threads:
+        put(over)
+    for thread in threads:
+        thread.join(PATIENCE)
+        assert not thread.is_alive(), "asleep for ever"
+    assert sorted(taken) == [(number, i) for number in range(producers) for i in range(1, count + 1)]
