@@ -16,6 +16,7 @@ from tasker.context import Context, background
 from tasker.errors import ConfigError
 from tasker.logger import Logger
 from tasker.metrics import MetricsCollector
+from tasker.signature import is_asynchronous
 
 __all__ = ["Config", "unhealthy_on"]
 
@@ -184,7 +185,7 @@ def _check_callable(field_name: str, value: Any, *, arguments: int) -> None:
     wanted = f"a function that can be called with {arguments or 'no'} argument{'s' * (arguments != 1)}"
     if not callable(value):
         raise ConfigError(f"{field_name} must be {wanted}, not {value!r}")
-    if inspect.iscoroutinefunction(value) or inspect.iscoroutinefunction(getattr(value, "__call__", None)):  # noqa: B004
+    if is_asynchronous(value):
         raise ConfigError(
             f"{field_name} must be {wanted}, not the coroutine function {value!r}: workers are threads; "
             f"wrap it as lambda *a: asyncio.run({getattr(value, '__name__', 'f')}(*a))"

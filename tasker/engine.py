@@ -18,7 +18,7 @@ import time
 import traceback
 import weakref
 from collections.abc import Callable
-from concurrent.futures import CancelledError
+from concurrent.futures import CancelledError, Future
 from types import FrameType, FunctionType
 from typing import Any, Generic, TypeVar
 
@@ -116,11 +116,11 @@ class Engine(Generic[R]):
         once: bool = False,
         timeout: float | None = None,
         queue_timeout: float | None = None,
+        callback: Callable[[Future[Any]], object] | None = None,
     ) -> TaskFuture[Any]:
         """Accept a task, or raise."""
         if self.queue.closed:
             raise self.queue.refusal()
-        # the most frequent case is decided here, without a call; the rule is wants_context's
         given = len(args) + 1  # the most frequent case of wants_context is decided here, without the call
         code = fn.__code__ if type(fn) is FunctionType else None
         if code is not None and code.co_argcount == given and not (code.co_flags & SPECIAL or code.co_kwonlyargcount):
@@ -132,6 +132,8 @@ class Engine(Generic[R]):
             task._priority = True
         if once:
             task._once = True
+        if callback is not None:
+            task.add_done_callback(callback)  # before it is put, or it might run here, in the submitter's thread
         if timeout is None and not self._bounded and queue_timeout is None:
             self.queue.put(task)
         else:

@@ -316,15 +316,17 @@ class TaskFuture(Future[T]):
         self._cancel_asked = True
         return self._context.end(ending, cause) if self._context is not None else []
 
-    def _withdraw(self) -> bool:
-        """Cancel a waiting task; `False` when it was started or settled."""
+    def _withdraw(self, *, refused: bool = False) -> bool:
+        """Cancel a waiting task; `False` when it was started or settled. Of a refused one nobody is told."""
         if not self._take(START):
             return False
         settles = self._take(SETTLE)  # or a timeout, say, has taken it, and will see that START is gone
         self._owner.entry_died(self)
         if settles:
             self._owner.record_cancelled()
-            self._call_back(self._publish(None, state=CANCELLED_AND_NOTIFIED))
+            callbacks = self._publish(None, state=CANCELLED_AND_NOTIFIED)
+            if not refused:
+                self._call_back(callbacks)
         return settles
 
     def _end_after_fork(self, error: BaseException) -> None:

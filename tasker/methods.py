@@ -164,8 +164,7 @@ def callback_method(name: str, *, priority: bool = False, once: bool = False) ->
     ) -> None:
         if not callable(callback):
             raise TypeError(f"callback must be callable with (result, error), not {callback!r}")
-        future: TaskFuture[Any] = self._submit(fn, args, priority, once, timeout, queue_timeout)
-        future.add_done_callback(lambda done: callback(*_outcome(done)))
+        self._submit(fn, args, priority, once, timeout, queue_timeout, lambda done: callback(*_outcome(done)))
 
     return _named(
         method,

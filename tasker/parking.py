@@ -69,7 +69,10 @@ class Parking:
             seat.parked = False
             if not woken and not self._take_back(seat):
                 self.wake_one()  # a wake-up came too late for us: it is somebody else's
-        return look()
+        found = look()
+        if found is None and woken:
+            self._take_back(seat)  # a late wake-up of before: listed twice, we would be woken while busy, for another
+        return found
 
     def wake_one(self) -> None:
         """Wake the one that came last."""

@@ -60,7 +60,7 @@ class TaskQueue:
     def put(self, task: Task) -> None:
         """Accept a task, or raise `TaskManagerShutdownError`. Takes no lock while all workers are awake."""
         (self._priority if task._priority else self._main).append(task)
-        if self.closed and (task._withdraw() or task.cancelled()):  # cancelled: swept by the closing
+        if self.closed and (task._withdraw(refused=True) or task.cancelled()):  # cancelled: swept by the closing
             raise self.refusal()
         if self.idle.announced:
             self.idle.wake_one()

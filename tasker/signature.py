@@ -11,7 +11,7 @@ from collections.abc import Callable
 from types import FunctionType, MethodType
 from typing import Any
 
-__all__ = ["SPECIAL", "wants_context"]
+__all__ = ["SPECIAL", "is_asynchronous", "wants_context"]
 
 _VARARGS = inspect.CO_VARARGS
 _REFUSED = inspect.CO_COROUTINE | inspect.CO_ASYNC_GENERATOR
@@ -34,6 +34,15 @@ def wants_context(fn: Callable[..., Any], given: int) -> bool:
     return _by_signature(fn, given)
 
 
+def is_asynchronous(fn: object) -> bool:
+    """Whether a call of `fn` only makes a coroutine or an asynchronous generator, which somebody would have to run."""
+    called = (fn, getattr(fn, "__call__", None))  # noqa: B004
+    try:
+        return any(inspect.iscoroutinefunction(each) or inspect.isasyncgenfunction(each) for each in called)
+    except TypeError:  # a mock that passes for a function and has no code
+        return False
+
+
 def _by_code(fn: Callable[..., Any], function: FunctionType, given: int, bound: int = 0) -> bool:
     code = function.__code__
     if code.co_flags & _REFUSED:
@@ -51,7 +60,7 @@ def _by_code(fn: Callable[..., Any], function: FunctionType, given: int, bound: 
 def _by_signature(fn: Callable[..., Any], given: int) -> bool:
     if not callable(fn):
         raise TypeError(f"a task must be callable, not {fn!r}")
-    if _is_asynchronous(fn) or _is_asynchronous(getattr(fn, "__call__", None)):  # noqa: B004
+    if is_asynchronous(fn):
         raise _coroutine_error(fn)
     try:
         parameters = inspect.signature(fn).parameters.values()
@@ -74,10 +83,6 @@ def _decide(fn: Callable[..., Any], given: int, least: int, most: int, *, needs_
         f"task {fn!r} cannot be called with the resource and {given - 1} more argument{'s' * (given != 2)}, "
         "nor with a context before them"
     )
-
-
-def _is_asynchronous(fn: object) -> bool:
-    return inspect.iscoroutinefunction(fn) or inspect.isasyncgenfunction(fn)
 
 
 def _coroutine_error(fn: Callable[..., Any]) -> TypeError:

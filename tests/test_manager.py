@@ -73,6 +73,16 @@ def test_callback_methods_call_back_once_with_result_or_error(make, kind):
     assert calls == [(2, None), (None, error)]
 
 
+def test_a_callback_never_runs_in_the_submitter_s_thread(make):
+    manager = make()
+    threads = []
+    for _ in range(300):
+        manager.queue_task_with_callback(lambda resource: 0, lambda *_: threads.append(threading.current_thread()))
+    assert manager.join(PATIENCE)
+    assert len(threads) == 300
+    assert threading.current_thread() not in threads
+
+
 def test_the_same_callable_can_be_submitted_again_and_again(make):
     manager = make()
     task = lambda resource, x: x  # noqa: E731

@@ -159,6 +159,14 @@ def test_a_closed_queue_refuses_and_takes_back_what_was_appended(queue):
     assert queue.waiting_new() == 0
 
 
+def test_the_callback_of_a_refused_submission_is_not_called(queue):
+    queue.close()
+    late = task(queue)
+    late.add_done_callback(lambda done: pytest.fail("called back"))
+    with pytest.raises(TaskManagerShutdownError):
+        queue.put(late)
+
+
 def test_a_submission_that_the_closing_overtakes_is_refused_even_if_it_was_swept(queue):
     late = task(queue)
 
