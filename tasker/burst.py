@@ -2,8 +2,8 @@
 
 It is always there, scaling or not, from before the first worker until CLOSED. A tick is `burst_interval`, or less so
 that healing never waits longer than `TICK`. It sleeps on a seat that anyone may wake. What goes wrong in a tick is
-logged, and the next tick comes all the same. It runs no user code but the logger, and `on_destroy` for the idle
-resources of the `run_task` pool.
+logged, and the next tick comes all the same. It runs no user code but the logger; at interpreter exit, when no thread
+can be started that would, it runs the callbacks of what it ended.
 """
 
 from __future__ import annotations
@@ -41,6 +41,7 @@ class Parts(Protocol):
     lifecycle: Lifecycle
     create_error: BaseException | None
     watchers: int
+    exiting: bool
 
     def worker_changed(self) -> None: ...
 
@@ -69,6 +70,8 @@ class Burst:
         while True:
             self._seat.sleep(self._tick)
             try:
+                if parts.exiting:  # no thread can be started any more
+                    parts.aside.run_here()
                 if parts.lifecycle.state != OPEN and parts.lifecycle.step():
                     return
                 self._heal()

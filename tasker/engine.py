@@ -66,6 +66,7 @@ class Engine(Generic[R]):
         self.create_error: BaseException | None = None  # the last one, until a resource is made
         self.run_contexts: set[Context] = set()
         self.watchers = 0
+        self.exiting = False  # whether the interpreter is
         self._changed = threading.Condition()
         self._counting = threading.RLock()  # guards destroy_errors
         self._values = without_cancel(config.ctx)
@@ -475,6 +476,7 @@ def _close_all_at_exit() -> None:
     """At interpreter exit: drain all managers for a while, then kill what is left. No thread can be started here."""
     engines = list(_engines)
     for engine in engines:
+        engine.exiting = True
         engine.lifecycle.request_stop()
     deadline = _monotonic() + EXIT_TIMEOUT
     for engine in engines:
@@ -482,7 +484,6 @@ def _close_all_at_exit() -> None:
             engine.lifecycle.request_kill(0.2)
     for engine in engines:
         engine.lifecycle.wait(1.0)
-        engine.aside.run_here()
 
 
 def _start_afresh_in_child() -> None:

@@ -20,6 +20,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import Any, Protocol
 
 from tasker.aside import Aside
@@ -120,8 +121,7 @@ class Lifecycle:
         parts = self._parts
         if self._closing_since is None:
             self._closing_since = time.monotonic()
-            for resource in parts.pool.close():
-                parts.destroy(resource)
+            parts.aside.run(*(partial(parts.destroy, resource) for resource in parts.pool.close()))
         parts.crew.wake_all(parts.queue.idle)
         parts.queue.wake_submitters()
         if self.state == KILLING:

@@ -164,7 +164,11 @@ def callback_method(name: str, *, priority: bool = False, once: bool = False) ->
     ) -> None:
         if not callable(callback):
             raise TypeError(f"callback must be callable with (result, error), not {callback!r}")
-        self._submit(fn, args, priority, once, timeout, queue_timeout, lambda done: callback(*_outcome(done)))
+
+        def when_done(done: Future[Any]) -> None:
+            callback(*_outcome(done))
+
+        self._submit(fn, args, priority, once, timeout, queue_timeout, when_done)
 
     return _named(
         method,

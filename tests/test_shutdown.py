@@ -700,3 +700,20 @@ def test_a_forked_child_is_refused_and_exits_and_the_parent_is_unharmed():
         "parent True",
     ] or done.stdout.split("\n")[-3:] == ["destroyed", "parent True", ""]
     assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_an_on_destroy_that_never_returns_does_not_hold_up_kill(make, factory):
+    factory.any_thread = True
+    gate = threading.Event()
+
+    def destroy(resource):
+        gate.wait(PATIENCE)
+        factory.destroy(resource)
+
+    manager = make(worker_count=1, max_worker_count=1, resource_pool_size=1, on_destroy=destroy)
+    assert manager.wait_ready(PATIENCE)
+    report = manager.kill(0.05)
+    assert not report.drained
+    assert sorted(report.abandoned) == ["tasker-aside", "tasker-worker-1"]
+    gate.set()
+    eventually(lambda: factory.live == 0)

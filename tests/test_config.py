@@ -1,0 +1,370 @@
+"""`Config`: defaults, what is refused and how, context managers as resources, `unhealthy_on`."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import logging
+import sqlite3
+import threading
+from collections import Counter
+from contextlib import contextmanager
+from datetime import timedelta
+from fractions import Fraction
+from unittest.mock import AsyncMock, Mock
+
+import pytest
+
+from tasker import (
+    Config,
+    ConfigError,
+    TaskerError,
+    TaskManager,
+    TaskMetrics,
+    background,
+    unhealthy_on,
+    with_cancel,
+)
+from tests.conftest import PATIENCE, Log, Sick
+
+
+def config(**options):
+    return Config(**{"on_create": list, "on_destroy": list.clear, "worker_count": 3, **options})
+
+
+async def coroutine(*_): ...
+async def asynchronous_generator(*_):
+    yield
+
+
+class Collector:
+    def record_arrival(self): ...
+    def record_completion(self, stamps): ...
+    def record_failure(self, stamps): ...
+    def record_retry(self): ...
+    def metrics(self):
+        return TaskMetrics()
+
+
+# -- what it is ----------------------------------------------------------------------------------------------------
+
+
+def test_three_fields_are_required_and_the_rest_have_their_documented_defaults():
+    made = config()
+    assert made.on_create is list
+    assert made.worker_count == 3
+    fields = {field.name: getattr(made, field.name) for field in dataclasses.fields(Config)}
+    del fields["on_create"], fields["on_destroy"], fields["worker_count"]
+    assert fields.pop("check_health")(ValueError()) is True
+    assert fields == {
+        "name": "tasker",
+        "ctx": background(),
+        "max_worker_count": None,
+        "burst_interval": 0.1,
+        "max_retries": 3,
+        "create_timeout": 30.0,
+        "resource_pool_size": None,
+        "logger": logging.getLogger("tasker"),
+        "collector": None,
+        "burst_task_threshold": 0,
+        "burst_worker_count": 2,
+        "queue_size": 0,
+    }
+    for missing in ("on_create", "on_destroy", "worker_count"):
+        arguments = {"on_create": list, "on_destroy": list.clear, "worker_count": 3}
+        del arguments[missing]
+        with pytest.raises(TypeError, match=missing):
+            Config(**arguments)
+
+
+def test_it_is_frozen_and_takes_keywords_only():
+    made = config()
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        made.worker_count = 4
+    with pytest.raises(TypeError):
+        Config(list, list.clear, 3)
+    with pytest.raises(TypeError, match="workers"):
+        config(workers=3)
+
+
+def test_fields_stay_as_they_were_given():
+    logger, collector, ctx = Log(), Collector(), with_cancel(background())
+    given = {
+        "name": "reports",
+        "ctx": ctx,
+        "max_worker_count": 3,
+        "burst_interval": timedelta(milliseconds=250),
+        "max_retries": 0,
+        "create_timeout": Fraction(1, 2),
+        "resource_pool_size": 0,
+        "logger": logger,
+        "collector": collector,
+        "burst_task_threshold": 10,
+        "burst_worker_count": 1,
+        "queue_size": 1,
+    }
+    made = config(**given)
+    for name, value in given.items():
+        assert getattr(made, name) is value
+
+
+def test_replace_makes_a_variant_that_is_checked_again():
+    made = config(name="one")
+    variant = dataclasses.replace(made, name="two", worker_count=5)
+    assert (made.name, made.worker_count, variant.name, variant.worker_count) == ("one", 3, "two", 5)
+    assert variant.on_create is made.on_create
+    assert variant.max_worker_count is None  # still to be resolved, by the new number
+    with pytest.raises(ConfigError, match="worker_count"):
+        dataclasses.replace(made, worker_count=0)
+    with pytest.raises(ConfigError, match="max_worker_count"):
+        dataclasses.replace(config(max_worker_count=3), worker_count=4)
+
+
+def test_the_largest_and_smallest_right_values_are_taken():
+    for options in (
+        {"worker_count": 1},
+        {"worker_count": 10_000, "max_worker_count": 10_000},
+        {"burst_interval": 0},
+        {"burst_interval": 0.0},
+        {"burst_interval": timedelta(0)},
+        {"burst_interval": 3600},
+        {"create_timeout": 1e-9},
+        {"create_timeout": timedelta(days=1)},
+        {"max_retries": 0},
+        {"resource_pool_size": 0},
+        {"resource_pool_size": 100},
+        {"queue_size": 1},
+        {"burst_task_threshold": 1, "burst_worker_count": 1},
+        {"logger": logging.LoggerAdapter(logging.getLogger("other"), {})},
+        {"logger": Mock()},
+        {"collector": Mock()},
+        {"on_create": Mock(), "on_destroy": Mock(), "check_health": Mock()},
+        {"on_create": Mock(spec=list), "on_destroy": Mock(spec=list.clear), "check_health": Mock(spec=config)},
+        {"on_create": functools.partial(sqlite3.connect, ":memory:"), "on_destroy": sqlite3.Connection.close},
+        {"on_create": lambda size=10: [0] * size, "on_destroy": lambda resource, *, force=True: None},
+        {"on_create": dict, "on_destroy": dict.update},  # its signature cannot be read, so it is believed
+        {"check_health": bool},
+    ):
+        config(**options)
+
+
+# -- what it refuses -----------------------------------------------------------------------------------------------
+
+WHOLE = "whole number"
+SECONDS = "number of seconds or a timedelta"
+NUMBERS = [None, "3", 2.0, 2.5, True, False, float("nan"), [3], 1j]  # no whole numbers, all of them
+
+WRONG = [
+    *(("worker_count", value, f"{WHOLE}, 1 or more") for value in (*NUMBERS, 0, -1)),
+    *(("max_retries", value, f"{WHOLE}, 0 or more") for value in (*NUMBERS, -1)),
+    *(("queue_size", value, f"{WHOLE}, 0 or more") for value in (*NUMBERS, -1)),
+    *(("burst_task_threshold", value, f"{WHOLE}, 0 or more") for value in (*NUMBERS, -1)),
+    *(("burst_worker_count", value, f"{WHOLE}, 1 or more") for value in (*NUMBERS, 0, -1)),
+    *(("resource_pool_size", value, f"{WHOLE}, 0 or more") for value in (*NUMBERS[1:], -1)),
+    *(("max_worker_count", value, f"{WHOLE}, 1 or more") for value in (*NUMBERS[1:], 0, -1)),
+    *(("max_worker_count", value, "None or at least worker_count (3)") for value in (1, 2)),
+    *(
+        ("burst_interval", value, f"{SECONDS}, 0 or more")
+        for value in (None, "1", True, [1], 1j, -1, -0.1, timedelta(seconds=-1))
+    ),
+    *(("burst_interval", value, "finite") for value in (float("nan"), float("inf"), 10**400)),
+    *(
+        ("create_timeout", value, f"{SECONDS}, more than 0")
+        for value in (None, "1", False, 0, 0.0, -1, timedelta(0), float("nan"))
+    ),
+    ("create_timeout", float("inf"), "finite"),
+    *(("name", value, "non-empty string") for value in (None, "", 3, b"name", ["name"])),
+    *(("ctx", value, "Context, for example background()") for value in (None, 1, "background", background)),
+    *(("logger", value, "debug, info, warning, error") for value in (None, print, "tasker", Collector())),
+    *(("collector", value, "record_arrival, record_completion") for value in (1, "prometheus")),
+    ("collector", Log(), "lacks record_arrival, record_completion, record_failure, record_retry, metrics"),
+    *(("on_create", value, "called with no arguments") for value in (None, 1, "connect", lambda size: size)),
+    ("on_create", lambda *, size: size, "called with no arguments"),
+    *(("on_destroy", value, "called with 1 argument") for value in (None, 1, lambda: 0, lambda a, b: 0)),
+    ("on_destroy", lambda resource, *, force: 0, "called with 1 argument"),
+    *(("check_health", value, "called with 1 argument") for value in (None, 1, lambda: 0, lambda a, b: 0, Sick("x"))),
+    ("check_health", lambda error, resource: True, "missing a required argument: 'resource'"),
+    *(
+        (field, value, "asyncio.run")
+        for field in ("on_create", "on_destroy", "check_health")
+        for value in (coroutine, functools.partial(coroutine), AsyncMock(), asynchronous_generator)
+    ),
+]
+
+
+def test_every_wrong_value_is_refused_with_the_field_the_value_and_what_is_allowed():
+    for field, value, allowed in WRONG:
+        with pytest.raises(ConfigError) as caught:
+            config(**{field: value})
+        message = str(caught.value)
+        assert message.startswith(f"{field} must "), (field, value, message)
+        assert repr(value) in message, (field, value, message)
+        assert allowed in message, (field, value, message)
+
+
+def test_the_error_is_a_value_error_and_one_of_taskers():
+    assert issubclass(ConfigError, ValueError)
+    assert issubclass(ConfigError, TaskerError)
+
+
+def test_a_manager_takes_nothing_but_a_config():
+    for value in (None, {}, Config, 3):
+        with pytest.raises(ConfigError, match="config must be a Config"):
+            TaskManager(value)
+
+
+# -- context managers as resources ---------------------------------------------------------------------------------
+
+
+class Records:
+    """A factory of context managers that records where each of them is entered and exited."""
+
+    def __init__(self, resource=lambda number: number):
+        self.lock = threading.Lock()
+        self.made = 0
+        self.entered, self.exited = {}, {}
+        self.resource = resource
+
+    @contextmanager
+    def open(self):
+        with self.lock:
+            number, self.made = self.made, self.made + 1
+            self.entered[number] = threading.get_ident()
+        try:
+            yield self.resource(number)
+        except BaseException as error:
+            raise AssertionError("what tasks raise is no business of the resource's") from error
+        with self.lock:
+            assert number not in self.exited, "exited twice"
+            self.exited[number] = threading.get_ident()
+
+
+def test_entering_creates_and_exiting_destroys():
+    records = Records()
+    made = Config.from_context_manager(records.open, worker_count=2, name="opened", max_retries=1)
+    assert isinstance(made, Config)
+    assert (made.worker_count, made.name, made.max_retries) == (2, "opened", 1)
+    first, second = made.on_create(), made.on_create()
+    assert (first, second) == (0, 1)
+    made.on_destroy(first)
+    assert list(records.exited) == [0]
+    made.on_destroy(second)
+    assert list(records.exited) == [0, 1]
+
+
+def test_what_is_exited_is_forgotten():
+    records = Records(resource=lambda number: None)
+    made = Config.from_context_manager(records.open, worker_count=2)
+    for _ in range(5):
+        made.on_destroy(made.on_create())
+    assert made.on_destroy.__self__._entered == {}
+    assert list(records.exited) == list(range(5))
+
+
+def test_a_factory_that_fails_to_enter_leaves_nothing_behind():
+    class Failing:
+        def __enter__(self):
+            raise OSError("down")
+
+        def __exit__(self, *_):
+            raise AssertionError("never entered")
+
+    made = Config.from_context_manager(Failing, worker_count=2)
+    with pytest.raises(OSError, match="down"):
+        made.on_create()
+    assert made.on_destroy.__self__._entered == {}
+
+
+@pytest.mark.parametrize(
+    "resource",
+    [pytest.param(lambda number: None, id="None"), pytest.param(lambda number, shared=[]: shared, id="one object")],
+)
+def test_a_thread_exits_what_it_entered_itself_even_if_all_yield_the_same_object(resource):
+    records = Records(resource)
+    made = Config.from_context_manager(records.open, worker_count=2)
+    turn, threads = [threading.Event() for _ in range(4)], []
+
+    def own(number):
+        mine = made.on_create()
+        turn[number].set()
+        turn[3].wait(PATIENCE)
+        made.on_destroy(mine)
+
+    for number in range(3):
+        threads.append(threading.Thread(target=own, args=(number,)))
+        threads[-1].start()
+        assert turn[number].wait(PATIENCE)
+    here = made.on_create()
+    made.on_destroy(here)
+    assert records.exited == {3: threading.get_ident()}
+    turn[3].set()
+    for thread in threads:
+        thread.join(PATIENCE)
+    assert records.exited == records.entered
+    assert len(set(records.entered.values())) == 4
+
+
+def test_a_thread_that_entered_none_exits_one_that_nobody_else_is_left_with():
+    records = Records(resource=lambda number: "same")
+    made = Config.from_context_manager(records.open, worker_count=1)
+    resource = made.on_create()
+    thread = threading.Thread(target=made.on_destroy, args=(resource,))  # a run_task pool destroys where it closes
+    thread.start()
+    thread.join(PATIENCE)
+    assert list(records.exited) == [0]
+
+
+@pytest.mark.parametrize("resource", [lambda number: [number], lambda number: None], ids=["own", "None"])
+def test_workers_enter_and_exit_each_context_manager_once_in_their_own_thread(resource):
+    records = Records(resource)
+    made = Config.from_context_manager(
+        records.open, worker_count=3, resource_pool_size=0, check_health=unhealthy_on(Sick), max_retries=0, logger=Log()
+    )
+
+    def fail(resource):
+        raise Sick
+
+    with TaskManager(made) as manager:
+        assert manager.wait_ready(PATIENCE)
+        users = Counter(manager.submit(lambda resource: threading.get_ident()).result() for _ in range(20))
+        assert set(users) <= set(records.entered.values())
+        for future in [manager.submit(fail) for _ in range(4)]:
+            assert isinstance(future.exception(PATIENCE), Sick)
+        assert manager.run_task(lambda resource: threading.get_ident()) == threading.get_ident()
+    assert records.made >= 3 + 4 + 1
+    assert records.exited == records.entered
+
+
+def test_a_wrong_factory_is_refused_by_that_name():
+    for factory, says in (
+        (None, "called with no arguments"),
+        (lambda size: size, "called with no arguments"),
+        (coroutine, "asyncio"),
+    ):
+        with pytest.raises(ConfigError, match=f"factory must be .*{says}"):
+            Config.from_context_manager(factory, worker_count=1)
+    with pytest.raises(ConfigError, match="worker_count"):
+        Config.from_context_manager(Records().open, worker_count=0)
+    with pytest.raises(TypeError):
+        Config.from_context_manager(Records().open, worker_count=1, on_create=list)
+
+
+# -- unhealthy_on --------------------------------------------------------------------------------------------------
+
+
+def test_errors_of_the_given_types_and_their_subclasses_are_unhealthy():
+    check = unhealthy_on(OSError, KeyError)
+    for error in (OSError(), ConnectionResetError(), TimeoutError(), KeyError()):
+        assert check(error) is False, error
+    for error in (ValueError(), LookupError(), IndexError(), Exception()):
+        assert check(error) is True, error
+    assert unhealthy_on(Exception)(ValueError()) is False
+
+
+def test_unhealthy_on_takes_one_or_more_exception_types_and_nothing_else():
+    with pytest.raises(ConfigError, match="at least one exception type"):
+        unhealthy_on()
+    for value in (OSError(), "OSError", int, None, (OSError, KeyError)):
+        with pytest.raises(ConfigError, match="takes exception types") as caught:
+            unhealthy_on(ValueError, value)
+        assert repr(value) in str(caught.value)
