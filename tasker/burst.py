@@ -23,6 +23,7 @@ from tasker.metrics import BuiltinCollector
 from tasker.parking import Seat
 from tasker.queue import TaskQueue
 from tasker.scaling import Limits, Window, decide
+from tasker.usercode import UserCode, last_line_of
 
 __all__ = ["Burst"]
 
@@ -39,7 +40,7 @@ class Parts(Protocol):
     figures: BuiltinCollector
     logger: GuardedLogger
     lifecycle: Lifecycle
-    create_error: BaseException | None
+    user: UserCode[Any]
     watchers: int
     exiting: bool
 
@@ -103,19 +104,19 @@ class Burst:
         now = time.monotonic()
         if parts.crew.holding():
             self._held_at = now
-            parts.create_error = None
+            parts.user.create_error = None
         elif now - self._held_at >= self._create_timeout:
             for task in parts.queue.sweep():
                 task._fail_from_outside(self._creation_error(), ContextCancelledError("no resource"))
                 parts.queue.drop(task)
 
     def _creation_error(self) -> ResourceCreationError:
-        parts = self._parts
+        cause = self._parts.user.create_error
+        why = "on_create has not returned" if cause is None else f"on_create raised {last_line_of(cause)}"
         error = ResourceCreationError(
-            f"{parts.name}: no worker has held a resource for {self._create_timeout:g} s (create_timeout); "
-            f"{'on_create raised ' + _text(parts.create_error) if parts.create_error else 'on_create has not returned'}"
+            f"{self._parts.name}: no worker has held a resource for {self._create_timeout:g} s (create_timeout): {why}"
         )
-        error.__cause__ = parts.create_error
+        error.__cause__ = cause
         return error
 
     # -- scaling -------------------------------------------------------------------------------------------------
@@ -141,10 +142,3 @@ class Burst:
             parts.logger.debug("%s: hired %d", parts.name, parts.crew.hire(delta))
         elif delta < 0:
             parts.logger.debug("%s: retired %d", parts.name, parts.crew.retire(-delta, parts.queue.idle))
-
-
-def _text(error: BaseException) -> str:
-    try:
-        return repr(error)
-    except Exception:  # the user's exceptions may be unable to print themselves
-        return type(error).__name__

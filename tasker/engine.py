@@ -3,19 +3,13 @@
 The threads of a manager hold its engine, never the `TaskManager`: a manager that is forgotten can be collected, which
 stops its engine. To follow a task: `submit` makes a `TaskFuture` and puts it into the `TaskQueue`; `Worker._serve`
 takes it, runs it, and settles it.
-
-The hooks here are where the user's functions are called, each guarded so that what it raises costs nothing but itself.
-No lock of tasker's is held in any of them.
 """
 
 from __future__ import annotations
 
-import atexit
-import os
 import sys
 import threading
 import time
-import traceback
 import weakref
 from collections.abc import Callable
 from concurrent.futures import CancelledError, Future
@@ -33,11 +27,13 @@ from tasker.future import TaskFuture
 from tasker.lifecycle import CLOSED, OPEN, Lifecycle
 from tasker.logger import GuardedLogger
 from tasker.metrics import BuiltinCollector, TaskLifecycleTimestamps, TaskMetrics
+from tasker.process import watch
 from tasker.queue import TaskQueue
 from tasker.resources import ResourcePool
 from tasker.scaling import Limits
 from tasker.signature import SPECIAL, wants_context
 from tasker.snapshots import StopReport, TaskStats
+from tasker.usercode import UserCode
 from tasker.worker import Worker
 
 __all__ = ["Engine"]
@@ -46,10 +42,8 @@ R = TypeVar("R")
 T = TypeVar("T")
 
 KILL_TIMEOUT = 5.0  # seconds that a kill gives running tasks
-EXIT_TIMEOUT = 5.0  # seconds that interpreter exit gives all managers to drain
 
 _monotonic = time.monotonic
-_engines: weakref.WeakSet[Engine[Any]] = weakref.WeakSet()  # those that are not closed
 
 
 class Engine(Generic[R]):
@@ -59,16 +53,13 @@ class Engine(Generic[R]):
         self.config = config
         self.name = config.name
         self.logger = GuardedLogger(config.logger)
-        self.collector = config.collector
-        self.has_collector = config.collector is not None
+        self.user = UserCode(config, self.logger)
+        self.has_collector = self.user.collects
         self.max_retries = config.max_retries
-        self.destroy_errors = 0
-        self.create_error: BaseException | None = None  # the last one, until a resource is made
         self.run_contexts: set[Context] = set()
         self.watchers = 0
         self.exiting = False  # whether the interpreter is
         self._changed = threading.Condition()
-        self._counting = threading.RLock()  # guards destroy_errors
         self._values = without_cancel(config.ctx)
         self.queue = TaskQueue(config.name, config.queue_size)
         self.figures = BuiltinCollector(self.queue.waiting_new)
@@ -79,7 +70,7 @@ class Engine(Generic[R]):
             config.name, limits.base, limits.most, self._new_worker, self._worker_left, self.logger
         )
         size = config.worker_count if config.resource_pool_size is None else config.resource_pool_size
-        self.pool = ResourcePool(config.name, size, config.on_create, self.destroy, self._wake_burst)
+        self.pool = ResourcePool(config.name, size, self.user.create, self.user.destroy, self._wake_burst)
         self.lifecycle = Lifecycle(self, create_timeout, self._wake_burst)
         self.burst = Burst(self, checks.seconds("burst_interval", config.burst_interval), create_timeout, limits)
         self._bounded = config.queue_size > 0
@@ -90,7 +81,7 @@ class Engine(Generic[R]):
         try:
             if self.config.resource_pool_size:
                 self._fill_pool()
-            _engines.add(self)
+            watch(self)
             self.burst.thread.start()
             self.crew.hire(self.crew.base)
             self._forget_stop = self.config.ctx.on_done(_weakly(self.lifecycle.request_stop))
@@ -98,7 +89,7 @@ class Engine(Generic[R]):
             self.lifecycle.request_kill(0.0)
             if self.burst.thread.ident is None:
                 for resource in self.pool.close():
-                    self.destroy(resource)
+                    self.user.destroy(resource)
             raise
 
     def _fill_pool(self) -> None:
@@ -140,7 +131,7 @@ class Engine(Generic[R]):
         else:
             self._submit_with_limits(task, timeout, queue_timeout)
         if self.has_collector:
-            self._tell_collector("record_arrival")
+            self.user.tell("record_arrival")
         return task
 
     def _submit_with_limits(self, task: TaskFuture[Any], timeout: float | None, queue_timeout: float | None) -> None:
@@ -183,15 +174,15 @@ class Engine(Generic[R]):
                 self.run_contexts.add(context)
                 result = fn(context, resource, *args)
         except BaseException as error:
-            healthy = self.is_healthy(error)
+            healthy = self.user.is_healthy(error)
             self._run_task_failed(started)
             raise
         else:
             finished = _monotonic()
             self.figures.completed_outside(0.0, finished - started)
             if self.has_collector:
-                self._tell_collector("record_arrival")
-                self._tell_collector("record_completion", TaskLifecycleTimestamps(started, started, finished))
+                self.user.tell("record_arrival")
+                self.user.tell("record_completion", TaskLifecycleTimestamps(started, started, finished))
             return result
         finally:
             if context is not None:
@@ -201,53 +192,13 @@ class Engine(Generic[R]):
     def _run_task_failed(self, started: float) -> None:
         self.figures.failed_outside(taken=True)
         if self.has_collector:
-            self._tell_collector("record_arrival")
-            self._tell_collector("record_failure", TaskLifecycleTimestamps(started, started, _monotonic()))
+            self.user.tell("record_arrival")
+            self.user.tell("record_failure", TaskLifecycleTimestamps(started, started, _monotonic()))
 
     # -- what workers use (worker.Terms) -----------------------------------------------------------------------------
 
-    def create(self) -> R:
-        resource = self.config.on_create()
-        self.create_error = None
-        return resource
-
-    def creation_failed(self, error: BaseException) -> None:
-        self.create_error = error
-        self.logger.warning("%s: on_create raised, trying again: %s", self.name, _last_line_of(error))
-        self.logger.debug("%s: on_create raised\n%s", self.name, _traceback_of(error))
-
-    def destroy(self, resource: R) -> None:
-        try:
-            self.config.on_destroy(resource)
-        except BaseException as error:
-            with self._counting:
-                self.destroy_errors += 1
-            self.logger.warning("%s: on_destroy raised\n%s", self.name, _traceback_of(error))
-
-    def is_healthy(self, error: BaseException) -> bool:
-        if not isinstance(error, Exception):
-            return True  # SystemExit and its like say nothing about the resource
-        try:
-            return bool(self.config.check_health(error))
-        except BaseException as trouble:
-            self.logger.warning(
-                "%s: check_health raised; the resource is replaced\n%s", self.name, _traceback_of(trouble)
-            )
-            return False
-
     def task_context(self, task: TaskFuture[Any]) -> TaskContext:
         return task._make_context(TaskContext(self._values, task._deadline, self.is_stopping))
-
-    def record_success(self, task: TaskFuture[Any], now: float) -> None:
-        self._tell_collector("record_completion", task._stamps(now))
-
-    def record_error(self, task: TaskFuture[Any], now: float) -> None:
-        if self.has_collector:
-            self._tell_collector("record_failure", task._stamps(now))
-
-    def record_retry(self) -> None:
-        if self.has_collector:
-            self._tell_collector("record_retry")
 
     def worker_changed(self) -> None:
         with self._changed:
@@ -268,7 +219,7 @@ class Engine(Generic[R]):
             self.record_cancelled()
             return
         self.figures.failed_outside()
-        self.record_error(future, _monotonic())
+        self.user.tell("record_failure", future._stamps(_monotonic()))
 
     def run_aside(self, *jobs: Callback) -> None:
         self.aside.run(*jobs)
@@ -294,15 +245,7 @@ class Engine(Generic[R]):
         )
 
     def metrics(self) -> TaskMetrics:
-        if self.collector is not None:
-            try:
-                theirs = self.collector.metrics()
-            except Exception as error:
-                self.logger.warning("%s: the collector's metrics() raised\n%s", self.name, _traceback_of(error))
-            else:
-                if theirs is not None:
-                    return theirs
-        return self.figures.metrics()
+        return self.user.metrics() or self.figures.metrics()
 
     def busy(self) -> int:
         """Workers that are not parked."""
@@ -408,12 +351,6 @@ class Engine(Generic[R]):
     def _wake_burst(self) -> None:
         self.burst.wake()
 
-    def _tell_collector(self, method: str, *args: TaskLifecycleTimestamps) -> None:
-        try:
-            getattr(self.collector, method)(*args)
-        except BaseException as error:
-            self.logger.warning("%s: the collector's %s() raised\n%s", self.name, method, _traceback_of(error))
-
     def start_afresh_in_child(self) -> None:
         """In a forked child none of the threads exist: refuse everything, and fail what can never end."""
         error = TaskManagerShutdownError(
@@ -456,42 +393,3 @@ def _weakly(method: Callable[[], None]) -> Callback:
             target()
 
     return call
-
-
-def _traceback_of(error: BaseException) -> str:
-    try:
-        return "".join(traceback.format_exception(error))
-    except Exception:  # the user's exceptions may be unable to print themselves
-        return type(error).__name__
-
-
-def _last_line_of(error: BaseException) -> str:
-    try:
-        return "".join(traceback.format_exception_only(error)).strip()
-    except Exception:
-        return type(error).__name__
-
-
-def _close_all_at_exit() -> None:
-    """At interpreter exit: drain all managers for a while, then kill what is left. No thread can be started here."""
-    engines = list(_engines)
-    for engine in engines:
-        engine.exiting = True
-        engine.lifecycle.request_stop()
-    deadline = _monotonic() + EXIT_TIMEOUT
-    for engine in engines:
-        if not engine.lifecycle.wait(max(0.0, deadline - _monotonic())):
-            engine.lifecycle.request_kill(0.2)
-    for engine in engines:
-        engine.lifecycle.wait(1.0)
-
-
-def _start_afresh_in_child() -> None:
-    for engine in list(_engines):
-        engine.start_afresh_in_child()
-    _engines.clear()
-
-
-atexit.register(_close_all_at_exit)
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_start_afresh_in_child)

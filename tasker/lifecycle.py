@@ -31,6 +31,7 @@ from tasker.metrics import BuiltinCollector
 from tasker.queue import TaskQueue
 from tasker.resources import ResourcePool
 from tasker.snapshots import StopReport
+from tasker.usercode import UserCode
 
 __all__ = ["CLOSED", "KILLING", "OPEN", "STOPPING", "Lifecycle"]
 
@@ -47,10 +48,9 @@ class Parts(Protocol):
     pool: ResourcePool[Any]
     aside: Aside
     figures: BuiltinCollector
+    user: UserCode[Any]
     run_contexts: set[Context]
-    destroy_errors: int
 
-    def destroy(self, resource: Any) -> None: ...
     def closed(self) -> None: ...
 
 
@@ -110,7 +110,7 @@ class Lifecycle:
             failed=totals.failed,
             cancelled=totals.cancelled,
             never_started=totals.untaken,
-            destroy_errors=self._parts.destroy_errors,
+            destroy_errors=self._parts.user.destroy_errors,
             abandoned=self.abandoned,
         )
 
@@ -121,7 +121,7 @@ class Lifecycle:
         parts = self._parts
         if self._closing_since is None:
             self._closing_since = time.monotonic()
-            parts.aside.run(*(partial(parts.destroy, resource) for resource in parts.pool.close()))
+            parts.aside.run(*(partial(parts.user.destroy, resource) for resource in parts.pool.close()))
         parts.crew.wake_all(parts.queue.idle)
         parts.queue.wake_submitters()
         if self.state == KILLING:

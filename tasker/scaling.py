@@ -118,14 +118,15 @@ class Window:
         holding = min(holding, workers)  # they were counted at different moments
         idle = min(idle, holding)
         busy = holding - idle
-        ticks.append(_Tick(now, arrived, finished, busy, last.worked + busy * (now - last.now), idle))
+        worked = last.worked + (last.busy + busy) / 2 * (now - last.now)
+        ticks.append(_Tick(now, arrived, finished, busy, worked, idle))
         while len(ticks) > 2 and ticks[1].now <= now - self._span:
             ticks.popleft()
         first = ticks[0]
         past = now - first.now
         if past <= 0:
             return None
-        worked = ticks[-1].worked - first.worked
+        worked -= first.worked
         # what is under way now is half done, let us say, and so was what was under way then
         done = finished - first.finished + (busy - first.busy) / 2
         return Sample(

@@ -24,9 +24,10 @@ from tasker.context import TaskContext
 from tasker.errors import ContextCancelledError
 from tasker.future import SETTLE, TaskFuture
 from tasker.logger import GuardedLogger
-from tasker.metrics import FULL, MetricsCollector, Shard
+from tasker.metrics import FULL, Shard
 from tasker.parking import Seat
 from tasker.queue import TaskQueue
+from tasker.usercode import UserCode
 
 __all__ = ["Terms", "Worker"]
 
@@ -41,39 +42,16 @@ class Terms(Protocol[R]):
     """What a worker works with, the same for all of a manager's."""
 
     queue: TaskQueue
+    user: UserCode[R]
     logger: GuardedLogger
     max_retries: int
-    collector: MetricsCollector | None
-
-    def create(self) -> R:
-        """Make a resource (the user's code)."""
-        ...
-
-    def destroy(self, resource: R) -> None:
-        """Free a resource; what that raises is logged and counted."""
-
-    def is_healthy(self, error: BaseException) -> bool:
-        """The verdict on an error: `False` means that it broke the resource."""
-        ...
 
     def task_context(self, task: TaskFuture[Any]) -> TaskContext:
         """A context for a task that asks for one."""
         ...
 
-    def record_retry(self) -> None:
-        """Tell the user's collector."""
-
-    def record_success(self, task: TaskFuture[Any], now: float) -> None:
-        """Tell the user's collector."""
-
-    def record_error(self, task: TaskFuture[Any], now: float) -> None:
-        """Tell the user's collector."""
-
     def worker_changed(self) -> None:
         """Tell who waits for it that this worker has a resource now."""
-
-    def creation_failed(self, error: BaseException) -> None:
-        """`create` raised."""
 
 
 class Worker(Generic[R]):
@@ -115,7 +93,7 @@ class Worker(Generic[R]):
                     self._serve(resource)
                 finally:
                     self.holds_resource = False
-                    self._terms.destroy(resource)
+                    self._terms.user.destroy(resource)
                     del resource
         except BaseException as error:  # not the user's code: that is guarded where it is called
             self._terms.logger.error("%s: lost to an error\n%s", self.name, traceback.format_exc())
@@ -127,9 +105,9 @@ class Worker(Generic[R]):
         pause = FIRST_PAUSE
         while self._employed():
             try:
-                return self._terms.create()
+                return self._terms.user.create()
             except BaseException as error:
-                self._terms.creation_failed(error)
+                self._terms.user.creation_failed(error)
             import random  # half of what importing tasker would cost, and most programs never get here
 
             # jitter: workers that failed together must not all try again together
@@ -140,7 +118,7 @@ class Worker(Generic[R]):
     def _serve(self, resource: R) -> None:
         """Run tasks until the resource is broken or the worker leaves. All that a task costs is in this loop."""
         take, shard, terms, monotonic = self._queue.take, self.shard, self._terms, time.monotonic
-        collects = terms.collector is not None
+        collects = terms.user.collects
         durations = shard.durations
         fn: Any  # never None in a task that was started; saying so to a type checker would cost time here
         args: Any
@@ -186,7 +164,7 @@ class Worker(Generic[R]):
         now = time.monotonic()
         if task._take(SETTLE):
             self.shard.durations += (task._started_at - task._queued_at, now - task._started_at)
-            self._terms.record_success(task, now)
+            self._terms.user.tell("record_completion", task._stamps(now))
             task._call_back(task._publish(None, result))
 
     def _failed(self, task: TaskFuture[Any], error: BaseException) -> bool:
@@ -194,16 +172,16 @@ class Worker(Generic[R]):
         now = time.monotonic()
         terms = self._terms
         _strip_own_frame(error)
-        healthy = terms.is_healthy(error)
+        healthy = terms.user.is_healthy(error)
         if not healthy and not task._once and task.attempts <= terms.max_retries and task._requeue():
             self.shard.count(retried=1)
-            terms.record_retry()
+            terms.user.tell("record_retry")
             self._queue.put_back(task)
         elif task._take(SETTLE):
             if task.attempts > 1:
                 _add_note(error, f"tasker: the last of {task.attempts} attempts, each on another resource")
             self.shard.count(failed=1)
-            terms.record_error(task, now)
+            terms.user.tell("record_failure", task._stamps(now))
             task._call_back(task._publish(error))
         return healthy
 

@@ -22,12 +22,12 @@ LAYERS = (
     # what a user gives, and what he gets
     ("config", "future"),
     # tasks that wait, and how they are submitted
-    ("methods", "queue"),
+    ("methods", "queue", "usercode"),
     # workers: one, all, how they end, and the thread that looks after them
     ("worker",),
     ("crew",),
     ("lifecycle",),
-    ("burst",),
+    ("burst", "process"),
     # the parts put together, the façade, and the package itself
     ("engine",),
     ("manager",),

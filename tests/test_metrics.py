@@ -114,6 +114,15 @@ def test_the_failure_rate_is_one_when_everything_fails():
     assert arithmetic(metrics)
 
 
+def test_what_scaling_goes_by_counts_failures_as_finished():
+    pool = Pool(workers=2)
+    pool.succeed(1.0)
+    pool.fail(5)
+    pool.collector.failed_outside(taken=True)
+    pool.waiting = 2
+    assert pool.collector.progress() == (9, 7)
+
+
 def test_cancelled_tasks_count_neither_as_success_nor_as_failure():
     pool = Pool()
     pool.collector.never_taken()

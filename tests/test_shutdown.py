@@ -627,8 +627,8 @@ def test_the_interpreter_exits_with_a_manager_nobody_stopped_and_finishes_its_ta
 
 def test_the_interpreter_exits_with_a_stuck_task():
     done = run_python("""
-        import tasker.engine
-        tasker.engine.EXIT_TIMEOUT = 0.2
+        import tasker.process
+        tasker.process.EXIT_TIMEOUT = 0.2
         manager = TaskManager(CONFIG)
         started = threading.Event()
         manager.submit(lambda resource: (started.set(), time.sleep(1000)))

@@ -1,0 +1,100 @@
+"""`UserCode`: where the functions and objects of a `Config` are called.
+
+Each call is guarded so that what it raises costs nothing but itself, and is logged. Nothing here is called under a lock
+of tasker's. `_counting` guards `destroy_errors`, which many threads count.
+"""
+
+from __future__ import annotations
+
+import threading
+import traceback
+from typing import Generic, Literal, TypeVar
+
+from tasker.config import Config
+from tasker.logger import GuardedLogger
+from tasker.metrics import TaskLifecycleTimestamps, TaskMetrics
+
+__all__ = ["UserCode", "last_line_of"]
+
+R = TypeVar("R")
+Event = Literal["record_arrival", "record_completion", "record_failure", "record_retry"]
+
+
+class UserCode(Generic[R]):
+    """The user's hooks, health check and collector."""
+
+    def __init__(self, config: Config[R], logger: GuardedLogger) -> None:
+        self._config = config
+        self._name = config.name
+        self._logger = logger
+        self._collector = config.collector
+        self._counting = threading.RLock()
+        self.collects = config.collector is not None
+        self.destroy_errors = 0
+        self.create_error: BaseException | None = None  # the last one, until a resource is made
+
+    def create(self) -> R:
+        """Make a resource; raises what `on_create` raises, for the caller to hand to `creation_failed`."""
+        resource = self._config.on_create()
+        self.create_error = None
+        return resource
+
+    def creation_failed(self, error: BaseException) -> None:
+        """A worker could not make a resource and will try again."""
+        self.create_error = error
+        self._logger.warning("%s: on_create raised, trying again: %s", self._name, last_line_of(error))
+        self._logger.debug("%s: on_create raised\n%s", self._name, _traceback_of(error))
+
+    def destroy(self, resource: R) -> None:
+        """Free a resource."""
+        try:
+            self._config.on_destroy(resource)
+        except BaseException as error:
+            with self._counting:
+                self.destroy_errors += 1
+            self._logger.warning("%s: on_destroy raised\n%s", self._name, _traceback_of(error))
+
+    def is_healthy(self, error: BaseException) -> bool:
+        """The verdict on a task's error: `False`, or a check that raises, means that it broke the resource."""
+        if not isinstance(error, Exception):
+            return True  # SystemExit and its like say nothing about the resource
+        try:
+            return bool(self._config.check_health(error))
+        except BaseException as trouble:
+            text = _traceback_of(trouble)
+            self._logger.warning("%s: check_health raised; the resource is replaced\n%s", self._name, text)
+            return False
+
+    def tell(self, event: Event, *stamps: TaskLifecycleTimestamps) -> None:
+        """Tell the user's collector, if there is one."""
+        if self._collector is None:
+            return
+        try:
+            getattr(self._collector, event)(*stamps)
+        except BaseException as error:
+            self._logger.warning("%s: the collector's %s() raised\n%s", self._name, event, _traceback_of(error))
+
+    def metrics(self) -> TaskMetrics | None:
+        """What the user's collector says; `None` where it says nothing, or raises."""
+        if self._collector is None:
+            return None
+        try:
+            return self._collector.metrics()
+        except Exception as error:
+            self._logger.warning("%s: the collector's metrics() raised\n%s", self._name, _traceback_of(error))
+            return None
+
+
+def last_line_of(error: BaseException) -> str:
+    """An exception in a line: its type and text, or the type alone if it is unable to print itself."""
+    try:
+        return "".join(traceback.format_exception_only(error)).strip()
+    except Exception:
+        return type(error).__name__
+
+
+def _traceback_of(error: BaseException) -> str:
+    try:
+        return "".join(traceback.format_exception(error))
+    except Exception:
+        return type(error).__name__
