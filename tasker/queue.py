@@ -13,8 +13,8 @@ a task is a worker that looks again. So nothing accepted is stranded.
 Dead entries. A task that is settled while it waits stays in its lane as an emptied entry, counted in `_dead`; whoever
 takes it drops it. The burst thread's tick compacts a lane when half of it is dead.
 
-`_dead_lock` guards `_dead` and the slots of the bounded queue; `_take_lock` is held by takers of free-threaded builds,
-and by a compaction or re-queue, which excludes all takers. Both are held for a few lines and taken under no other lock.
+`_take_lock` is held by takers of free-threaded builds, and by a compaction or re-queue, which excludes all takers.
+`_dead_lock` guards `_dead`, `_requeued` and the slots of the bounded queue. Order: the first, then the second.
 """
 
 from __future__ import annotations
@@ -213,19 +213,19 @@ class TaskQueue:
     def _compact(self, priority: bool, lane: deque[Task]) -> None:
         with self._take_lock:
             self._compacting = True
-            dropped: list[Task] = []
             try:
                 for _ in range(len(lane)):
                     if not lane:  # a taker was past the flag
                         break
                     task = lane.popleft()
-                    (self._kept if START in task._rights else dropped).append(task)
+                    if START in task._rights:
+                        self._kept.append(task)
+                    else:
+                        self.drop(task)
             finally:
                 lane.extendleft(reversed(self._kept))
                 self._kept = []
                 self._compacting = False
-        for task in dropped:
-            self.drop(task)
         self.idle.wake_all()  # who looked meanwhile found nothing
 
     def refusal(self) -> TaskManagerShutdownError:

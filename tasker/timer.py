@@ -1,11 +1,13 @@
 """The one timer thread: every deadline of the process waits in its heap, and it never runs user code.
 
-The thread is started by the first deadline and sleeps until the earliest one. `_lock` guards the heap; it is
-reentrant because a signal handler or a `__del__` may set a deadline while its own thread is setting another. What
-fires runs outside the lock and must be tasker's own, short, and must not raise.
+The thread is started by the first deadline and sleeps until the earliest one. The heap is its own: whoever sets a
+deadline puts an entry into a deque and wakes the thread if it would sleep too long, so signal handlers and `__del__`
+may set or clear deadlines wherever it interrupts. The thread says when it will wake, *then* looks into the deque once
+more, then sleeps; who sets a deadline appends it, *then* looks when the thread will wake.
 
 An entry is a slot that can be cleared, so that a finished task is not kept until the deadline it no longer has; the
-heap is rebuilt when more than half of it is cleared.
+thread drops the cleared ones when they are half of the heap. What fires must be tasker's own, short, and must not raise.
+`_lock` guards the starting of the thread, nothing else.
 """
 
 from __future__ import annotations
@@ -14,14 +16,18 @@ import contextlib
 import heapq
 import itertools
 import logging
+import math
 import os
 import threading
 import time
+from collections import deque
 from collections.abc import Callable
+
+from tasker.parking import Seat
 
 __all__ = ["TimerEntry", "at", "ensure_running"]
 
-_SMALL = 64  # heaps up to this size are not worth rebuilding
+_BATCH = 512  # entries that may wait in the deque, or stay cleared in the heap, before the thread is woken for it
 
 
 class TimerEntry:
@@ -38,7 +44,12 @@ class TimerEntry:
             self._fire = None
             _timer.entry_cleared()
 
+    def is_set(self) -> bool:
+        """Whether it may still fire."""
+        return self._fire is not None
+
     def fire(self) -> None:
+        """Call what was to fire, unless that was forgotten."""
         fire, self._fire = self._fire, None
         if fire is not None:
             fire()
@@ -46,29 +57,39 @@ class TimerEntry:
 
 class _Timer:
     def __init__(self) -> None:
-        self._lock = threading.RLock()
-        self._earlier = threading.Condition(self._lock)  # notified when a new entry is the earliest
-        self._heap: list[tuple[float, int, TimerEntry]] = []
+        self._incoming: deque[tuple[float, int, TimerEntry]] = deque()
+        self._heap: list[tuple[float, int, TimerEntry]] = []  # the thread's own
+        self._cleared: deque[None] = deque()  # as long as there are cleared entries, more or less
+        self._wakes_at = -math.inf  # when the thread will wake; in the past while it is awake
+        self._seat = Seat()
         self._order = itertools.count()
-        self._cleared = 0  # entries cleared and perhaps still in the heap
-        self._thread: threading.Thread | None = None
+        self._lock = threading.RLock()
         self._starting = False
+        self._thread: threading.Thread | None = None
 
     def at(self, when: float, fire: Callable[[], object]) -> TimerEntry:
         entry = TimerEntry(fire)
-        with self._lock:
-            heapq.heappush(self._heap, (when, next(self._order), entry))
-            if self._heap[0][2] is entry:
-                self._earlier.notify()
+        self._incoming.append((when, next(self._order), entry))
+        if when < self._wakes_at or len(self._incoming) > _BATCH:
+            self._seat.wake()
         self.ensure_running()
         return entry
 
+    def entry_cleared(self) -> None:
+        self._cleared.append(None)
+        if self._many_cleared():
+            self._seat.wake()
+
+    def waiting(self) -> int:
+        """Entries kept, cleared ones included."""
+        return len(self._heap) + len(self._incoming)
+
     def ensure_running(self) -> None:
-        if not self._heap or (self._thread is not None and self._thread.is_alive()):
+        if not self.waiting() or (self._thread is not None and self._thread.is_alive()):
             return
         with self._lock:
             if self._starting or (self._thread is not None and self._thread.is_alive()):
-                return  # starting: a signal handler interrupted the lines below, which see its entry too
+                return  # starting: a signal handler interrupted the lines below
             self._starting = True
             try:
                 self._thread = threading.Thread(target=self._run, name="tasker-timer", daemon=True)
@@ -77,34 +98,43 @@ class _Timer:
             finally:
                 self._starting = False
 
-    def entry_cleared(self) -> None:
-        with self._lock:
-            self._cleared += 1
-            if self._cleared * 2 > len(self._heap) > _SMALL:
-                self._heap = [item for item in self._heap if item[2]._fire is not None]
-                heapq.heapify(self._heap)
-                self._cleared = 0
-
     def _run(self) -> None:
         while True:
-            for entry in self._wait_for_due():
-                try:
-                    entry.fire()
-                except BaseException:
-                    logging.getLogger("tasker").exception("tasker: the timer met an error")
-            # what fired must not live until the next deadline; it is never without one
-            del entry  # pyright: ignore[reportPossiblyUnboundVariable]
+            self._receive()
+            self._wakes_at = self._heap[0][0] if self._heap else math.inf
+            if not self._receive():
+                left = min(self._wakes_at - time.monotonic(), threading.TIMEOUT_MAX)
+                if left > 0:
+                    self._seat.sleep(left)
+            self._wakes_at = -math.inf
+            self._fire_due()
 
-    def _wait_for_due(self) -> list[TimerEntry]:
-        with self._lock:
-            while not self._heap or self._heap[0][0] > time.monotonic():
-                left = self._heap[0][0] - time.monotonic() if self._heap else threading.TIMEOUT_MAX
-                self._earlier.wait(max(0.0, min(left, threading.TIMEOUT_MAX)))
-            due: list[TimerEntry] = []
-            now = time.monotonic()
-            while self._heap and self._heap[0][0] <= now:
-                due.append(heapq.heappop(self._heap)[2])
-            return due
+    def _receive(self) -> bool:
+        """Take what was put into the deque; whether there was anything."""
+        received = False
+        while True:
+            try:
+                item = self._incoming.popleft()
+            except IndexError:
+                break
+            received = True
+            heapq.heappush(self._heap, item)
+        if self._many_cleared():
+            self._cleared.clear()
+            self._heap = [item for item in self._heap if item[2].is_set()]
+            heapq.heapify(self._heap)
+        return received
+
+    def _many_cleared(self) -> bool:
+        return len(self._cleared) > _BATCH and len(self._cleared) * 2 > len(self._heap)
+
+    def _fire_due(self) -> None:
+        now = time.monotonic()
+        while self._heap and self._heap[0][0] <= now:
+            try:
+                heapq.heappop(self._heap)[2].fire()
+            except BaseException:
+                logging.getLogger("tasker").exception("tasker: the timer met an error")
 
 
 _timer = _Timer()

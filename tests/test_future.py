@@ -330,9 +330,9 @@ def test_a_finished_task_leaves_no_timer_behind(make):
     import tasker.timer
 
     manager = make()
-    for _ in range(300):
+    for _ in range(3000):
         manager.queue_task(lambda resource: 0, timeout=1000)
-    assert len(tasker.timer._timer._heap) < 150
+    eventually(lambda: tasker.timer._timer.waiting() < 1500)
 
 
 def test_futures_can_be_awaited(make):
@@ -480,7 +480,7 @@ def test_mass_cancellation_empties_the_lane(blocked):
     kept = blocked.manager.submit(lambda resource: "kept")
     for future in futures:
         assert future.cancel()
-    assert blocked.manager.stats().queued_tasks == 1
+    eventually(lambda: blocked.manager.stats().queued_tasks == 1)  # fewer for a moment, during a compaction
     eventually(lambda: len(blocked.manager._engine.queue._main) == 1, "the compaction")
     blocked.release()
     assert kept.result(PATIENCE) == "kept"

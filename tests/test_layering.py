@@ -15,9 +15,9 @@ PACKAGE = Path(tasker.__file__).parent
 
 LAYERS = (
     # needs nothing of tasker
-    ("errors", "logger", "parking", "reservoir", "scaling", "signature", "snapshots", "timer"),
+    ("errors", "logger", "parking", "reservoir", "scaling", "signature", "snapshots"),
     # needs one or two of those
-    ("aside", "checks", "metrics", "resources"),
+    ("aside", "checks", "metrics", "resources", "timer"),
     ("context",),
     # what a user gives, and what he gets
     ("config", "future"),

@@ -562,6 +562,31 @@ def test_a_count_from_a_signal_handler_in_the_middle_of_a_count_is_not_lost(monk
     assert (totals.failed, totals.cancelled) == (1, 1)
 
 
+def test_an_execution_from_a_signal_handler_does_not_come_between_the_two_durations_of_another():
+    class Interrupted(list):
+        def append(self, duration):
+            super().append(duration)
+            interrupt()
+
+        def __iadd__(self, durations):
+            super().__iadd__(durations)
+            interrupt()
+            return self
+
+    def interrupt():
+        if armed:
+            armed.pop()
+            collector.completed_outside(10.0, 20.0)
+
+    collector, armed = BuiltinCollector(lambda: 0), [1]
+    shard = collector._outside
+    shard.durations = Interrupted()
+    shard._published = (*shard._published[:2], shard.durations)
+    collector.completed_outside(1.0, 2.0)
+    totals = collector.totals()
+    assert (totals.completed, totals.waited, totals.ran) == (2, 11.0, 22.0)
+
+
 @pytest.mark.parametrize("handler", ["failed_outside", "completed_outside", "metrics"])
 def test_a_count_from_a_signal_handler_in_the_middle_of_a_fold_is_not_lost(handler, monkeypatch):
     collector = BuiltinCollector(lambda: 0)

@@ -418,6 +418,17 @@ def test_a_signal_handler_may_borrow_and_hand_back_in_the_middle_of_either(pool_
     pool.hand_back(out, healthy=True)
 
 
+def test_who_holds_the_lock_may_take_it_again(pool_of):
+    pool = pool_of(2)
+
+    def interrupted():
+        with pool._lock:  # here comes the signal
+            pool.hand_back(pool.borrow(), healthy=True)
+            return pool.available
+
+    assert in_another_thread(interrupted) == 1
+
+
 def test_an_interrupt_after_a_resource_was_taken_hands_it_back(pool_of, factory):
     pool = pool_of(2)
     pool.hand_back(pool.borrow(), healthy=True)

@@ -31,8 +31,8 @@ def timer(monkeypatch):
             raise SystemExit
 
         monkeypatch.setattr(threading, "excepthook", lambda _: None)
-        timer._wait_for_due = end
-        timer.at(0.0, lambda: None)
+        timer._receive = end
+        timer._seat.wake()
         timer._thread.join(PATIENCE)
         assert not timer._thread.is_alive()
 
@@ -61,7 +61,7 @@ def test_entries_of_the_same_time_fire_in_the_order_of_their_making(timer):
 
 def test_an_earlier_entry_wakes_the_thread_that_sleeps_for_a_later_one(timer):
     timer.at(time.monotonic() + 3600, lambda: None)
-    eventually(lambda: timer._earlier._waiters)  # asleep
+    eventually(lambda: timer._wakes_at > 0)  # asleep, or about to be
     fired = threading.Event()
     timer.at(time.monotonic(), fired.set)
     assert fired.wait(PATIENCE)
@@ -100,16 +100,36 @@ def test_an_entry_that_raises_is_logged_and_the_next_ones_fire(timer, caplog):
     assert "SystemExit" in caplog.text
 
 
-def test_the_heap_holds_few_more_entries_than_twice_the_live_ones(timer):
+def test_cleared_entries_do_not_pile_up_and_no_live_one_is_lost(timer):
     rng = random.Random(2)
-    live = []
-    for i in range(5_000):
+    live, most = [], 0
+    for i in range(20_000):
         live.append(timer.at(time.monotonic() + 3600 + rng.random(), lambda: None))
-        if i % 5:
+        if i % 5 or len(live) > 1000:
             live.pop(rng.randrange(len(live))).cancel()
-        assert len(timer._heap) <= max(2 * len(live) + 2, tasker.timer._SMALL + 1)
-    assert {entry for *_, entry in timer._heap if entry._fire is not None} == set(live)  # none of the others is lost
+        if i % 1000 == 0:
+            eventually(lambda: not timer._incoming or len(timer._incoming) <= tasker.timer._BATCH)
+            most = max(most, timer.waiting())
+    assert most <= 4 * (1000 + tasker.timer._BATCH)
+    timer._seat.wake()
+    eventually(lambda: not timer._incoming)
+    assert set(live) <= {entry for *_, entry in timer._heap}
     assert all(timer._heap[(i - 1) // 2] < timer._heap[i] for i in range(1, len(timer._heap)))
+
+
+def test_a_deadline_set_while_the_thread_falls_asleep_is_not_missed(timer):
+    fired, receive = threading.Event(), timer._receive
+    late = []
+
+    def interrupted_receive():
+        received = receive()
+        if timer._wakes_at > 0 and not late:  # after the look that precedes the sleep
+            late.append(timer.at(time.monotonic(), fired.set))
+        return received
+
+    timer._receive = interrupted_receive
+    timer.at(time.monotonic() + 3600, lambda: None)
+    assert fired.wait(PATIENCE)
 
 
 def test_what_has_fired_or_was_cancelled_is_not_kept_until_something_else_happens(timer):
@@ -216,5 +236,5 @@ def test_a_forked_child_begins_with_an_empty_timer(monkeypatch):
     monkeypatch.setattr(tasker.timer, "_timer", before)  # put back at the end
     tasker.timer._start_afresh()
     assert tasker.timer._timer is not before
-    assert tasker.timer._timer._heap == []
+    assert tasker.timer._timer.waiting() == 0
     assert tasker.timer._timer._thread is None
