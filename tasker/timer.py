@@ -2,11 +2,11 @@
 
 The thread is started by the first deadline and sleeps until the earliest one. The heap is its own: whoever sets a
 deadline puts an entry into a deque and wakes the thread if it would sleep too long, so signal handlers and `__del__`
-may set or clear deadlines wherever it interrupts. The thread says when it will wake, *then* looks into the deque once
+may set or clear deadlines wherever they interrupt. The thread says when it will wake, *then* looks into the deque once
 more, then sleeps; who sets a deadline appends it, *then* looks when the thread will wake.
 
 An entry is a slot that can be cleared, so that a finished task is not kept until the deadline it no longer has; the
-thread drops the cleared ones when they are half of the heap. What fires must be tasker's own, short, and must not raise.
+thread drops the cleared ones when they are half of the heap. What fires must be tasker's own and short.
 `_lock` guards the starting of the thread, nothing else.
 """
 
