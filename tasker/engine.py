@@ -11,9 +11,9 @@ import sys
 import threading
 import time
 import weakref
-from collections.abc import Callable
-from concurrent.futures import CancelledError, Future
-from types import FrameType, FunctionType
+from collections.abc import Callable, Mapping
+from concurrent.futures import CancelledError
+from types import CodeType, FrameType, FunctionType
 from typing import Any, Generic, TypeVar
 
 from tasker import checks
@@ -23,7 +23,7 @@ from tasker.config import Config
 from tasker.context import Callback, Context, TaskContext, without_cancel
 from tasker.crew import Crew
 from tasker.errors import PoolDeadlockError, QueueFullError, ResourceCreationError, TaskManagerShutdownError
-from tasker.future import TaskFuture
+from tasker.future import TaskFuture, new_task
 from tasker.lifecycle import CLOSED, OPEN, Lifecycle
 from tasker.logger import GuardedLogger
 from tasker.metrics import BuiltinCollector, TaskLifecycleTimestamps, TaskMetrics
@@ -31,7 +31,7 @@ from tasker.process import watch
 from tasker.queue import TaskQueue
 from tasker.resources import ResourcePool
 from tasker.scaling import Limits
-from tasker.signature import SPECIAL, wants_context
+from tasker.signature import is_plain, wants_context
 from tasker.snapshots import StopReport, TaskStats
 from tasker.usercode import UserCode
 from tasker.worker import Worker
@@ -74,6 +74,7 @@ class Engine(Generic[R]):
         self.lifecycle = Lifecycle(self, create_timeout, self._wake_burst)
         self.burst = Burst(self, checks.seconds("burst_interval", config.burst_interval), create_timeout, limits)
         self._bounded = config.queue_size > 0
+        self._plain: tuple[CodeType | None, int] = (None, 0)  # code that, given so many arguments, takes no context
         self._forget_stop: Callable[[], bool] = bool
         self._start()
 
@@ -104,35 +105,52 @@ class Engine(Generic[R]):
         self,
         fn: Callable[..., Any],
         args: tuple[Any, ...],
+        options: Mapping[str, Any],
+        waiting: list[Any] | None = None,
+    ) -> TaskFuture[Any]:
+        """Accept a task, or raise. `options` are those of `TaskManager.submit`, `waiting` what waits for the outcome
+        (a sleeper, a `DoneCallback`): there before the task is put, or a callback might run in the submitter's thread.
+        """
+        if self.queue.closed:
+            raise self.queue.refusal()
+        code, given = self._plain
+        if type(fn) is FunctionType and fn.__code__ is code and len(args) == given:
+            wants = False
+        else:
+            wants = self._wants_context(fn, len(args))
+        task = new_task(self, fn, args, wants, _monotonic(), waiting)
+        if options or self._bounded:
+            self._put(task, **options)
+        else:
+            self.queue.put(task)
+        if self.has_collector:
+            self.user.tell("record_arrival")
+        return task
+
+    def _wants_context(self, fn: Callable[..., Any], given: int) -> bool:
+        """`wants_context`; remembers the code of the last plain function, as many are submitted again and again."""
+        wants = wants_context(fn, given + 1)
+        if type(fn) is FunctionType and is_plain(fn.__code__, given + 1):
+            self._plain = (fn.__code__, given)
+        return wants
+
+    def _put(
+        self,
+        task: TaskFuture[Any],
+        *,
         priority: bool = False,
         once: bool = False,
         timeout: float | None = None,
         queue_timeout: float | None = None,
-        callback: Callable[[Future[Any]], object] | None = None,
-    ) -> TaskFuture[Any]:
-        """Accept a task, or raise."""
-        if self.queue.closed:
-            raise self.queue.refusal()
-        given = len(args) + 1  # the most frequent case of wants_context is decided here, without the call
-        code = fn.__code__ if type(fn) is FunctionType else None
-        if code is not None and code.co_argcount == given and not (code.co_flags & SPECIAL or code.co_kwonlyargcount):
-            wants = False
-        else:
-            wants = wants_context(fn, given)
-        task = TaskFuture(self, fn, args, wants, _monotonic())
+    ) -> None:
         if priority:
             task._priority = True
         if once:
             task._once = True
-        if callback is not None:
-            task.add_done_callback(callback)  # before it is put, or it might run here, in the submitter's thread
         if timeout is None and not self._bounded and queue_timeout is None:
             self.queue.put(task)
         else:
             self._submit_with_limits(task, timeout, queue_timeout)
-        if self.has_collector:
-            self.user.tell("record_arrival")
-        return task
 
     def _submit_with_limits(self, task: TaskFuture[Any], timeout: float | None, queue_timeout: float | None) -> None:
         room = _optional_seconds("queue_timeout", queue_timeout)

@@ -5,26 +5,27 @@
        |---------------settle-----------------|
        '---------------cancel-------> CANCELLED_AND_NOTIFIED
 
-There are two rights, and each can be taken once. They lie in the list `_rights`, and `list.remove` hands them out: one
-indivisible operation on every build, cheaper than a lock, and interrupted by no signal.
+There are two rights, and each can be taken once. Each is an attribute that is there as long as nobody has taken it, and
+`del` takes it: one indivisible bytecode on every build (free-threaded ones change an instance's dictionary under its
+own lock; deleting a *slot* would not be indivisible there), cheaper than a lock, and interrupted by no signal.
 
-- START: who takes it is the only one to run a waiting task, or to take it out of its lane as dead (`entry_died`).
-  Workers take it; so do `cancel()` and whoever settles a task that waits. A retry puts it back.
-- SETTLE: who takes it is the only one to write the outcome. Workers take it when the task has ended, `cancel()` after
-  START, a timeout, `kill()` and the closing before START. It is never put back.
+- `_may_start`: who takes it is the only one to run a waiting task, or to take it out of its lane as dead
+  (`entry_died`). Workers take it; so do `cancel()` and whoever settles a task that waits. A retry puts it back.
+- `_may_settle`: who takes it is the only one to write the outcome. Workers take it when the task has ended, `cancel()`
+  after `_may_start`, a timeout, `kill()` and the closing before it. It is never put back.
 
-What waits for the outcome lies in the same list: sleeping threads, callbacks, the timer entry, the standard library's
-waiters. Who settles stores the outcome, `_final` last, *then* takes everything out of the list; who waits puts himself
-in, *then* looks at `_final`. So one of them sees the other. The same order, announce and then look, decides between a
-retry and whoever cancels or settles at that moment.
+What waits for the outcome lies in the list `_waiting`, which is made for the first that waits: sleeping threads,
+callbacks, the timer entry, the standard library's waiters. Who settles stores the outcome, `_final` last, *then* takes
+everything out of the list; who waits puts himself in, *then* looks at `_final`. So one of them sees the other. The same
+order, announce and then look, decides between a retry and whoever cancels or settles at that moment.
 
-Every settlement is: record, wake the waiters, then call back. Attributes that few tasks need are class attributes until
-they differ, so a queued task is small and quickly made.
+Every settlement is: record, wake the waiters, then call back.
 """
 
 from __future__ import annotations
 
 import contextlib
+import os
 import sys
 import threading
 import traceback
@@ -38,18 +39,26 @@ from tasker.context import Callback, EndedError, TaskContext
 from tasker.errors import DeadlineExceededError, TaskTimeoutError
 from tasker.logger import GuardedLogger
 from tasker.metrics import TaskLifecycleTimestamps
+from tasker.parking import Sleeper, new_sleeper
 from tasker.timer import TimerEntry
 
-__all__ = ["Owner", "TaskFuture"]
+__all__ = ["DoneCallback", "Owner", "TaskFuture", "new_task"]
 
 T = TypeVar("T")
 
-START = "start"
-SETTLE = "settle"
-_SETTLED = "settled"  # put into the list between storing the outcome and emptying the list, see _wake_waiters
+_new = object.__new__
+_LAST = object()  # ends the list of what waits, see _take_waiters
+_first_waiter = threading.RLock()  # held while `_waiting` is made; reentrant: a signal handler may make another's
 
-_allocate_lock = threading.Lock
-_RawLock = type(threading.Lock())
+
+def _start_afresh() -> None:
+    """In a forked child the lock may be held by a thread that does not exist."""
+    global _first_waiter
+    _first_waiter = threading.RLock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_start_afresh)
 
 
 class Owner(Protocol):
@@ -80,35 +89,22 @@ class TaskFuture(Future[T]):
     like, not by users. A future that failed and that nobody asked for its result or exception is logged when it is
     collected."""
 
-    # Slots are what every task needs: they are read and written fastest. What few tasks need are class attributes until
-    # it differs, and then lies in the instance's dictionary, which most tasks never get.
-    __slots__ = (
-        "_args",
-        "_exception",
-        "_final",
-        "_fn",
-        "_owner",
-        "_queued_at",
-        "_result",
-        "_rights",
-        "_started_at",
-        "_wants_context",
-        "attempts",
-    )
-
     attempts: int
     """How many times the task was started; more than 1 after retries."""
 
+    # What every task needs is set when it is made (see new_task). The rest are class attributes until they differ.
+    _owner: Owner
+    # the rights
+    _may_start: bool
+    _may_settle: bool
     # the call, emptied when the task is settled
     _fn: Callable[..., T] | None
     _args: tuple[Any, ...] | None
     _wants_context: bool
-    _rights: list[Any]
-    _owner: Owner
+    _priority: bool
+    _once = False
     _queued_at: float
     _started_at: float
-    _priority = False
-    _once = False
     _deadline: float | None = None
     _context: TaskContext | None = None
     _cancel_asked = False  # cancelled while running: never retried
@@ -118,20 +114,11 @@ class TaskFuture(Future[T]):
     _result: T | None
     _exception: BaseException | None
     _unseen: _UnseenFailure | None = None
+    _waiting: list[Any] | None
     _standard: _StandardWaiters | None = None
 
-    def __init__(
-        self, owner: Owner, fn: Callable[..., T], args: tuple[Any, ...], wants_context: bool, queued_at: float
-    ) -> None:
-        # Future.__init__ is not called: it makes a Condition and two lists, which costs more than all the rest
-        self._rights = [SETTLE, START]
-        self._owner = owner
-        self._fn = fn
-        self._args = args
-        self._wants_context = wants_context
-        self._queued_at = queued_at
-        self._exception = self._final = None
-        self.attempts = 0
+    def __init__(self) -> None:
+        raise TypeError("tasks are made by TaskManager.submit() and its like")
 
     # -- what callers do ---------------------------------------------------------------------------------------
 
@@ -179,7 +166,7 @@ class TaskFuture(Future[T]):
 
     def running(self) -> bool:
         """Whether the task is being executed."""
-        return self._final is None and START not in self._rights
+        return self._final is None and not self._waits_for_start()
 
     def done(self) -> bool:
         """Whether there is an outcome."""
@@ -190,9 +177,9 @@ class TaskFuture(Future[T]):
 
         It runs in the thread that settles the task, a worker most often, or on a thread of its own after a timeout or
         `kill()`. What it raises is logged."""
-        callback = _DoneCallback(fn)
-        self._rights.append(callback)
-        if self._final is not None and self._take(callback):
+        callback = DoneCallback(fn)
+        self._announce(callback)
+        if self._final is not None and self._take_back(callback):
             self._call_back([callback])
 
     def __await__(self) -> Generator[Any, None, T]:
@@ -227,37 +214,19 @@ class TaskFuture(Future[T]):
 
     def _start(self, now: float) -> bool:
         """Take a waiting task for running it; `False` when it is dead. Read the call before: settling empties it."""
-        try:
-            self._rights.remove(START)
-        except ValueError:
+        if not self._take_start():
             return False
         self._started_at = now
         self.attempts += 1
         return True
 
-    def _succeed(self, result: T, durations: list[float], now: float) -> None:
-        """Settle a running task and append its two durations for the metrics; nothing when it is settled."""
-        rights = self._rights
-        try:
-            rights.remove(SETTLE)
-        except ValueError:
-            return
-        durations.append(self._started_at - self._queued_at)
-        durations.append(now - self._started_at)
-        self._fn = self._args = None
-        self._result = result
-        self._final = FINISHED
-        rights.append(_SETTLED)
-        if len(rights) > 1:
-            self._call_back(self._take_waiters())
-
     def _requeue(self) -> bool:
         """Make a running task wait again: `True` if it is to be put back (perhaps as a dead entry)."""
         if self._cancel_asked:
             return False
-        self._rights.insert(0, START)  # announce, then look: whoever cancels or settles does it the other way round
-        if self._cancel_asked or SETTLE not in self._rights:
-            return not self._take(START)
+        self._may_start = True  # announce, then look: whoever cancels or settles does it the other way round
+        if self._cancel_asked or not hasattr(self, "_may_settle"):
+            return not self._take_start()
         return True
 
     def _make_context(self, context: TaskContext) -> TaskContext:
@@ -275,7 +244,7 @@ class TaskFuture(Future[T]):
     def _set_deadline(self, deadline: float) -> None:
         """Before the task is put: end it at `deadline`, in seconds of `time.monotonic()`."""
         self._deadline = deadline
-        self._rights.append(timer.at(deadline, self._expire))
+        self._announce(timer.at(deadline, self._expire))
 
     def _expire(self) -> None:
         """The deadline passed. Runs on the timer thread."""
@@ -288,16 +257,16 @@ class TaskFuture(Future[T]):
         """Settle a waiting or running task and end its context, in a thread that must not run user code.
 
         What is the user's (callbacks, a collector to be told first) runs aside. `False` when it is settled."""
-        if not self._take(SETTLE):
+        if not self._take_settle():
             return False
         owner = self._owner
-        was_waiting = self._take(START)
+        was_waiting = self._take_start()
         if was_waiting:
             owner.entry_died(self)
         self._cancel_asked = True
         jobs = self._context.end(ending, error) if self._context is not None else []
 
-        def settle() -> list[_DoneCallback]:
+        def settle() -> list[DoneCallback]:
             owner.record_failure(self, error, was_waiting=was_waiting)
             return self._publish(error)
 
@@ -318,9 +287,9 @@ class TaskFuture(Future[T]):
 
     def _withdraw(self, *, refused: bool = False) -> bool:
         """Cancel a waiting task; `False` when it was started or settled. Of a refused one nobody is told."""
-        if not self._take(START):
+        if not self._take_start():
             return False
-        settles = self._take(SETTLE)  # or a timeout, say, has taken it, and will see that START is gone
+        settles = self._take_settle()  # or a timeout, say, has taken it, and will see that it must not start
         self._owner.entry_died(self)
         if settles:
             self._owner.record_cancelled()
@@ -332,23 +301,50 @@ class TaskFuture(Future[T]):
     def _end_after_fork(self, error: BaseException) -> None:
         """In a forked child, where whoever would settle this does not exist, nor who waits."""
         if self._final is None:
-            self._standard = None
-            self._rights = [SETTLE]
+            self._standard = self._waiting = None
             self._publish(error)
 
     # -- the pieces --------------------------------------------------------------------------------------------
 
-    def _take(self, right: object) -> bool:
-        """Take a right, or something that waits, out of the list: `False` when somebody else has it."""
+    def _take_start(self) -> bool:
+        """Take the right to start: `False` when somebody else has it."""
         try:
-            self._rights.remove(right)
+            del self._may_start
+        except AttributeError:
+            return False
+        return True
+
+    def _take_settle(self) -> bool:
+        """Take the right to settle: `False` when somebody else has it."""
+        try:
+            del self._may_settle
+        except AttributeError:
+            return False
+        return True
+
+    def _waits_for_start(self) -> bool:
+        return hasattr(self, "_may_start")
+
+    def _announce(self, waiter: object) -> None:
+        """Put what waits for the outcome into the list; the caller looks at `_final` afterwards."""
+        if self._waiting is None:
+            with _first_waiter:
+                if self._waiting is None:
+                    self._waiting = [waiter]
+                    return
+        self._waiting.append(waiter)
+
+    def _take_back(self, waiter: object) -> bool:
+        """Take what waits out of the list: `False` when whoever settles the task has taken it."""
+        try:
+            (self._waiting or []).remove(waiter)
         except ValueError:
             return False
         return True
 
     def _publish(
         self, exception: BaseException | None, result: T | None = None, state: str = FINISHED
-    ) -> list[_DoneCallback]:
+    ) -> list[DoneCallback]:
         """Store the outcome and wake who waits; returns the callbacks. For the holder of SETTLE."""
         if exception is not None and not isinstance(exception, CancelledError):
             self._unseen = _UnseenFailure(exception, self._owner.logger)
@@ -356,35 +352,33 @@ class TaskFuture(Future[T]):
         self._exception = exception
         self._result = result
         self._final = state
-        self._rights.append(_SETTLED)
+        if self._waits_for_start() and self._take_start():  # put back by a worker that does not know that it is settled
+            self._owner.entry_died(self)
         return self._take_waiters()
 
-    def _take_waiters(self) -> list[_DoneCallback]:
+    def _take_waiters(self) -> list[DoneCallback]:
         """Take out and wake whatever waits; returns the callbacks, for the caller to call.
 
-        `_SETTLED` was put in before: on free-threaded builds that passes through the list's own lock, so that whoever
-        came before is found here, and whoever comes later finds the outcome."""
-        callbacks: list[_DoneCallback] = []
-        rights = self._rights
+        `_LAST` is put in before: on free-threaded builds that passes through the list's own lock, so that whoever came
+        before is found here, and whoever comes later finds the outcome."""
+        callbacks: list[DoneCallback] = []
         self._context = None
-        while rights:
-            try:
-                waiter = rights.pop(0)
-            except IndexError:  # a waiter took itself back
-                break
-            if type(waiter) is _RawLock:
+        waiting = self._waiting
+        if waiting is None:
+            return callbacks
+        waiting.append(_LAST)
+        while (waiter := waiting.pop(0)) is not _LAST:
+            if type(waiter) is Sleeper:
                 waiter.release()
-            elif type(waiter) is _DoneCallback:
+            elif type(waiter) is DoneCallback:
                 callbacks.append(waiter)
             elif type(waiter) is TimerEntry:
                 waiter.cancel()
             elif type(waiter) is _StandardWaiters:
                 waiter.tell(self)
-            elif waiter is START:  # put back by a worker that does not know yet that the task is settled
-                self._owner.entry_died(self)
         return callbacks
 
-    def _call_back(self, callbacks: list[_DoneCallback]) -> None:
+    def _call_back(self, callbacks: list[DoneCallback]) -> None:
         for callback in callbacks:
             try:
                 callback.fn(self)
@@ -397,15 +391,14 @@ class TaskFuture(Future[T]):
             -1.0 if timeout is None else min(checks.seconds("timeout", timeout, infinite=True), threading.TIMEOUT_MAX)
         )
         if self._final is None:
-            sleeper = _allocate_lock()
-            sleeper.acquire()
-            self._rights.append(sleeper)
+            sleeper = new_sleeper()
+            self._announce(sleeper)
             woken = self._final is not None
             try:
                 woken = woken or sleeper.acquire(timeout=limit)
             finally:
                 if not woken:
-                    self._take(sleeper)
+                    self._take_back(sleeper)
             if self._final is None:
                 raise TimeoutError(f"no outcome within {timeout} s; the task goes on")
         if self._final is CANCELLED_AND_NOTIFIED:
@@ -422,7 +415,7 @@ class TaskFuture(Future[T]):
         # an outcome that their waiters are yet to be told is not there yet: they must not see it and be told as well
         if self._final is not None and (self._standard is None or self._standard.told):
             return self._final
-        return PENDING if START in self._rights else RUNNING
+        return PENDING if self._waits_for_start() else RUNNING
 
     def _get_condition(self) -> Any:
         """A lock, which is all that they use of it: as long as they hold it, their waiters are told nothing."""
@@ -442,14 +435,41 @@ class TaskFuture(Future[T]):
         if standard is None:
             standard = self.__dict__.setdefault("_standard", _StandardWaiters())  # indivisible: there is one
         if not standard.announced:
-            self._rights.append(standard)  # perhaps twice, if two threads come at once: told once all the same
+            self._announce(standard)  # perhaps twice, if two threads come at once: told once all the same
             standard.announced = True
-            if self._final is not None and self._take(standard):
+            if self._final is not None and self._take_back(standard):
                 standard.tell(self)
         return standard
 
 
-class _DoneCallback:
+def new_task(
+    owner: Owner,
+    fn: Callable[..., T],
+    args: tuple[Any, ...],
+    wants_context: bool,
+    queued_at: float,
+    waiting: list[Any] | None = None,
+) -> TaskFuture[T]:
+    """A future for a call; `waiting` is what waits for its outcome from the start.
+
+    Not `__init__`, because to call a class costs as much as all of this. Nor is `Future.__init__` called, which makes
+    a condition and two lists. All attributes that every task gets are set here, because CPython finds room for no
+    others in the compact form of an instance's dictionary."""
+    task: TaskFuture[T] = _new(TaskFuture)
+    task._may_start = task._may_settle = True
+    task._owner = owner
+    task._fn = fn
+    task._args = args
+    task._wants_context = wants_context
+    task._priority = False
+    task._queued_at = task._started_at = queued_at
+    task._waiting = waiting
+    task._result = task._exception = task._final = None
+    task.attempts = 0
+    return task
+
+
+class DoneCallback:
     """A user's callback, compared by identity, so that looking for it runs nothing of the user's."""
 
     __slots__ = ("fn",)

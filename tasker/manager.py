@@ -107,7 +107,10 @@ class TaskManager(Generic[R]):
         Raises `TypeError` when `fn` can be called neither way or is a coroutine function, `ConfigError` for a wrong
         time, `QueueFullError` without room (at once in one of the manager's own tasks), `TaskManagerShutdownError` when
         the manager is stopping or closed. The task is accepted if and only if this returns."""
-        return self._submit(fn, args, priority, once, timeout, queue_timeout)
+        if not priority and not once and timeout is None and queue_timeout is None:
+            return self._submit(fn, args, {})
+        options = {"priority": priority, "once": once, "timeout": timeout, "queue_timeout": queue_timeout}
+        return self._submit(fn, args, options)
 
     queue_task: Blocking[R] = blocking_method("queue_task")
     queue_task_with_callback: WithCallback[R] = callback_method("queue_task_with_callback")

@@ -7,12 +7,13 @@ The overloads stand in this order, the resource first: a type checker then prefe
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import Future
 from typing import Any, Protocol, TypeVar, TypeVarTuple, overload
 
 from tasker.context import Context
-from tasker.future import TaskFuture
+from tasker.future import DoneCallback, TaskFuture
+from tasker.parking import new_sleeper
 
 __all__ = ["Async", "Blocking", "WithCallback", "async_method", "blocking_method", "callback_method"]
 
@@ -130,11 +131,15 @@ class Async(Protocol[R_co]):
 
 
 def blocking_method(name: str, *, priority: bool = False, once: bool = False) -> Any:
+    kind = _flags(priority, once)
+
     def method(
         self: Any, fn: Any, /, *args: Any, timeout: float | None = None, queue_timeout: float | None = None
     ) -> Any:
-        future = self._submit(fn, args, priority, once, timeout, queue_timeout)
+        sleeper = new_sleeper()
+        future = self._submit(fn, args, _options(kind, timeout, queue_timeout), [sleeper])
         try:
+            sleeper.acquire()
             return future.result()
         except BaseException:
             future.cancel()  # Ctrl-C: nobody waits for it any more; a future that is done does not mind
@@ -153,6 +158,8 @@ def blocking_method(name: str, *, priority: bool = False, once: bool = False) ->
 
 
 def callback_method(name: str, *, priority: bool = False, once: bool = False) -> Any:
+    kind = _flags(priority, once)
+
     def method(
         self: Any,
         fn: Any,
@@ -168,7 +175,7 @@ def callback_method(name: str, *, priority: bool = False, once: bool = False) ->
         def when_done(done: Future[Any]) -> None:
             callback(*_outcome(done))
 
-        self._submit(fn, args, priority, once, timeout, queue_timeout, when_done)
+        self._submit(fn, args, _options(kind, timeout, queue_timeout), [DoneCallback(when_done)])
 
     return _named(
         method,
@@ -181,10 +188,12 @@ def callback_method(name: str, *, priority: bool = False, once: bool = False) ->
 
 
 def async_method(name: str, *, priority: bool = False, once: bool = False) -> Any:
+    kind = _flags(priority, once)
+
     def method(
         self: Any, fn: Any, /, *args: Any, timeout: float | None = None, queue_timeout: float | None = None
     ) -> Any:
-        return self._submit(fn, args, priority, once, timeout, queue_timeout)
+        return self._submit(fn, args, _options(kind, timeout, queue_timeout))
 
     return _named(
         method,
@@ -193,6 +202,16 @@ def async_method(name: str, *, priority: bool = False, once: bool = False) -> An
 
         See `submit` for the arguments and errors.""",
     )
+
+
+def _options(kind: Mapping[str, Any], timeout: float | None, queue_timeout: float | None) -> Mapping[str, Any]:
+    if timeout is None and queue_timeout is None:
+        return kind
+    return {**kind, "timeout": timeout, "queue_timeout": queue_timeout}
+
+
+def _flags(priority: bool, once: bool) -> Mapping[str, Any]:
+    return {name: True for name, wanted in (("priority", priority), ("once", once)) if wanted}
 
 
 def _kind(priority: bool, once: bool) -> str:

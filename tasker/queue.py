@@ -25,7 +25,7 @@ from collections import deque
 from typing import Any
 
 from tasker.errors import TaskManagerShutdownError
-from tasker.future import START, TaskFuture
+from tasker.future import TaskFuture
 from tasker.parking import Parking, Seat, gil_enabled
 
 __all__ = ["TaskQueue"]
@@ -218,7 +218,7 @@ class TaskQueue:
                     if not lane:  # a taker was past the flag
                         break
                     task = lane.popleft()
-                    if START in task._rights:
+                    if task._waits_for_start():
                         self._kept.append(task)
                     else:
                         self.drop(task)

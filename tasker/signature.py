@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
-from types import FunctionType, MethodType
+from types import CodeType, FunctionType, MethodType
 from typing import Any
 
-__all__ = ["SPECIAL", "is_asynchronous", "wants_context"]
+__all__ = ["is_asynchronous", "is_plain", "wants_context"]
 
 _VARARGS = inspect.CO_VARARGS
 _REFUSED = inspect.CO_COROUTINE | inspect.CO_ASYNC_GENERATOR
-SPECIAL = _VARARGS | _REFUSED
+_SPECIAL = _VARARGS | _REFUSED
 
 
 def wants_context(fn: Callable[..., Any], given: int) -> bool:
@@ -24,8 +24,7 @@ def wants_context(fn: Callable[..., Any], given: int) -> bool:
     A callable whose signature cannot be read is called without. Raises `TypeError` for what cannot be called either
     way, and for coroutine functions."""
     if type(fn) is FunctionType:
-        code = fn.__code__
-        if code.co_argcount == given and not (code.co_flags & SPECIAL or code.co_kwonlyargcount):
+        if is_plain(fn.__code__, given):
             return False  # by far the most frequent case
         return _by_code(fn, fn, given)
     # pyright takes any callable for a FunctionType
@@ -34,9 +33,15 @@ def wants_context(fn: Callable[..., Any], given: int) -> bool:
     return _by_signature(fn, given)
 
 
+def is_plain(code: CodeType, given: int) -> bool:
+    """Whether a function of this code takes `given` arguments and no more, whatever its defaults are."""
+    return code.co_argcount == given and not (code.co_flags & _SPECIAL or code.co_kwonlyargcount)
+
+
 def is_asynchronous(fn: object) -> bool:
     """Whether a call of `fn` only makes a coroutine or an asynchronous generator, which somebody would have to run."""
-    called = (fn, getattr(type(fn), "__call__", None))  # the type's: a class is called to make an instance
+    # of an instance its type's method counts; a class itself is called to make an instance
+    called = (fn, getattr(type(fn), "__call__", None))  # noqa: B004
     try:
         return any(inspect.iscoroutinefunction(each) or inspect.isasyncgenfunction(each) for each in called)
     except TypeError:  # a mock that passes for a function and has no code

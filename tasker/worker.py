@@ -18,11 +18,12 @@ import threading
 import time
 import traceback
 from collections.abc import Callable
+from concurrent.futures._base import FINISHED
 from typing import Any, Generic, Protocol, TypeVar
 
 from tasker.context import TaskContext
 from tasker.errors import ContextCancelledError
-from tasker.future import SETTLE, TaskFuture
+from tasker.future import TaskFuture
 from tasker.logger import GuardedLogger
 from tasker.metrics import FULL, Shard
 from tasker.parking import Seat
@@ -120,6 +121,7 @@ class Worker(Generic[R]):
         take, shard, terms, monotonic = self._queue.take, self.shard, self._terms, time.monotonic
         collects = terms.user.collects
         durations = shard.durations
+        now = 0.0  # when the last task ended, which is when the next one starts if nothing of the user's ran in between
         fn: Any  # never None in a task that was started; saying so to a type checker would cost time here
         args: Any
         while True:
@@ -132,10 +134,14 @@ class Worker(Generic[R]):
                     return
             self.task = task
             fn, args = task._fn, task._args  # before the start: whoever settles it afterwards empties it
-            if not task._start(monotonic()):
+            try:
+                del task._may_start  # TaskFuture._start, without the call
+            except AttributeError:
                 self._queue.drop(task)
                 continue
-            if task.attempts == 1:
+            task._started_at = started = now if now > task._queued_at else monotonic()
+            task.attempts = attempts = task.attempts + 1
+            if attempts == 1:
                 shard.taken += 1
             else:
                 self._queue.taken_again(task)
@@ -147,6 +153,7 @@ class Worker(Generic[R]):
                 else:
                     result = fn(resource)
             except BaseException as error:
+                now = 0.0
                 if not self._failed(task, error):
                     # the error's traceback leads back to this frame, which must not lead to the error
                     self.task = task = fn = args = None
@@ -154,15 +161,29 @@ class Worker(Generic[R]):
             else:
                 if collects:
                     self._succeeded_with_collector(task, result)
-                else:
-                    task._succeed(result, durations, monotonic())
+                    result = None
+                    continue
+                now = monotonic()
+                try:
+                    del task._may_settle
+                except AttributeError:  # a timeout, say, has settled it
+                    result = None
+                    continue
+                durations.append(started - task._queued_at)
+                durations.append(now - started)
+                task._fn = task._args = None
+                task._result = result
                 result = None
+                task._final = FINISHED
+                if task._waiting is not None:
+                    task._call_back(task._take_waiters())
+                    now = 0.0
                 if len(durations) >= FULL:
                     durations = shard.fold()
 
     def _succeeded_with_collector(self, task: TaskFuture[Any], result: Any) -> None:
         now = time.monotonic()
-        if task._take(SETTLE):
+        if task._take_settle():
             self.shard.durations += (task._started_at - task._queued_at, now - task._started_at)
             self._terms.user.tell("record_completion", task._stamps(now))
             task._call_back(task._publish(None, result))
@@ -177,7 +198,7 @@ class Worker(Generic[R]):
             self.shard.count(retried=1)
             terms.user.tell("record_retry")
             self._queue.put_back(task)
-        elif task._take(SETTLE):
+        elif task._take_settle():
             if task.attempts > 1:
                 _add_note(error, f"tasker: the last of {task.attempts} attempts, each on another resource")
             self.shard.count(failed=1)

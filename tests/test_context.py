@@ -752,7 +752,7 @@ def test_nobody_is_forgotten_when_many_threads_derive_wait_and_register_while_on
 
         def wait(parent=parent, barrier=barrier, waited=waited):
             barrier.wait(PATIENCE)
-            waited.append(parent.wait(PATIENCE))
+            waited.append(parent.wait())
 
         threads = [threading.Thread(target=target) for target in (derive, derive, register, wait)]
         for thread in threads:

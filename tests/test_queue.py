@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from tasker import TaskManagerShutdownError
-from tasker.future import SETTLE, START, TaskFuture
+from tasker.future import TaskFuture, new_task
 from tasker.parking import Seat
 from tasker.queue import TaskQueue
 from tests.conftest import PATIENCE, eventually
@@ -44,7 +44,7 @@ def queue(request):
 
 
 def task(queue, *, priority=False):
-    future = TaskFuture(Owner(queue), len, (), False, 0.0)
+    future = new_task(Owner(queue), len, (), False, 0.0)
     if priority:
         future._priority = True
     return future
@@ -315,9 +315,9 @@ def test_a_re_queued_task_needs_no_slot():
 def test_a_retry_of_a_task_that_was_settled_meanwhile_is_dropped(queue):
     future = put(queue, 1)[0]
     assert queue.take()._start(0.0)
-    assert future._take(SETTLE)  # a timeout, say, before the worker puts the task back
+    assert future._take_settle()  # a timeout, say, before the worker puts the task back
     assert future._requeue() is False
-    assert START not in future._rights
+    assert not future._waits_for_start()
 
 
 def test_a_retry_that_meets_a_cancellation_is_settled_once(queue):
@@ -331,12 +331,13 @@ def test_a_retry_that_meets_a_cancellation_is_settled_once(queue):
             continue
         if moment == "between":
 
-            class Rights(list):
-                def insert(self, index, right, future=future):
-                    super().insert(index, right)
-                    assert future.cancel() is True
+            class Interrupted(TaskFuture):
+                def __setattr__(self, name, value):
+                    super().__setattr__(name, value)
+                    if name == "_may_start":
+                        assert self.cancel() is True
 
-            future._rights = Rights(future._rights)
+            future.__class__ = Interrupted
             assert future._requeue() is True  # to be put back as a dead entry
             queue.put_back(future)
         else:

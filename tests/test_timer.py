@@ -111,10 +111,19 @@ def test_cleared_entries_do_not_pile_up_and_no_live_one_is_lost(timer):
             eventually(lambda: not timer._incoming or len(timer._incoming) <= tasker.timer._BATCH)
             most = max(most, timer.waiting())
     assert most <= 4 * (1000 + tasker.timer._BATCH)
+    eventually(lambda: len(timer._cleared) <= tasker.timer._BATCH + timer.waiting())
     timer._seat.wake()
     eventually(lambda: not timer._incoming)
     assert set(live) <= {entry for *_, entry in timer._heap}
     assert all(timer._heap[(i - 1) // 2] < timer._heap[i] for i in range(1, len(timer._heap)))
+
+
+def test_later_deadlines_do_not_pile_up_in_front_of_a_sleeping_thread(timer):
+    timer.at(time.monotonic() + 3600, lambda: None)
+    eventually(lambda: timer._wakes_at > 0)
+    for _ in range(tasker.timer._BATCH + 1):
+        timer.at(time.monotonic() + 7200, lambda: None)
+    eventually(lambda: len(timer._heap) == tasker.timer._BATCH + 2)
 
 
 def test_a_deadline_set_while_the_thread_falls_asleep_is_not_missed(timer):
