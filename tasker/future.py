@@ -46,7 +46,7 @@ __all__ = ["DoneCallback", "Owner", "TaskFuture", "new_task"]
 
 T = TypeVar("T")
 
-_new = object.__new__
+_new: Any = object.__new__
 _LAST = object()  # ends the list of what waits, see _take_waiters
 _first_waiter = threading.RLock()  # held while `_waiting` is made; reentrant: a signal handler may make another's
 

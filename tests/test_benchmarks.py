@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks.__main__ import main
+from benchmarks.latency import HAND_OVERS, above_hand_overs
 from benchmarks.measurements import MEASUREMENTS
 from benchmarks.results import Row
 from benchmarks.rivals import BASELINE, TASKER
@@ -52,6 +53,14 @@ def test_ratios_can_be_those_of_what_is_above_a_common_floor() -> None:
 
 def test_a_round_without_anything_above_the_floor_is_left_out() -> None:
     assert ratios([13.0, 13.0], [9.0, 16.0], [10.0, 10.0]) == [0.5]
+
+
+def test_round_trips_are_compared_above_the_floor_where_there_is_one() -> None:
+    samples = {TASKER: [12.0] * 3, BASELINE: [14.0] * 3, HAND_OVERS: [10.0] * 3}
+    assert above_hand_overs(samples) == (Spread(0.5, 0.5, 0.5), "of its time above two lock hand-overs")
+    ratio, meaning = above_hand_overs(samples | {HAND_OVERS: [20.0] * 3})
+    assert ratio.median == 12.0 / 14.0
+    assert meaning.startswith("of its whole time")
 
 
 def test_rounds_are_interleaved_and_begin_with_another_rival_each_time() -> None:
