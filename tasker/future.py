@@ -86,8 +86,8 @@ class TaskFuture(Future[T]):
     """The outcome of a queued task: a `concurrent.futures.Future` that can also be awaited.
 
     Works with `concurrent.futures.wait`, `as_completed` and `asyncio.wrap_future`. Made by `TaskManager.submit` and its
-    like, not by users. A future that failed and that nobody asked for its result or exception is logged when it is
-    collected."""
+    like, not by users. A future that failed, unasked to end, and that nobody asked for its result or exception is logged
+    when it is collected."""
 
     attempts: int
     """How many times the task was started; more than 1 after retries."""
@@ -346,7 +346,9 @@ class TaskFuture(Future[T]):
         self, exception: BaseException | None, result: T | None = None, state: str = FINISHED
     ) -> list[DoneCallback]:
         """Store the outcome and wake who waits; returns the callbacks. For the holder of SETTLE."""
-        if exception is not None and not isinstance(exception, CancelledError):
+        # what a task raises after it was asked to end interests nobody
+        asked = self._cancel_asked and not isinstance(exception, TaskTimeoutError)
+        if exception is not None and not asked and not isinstance(exception, CancelledError):
             self._unseen = _UnseenFailure(exception, self._owner.logger)
         self._fn = self._args = None
         self._exception = exception

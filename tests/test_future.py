@@ -394,6 +394,28 @@ def test_a_failure_that_nobody_looks_at_is_logged_once_it_is_collected(make, log
     assert sum("unseen" in line for line in log.loud()) == 1
 
 
+def test_what_a_task_raises_after_it_was_asked_to_end_is_not_logged_but_a_timeout_is(make, log):
+    manager = make()
+    started = threading.Event()
+
+    def task(ctx, resource):
+        started.set()
+        ctx.wait(PATIENCE)
+        raise LookupError("asked to end")
+
+    future = manager.submit(task)
+    assert started.wait(PATIENCE)
+    future.cancel()
+    assert manager.join(PATIENCE)
+    del future
+    gc.collect()
+    assert not any("asked to end" in line for line in log.loud())
+    manager.submit(task, timeout=0.01)
+    assert manager.join(PATIENCE)
+    gc.collect()
+    eventually(lambda: any("TaskTimeoutError" in line for line in log.loud()))
+
+
 def test_cancelled_tasks_are_not_logged_as_failures(blocked, log):
     blocked.manager.submit(lambda resource: 0).cancel()
     blocked.manager.submit(lambda resource: 0)
