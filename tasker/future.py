@@ -86,8 +86,8 @@ class TaskFuture(Future[T]):
     """The outcome of a queued task: a `concurrent.futures.Future` that can also be awaited.
 
     Works with `concurrent.futures.wait`, `as_completed` and `asyncio.wrap_future`. Made by `TaskManager.submit` and its
-    like, not by users. A future that failed, unasked to end, and that nobody asked for its result or exception is logged
-    when it is collected."""
+    like, not by users. A failure that nobody asked for is logged when its future is collected, unless the task had been
+    asked to end."""
 
     attempts: int
     """How many times the task was started; more than 1 after retries."""
