@@ -28,8 +28,8 @@ from tasker.reservoir import Reservoir
 __all__ = ["BuiltinCollector", "MetricsCollector", "Shard", "TaskLifecycleTimestamps", "TaskMetrics"]
 
 RATE_WINDOW = 10.0  # seconds: "recently", for the two rates
-FULL = 2048  # length at which a shard's list is summed up: 1,024 tasks
-_KEPT = 10  # folded batches of durations that a shard keeps for the reader's quantiles
+FULL = 512  # length at which a shard's list is summed up: 256 tasks
+_KEPT = 40  # folded batches of durations that a shard keeps for the reader's quantiles
 _SAMPLES = FULL // 2 * _KEPT  # newest durations that the quantiles are made of
 
 
@@ -187,7 +187,7 @@ class Shard:
         return totals.completed + len(durations) // 2, totals.failed
 
     def unread(self) -> list[float]:
-        """The executions since the last call, at most the newest 11,264; for the one reader."""
+        """The executions since the last call, at most the newest 10,496; for the one reader."""
         totals, past, durations = self._published
         runs = durations[1::2]
         new = totals.completed + len(runs) - self._read
