@@ -46,10 +46,17 @@ class Crew(Generic[R]):
         self.members: tuple[Worker[R], ...] = ()
         self._gone: list[threading.Thread] = []  # threads that have left, and are about to end
 
+    def fill(self) -> None:
+        """Start workers until the base is there, however many threads do so at once."""
+        self._hire(self.base, lambda: self.staying() < self.base)
+
     def hire(self, count: int) -> int:
         """Start up to `count` workers, never exceeding the most; returns how many. Does not wait for resources."""
+        return self._hire(count, lambda: True)
+
+    def _hire(self, count: int, wanted: Callable[[], bool]) -> int:
         for hired in range(count):
-            worker = self._enlist()
+            worker = self._enlist(wanted)
             if worker is None:
                 return hired
             try:
@@ -80,8 +87,7 @@ class Crew(Generic[R]):
             if worker.thread.ident is not None and not worker.thread.is_alive():
                 self.leave(worker)  # its thread ended without a word
         self._gone = [thread for thread in self._gone if thread.is_alive()]
-        if (missing := self.base - self.staying()) > 0:
-            self.hire(missing)
+        self.fill()
         idle.wake_stranded([worker.seat for worker in self.members])
 
     def wake_all(self, idle: Parking) -> None:
@@ -111,9 +117,9 @@ class Crew(Generic[R]):
         """Members that have a resource."""
         return sum(worker.holds_resource for worker in self.members)
 
-    def _enlist(self) -> Worker[R] | None:
+    def _enlist(self, wanted: Callable[[], bool]) -> Worker[R] | None:
         with self._lock:
-            if len(self.members) >= self.most:
+            if len(self.members) >= self.most or not wanted():
                 return None
             worker = self._new_worker(f"{self._name}-worker-{next(self._numbers)}", self.leave)
             self.members = (*self.members, worker)

@@ -84,7 +84,7 @@ class Engine(Generic[R]):
                 self._fill_pool()
             watch(self)
             self.burst.thread.start()
-            self.crew.hire(self.crew.base)
+            self.crew.fill()
             self._forget_stop = self.config.ctx.on_done(_weakly(self.lifecycle.request_stop))
         except BaseException:  # no thread for the burst thread, Ctrl-C: leave nothing behind
             self.lifecycle.request_kill(0.0)

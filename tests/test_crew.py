@@ -26,6 +26,25 @@ def test_it_never_hires_above_the_most_however_many_ask_at_once(make):
     assert len(crew.members) == 5
 
 
+def test_many_that_fill_it_at_once_hire_the_base_and_no_more(make):
+    manager = make(worker_count=4, max_worker_count=16, burst_interval=0)
+    crew, idle = manager._engine.crew, manager._engine.queue.idle
+    begin = threading.Barrier(4)
+    crew.base = 8
+
+    def fill():
+        begin.wait(PATIENCE)
+        crew.fill()
+
+    threads = [threading.Thread(target=fill) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(PATIENCE)
+    assert len(crew.members) == 8
+    assert crew.retire(1, idle) == 0
+
+
 def test_it_never_retires_below_the_base_nor_who_is_busy(make, factory):
     manager = make(worker_count=2, max_worker_count=4, burst_interval=0)
     crew, idle = manager._engine.crew, manager._engine.queue.idle
