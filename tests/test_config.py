@@ -331,7 +331,8 @@ def test_workers_enter_and_exit_each_context_manager_once_in_their_own_thread(re
         for future in [manager.submit(fail) for _ in range(4)]:
             assert isinstance(future.exception(PATIENCE), Sick)
         assert manager.run_task(lambda resource: threading.get_ident()) == threading.get_ident()
-    assert records.made >= 3 + 4 + 1
+    # the failures broke four, but closing may come before the last of them are replaced
+    assert records.made >= 3 + 1 + 1
     assert records.exited == records.entered
 
 
