@@ -155,20 +155,23 @@ class Engine(Generic[R]):
     def _submit_with_limits(self, task: TaskFuture[Any], timeout: float | None, queue_timeout: float | None) -> None:
         room = _optional_seconds("queue_timeout", queue_timeout)
         limit = _optional_seconds("timeout", timeout, zero=False)
-        if self._bounded:
-            if not self.queue.reserve(task, 0.0 if self.runs_this_thread() else room):
-                raise QueueFullError(
-                    f"{self.name}: queue full: {self.queue.slots()}, {self.busy()} of {len(self.crew.members)} workers "
-                    "busy; submit later, wait longer (queue_timeout), or raise queue_size"
-                )
-            task._queued_at = _monotonic()
         try:
+            if self._bounded:
+                self._reserve(task, room)
             if limit is not None:
                 task._set_deadline(task._queued_at + limit)
             self.queue.put(task)
-        except BaseException:
+        except BaseException:  # refused, or Ctrl-C
             self.queue.free_slot(task)
             raise
+
+    def _reserve(self, task: TaskFuture[Any], timeout: float | None) -> None:
+        if not self.queue.reserve(task, 0.0 if self.runs_this_thread() else timeout):
+            raise QueueFullError(
+                f"{self.name}: queue full: {self.queue.slots()}, {self.busy()} of {len(self.crew.members)} workers "
+                "busy; submit later, wait longer (queue_timeout), or raise queue_size"
+            )
+        task._queued_at = _monotonic()
 
     def run_task(self, fn: Callable[..., Any], args: tuple[Any, ...]) -> Any:
         """Run a task here and now on a pooled resource."""
@@ -197,7 +200,7 @@ class Engine(Generic[R]):
             raise
         else:
             finished = _monotonic()
-            self.figures.completed_outside(0.0, finished - started)
+            self.figures.completed_directly(finished - started)
             if self.has_collector:
                 self.user.tell("record_arrival")
                 self.user.tell("record_completion", TaskLifecycleTimestamps(started, started, finished))
@@ -208,7 +211,7 @@ class Engine(Generic[R]):
             self.pool.hand_back(resource, healthy=healthy)
 
     def _run_task_failed(self, started: float) -> None:
-        self.figures.failed_outside(taken=True)
+        self.figures.failed_directly()
         if self.has_collector:
             self.user.tell("record_arrival")
             self.user.tell("record_failure", TaskLifecycleTimestamps(started, started, _monotonic()))

@@ -108,7 +108,6 @@ class TaskFuture(Future[T]):
     _deadline: float | None = None
     _context: TaskContext | None = None
     _cancel_asked = False  # cancelled while running: never retried
-    _holds_slot = False  # of a bounded queue
     # the outcome
     _final: str | None
     _result: T | None

@@ -209,7 +209,8 @@ class BuiltinCollector:
         self._left_taken = 0
         self._arrived = 0  # the largest count so far
         self._reservoir = Reservoir(_SAMPLES)
-        self._outside = self.new_shard()
+        self._outside = self.new_shard()  # tasks of the lanes that were settled by no worker
+        self._direct = self.new_shard()  # tasks that were in no lane: each that ended also arrived
         self._outside_lock = threading.RLock()
         self._samples: deque[tuple[float, int, int]] = deque([(time.monotonic(), 0, 0)])
 
@@ -228,17 +229,20 @@ class BuiltinCollector:
                 self._left_taken += shard.taken
                 self._shards.remove(shard)
 
-    def completed_outside(self, waited: float, ran: float) -> None:
-        """Count a task that ran in a thread which is no worker."""
+    def completed_directly(self, ran: float) -> None:
+        """Count a task that was never in a lane."""
         with self._outside_lock:
-            self._outside.taken += 1
-            self._outside.fold()
-            self._outside.durations += (waited, ran)  # in one step: a signal handler may do the same
+            self._direct.fold()
+            self._direct.durations += (0.0, ran)  # in one step: a signal handler may do the same
 
-    def failed_outside(self, *, taken: bool = False) -> None:
-        """Count a failure that no worker counts; `taken`: nor did anybody count that the task was taken."""
+    def failed_directly(self) -> None:
+        """Count a failure of a task that was never in a lane."""
         with self._outside_lock:
-            self._outside.taken += taken
+            self._direct.count(failed=1)
+
+    def failed_outside(self) -> None:
+        """Count a failure that no worker counts, of a task that was in a lane."""
+        with self._outside_lock:
             self._outside.count(failed=1)
 
     def cancelled(self) -> None:
@@ -270,8 +274,7 @@ class BuiltinCollector:
         """Tasks that were taken and have no outcome; exact only when no worker is busy."""
         with self._lock:
             totals = self.totals()
-            taken = self._left_taken + sum(shard.taken for shard in self._shards)
-            return taken + totals.untaken - totals.completed - totals.failed - totals.cancelled
+            return self._taken() + totals.untaken - totals.completed - totals.failed - totals.cancelled
 
     def totals(self) -> Totals:
         """All that is counted so far."""
@@ -319,9 +322,13 @@ class BuiltinCollector:
 
     def _count_arrived(self) -> int:
         # the order matters: a task moves from waiting to untaken or taken, so ask there last
-        taken = self._left_taken + sum(shard.taken for shard in self._shards)
+        taken = self._taken()
         untaken = self._left.untaken + self._outside._published[0].untaken
         arrived = taken + untaken + self._waiting()
         if arrived > self._arrived:
             self._arrived = arrived
         return self._arrived
+
+    def _taken(self) -> int:
+        """Tasks that were taken for the first time, those without a lane included."""
+        return self._left_taken + sum(shard.taken for shard in self._shards) + sum(self._direct.finished())

@@ -51,7 +51,7 @@ class TaskQueue:
         self._dead_lock = threading.RLock()  # reentrant: a signal handler may cancel a task
         self._dead = {False: 0, True: 0}  # emptied entries of the main and of the priority lane
         self._requeued = {False: 0, True: 0}  # entries that were taken before
-        self._slots_held = 0
+        self._holders: set[Task] = set()  # tasks with a slot: a set, so that freeing one twice frees one
         self._take = self._take_locked if (not gil_enabled() if locked is None else locked) else self._take_unlocked
         self.take = self._take_freeing if capacity else self._take
 
@@ -82,7 +82,7 @@ class TaskQueue:
 
     def slots(self) -> str:
         """How full a bounded queue is, in words."""
-        return f"{self._slots_held} of {self._capacity} waiting"
+        return f"{len(self._holders)} of {self._capacity} waiting"
 
     def wake_submitters(self) -> None:
         """Wake all who wait for room: the queue closed, or a wake-up may have got lost."""
@@ -192,23 +192,21 @@ class TaskQueue:
 
     def _take_slot(self, task: Task) -> bool:
         with self._dead_lock:
-            if self.closed or self._slots_held < self._capacity:  # closed: let put() refuse it
-                self._slots_held += 1
-                task._holds_slot = True
+            if self.closed or len(self._holders) < self._capacity:  # closed: let put() refuse it
+                self._holders.add(task)
                 return True
             return False
 
     def free_slot(self, task: Task) -> None:
         """Give back the slot of a task that has one: it was taken, settled, or not put after all."""
         with self._dead_lock:
-            if not task._holds_slot:
+            if task not in self._holders:
                 return
-            task._holds_slot = False
-            self._slots_held -= 1
+            self._holders.remove(task)
         self._room.wake_one()
 
     def _room_or_closed(self) -> bool | None:
-        return True if self.closed or self._slots_held < self._capacity else None
+        return True if self.closed or len(self._holders) < self._capacity else None
 
     def _compact(self, priority: bool, lane: deque[Task]) -> None:
         with self._take_lock:

@@ -118,7 +118,7 @@ def test_what_scaling_goes_by_counts_failures_as_finished():
     pool = Pool(workers=2)
     pool.succeed(1.0)
     pool.fail(5)
-    pool.collector.failed_outside(taken=True)
+    pool.collector.failed_directly()
     pool.waiting = 2
     assert pool.collector.progress() == (9, 7)
 
@@ -155,8 +155,8 @@ def test_percentiles_follow_the_newest_executions_and_forget_the_old():
 
 def test_what_happens_outside_of_workers_counts_the_same():
     collector = BuiltinCollector(lambda: 0)
-    collector.completed_outside(0.0, 3.0)
-    collector.failed_outside(taken=True)  # run_task
+    collector.completed_directly(3.0)
+    collector.failed_directly()  # run_task
     collector.never_taken()
     collector.failed_outside()  # a timeout while queued
     collector.never_taken()
@@ -179,6 +179,14 @@ def test_retries_are_counted_and_are_no_outcomes():
     pool.shards[0].count(failed=1)
     assert pool.collector.unfinished() == 0
     assert arithmetic(pool.metrics())
+
+
+@pytest.mark.parametrize("field", ["failed", "retried", "cancelled", "untaken"])
+def test_what_is_counted_adds_to_its_own_total_alone(field):
+    shard = Shard()
+    shard.count(**{field: 2})
+    shard.count(**{field: 1})
+    assert shard.totals() == Totals(**{field: 3})
 
 
 def test_a_snapshot_is_frozen_keyword_only_and_its_fields_say_their_units():
@@ -270,7 +278,7 @@ def test_a_retired_shard_is_added_to_the_totals_exactly_once():
         )
         assert pool.collector.progress() == progress
         assert pool.collector.unfinished() == 0
-    assert pool.collector._shards == [pool.collector._outside]
+    assert pool.collector._shards == [pool.collector._outside, pool.collector._direct]
 
 
 def test_what_a_shard_held_unread_when_it_retired_is_part_of_the_percentiles():
@@ -378,7 +386,7 @@ def test_threads_that_write_while_others_read_lose_nothing():
             durations.append(1.0)
             if len(durations) >= FULL:
                 durations = shard.fold()
-        pool.collector.completed_outside(0.5, 1.0)
+        pool.collector.completed_directly(1.0)
         pool.collector.retire(shard)
 
     def read():
@@ -404,7 +412,7 @@ def test_threads_that_write_while_others_read_lose_nothing():
     assert metrics.total_tasks_failed == workers * len(range(0, count, 100))
     assert metrics.total_tasks_arrived == workers * (count + 1)
     assert arithmetic(metrics)
-    assert (metrics.average_execution_time, metrics.average_wait_time) == (1.0, 0.5)
+    assert metrics.average_execution_time == 1.0
 
 
 # -- rates ---------------------------------------------------------------------------------------------------------
@@ -458,6 +466,17 @@ def test_rates_go_back_to_zero_even_when_nothing_is_sampled_any_more(clock):
     run_for(pool, clock, 20, rate=10)
     clock.now += RATE_WINDOW + 1  # a starved burst thread
     assert pool.metrics().task_arrival_rate == 0.0
+
+
+def test_what_is_as_old_as_the_window_is_no_part_of_the_rates_any_more(clock):
+    pool = Pool()
+    clock.now += 5
+    pool.succeed(*[0.001] * 20)
+    pool.collector.sample(clock.now)
+    clock.now += RATE_WINDOW - 1
+    assert pool.metrics().task_arrival_rate > 0.0
+    clock.now += 1
+    assert (pool.metrics().task_arrival_rate, pool.metrics().task_completion_rate) == (0.0, 0.0)
 
 
 def test_rates_of_the_first_moment_are_no_wild_guesses(clock):
@@ -532,7 +551,7 @@ def test_memory_is_bounded_however_many_tasks_and_ticks_and_workers(clock):
     assert len(pool.collector._samples) <= 102
     for _ in range(1_000):
         pool.collector.retire(pool.collector.new_shard())
-    assert len(pool.collector._shards) == 2
+    assert len(pool.collector._shards) == 3
     pool.metrics()
     assert len(pool.collector._reservoir) == NEWEST
 
@@ -576,33 +595,32 @@ def test_an_execution_from_a_signal_handler_does_not_come_between_the_two_durati
     def interrupt():
         if armed:
             armed.pop()
-            collector.completed_outside(10.0, 20.0)
+            collector.completed_directly(20.0)
 
     collector, armed = BuiltinCollector(lambda: 0), [1]
-    shard = collector._outside
+    shard = collector._direct
     shard.durations = Interrupted()
     shard._published = (*shard._published[:2], shard.durations)
-    collector.completed_outside(1.0, 2.0)
+    collector.completed_directly(2.0)
     totals = collector.totals()
-    assert (totals.completed, totals.waited, totals.ran) == (2, 11.0, 22.0)
+    assert (totals.completed, totals.waited, totals.ran) == (2, 0.0, 22.0)
 
 
-@pytest.mark.parametrize("handler", ["failed_outside", "completed_outside", "metrics"])
+@pytest.mark.parametrize("handler", ["failed_outside", "completed_directly", "metrics"])
 def test_a_count_from_a_signal_handler_in_the_middle_of_a_fold_is_not_lost(handler, monkeypatch):
     collector = BuiltinCollector(lambda: 0)
     for _ in range(FULL // 2):
-        collector.completed_outside(0.5, 1.0)
+        collector.completed_directly(1.0)
     calls = {
         "failed_outside": collector.failed_outside,
-        "completed_outside": lambda: collector.completed_outside(0.5, 1.0),
+        "completed_directly": lambda: collector.completed_directly(1.0),
         "metrics": collector.metrics,
     }
     interrupting("with_durations", calls[handler], monkeypatch)
-    collector.completed_outside(0.5, 1.0)
+    collector.completed_directly(1.0)
     totals = collector.totals()
-    assert totals.completed == FULL // 2 + 1 + (handler == "completed_outside")
+    assert totals.completed == FULL // 2 + 1 + (handler == "completed_directly")
     assert totals.failed == (handler == "failed_outside")
-    assert totals.waited == totals.completed * 0.5
     assert totals.ran == totals.completed * 1.0
 
 
@@ -613,9 +631,9 @@ def test_a_storm_of_signals_that_count_and_look_loses_nothing():
 
     def count():
         counts["completed"] += 1
-        collector.completed_outside(2.0, 3.0)
+        collector.completed_directly(3.0)
         counts["failed"] += 1
-        collector.failed_outside(taken=True)
+        collector.failed_directly()
         counts["cancelled"] += 1
         collector.never_taken()
         collector.cancelled()
@@ -635,5 +653,5 @@ def test_a_storm_of_signals_that_count_and_look_loses_nothing():
     assert metrics.total_tasks_failed == counts["failed"]
     assert metrics.total_tasks_cancelled == counts["cancelled"]
     assert arithmetic(metrics)
-    assert (metrics.average_wait_time, metrics.average_execution_time) == (2.0, 3.0)
+    assert metrics.average_execution_time == 3.0
     assert collector.unfinished() == 0

@@ -1,0 +1,106 @@
+"""Ctrl-C at every moment of a submission: nothing is stranded, no worker is lost, the counts stay right.
+
+A trace function raises `KeyboardInterrupt` at the first bytecode of a submission, at the second, and so on to the end.
+Where no lock is taken that is done at every bytecode. Where one is, only at those at which CPython runs signal handlers
+(3.11 and later: when a function is entered, after a call, after a jump back): between any other two a `with` block may
+have released its lock or not yet, and nothing written in Python could be safe there."""
+
+from __future__ import annotations
+
+import contextlib
+import dis
+import sys
+from types import FrameType
+from typing import Any
+
+import pytest
+
+from tests.conftest import PATIENCE, eventually
+
+
+class Interrupter:
+    """Raises once, at the `moment`-th bytecode that is executed in tasker; says afterwards where that was."""
+
+    def __init__(self, moment: int, *, everywhere: bool) -> None:
+        self.left = moment
+        self.everywhere = everywhere
+        self.where: str | None = None
+        self.last: dict[FrameType, tuple[str, int]] = {}
+
+    def __enter__(self) -> Interrupter:
+        sys._getframe().f_trace_opcodes = True  # 3.12 asks for it before the trace is set
+        sys.settrace(self.on_call)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        sys.settrace(None)
+
+    def on_call(self, frame: FrameType, event: str, arg: object) -> Any:
+        if not frame.f_globals.get("__name__", "").startswith("tasker."):
+            return None
+        frame.f_trace = self.on_bytecode  # 3.13 asks for it before the next line
+        frame.f_trace_opcodes = True
+        frame.f_trace_lines = False
+        return self.on_bytecode
+
+    def on_bytecode(self, frame: FrameType, event: str, arg: object) -> Any:
+        if event == "opcode" and (self.runs_signal_handlers(frame) or self.everywhere):
+            self.left -= 1
+            if not self.left:
+                sys.settrace(None)
+                self.where = f"{frame.f_code.co_qualname}, line {frame.f_lineno}, {name_of_bytecode(frame)}"
+                raise KeyboardInterrupt
+        return self.on_bytecode
+
+    def runs_signal_handlers(self, frame: FrameType) -> bool:
+        name, at = name_of_bytecode(frame), frame.f_lasti
+        last_name, last_at = self.last.get(frame, ("", -1))
+        self.last[frame] = (name, at)
+        return name == "RESUME" or last_name.startswith("CALL") or at < last_at
+
+
+def name_of_bytecode(frame: FrameType) -> str:
+    return dis.opname[frame.f_code.co_code[frame.f_lasti]]
+
+
+def ignore(*_: object) -> None:
+    pass
+
+
+SUBMISSIONS = {
+    "future": (True, {}, lambda manager, task: manager.queue_task_async(task)),
+    "callback": (True, {}, lambda manager, task: manager.queue_task_with_callback(task, ignore)),
+    "blocking": (True, {}, lambda manager, task: manager.queue_task(task)),
+    "with a timeout": (False, {}, lambda manager, task: manager.submit(task, priority=True, once=True, timeout=60)),
+    "bounded": (False, {"queue_size": 3}, lambda manager, task: manager.submit(task)),
+    "bounded, with a timeout": (False, {"queue_size": 3}, lambda manager, task: manager.submit(task, timeout=60)),
+    "run_task": (False, {"resource_pool_size": 1}, lambda manager, task: manager.run_task(task)),
+}
+
+
+@pytest.mark.parametrize("name", SUBMISSIONS)
+@pytest.mark.skipif(sys.gettrace() is not None, reason="a debugger or a coverage tool traces this thread")
+def test_an_interrupt_at_every_moment_of_a_submission_strands_nothing(name, make, factory):
+    everywhere, options, submit = SUBMISSIONS[name]
+    factory.any_thread = True
+    # a short tick: it wakes the worker whose wake-up was interrupted
+    manager = make(worker_count=1, max_worker_count=1, burst_interval=0.002, **options)
+    engine = manager._engine
+    assert manager.wait_ready(PATIENCE)
+    worker = engine.crew.members[0]
+    moment, interrupted = 0, True
+    while interrupted:
+        moment += 1
+        eventually(lambda: worker.seat.parked)
+        with Interrupter(moment, everywhere=everywhere) as interrupter, contextlib.suppress(KeyboardInterrupt):
+            submit(manager, lambda _: None)
+        interrupted = interrupter.where is not None
+        assert manager.queue_task_async(lambda _, number: number, moment).result(PATIENCE) == moment, interrupter.where
+        assert manager.join(PATIENCE), interrupter.where
+        assert engine.queue._holders == set(), interrupter.where
+        assert engine.pool.out == 0, interrupter.where
+        m = manager.metrics()
+        assert m.total_tasks_arrived == m.total_tasks_completed + m.total_tasks_failed + m.total_tasks_cancelled
+    assert moment > 15, "no trace function was called"
+    assert engine.crew.members == (worker,)
+    assert manager.stop().drained
