@@ -55,6 +55,7 @@ class Burst:
         self._interval = interval
         self._create_timeout = create_timeout
         self._limits = limits
+        self.scales = interval > 0
         self._tick = min(interval or TICK, TICK)
         self._seat = Seat()
         self._scaled_at = time.monotonic()
@@ -123,7 +124,7 @@ class Burst:
 
     def _scale(self) -> None:
         now = time.monotonic()
-        if not self._interval or now - self._scaled_at < self._interval * 0.9:
+        if not self.scales or now - self._scaled_at < self._interval * 0.9:
             return
         self._scaled_at = now
         parts = self._parts

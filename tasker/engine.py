@@ -24,7 +24,7 @@ from tasker.context import Callback, Context, TaskContext, without_cancel
 from tasker.crew import Crew
 from tasker.errors import PoolDeadlockError, QueueFullError, ResourceCreationError, TaskManagerShutdownError
 from tasker.future import TaskFuture, new_task
-from tasker.lifecycle import CLOSED, OPEN, Lifecycle
+from tasker.lifecycle import CLOSED, OPEN, STOPPING, Lifecycle
 from tasker.logger import GuardedLogger
 from tasker.metrics import BuiltinCollector, TaskLifecycleTimestamps, TaskMetrics
 from tasker.process import watch
@@ -244,6 +244,17 @@ class Engine(Generic[R]):
 
     def run_aside(self, *jobs: Callback) -> None:
         self.aside.run(*jobs)
+
+    # -- what waits between tasks go by (deadlock.Pool) ---------------------------------------------------------------
+
+    def workers(self) -> tuple[Worker[R], ...]:
+        return self.crew.members
+
+    def may_hire(self) -> bool:
+        if self.lifecycle.state > STOPPING:  # which settles everything
+            return True
+        hires = self.burst.scales or self.lifecycle.state == STOPPING
+        return len(self.crew.members) < (self.crew.most if hires else self.crew.base)
 
     # -- looking -----------------------------------------------------------------------------------------------------
 

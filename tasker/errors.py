@@ -59,7 +59,9 @@ class TaskManagerKilledError(TaskerError, CancelledError):
 
 
 class PoolDeadlockError(TaskerError):
-    """A task waits for another task of its own manager that can never be served."""
+    """A task waits for another task in a way that could never end: the wait closes a circle of waiting tasks.
+
+    Raised in the task whose wait would do so. Give the awaited task a timeout, allow more workers, or wait outside."""
 
 
 class WorkerLostError(TaskerError):

@@ -34,7 +34,7 @@ from concurrent.futures import CancelledError, Future, InvalidStateError
 from concurrent.futures._base import CANCELLED_AND_NOTIFIED, FINISHED, PENDING, RUNNING
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
-from tasker import checks, timer
+from tasker import checks, deadlock, timer
 from tasker.context import Callback, EndedError, TaskContext
 from tasker.errors import DeadlineExceededError, TaskTimeoutError
 from tasker.logger import GuardedLogger
@@ -125,7 +125,8 @@ class TaskFuture(Future[T]):
         """The task's result; raises the task's own exception.
 
         Blocks until there is one; Ctrl-C interrupts that (on Windows from Python 3.14 on). Raises `TimeoutError` after
-        `timeout` seconds, which leaves the task alone, and `CancelledError` when the task was cancelled."""
+        `timeout` seconds, which leaves the task alone, and `CancelledError` when the task was cancelled. Without a
+        timeout and inside of another task, `PoolDeadlockError` if the wait could never end."""
         if self._final is not FINISHED:
             self._wait(timeout)
         if self._exception is not None:
@@ -392,18 +393,30 @@ class TaskFuture(Future[T]):
             -1.0 if timeout is None else min(checks.seconds("timeout", timeout, infinite=True), threading.TIMEOUT_MAX)
         )
         if self._final is None:
-            sleeper = new_sleeper()
-            self._announce(sleeper)
-            woken = self._final is not None
-            try:
-                woken = woken or sleeper.acquire(timeout=limit)
-            finally:
-                if not woken:
-                    self._take_back(sleeper)
+            worker = deadlock.current_worker() if timeout is None else None
+            if worker is None:
+                self._sleep(limit)
+            else:
+                outer = deadlock.begin_wait(worker, self)
+                try:
+                    self._sleep(limit)
+                finally:
+                    deadlock.end_wait(worker, outer)
             if self._final is None:
                 raise TimeoutError(f"no outcome within {timeout} s; the task goes on")
         if self._final is CANCELLED_AND_NOTIFIED:
             raise CancelledError
+
+    def _sleep(self, limit: float) -> None:
+        """Sleep until there is an outcome, or for `limit` seconds (-1: no limit)."""
+        sleeper = new_sleeper()
+        self._announce(sleeper)
+        woken = self._final is not None
+        try:
+            woken = woken or sleeper.acquire(timeout=limit)
+        finally:
+            if not woken:
+                self._take_back(sleeper)
 
     def _see(self) -> None:
         unseen, self._unseen = self._unseen, None

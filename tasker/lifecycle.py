@@ -23,6 +23,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any, Protocol
 
+from tasker import deadlock
 from tasker.aside import Aside
 from tasker.context import Callback, Context
 from tasker.crew import Crew
@@ -130,8 +131,10 @@ class Lifecycle:
             self._cancel_running()
         else:
             parts.queue.compact()
-            if not parts.crew.members and not parts.queue.is_drained():
-                parts.crew.hire(1)  # a task was put or put back after the last worker had left, or was lost
+            if deadlock.all_wait(parts.crew.members) and not parts.queue.is_drained():
+                # nobody is there to take what waits: it was put back after the last worker had left, or the workers
+                # wait for it
+                parts.crew.hire(1)
         if self._is_over():
             self._close(())
             return True

@@ -12,6 +12,7 @@ from concurrent.futures import Future
 from typing import Any, Protocol, TypeVar, TypeVarTuple, overload
 
 from tasker.context import Context
+from tasker.deadlock import current_worker
 from tasker.future import DoneCallback, TaskFuture
 from tasker.parking import new_sleeper
 
@@ -139,7 +140,8 @@ def blocking_method(name: str, *, priority: bool = False, once: bool = False) ->
         sleeper = new_sleeper()
         future = self._submit(fn, args, _options(kind, timeout, queue_timeout), [sleeper])
         try:
-            sleeper.acquire()
+            if current_worker() is None:  # a task's wait is looked at by result()
+                sleeper.acquire()
             return future.result()
         except BaseException:
             future.cancel()  # Ctrl-C: nobody waits for it any more; a future that is done does not mind
@@ -153,7 +155,8 @@ def blocking_method(name: str, *, priority: bool = False, once: bool = False) ->
         f"""Run a task{_kind(priority, once)} and return its result; raises the task's own exception.
 
         Blocks until the task has ended; `timeout` (seconds, waiting and running together) ends that with
-        `TaskTimeoutError`. On Ctrl-C the task is cancelled. See `submit` for the arguments and other errors.""",
+        `TaskTimeoutError`. On Ctrl-C the task is cancelled. Inside of a task it raises `PoolDeadlockError`, and cancels
+        the task, when that could never be served. See `submit` for the arguments and other errors.""",
     )
 
 

@@ -21,6 +21,7 @@ from collections.abc import Callable
 from concurrent.futures._base import FINISHED
 from typing import Any, Generic, Protocol, TypeVar
 
+from tasker import deadlock
 from tasker.context import TaskContext
 from tasker.errors import ContextCancelledError
 from tasker.future import TaskFuture
@@ -84,6 +85,7 @@ class Worker(Generic[R]):
 
     def _work(self) -> None:
         try:
+            deadlock.enter(self)
             while self._employed():
                 resource = self._create()
                 if resource is _NONE:

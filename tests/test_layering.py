@@ -17,7 +17,7 @@ LAYERS = (
     # needs nothing of tasker
     ("errors", "logger", "parking", "reservoir", "scaling", "signature", "snapshots"),
     # needs one or two of those
-    ("aside", "checks", "metrics", "resources", "timer"),
+    ("aside", "checks", "deadlock", "metrics", "resources", "timer"),
     ("context",),
     # what a user gives, and what he gets
     ("config", "future"),
