@@ -6,9 +6,9 @@ import math
 from datetime import timedelta
 from numbers import Real
 
-from tasker.errors import ConfigError
+from tasker.errors import ConfigError, shown
 
-__all__ = ["seconds", "whole_number"]
+__all__ = ["flag", "seconds", "whole_number"]
 
 
 def seconds(field: str, value: object, *, zero: bool = True, infinite: bool = False) -> float:
@@ -19,18 +19,27 @@ def seconds(field: str, value: object, *, zero: bool = True, infinite: bool = Fa
     allowed = f"a number of seconds or a timedelta, {'0 or more' if zero else 'more than 0'}"
     given = value.total_seconds() if isinstance(value, timedelta) else value
     if isinstance(given, bool) or not isinstance(given, Real):
-        raise ConfigError(f"{field} must be {allowed}, not {value!r}")
+        raise ConfigError(f"{field} must be {allowed}, not {shown(value)}")
     try:
         number = float(given)
     except OverflowError:
-        number = math.inf
+        number = -math.inf if given < 0 else math.inf
+    except Exception:  # a type of the user's that is no number after all
+        raise ConfigError(f"{field} must be {allowed}, not {shown(value)}") from None
     if math.isnan(number) or number < 0 or (number == 0 and not zero) or (math.isinf(number) and not infinite):
-        raise ConfigError(f"{field} must be {allowed}{'' if infinite else ', finite'}, not {value!r}")
+        raise ConfigError(f"{field} must be {allowed}{'' if infinite else ', finite'}, not {shown(value)}")
     return number
 
 
 def whole_number(field: str, value: object, *, least: int) -> int:
     """`value`, an int of at least `least`; raises `ConfigError` otherwise (a bool is no number here)."""
     if isinstance(value, bool) or not isinstance(value, int) or value < least:
-        raise ConfigError(f"{field} must be a whole number, {least} or more, not {value!r}")
+        raise ConfigError(f"{field} must be a whole number, {least} or more, not {shown(value)}")
+    return value
+
+
+def flag(field: str, value: object) -> bool:
+    """`value`, a bool; raises `ConfigError` otherwise: "no" is true."""
+    if not isinstance(value, bool):
+        raise ConfigError(f"{field} must be True or False, not {shown(value)}")
     return value

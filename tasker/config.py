@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-import inspect
 import logging
 import threading
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from datetime import timedelta
-from typing import Any, Generic, TypedDict, TypeVar, Unpack, cast
+from typing import Generic, TypedDict, TypeVar, Unpack, cast
 
 from tasker import checks
 from tasker.context import Context, background
-from tasker.errors import ConfigError
+from tasker.errors import ConfigError, shown
 from tasker.logger import Logger
 from tasker.metrics import MetricsCollector
-from tasker.signature import is_asynchronous
+from tasker.signature import check_callable, is_asynchronous
 
 __all__ = ["Config", "unhealthy_on"]
 
@@ -99,9 +98,9 @@ class Config(Generic[R]):
         _check_callable("check_health", self.check_health, arguments=1)
         checks.whole_number("worker_count", self.worker_count, least=1)
         if not isinstance(self.name, str) or not self.name:
-            raise ConfigError(f"name must be a non-empty string, not {self.name!r}")
+            raise ConfigError(f"name must be a non-empty string, not {shown(self.name)}")
         if not isinstance(self.ctx, Context):
-            raise ConfigError(f"ctx must be a Context, for example background(), not {self.ctx!r}")
+            raise ConfigError(f"ctx must be a Context, for example background(), not {shown(self.ctx)}")
         for name in ("max_retries", "burst_task_threshold", "queue_size"):
             checks.whole_number(name, getattr(self, name), least=0)
         checks.whole_number("burst_worker_count", self.burst_worker_count, least=1)
@@ -110,7 +109,7 @@ class Config(Generic[R]):
             if self.max_worker_count < self.worker_count:
                 raise ConfigError(
                     f"max_worker_count must be None or at least worker_count ({self.worker_count}), "
-                    f"not {self.max_worker_count!r}"
+                    f"not {shown(self.max_worker_count)}"
                 )
         if self.resource_pool_size is not None:
             checks.whole_number("resource_pool_size", self.resource_pool_size, least=0)
@@ -173,7 +172,7 @@ def unhealthy_on(*exception_types: type[BaseException]) -> Callable[[Exception],
         raise ConfigError("unhealthy_on needs at least one exception type")
     for kind in exception_types:
         if not (isinstance(kind, type) and issubclass(kind, BaseException)):
-            raise ConfigError(f"unhealthy_on takes exception types, not {kind!r}")
+            raise ConfigError(f"unhealthy_on takes exception types, not {shown(kind)}")
 
     def check_health(error: Exception) -> bool:
         return not isinstance(error, exception_types)
@@ -181,27 +180,18 @@ def unhealthy_on(*exception_types: type[BaseException]) -> Callable[[Exception],
     return check_health
 
 
-def _check_callable(field_name: str, value: Any, *, arguments: int) -> None:
-    wanted = f"a function that can be called with {arguments or 'no'} argument{'s' * (arguments != 1)}"
-    if not callable(value):
-        raise ConfigError(f"{field_name} must be {wanted}, not {value!r}")
-    if is_asynchronous(value):
-        raise ConfigError(
-            f"{field_name} must be {wanted}, not the coroutine function {value!r}: workers are threads; "
-            f"wrap it as lambda *a: asyncio.run({getattr(value, '__name__', 'f')}(*a))"
-        )
-    try:
-        signature = inspect.signature(value)
-    except (ValueError, TypeError):  # a signature that cannot be read is believed
-        return
-    try:
-        signature.bind(*[None] * arguments)
-    except TypeError as error:
-        raise ConfigError(f"{field_name} must be {wanted}, not {value!r}: {error}") from None
+def _check_callable(field_name: str, value: object, *, arguments: int) -> None:
+    check_callable(field_name, value, arguments, thorough=True, error=ConfigError)
 
 
 def _check_methods(field_name: str, value: object, names: tuple[str, ...]) -> None:
     missing = [name for name in names if not callable(getattr(value, name, None))]
     if missing:
         wanted = ", ".join(names)
-        raise ConfigError(f"{field_name} must have the methods {wanted}; {value!r} lacks {', '.join(missing)}")
+        raise ConfigError(f"{field_name} must have the methods {wanted}; {shown(value)} lacks {', '.join(missing)}")
+    for name in names:
+        if is_asynchronous(getattr(value, name)):
+            raise ConfigError(
+                f"{field_name}.{name} of {shown(value)} must not be a coroutine function: it is called by threads, "
+                "outside of asyncio"
+            )

@@ -22,8 +22,9 @@ from typing import Self
 
 from tasker import checks, timer
 from tasker.aside import STUCK, Aside
-from tasker.errors import ContextCancelledError, DeadlineExceededError
+from tasker.errors import ContextCancelledError, DeadlineExceededError, shown
 from tasker.logger import GuardedLogger
+from tasker.signature import check_callable
 
 __all__ = ["Context", "background", "with_cancel", "with_deadline", "with_timeout", "with_value"]
 
@@ -57,7 +58,10 @@ class Context:
         "_value",
     )
 
-    def __init__(self, parent: Context | None, *, deadline: float | None = None) -> None:
+    def __init__(self) -> None:
+        raise TypeError("contexts are made by background(), with_cancel() and its like")
+
+    def _set_up(self, parent: Context | None, deadline: float | None = None) -> Self:
         self._parent = parent
         inherited = parent.deadline() if parent is not None else None
         self._deadline = inherited if deadline is None or (inherited is not None and inherited < deadline) else deadline
@@ -70,6 +74,7 @@ class Context:
         self._callbacks: list[Callback] = []
         self._sleepers: list[threading.Lock] = []
         self._entry: timer.TimerEntry | None = None
+        return self
 
     # -- what the work asks ------------------------------------------------------------------------------------
 
@@ -163,7 +168,7 @@ class Context:
     def cancel(self, cause: BaseException | None = None) -> None:
         """End this context and all that were made from it; harmless when done. Runs their callbacks, in this thread."""
         if cause is not None and not isinstance(cause, BaseException):
-            raise TypeError(f"cause must be an exception or None, not {cause!r}")
+            raise TypeError(f"cause must be an exception or None, not {shown(cause)}")
         run_callbacks(self.end(ContextCancelledError("context cancelled"), cause))
 
     def __enter__(self) -> Self:
@@ -265,7 +270,7 @@ class _Values(Context):
     __slots__ = ()
 
     def __init__(self, source: Context) -> None:
-        super().__init__(None)
+        self._set_up(None)
         self._parent = source
 
     def _can_end(self) -> bool:
@@ -278,12 +283,12 @@ class TaskContext(Context):
     __slots__ = ("is_stopping",)
 
     def __init__(self, values: Context, deadline: float | None, is_stopping: Callable[[], bool]) -> None:
-        super().__init__(None, deadline=deadline)
+        self._set_up(None, deadline)
         self._parent = values
         self.is_stopping = is_stopping
 
 
-_BACKGROUND = _Background(None)
+_BACKGROUND = _Background.__new__(_Background)._set_up(None)
 
 
 def background() -> Context:
@@ -305,8 +310,12 @@ def with_timeout(parent: Context, seconds: float) -> Context:
 def with_deadline(parent: Context, monotonic: float) -> Context:
     """A context that ends when `time.monotonic()` reaches `monotonic`, or with `parent`."""
     if isinstance(monotonic, bool) or not isinstance(monotonic, (int, float)) or monotonic != monotonic:
-        raise TypeError(f"monotonic must be a time of time.monotonic(), not {monotonic!r}")
-    return _derive(parent, None if monotonic == float("inf") else float(monotonic))
+        raise TypeError(f"monotonic must be a time of time.monotonic(), not {shown(monotonic)}")
+    try:
+        deadline = float(monotonic)
+    except OverflowError:
+        deadline = float("inf") if monotonic > 0 else float("-inf")
+    return _derive(parent, None if deadline == float("inf") else deadline)
 
 
 def with_value(parent: Context, key: object, value: object) -> Context:
@@ -329,8 +338,8 @@ def run_callbacks(callbacks: list[Callback]) -> None:
 
 def _derive(parent: Context, deadline: float | None = None, *, key: object = None, value: object = None) -> Context:
     if not isinstance(parent, Context):
-        raise TypeError(f"parent must be a Context, for example background(), not {parent!r}")
-    context = Context(parent, deadline=deadline)
+        raise TypeError(f"parent must be a Context, for example background(), not {shown(parent)}")
+    context = Context.__new__(Context)._set_up(parent, deadline)
     context._key, context._value = key, value
     context._attach()
     return context
@@ -341,8 +350,7 @@ def _deadline_error() -> DeadlineExceededError:
 
 
 def _check_callback(callback: object) -> None:
-    if not callable(callback):
-        raise TypeError(f"on_done needs a callable without arguments, not {callback!r}")
+    check_callable("callback", callback, 0)
 
 
 def _heal_callbacks() -> None:

@@ -143,10 +143,10 @@ class Engine(Generic[R]):
         timeout: float | None = None,
         queue_timeout: float | None = None,
     ) -> None:
-        if priority:
-            task._priority = True
-        if once:
-            task._once = True
+        if priority is not False:
+            task._priority = checks.flag("priority", priority)
+        if once is not False:
+            task._once = checks.flag("once", once)
         if timeout is None and not self._bounded and queue_timeout is None:
             self.queue.put(task)
         else:
@@ -178,7 +178,7 @@ class Engine(Generic[R]):
         wants = wants_context(fn, len(args) + 1)
         started = _monotonic()
         try:
-            resource = self.pool.borrow()
+            loan = self.pool.borrow()
         except TaskManagerShutdownError:
             raise
         except BaseException as error:
@@ -186,15 +186,16 @@ class Engine(Generic[R]):
             if isinstance(error, Exception):
                 raise ResourceCreationError(f"{self.name}: on_create failed for run_task") from error
             raise
-        healthy = True
-        context = TaskContext(self._values, None, self.is_stopping) if wants else None
+        healthy, context = True, None  # no call before the `try`: a Ctrl-C would lose the loan
         try:
-            if context is None:
-                result = fn(resource, *args)
-            else:
+            if wants:
+                context = TaskContext(self._values, None, self.is_stopping)
                 self.run_contexts.add(context)
-                result = fn(context, resource, *args)
+                result = fn(context, loan.resource, *args)
+            else:
+                result = fn(loan.resource, *args)
         except BaseException as error:
+            healthy = False  # if a Ctrl-C ends the check
             healthy = self.user.is_healthy(error)
             self._run_task_failed(started)
             raise
@@ -206,9 +207,13 @@ class Engine(Generic[R]):
                 self.user.tell("record_completion", TaskLifecycleTimestamps(started, started, finished))
             return result
         finally:
-            if context is not None:
-                self.run_contexts.discard(context)
-            self.pool.hand_back(resource, healthy=healthy)
+            try:
+                if context is not None:
+                    self.run_contexts.discard(context)
+                self.pool.hand_back(loan, healthy=healthy)
+            except BaseException:  # Ctrl-C in the middle of it
+                self.pool.hand_back(loan, healthy=healthy)
+                raise
 
     def _run_task_failed(self, started: float) -> None:
         self.figures.failed_directly()

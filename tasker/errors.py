@@ -19,6 +19,8 @@ __all__ = [
     "WorkerLostError",
 ]
 
+_LONGEST = 500  # characters
+
 
 class TaskerError(Exception):
     """The base of every error that tasker itself raises. A task's own exceptions are never wrapped in it."""
@@ -70,3 +72,12 @@ class WorkerLostError(TaskerError):
 
 class RemoteTaskError(TaskerError):
     """A remote task raised an exception that could not be sent back; this carries its type name, text and traceback."""
+
+
+def shown(value: object) -> str:
+    """How a value of the user's stands in an error: its `repr`, cut where it is long; its type where that raises."""
+    try:
+        text = repr(value)
+    except Exception as error:  # an int of thousands of digits raises, too
+        return f"<{type(value).__name__} whose repr raises {type(error).__name__}>"
+    return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}... ({len(text)} characters)"

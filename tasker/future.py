@@ -40,6 +40,7 @@ from tasker.errors import DeadlineExceededError, TaskTimeoutError
 from tasker.logger import GuardedLogger
 from tasker.metrics import TaskLifecycleTimestamps
 from tasker.parking import Sleeper, new_sleeper
+from tasker.signature import check_callable
 from tasker.timer import TimerEntry
 
 __all__ = ["DoneCallback", "Owner", "TaskFuture", "new_task"]
@@ -129,6 +130,8 @@ class TaskFuture(Future[T]):
         timeout and inside of another task, `PoolDeadlockError` if the wait could never end."""
         if self._final is not FINISHED:
             self._wait(timeout)
+        elif timeout is not None:
+            checks.seconds("timeout", timeout, infinite=True)
         if self._exception is not None:
             self._see()
             try:
@@ -141,6 +144,8 @@ class TaskFuture(Future[T]):
         """The exception that the task raised, `None` if it returned. Blocks and raises as `result()` does."""
         if self._final is not FINISHED:
             self._wait(timeout)
+        elif timeout is not None:
+            checks.seconds("timeout", timeout, infinite=True)
         self._see()
         if isinstance(self._exception, StopIteration):
             return _for_asyncio(self._exception)
@@ -177,6 +182,7 @@ class TaskFuture(Future[T]):
 
         It runs in the thread that settles the task, a worker most often, or on a thread of its own after a timeout or
         `kill()`. What it raises is logged."""
+        check_callable("fn", fn, 1, given="the future")
         callback = DoneCallback(fn)
         self._announce(callback)
         if self._final is not None and self._take_back(callback):

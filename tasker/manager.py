@@ -10,7 +10,7 @@ from typing import Any, Generic, Self, TypeVar, TypeVarTuple, overload
 from tasker.config import Config
 from tasker.context import Context
 from tasker.engine import KILL_TIMEOUT, Engine
-from tasker.errors import ConfigError
+from tasker.errors import ConfigError, shown
 from tasker.future import TaskFuture
 from tasker.methods import Async, Blocking, WithCallback, async_method, blocking_method, callback_method
 from tasker.metrics import TaskMetrics
@@ -35,7 +35,7 @@ class TaskManager(Generic[R]):
 
     def __init__(self, config: Config[R]) -> None:
         if not isinstance(config, Config):
-            raise ConfigError(f"config must be a Config, not {config!r}")
+            raise ConfigError(f"config must be a Config, not {shown(config)}")
         self._engine: Engine[R] = Engine(config)
         self._submit = self._engine.submit
         # the threads hold the engine and not this object, so it can be collected while they run
@@ -105,9 +105,10 @@ class TaskManager(Generic[R]):
         a bounded queue (`None`: as long as it takes; 0: refuse at once); nothing else here blocks.
 
         Raises `TypeError` when `fn` can be called neither way or is a coroutine function, `ConfigError` for a wrong
-        time, `QueueFullError` without room (at once in one of the manager's own tasks), `TaskManagerShutdownError` when
-        the manager is stopping or closed. The task is accepted if and only if this returns."""
-        if not priority and not once and timeout is None and queue_timeout is None:
+        time or flag, `QueueFullError` without room (at once in one of the manager's own tasks),
+        `TaskManagerShutdownError` when the manager is stopping or closed. The task is accepted if and only if this
+        returns."""
+        if priority is False and once is False and timeout is None and queue_timeout is None:
             return self._submit(fn, args, {})
         options = {"priority": priority, "once": once, "timeout": timeout, "queue_timeout": queue_timeout}
         return self._submit(fn, args, options)

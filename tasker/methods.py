@@ -15,6 +15,7 @@ from tasker.context import Context
 from tasker.deadlock import current_worker
 from tasker.future import DoneCallback, TaskFuture
 from tasker.parking import new_sleeper
+from tasker.signature import check_callable
 
 __all__ = ["Async", "Blocking", "WithCallback", "async_method", "blocking_method", "callback_method"]
 
@@ -172,8 +173,7 @@ def callback_method(name: str, *, priority: bool = False, once: bool = False) ->
         timeout: float | None = None,
         queue_timeout: float | None = None,
     ) -> None:
-        if not callable(callback):
-            raise TypeError(f"callback must be callable with (result, error), not {callback!r}")
+        check_callable("callback", callback, 2, given="(result, error)")
 
         def when_done(done: Future[Any]) -> None:
             callback(*_outcome(done))

@@ -1,11 +1,16 @@
 """The resources of `run_task`: a small pool used from the callers' own threads, never behind the queue.
 
-A resource is used by one caller at a time. A caller takes an idle one or makes one; what he hands back is kept if it is
-healthy, there is room, and the pool is open, else destroyed, by him. `close()` decides once: who borrows later is
-refused, who hands back later destroys.
+A resource has one owner at a time: the pool, in its idle list, or the `Loan` of one caller. A caller borrows an idle
+one or makes one; what he hands back is kept if it is healthy, there is room, and the pool is open, else destroyed, by
+him. `close()` decides once: who borrows later is refused, who hands back later destroys.
 
-`_lock` guards the idle list, the count of borrowers and the flag; it is reentrant, because a signal handler may call
-`run_task` while its thread borrows or hands back. Nothing is created or destroyed under it.
+Ctrl-C (any exception of a signal handler) may end each of these steps in the middle. Python runs signal handlers when a
+Python function is entered, after a call of a C function, and at a jump back, nowhere else: so a resource changes its
+owner in adjacent statements without a call between them. A `borrow` that raises has handed back. A `hand_back` that
+raises may be called again with the same loan, and does what is left to do: the loan counts as out until it is over.
+
+`_lock` guards the idle list, the loans and the flag; it is reentrant, because a signal handler may call `run_task`
+while its thread borrows or hands back. Nothing is created or destroyed under it.
 """
 
 from __future__ import annotations
@@ -16,14 +21,24 @@ from typing import Any, Generic, TypeVar
 
 from tasker.errors import TaskManagerShutdownError
 
-__all__ = ["ResourcePool"]
+__all__ = ["Loan", "ResourcePool"]
 
 R = TypeVar("R")
 _NONE: Any = object()  # no resource: None may be one
 
 
+class Loan(Generic[R]):
+    """What a borrower holds: the resource, from the moment it is his until it is handed back."""
+
+    __slots__ = ("resource",)
+
+    resource: R  # or _NONE
+
+
 class ResourcePool(Generic[R]):
-    """At most `size` idle resources, and the count of those that are out."""
+    """At most `size` idle resources, and the loans of those that are out.
+
+    `destroy` raises nothing but the exception of a signal handler, before it has done anything."""
 
     def __init__(
         self, name: str, size: int, create: Callable[[], R], destroy: Callable[[R], object], empty: Callable[[], object]
@@ -35,7 +50,7 @@ class ResourcePool(Generic[R]):
         self._empty = empty  # told when the last borrower hands back to a closed pool
         self._lock = threading.RLock()
         self._idle: list[R] = []
-        self._out = 0
+        self._loans: set[Loan[R]] = set()
         self._closed = False
 
     def fill(self) -> None:
@@ -48,39 +63,48 @@ class ResourcePool(Generic[R]):
                 self._destroy(resource)
             raise
 
-    def borrow(self) -> R:
+    def borrow(self) -> Loan[R]:
         """An idle resource, or one made here and now. Raises what `create` does; closed, `TaskManagerShutdownError`."""
-        counted = False
-        resource = _NONE
+        loan: Loan[R] = Loan()
+        loan.resource = _NONE
         try:
             with self._lock:
-                if self._closed:
-                    raise TaskManagerShutdownError(f"{self._name} is stopping or closed: the task was not accepted")
-                self._out += 1
-                counted = True
-                if self._idle:  # no call between the look and the deletion, so no Ctrl-C either
-                    resource = self._idle[-1]
-                    del self._idle[-1]
-            return self._create() if resource is _NONE else resource
+                closed = self._closed
+                if not closed:
+                    self._loans.add(loan)
+                    if self._idle:
+                        loan.resource = self._idle[-1]
+                        del self._idle[-1]
+            if loan.resource is _NONE and not closed:
+                loan.resource = self._create()
         except BaseException:
-            if resource is not _NONE:
-                self.hand_back(resource, healthy=True)
-            elif counted:
-                self._returned()
-            raise
-
-    def hand_back(self, resource: R, *, healthy: bool) -> None:
-        """End the use of a resource: keep it, or destroy it here."""
-        with self._lock:
-            keep = healthy and not self._closed and len(self._idle) < self._size
-            if keep:
-                self._out -= 1
-                self._idle.append(resource)
-        if not keep:
             try:
-                self._destroy(resource)
-            finally:
-                self._returned()
+                self.hand_back(loan, healthy=True)
+            except BaseException:  # Ctrl-C in the middle of it
+                self.hand_back(loan, healthy=True)
+                raise
+            raise
+        if closed:
+            raise TaskManagerShutdownError(f"{self._name} is stopping or closed: the task was not accepted")
+        return loan
+
+    def hand_back(self, loan: Loan[R], *, healthy: bool) -> None:
+        """End a loan: keep the resource, or destroy it here. May be repeated, and must be if an interrupt ended it."""
+        with self._lock:
+            room = len(self._idle) < self._size  # the call comes first: a handler that runs after it may close the pool
+            if healthy and room and not self._closed and loan.resource is not _NONE:
+                resource, loan.resource = loan.resource, _NONE
+                self._idle.append(resource)
+                self._loans.discard(loan)
+                return
+        if loan.resource is not _NONE:
+            try:
+                self._destroy(loan.resource)
+            except Exception:  # the end of the loan all the same; after an interrupt, the second call ends it
+                self._end(loan)
+                raise
+            loan.resource = _NONE
+        self._end(loan)
 
     def close(self) -> list[R]:
         """Refuse borrowers from now on; returns the idle resources for the caller to destroy."""
@@ -97,11 +121,11 @@ class ResourcePool(Generic[R]):
     @property
     def out(self) -> int:
         """Callers that have a resource now, or make one, or destroy one."""
-        return self._out
+        return len(self._loans)
 
-    def _returned(self) -> None:
+    def _end(self, loan: Loan[R]) -> None:
         with self._lock:
-            self._out -= 1
-            last = self._closed and self._out == 0
+            self._loans.discard(loan)
+            last = self._closed and not self._loans
         if last:
             self._empty()

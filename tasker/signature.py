@@ -11,7 +11,9 @@ from collections.abc import Callable
 from types import CodeType, FunctionType, MethodType
 from typing import Any
 
-__all__ = ["is_asynchronous", "is_plain", "wants_context"]
+from tasker.errors import shown
+
+__all__ = ["check_callable", "is_asynchronous", "is_plain", "wants_context"]
 
 _VARARGS = inspect.CO_VARARGS
 _REFUSED = inspect.CO_COROUTINE | inspect.CO_ASYNC_GENERATOR
@@ -48,6 +50,46 @@ def is_asynchronous(fn: object) -> bool:
         return False
 
 
+def check_callable(
+    name: str,
+    value: object,
+    arguments: int,
+    *,
+    given: str | None = None,
+    thorough: bool = False,
+    error: type[Exception] = TypeError,
+) -> None:
+    """Raise `error` unless `value` can be called with so many arguments (in words: `given`) and then does its work.
+
+    Of other callables than functions and methods only `thorough` reads the signature: that may run code of the user's
+    (it compares). One that cannot be read is believed."""
+    if type(value) is FunctionType and is_plain(value.__code__, arguments):
+        return
+    if type(value) is MethodType:
+        function: object = value.__func__  # pyright: ignore[reportFunctionMemberAccess]
+        if type(function) is FunctionType and is_plain(function.__code__, arguments + 1):
+            return
+    default = "1 argument" if arguments == 1 else f"{arguments or 'no'} arguments"
+    wanted = f"{name} must be a function that can be called with {given or default}"
+    if not callable(value):
+        raise error(f"{wanted}, not {shown(value)}")
+    if is_asynchronous(value):
+        raise error(
+            f"{wanted}, not the coroutine function {shown(value)}: it is called by threads; "
+            f"wrap it as lambda *a: asyncio.run({getattr(value, '__name__', 'f')}(*a))"
+        )
+    if not thorough and not isinstance(value, (FunctionType, MethodType)):
+        return
+    try:
+        signature = inspect.signature(value)
+    except Exception:
+        return
+    try:
+        signature.bind(*[None] * arguments)
+    except TypeError as trouble:
+        raise error(f"{wanted}, not {shown(value)}: {trouble}") from None
+
+
 def _by_code(fn: Callable[..., Any], function: FunctionType, given: int, bound: int = 0) -> bool:
     code = function.__code__
     if code.co_flags & _REFUSED:
@@ -64,12 +106,12 @@ def _by_code(fn: Callable[..., Any], function: FunctionType, given: int, bound: 
 
 def _by_signature(fn: Callable[..., Any], given: int) -> bool:
     if not callable(fn):
-        raise TypeError(f"a task must be callable, not {fn!r}")
+        raise TypeError(f"a task must be callable, not {shown(fn)}")
     if is_asynchronous(fn):
         raise _coroutine_error(fn)
     try:
         parameters = inspect.signature(fn).parameters.values()
-    except (ValueError, TypeError):
+    except Exception:  # among others what `fn` raises when it is compared
         return False
     positional = [p for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
     least = sum(p.default is p.empty for p in positional)
@@ -85,13 +127,13 @@ def _decide(fn: Callable[..., Any], given: int, least: int, most: int, *, needs_
         if least == given + 1:
             return True
     raise TypeError(
-        f"task {fn!r} cannot be called with the resource and {given - 1} more argument{'s' * (given != 2)}, "
+        f"task {shown(fn)} cannot be called with the resource and {given - 1} more argument{'s' * (given != 2)}, "
         "nor with a context before them"
     )
 
 
 def _coroutine_error(fn: Callable[..., Any]) -> TypeError:
     return TypeError(
-        f"task {fn!r} is a coroutine function, and workers are threads: pass lambda resource: "
+        f"task {shown(fn)} is a coroutine function, and workers are threads: pass lambda resource: "
         "asyncio.run(fn(resource)), or await manager.queue_task_async(a_plain_function)"
     )

@@ -46,13 +46,16 @@ class UserCode(Generic[R]):
         self._logger.debug("%s: on_create raised\n%s", self._name, _traceback_of(error))
 
     def destroy(self, resource: R) -> None:
-        """Free a resource."""
+        """Free a resource. Raises only what a signal handler raises at its entry: then `on_destroy` was not called."""
         try:
             self._config.on_destroy(resource)
         except BaseException as error:
-            with self._counting:
-                self.destroy_errors += 1
-            self._logger.warning("%s: on_destroy raised\n%s", self._name, _traceback_of(error))
+            try:
+                with self._counting:
+                    self.destroy_errors += 1
+                self._logger.warning("%s: on_destroy raised\n%s", self._name, _traceback_of(error))
+            except BaseException:  # Ctrl-C: if it got out of here, the resource would be destroyed a second time
+                pass  # not suppress(): a Ctrl-C as that is entered or left would get out
 
     def is_healthy(self, error: BaseException) -> bool:
         """The verdict on a task's error: `False`, or a check that raises, means that it broke the resource."""

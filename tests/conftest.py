@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import gc
+import os
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -13,6 +15,9 @@ import pytest
 import tasker.aside
 import tasker.timer
 from tasker import Config, TaskManager
+
+if interval := os.environ.get("TASKER_SWITCH_INTERVAL"):  # seconds: 1e-6 has threads switch as often as can be
+    sys.setswitchinterval(float(interval))
 
 PATIENCE = 20.0  # seconds after which a wait in a test has failed; nothing that passes waits that long
 

@@ -11,6 +11,7 @@ from collections import Counter
 from contextlib import contextmanager
 from datetime import timedelta
 from fractions import Fraction
+from types import SimpleNamespace
 from unittest.mock import AsyncMock, Mock
 
 import pytest
@@ -176,6 +177,10 @@ WRONG = [
     *(("name", value, "non-empty string") for value in (None, "", 3, b"name", ["name"])),
     *(("ctx", value, "Context, for example background()") for value in (None, 1, "background", background)),
     *(("logger", value, "debug, info, warning, error") for value in (None, print, "tasker", Collector())),
+    *(
+        ("logger", SimpleNamespace(debug=print, info=print, warning=print), says)
+        for says in ("debug, info, warning, error", "lacks error")
+    ),
     *(("collector", value, "record_arrival, record_completion") for value in (1, "prometheus")),
     ("collector", Log(), "lacks record_arrival, record_completion, record_failure, record_retry, metrics"),
     *(("on_create", value, "called with no arguments") for value in (None, 1, "connect", lambda size: size)),

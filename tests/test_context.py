@@ -173,6 +173,16 @@ def test_cancellation_flows_down_and_never_up(make):
     assert sibling.cancelled()
 
 
+def test_a_child_that_ends_by_itself_while_its_parent_ends_keeps_no_other_alive():
+    parent = with_cancel(background())
+    children = [with_cancel(parent) for _ in range(3)]
+    why = OSError()
+    children[0]._lock = HookedLock(lambda: children[0].cancel(why))
+    parent.cancel()
+    assert [child.cancelled() for child in children] == [True] * 3
+    assert children[0].cause() is why
+
+
 @pytest.mark.parametrize("make", MAKERS)
 def test_what_is_made_from_an_ended_context_is_ended_for_the_same_reason(make):
     parent = with_cancel(background())
@@ -192,6 +202,7 @@ def test_err_says_how_and_cause_says_why():
     ctx.cancel(why)
     assert type(ctx.err()) is type(child.err()) is ContextCancelledError
     assert ctx.cause() is child.cause() is why
+    assert "cancelled" in str(ctx.err())
 
 
 def test_without_a_given_cause_the_cause_is_the_error():
@@ -301,6 +312,8 @@ def test_remaining_counts_down_and_stops_at_zero(monkeypatch):
     ],
 )
 def test_a_deadline_that_has_passed_already_ends_the_context_at_once(make, monkeypatch):
+    now = time.monotonic()
+    monkeypatch.setattr(tasker.context, "time", SimpleNamespace(monotonic=lambda: now))
     monkeypatch.setattr(tasker.timer._timer, "at", None)  # no thread is asked
     ctx = make()
     assert isinstance(ctx.err(), DeadlineExceededError)
@@ -461,7 +474,7 @@ def test_without_cancel_keeps_the_values_alone():
         assert ctx.deadline() is None
         parent.cancel()
         assert not ctx.cancelled()
-        assert parent._children == {}
+        assert parent._children == ctx._parent._children == {}  # nor does what never ends keep what may
 
 
 # -- wait ----------------------------------------------------------------------------------------------------------
@@ -493,6 +506,31 @@ def test_wait_wakes_early_when_the_context_is_done(end):
         thread.join(PATIENCE)
     assert seen == [True] * len(threads)
     assert ctx._sleepers == []
+
+
+class HastyLock:
+    """A lock for which every timeout ends at once: only who waits without one sleeps."""
+
+    def __init__(self):
+        self.lock = threading.Lock()
+        self.release = self.lock.release
+
+    def acquire(self, blocking=True, timeout=-1):
+        return self.lock.acquire() if timeout < 0 else self.lock.acquire(blocking=False)
+
+
+def test_wait_without_a_timeout_sleeps_until_the_context_is_done_however_long_that_takes(monkeypatch):
+    ctx = with_cancel(background())
+    seen = []
+    thread = threading.Thread(target=lambda: seen.append(ctx.wait()))
+    with monkeypatch.context() as patch:
+        patch.setattr(tasker.context, "threading", SimpleNamespace(Lock=HastyLock, TIMEOUT_MAX=threading.TIMEOUT_MAX))
+        assert ctx.wait(3600) is False
+        thread.start()
+        eventually(lambda: ctx._sleepers or seen)
+    ctx.cancel()
+    thread.join(PATIENCE)
+    assert seen == [True]
 
 
 @pytest.mark.parametrize("moment", ["taken", "released"])
@@ -867,8 +905,10 @@ def test_deadlines_pass_and_callbacks_run_in_a_forked_child():
         if child == 0:
             try:
                 called = threading.Event()
-                ctx = with_timeout(background(), 3600)
+                blocked, ctx = with_timeout(background(), 3600), with_timeout(background(), 3600)
+                blocked.on_done(lambda: threading.Event().wait(60))  # holds up no other, here as in the parent
                 ctx.on_done(called.set)
+                tasker.timer.at(0.0, blocked._deadline_passed)
                 tasker.timer.at(0.0, ctx._deadline_passed)
                 assert with_timeout(background(), 0.001).wait(20)
                 os._exit(0 if ctx.wait(20) and called.wait(20) else 1)
@@ -898,6 +938,15 @@ def test_stopping_is_asked_of_the_manager_through_any_number_of_derived_contexts
     assert not with_cancel(background()).stopping()
 
 
+def test_a_tasks_context_has_its_own_deadline_and_all_values_of_the_managers():
+    manager = without_cancel(with_value(with_value(background(), "", "empty"), "key", "value"))
+    task = TaskContext(manager, time.monotonic() + 60, lambda: False)
+    assert (task.value(""), task.value("key"), task.value("other")) == ("empty", "value", None)
+    assert with_timeout(task, 3600).deadline() == task.deadline()
+    assert 0 < task.remaining() <= 60
+    assert TaskContext(manager, None, lambda: False).deadline() is None
+
+
 def test_wrong_arguments_are_refused_by_name_and_change_nothing():
     parents = "parent must be a Context"
     table = [
@@ -918,8 +967,8 @@ def test_wrong_arguments_are_refused_by_name_and_change_nothing():
             (lambda t=t: with_cancel(background()).wait(t), ConfigError, "timeout must be")
             for t in (-1, float("nan"), "1", True)
         ),
-        *((lambda c=c: with_cancel(background()).on_done(c), TypeError, "on_done needs") for c in (None, 1, "f")),
-        *((lambda c=c: background().on_done(c), TypeError, "on_done needs") for c in (None, 1, "f")),
+        *((lambda c=c: with_cancel(background()).on_done(c), TypeError, "callback must be") for c in (None, 1, "f")),
+        *((lambda c=c: background().on_done(c), TypeError, "callback must be") for c in (None, 1, "f")),
         *(
             (lambda c=c: with_cancel(background()).cancel(c), TypeError, "cause must be an exception")
             for c in ("why", OSError, 1)

@@ -2,20 +2,24 @@
 
 A trace function raises `KeyboardInterrupt` at the first bytecode of a submission, at the second, and so on to the end.
 Where no lock is taken that is done at every bytecode. Where one is, only at those at which CPython runs signal handlers
-(3.11 and later: when a function is entered, after a call, after a jump back): between any other two a `with` block may
-have released its lock or not yet, and nothing written in Python could be safe there."""
+(3.11 and later: when a Python function is entered, after a call of anything else, after a jump back): between any other
+two a `with` block may have released its lock or not yet, and nothing written in Python could be safe there."""
 
 from __future__ import annotations
 
 import contextlib
 import dis
 import sys
+import threading
 from types import FrameType
 from typing import Any
 
 import pytest
 
-from tests.conftest import PATIENCE, eventually
+from tasker import Config, ResourceCreationError
+from tasker.logger import GuardedLogger
+from tasker.usercode import UserCode
+from tests.conftest import PATIENCE, Sick, eventually
 
 
 class Interrupter:
@@ -36,27 +40,36 @@ class Interrupter:
         sys.settrace(None)
 
     def on_call(self, frame: FrameType, event: str, arg: object) -> Any:
+        caller = frame.f_back
+        # back from a Python function Python does not look for signals, back from a constructor it may
+        if caller in self.last and self.last[caller][0] in ("CALL", "CALL_KW") and frame.f_code.co_name != "__init__":
+            del self.last[caller]
         if not frame.f_globals.get("__name__", "").startswith("tasker."):
             return None
         frame.f_trace = self.on_bytecode  # 3.13 asks for it before the next line
         frame.f_trace_opcodes = True
         frame.f_trace_lines = False
+        self.pass_moment(frame)  # 3.11 shows the entry only here
         return self.on_bytecode
 
     def on_bytecode(self, frame: FrameType, event: str, arg: object) -> Any:
         if event == "opcode" and (self.runs_signal_handlers(frame) or self.everywhere):
-            self.left -= 1
-            if not self.left:
-                sys.settrace(None)
-                self.where = f"{frame.f_code.co_qualname}, line {frame.f_lineno}, {name_of_bytecode(frame)}"
-                raise KeyboardInterrupt
+            self.pass_moment(frame)
         return self.on_bytecode
+
+    def pass_moment(self, frame: FrameType) -> None:
+        self.left -= 1
+        if not self.left:
+            sys.settrace(None)
+            self.where = f"{frame.f_code.co_qualname}, line {frame.f_lineno}, {name_of_bytecode(frame)}"
+            raise KeyboardInterrupt
 
     def runs_signal_handlers(self, frame: FrameType) -> bool:
         name, at = name_of_bytecode(frame), frame.f_lasti
         last_name, last_at = self.last.get(frame, ("", -1))
         self.last[frame] = (name, at)
-        return name == "RESUME" or last_name.startswith("CALL") or at < last_at
+        called = last_name.startswith("CALL") and name != "PUSH_EXC_INFO"  # not if the call raised
+        return called or at < last_at
 
 
 def name_of_bytecode(frame: FrameType) -> str:
@@ -67,6 +80,24 @@ def ignore(*_: object) -> None:
     pass
 
 
+def ignore_context(ctx: object, resource: object) -> None:
+    pass
+
+
+def break_resource(resource: Any) -> None:
+    assert not resource.broken, "a broken resource was handed out again"
+    resource.broken = True
+    raise Sick
+
+
+def create_for_workers_only() -> object:
+    if threading.current_thread() is threading.main_thread():
+        raise OSError("down")
+    return object()
+
+
+NO_CREATION = {"resource_pool_size": 0, "on_create": create_for_workers_only, "on_destroy": ignore}
+
 SUBMISSIONS = {
     "future": (True, {}, lambda manager, task: manager.queue_task_async(task)),
     "callback": (True, {}, lambda manager, task: manager.queue_task_with_callback(task, ignore)),
@@ -75,6 +106,10 @@ SUBMISSIONS = {
     "bounded": (False, {"queue_size": 3}, lambda manager, task: manager.submit(task)),
     "bounded, with a timeout": (False, {"queue_size": 3}, lambda manager, task: manager.submit(task, timeout=60)),
     "run_task": (False, {"resource_pool_size": 1}, lambda manager, task: manager.run_task(task)),
+    "run_task, temporary": (False, {"resource_pool_size": 0}, lambda manager, task: manager.run_task(task)),
+    "run_task, broken": (False, {"resource_pool_size": 1}, lambda manager, _: manager.run_task(break_resource)),
+    "run_task, context": (False, {"resource_pool_size": 1}, lambda manager, _: manager.run_task(ignore_context)),
+    "run_task, no creation": (False, NO_CREATION, lambda manager, task: manager.run_task(task)),
 }
 
 
@@ -92,15 +127,40 @@ def test_an_interrupt_at_every_moment_of_a_submission_strands_nothing(name, make
     while interrupted:
         moment += 1
         eventually(lambda: worker.seat.parked)
-        with Interrupter(moment, everywhere=everywhere) as interrupter, contextlib.suppress(KeyboardInterrupt):
+        ends = contextlib.suppress(KeyboardInterrupt, Sick, ResourceCreationError)
+        with Interrupter(moment, everywhere=everywhere) as interrupter, ends:
             submit(manager, lambda _: None)
         interrupted = interrupter.where is not None
         assert manager.queue_task_async(lambda _, number: number, moment).result(PATIENCE) == moment, interrupter.where
         assert manager.join(PATIENCE), interrupter.where
         assert engine.queue._holders == set(), interrupter.where
         assert engine.pool.out == 0, interrupter.where
+        assert engine.run_contexts == set(), interrupter.where
         m = manager.metrics()
         assert m.total_tasks_arrived == m.total_tasks_completed + m.total_tasks_failed + m.total_tasks_cancelled
     assert moment > 15, "no trace function was called"
     assert engine.crew.members == (worker,)
     assert manager.stop().drained
+
+
+@pytest.mark.skipif(sys.gettrace() is not None, reason="a debugger or a coverage tool traces this thread")
+def test_an_interrupt_gets_out_of_a_destruction_only_before_on_destroy_is_called(log):
+    destroyed = []
+
+    def destroy(resource):
+        destroyed.append(resource)
+        raise OSError("cannot close")
+
+    user = UserCode(Config(on_create=object, on_destroy=destroy, worker_count=1), GuardedLogger(log))
+    moment, interrupted = 0, True
+    while interrupted:
+        moment += 1
+        with Interrupter(moment, everywhere=False) as interrupter:
+            try:
+                user.destroy(moment)
+            except KeyboardInterrupt:
+                assert moment not in destroyed, interrupter.where
+            else:
+                assert moment in destroyed, interrupter.where
+        interrupted = interrupter.where is not None
+    assert moment > 4, "no trace function was called"

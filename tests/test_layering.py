@@ -15,9 +15,9 @@ PACKAGE = Path(tasker.__file__).parent
 
 LAYERS = (
     # needs nothing of tasker
-    ("errors", "logger", "parking", "reservoir", "scaling", "signature", "snapshots"),
+    ("errors", "logger", "parking", "reservoir", "scaling", "snapshots"),
     # needs one or two of those
-    ("aside", "checks", "deadlock", "metrics", "resources", "timer"),
+    ("aside", "checks", "deadlock", "metrics", "resources", "signature", "timer"),
     ("context",),
     # what a user gives, and what he gets
     ("config", "future"),

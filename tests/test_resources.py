@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import random
 import signal
+import sys
 import threading
 
 import pytest
@@ -13,6 +15,7 @@ from tasker import TaskManagerShutdownError
 from tasker.resources import ResourcePool
 from tests.conftest import PATIENCE
 from tests.test_context import HookedLock, in_another_thread
+from tests.test_interrupts import Interrupter
 
 
 class Emptied:
@@ -69,21 +72,22 @@ def test_nothing_is_made_before_it_is_needed(pool_of, factory):
 def test_an_idle_resource_is_used_again_the_warmest_first(pool_of, factory):
     pool = pool_of(3)
     first, second = pool.borrow(), pool.borrow()
+    warm, warmer = second.resource, first.resource
     pool.hand_back(second, healthy=True)
     pool.hand_back(first, healthy=True)
-    assert pool.borrow() is first
-    assert pool.borrow() is second
+    loans = [pool.borrow(), pool.borrow()]
+    assert [loan.resource for loan in loans] == [warmer, warm]
     assert len(factory.created) == 2
-    for resource in (first, second):
-        pool.hand_back(resource, healthy=True)
+    for loan in loans:
+        pool.hand_back(loan, healthy=True)
 
 
 def test_who_finds_none_idle_makes_one_and_no_more_than_the_size_are_kept(pool_of, factory):
     pool = pool_of(2)
     borrowed = [pool.borrow() for _ in range(5)]
     assert (pool.out, len(factory.created)) == (5, 5)
-    for resource in borrowed:
-        pool.hand_back(resource, healthy=True)
+    for loan in borrowed:
+        pool.hand_back(loan, healthy=True)
     assert (pool.out, pool.available, factory.live) == (0, 2, 2)
 
 
@@ -91,32 +95,34 @@ def test_a_pool_of_size_zero_keeps_nothing_and_destroys_in_the_callers_thread(po
     factory.any_thread = False
     pool = pool_of(0)
     for _ in range(3):
-        resource = pool.borrow()
-        assert resource.thread == threading.get_ident()
-        pool.hand_back(resource, healthy=True)
+        loan = pool.borrow()
+        assert loan.resource.thread == threading.get_ident()
+        pool.hand_back(loan, healthy=True)
         assert factory.live == 0
     assert len(factory.created) == 3
 
 
 def test_an_unhealthy_resource_is_destroyed_and_not_kept(pool_of, factory):
     pool = pool_of(2)
-    good, bad = pool.borrow(), pool.borrow()
-    pool.hand_back(bad, healthy=False)
+    first, second = pool.borrow(), pool.borrow()
+    good, bad = first.resource, second.resource
+    pool.hand_back(second, healthy=False)
     assert factory.destroyed == [bad]
     assert (pool.out, pool.available) == (1, 0)
-    pool.hand_back(good, healthy=True)
-    assert pool.borrow() is good
-    pool.hand_back(good, healthy=True)
+    pool.hand_back(first, healthy=True)
+    again = pool.borrow()
+    assert again.resource is good
+    pool.hand_back(again, healthy=True)
 
 
 def test_none_is_a_resource_like_any_other(emptied):
     made = []
     pool = ResourcePool("pool", 1, lambda: made.append(1), lambda resource: made.remove(1), emptied)
-    assert pool.borrow() is None
-    pool.hand_back(None, healthy=True)
-    assert pool.borrow() is None
-    assert made == [1]
-    pool.hand_back(None, healthy=False)
+    for healthy in (True, False):
+        loan = pool.borrow()
+        assert loan.resource is None
+        assert made == [1]
+        pool.hand_back(loan, healthy=healthy)
     assert made == []
 
 
@@ -128,12 +134,12 @@ def test_threads_that_borrow_at_the_same_time_get_different_resources(pool_of, f
 
     def use():
         barrier.wait(PATIENCE)
-        resource = pool.borrow()
-        seen.append(resource)
+        loan = pool.borrow()
+        seen.append(loan.resource)
         barrier.wait(PATIENCE)  # all have theirs
         assert pool.out == threads
         barrier.wait(PATIENCE)
-        pool.hand_back(resource, healthy=True)
+        pool.hand_back(loan, healthy=True)
 
     users = [threading.Thread(target=use) for _ in range(threads)]
     for user in users:
@@ -154,9 +160,9 @@ def test_no_resource_has_two_users_and_none_is_used_after_its_end(pool_of, facto
         rng = random.Random(seed + number)
         barrier.wait(PATIENCE)
         for _ in range(200):
-            resource = pool.borrow()
-            task(resource)
-            pool.hand_back(resource, healthy=rng.random() > 0.1)
+            loan = pool.borrow()
+            task(loan.resource)
+            pool.hand_back(loan, healthy=rng.random() > 0.1)
 
     users = [threading.Thread(target=use, args=(i,)) for i in range(6)]
     for user in users:
@@ -206,8 +212,7 @@ def test_a_creation_that_fails_leaves_no_borrower_behind(pool_of, factory, empti
         pool.borrow()
     assert caught.value is error
     assert (pool.out, pool.available) == (0, 0)
-    resource = pool.borrow()  # and the pool goes on
-    pool.hand_back(resource, healthy=True)
+    pool.hand_back(pool.borrow(), healthy=True)  # and the pool goes on
     assert emptied.told == 0
 
 
@@ -231,11 +236,11 @@ def test_a_destruction_that_raises_still_ends_the_borrowing(factory, emptied, cl
         raise OSError("cannot close")
 
     pool = ResourcePool("pool", 2, factory.create, destroy, emptied)
-    resource = pool.borrow()
+    loan = pool.borrow()
     if closed:
         pool.close()
     with pytest.raises(OSError, match="cannot close"):
-        pool.hand_back(resource, healthy=False)
+        pool.hand_back(loan, healthy=False)
     assert (pool.out, pool.available, emptied.told) == (0, 0, int(closed))
 
 
@@ -248,7 +253,7 @@ def test_closing_returns_what_is_idle_and_refuses_borrowers(pool_of, factory):
     out = pool.borrow()
     idle = pool.close()
     assert len(idle) == 2
-    assert out not in idle
+    assert out.resource not in idle
     assert pool.close() == []
     with pytest.raises(TaskManagerShutdownError, match="pool is stopping or closed"):
         pool.borrow()
@@ -261,11 +266,12 @@ def test_closing_returns_what_is_idle_and_refuses_borrowers(pool_of, factory):
 def test_what_comes_back_after_closing_is_destroyed_by_who_brings_it(pool_of, factory, emptied):
     pool = pool_of(3)
     borrowed = [pool.borrow() for _ in range(3)]
+    resources = [loan.resource for loan in borrowed]
     pool.close()
-    for back, resource in enumerate(borrowed):
+    for back, loan in enumerate(borrowed):
         assert emptied.told == 0
-        pool.hand_back(resource, healthy=True)
-        assert factory.destroyed == borrowed[: back + 1]
+        pool.hand_back(loan, healthy=True)
+        assert factory.destroyed == resources[: back + 1]
     assert emptied.told == 1
     assert pool.out == 0
 
@@ -279,11 +285,11 @@ def test_an_open_pool_does_not_tell_that_it_is_empty(pool_of, emptied):
 @pytest.mark.parametrize("moment", ["taken", "released"])
 def test_a_hand_back_that_meets_closing_leaves_the_resource_to_exactly_one(pool_of, factory, emptied, moment):
     pool = pool_of(2)
-    resource = pool.borrow()
+    loan = pool.borrow()
     # just before the hand-back is decided, or just after
     pool._lock = HookedLock(lambda: close(pool, factory), moment)
-    pool.hand_back(resource, healthy=True)
-    assert factory.destroyed == [resource]
+    pool.hand_back(loan, healthy=True)
+    assert factory.destroyed == factory.created
     assert (pool.out, pool.available) == (0, 0)
     assert emptied.told == (1 if moment == "taken" else 0)
 
@@ -298,9 +304,9 @@ def test_a_borrower_that_meets_closing_is_refused_or_counted(pool_of, factory, e
             pool.borrow()
         assert (pool.out, factory.live) == (0, 0)
     else:
-        resource = pool.borrow()
+        loan = pool.borrow()
         assert (pool.out, factory.live) == (1, 1)
-        pool.hand_back(resource, healthy=True)
+        pool.hand_back(loan, healthy=True)
         assert emptied.told == 1
 
 
@@ -311,11 +317,11 @@ def test_many_that_hand_back_while_one_closes_destroy_everything_once(pool_of, f
         borrowed = [pool.borrow() for _ in range(4)]
         barrier = threading.Barrier(5)
 
-        def back(resource, pool=pool, barrier=barrier):
+        def back(loan, pool=pool, barrier=barrier):
             barrier.wait(PATIENCE)
-            pool.hand_back(resource, healthy=True)
+            pool.hand_back(loan, healthy=True)
 
-        threads = [threading.Thread(target=back, args=(resource,)) for resource in borrowed]
+        threads = [threading.Thread(target=back, args=(loan,)) for loan in borrowed]
         for thread in threads:
             thread.start()
         barrier.wait(PATIENCE)
@@ -336,8 +342,7 @@ def test_nothing_of_the_users_runs_under_the_lock(factory):
 
     def use_pool(name):
         ran.append(name)
-        resource = pool.borrow()  # needs the lock
-        pool.hand_back(resource, healthy=True)
+        pool.hand_back(pool.borrow(), healthy=True)  # needs the lock
         return name
 
     def create():
@@ -390,11 +395,11 @@ def test_a_signal_handler_may_borrow_and_hand_back_in_the_middle_of_either(pool_
     pool = pool_of(3)
     pool.fill()
     out = pool.borrow()
-    held, handled = [out], []
+    held, handled = [out.resource], []
 
     def handler(*_):
         inner = pool.borrow()
-        assert inner not in held
+        assert inner.resource not in held
         pool.hand_back(inner, healthy=not handled)
         handled.append(1)
 
@@ -408,7 +413,7 @@ def test_a_signal_handler_may_borrow_and_hand_back_in_the_middle_of_either(pool_
                 held.clear()
                 pool.hand_back(out, healthy=True)
                 out = pool.borrow()
-                held.append(out)
+                held.append(out.resource)
             else:
                 close(pool, factory)
     finally:
@@ -442,3 +447,76 @@ def test_an_interrupt_after_a_resource_was_taken_hands_it_back(pool_of, factory)
             pool.borrow()
         pool._lock = threading.RLock()
         assert (pool.out, pool.available, factory.live) == (0, 1, 1)
+
+
+# -- Ctrl-C (`run_task` as a whole is in test_interrupts) ------------------------------------------------------------
+
+
+@pytest.mark.parametrize("closed", [False, True])
+@pytest.mark.skipif(sys.gettrace() is not None, reason="a debugger or a coverage tool traces this thread")
+@pytest.mark.parametrize("healthy", [True, False])
+def test_a_second_hand_back_completes_one_that_was_interrupted_anywhere(factory, emptied, healthy, closed):
+    factory.any_thread = True
+    moment, interrupted = 0, True
+    while interrupted:
+        moment += 1
+        emptied.told = 0
+        pool = ResourcePool("pool", 1, factory.create, factory.destroy, emptied)
+        loan = pool.borrow()
+        if closed:
+            pool.close()
+        with Interrupter(moment, everywhere=False) as interrupter, contextlib.suppress(KeyboardInterrupt):
+            pool.hand_back(loan, healthy=healthy)
+        interrupted = interrupter.where is not None
+        if interrupted:
+            pool.hand_back(loan, healthy=healthy)
+        assert pool.out == 0, interrupter.where
+        assert factory.live == pool.available == (1 if healthy and not closed else 0), interrupter.where
+        assert (emptied.told > 0) is closed, interrupter.where
+        close(pool, factory)
+    assert moment > 4, "no trace function was called"
+
+
+@pytest.mark.skipif(sys.gettrace() is not None, reason="a debugger or a coverage tool traces this thread")
+@pytest.mark.parametrize("state", ["idle", "empty", "down", "closed"])
+def test_a_borrowing_that_is_interrupted_anywhere_leaves_nothing_out(factory, emptied, state):
+    factory.any_thread = True
+    moment, interrupted = 0, True
+    while interrupted:
+        moment += 1
+        pool = ResourcePool("pool", 1, factory.create, factory.destroy, emptied)
+        if state == "idle":
+            pool.fill()
+        elif state == "closed":
+            pool.close()
+        factory.fail_always = OSError("down") if state == "down" else None
+        loan = None
+        ends = contextlib.suppress(KeyboardInterrupt, OSError, TaskManagerShutdownError)
+        with Interrupter(moment, everywhere=False) as interrupter, ends:
+            loan = pool.borrow()
+        interrupted = interrupter.where is not None
+        if loan is not None:
+            pool.hand_back(loan, healthy=True)
+        assert pool.out == 0, interrupter.where
+        assert factory.live == pool.available, interrupter.where
+        close(pool, factory)
+    assert moment > 3, "no trace function was called"
+
+
+def test_an_interrupt_at_the_entry_of_a_destruction_leaves_the_loan_to_the_second_hand_back(factory, emptied):
+    factory.any_thread = True
+    interrupts = [KeyboardInterrupt()]
+
+    def destroy(resource):
+        if interrupts:
+            raise interrupts.pop()
+        factory.destroy(resource)
+
+    pool = ResourcePool("pool", 0, factory.create, destroy, emptied)
+    loan = pool.borrow()
+    pool.close()
+    with pytest.raises(KeyboardInterrupt):
+        pool.hand_back(loan, healthy=True)
+    assert (pool.out, emptied.told) == (1, 0)  # closing still waits for it
+    pool.hand_back(loan, healthy=True)
+    assert (pool.out, emptied.told) == (0, 1)

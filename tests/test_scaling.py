@@ -30,6 +30,7 @@ LIMITS = Limits(base=2, most=16)
 HIRING = [  # what the sample shows beside a pace of ten tasks a second and four busy workers, and how many are hired
     ("nothing waits", {}, 0),
     ("what waits is cleared in time: 20 tasks in 0.5 s by 4 workers", {"backlog": 20}, 0),
+    ("the same however many arrive: what waits is cleared in time", {"backlog": 20, "arrival_rate": 40.0}, 0),
     ("one more than that", {"backlog": 21}, 1),
     ("the arrivals are reckoned with, too", {"backlog": 21, "arrival_rate": 40.0}, 5),
     ("a load below the capacity makes nobody hire because of a few that wait", {"backlog": 3, "arrival_rate": 28.0}, 0),
@@ -37,6 +38,7 @@ HIRING = [  # what the sample shows beside a pace of ten tasks a second and four
     ("somebody is idle: it is just being taken", {"backlog": 1000, "idle": 1}, 0),
     ("slow tasks: the one that waits gets a worker", {"backlog": 1, "pace": 0.1}, 1),
     ("slow tasks: never more are hired than tasks wait", {"backlog": 3, "pace": 0.1}, 3),
+    ("slow tasks: a pace below one is a pace, too", {"backlog": 9, "pace": 0.5}, 9),
     ("no pace: twice as many", {"backlog": 100, "pace": 0.0}, 4),
     ("no pace: never more than tasks wait", {"backlog": 1, "pace": 0.0}, 1),
     ("no pace: never above the most", {"backlog": 100, "pace": 0.0, "workers": 12}, 4),
@@ -134,6 +136,19 @@ def test_rates_and_pace_are_those_of_the_window():
     assert (seen.arrival_rate, seen.pace) == (0.0, 0.0)
 
 
+def test_the_first_tick_counts_from_the_beginning_and_from_nothing():
+    seen = tick(Window(0.1, 5.0), 5.1, arrived=2, finished=1, idle=1)
+    assert seen.arrival_rate == pytest.approx(20)
+    assert seen.pace == pytest.approx(1.5 / 0.05)  # the one that is busy now began somewhen in that tick
+
+
+def test_ticks_further_apart_than_the_window_show_what_came_since_the_last():
+    window = Window(0.1, 0.0)
+    for i in range(1, 6):
+        tick(window, 2.0 * i)
+    assert tick(window, 12.0, arrived=10).arrival_rate == pytest.approx(5)
+
+
 def test_the_pace_is_that_of_busy_workers_however_long_it_was_quiet_before():
     window = Window(0.1, 0.0)
     for i in range(1, 30):
@@ -184,6 +199,11 @@ def test_a_late_tick_is_not_trusted():
     seen = tick(window, 3600.1, arrived=10**6 + 10, finished=510, idle=1)
     assert seen.arrival_rate == pytest.approx(100)
     assert seen.idle_low == 0  # the window begins anew
+
+
+def test_a_tick_is_late_after_more_than_twice_the_interval():
+    assert tick(Window(0.25, 0.0), 0.5) is not None
+    assert tick(Window(0.25, 0.0), 0.515625) is None
 
 
 def test_where_every_tick_is_late_they_are_trusted_after_all():
