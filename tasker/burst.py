@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import threading
 import time
-import traceback
 from typing import Any, Protocol
 
 from tasker import timer
@@ -18,7 +17,7 @@ from tasker.aside import Aside
 from tasker.crew import Crew
 from tasker.errors import ContextCancelledError, ResourceCreationError
 from tasker.lifecycle import OPEN, Lifecycle
-from tasker.logger import GuardedLogger
+from tasker.logger import GuardedLogger, traceback_of
 from tasker.metrics import BuiltinCollector
 from tasker.parking import Seat
 from tasker.queue import TaskQueue
@@ -79,8 +78,8 @@ class Burst:
                 self._heal()
                 if parts.lifecycle.state == OPEN:
                     self._scale()
-            except BaseException:
-                parts.logger.error("%s: the burst thread met an error\n%s", parts.name, traceback.format_exc())
+            except BaseException as error:
+                parts.logger.error("%s: the burst thread met an error\n%s", parts.name, traceback_of(error))
 
     # -- healing -------------------------------------------------------------------------------------------------
 

@@ -15,7 +15,6 @@ import logging
 import os
 import threading
 import time
-import traceback
 from collections.abc import Callable
 from types import TracebackType
 from typing import Self
@@ -23,7 +22,7 @@ from typing import Self
 from tasker import checks, timer
 from tasker.aside import STUCK, Aside
 from tasker.errors import ContextCancelledError, DeadlineExceededError, shown
-from tasker.logger import GuardedLogger
+from tasker.logger import GuardedLogger, traceback_of
 from tasker.signature import check_callable
 
 __all__ = ["Context", "background", "with_cancel", "with_deadline", "with_timeout", "with_value"]
@@ -367,8 +366,8 @@ def _guarded(callbacks: list[Callback]) -> list[Callback]:
         def call() -> None:
             try:
                 callback()
-            except BaseException:
-                _logger.error("tasker: a context's on_done callback raised\n%s", traceback.format_exc())
+            except BaseException as error:
+                _logger.error("tasker: a context's on_done callback raised\n%s", traceback_of(error))
 
         return call
 

@@ -27,7 +27,7 @@ from tasker.future import TaskFuture, new_task
 from tasker.lifecycle import CLOSED, OPEN, STOPPING, Lifecycle
 from tasker.logger import GuardedLogger
 from tasker.metrics import BuiltinCollector, TaskLifecycleTimestamps, TaskMetrics
-from tasker.process import watch
+from tasker.process import new_locks, watch
 from tasker.queue import TaskQueue
 from tasker.resources import ResourcePool
 from tasker.scaling import Limits
@@ -59,6 +59,8 @@ class Engine(Generic[R]):
         self.run_contexts: set[Context] = set()
         self.watchers = 0
         self.exiting = False  # whether the interpreter is
+        self.orphaned: BaseException | None = None  # why, in a forked child, no task has an end
+        self._inherited: list[R] = []  # in a forked child: kept, or collecting them would free them
         self._changed = threading.Condition()
         self._values = without_cancel(config.ctx)
         self.queue = TaskQueue(config.name, config.queue_size)
@@ -82,8 +84,8 @@ class Engine(Generic[R]):
         try:
             if self.config.resource_pool_size:
                 self._fill_pool()
-            watch(self)
             self.burst.thread.start()
+            watch(self)  # not before there is a thread that closes: interpreter exit waits for it
             self.crew.fill()
             self._forget_stop = self.config.ctx.on_done(_weakly(self.lifecycle.request_stop))
         except BaseException:  # no thread for the burst thread, Ctrl-C: leave nothing behind
@@ -282,7 +284,8 @@ class Engine(Generic[R]):
         )
 
     def metrics(self) -> TaskMetrics:
-        return self.user.metrics() or self.figures.metrics()
+        told = self.user.metrics()
+        return self.figures.metrics() if told is None else told
 
     def busy(self) -> int:
         """Workers that are not parked."""
@@ -378,7 +381,8 @@ class Engine(Generic[R]):
     def _worker_left(self, worker: Worker[R]) -> None:
         self.figures.retire(worker.shard)
         self.worker_changed()
-        self._wake_burst()
+        if worker.thread.ident is not None:  # else its thread did not start, and at once it would not start again
+            self._wake_burst()
 
     def closed(self) -> None:
         """The lifecycle has ended: let go of what outlives the manager, and tell who waits."""
@@ -393,7 +397,11 @@ class Engine(Generic[R]):
         error = TaskManagerShutdownError(
             f"{self.name} belongs to the process that forked this one: make a new one here"
         )
+        parts = (self, self.queue, self.crew, self.figures, self.aside, self.pool, self.user)
+        new_locks(*parts)
+        self.orphaned = error
         self.queue.close(error)
+        self._inherited = self.pool.close()  # neither used nor freed here: they are the parent's
         self.lifecycle.end_after_fork()
         running = [worker.task for worker in self.crew.members if worker.task is not None]
         self.crew.members = ()

@@ -24,11 +24,9 @@ Every settlement is: record, wake the waiters, then call back.
 
 from __future__ import annotations
 
-import contextlib
 import os
 import sys
 import threading
-import traceback
 from collections.abc import Callable, Generator
 from concurrent.futures import CancelledError, Future, InvalidStateError
 from concurrent.futures._base import CANCELLED_AND_NOTIFIED, FINISHED, PENDING, RUNNING
@@ -37,7 +35,7 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 from tasker import checks, deadlock, timer
 from tasker.context import Callback, EndedError, TaskContext
 from tasker.errors import DeadlineExceededError, TaskTimeoutError
-from tasker.logger import GuardedLogger
+from tasker.logger import GuardedLogger, traceback_of
 from tasker.metrics import TaskLifecycleTimestamps
 from tasker.parking import Sleeper, new_sleeper
 from tasker.signature import check_callable
@@ -69,6 +67,8 @@ class Owner(Protocol):
     logger: GuardedLogger
     has_collector: bool
     """Whether `record_failure` tells a user's collector."""
+    orphaned: BaseException | None
+    """In a forked child: why no task will ever have an outcome."""
 
     def entry_died(self, future: TaskFuture[Any]) -> None:
         """A waiting task will not be taken (again): its entry in the lane is empty from now on, and its slot free."""
@@ -307,7 +307,8 @@ class TaskFuture(Future[T]):
     def _end_after_fork(self, error: BaseException) -> None:
         """In a forked child, where whoever would settle this does not exist, nor who waits."""
         if self._final is None:
-            self._standard = self._waiting = None
+            self.__dict__.pop("_standard", None)  # its lock may be held by nobody
+            self._waiting = None
             self._publish(error)
 
     # -- the pieces --------------------------------------------------------------------------------------------
@@ -390,14 +391,16 @@ class TaskFuture(Future[T]):
         for callback in callbacks:
             try:
                 callback.fn(self)
-            except BaseException:
-                self._owner.logger.error("tasker: callback %r raised\n%s", callback.fn, traceback.format_exc())
+            except BaseException as error:
+                self._owner.logger.error("tasker: callback %r raised\n%s", callback.fn, traceback_of(error))
 
     def _wait(self, timeout: float | None) -> None:
         """Sleep until there is an outcome; raises `TimeoutError` when there is none, `CancelledError` if cancelled."""
         limit = (
             -1.0 if timeout is None else min(checks.seconds("timeout", timeout, infinite=True), threading.TIMEOUT_MAX)
         )
+        if self._owner.orphaned is not None:  # perhaps it was in the hands of a thread that is not here
+            self._end_after_fork(self._owner.orphaned)
         if self._final is None:
             worker = deadlock.current_worker() if timeout is None else None
             if worker is None:
@@ -538,9 +541,8 @@ class _UnseenFailure:
 
     def __del__(self) -> None:
         if not self.seen and not sys.is_finalizing():
-            with contextlib.suppress(BaseException):  # an exception may be unable to print itself
-                text = "".join(traceback.format_exception(self.error))
-                self.logger.error("tasker: a task failed and nobody asked for its result or exception\n%s", text)
+            text = traceback_of(self.error)
+            self.logger.error("tasker: a task failed and nobody asked for its result or exception\n%s", text)
 
 
 def _for_asyncio(error: StopIteration) -> BaseException:

@@ -163,7 +163,7 @@ class Lifecycle:
             now >= (self._closing_since or now) + self._create_timeout
             and parts.queue.is_drained()
             and parts.pool.out == 0
-            and parts.crew.holding() == 0
+            and all(worker.creating for worker in parts.crew.members)
             and parts.aside.idle()
         )
 

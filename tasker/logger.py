@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import traceback
 from typing import Protocol
 
-__all__ = ["GuardedLogger", "Logger"]
+__all__ = ["GuardedLogger", "Logger", "traceback_of"]
 
 
 class Logger(Protocol):
@@ -50,3 +51,11 @@ class GuardedLogger:
     def error(self, msg: str, /, *args: object) -> None:
         with contextlib.suppress(BaseException):
             self._logger.error(msg, *args)
+
+
+def traceback_of(error: BaseException) -> str:
+    """An exception as it would be printed, or its type alone if it is unable to print itself. Never raises."""
+    try:
+        return "".join(traceback.format_exception(error))
+    except BaseException:
+        return type(error).__name__

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import atexit
 import os
+import threading
 import time
 import weakref
 from typing import Protocol
 
 from tasker.lifecycle import Lifecycle
 
-__all__ = ["watch"]
+__all__ = ["new_locks", "watch"]
+
+_LOCK, _RLOCK = type(threading.Lock()), type(threading.RLock())
 
 EXIT_TIMEOUT = 5.0  # seconds that interpreter exit gives all managers to drain
 _EXIT_KILL = 0.2  # seconds that it then gives running tasks to notice that they are killed
@@ -51,6 +54,18 @@ def _start_afresh_in_child() -> None:
     for engine in list(_watched):
         engine.start_afresh_in_child()
     _watched.clear()
+
+
+def new_locks(*parts: object) -> None:
+    """In a forked child: a lock may be held by a thread that does not exist there."""
+    for part in parts:
+        for name, value in tuple(vars(part).items()):
+            if isinstance(value, _LOCK):
+                setattr(part, name, threading.Lock())
+            elif isinstance(value, _RLOCK):
+                setattr(part, name, threading.RLock())
+            elif isinstance(value, threading.Condition):
+                setattr(part, name, threading.Condition())
 
 
 atexit.register(_close_all_at_exit)

@@ -11,7 +11,7 @@ import traceback
 from typing import Generic, Literal, TypeVar
 
 from tasker.config import Config
-from tasker.logger import GuardedLogger
+from tasker.logger import GuardedLogger, traceback_of
 from tasker.metrics import TaskLifecycleTimestamps, TaskMetrics
 
 __all__ = ["UserCode", "last_line_of"]
@@ -43,7 +43,7 @@ class UserCode(Generic[R]):
         """A worker could not make a resource and will try again."""
         self.create_error = error
         self._logger.warning("%s: on_create raised, trying again: %s", self._name, last_line_of(error))
-        self._logger.debug("%s: on_create raised\n%s", self._name, _traceback_of(error))
+        self._logger.debug("%s: on_create raised\n%s", self._name, traceback_of(error))
 
     def destroy(self, resource: R) -> None:
         """Free a resource. Raises only what a signal handler raises at its entry: then `on_destroy` was not called."""
@@ -53,7 +53,7 @@ class UserCode(Generic[R]):
             try:
                 with self._counting:
                     self.destroy_errors += 1
-                self._logger.warning("%s: on_destroy raised\n%s", self._name, _traceback_of(error))
+                self._logger.warning("%s: on_destroy raised\n%s", self._name, traceback_of(error))
             except BaseException:  # Ctrl-C: if it got out of here, the resource would be destroyed a second time
                 pass  # not suppress(): a Ctrl-C as that is entered or left would get out
 
@@ -64,7 +64,7 @@ class UserCode(Generic[R]):
         try:
             return bool(self._config.check_health(error))
         except BaseException as trouble:
-            text = _traceback_of(trouble)
+            text = traceback_of(trouble)
             self._logger.warning("%s: check_health raised; the resource is replaced\n%s", self._name, text)
             return False
 
@@ -75,7 +75,7 @@ class UserCode(Generic[R]):
         try:
             getattr(self._collector, event)(*stamps)
         except BaseException as error:
-            self._logger.warning("%s: the collector's %s() raised\n%s", self._name, event, _traceback_of(error))
+            self._logger.warning("%s: the collector's %s() raised\n%s", self._name, event, traceback_of(error))
 
     def metrics(self) -> TaskMetrics | None:
         """What the user's collector says; `None` where it says nothing, or raises."""
@@ -84,7 +84,7 @@ class UserCode(Generic[R]):
         try:
             return self._collector.metrics()
         except Exception as error:
-            self._logger.warning("%s: the collector's metrics() raised\n%s", self._name, _traceback_of(error))
+            self._logger.warning("%s: the collector's metrics() raised\n%s", self._name, traceback_of(error))
             return None
 
 
@@ -92,12 +92,5 @@ def last_line_of(error: BaseException) -> str:
     """An exception in a line: its type and text, or the type alone if it is unable to print itself."""
     try:
         return "".join(traceback.format_exception_only(error)).strip()
-    except Exception:
-        return type(error).__name__
-
-
-def _traceback_of(error: BaseException) -> str:
-    try:
-        return "".join(traceback.format_exception(error))
-    except Exception:
+    except BaseException:
         return type(error).__name__

@@ -16,7 +16,6 @@ from __future__ import annotations
 import contextlib
 import threading
 import time
-import traceback
 from collections.abc import Callable
 from concurrent.futures._base import FINISHED
 from typing import Any, Generic, Protocol, TypeVar
@@ -25,7 +24,7 @@ from tasker import deadlock
 from tasker.context import TaskContext
 from tasker.errors import ContextCancelledError
 from tasker.future import TaskFuture
-from tasker.logger import GuardedLogger
+from tasker.logger import GuardedLogger, traceback_of
 from tasker.metrics import FULL, Shard
 from tasker.parking import Seat
 from tasker.queue import TaskQueue
@@ -65,6 +64,7 @@ class Worker(Generic[R]):
         self.shard = shard
         self.task: TaskFuture[Any] | None = None  # what it runs, or has just run
         self.holds_resource = False
+        self.creating = True  # as long as it has no resource, nor one to destroy
         self.dismissed = False
         self._terms = terms
         self._queue = terms.queue
@@ -90,6 +90,7 @@ class Worker(Generic[R]):
                 resource = self._create()
                 if resource is _NONE:
                     break
+                self.creating = False
                 self.holds_resource = True
                 try:
                     self._terms.worker_changed()
@@ -98,8 +99,9 @@ class Worker(Generic[R]):
                     self.holds_resource = False
                     self._terms.user.destroy(resource)
                     del resource
+                    self.creating = True
         except BaseException as error:  # not the user's code: that is guarded where it is called
-            self._terms.logger.error("%s: lost to an error\n%s", self.name, traceback.format_exc())
+            self._terms.logger.error("%s: lost to an error\n%s", self.name, traceback_of(error))
             self._settle_lost_task(error)
         finally:
             self._leave(self)

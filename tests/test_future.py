@@ -12,10 +12,14 @@ from concurrent.futures import CancelledError, InvalidStateError
 
 import pytest
 
-from tasker import TaskTimeoutError
-from tasker.future import new_task
+import tasker.future
+from tasker import ConfigError, ContextCancelledError, DeadlineExceededError, TaskTimeoutError, background
+from tasker.context import TaskContext
+from tasker.future import TaskFuture, new_task
+from tasker.logger import GuardedLogger
 from tasker.parking import gil_enabled
 from tests.conftest import PATIENCE, eventually
+from tests.test_context import HastyLock
 
 
 class Blocked:
@@ -32,6 +36,37 @@ class Blocked:
         assert self.manager.join(PATIENCE)
 
 
+class Owner:
+    """What a future needs of a manager: writes down what it is told, and keeps what is to run elsewhere."""
+
+    def __init__(self, log):
+        self.logger = GuardedLogger(log)
+        self.has_collector = False
+        self.orphaned = None
+        self.told, self.jobs = [], []
+
+    def future(self):
+        return new_task(self, len, (), False, 1.0)
+
+    def entry_died(self, future):
+        self.told.append("entry died")
+
+    def record_cancelled(self):
+        self.told.append("cancelled")
+
+    def record_failure(self, future, error, *, was_waiting):
+        assert not future.done(), "recorded first, then published"
+        self.told.append(("failed", error, was_waiting))
+
+    def run_aside(self, *jobs):
+        self.jobs += jobs
+
+
+@pytest.fixture
+def owner(log):
+    return Owner(log)
+
+
 @pytest.fixture
 def blocked(make):
     blocked = Blocked(make)
@@ -43,11 +78,14 @@ def test_the_states_of_a_task_as_concurrent_futures_names_them(blocked):
     waiting = blocked.manager.submit(lambda resource: 1)
     assert (waiting.running(), waiting.done(), waiting.cancelled()) == (False, False, False)
     assert (blocked.blocker.running(), blocked.blocker.done()) == (True, False)
-    assert "pending" in repr(waiting)
+    assert repr(waiting) == f"<TaskFuture at {id(waiting):#x} state=pending>"
     assert "running" in repr(blocked.blocker)
+    failed = blocked.manager.submit(lambda resource: {}[1])
     blocked.release()
     assert (waiting.running(), waiting.done()) == (False, True)
     assert "finished returned int" in repr(waiting)
+    assert "finished raised KeyError" in repr(failed)
+    assert isinstance(failed.exception(), KeyError)
 
 
 def test_cancelling_a_waiting_task_means_it_never_runs(blocked):
@@ -113,6 +151,95 @@ def test_a_wait_that_times_out_leaves_the_task_alone(blocked):
     assert future.result(0) == "fine"
 
 
+def test_a_wait_without_a_timeout_is_a_wait_for_the_outcome_however_long_that_takes(owner, monkeypatch):
+    future, caught = owner.future(), []
+
+    def wait():
+        try:
+            future.result()
+        except BaseException as error:
+            caught.append(type(error))
+
+    def new_sleeper():
+        sleeper = HastyLock()
+        sleeper.acquire()
+        return sleeper
+
+    monkeypatch.setattr(tasker.future, "new_sleeper", new_sleeper)
+    monkeypatch.setattr(tasker.future, "Sleeper", HastyLock)
+    for timeout in (3600, float("inf")):
+        with pytest.raises(TimeoutError):
+            future.result(timeout)
+    thread = threading.Thread(target=wait)
+    thread.start()
+    eventually(lambda: future._waiting or caught)
+    future.cancel()
+    thread.join(PATIENCE)
+    assert caught == [CancelledError]
+
+
+@pytest.mark.parametrize("timeout", [-1, float("nan"), "1", True])
+def test_a_wrong_timeout_is_refused_by_that_name_before_and_after_the_end(owner, timeout):
+    waiting, ended = owner.future(), owner.future()
+    assert ended._take_settle()
+    ended._publish(None, "result")
+    for future in (waiting, ended):
+        for ask in (future.result, future.exception):
+            with pytest.raises(ConfigError, match=r"^timeout must be"):
+                ask(timeout)
+    assert not waiting._waiting
+    assert ended.result(float("inf")) == "result"
+    assert ended.exception(float("inf")) is None
+
+
+@pytest.mark.parametrize("callback", [None, 7, lambda: None])
+def test_a_wrong_callback_is_refused_by_that_name(owner, callback):
+    future = owner.future()
+    with pytest.raises(TypeError, match=r"^fn must be .* called with the future"):
+        future.add_done_callback(callback)
+    assert not future._waiting
+
+
+class Overtaken(list):
+    """What waits for an outcome. `before` or `after` the next one is added, something happens in another thread."""
+
+    def __init__(self, before=None, after=None):
+        super().__init__()
+        self.before, self.after = before, after
+
+    def append(self, waiter):
+        before, after, self.before, self.after = self.before, self.after, None, None
+        if before is not None:
+            before()
+        super().append(waiter)
+        if after is not None:
+            after()
+
+
+@pytest.mark.parametrize("when", ["before", "after"])
+def test_who_begins_to_wait_while_the_task_is_settled_does_not_sleep(owner, when):
+    future = owner.future()
+    future._waiting = Overtaken(**{when: future.cancel})
+    with pytest.raises(CancelledError):
+        future.result()
+    assert future.cancelled()
+
+
+@pytest.mark.parametrize("when", ["before", "after"])
+def test_a_callback_that_is_added_while_the_task_is_settled_runs_once(owner, when):
+    future, calls = owner.future(), []
+    future._waiting = Overtaken(**{when: future.cancel})
+    future.add_done_callback(calls.append)
+    assert calls == [future]
+
+
+@pytest.mark.parametrize("when", ["before", "after"])
+def test_a_standard_wait_that_begins_while_the_task_is_settled_ends(owner, when):
+    future = owner.future()
+    future._waiting = Overtaken(**{when: future.cancel})
+    assert concurrent.futures.wait([future], PATIENCE).done == {future}
+
+
 def test_wait_and_as_completed_work(make):
     manager = make()
     futures = [manager.submit(lambda resource, x: x, i) for i in range(20)]
@@ -158,6 +285,39 @@ def test_wait_is_woken_by_every_kind_of_outcome(blocked, how):
     assert woken == [{future}]
     if how == "error":
         assert isinstance(future.exception(), KeyError)
+
+
+class Waiter:
+    """Writes down what `concurrent.futures.wait` and `as_completed` are told."""
+
+    def __init__(self, future):
+        self.told = []
+        with future._condition:
+            future._waiters.append(self)
+
+    def add_result(self, future):
+        self.told.append(("result", future))
+
+    def add_exception(self, future):
+        self.told.append(("exception", future))
+
+    def add_cancelled(self, future):
+        self.told.append(("cancelled", future))
+
+
+@pytest.mark.parametrize("how", ["result", "exception", "cancelled"])
+def test_standard_waiters_are_told_once_of_the_right_kind_of_outcome(owner, how):
+    future = owner.future()
+    waiter = Waiter(future)
+    future._announce(future._standard)  # as another thread might that came at the same time
+    if how == "cancelled":
+        assert future.cancel()
+    else:
+        assert future._take_settle()
+        future._publish(KeyError() if how == "exception" else None)
+    assert waiter.told == [(how, future)]
+    assert future.done()
+    assert isinstance(future.exception() if how == "exception" else KeyError(), KeyError)
 
 
 def test_as_completed_yields_futures_that_finish_while_it_waits(make):
@@ -284,7 +444,7 @@ def test_a_traceback_begins_with_the_task(make):
 def test_a_timeout_ends_a_waiting_task_that_then_never_starts(blocked):
     ran = []
     future = blocked.manager.submit(ran.append, timeout=0.01)
-    with pytest.raises(TaskTimeoutError, match="never started"):
+    with pytest.raises(TaskTimeoutError, match=r"0\.01 s .*never started"):
         future.result(PATIENCE)
     blocked.release()
     assert ran == []
@@ -306,7 +466,9 @@ def test_a_timeout_ends_a_running_task_whose_worker_stays_busy_until_it_returns(
     with pytest.raises(TaskTimeoutError, match="context is cancelled"):
         future.result(PATIENCE)
     assert contexts[0].cancelled()
-    assert isinstance(contexts[0].err(), TimeoutError)
+    assert isinstance(contexts[0].err(), DeadlineExceededError)
+    assert "timeout" in str(contexts[0].err())
+    assert contexts[0].cause() is future.exception()
     assert manager.stats().running_tasks == 1
     gate.set()
     assert manager.join(PATIENCE)
@@ -392,6 +554,22 @@ def test_a_failure_that_nobody_looks_at_is_logged_once_it_is_collected(make, log
     del futures
     gc.collect()
     assert sum("unseen" in line for line in log.loud()) == 1
+
+
+def test_a_failure_that_nobody_looks_at_and_that_cannot_be_printed_costs_nothing(owner, monkeypatch):
+    class Mute(Exception):
+        @property
+        def __cause__(self):
+            raise RuntimeError("no")
+
+    trouble = []
+    monkeypatch.setattr(sys, "unraisablehook", trouble.append)
+    future = owner.future()
+    assert future._take_settle()
+    future._publish(Mute())
+    del future
+    gc.collect()
+    assert trouble == []
 
 
 def test_what_a_task_raises_after_it_was_asked_to_end_is_not_logged_but_a_timeout_is(make, log):
@@ -513,6 +691,7 @@ def test_rights_are_taken_once_however_many_want_them(make):
     class Owner:
         logger = None
         has_collector = False
+        orphaned = None
 
     for _ in range(300):
         future = new_task(Owner(), len, (), False, 0.0)
@@ -530,3 +709,154 @@ def test_rights_are_taken_once_however_many_want_them(make):
         for thread in threads:
             thread.join(PATIENCE)
         assert won == [1]
+
+
+# -- what workers, timers and closings do with it ------------------------------------------------------------------
+
+
+def test_starts_are_counted_and_times_are_those_of_the_last_one(owner):
+    future = owner.future()
+    assert future._stamps(9.0) == (1.0, 9.0, 9.0)
+    assert future._start(2.0)
+    assert future._stamps(9.0) == (1.0, 2.0, 9.0)
+    assert future._requeue()
+    assert future._start(5.0)
+    assert future.attempts == 2
+    assert future._stamps(9.0) == (1.0, 5.0, 9.0)
+
+
+def test_a_task_that_was_asked_to_end_before_it_had_a_context_gets_an_ended_one(owner):
+    future = owner.future()
+    assert future._start(2.0)
+    assert not future._make_context(TaskContext(background(), None, lambda: False)).cancelled()
+    future = owner.future()
+    assert future._start(2.0)
+    assert future.cancel() is False
+    assert future._make_context(TaskContext(background(), None, lambda: False)).cancelled()
+    assert future._requeue() is False
+
+
+@pytest.mark.parametrize("collector", [False, True])
+@pytest.mark.parametrize("state", ["waiting", "running without a context", "running"])
+def test_a_failure_from_outside_is_recorded_then_published_and_the_users_code_runs_elsewhere(owner, state, collector):
+    owner.has_collector = collector
+    future, calls, error = owner.future(), [], KeyError("from outside")
+    future.add_done_callback(lambda done: calls.append(("done", done.exception())))
+    if state != "waiting":
+        assert future._start(2.0)
+    if state == "running":
+        context = future._make_context(TaskContext(background(), None, lambda: False))
+        context.on_done(lambda: calls.append("context"))
+    assert future._fail_from_outside(error, ContextCancelledError("ended"))
+    assert future._fail_from_outside(ValueError(), ContextCancelledError("again")) is False
+    assert not future._waits_for_start()
+    assert future._requeue() is False
+    if state == "running":
+        assert (str(context.err()), context.cause()) == ("ended", error)
+    told = ["entry died"] * (state == "waiting") + [("failed", error, state == "waiting")]
+    if state == "running without a context":  # which its worker is about to make
+        assert future._make_context(TaskContext(background(), None, lambda: False)).cancelled()
+    if collector:  # which is the user's, and has to be told first
+        assert not future.done()
+        assert owner.told == told[:-1]
+    else:
+        assert future.exception(0) is error
+        assert owner.told == told
+    assert calls == []
+    for job in owner.jobs:
+        job()
+    assert calls == [("done", error)] + ["context"] * (state == "running")
+    assert owner.told == told
+    assert future.exception(0) is error
+
+
+def test_a_failure_from_outside_that_calls_nobody_back_needs_no_other_thread(owner):
+    future = owner.future()
+    assert future._fail_from_outside(TaskTimeoutError("late"), DeadlineExceededError("late"))
+    assert owner.jobs == []
+    assert isinstance(future.exception(), TaskTimeoutError)
+
+
+def test_asking_a_running_task_to_end_ends_its_context_once_and_hands_its_callbacks_over(owner):
+    future, calls, why = owner.future(), [], OSError()
+    assert future._start(2.0)
+    context = future._make_context(TaskContext(background(), None, lambda: False))
+    context.on_done(lambda: calls.append(1))
+    callbacks = future._ask_to_end(ContextCancelledError("killed"), why)
+    assert (str(context.err()), context.cause()) == ("killed", why)
+    assert calls == []
+    assert len(callbacks) == 1
+    assert future._ask_to_end(ContextCancelledError("again"), OSError()) == []
+    assert not future.done()
+    assert future._requeue() is False
+
+
+def test_asking_a_task_to_end_that_is_settled_or_has_no_context_ends_nothing(owner):
+    settled, bare = owner.future(), owner.future()
+    assert settled.cancel()
+    assert settled._ask_to_end(ContextCancelledError("killed"), OSError()) == []
+    assert bare._start(2.0)
+    assert bare._ask_to_end(ContextCancelledError("killed"), OSError()) == []
+    assert bare._requeue() is False
+
+
+def test_a_waiting_task_is_withdrawn_once_and_of_a_refused_one_nobody_is_told(owner):
+    for refused in (False, True):
+        owner.told.clear()
+        future, calls = owner.future(), []
+        future.add_done_callback(calls.append)
+        assert future._withdraw(refused=refused) is True
+        assert future._withdraw(refused=refused) is False
+        assert future.cancelled()
+        assert owner.told == ["entry died", "cancelled"]
+        assert calls == [future] * (not refused)
+
+
+def test_a_task_whose_outcome_somebody_else_is_about_to_write_is_not_withdrawn_but_never_starts(owner):
+    future = owner.future()
+    assert future._take_settle()  # a timeout, say
+    assert future.cancel() is False
+    assert not future._start(2.0)
+    assert owner.told == ["entry died"]
+
+
+def test_a_cancellation_that_meets_a_retry_takes_it_back(owner):
+    class Retried(TaskFuture):
+        def __setattr__(self, name, value):
+            if name == "_cancel_asked":
+                assert self._requeue() is True  # by its worker, after cancel() has seen it running
+            super().__setattr__(name, value)
+
+    future = owner.future()
+    assert future._start(2.0)
+    future.__class__ = Retried
+    assert future.cancel() is True
+    assert future.cancelled()
+    assert owner.told == ["entry died", "cancelled"]
+
+
+def test_a_task_that_its_worker_puts_back_while_it_is_settled_is_a_dead_entry(owner):
+    future, error = owner.future(), KeyError()
+    assert future._start(2.0)
+    assert future._take_settle()  # a timeout, say
+    future._may_start = True  # the worker announces a retry, and looks afterwards
+    future._publish(error)
+    assert owner.told == ["entry died"]
+    assert not future._start(3.0)
+    assert future.exception() is error
+
+
+def test_after_a_fork_what_had_no_outcome_fails_and_nobody_is_told_who_is_not_there(owner):
+    future, done, calls, error = owner.future(), owner.future(), [], OSError("forked")
+    for each in (future, done):
+        each.add_done_callback(calls.append)
+    assert done.cancel()
+    sleeper = tasker.future.new_sleeper()
+    future._announce(sleeper)
+    with future._condition:  # as a wait() of the parent may hold it
+        for each in (future, done):
+            each._end_after_fork(error)
+        assert future.exception(0) is error
+    assert calls == [done]
+    assert sleeper.acquire(timeout=0) is False
+    assert done.cancelled()

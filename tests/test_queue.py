@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+import tasker.queue
 from tasker import TaskManagerShutdownError
 from tasker.future import TaskFuture, new_task
 from tasker.parking import Seat
@@ -103,17 +104,34 @@ def test_a_main_task_is_never_taken_while_a_priority_task_waits_that_was_put_bef
     assert queue.take() is main
 
 
+class Untouchable:
+    """A lock that nobody may take."""
+
+    def __enter__(self):
+        raise AssertionError("a lock was taken")
+
+    __exit__ = acquire = release = __enter__
+
+
 def test_submission_takes_no_lock_while_no_worker_sleeps(queue, monkeypatch):
-    class Untouchable:
-        def __enter__(self):
-            raise AssertionError("a lock was taken")
-
-        __exit__ = acquire = release = __enter__
-
     monkeypatch.setattr(queue, "_dead_lock", Untouchable())
     monkeypatch.setattr(queue, "_take_lock", Untouchable())
     put(queue, 10)
     assert queue.waiting() == (10, 0)
+
+
+@pytest.mark.parametrize("gil", [True, False])
+def test_taking_needs_a_lock_on_builds_without_the_gil_alone(gil, monkeypatch):
+    monkeypatch.setattr(tasker.queue, "gil_enabled", lambda: gil)
+    queue = TaskQueue("queue")
+    first = put(queue, 1)[0]
+    monkeypatch.setattr(queue, "_dead_lock", Untouchable())
+    monkeypatch.setattr(queue, "_take_lock", Untouchable())
+    if gil:
+        assert queue.take() is first
+    else:
+        with pytest.raises(AssertionError, match="a lock was taken"):
+            queue.take()
 
 
 def test_one_sleeper_is_woken_for_each_task(queue):
@@ -152,11 +170,19 @@ def test_a_task_put_between_announcement_and_sleep_is_not_missed(queue):
 def test_a_closed_queue_refuses_and_takes_back_what_was_appended(queue):
     queue.close()
     late = task(queue)
-    with pytest.raises(TaskManagerShutdownError):
+    with pytest.raises(TaskManagerShutdownError, match="queue is stopping or closed"):
         queue.put(late)
     assert late.cancelled()
     assert queue.waiting() == (0, 0)
     assert queue.waiting_new() == 0
+
+
+def test_a_queue_that_was_closed_for_a_reason_refuses_for_that_reason(queue):
+    why = TaskManagerShutdownError("the process was forked")
+    queue.close(why)
+    with pytest.raises(TaskManagerShutdownError, match="forked") as caught:
+        queue.put(task(queue))
+    assert caught.value is not why  # which would collect the tracebacks of all who are refused
 
 
 def test_the_callback_of_a_refused_submission_is_not_called(queue):
@@ -198,18 +224,20 @@ def test_a_submission_that_a_worker_took_before_the_closing_looked_is_accepted(q
     assert early.running()
 
 
-def test_dead_entries_are_not_counted_and_are_compacted_in_order(queue):
-    tasks = put(queue, 100)
+@pytest.mark.parametrize("priority", [False, True])
+def test_dead_entries_are_not_counted_and_are_compacted_in_order(queue, priority):
+    tasks = put(queue, 100, priority=priority)
+    lane = queue._priority if priority else queue._main
     for each in tasks[::2]:
         assert each.cancel()
-    assert queue.waiting() == (50, 0)
-    assert len(queue._main) == 100
+    assert queue.waiting() == ((0, 50) if priority else (50, 0))
+    assert len(lane) == 100
     queue.compact()
-    assert len(queue._main) == 100, "half is not more than half"
+    assert len(lane) == 100, "half is not more than half"
     assert tasks[1].cancel()
     queue.compact()
-    assert list(queue._main) == tasks[3::2]
-    assert queue.waiting() == (49, 0)
+    assert list(lane) == tasks[3::2]
+    assert queue.waiting() == ((0, 49) if priority else (49, 0))
     assert queue._dead == {False: 0, True: 0}
 
 
@@ -228,6 +256,24 @@ def test_a_compaction_keeps_the_order_of_what_is_put_meanwhile(queue):
     queue._main = Lane(queue._main)
     queue.compact()
     assert list(queue._main) == tasks[8:] + late
+
+
+@pytest.mark.parametrize("priority", [False, True])
+def test_what_a_compaction_has_in_its_hands_still_waits(queue, priority):
+    tasks = put(queue, 10, priority=priority)
+    for dead in tasks[3:9]:
+        dead.cancel()
+    live, seen = [*tasks[:3], tasks[9]], []
+
+    class Lane(deque):
+        def popleft(self):
+            seen.append((queue.waiting(), queue.waiting_new(), set(live) <= set(queue.entries())))
+            return super().popleft()
+
+    name = "_priority" if priority else "_main"
+    setattr(queue, name, Lane(getattr(queue, name)))
+    queue.compact()
+    assert seen == [((0, 4) if priority else (4, 0), 4, True)] * 10
 
 
 def test_a_worker_that_takes_during_a_compaction_waits_for_it():
@@ -253,6 +299,29 @@ def test_a_worker_that_takes_during_a_compaction_waits_for_it():
     assert taken == [tasks[9]]
 
 
+def test_a_worker_that_fell_asleep_during_a_compaction_is_woken_for_what_was_kept():
+    queue = TaskQueue("queue", locked=False)
+    tasks = put(queue, 10)
+    for each in tasks[1:8]:
+        each.cancel()
+    seat, taken = Seat(), []
+
+    class Lane(deque):
+        def popleft(self):
+            first = super().popleft()
+            while self:  # a worker was past the flag when it was set, and takes the rest
+                taken.append(super().popleft())
+            queue.idle.announced.append(seat)  # the next one finds nothing
+            return first
+
+    queue._main = Lane(queue._main)
+    queue.compact()
+    assert list(queue._main) == tasks[:1]
+    assert taken == tasks[1:]
+    assert not queue.idle.announced
+    assert seat.sleep(0)
+
+
 def test_a_dead_entry_that_is_taken_is_dropped_from_the_count(queue):
     dead, live = put(queue, 2)
     dead.cancel()
@@ -263,24 +332,42 @@ def test_a_dead_entry_that_is_taken_is_dropped_from_the_count(queue):
     assert queue.take() is live
 
 
-def test_counts_of_waiting_tasks_that_were_never_taken(queue):
-    first, second = put(queue, 2)
+@pytest.mark.parametrize("priority", [False, True])
+def test_counts_of_waiting_tasks_that_were_never_taken(queue, priority):
+    first, second = put(queue, 2, priority=priority)
     assert queue.waiting_new() == 2
     assert queue.take()._start(0.0)
     assert first._requeue()
     queue.put_back(first)
-    assert (queue.waiting(), queue.waiting_new()) == ((2, 0), 1)
+    assert (sum(queue.waiting()), queue.waiting_new()) == (2, 1)
     assert queue.take() is first
     assert first._start(0.0)
     queue.taken_again(first)
-    assert (queue.waiting(), queue.waiting_new()) == ((1, 0), 1)
+    assert (sum(queue.waiting()), queue.waiting_new()) == (1, 1)
     assert first._requeue()
     queue.put_back(first)
     assert first.cancel()
     assert queue.take() is first
     queue.drop(first)
-    assert (queue.waiting(), queue.waiting_new()) == ((1, 0), 1)
+    assert (sum(queue.waiting()), queue.waiting_new()) == (1, 1)
     assert second.cancel()
+
+
+@pytest.mark.parametrize("priority", [False, True])
+def test_tasks_that_die_while_they_wait_again_are_neither_new_nor_counted_for_ever(queue, priority):
+    tasks = put(queue, 3, priority=priority)
+    for each in tasks[:2]:  # each was started once
+        assert queue.take() is each
+        assert each._start(0.0)
+    for each in tasks[:2]:
+        assert each._requeue()
+        queue.put_back(each)
+    assert (sum(queue.waiting()), queue.waiting_new()) == (3, 1)
+    for each in tasks[:2]:
+        assert each.cancel()
+    for dead in (queue.take(), queue.take()):
+        queue.drop(dead)
+    assert (sum(queue.waiting()), queue.waiting_new()) == (1, 1)
 
 
 def test_slots_are_given_back_when_a_task_is_taken_or_dies():
@@ -349,3 +436,121 @@ def test_a_retry_that_meets_a_cancellation_is_settled_once(queue):
         queue.drop(future)
         assert queue.waiting() == (0, 0)
         assert future._owner.cancelled == 1
+
+
+# -- waiting for room ----------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def full():
+    """A queue of one slot, which is taken."""
+    queue = TaskQueue("queue", 1)
+    first = task(queue)
+    assert queue.reserve(first, 0)
+    queue.put(first)
+    return queue
+
+
+class Room:
+    """Where submitters wait, by a clock of the test's. Each wait ends with the next of `events`, or by its timeout."""
+
+    def __init__(self, *events):
+        self.now = 1000.0
+        self.events = list(events)  # after how many seconds, and what happens then
+
+    def monotonic(self):
+        return self.now
+
+    def park(self, seat, look, timeout=-1.0):
+        assert isinstance(seat, Seat)
+        assert timeout == -1 or 0 < timeout <= threading.TIMEOUT_MAX
+        found = look()
+        if found is not None:
+            return found
+        after, happen = self.events[0] if self.events else (float("inf"), None)
+        if timeout != -1 and timeout < after:
+            self.now += timeout
+        else:
+            assert happen is not None, "nobody would ever wake it"
+            self.events.pop(0)
+            self.now += after
+            happen()
+        return look()
+
+    def wake_one(self):
+        pass  # it is in the events
+
+
+def spurious():
+    """A wake-up for nothing."""
+
+
+@pytest.mark.parametrize(
+    ("timeout", "wakes", "waited"),
+    [
+        pytest.param(5.0, [], None, id="nobody leaves"),
+        pytest.param(5.0, [2.0, 2.0], None, id="woken for nothing, the deadline stays"),
+        pytest.param(5.0, [2.0, 2.5, "room"], 4.75, id="room in time"),
+        pytest.param(0.5, ["room"], 0.25, id="room within less than a second"),
+        pytest.param(None, [1e6, 1e9, "room"], 1e6 + 1e9 + 0.25, id="as long as it takes"),
+        pytest.param(float("inf"), [1e6, "room"], 1e6 + 0.25, id="infinite"),
+        pytest.param(5.0, [1.0, "close"], 1.25, id="closed"),
+        pytest.param(None, ["close"], 0.25, id="closed, without a timeout"),
+    ],
+)
+def test_a_submitter_waits_for_room_until_its_deadline(full, monkeypatch, timeout, wakes, waited):
+    what = {"room": (0.25, full.take), "close": (0.25, full.close)}
+    room = Room(*(what.get(wake) or (wake, spurious) for wake in wakes))
+    monkeypatch.setattr(full, "_room", room)
+    monkeypatch.setattr(tasker.queue, "time", room)
+    assert full.reserve(task(full), timeout) is (waited is not None)
+    assert room.now == 1000.0 + (timeout if waited is None else waited)
+
+
+@pytest.mark.parametrize("timeout", [None, PATIENCE])
+@pytest.mark.parametrize("how", ["taken", "settled", "closed"])
+def test_a_submitter_that_sleeps_is_woken_by_room_and_by_closing(full, how, timeout):
+    waiting, results = task(full), []
+    thread = threading.Thread(target=lambda: results.append(full.reserve(waiting, timeout)))
+    thread.start()
+    eventually(lambda: full._room.announced)
+    if how == "taken":
+        assert full.take()
+    elif how == "settled":
+        assert full._main[0].cancel()
+    else:
+        full.close()
+        full.wake_submitters()
+    thread.join(PATIENCE)
+    assert results == [True]
+    if how == "closed":
+        with pytest.raises(TaskManagerShutdownError):
+            full.put(waiting)
+    else:
+        full.put(waiting)
+        assert waiting in full.entries()
+
+
+@pytest.mark.parametrize("how", ["taken", "closed"])
+def test_room_that_is_made_before_the_submitter_is_announced_is_not_missed(full, how):
+    take_slot = full._take_slot
+    looked = []
+
+    def look_and_be_overtaken(each):
+        found = take_slot(each)
+        if not looked:
+            looked.append(found)
+            full.take() if how == "taken" else full.close()
+        return found
+
+    full._take_slot = look_and_be_overtaken
+    assert full.reserve(task(full), None)
+    assert looked == [False]
+    assert not full._room.announced
+
+
+def test_a_bounded_queue_says_how_full_it_is():
+    queue = TaskQueue("queue", 3)
+    for _ in range(2):
+        assert queue.reserve(task(queue), 0)
+    assert queue.slots().startswith("2 of 3")
