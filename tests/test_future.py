@@ -562,6 +562,7 @@ def test_a_failure_that_nobody_looks_at_and_that_cannot_be_printed_costs_nothing
         def __cause__(self):
             raise RuntimeError("no")
 
+    gc.collect()  # of what other tests left
     trouble = []
     monkeypatch.setattr(sys, "unraisablehook", trouble.append)
     future = owner.future()
@@ -639,7 +640,7 @@ def test_arguments_result_and_exception_are_freed_with_the_future(make, outcome)
         manager.join(PATIENCE)
         del future, thing, task
         if not gil_enabled():
-            gc.collect()  # functions there are counted by the collector alone
+            gc.collect()  # what one thread made and another lets go last is freed late there
         assert watch() is None
     finally:
         gc.enable()

@@ -110,7 +110,7 @@ def test_all_workers_failing_together_recover(make, factory):
         return resource.number
 
     futures = [manager.submit(task) for _ in range(4)]
-    assert sorted(future.result(PATIENCE) for future in futures) != []
+    assert min(future.result(PATIENCE) for future in futures) >= 4, "a broken resource was used again"
     assert manager.join(PATIENCE)
     eventually(lambda: manager.stats().active_workers == 4 and manager.stats().creating_workers == 0)
     assert len(factory.created) == 8
