@@ -177,6 +177,8 @@ class Engine(Generic[R]):
 
     def run_task(self, fn: Callable[..., Any], args: tuple[Any, ...]) -> Any:
         """Run a task here and now on a pooled resource."""
+        if self.queue.closed:  # the burst thread closes the pool a moment later, and in a forked child nobody does
+            raise self.queue.refusal()
         wants = wants_context(fn, len(args) + 1)
         started = _monotonic()
         try:

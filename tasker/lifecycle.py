@@ -125,7 +125,8 @@ class Lifecycle:
             parts.aside.run(*(partial(parts.user.destroy, resource) for resource in parts.pool.close()))
         parts.crew.wake_all(parts.queue.idle)
         parts.queue.wake_submitters()
-        if self.state == KILLING:
+        killing = self.state == KILLING  # looked at once: a kill that comes from now on is for the next step
+        if killing:
             self._killed = True
             self._kill_waiting()
             self._cancel_running()
@@ -138,7 +139,7 @@ class Lifecycle:
         if self._is_over():
             self._close(())
             return True
-        if self._time_is_up():
+        if self._time_is_up(killing=killing):
             self._kill_running()
             self._close(self._busy_threads())
             return True
@@ -148,9 +149,9 @@ class Lifecycle:
         parts = self._parts
         return not parts.crew.members and parts.queue.is_drained() and parts.pool.out == 0 and parts.aside.idle()
 
-    def _time_is_up(self) -> bool:
+    def _time_is_up(self, *, killing: bool) -> bool:
         now = time.monotonic()
-        if self.state == KILLING:
+        if killing:
             if self._kill_at is None or now < self._kill_at:
                 return False
             # those that only have to wake up and leave are given the time to

@@ -10,8 +10,9 @@ Closing. `close()` sets the flag, and a submitter looks at it before *and* after
 it withdraws, and is refused. A worker leaves when it has seen the flag and, after that, empty lanes; whoever re-queues
 a task is a worker that looks again. So nothing accepted is stranded.
 
-Dead entries. A task that is settled while it waits stays in its lane as an emptied entry, counted in `_dead`; whoever
-takes it drops it. The burst thread's tick compacts a lane when half of it is dead.
+Dead entries. A task that is settled while it waits stays in its lane as an emptied entry, counted in `_dead` (and no
+longer in `_requeued`, if it was taken before); whoever takes it drops it. The burst thread's tick compacts a lane when
+half of it is dead.
 
 `_take_lock` is held by takers of free-threaded builds, and by a compaction or re-queue, which excludes all takers.
 `_dead_lock` guards `_dead`, `_requeued` and the slots of the bounded queue. Order: the first, then the second.
@@ -102,7 +103,6 @@ class TaskQueue:
         """A taken entry turned out to be dead."""
         with self._dead_lock:
             self._dead[task._priority] -= 1
-            self._requeued[task._priority] -= task.attempts > 0
 
     def taken_again(self, task: Task) -> None:
         """A re-queued task was taken."""
@@ -119,6 +119,7 @@ class TaskQueue:
         """A waiting task was settled: count its entry as dead and free its slot."""
         with self._dead_lock:
             self._dead[task._priority] += 1
+            self._requeued[task._priority] -= task.attempts > 0
         if self._capacity:
             self.free_slot(task)
 
@@ -140,16 +141,21 @@ class TaskQueue:
                 self._compact(priority, lane)
 
     def waiting(self) -> tuple[int, int]:
-        """Live tasks in the main and in the priority lane. Takes no lock."""
+        """Live tasks in the main and in the priority lane. Takes no lock, and may be wrong for a moment."""
+        main, priority = self._count_waiting()
+        return max(0, main), max(0, priority)
+
+    def _count_waiting(self) -> tuple[int, int]:
         kept = [0, 0]
         for task in tuple(self._kept):
             kept[task._priority] += 1
-        main, priority = len(self._main) + kept[0] - self._dead[False], len(self._priority) + kept[1] - self._dead[True]
-        return max(0, main), max(0, priority)
+        return len(self._main) + kept[0] - self._dead[False], len(self._priority) + kept[1] - self._dead[True]
 
     def waiting_new(self) -> int:
         """Live tasks that were never taken; at most as many as there are, in any race (see `metrics`)."""
-        return max(0, sum(self.waiting()) - self._requeued[False] - self._requeued[True])
+        # with the counts held still: who takes an entry out counts it afterwards, who puts one back counts it before
+        with self._dead_lock:
+            return max(0, sum(self._count_waiting()) - self._requeued[False] - self._requeued[True])
 
     def sweep(self) -> list[Task]:
         """Take everything out, for settling it."""
@@ -221,8 +227,9 @@ class TaskQueue:
                     else:
                         self.drop(task)
             finally:
-                lane.extendleft(reversed(self._kept))
-                self._kept = []
+                with self._dead_lock:  # or waiting() would count them twice
+                    lane.extendleft(reversed(self._kept))
+                    self._kept = []
                 self._compacting = False
         self.idle.wake_all()  # who looked meanwhile found nothing
 

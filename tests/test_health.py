@@ -402,3 +402,25 @@ def test_slow_creation_never_breaches_the_most_workers(make, factory):
         future.result(PATIENCE)
     manager.stop()
     assert most[0] == 5
+
+
+def test_a_retry_that_is_cancelled_while_it_waits_hides_no_other_arrival(make):
+    manager = make(worker_count=1, max_worker_count=1)
+    started, gates = [threading.Event(), threading.Event()], [threading.Event(), threading.Event()]
+
+    def task(resource, number):
+        started[number].set()
+        gates[number].wait(PATIENCE)
+        if number == 0:
+            raise Sick
+
+    retried = manager.submit(task, 0)
+    assert started[0].wait(PATIENCE)
+    manager.submit(task, 1, priority=True)
+    gates[0].set()
+    assert started[1].wait(PATIENCE)
+    assert retried.cancel()
+    manager.submit(lambda resource: 0)
+    arrived = manager.metrics().total_tasks_arrived
+    gates[1].set()
+    assert arrived == 3

@@ -554,3 +554,34 @@ def test_a_bounded_queue_says_how_full_it_is():
     for _ in range(2):
         assert queue.reserve(task(queue), 0)
     assert queue.slots().startswith("2 of 3")
+
+
+class Entry:
+    _priority, attempts, alive = False, 0, True
+
+    def _waits_for_start(self):
+        return self.alive
+
+
+def test_a_dead_entry_that_is_taken_out_while_somebody_counts_is_not_counted_as_waiting():
+    """The lane's length is read first; the count of the dead must not shrink before it is read."""
+    queue = TaskQueue("q")
+
+    class Lane(type(queue._main)):
+        def __len__(self):
+            length = super().__len__()
+            if length and self[0] is dead:  # another thread, at the worst moment
+                thread = threading.Thread(target=lambda: queue.drop(self.popleft()))
+                thread.start()
+                thread.join(0.2)
+                others.append(thread)
+            return length
+
+    others = []
+    dead, live = Entry(), Entry()
+    queue._main = Lane([dead, live])
+    dead.alive = False
+    queue._dead[False] = 1
+    assert queue.waiting_new() <= 1
+    for thread in others:
+        thread.join(PATIENCE)

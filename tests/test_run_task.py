@@ -7,6 +7,7 @@ import threading
 import pytest
 
 from tasker import ResourceCreationError, TaskManagerShutdownError
+from tasker.lifecycle import Lifecycle
 from tests.conftest import PATIENCE, Sick, eventually
 
 
@@ -194,3 +195,16 @@ def test_kill_cancels_the_contexts_of_run_task(pooled):
 def test_it_works_inside_a_task_of_the_same_manager(pooled):
     manager = pooled()
     assert manager.queue_task(lambda resource: manager.run_task(lambda inner: inner is not resource)) is True
+
+
+def test_run_task_is_refused_as_soon_as_stop_has_been_called(make, monkeypatch):
+    noticed, step = threading.Event(), Lifecycle.step
+    monkeypatch.setattr(Lifecycle, "step", lambda self: noticed.is_set() and step(self))
+    manager = make(worker_count=1, max_worker_count=1)
+    manager.queue_task(lambda resource: manager.stop())
+    try:
+        with pytest.raises(TaskManagerShutdownError):
+            manager.run_task(lambda resource: 0)
+    finally:
+        noticed.set()
+        manager.stop()

@@ -717,3 +717,25 @@ def test_an_on_destroy_that_never_returns_does_not_hold_up_kill(make, factory):
     assert sorted(report.abandoned) == ["tasker-aside", "tasker-worker-1"]
     gate.set()
     eventually(lambda: factory.live == 0)
+
+
+def test_a_kill_that_overtakes_a_stop_while_the_burst_thread_looks_fails_what_waits(make, factory):
+    manager = make(worker_count=1, max_worker_count=1)
+    gate, lifecycle, queue = threading.Event(), manager._engine.lifecycle, manager._engine.queue
+    running = manager.submit(lambda resource: gate.wait(PATIENCE))
+    eventually(running.running)
+    waiting = manager.submit(lambda resource: "ran after kill() had returned")
+    compact = queue.compact
+
+    def compact_and_kill():
+        compact()
+        if manager._engine.is_stopping():
+            lifecycle.request_kill(0)
+
+    queue.compact = compact_and_kill  # what a step of a stop does first
+    lifecycle.request_stop()
+    assert lifecycle.wait(PATIENCE)
+    done, drained = waiting.done(), lifecycle.report().drained
+    gate.set()
+    eventually(lambda: factory.live == 0)
+    assert (done, drained) == (True, False)
