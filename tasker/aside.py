@@ -83,9 +83,12 @@ class Aside:
             self._busy.append(thread)
             try:
                 thread.start()
-            except RuntimeError:  # no more threads for now: heal() tries again
-                self._runner = None
-                self._busy.remove(thread)
+            except BaseException as error:
+                if not thread.is_alive():  # no more threads for now, no memory, or Ctrl-C: heal() tries again
+                    self._runner = None
+                    self._busy.remove(thread)
+                if not isinstance(error, (RuntimeError, MemoryError)):
+                    raise
 
     def _work(self) -> None:
         thread = threading.current_thread()

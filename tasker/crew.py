@@ -61,15 +61,20 @@ class Crew(Generic[R]):
                 return hired
             try:
                 worker.start()
-            except RuntimeError as error:  # no more threads for now: the burst thread's tick tries again
-                self.leave(worker)
+            except (RuntimeError, MemoryError) as error:  # no more threads for now: the burst thread's tick tries again
+                self._give_up(worker)
                 self._logger.warning("%s: no thread for another worker: %s", self._name, error)
                 return hired
             except BaseException:
-                if not worker.thread.is_alive():  # Ctrl-C before there was a thread
-                    self.leave(worker)
+                if not worker.thread.is_alive():  # Ctrl-C before there was a thread, or before it was known to be there
+                    self._give_up(worker)
                 raise
         return count
+
+    def _give_up(self, worker: Worker[R]) -> None:
+        """A worker did not start, for all we know; if its thread comes after all, it ends without doing anything."""
+        worker.dismissed = True
+        self.leave(worker)
 
     def retire(self, count: int, idle: Parking) -> int:
         """Dismiss up to `count` of the workers that are idle, longest idle first, and never below the base."""
@@ -84,7 +89,7 @@ class Crew(Generic[R]):
     def heal(self, idle: Parking) -> None:
         """Bring the crew back to its base, and wake workers that sleep because their wake-up got lost."""
         for worker in self.members:
-            if worker.thread.ident is not None and not worker.thread.is_alive():
+            if worker.began and not worker.thread.is_alive():  # a thread is not "alive" either just before it begins
                 self.leave(worker)  # its thread ended without a word
         self._gone = [thread for thread in self._gone if thread.is_alive()]
         self.fill()

@@ -147,7 +147,7 @@ class TaskFuture(Future[T]):
         elif timeout is not None:
             checks.seconds("timeout", timeout, infinite=True)
         self._see()
-        if isinstance(self._exception, StopIteration):
+        if isinstance(self._exception, (StopIteration, GeneratorExit)):
             return _for_asyncio(self._exception)
         return self._exception
 
@@ -545,10 +545,11 @@ class _UnseenFailure:
             self.logger.error("tasker: a task failed and nobody asked for its result or exception\n%s", text)
 
 
-def _for_asyncio(error: StopIteration) -> BaseException:
-    """`error` for anyone but asyncio, whose futures refuse a StopIteration and then never end (up to 3.12.1)."""
+def _for_asyncio(error: StopIteration | GeneratorExit) -> BaseException:
+    """`error` for anyone but asyncio: its futures refuse a StopIteration and then never end (up to 3.12.1), and a
+    GeneratorExit ends whoever awaits them without a word."""
     if not sys._getframe(2).f_globals.get("__name__", "").startswith("asyncio."):
         return error
-    converted = RuntimeError("the task raised StopIteration")
+    converted = RuntimeError(f"the task raised {type(error).__name__}")
     converted.__cause__ = error
     return converted

@@ -64,6 +64,7 @@ class Lifecycle:
         self._wake = wake  # the burst thread
         self._kill_at: float | None = None  # when running tasks are given up; set with KILLING
         self._closing_since: float | None = None
+        self._empty_since: float | None = None  # when there was nothing left to wait for, but counts
         self._killed = False
         self._ended = threading.Event()
         self.state = OPEN
@@ -141,13 +142,21 @@ class Lifecycle:
             return True
         if self._time_is_up(killing=killing):
             self._kill_running()
+            if parts.aside.waits() and time.monotonic() < (self._kill_at or 0.0) + _JOIN:
+                return False  # callbacks wait for a thread, and after CLOSED nobody makes one
             self._close(self._busy_threads())
             return True
         return False
 
     def _is_over(self) -> bool:
         parts = self._parts
-        return not parts.crew.members and parts.queue.is_drained() and parts.pool.out == 0 and parts.aside.idle()
+        if parts.crew.members or not parts.queue.is_drained() or parts.pool.out or not parts.aside.idle():
+            return False
+        # a timeout or a cancel() may be about to settle its task; a count that is wrong must not hold up the closing
+        now = time.monotonic()
+        if self._empty_since is None:
+            self._empty_since = now
+        return now >= self._empty_since + _JOIN or not (any(parts.queue.waiting()) or parts.figures.unfinished())
 
     def _time_is_up(self, *, killing: bool) -> bool:
         now = time.monotonic()

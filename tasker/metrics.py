@@ -14,11 +14,12 @@ moment and is never counted twice. What is shown is the largest count so far: it
 
 from __future__ import annotations
 
+import contextlib
 import threading
 import time
 from array import array
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from itertools import chain
 from typing import NamedTuple, Protocol
@@ -209,6 +210,8 @@ class BuiltinCollector:
         self._left_taken = 0
         self._arrived = 0  # the largest count so far
         self._reservoir = Reservoir(_SAMPLES)
+        self._merging = False  # whether a thread that holds the lock is in the middle of `_merge`
+        self._quantiles = 0.0, 0.0
         self._outside = self.new_shard()  # tasks of the lanes that were settled by no worker
         self._direct = self.new_shard()  # tasks that were in no lane: each that ended also arrived
         self._outside_lock = threading.RLock()
@@ -224,7 +227,7 @@ class BuiltinCollector:
         """Add the figures of a writer that writes no more to those of its predecessors; once, however often said."""
         with self._lock:
             if shard in self._shards:
-                self._reservoir.extend(shard.unread())
+                self._merge((shard,))
                 self._left = self._left.plus(shard.totals())
                 self._left_taken += shard.taken
                 self._shards.remove(shard)
@@ -293,16 +296,15 @@ class BuiltinCollector:
             self._forget_samples(now)
             since, arrived_then, completed_then = self._samples[0]
             window = max(now - since, RATE_WINDOW / 100)  # of a shorter time nothing can be said
-            for shard in self._shards:
-                self._reservoir.extend(shard.unread())
+            p95, p99 = self._merge(self._shards)
             ended = totals.completed + totals.failed
             some = max(totals.completed, 1)
             return TaskMetrics(
                 average_execution_time=totals.ran / some,
                 min_execution_time=totals.shortest if totals.completed else 0.0,
                 max_execution_time=totals.longest,
-                p95_execution_time=self._reservoir.quantile(0.95),
-                p99_execution_time=self._reservoir.quantile(0.99),
+                p95_execution_time=p95,
+                p99_execution_time=p99,
                 average_wait_time=totals.waited / some,
                 task_arrival_rate=(arrived - arrived_then) / window,
                 task_completion_rate=(totals.completed - completed_then) / window,
@@ -315,10 +317,24 @@ class BuiltinCollector:
                 failure_rate=totals.failed / ended if ended else 0.0,
             )
 
+    def _merge(self, shards: Iterable[Shard]) -> tuple[float, float]:
+        """Read the shards; returns the two quantiles, those of before in a signal handler that interrupted this."""
+        if not self._merging:
+            self._merging = True
+            try:
+                for shard in shards:
+                    self._reservoir.extend(shard.unread())
+                self._quantiles = self._reservoir.quantile(0.95), self._reservoir.quantile(0.99)
+            finally:
+                self._merging = False
+        return self._quantiles
+
     def _forget_samples(self, now: float) -> None:
         """Keep one sample from before the window, so that a window in which nothing was sampled shows no rate."""
-        while len(self._samples) > 1 and self._samples[1][0] <= now - RATE_WINDOW:
-            self._samples.popleft()
+        old = now - RATE_WINDOW
+        with contextlib.suppress(IndexError):  # one is left; no call before popleft(), where a signal handler may pop
+            while self._samples[1][0] <= old:
+                self._samples.popleft()
 
     def _count_arrived(self) -> int:
         # the order matters: a task moves from waiting to untaken or taken, so ask there last

@@ -44,6 +44,7 @@ class TaskQueue:
         self._priority: deque[Task] = deque()
         self.idle = Parking()  # workers without a task
         self._room = Parking()  # submitters without a slot
+        self._submitters: set[Seat] = set()  # theirs, announced or not
         self.closed = False
         self._error: TaskManagerShutdownError | None = None
         self._compacting = False
@@ -72,14 +73,20 @@ class TaskQueue:
         Blocks for at most `timeout` seconds (`None`: as long as it takes); `False` when there was no room by then."""
         deadline = None if timeout is None else time.monotonic() + timeout
         seat: Seat | None = None
-        while not self._take_slot(task):
-            left = None if deadline is None else deadline - time.monotonic()
-            if left is not None and left <= 0:
-                return False
-            seat = seat or Seat()
-            limit = -1.0 if left is None else min(left, threading.TIMEOUT_MAX)
-            self._room.park(seat, self._room_or_closed, limit)
-        return True
+        try:
+            while not self._take_slot(task):
+                left = None if deadline is None else deadline - time.monotonic()
+                if left is not None and left <= 0:
+                    return False
+                if seat is None:
+                    seat = Seat()
+                    self._submitters.add(seat)
+                limit = -1.0 if left is None else min(left, threading.TIMEOUT_MAX)
+                self._room.park(seat, self._room_or_closed, limit)
+            return True
+        finally:
+            if seat is not None:
+                self._submitters.discard(seat)
 
     def slots(self) -> str:
         """How full a bounded queue is, in words."""
@@ -88,6 +95,7 @@ class TaskQueue:
     def wake_submitters(self) -> None:
         """Wake all who wait for room: the queue closed, or a wake-up may have got lost."""
         self._room.wake_all()
+        self._room.wake_stranded(list(self._submitters))
 
     # -- workers -----------------------------------------------------------------------------------------------
 

@@ -93,7 +93,7 @@ class _Timer:
             self._starting = True
             try:
                 self._thread = threading.Thread(target=self._run, name="tasker-timer", daemon=True)
-                with contextlib.suppress(RuntimeError):  # no more threads for now: the next call tries again
+                with contextlib.suppress(RuntimeError, MemoryError):  # no more threads for now: tried again next time
                     self._thread.start()
             finally:
                 self._starting = False

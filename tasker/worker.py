@@ -65,6 +65,7 @@ class Worker(Generic[R]):
         self.task: TaskFuture[Any] | None = None  # what it runs, or has just run
         self.holds_resource = False
         self.creating = True  # as long as it has no resource, nor one to destroy
+        self.began = False  # whether its thread has come so far as to run anything
         self.dismissed = False
         self._terms = terms
         self._queue = terms.queue
@@ -84,6 +85,7 @@ class Worker(Generic[R]):
         return not self.dismissed and not self._queue.is_drained()
 
     def _work(self) -> None:
+        self.began = True
         try:
             deadlock.enter(self)
             while self._employed():

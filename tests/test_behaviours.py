@@ -369,7 +369,7 @@ BEHAVIOURS: dict[int, tuple[str, tuple[str, ...]]] = {
         "every kind of exception is delivered",
         (
             "test_future.py::test_every_kind_of_exception_is_delivered_and_the_worker_lives",
-            "test_future.py::test_a_task_that_raises_stop_iteration_does_not_hang_an_awaiter",
+            "test_future.py::test_an_exception_that_coroutines_cannot_be_thrown_neither_hangs_nor_ends_an_awaiter",
         ),
     ),
     60: ("nobody sets a second result", ("test_future.py::test_nobody_else_settles_a_task",)),

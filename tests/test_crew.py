@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import threading
 
+import pytest
+
+from tasker.worker import Worker
 from tests.conftest import PATIENCE, eventually
 
 
@@ -75,6 +78,49 @@ def test_a_member_whose_thread_ended_without_a_word_is_replaced(make, monkeypatc
     lost.dismiss()
     lost.thread.join(PATIENCE)
     assert manager.queue_task(lambda resource: "served by another") == "served by another"
+
+
+@pytest.fixture
+def slow_start(monkeypatch):
+    """Workers whose threads have an identity and are not known to be alive yet, until the event is set."""
+    gate, work = threading.Event(), Worker._work
+    monkeypatch.setattr(Worker, "_work", lambda worker: (gate.wait(PATIENCE), work(worker)))
+    alive = threading.Thread.is_alive
+    monkeypatch.setattr(
+        threading.Thread, "is_alive", lambda thread: (gate.is_set() or "-worker-" not in thread.name) and alive(thread)
+    )
+    return gate
+
+
+def test_a_thread_that_is_about_to_begin_is_not_taken_for_one_that_ended(make, slow_start):
+    manager = make(worker_count=2, burst_interval=0)
+    crew, idle = manager._engine.crew, manager._engine.queue.idle
+    members = crew.members
+    crew.heal(idle)
+    assert crew.members == members
+    slow_start.set()
+    assert manager.wait_ready(PATIENCE)
+    assert crew.members == members
+
+
+def test_a_worker_whose_start_was_interrupted_makes_no_resource_if_its_thread_comes_after_all(
+    make, factory, slow_start, monkeypatch
+):
+    manager = make(worker_count=1, max_worker_count=3, burst_interval=0)
+    crew, start, late = manager._engine.crew, Worker.start, []
+
+    def interrupted(worker):
+        start(worker)
+        late.append(worker.thread)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Worker, "start", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        crew.hire(1)
+    slow_start.set()
+    late[0].join(PATIENCE)
+    assert manager.wait_ready(PATIENCE)
+    assert len(crew.members) == len(factory.created) == 1
 
 
 def test_retired_workers_figures_are_added_to_the_totals_once(make):

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
+import sys
 import threading
 
 import pytest
 
-from tasker import TaskMetrics
+from tasker import TaskManagerShutdownError, TaskMetrics
 from tests.conftest import PATIENCE, Sick, eventually
 from tests.test_faults_exit import FORKING, needs_fork
 from tests.test_faults_threads import Refusals
@@ -336,3 +338,147 @@ def test_in_a_forked_child_run_task_is_refused_and_the_parents_resources_are_nei
     """)
     assert done.stdout.splitlines() == ["refused", "child 0", "used by the parent"]
     assert (done.returncode, done.stderr) == (0, "")
+
+
+# -- found by the soak -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("end", ["goes on", "stops"])
+def test_a_submitter_whose_wake_up_got_lost_does_not_wait_for_ever(make, end):
+    manager = make(worker_count=1, max_worker_count=1, queue_size=1)
+    started, gate = threading.Event(), threading.Event()
+    manager.submit(lambda resource: (started.set(), gate.wait(PATIENCE)))
+    assert started.wait(PATIENCE)
+    manager.submit(lambda resource: None)
+    submitted = threading.Event()
+
+    def submit():
+        with contextlib.suppress(TaskManagerShutdownError):
+            manager.submit(lambda resource: None)
+        submitted.set()
+
+    thread = threading.Thread(target=submit, daemon=True)
+    thread.start()
+    announced = manager._engine.queue._room.announced
+
+    def steal():  # as who is interrupted between taking an announcement and waking
+        try:
+            seat = announced.pop()
+        except IndexError:  # a tick has woken it just now
+            return False
+        if seat.parked:
+            return True
+        seat.wake()
+        return False
+
+    eventually(steal)
+    gate.set()
+    if end == "stops":
+        manager.stop()
+    assert submitted.wait(PATIENCE)
+
+
+def test_a_thread_without_memory_for_it_is_made_good(make, monkeypatch):
+    manager = make(worker_count=1)
+    started, gate, called = (threading.Event() for _ in range(3))
+    start, failed = threading.Thread.start, []
+
+    def without_memory(thread):
+        if thread.name.endswith("-aside") and not failed:
+            failed.append(thread)
+            raise MemoryError
+        start(thread)
+
+    monkeypatch.setattr(threading.Thread, "start", without_memory)
+    manager.submit(lambda resource: (started.set(), gate.wait(PATIENCE)))
+    assert started.wait(PATIENCE)
+    manager.queue_task_with_callback(lambda resource: None, lambda result, error: called.set(), timeout=0.01)
+    assert called.wait(PATIENCE)
+    gate.set()
+    closed = threading.Thread(target=manager.stop, daemon=True)
+    closed.start()
+    closed.join(PATIENCE)
+    assert failed
+    assert not closed.is_alive()
+
+
+def test_the_callback_of_a_killed_task_is_called_although_its_thread_did_not_start_at_first(make, factory, monkeypatch):
+    manager = make(worker_count=1)
+    started, gate, called = (threading.Event() for _ in range(3))
+    start, failed = threading.Thread.start, []
+
+    def not_at_first(thread):
+        if thread.name.endswith("-aside") and not failed:
+            failed.append(thread)
+            raise RuntimeError("can't start new thread")
+        start(thread)
+
+    manager.queue_task_with_callback(
+        lambda resource: (started.set(), gate.wait(PATIENCE)), lambda result, error: called.set()
+    )
+    assert started.wait(PATIENCE)
+    monkeypatch.setattr(threading.Thread, "start", not_at_first)
+    try:
+        manager.kill(0.05)
+        assert called.wait(PATIENCE)
+    finally:
+        gate.set()
+    eventually(lambda: factory.live == 0)
+    assert failed
+
+
+def test_metrics_may_be_asked_by_a_signal_handler_that_interrupted_metrics(make):
+    manager = make(worker_count=1, max_worker_count=1)
+
+    def run(tasks):
+        for future in [manager.submit(lambda resource: None) for _ in range(tasks)]:
+            future.result(PATIENCE)
+        assert manager.join(PATIENCE)
+
+    lines = []
+
+    def handler(frame, event, arg):  # a signal handler may run between any two of these lines
+        if frame.f_code.co_filename.endswith(("sortedlist.py", "reservoir.py")):
+            lines.append(1)
+            if len(lines) < 300:
+                run(5 if len(lines) % 2 else 2000)
+                manager.metrics()
+        return handler
+
+    for tasks in (3000, 10):
+        run(tasks)
+        lines.clear()
+        before = sys.gettrace()
+        sys.settrace(handler)
+        try:
+            manager.metrics()
+        finally:
+            sys.settrace(before)
+        assert lines
+    metrics = manager.metrics()
+    assert 0 < metrics.p95_execution_time <= metrics.p99_execution_time <= metrics.max_execution_time
+
+
+def test_stop_does_not_return_before_a_timeout_has_settled_its_task(make):
+    manager = make(worker_count=1, max_worker_count=1)
+    engine = manager._engine
+    started, gate, reached, go = (threading.Event() for _ in range(4))
+    manager.submit(lambda resource: (started.set(), gate.wait(PATIENCE)))
+    assert started.wait(PATIENCE)
+    died = engine.entry_died
+
+    def slowly(future):  # the timer thread is descheduled between taking the task and settling it
+        died(future)
+        reached.set()
+        go.wait(PATIENCE)
+
+    engine.entry_died = slowly
+    future = manager.submit(lambda resource: None, timeout=0.01)
+    assert reached.wait(PATIENCE)
+    gate.set()
+    engine.lifecycle.request_stop()
+    closed_early = engine.lifecycle.wait(0.3)  # a second is what a count that is wrong may cost
+    done = future.done()
+    go.set()
+    assert manager.stop().failed == 1
+    assert done or not closed_early

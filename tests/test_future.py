@@ -514,14 +514,15 @@ def test_futures_can_be_awaited(make):
     asyncio.run(main())
 
 
-def test_a_task_that_raises_stop_iteration_does_not_hang_an_awaiter(make):
+@pytest.mark.parametrize("error", [StopIteration, GeneratorExit])
+def test_an_exception_that_coroutines_cannot_be_thrown_neither_hangs_nor_ends_an_awaiter(make, error):
     manager = make()
 
     def fail(resource):
-        raise StopIteration(1)
+        raise error(1)
 
     async def main():
-        with pytest.raises(RuntimeError, match="StopIteration"):
+        with pytest.raises(RuntimeError, match=error.__name__):
             await asyncio.wait_for(manager.queue_task_async(fail), PATIENCE)
 
     asyncio.run(main())

@@ -1,0 +1,227 @@
+"""The faults that the soak injects: what the user's functions do wrong, and what befalls the engine itself."""
+
+from __future__ import annotations
+
+import contextlib
+import random
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterator
+from typing import Any
+
+from benchmarks.ledger import Job, Ledger, Resource
+from tasker import TaskLifecycleTimestamps
+
+__all__ = [
+    "ERRORS",
+    "Chaos",
+    "Collector",
+    "Hooks",
+    "Log",
+    "fail",
+    "steal_wake_up",
+    "trip",
+    "unreliable_threads",
+]
+
+
+class Sick(Exception):
+    """The error that breaks a resource."""
+
+
+class Unprintable(Sick):
+    """Cannot even be shown, and refuses notes."""
+
+    def __str__(self) -> str:
+        raise RuntimeError("no text")
+
+    __repr__ = __str__
+
+    def add_note(self, note: str, /) -> None:
+        raise RuntimeError("no notes")
+
+
+class Fatal(BaseException):
+    """Somebody's own idea of an error that nobody may catch."""
+
+
+class Tripped(BaseException):
+    """Injected into the engine; its log shows the name."""
+
+
+class Undecided:
+    """A verdict that is neither true nor false."""
+
+    def __bool__(self) -> bool:
+        raise RuntimeError("no verdict")
+
+
+# what tasks raise, with the job's number, by the name of the act
+ERRORS: dict[str, type[BaseException]] = {
+    "raises": ValueError,
+    "is sick": Sick,
+    "is sick and unprintable": Unprintable,
+    "raises SystemExit": SystemExit,
+    "raises KeyboardInterrupt": KeyboardInterrupt,
+    "raises GeneratorExit": GeneratorExit,
+    "raises its own BaseException": Fatal,
+    "raises MemoryError": MemoryError,
+    "raises StopIteration": StopIteration,
+}
+
+_HOOK_ERRORS: tuple[type[BaseException], ...] = (OSError, Unprintable, SystemExit, KeyboardInterrupt, Fatal)
+
+
+class Chaos:
+    """The dice of one round; `calm` ends all faults. Every fault that strikes is noted."""
+
+    def __init__(self, seed: str) -> None:
+        self.rng = random.Random(seed)  # one for many threads: who gets which number is left to them
+        self.calm = False
+        self.outage_until = 0.0
+        self._struck: list[str] = []
+
+    def strikes(self, fault: str, chance: float) -> bool:
+        """Whether a fault happens now."""
+        if self.calm or self.rng.random() >= chance:
+            return False
+        self.note(fault)
+        return True
+
+    def note(self, fault: str) -> None:
+        self._struck.append(fault)
+
+    def counts(self) -> Counter[str]:
+        """The faults by kind."""
+        return Counter(self._struck)
+
+    def raise_in(self, hook: str, chance: float) -> None:
+        """Raise something from a function of the user's, perhaps."""
+        if self.strikes(f"{hook} raises", chance):
+            raise self.rng.choice(_HOOK_ERRORS)(hook)
+
+    def delay(self, hook: str, chance: float) -> None:
+        """Make a function of the user's slow, perhaps."""
+        if self.strikes(f"{hook} is slow", chance):
+            time.sleep(self.rng.random() * 0.01)
+
+
+class Hooks:
+    """`on_create`, `on_destroy` and `check_health`."""
+
+    def __init__(self, chaos: Chaos, ledger: Ledger) -> None:
+        self._chaos = chaos
+        self._ledger = ledger
+
+    def create(self) -> Resource:
+        self._ledger.entered("on_create")
+        if time.monotonic() < self._chaos.outage_until and self._chaos.strikes("on_create fails for a while", 1.0):
+            raise ConnectionError("outage")
+        self._chaos.delay("on_create", 0.05)
+        self._chaos.raise_in("on_create", 0.1)
+        return self._ledger.created()
+
+    def destroy(self, resource: Resource) -> None:
+        self._ledger.entered("on_destroy")
+        self._chaos.delay("on_destroy", 0.05)
+        self._ledger.destroyed(resource)
+        self._chaos.raise_in("on_destroy", 0.1)
+
+    def healthy(self, error: Exception) -> Any:
+        self._ledger.entered("check_health")
+        self._chaos.raise_in("check_health", 0.02)
+        if self._chaos.strikes("check_health answers neither yes nor no", 0.05):
+            return self._chaos.rng.choice([None, "", 0, [1], "yes", Undecided()])
+        return not isinstance(error, Sick)
+
+
+class Log:
+    """Formats what it is told, and raises now and then. What the engine says of itself is a violation."""
+
+    def __init__(self, chaos: Chaos, ledger: Ledger) -> None:
+        self._chaos = chaos
+        self._ledger = ledger
+
+    def debug(self, msg: str, /, *args: object) -> None:
+        self._chaos.raise_in("the logger", 0.05)
+        text = msg % args
+        if "lost to an error" in text or ("the burst thread met" in text and "Tripped" not in text):
+            self._ledger.broken(text)
+
+    info = warning = error = debug
+
+
+class Collector:
+    """Counts what it is told, then raises now and then."""
+
+    def __init__(self, chaos: Chaos) -> None:
+        self._chaos = chaos
+        self._told: list[str] = []
+
+    def counts(self) -> Counter[str]:
+        return Counter(self._told)
+
+    def _tell(self, event: str) -> None:
+        self._told.append(event)
+        self._chaos.raise_in("the collector", 0.02)
+
+    def record_arrival(self) -> None:
+        self._tell("arrived")
+
+    def record_completion(self, stamps: TaskLifecycleTimestamps) -> None:
+        self._tell("completed" if stamps.queued_at <= stamps.started_at <= stamps.finished_at else "back in time")
+
+    def record_failure(self, stamps: TaskLifecycleTimestamps) -> None:
+        self._tell("failed" if stamps.queued_at <= stamps.finished_at else "back in time")
+
+    def record_retry(self) -> None:
+        self._tell("retried")
+
+    def metrics(self) -> None:
+        if self._chaos.strikes("the collector raises", 0.02):
+            raise OSError("no metrics")
+
+
+def fail(job: Job) -> None:
+    """Raise what the job is to raise."""
+    if job.act == "recurses for ever":
+        fail(job)
+    raise ERRORS[job.act](job.number)
+
+
+def trip(chaos: Chaos, holder: Any, name: str) -> None:
+    """Let a method of the engine, called by the burst thread alone, meet an error now and then."""
+    method = getattr(holder, name)
+
+    def tripping(*args: Any) -> Any:
+        if chaos.strikes("the burst thread meets an error", 0.05):
+            raise Tripped
+        return method(*args)
+
+    setattr(holder, name, tripping)
+
+
+def steal_wake_up(chaos: Chaos, engine: Any) -> None:
+    """Take the announcement of a waiting thread, as who is interrupted before he wakes it does."""
+    for parking in (engine.queue.idle, engine.queue._room):
+        with contextlib.suppress(IndexError):
+            parking.announced.pop()
+            chaos.note("a wake-up gets lost")
+
+
+@contextlib.contextmanager
+def unreliable_threads(chaos: Chaos, name: str) -> Iterator[None]:
+    """Now and then there is no thread for a worker of the manager called `name`, or for its callbacks."""
+    start = threading.Thread.start
+
+    def unreliable(thread: threading.Thread) -> None:
+        if thread.name.startswith((f"{name}-worker", f"{name}-aside")) and chaos.strikes("no thread can start", 0.1):
+            raise chaos.rng.choice([RuntimeError, MemoryError])("can't start new thread")
+        start(thread)
+
+    threading.Thread.start = unreliable  # type: ignore[method-assign, assignment]
+    try:
+        yield
+    finally:
+        threading.Thread.start = start  # type: ignore[method-assign]

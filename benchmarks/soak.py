@@ -1,0 +1,291 @@
+"""`python -m benchmarks.soak --seconds N --seed S`: random load with all faults at once, checked all the while.
+
+Rounds of about a second: each makes a manager with a random configuration, loads it from several threads, ends it in a
+random way, and audits it (see `storm`, `chaos` and `ledger`). A last phase runs many tasks without faults and looks at
+the memory. Prints one JSON object; what else there is to say goes to stderr, the seed first of all.
+
+Memory. Resident memory is read at the end of each round, after a collection: the median of the last quarter of the
+rounds may exceed that of the second quarter by `ROUNDS_GROW` MiB. The tasks of the last phase come in batches, of which
+the first tenth warms up; after it, memory may grow by `BATCHES_GROW` MiB.
+
+Exit status: 0 when every invariant held; 1 when one did not, or nothing moved for `STILL` seconds, in which case all
+stacks are dumped; 2 for a wrong option. A seed repeats the configurations and the choices, not the thread switches.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import faulthandler
+import gc
+import json
+import logging
+import math
+import os
+import random
+import sys
+import threading
+import time
+import traceback
+import weakref
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from statistics import median
+from typing import Any
+
+from benchmarks.__main__ import Parser
+from benchmarks.machine import describe, resident_bytes
+from benchmarks.storm import Storm
+from tasker import Config, TaskManager
+
+__all__ = ["main"]
+
+STILL = 60.0  # seconds without any movement after which the run has hung
+ROUNDS_GROW = 16  # MiB
+BATCHES_GROW = 8  # MiB
+FEW_ROUNDS = 8  # of fewer nothing can be said
+ROUND = (0.4, 1.2)  # seconds of load, at least and at most
+BATCH = 10_000
+TASKS = 2_000_000  # in the last phase of a run of a minute or more; shorter runs have their share
+
+_TOTALS = ("submitted", "accepted", "refused", "completed", "failed", "cancelled", "retried")
+_MIB = 2**20
+
+
+class Soak:
+    """The run: what it has counted so far, and how it ends."""
+
+    def __init__(self, seconds: float, seed: int, tasks: int) -> None:
+        self._seconds = seconds
+        self._seed = seed
+        self._tasks = tasks
+        self._began = time.monotonic()
+        self._totals: Counter[str] = Counter()
+        self._faults: Counter[str] = Counter()
+        self._ways: Counter[str] = Counter()
+        self._resident: list[float] = []  # MiB, after each round
+        self._memory: dict[str, Any] = {"rounds": None, "batches": None}
+        self._storm: Storm | None = None
+        self._batches = 0
+        self.violations: list[str] = []
+
+    def run(self) -> None:
+        """Rounds until the time is over or one goes wrong, then the batches."""
+        with self._watched(), self._overheard():
+            rounds = 0
+            while not self.violations and time.monotonic() - self._began < self._seconds:
+                rounds += 1
+                self._round(rounds)
+            if not self.violations:
+                self._judge_rounds()
+                self._run_batches()
+
+    def _round(self, number: int) -> None:
+        storm = self._storm = Storm(number, self._seed)
+        left = self._seconds - (time.monotonic() - self._began)
+        try:
+            storm.run(min(storm.rng.uniform(*ROUND), max(left, 0.1)))
+        except Exception as error:  # a signal handler's, say: the harness raises none of its own
+            traceback.print_exc()
+            storm.ledger.broken(f"the round met {type(error).__name__}: {error}")
+        self.violations += [f"{violation} (round {number}: {storm.way})" for violation in storm.ledger.violations]
+        self._totals += storm.counts
+        self._totals["created"] += len(storm.ledger.resources)
+        self._totals["destroyed"] += sum(len(resource.ends) for resource in storm.ledger.resources)
+        self._faults += storm.chaos.counts()
+        self._ways[storm.way] += 1
+        engine, self._storm = storm.engine_reference(), None
+        del storm
+        gc.collect()
+        if not self.violations and engine is not None and not _collected(engine):
+            self.violations.append(f"round {number}: the engine of a closed and forgotten manager stays in memory")
+        if (resident := resident_bytes()) is not None:
+            self._resident.append(resident / _MIB)
+
+    # -- memory ------------------------------------------------------------------------------------------------------
+
+    def _judge_rounds(self) -> None:
+        count = len(self._resident)
+        if count < FEW_ROUNDS:
+            return
+        early = median(self._resident[count // 4 : count // 2])
+        late = median(self._resident[-(count // 4) :])
+        self._note_growth("rounds", early, late, ROUNDS_GROW, rounds=count)
+
+    def _run_batches(self) -> None:
+        batches = math.ceil(self._tasks / BATCH)
+        warm_up = max(1, batches // 10)
+        if not batches:
+            return
+        began, early = time.monotonic(), None
+        config: Config[None] = Config(on_create=lambda: None, on_destroy=lambda _: None, worker_count=4)
+        with TaskManager(config) as manager:
+            for batch in range(batches + warm_up):
+                if batch == warm_up:
+                    gc.collect()
+                    early = resident_bytes()
+                futures = [manager.queue_task_async(_square, number) for number in range(BATCH)]
+                if any(future.result() != number**2 for number, future in enumerate(futures)):
+                    self.violations.append(f"batch {batch}: a task got the result of another")
+                del futures
+                manager.metrics()
+                self._batches += 1
+            gc.collect()
+            late = resident_bytes()
+            arrived = manager.metrics().total_tasks_arrived
+        if arrived != self._batches * BATCH:
+            self.violations.append(f"{self._batches * BATCH} tasks were run in batches, metrics() says {arrived}")
+        figures = {"tasks": batches * BATCH, "seconds": round(time.monotonic() - began, 2)}
+        self._memory["batches"] = figures
+        if early is not None and late is not None:
+            self._note_growth("batches", early / _MIB, late / _MIB, BATCHES_GROW, **figures)
+
+    def _note_growth(self, name: str, early: float, late: float, allowed: int, **figures: float) -> None:
+        self._memory[name] = figures | {
+            "early_mib": round(early, 1),
+            "late_mib": round(late, 1),
+            "allowed_growth_mib": allowed,
+        }
+        if late - early > allowed:
+            self.violations.append(f"{name}: resident memory grew from {early:.1f} to {late:.1f} MiB, {figures}")
+
+    # -- what goes wrong elsewhere -----------------------------------------------------------------------------------
+
+    @contextlib.contextmanager
+    def _watched(self) -> Iterator[None]:
+        """Dump all stacks and leave when nothing moves."""
+        over = threading.Event()
+        thread = threading.Thread(target=self._watch, args=(over,), name="harness-watchdog", daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            over.set()
+            thread.join()
+
+    def _watch(self, over: threading.Event) -> None:
+        moves, moved_at = None, time.monotonic()
+        while not over.wait(0.5):
+            faulthandler.dump_traceback_later(STILL * 1.5, exit=True)  # in case that this thread cannot run either
+            storm, now = self._storm, time.monotonic()
+            if (seen := (sum(self._ways.values()), self._batches, storm and storm.moves())) != moves:
+                moves, moved_at = seen, now
+            elif now - moved_at > STILL:
+                faulthandler.dump_traceback(all_threads=True)
+                found = storm.ledger.violations if storm is not None else []
+                self.violations += [*found, f"nothing moved for {STILL:g} s"]
+                print(json.dumps(self.report(), indent=1), flush=True)
+                os._exit(1)
+        faulthandler.cancel_dump_traceback_later()
+
+    @contextlib.contextmanager
+    def _overheard(self) -> Iterator[None]:
+        """What no caller sees: uncaught exceptions of threads and finalizers, and what the timer thread logs."""
+        hooks = threading.excepthook, sys.unraisablehook
+        logger, handler = logging.getLogger("tasker"), _Overhearing(self.violations)
+
+        def in_thread(args: threading.ExceptHookArgs, /) -> None:
+            self.violations.append(f"{args.exc_type.__name__} ended the thread {args.thread and args.thread.name}")
+            hooks[0](args)
+
+        def in_finalizer(args: Any, /) -> None:
+            self.violations.append(f"{args.exc_type.__name__} was ignored in {args.object!r}")
+            hooks[1](args)
+
+        threading.excepthook, sys.unraisablehook = in_thread, in_finalizer
+        logger.addHandler(handler)
+        try:
+            yield
+        finally:
+            logger.removeHandler(handler)
+            threading.excepthook, sys.unraisablehook = hooks
+
+    # -- the report --------------------------------------------------------------------------------------------------
+
+    def report(self) -> dict[str, Any]:
+        """What is printed."""
+        machine = describe()
+        return {
+            "machine": machine["machine"],
+            "python": machine["python"]["version"],
+            "gil": machine["python"]["gil"],
+            "seconds": round(time.monotonic() - self._began, 2),
+            "seed": self._seed,
+            "rounds": sum(self._ways.values()),
+            "ended_by": dict(self._ways.most_common()),
+            "tasks": {name: self._totals[name] for name in _TOTALS},
+            "resources": {name: self._totals[name] for name in ("created", "destroyed")},
+            "faults": dict(self._faults.most_common()),
+            "memory": self._memory,
+            "violations": self.violations,
+        }
+
+
+class _Overhearing(logging.Handler):
+    """Takes what is logged for a violation: the managers of the soak log elsewhere."""
+
+    def __init__(self, violations: list[str]) -> None:
+        super().__init__(logging.WARNING)
+        self._violations = violations
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self._violations.append(f"logged: {record.getMessage()} {record.exc_info and record.exc_info[1]!r}")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Returns the exit status."""
+    options = _options(arguments)
+    print(f"soak: --seconds {options.seconds:g} --seed {options.seed}", file=sys.stderr, flush=True)
+    soak = Soak(options.seconds, options.seed, options.tasks)
+    soak.run()
+    print(json.dumps(soak.report(), indent=1))
+    for violation in soak.violations:
+        print(f"soak: {violation}", file=sys.stderr)
+    return 1 if soak.violations else 0
+
+
+def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
+    parser = Parser(prog="python -m benchmarks.soak", description=__doc__, allow_abbrev=False)
+    parser.add_argument("--seconds", type=_seconds, default=60.0, help="how long the rounds last (default: 60)")
+    parser.add_argument("--seed", type=int, help="repeats the choices of a run (default: a fresh one)")
+    parser.add_argument(
+        "--tasks", type=_count, help=f"tasks of the last phase (default: {TASKS:,} in runs of a minute)"
+    )
+    options = parser.parse_args(arguments)
+    if options.seed is None:
+        options.seed = random.SystemRandom().randrange(10**9)
+    if options.tasks is None:
+        options.tasks = int(TASKS * min(1.0, options.seconds / 60))
+    return options
+
+
+def _seconds(text: str) -> float:
+    with contextlib.suppress(ValueError):
+        if 0 < (seconds := float(text)) < math.inf:
+            return seconds
+    raise argparse.ArgumentTypeError(f"seconds must be a number greater than 0, not {text!r}")
+
+
+def _count(text: str) -> int:
+    with contextlib.suppress(ValueError):
+        if (count := int(text)) >= 0:
+            return count
+    raise argparse.ArgumentTypeError(f"must be a whole number, 0 or more, not {text!r}")
+
+
+def _collected(reference: weakref.ref[Any]) -> bool:
+    deadline = time.monotonic() + 5.0
+    while reference() is not None:
+        if time.monotonic() > deadline:
+            return False
+        gc.collect()
+        time.sleep(0.01)
+    return True
+
+
+def _square(_: None, number: int) -> int:
+    return number**2
+
+
+if __name__ == "__main__":
+    sys.exit(main())
