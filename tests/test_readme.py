@@ -71,6 +71,17 @@ def _matches(printed: str, expected: str) -> bool:
     return re.fullmatch(pattern, "".join(f"{line.rstrip()}\n" for line in printed.splitlines())) is not None
 
 
+def test_the_tests_that_the_readme_names_exist() -> None:
+    text = README.read_text(encoding="utf-8")
+    named = set(re.findall(r"`(test_\w+)`", text))
+    tests = Path(__file__).parent
+    written = {m for file in tests.rglob("test_*.py") for m in re.findall(r"def (test_\w+)", file.read_text("utf-8"))}
+    assert named
+    assert named <= written
+    files = set(re.findall(r"`((?:tests|benchmarks)/[\w/.]+)`", text))
+    assert not [name for name in files if not (README.parent / name).exists()]
+
+
 @pytest.mark.parametrize(
     ("printed", "expected", "matches"),
     [
