@@ -1,74 +1,56 @@
-"""What the soak knows for itself of one manager's tasks and resources, and the audit at the end.
+"""What the soak knows for itself of one manager's tasks and resources, and what it sees at once to be wrong.
 
 Nothing is noted under a lock that a signal handler could meet: notes are appended to lists, which is indivisible on
-every build, and counted at the end.
+every build, and counted at the end (see `audit`).
 """
 
 from __future__ import annotations
 
+import faulthandler
 import threading
 import time
 import weakref
-from bisect import bisect_left
-from collections import Counter
-from collections.abc import Iterable
 from concurrent.futures import CancelledError
-from itertools import accumulate
+from dataclasses import KW_ONLY, dataclass, field
 from typing import Any
 
-from tasker import ResourceCreationError, StopReport, TaskFuture, TaskManagerKilledError, TaskTimeoutError
+from tasker import ResourceCreationError, TaskFuture, TaskManagerKilledError, TaskTimeoutError
 
 __all__ = ["Job", "Ledger", "Resource"]
 
 MOST = 10  # violations that are kept: more of the same say nothing
 
 
+@dataclass(slots=True, eq=False, repr=False)
 class Job:
     """One submission: what was asked for, and what became of it."""
 
-    __slots__ = (
-        "accepted_at",
-        "act",
-        "asked_to_end",
-        "called_back",
-        "cut_short",
-        "form",
-        "future",
-        "limited",
-        "met_closing",
-        "number",
-        "offered_at",
-        "once",
-        "outcomes",
-        "priority",
-        "reference",
-        "returned",
-        "runs",
-        "withdrawn_after",
-    )
+    number: int  # what it returns, or raises with
+    form: str  # how it is submitted
+    act: str  # what it does
+    _: KW_ONLY
+    priority: bool
+    once: bool
+    limited: bool  # has a timeout that may well end
+    offered_at: float = field(default_factory=time.perf_counter)
+    accepted_at: float | None = None  # None: refused, or not known yet
+    runs: list[float] = field(default_factory=list)  # when each began
+    returned: bool = False
+    outcomes: list[str] = field(default_factory=list)  # one for every time that somebody was told
+    met_closing: bool = False  # refused by a manager that was open when it was offered
+    cut_short: bool = False  # ended by something other than its own function
+    asked_to_end: bool = False
+    withdrawn_after: int | None = None  # its runs when cancel() returned True
+    future: TaskFuture[Any] | None = None
+    reference: weakref.ref[TaskFuture[Any]] | None = None  # of a future that was dropped unseen
 
-    def __init__(self, number: int, form: str, act: str, *, priority: bool, once: bool, limited: bool) -> None:
-        self.number = number  # what it returns, or raises with
-        self.form = form  # how it is submitted
-        self.act = act  # what it does
-        self.priority = priority
-        self.once = once
-        self.limited = limited  # has a timeout that may well end
-        self.offered_at = time.perf_counter()
-        self.accepted_at: float | None = None  # None: refused, or not known yet
-        self.runs: list[float] = []  # when each began
-        self.returned = False
-        self.outcomes: list[str] = []  # one for every time that somebody was told
-        self.met_closing = False  # refused by a manager that was open when it was offered
-        self.cut_short = False  # ended by something other than its own function
-        self.asked_to_end = False
-        self.withdrawn_after: int | None = None  # its runs when cancel() returned True
-        self.future: TaskFuture[Any] | None = None
-        self.reference: weakref.ref[TaskFuture[Any]] | None = None  # of a future that was dropped unseen
+    def known_future(self) -> TaskFuture[Any] | None:
+        """The future; `None` where the form has none, or it was dropped and is collected."""
+        return self.future if self.reference is None else self.reference()
 
     def is_done(self) -> bool:
         """Whether its future, where there is one, has an outcome."""
-        future = self.reference() if self.reference is not None else self.future
+        future = self.known_future()
         return future is None or future.done()
 
     def __str__(self) -> str:
@@ -76,15 +58,13 @@ class Job:
         return f"task {self.number:x} ({self.form}, {self.act}, {lane}{once})"
 
 
+@dataclass(slots=True, eq=False, repr=False)
 class Resource:
     """Knows who owns it, and whether it is alive and in use."""
 
-    __slots__ = ("ends", "in_use", "owner")
-
-    def __init__(self, owner: str | None) -> None:
-        self.owner = owner  # the worker's name; None: of the run_task pool
-        self.in_use = threading.Lock()
-        self.ends: list[str] = []
+    owner: str | None  # the worker's name; None: of the run_task pool
+    in_use: threading.Lock = field(default_factory=threading.Lock)
+    ends: list[str] = field(default_factory=list)  # the threads that destroyed it
 
 
 class Ledger:
@@ -98,6 +78,7 @@ class Ledger:
         self.most_workers = 0
         self.may_be_killed = False
         self.closed = False  # from when on nothing may run
+        self.hangs = False  # something does, so nothing is waited for any more
         self.engine: Any = None
         self._locks: list[tuple[str, Any]] = []
         self._live = 0  # resources that workers have now
@@ -108,9 +89,15 @@ class Ledger:
         if len(self.violations) < MOST:
             self.violations.append(f"{self.name}: {sentence}")
 
+    def hung(self, sentence: str) -> None:
+        """Note that something does not end, with all stacks."""
+        self.hangs = True
+        self.broken(sentence)
+        faulthandler.dump_traceback(all_threads=True)
+
     def watch(self, engine: Any) -> None:
         """From now on the ledger knows the engine, and the locks of its parts whose holder can be asked for."""
-        parts = {"engine": engine, "user code": engine.user} | vars(engine)
+        parts = {"engine": engine} | vars(engine)
         self._locks = [
             (f"{part}.{name}", value)
             for part, holder in parts.items()
@@ -118,6 +105,14 @@ class Ledger:
             if isinstance(value, type(threading.RLock()))
         ]
         self.engine = engine
+
+    def moves(self) -> int:
+        """How much has happened so far; submissions do not count, which a signal handler may go on with for ever."""
+        return sum(len(job.runs) + len(job.outcomes) for job in tuple(self.jobs)) + len(self.resources)
+
+    def accepted(self) -> list[Job]:
+        """The jobs that the manager has taken on."""
+        return [job for job in self.jobs if job.accepted_at is not None]
 
     # -- what the manager calls --------------------------------------------------------------------------------------
 
@@ -201,129 +196,3 @@ class Ledger:
             job.cut_short = not mine
         job.cut_short = job.cut_short or outcome in ("killed", "cancelled")
         job.outcomes.append(outcome)
-
-    # -- the audit ---------------------------------------------------------------------------------------------------
-
-    def accepted(self) -> list[Job]:
-        return [job for job in self.jobs if job.accepted_at is not None]
-
-    def audit(self, report: StopReport, destroy_errors: int, stuck: bool) -> Counter[str]:
-        """Check everything, once nothing runs any more; returns the outcomes as the harness counted them."""
-        if report.abandoned and not stuck:
-            self.broken(f"{', '.join(report.abandoned)} abandoned, though nothing was stuck")
-        unsettled = [job for job in self.accepted() if not (job.outcomes or (job.form == "dropped" and job.is_done()))]
-        if unsettled:
-            self.broken(f"{len(unsettled)} accepted tasks were never settled, {unsettled[0]} for one")
-        for job in self.jobs:
-            self._audit_job(job)
-        for resource in self.resources:
-            if not resource.ends:
-                self.broken(f"a resource of {resource.owner or 'run_task'} was never destroyed")
-        if self.most_workers == 1:
-            self._audit_order()
-        if not stuck and report.destroy_errors != destroy_errors:
-            self.broken(f"on_destroy raised {destroy_errors} times, the report says {report.destroy_errors}")
-        self._audit_queue()
-        return self._audit_totals(report, stuck)
-
-    def _audit_job(self, job: Job) -> None:
-        runs, most = len(job.runs), 1 if job.once or job.form == "run_task" else 1 + self.engine.max_retries
-        if job.accepted_at is None:
-            if runs or job.outcomes:
-                self.broken(f"{job} was refused, but ran {runs} times and ended {len(job.outcomes)} times")
-            return
-        future = job.reference() if job.reference is not None else job.future
-        if len(job.outcomes) > 1:
-            self.broken(f"{job} was settled {len(job.outcomes)} times: {', '.join(job.outcomes)}")
-        if runs > most:
-            self.broken(f"{job} ran {runs} times, {most} are the most")
-        if future is not None and future.attempts != runs:
-            self.broken(f"{job} ran {runs} times, its future counts {future.attempts}")
-        if job.withdrawn_after not in (None, runs):
-            self.broken(f"{job} ran after cancel() had returned True")
-        if "completed" in job.outcomes and not job.returned:
-            self.broken(f"{job} has a result and never returned")
-
-    def _audit_order(self) -> None:
-        """With one worker tasks start in the order in which they are taken."""
-        ran = [job for job in self.accepted() if job.runs and job.form != "run_task"]
-        main, priority = [job for job in ran if not job.priority], [job for job in ran if job.priority]
-        for earlier, later in ((main, main), (priority, priority), (priority, main)):
-            if (job := _overtaken(earlier, later)) is not None:
-                lane = "main" if not later or not later[0].priority else "priority"
-                self.broken(f"{job} was overtaken by a task of the {lane} lane that was submitted after it")
-
-    def _audit_queue(self) -> None:
-        queue, engine = self.engine.queue, self.engine
-        dead = {False: len(queue._main), True: len(queue._priority)}  # withdrawn after the last compaction
-        if queue._dead != dead:
-            self.broken(f"the lanes hold {dead} entries, {queue._dead} dead ones are counted")
-        if any(queue._requeued.values()) or queue._holders:
-            self.broken(f"the empty queue counts {queue._requeued} re-queued tasks and {len(queue._holders)} slots")
-        if engine.crew.members or engine.pool.out or engine.pool.available or engine.run_contexts:
-            self.broken(
-                f"the closed manager has {len(engine.crew.members)} workers, {engine.pool.out} borrowers, "
-                f"{engine.pool.available} idle resources and {len(engine.run_contexts)} contexts"
-            )
-
-    def _audit_totals(self, report: StopReport, stuck: bool) -> Counter[str]:
-        accepted = self.accepted()
-        counts = Counter(self._outcome(job, report.drained) for job in accepted)
-        either = counts["killed"]  # cancelled if it waited, failed if it ran
-        metrics = self.engine.figures.metrics()
-        completed, failed, cancelled = (
-            metrics.total_tasks_completed,
-            metrics.total_tasks_failed,
-            metrics.total_tasks_cancelled,
-        )
-        # what met the closing halfway was withdrawn: refused to its caller, and counted as a task that was cancelled
-        withdrawn = metrics.total_tasks_arrived - len(accepted)
-        if not 0 <= withdrawn <= sum(job.met_closing for job in self.jobs):
-            self.broken(f"{len(accepted)} tasks were accepted, metrics() says {metrics.total_tasks_arrived} arrived")
-        if completed + failed + cancelled != metrics.total_tasks_arrived:
-            self.broken(
-                f"{completed} completed, {failed} failed and {cancelled} cancelled tasks are not the "
-                f"{metrics.total_tasks_arrived} that arrived"
-            )
-        unknown = counts["unknown"]
-        for name, shown, least, more in (
-            ("completed", completed, counts["completed"], unknown),
-            ("failed", failed, counts["failed"], either + unknown),
-            ("cancelled", cancelled - withdrawn, counts["cancelled"], either + unknown),
-        ):
-            if not least <= shown <= least + more:
-                self.broken(f"metrics() says {shown} {name}, callers counted {least} to {least + more}")
-        again = sum(len(job.runs) - 1 for job in accepted if job.runs)
-        cut_short = sum(job.cut_short or job.form == "dropped" for job in accepted)
-        if not again <= metrics.total_tasks_retried <= again + cut_short:
-            self.broken(f"metrics() says {metrics.total_tasks_retried} retries, {again} to {again + cut_short} were")
-        if not stuck and (report.completed, report.failed, report.cancelled) != (completed, failed, cancelled):
-            self.broken(f"the report {report} differs from metrics(): {completed}, {failed}, {cancelled}")
-        return Counter(
-            submitted=len(self.jobs),
-            accepted=len(accepted),
-            refused=len(self.jobs) - len(accepted),
-            completed=completed,
-            failed=failed,
-            cancelled=cancelled,
-            retried=metrics.total_tasks_retried,
-        )
-
-    def _outcome(self, job: Job, drained: bool) -> str:
-        if job.form != "dropped":
-            return job.outcomes[0] if job.outcomes else "unknown"
-        if not drained:
-            return "unknown"
-        return "completed" if job.returned else "failed"
-
-
-def _overtaken(earlier: Iterable[Job], later: Iterable[Job]) -> Job | None:
-    """A job of `earlier` that was accepted before one of `later` was offered, but started after it."""
-    started = sorted((job.runs[0], job.offered_at) for job in later)
-    starts = [start for start, _ in started]
-    newest = list(accumulate((offered for _, offered in started), max))  # offered last among those started so far
-    for job in earlier:
-        before = bisect_left(starts, job.runs[0])
-        if before and job.accepted_at is not None and newest[before - 1] > job.accepted_at:
-            return job
-    return None

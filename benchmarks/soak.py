@@ -33,6 +33,7 @@ from collections.abc import Iterator, Sequence
 from statistics import median
 from typing import Any
 
+from benchmarks import patience
 from benchmarks.__main__ import Parser
 from benchmarks.machine import describe, resident_bytes
 from benchmarks.storm import Storm
@@ -168,7 +169,7 @@ class Soak:
         while not over.wait(0.5):
             faulthandler.dump_traceback_later(STILL * 1.5, exit=True)  # in case that this thread cannot run either
             storm, now = self._storm, time.monotonic()
-            if (seen := (sum(self._ways.values()), self._batches, storm and storm.moves())) != moves:
+            if (seen := (sum(self._ways.values()), self._batches, storm and storm.ledger.moves())) != moves:
                 moves, moved_at = seen, now
             elif now - moved_at > STILL:
                 faulthandler.dump_traceback(all_threads=True)
@@ -274,13 +275,7 @@ def _count(text: str) -> int:
 
 
 def _collected(reference: weakref.ref[Any]) -> bool:
-    deadline = time.monotonic() + 5.0
-    while reference() is not None:
-        if time.monotonic() > deadline:
-            return False
-        gc.collect()
-        time.sleep(0.01)
-    return True
+    return patience.eventually(lambda: gc.collect() >= 0 and reference() is None, 5.0)
 
 
 def _square(_: None, number: int) -> int:

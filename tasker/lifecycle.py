@@ -62,30 +62,37 @@ class Lifecycle:
         self._parts = parts
         self._create_timeout = create_timeout
         self._wake = wake  # the burst thread
-        self._kill_at: float | None = None  # when running tasks are given up; set with KILLING
+        # the state: each is set once and never taken back, so threads that run at once cannot undo one another
+        self._stop_wanted = False
+        self._kill_times: list[float] = []  # when running tasks are given up: the earliest counts
+        self._is_closed = False
         self._closing_since: float | None = None
         self._empty_since: float | None = None  # when there was nothing left to wait for, but counts
         self._killed = False
         self._ended = threading.Event()
-        self.state = OPEN
         self.abandoned: tuple[str, ...] = ()
+
+    @property
+    def state(self) -> int:
+        """Where the closing is; it only moves forward."""
+        if self._is_closed:
+            return CLOSED
+        if self._kill_times:
+            return KILLING
+        return STOPPING if self._stop_wanted else OPEN
 
     # -- anybody -------------------------------------------------------------------------------------------------
 
     def request_stop(self) -> None:
         """Begin to stop. Signal-safe; a manager that closes already is left alone."""
-        if self.state == OPEN:
-            self.state = STOPPING
+        self._stop_wanted = True
         self._parts.queue.close()
         self._wake()
 
     def request_kill(self, timeout: float) -> None:
         """Begin to kill; running tasks get `timeout` seconds, the shortest of several. Signal-safe."""
         self._parts.queue.close()
-        at = time.monotonic() + timeout
-        self._kill_at = at if self._kill_at is None else min(at, self._kill_at)
-        if self.state < KILLING:
-            self.state = KILLING
+        self._kill_times.append(time.monotonic() + timeout)
         self._wake()
 
     def name(self) -> str:
@@ -101,7 +108,7 @@ class Lifecycle:
         self._ended = threading.Event()
         self._ended.set()
         self._killed = True
-        self.state = CLOSED
+        self._is_closed = True
 
     def report(self) -> StopReport:
         """What there is to say, final when CLOSED."""
@@ -142,7 +149,7 @@ class Lifecycle:
             return True
         if self._time_is_up(killing=killing):
             self._kill_running()
-            if parts.aside.waits() and time.monotonic() < (self._kill_at or 0.0) + _JOIN:
+            if parts.aside.waits() and time.monotonic() < self._kill_at() + _JOIN:
                 return False  # callbacks wait for a thread, and after CLOSED nobody makes one
             self._close(self._busy_threads())
             return True
@@ -161,10 +168,10 @@ class Lifecycle:
     def _time_is_up(self, *, killing: bool) -> bool:
         now = time.monotonic()
         if killing:
-            if self._kill_at is None or now < self._kill_at:
+            if now < self._kill_at():
                 return False
             # those that only have to wake up and leave are given the time to
-            return now >= self._kill_at + _JOIN or all(
+            return now >= self._kill_at() + _JOIN or all(
                 worker.task is not None or not worker.holds_resource for worker in self._parts.crew.members
             )
         # an on_create that does not return must not hold up a stop that has nothing else to wait for
@@ -176,6 +183,9 @@ class Lifecycle:
             and all(worker.creating for worker in parts.crew.members)
             and parts.aside.idle()
         )
+
+    def _kill_at(self) -> float:
+        return min(self._kill_times, default=0.0)
 
     def _kill_waiting(self) -> None:
         queue = self._parts.queue
@@ -207,7 +217,7 @@ class Lifecycle:
         parts = self._parts
         parts.crew.join_gone(_JOIN)
         self.abandoned = abandoned
-        self.state = CLOSED
+        self._is_closed = True
         parts.closed()
         self._ended.set()
 

@@ -187,6 +187,8 @@ WRONG = [
     ("on_create", lambda *, size: size, "called with no arguments"),
     *(("on_destroy", value, "called with 1 argument") for value in (None, 1, lambda: 0, lambda a, b: 0)),
     ("on_destroy", lambda resource, *, force: 0, "called with 1 argument"),
+    ("on_create", functools.partial(lambda host, port: 0, "localhost"), "called with no arguments"),
+    ("on_destroy", functools.partial(lambda pool, resource, reason: 0, "pool"), "called with 1 argument"),
     *(("check_health", value, "called with 1 argument") for value in (None, 1, lambda: 0, lambda a, b: 0, Sick("x"))),
     ("check_health", lambda error, resource: True, "missing a required argument: 'resource'"),
     *(
@@ -205,6 +207,16 @@ def test_every_wrong_value_is_refused_with_the_field_the_value_and_what_is_allow
         assert message.startswith(f"{field} must "), (field, value, message)
         assert repr(value) in message, (field, value, message)
         assert allowed in message, (field, value, message)
+
+
+def test_asynchronous_methods_of_a_logger_or_a_collector_are_refused_by_name():
+    logger = SimpleNamespace(debug=print, info=print, warning=print, error=coroutine)
+    with pytest.raises(ConfigError, match=r"^logger\.error .* coroutine function"):
+        config(logger=logger)
+    collector = Collector()
+    collector.record_retry = coroutine
+    with pytest.raises(ConfigError, match=r"^collector\.record_retry .* coroutine function"):
+        config(collector=collector)
 
 
 def test_the_error_is_a_value_error_and_one_of_taskers():

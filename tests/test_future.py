@@ -13,13 +13,13 @@ from concurrent.futures import CancelledError, InvalidStateError
 import pytest
 
 import tasker.future
-from tasker import ConfigError, ContextCancelledError, DeadlineExceededError, TaskTimeoutError, background
+from tasker import ConfigError, ContextCancelledError, DeadlineExceededError, TaskTimeoutError, background, deadlock
 from tasker.context import TaskContext
 from tasker.future import TaskFuture, new_task
 from tasker.logger import GuardedLogger
 from tasker.parking import gil_enabled
 from tests.conftest import PATIENCE, eventually
-from tests.test_context import HastyLock
+from tests.test_context import HastyLock, in_another_thread, needs_fork, run_python
 
 
 class Blocked:
@@ -849,16 +849,76 @@ def test_a_task_that_its_worker_puts_back_while_it_is_settled_is_a_dead_entry(ow
 
 
 def test_after_a_fork_what_had_no_outcome_fails_and_nobody_is_told_who_is_not_there(owner):
-    future, done, calls, error = owner.future(), owner.future(), [], OSError("forked")
+    future, bare, done, calls, error = owner.future(), owner.future(), owner.future(), [], OSError("forked")
     for each in (future, done):
         each.add_done_callback(calls.append)
     assert done.cancel()
     sleeper = tasker.future.new_sleeper()
     future._announce(sleeper)
-    with future._condition:  # as a wait() of the parent may hold it
-        for each in (future, done):
-            each._end_after_fork(error)
-        assert future.exception(0) is error
+    in_another_thread(future._condition.acquire)  # a wait() held it, in a thread that is not here any more
+    for each in (future, bare, done):
+        each._end_after_fork(error)
+    assert in_another_thread(lambda: concurrent.futures.wait([future, bare], PATIENCE)).done == {future, bare}
+    assert future.exception(0) is bare.exception(0) is error
     assert calls == [done]
     assert sleeper.acquire(timeout=0) is False
     assert done.cancelled()
+
+
+@needs_fork
+def test_a_forked_child_waits_for_tasks_of_its_own_whatever_another_thread_was_doing_in_the_parent():
+    out = run_python("""
+        import os, signal, threading
+        import tasker.future
+        from tasker import Config, TaskManager
+        held, release = threading.Event(), threading.Event()
+        def begin_to_wait():
+            with tasker.future._first_waiter:
+                held.set()
+                release.wait(20)
+        thread = threading.Thread(target=begin_to_wait)
+        thread.start()
+        assert held.wait(20)
+        child = os.fork()
+        if child == 0:
+            signal.alarm(20)  # ends it if it waits for ever
+            called = threading.Event()
+            with TaskManager(Config(on_create=list, on_destroy=list.clear, worker_count=1)) as manager:
+                manager.submit(lambda resource: 0).add_done_callback(lambda done: called.set())
+                os._exit(0 if called.wait(20) else 1)
+        print("child", os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+        release.set()
+    """)
+    assert out.split() == ["child", "0"]
+
+
+def test_who_waits_in_a_forked_child_gets_what_a_task_of_the_parents_fails_with(owner):
+    future = owner.future()
+    assert future._start(2.0)  # by a thread that is not here
+    owner.orphaned = OSError("forked")
+    assert future.exception() is owner.orphaned
+
+
+def test_a_wait_inside_of_a_wait_leaves_the_outer_one_announced(owner, monkeypatch):
+    class Worker:
+        """The worker in whose task all this happens."""
+
+    worker, announced = Worker(), []
+
+    def settle(future):
+        announced.append(deadlock._waits.get(worker))
+        assert future._take_settle()
+        future._publish(None)
+
+    def sleep_in_the_outer(limit):
+        inner.result()  # of a `__del__`, say
+        settle(outer)
+
+    monkeypatch.setattr(deadlock, "current_worker", lambda: worker)
+    outer, inner = owner.future(), owner.future()
+    for future in (outer, inner):
+        future._deadline = float("inf")  # no wait for it is a deadlock
+    outer._sleep, inner._sleep = sleep_in_the_outer, lambda limit: settle(inner)
+    outer.result()
+    assert announced == [inner, outer]
+    assert worker not in deadlock._waits

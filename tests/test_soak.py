@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks.audit import audit_order
 from benchmarks.ledger import Job, Ledger
 from benchmarks.soak import main
 
@@ -27,8 +28,8 @@ def soak_with(broken: str, *, seconds: float = 4) -> subprocess.CompletedProcess
     """A soak of an engine that `broken` breaks; it ends after the first round in which that shows."""
     code = f"""
 import sys
-from benchmarks import soak, storm
-storm.PATIENCE = 1.0  # what is lost is waited for no longer
+from benchmarks import patience, soak
+patience.SECONDS = 1.0  # what is lost is waited for no longer
 {textwrap.dedent(broken)}
 sys.exit(soak.main(["--seconds", "{seconds}", "--seed", "{SEED}", "--tasks", "0"]))
 """
@@ -156,7 +157,7 @@ def job(*, priority: bool, accepted_at: float, started_at: float) -> Job:
 def test_a_task_that_overtakes_another_of_its_lane_is_found_out(lane):
     ledger = Ledger("ledger")
     ledger.jobs = [job(priority=lane, accepted_at=1, started_at=10), job(priority=lane, accepted_at=2, started_at=9)]
-    ledger._audit_order()
+    audit_order(ledger)
     assert "was overtaken" in ledger.violations[0]
 
 
@@ -164,12 +165,12 @@ def test_a_main_task_that_overtakes_a_priority_task_is_found_out():
     first, second = job(priority=True, accepted_at=1, started_at=10), job(priority=False, accepted_at=2, started_at=9)
     ledger = Ledger("ledger")
     ledger.jobs = [first, second]
-    ledger._audit_order()
+    audit_order(ledger)
     assert "was overtaken by a task of the main lane" in ledger.violations[0]
 
 
 def test_a_priority_task_may_overtake_main_tasks():
     ledger = Ledger("ledger")
     ledger.jobs = [job(priority=False, accepted_at=1, started_at=10), job(priority=True, accepted_at=2, started_at=9)]
-    ledger._audit_order()
+    audit_order(ledger)
     assert ledger.violations == []

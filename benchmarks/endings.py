@@ -1,0 +1,108 @@
+"""The ways in which a round ends its manager, by name: each is called with the load, which goes on meanwhile."""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import threading
+import time
+from collections.abc import Callable
+from functools import partial
+
+from benchmarks import patience
+from benchmarks.ledger import Resource
+from benchmarks.load import Load
+from tasker import TaskManager
+
+__all__ = ["ENDINGS", "STUCK"]
+
+STUCK = "kill with stuck tasks"
+SOON = (0.01,)  # seconds to wait for room
+
+FROM_INSIDE = {  # what is submitted in what form, until one of these tasks or callbacks has ended the manager
+    "stop from a task": "async",
+    "kill from a task": "async",
+    "stop from a callback": "callback",
+    "kill from a callback": "callback",
+}
+
+
+def _manager(load: Load) -> TaskManager[Resource]:
+    assert load.work.manager is not None
+    return load.work.manager
+
+
+def _stop(load: Load) -> None:
+    report = _manager(load).stop()
+    if not report.drained:
+        load.ledger.broken(f"stop() returned {report}")
+
+
+def _stop_soon(load: Load) -> None:
+    load.ledger.may_be_killed = True
+    _manager(load).stop(load.rng.choice([0, 0.001, 0.01, 0.1]))
+
+
+def _kill(load: Load) -> None:
+    load.ledger.may_be_killed = True
+    _manager(load).kill(patience.SECONDS)
+
+
+def _kill_stuck(load: Load) -> None:
+    for _ in range(load.ledger.most_workers):
+        load.work.submit(load.rng, "async", SOON, act="is stuck")
+    load.ledger.may_be_killed = True
+    _manager(load).kill(load.rng.choice([0, 0.01, 0.1]))
+
+
+def _several_at_once(load: Load) -> None:
+    load.ledger.may_be_killed = True
+    manager = _manager(load)
+    ends = (
+        manager.stop,
+        partial(manager.stop, 0.01),
+        partial(manager.stop, 5),
+        partial(manager.kill, patience.SECONDS),
+    )
+    threads = [threading.Thread(target=end, name="harness-end", daemon=True) for end in ends]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(patience.SECONDS)
+
+
+def _from_inside(form: str, act: str, load: Load) -> None:
+    load.ledger.may_be_killed = act.startswith("kill")
+    deadline = time.monotonic() + patience.SECONDS
+    while not load.ledger.engine.queue.closed and time.monotonic() < deadline:
+        load.work.submit(load.rng, form, SOON, act=act)
+        time.sleep(0.001)
+
+
+def _cancel_context(load: Load) -> None:
+    load.ledger.engine.config.ctx.cancel()
+
+
+def _interrupt(load: Load) -> None:
+    load.ledger.may_be_killed = True
+    with contextlib.suppress(KeyboardInterrupt), _manager(load):
+        raise KeyboardInterrupt("left by one")
+
+
+def _forget(load: Load) -> None:
+    load.work.manager = None
+    load.join()
+    gc.collect()
+
+
+ENDINGS: dict[str, Callable[[Load], None]] = {
+    "stop": _stop,
+    "stop with a timeout": _stop_soon,
+    "kill": _kill,
+    STUCK: _kill_stuck,
+    "several at once": _several_at_once,
+    "cancelled context": _cancel_context,
+    "KeyboardInterrupt": _interrupt,
+    "forgotten": _forget,
+    **{act: partial(_from_inside, form, act) for act, form in FROM_INSIDE.items()},
+}

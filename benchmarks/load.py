@@ -1,0 +1,172 @@
+"""Who loads the manager of a round, threads, an event loop, a signal handler, the main thread, and who watches it."""
+
+from __future__ import annotations
+
+import asyncio
+import concurrent.futures
+import contextlib
+import gc
+import random
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import fields
+from functools import partial
+from types import FrameType
+from typing import Any
+
+from benchmarks import patience
+from benchmarks.chaos import fail, steal_wake_up
+from benchmarks.work import AT_ONCE, FORMS, HASTY, PATIENT, UNHURRIED, Work
+from tasker import TaskFuture
+
+__all__ = ["Load"]
+
+MOST_ALARMS = 5  # one inside the other; on a slow machine they come faster than they end
+
+
+class Load:
+    """The load of one round, from `run()` until it is `over` and joined."""
+
+    def __init__(self, work: Work, rng: random.Random, seed: str) -> None:
+        self.work = work
+        self.chaos = work.chaos
+        self.ledger = work.ledger
+        self.rng = rng  # the main thread's
+        self.over = threading.Event()
+        self._seed = seed  # of the other threads
+        self._threads: list[threading.Thread] = []
+        self._alarms = 0
+
+    def run(self, seconds: float) -> None:
+        """Start all threads, and load the manager from this one too, where signal handlers run."""
+        deadline = time.monotonic() + seconds
+        for number in range(self.rng.randint(1, 3)):
+            self._start(f"producer-{number}", partial(self._produce, random.Random(f"{self._seed}/{number}")))
+        self._start("asyncio", lambda: asyncio.run(self._produce_and_await(random.Random(self._seed))))
+        self._start("looker", partial(self._look, random.Random(f"{self._seed}/look")))
+        if self.rng.random() < 0.3:
+            self.chaos.outage_until = time.monotonic() + 0.5
+        while time.monotonic() < deadline:
+            self._burst(self.rng, HASTY)
+            time.sleep(self.rng.random() * 0.005)
+
+    def join(self) -> None:
+        """End the load; its threads have to notice. The manager may go on."""
+        self.over.set()
+        for thread in self._threads:
+            if not self.ledger.hangs:
+                thread.join(patience.SECONDS)
+            if thread.is_alive() and not self.ledger.hangs:
+                self.ledger.hung(f"{thread.name} still waits {patience.SECONDS:g} s after the load ended")
+
+    def _start(self, name: str, target: Callable[[], object]) -> None:
+        thread = threading.Thread(target=target, name=f"harness-{name}", daemon=True)
+        self._threads.append(thread)
+        thread.start()
+
+    # -- producers ---------------------------------------------------------------------------------------------------
+
+    def _produce(self, rng: random.Random) -> None:
+        while not self.over.is_set():
+            self._burst(rng, PATIENT)
+            self.over.wait(rng.choice([0, 0.001, 0.01]))
+
+    def _burst(self, rng: random.Random, waits: Sequence[float | None]) -> None:
+        """Submit some, then wait for some of them."""
+        jobs = [self.work.submit(rng, rng.choice(FORMS), waits) for _ in range(rng.choice([1, 5, 30, 200]))]
+        if rng.random() < 0.3:
+            self.work.cancel_one(rng)
+        futures = [job.future for job in jobs if job is not None and job.future is not None]
+        if futures and rng.random() < 0.5:
+            with contextlib.suppress(concurrent.futures.TimeoutError):
+                self._wait(futures[: rng.choice([1, 10, 100])], rng)
+
+    def _wait(self, futures: list[TaskFuture[Any]], rng: random.Random) -> None:
+        if rng.random() < 0.5:
+            concurrent.futures.wait(futures, 0.05, rng.choice(["FIRST_COMPLETED", "FIRST_EXCEPTION", "ALL_COMPLETED"]))
+            return
+        seen = list(concurrent.futures.as_completed(futures, 0.1))
+        if len(seen) != len(futures) or set(seen) != set(futures):
+            self.ledger.broken(f"as_completed() gave {len(seen)} futures for {len(futures)}")
+
+    async def _produce_and_await(self, rng: random.Random) -> None:
+        while not self.over.is_set():
+            jobs = [self.work.submit(rng, "async", AT_ONCE) for _ in range(rng.choice([1, 5, 30]))]
+            # awaiting a GeneratorExit closes the coroutine that awaits: so Python throws it
+            gentle = [job for job in jobs if job is not None and job.act != "raises GeneratorExit"]
+            futures = [job.future for job in gentle if job.future is not None]
+            if rng.random() < 0.5:
+                await asyncio.gather(*map(asyncio.wrap_future, futures), return_exceptions=True)
+            else:
+                for future in futures:
+                    await _awaited(future)
+            await asyncio.sleep(rng.random() * 0.005)
+
+    # -- signals -----------------------------------------------------------------------------------------------------
+
+    @contextlib.contextmanager
+    def alarms(self) -> Iterator[None]:
+        """A signal handler that submits, cancels, and stops the manager now and then; where there are signals."""
+        if not hasattr(signal, "setitimer") or threading.current_thread() is not threading.main_thread():
+            yield
+            return
+        before = signal.signal(signal.SIGALRM, self._on_alarm)
+        signal.setitimer(signal.ITIMER_REAL, 0.002, self.rng.choice([0.002, 0.01, 0.05]))
+        try:
+            yield
+        finally:
+            signal.setitimer(signal.ITIMER_REAL, 0)
+            signal.signal(signal.SIGALRM, before)
+
+    def _on_alarm(self, _: int, frame: FrameType | None) -> None:
+        # where the stack is nearly full, a RecursionError of the handler's own would look like a fault of the manager
+        if self._alarms >= MOST_ALARMS or (frame is not None and frame.f_code is fail.__code__):
+            return
+        self._alarms += 1
+        try:
+            self.chaos.note("a signal")
+            self.work.submit(self.chaos.rng, self.chaos.rng.choice(UNHURRIED), AT_ONCE)
+            self.work.cancel_one(self.chaos.rng)
+            self.ledger.engine.stats()
+            self.ledger.engine.metrics()
+            if self.chaos.strikes("a signal handler stops the manager", 0.0005) and self.work.manager is not None:
+                self.work.manager.stop()
+        finally:
+            self._alarms -= 1
+
+    # -- watching ----------------------------------------------------------------------------------------------------
+
+    def _look(self, rng: random.Random) -> None:
+        """Watch the figures, steal wake-ups, collect garbage, join for a moment."""
+        before = dict.fromkeys(("arrived", "completed", "failed", "retried", "cancelled"), 0)
+        while not self.over.wait(rng.random() * 0.003):
+            self._check_figures(before)
+            if rng.random() < 0.3:
+                steal_wake_up(self.chaos, self.ledger.engine)
+            if rng.random() < 0.01:
+                self.chaos.note("garbage is collected")
+                gc.collect()
+            if rng.random() < 0.02 and (manager := self.work.manager) is not None:
+                (manager.join if rng.random() < 0.5 else manager.wait_ready)(0.01)
+                del manager
+
+    def _check_figures(self, before: dict[str, int]) -> None:
+        stats, metrics = self.ledger.engine.stats(), self.ledger.engine.metrics()
+        for field in fields(stats):
+            if getattr(stats, field.name) < 0:
+                self.ledger.broken(f"stats().{field.name} is {getattr(stats, field.name)}")
+        if stats.active_workers > self.ledger.most_workers:
+            self.ledger.broken(f"{stats.active_workers} workers, {self.ledger.most_workers} are the most")
+        for name, least in before.items():
+            now = getattr(metrics, f"total_tasks_{name}")
+            if now < least:
+                self.ledger.broken(f"metrics().total_tasks_{name} fell from {least} to {now}")
+            before[name] = now
+
+
+async def _awaited(future: TaskFuture[Any]) -> None:
+    """Await a future; here, because the error's traceback keeps this frame, which must not know the manager."""
+    with contextlib.suppress(BaseException):
+        await future

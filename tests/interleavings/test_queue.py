@@ -1,0 +1,192 @@
+"""Putting and taking: no task is lost between submitters, a worker that goes to sleep, and the closing."""
+
+from __future__ import annotations
+
+import pytest
+
+from tasker import TaskManagerShutdownError
+from tasker.parking import Parking
+from tasker.queue import TaskQueue
+from tests.interleavings.exploring import Queued, catches, exhaust, sample
+
+
+class PutAndGet(Queued):
+    """A submitter, and a worker that goes to sleep."""
+
+    threads = ("put", "get")
+    locked = False
+
+    def __init__(self):
+        super().__init__()
+        self.tasks = [self.task() for name in self.threads if name.startswith("put")]
+        self.consumer = self.worker()
+        self.taken = []
+
+    def put(self):
+        self.queue.put(self.tasks[0])
+
+    def put_another(self):
+        self.queue.put(self.tasks[1])
+
+    def get(self):
+        while len(self.taken) < len(self.tasks):
+            self.taken.append(self.consumer._next_task())
+
+    def check(self):
+        assert set(self.taken) == set(self.tasks)
+        assert self.queue.waiting() == (0, 0)
+        assert self.queue.idle.announced == []  # listed while busy, it would get wake-ups meant for others
+
+
+class PutAndGetLocked(PutAndGet):
+    """The same where threads run at once."""
+
+    locked = True
+
+
+class TwoPuts(PutAndGet):
+    """Two submitters, and one worker that goes to sleep."""
+
+    threads = ("put", "put_another", "get")
+
+
+class PutAndLeave(Queued):
+    """A submitter, and a worker that closes the queue, finishes what is in it, and leaves."""
+
+    threads = ("put", "close_and_drain")
+
+    def __init__(self):
+        super().__init__()
+        self.future = self.task()
+        self.consumer = self.worker()
+        self.refused = False
+        self.taken = []
+
+    def put(self):
+        try:
+            self.queue.put(self.future)
+        except TaskManagerShutdownError:
+            self.refused = True
+
+    def close(self):
+        self.queue.close()
+        self.consumer.seat.wake()
+
+    def drain(self):
+        while (task := self.consumer._next_task()) is not None:
+            if task._start(0.0):
+                self.taken.append(task)
+            else:
+                self.queue.drop(task)
+
+    def close_and_drain(self):
+        self.close()
+        self.drain()
+
+    def check(self):
+        assert self.taken == ([] if self.refused else [self.future])
+        assert self.future.cancelled() == self.refused
+        assert self.queue.waiting() == (0, 0)
+
+
+class PutAndClose(PutAndLeave):
+    """The same with a worker that sleeps or is about to."""
+
+    threads = ("put", "close", "drain")
+
+
+# -- put against get -------------------------------------------------------------------------------------------------
+
+
+def park_without_a_second_look(self, seat, look, timeout=-1.0):
+    found = look()
+    if found is None:
+        self.announced.append(seat)
+        seat.sleep(timeout)
+        found = look()
+    return found
+
+
+def park_that_stays_listed(self, seat, look, timeout=-1.0):
+    self.announced.append(seat)
+    found = look()
+    if found is None:
+        seat.sleep(timeout)
+        found = look()
+    return found
+
+
+def put_that_wakes_first(self, task):
+    if self.idle.announced:
+        self.idle.wake_one()
+    self._main.append(task)
+
+
+BROKEN_HANDOVERS = [
+    (Parking, "park", park_without_a_second_look),
+    (Parking, "park", park_that_stays_listed),
+    (TaskQueue, "put", put_that_wakes_first),
+]
+
+
+@pytest.mark.parametrize("world", [PutAndGet, PutAndGetLocked])
+def test_a_worker_that_goes_to_sleep_gets_the_task_that_is_put(world):
+    exhaust(world)
+
+
+@pytest.mark.parametrize(("where", "name", "broken"), BROKEN_HANDOVERS)
+def test_a_handover_that_loses_the_worker_is_caught(monkeypatch, where, name, broken):
+    monkeypatch.setattr(where, name, broken)
+    assert catches(PutAndGet)
+
+
+# -- two puts against one idle worker --------------------------------------------------------------------------------
+
+
+def test_one_worker_gets_both_tasks_that_are_put_at_once():
+    exhaust(TwoPuts, preemptions=1)
+
+
+def test_one_worker_gets_both_tasks_whatever_the_schedule():
+    sample(TwoPuts, 100)
+
+
+@pytest.mark.parametrize(("where", "name", "broken"), BROKEN_HANDOVERS)
+def test_two_puts_that_lose_the_worker_are_caught(monkeypatch, where, name, broken):
+    monkeypatch.setattr(where, name, broken)
+    assert catches(TwoPuts, preemptions=1)
+
+
+# -- put against close -----------------------------------------------------------------------------------------------
+
+
+def put_that_does_not_look_again(self, task):
+    if self.closed:
+        raise self.refusal()
+    self._main.append(task)
+    if self.idle.announced:
+        self.idle.wake_one()
+
+
+def drained_that_looks_at_the_lanes_first(self):
+    return not self._main and not self._priority and self.closed
+
+
+def test_a_task_put_during_the_closing_is_run_or_refused():
+    exhaust(PutAndLeave)
+    exhaust(PutAndClose, preemptions=1)
+
+
+def test_a_task_put_during_the_closing_is_run_or_refused_whatever_the_schedule():
+    sample(PutAndClose, 100)
+
+
+def test_a_put_that_does_not_look_at_the_flag_again_is_caught(monkeypatch):
+    monkeypatch.setattr(TaskQueue, "put", put_that_does_not_look_again)
+    assert catches(PutAndLeave)
+    assert catches(PutAndClose, preemptions=1)
+
+
+def test_a_worker_that_looks_at_the_lanes_before_the_flag_is_caught(monkeypatch):
+    monkeypatch.setattr(TaskQueue, "is_drained", drained_that_looks_at_the_lanes_first)
+    assert catches(PutAndClose, preemptions=1)

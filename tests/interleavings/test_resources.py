@@ -1,0 +1,122 @@
+"""The pool of `run_task`: a resource that is handed back while the pool is closed is destroyed once, by somebody."""
+
+from __future__ import annotations
+
+import pytest
+
+from tasker import TaskManagerShutdownError
+from tasker.resources import ResourcePool
+from tests.interleavings.exploring import World, catches, exhaust, sample
+
+
+class HandBackAndClose(World):
+    """A resource is out; its borrower hands it back while the pool is closed."""
+
+    threads = ("hand_back", "close")
+    healthy = True
+
+    def __init__(self):
+        super().__init__()
+        self.created = 0
+        self.destroyed = []
+        self.empty = 0
+        self.pool = ResourcePool("pool", 1, self.create, self.destroyed.append, self.told_empty)
+        self.out_at_close = None
+        self.loan = self.pool.borrow()
+
+    def create(self):
+        self.created += 1
+        return self.created
+
+    def told_empty(self):
+        self.empty += 1
+
+    def hand_back(self):
+        self.pool.hand_back(self.loan, healthy=self.healthy)
+
+    def close(self):
+        for resource in self.pool.close():
+            self.destroyed.append(resource)
+        self.out_at_close = self.pool.out
+
+    def check(self):
+        assert sorted(self.destroyed) == [*range(1, self.created + 1)]
+        assert self.pool.available == self.pool.out == 0
+        assert self.empty or not self.out_at_close  # who waits for the borrowers is told
+
+
+class BrokenResource(HandBackAndClose):
+    healthy = False
+
+
+class BorrowAndClose(HandBackAndClose):
+    """Another borrower comes while the pool is closed."""
+
+    threads = ("borrow", "close")
+
+    def __init__(self):
+        super().__init__()
+        self.hand_back()
+
+    def borrow(self):
+        try:
+            loan = self.pool.borrow()
+        except TaskManagerShutdownError:
+            return
+        self.pool.hand_back(loan, healthy=True)
+
+
+class BorrowHandBackAndClose(BorrowAndClose):
+    """All three at once."""
+
+    threads = ("hand_back", "borrow", "close")
+
+    def __init__(self):
+        HandBackAndClose.__init__(self)
+
+
+def hand_back_that_looks_before_it_locks(self, loan, *, healthy):
+    keep = healthy and not self._closed and len(self._idle) < self._size
+    with self._lock:
+        self._loans.discard(loan)
+        if keep:
+            self._idle.append(loan.resource)
+    if not keep:
+        self._destroy(loan.resource)
+
+
+def close_without_the_lock(self):
+    idle = list(self._idle)
+    self._closed = True
+    self._idle = []
+    return idle
+
+
+def end_that_looks_before_it_locks(self, loan):
+    last = self._closed and self._loans == {loan}
+    with self._lock:
+        self._loans.discard(loan)
+    if last:
+        self._empty()
+
+
+@pytest.mark.parametrize("world", [HandBackAndClose, BrokenResource, BorrowAndClose])
+def test_a_resource_is_destroyed_once_when_the_pool_is_closed_meanwhile(world):
+    exhaust(world)
+
+
+def test_no_resource_is_left_whatever_the_schedule():
+    sample(BorrowHandBackAndClose, 100)
+
+
+@pytest.mark.parametrize(
+    ("world", "name", "broken"),
+    [
+        (HandBackAndClose, "hand_back", hand_back_that_looks_before_it_locks),
+        (HandBackAndClose, "close", close_without_the_lock),
+        (BrokenResource, "_end", end_that_looks_before_it_locks),
+    ],
+)
+def test_a_pool_that_decides_outside_its_lock_is_caught(monkeypatch, world, name, broken):
+    monkeypatch.setattr(ResourcePool, name, broken)
+    assert catches(world)
