@@ -163,7 +163,9 @@ def test_the_late_error_of_a_timed_out_task_is_judged_but_neither_retried_nor_co
         gate.wait(PATIENCE)
         raise Sick
 
-    future = manager.submit(task, timeout=0.02)
+    future = manager.submit(task, timeout=3600)
+    eventually(lambda: runs)
+    future._expire()
     with pytest.raises(TaskTimeoutError):
         future.result(PATIENCE)
     gate.set()
