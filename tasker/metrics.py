@@ -290,13 +290,13 @@ class BuiltinCollector:
     def metrics(self) -> TaskMetrics:
         """The snapshot. Costs the same after ten tasks and after ten million."""
         with self._lock:
+            p95, p99 = self._merge(self._shards)  # before the totals: no quantile is above the longest
             totals = self.totals()
             arrived = self._count_arrived()
             now = time.monotonic()
             self._forget_samples(now)
             since, arrived_then, completed_then = self._samples[0]
             window = max(now - since, RATE_WINDOW / 100)  # of a shorter time nothing can be said
-            p95, p99 = self._merge(self._shards)
             ended = totals.completed + totals.failed
             some = max(totals.completed, 1)
             return TaskMetrics(
