@@ -195,16 +195,16 @@ def test_the_interpreter_exits_with_a_callback_that_blocks(where):
     assert exits(f"""
 tasker.process.EXIT_TIMEOUT = 0.2
 blocked, gate = threading.Event(), threading.Event()
-def block(done):
+def block(result, error):
     print("blocking", flush=True)
     blocked.set()
     time.sleep(1000)
 manager = TaskManager(Config(**QUIET))
 if {where == "in the worker"}:
-    manager.submit(lambda resource: 0).add_done_callback(block)
+    manager.queue_task_with_callback(lambda resource: 0, block)
 else:
     busy = manager.submit(lambda resource: gate.wait())
-    manager.submit(lambda resource: 0, timeout=0.01).add_done_callback(block)
+    manager.queue_task_with_callback(lambda resource: 0, block, timeout=0.01)
 waiting = manager.submit(lambda resource: print("ran", flush=True))
 waiting.add_done_callback(lambda done: print(type(done.exception()).__name__, flush=True))
 blocked.wait()
