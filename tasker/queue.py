@@ -146,7 +146,7 @@ class TaskQueue:
         """Drop the dead entries of a lane when half of it is dead. Not for threads that Ctrl-C may interrupt."""
         for priority, lane in ((False, self._main), (True, self._priority)):
             if self._dead[priority] * 2 > len(lane):
-                self._compact(priority, lane)
+                self._compact(lane)
 
     def waiting(self) -> tuple[int, int]:
         """Live tasks in the main and in the priority lane. Takes no lock, and may be wrong for a moment."""
@@ -222,7 +222,7 @@ class TaskQueue:
     def _room_or_closed(self) -> bool | None:
         return True if self.closed or len(self._holders) < self._capacity else None
 
-    def _compact(self, priority: bool, lane: deque[Task]) -> None:
+    def _compact(self, lane: deque[Task]) -> None:
         with self._take_lock:
             self._compacting = True
             try:

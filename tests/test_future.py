@@ -49,6 +49,7 @@ class Owner:
         return new_task(self, len, (), False, 1.0)
 
     def entry_died(self, future):
+        assert future._owner is self
         self.told.append("entry died")
 
     def record_cancelled(self):
@@ -526,10 +527,23 @@ def test_an_exception_that_coroutines_cannot_be_thrown_neither_hangs_nor_ends_an
         raise error(1)
 
     async def main():
-        with pytest.raises(RuntimeError, match=error.__name__):
+        with pytest.raises(RuntimeError, match=error.__name__) as caught:
             await asyncio.wait_for(manager.queue_task_async(fail), PATIENCE)
+        assert type(caught.value.__cause__) is error
 
     asyncio.run(main())
+
+
+@pytest.mark.parametrize("error", [StopIteration, GeneratorExit])
+def test_who_asks_for_an_exception_in_a_coroutine_gets_the_tasks_own(owner, error):
+    future, own = owner.future(), error(1)
+    assert future._take_settle()
+    future._publish(own)
+
+    async def main():
+        return [future.exception()]
+
+    assert asyncio.run(main()) == [own]
 
 
 def test_cancelling_the_awaiting_task_cancels_the_queued_one(blocked):

@@ -624,6 +624,27 @@ def test_a_count_from_a_signal_handler_in_the_middle_of_a_fold_is_not_lost(handl
     assert totals.ran == totals.completed * 1.0
 
 
+def test_percentiles_that_a_signal_handler_asks_for_while_they_are_made_are_those_of_before(monkeypatch):
+    pool, armed, seen, extend = Pool(), [], [], tasker.metrics.Reservoir.extend
+
+    def percentiles():
+        metrics = pool.metrics()
+        return metrics.p95_execution_time, metrics.p99_execution_time
+
+    def interrupted(reservoir, samples):
+        if armed:
+            armed.pop()
+            seen.append(percentiles())
+        extend(reservoir, samples)
+
+    monkeypatch.setattr(tasker.metrics.Reservoir, "extend", interrupted)
+    for ran in (1.0, 2.0):
+        pool.succeed(ran)
+        armed.append(1)
+        assert percentiles() == (ran, ran)
+    assert seen == [(0.0, 0.0), (1.0, 1.0)]
+
+
 @pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="needs POSIX signals")
 def test_a_storm_of_signals_that_count_and_look_loses_nothing():
     collector = BuiltinCollector(lambda: 0)

@@ -531,6 +531,19 @@ def test_a_submitter_that_sleeps_is_woken_by_room_and_by_closing(full, how, time
         assert waiting in full.entries()
 
 
+def test_a_submitter_whose_wake_up_got_lost_is_woken_with_the_next_tick(full):
+    results = []
+    thread = threading.Thread(target=lambda: results.append(full.reserve(task(full), None)))
+    thread.start()
+    eventually(lambda: full._room.announced and full._room.announced[0].parked)
+    assert full._room.take_longest()  # by somebody whom Ctrl-C ended before it woke the submitter
+    assert full.take()
+    full.wake_submitters()  # as the tick does
+    thread.join(PATIENCE)
+    assert results == [True]
+    assert not full._submitters
+
+
 @pytest.mark.parametrize("how", ["taken", "closed"])
 def test_room_that_is_made_before_the_submitter_is_announced_is_not_missed(full, how):
     take_slot = full._take_slot
