@@ -78,7 +78,7 @@ class Ledger:
         self.most_workers = 0
         self.may_be_killed = False
         self.closed = False  # from when on nothing may run
-        self.hangs = False  # something does, so nothing is waited for any more
+        self.hangs = False  # whether something was found hung: nothing is waited for any more
         self.engine: Any = None
         self._locks: list[tuple[str, Any]] = []
         self._live = 0  # resources that workers have now

@@ -23,8 +23,6 @@ from tasker import TaskFuture
 
 __all__ = ["Load"]
 
-MOST_ALARMS = 5  # one inside the other; on a slow machine they come faster than they end
-
 
 class Load:
     """The load of one round, from `run()` until it is `over` and joined."""
@@ -37,7 +35,7 @@ class Load:
         self.over = threading.Event()
         self._seed = seed  # of the other threads
         self._threads: list[threading.Thread] = []
-        self._alarms = 0
+        self._alarm_after = 0.0  # seconds; 0: no more alarms
 
     def run(self, seconds: float) -> None:
         """Start all threads, and load the manager from this one too, where signal handlers run."""
@@ -113,28 +111,32 @@ class Load:
             yield
             return
         before = signal.signal(signal.SIGALRM, self._on_alarm)
-        signal.setitimer(signal.ITIMER_REAL, 0.002, self.rng.choice([0.002, 0.01, 0.05]))
+        self._alarm_after = self.rng.choice([0.002, 0.01, 0.05])
+        signal.setitimer(signal.ITIMER_REAL, 0.002)
         try:
             yield
         finally:
+            self._alarm_after = 0.0
             signal.setitimer(signal.ITIMER_REAL, 0)
             signal.signal(signal.SIGALRM, before)
 
     def _on_alarm(self, _: int, frame: FrameType | None) -> None:
+        """Sets the next alarm itself, in the end: an interval would leave a slow machine nothing but alarms."""
+        if self._alarm_after and self.chaos.strikes("a signal in a signal handler", 0.1):
+            signal.setitimer(signal.ITIMER_REAL, 0.0002)
         # where the stack is nearly full, a RecursionError of the handler's own would look like a fault of the manager
-        if self._alarms >= MOST_ALARMS or (frame is not None and frame.f_code is fail.__code__):
-            return
-        self._alarms += 1
-        try:
-            self.chaos.note("a signal")
-            self.work.submit(self.chaos.rng, self.chaos.rng.choice(UNHURRIED), AT_ONCE)
-            self.work.cancel_one(self.chaos.rng)
-            self.ledger.engine.stats()
-            self.ledger.engine.metrics()
-            if self.chaos.strikes("a signal handler stops the manager", 0.0005) and self.work.manager is not None:
-                self.work.manager.stop()
-        finally:
-            self._alarms -= 1
+        if frame is None or frame.f_code is not fail.__code__:
+            self._interfere()
+        signal.setitimer(signal.ITIMER_REAL, self._alarm_after)
+
+    def _interfere(self) -> None:
+        self.chaos.note("a signal")
+        self.work.submit(self.chaos.rng, self.chaos.rng.choice(UNHURRIED), AT_ONCE)
+        self.work.cancel_one(self.chaos.rng)
+        self.ledger.engine.stats()
+        self.ledger.engine.metrics()
+        if self.chaos.strikes("a signal handler stops the manager", 0.0005) and self.work.manager is not None:
+            self.work.manager.stop()
 
     # -- watching ----------------------------------------------------------------------------------------------------
 

@@ -1,8 +1,8 @@
 """`python -m benchmarks.soak --seconds N --seed S`: random load with all faults at once, checked all the while.
 
 Rounds of about a second: each makes a manager with a random configuration, loads it from several threads, ends it in a
-random way, and audits it (see `storm`, `chaos` and `ledger`). A last phase runs many tasks without faults and looks at
-the memory. Prints one JSON object; what else there is to say goes to stderr, the seed first of all.
+random way, and audits it (see `storm`). A last phase runs many tasks without faults and looks at the memory. Prints one
+JSON object; what else there is to say goes to stderr, the seed first of all.
 
 Memory. Resident memory is read at the end of each round, after a collection: the median of the last quarter of the
 rounds may exceed that of the second quarter by `ROUNDS_GROW` MiB. The tasks of the last phase come in batches, of which

@@ -50,11 +50,11 @@ class Storm:
                     self._check_no_thread_is_left()
                     self._check_no_resource_is_left()
                 else:
-                    self._load(Load(work, self.rng, self._seed), seconds)
+                    self._go_through(Load(work, self.rng, self._seed), seconds)
         finally:
             sys.setswitchinterval(interval)
 
-    def _load(self, load: Load, seconds: float) -> None:
+    def _go_through(self, load: Load, seconds: float) -> None:
         try:
             with load.alarms():
                 load.run(seconds)

@@ -263,14 +263,15 @@ class BuiltinCollector:
         with self._lock:
             finished = [shard.finished() for shard in self._shards]
             done = self._left.completed + self._left.failed + sum(map(sum, finished))
-            return self._count_arrived(), done
+        return self._count_arrived(), done
 
     def sample(self, now: float) -> None:
         """Remember where the totals stood; said once a tick, it makes the rates those of a recent window."""
+        arrived = self._count_arrived()
         with self._lock:
             if now - self._samples[-1][0] >= RATE_WINDOW / 100:  # bounds the memory, however short the tick
                 completed = self._left.completed + sum(shard.finished()[0] for shard in self._shards)
-                self._samples.append((now, self._count_arrived(), completed))
+                self._samples.append((now, arrived, completed))
             self._forget_samples(now)
 
     def unfinished(self) -> int:
@@ -292,30 +293,30 @@ class BuiltinCollector:
         with self._lock:
             p95, p99 = self._merge(self._shards)  # before the totals: no quantile is above the longest
             totals = self.totals()
-            arrived = self._count_arrived()
             now = time.monotonic()
             self._forget_samples(now)
             since, arrived_then, completed_then = self._samples[0]
-            window = max(now - since, RATE_WINDOW / 100)  # of a shorter time nothing can be said
-            ended = totals.completed + totals.failed
-            some = max(totals.completed, 1)
-            return TaskMetrics(
-                average_execution_time=totals.ran / some,
-                min_execution_time=totals.shortest if totals.completed else 0.0,
-                max_execution_time=totals.longest,
-                p95_execution_time=p95,
-                p99_execution_time=p99,
-                average_wait_time=totals.waited / some,
-                task_arrival_rate=(arrived - arrived_then) / window,
-                task_completion_rate=(totals.completed - completed_then) / window,
-                total_tasks_arrived=arrived,
-                total_tasks_completed=totals.completed,
-                total_tasks_failed=totals.failed,
-                total_tasks_retried=totals.retried,
-                total_tasks_cancelled=totals.cancelled,
-                success_rate=totals.completed / ended if ended else 0.0,
-                failure_rate=totals.failed / ended if ended else 0.0,
-            )
+        arrived = self._count_arrived()
+        window = max(now - since, RATE_WINDOW / 100)  # of a shorter time nothing can be said
+        ended = totals.completed + totals.failed
+        some = max(totals.completed, 1)
+        return TaskMetrics(
+            average_execution_time=totals.ran / some,
+            min_execution_time=totals.shortest if totals.completed else 0.0,
+            max_execution_time=totals.longest,
+            p95_execution_time=p95,
+            p99_execution_time=p99,
+            average_wait_time=totals.waited / some,
+            task_arrival_rate=(arrived - arrived_then) / window,
+            task_completion_rate=(totals.completed - completed_then) / window,
+            total_tasks_arrived=arrived,
+            total_tasks_completed=totals.completed,
+            total_tasks_failed=totals.failed,
+            total_tasks_retried=totals.retried,
+            total_tasks_cancelled=totals.cancelled,
+            success_rate=totals.completed / ended if ended else 0.0,
+            failure_rate=totals.failed / ended if ended else 0.0,
+        )
 
     def _merge(self, shards: Iterable[Shard]) -> tuple[float, float]:
         """Read the shards; returns the two quantiles, those of before in a signal handler that interrupted this."""
@@ -337,13 +338,16 @@ class BuiltinCollector:
                 self._samples.popleft()
 
     def _count_arrived(self) -> int:
+        """Tasks arrived so far. Never under `_lock`: `_waiting` takes the queue's lock, whose holder may be interrupted
+        by a signal handler that waits for `_lock`."""
         # the order matters: a task moves from waiting to untaken or taken, so ask there last
-        taken = self._taken()
-        untaken = self._left.untaken + self._outside._published[0].untaken
-        arrived = taken + untaken + self._waiting()
-        if arrived > self._arrived:
-            self._arrived = arrived
-        return self._arrived
+        with self._lock:
+            before = self._taken() + self._left.untaken + self._outside._published[0].untaken
+        arrived = before + self._waiting()
+        with self._lock:
+            if arrived > self._arrived:  # no call from the look to the store, where a signal handler may count
+                self._arrived = arrived
+            return self._arrived
 
     def _taken(self) -> int:
         """Tasks that were taken for the first time, those without a lane included."""

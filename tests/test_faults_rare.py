@@ -482,3 +482,32 @@ def test_stop_does_not_return_before_a_timeout_has_settled_its_task(make):
     go.set()
     assert manager.stop().failed == 1
     assert done or not closed_early
+
+
+def test_metrics_in_a_signal_handler_that_interrupted_a_submitter_does_not_wait_for_ever(make):
+    manager = make(worker_count=1, queue_size=5)
+    figures, queue = manager._engine.figures, manager._engine.queue
+    asked, waiting_new = threading.Event(), figures._waiting
+    another = threading.Thread(target=manager.metrics, daemon=True)
+
+    def ask():
+        asked.set()
+        return waiting_new()  # waits for the queue's lock
+
+    class Interrupted(set):
+        """The tasks with a slot: one is added under the queue's lock, where a signal handler may run."""
+
+        def add(self, task):
+            super().add(task)
+            figures._waiting = ask
+            another.start()
+            assert asked.wait(PATIENCE)
+            manager.metrics()
+
+    queue._holders = Interrupted()
+    submitter = threading.Thread(target=manager.submit, args=(lambda resource: None,), daemon=True)
+    submitter.start()
+    submitter.join(PATIENCE)
+    assert not submitter.is_alive()
+    another.join(PATIENCE)
+    assert not another.is_alive()

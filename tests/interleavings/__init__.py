@@ -16,7 +16,7 @@ A test prints how many interleavings there were (`-rP`); on CPython 3.11 to 3.13
     kill, finishing task           2                      25      settles without the right
     stop, stop                     55 (the requests)      40      tells of the end too early
     stop, kill                     4 (the requests)       15, 15  does not overtake
-    fold and retire, metrics()     106                            publishes twice; retires outside the lock
+    fold and retire, metrics()     6 (1 preemption)       100     publishes twice; retires outside the lock
 
 Orders of steps that do not touch the same thing count once. "1 preemption": those in which at most once a thread is
 interrupted that could go on; without that limit there are tens of thousands. Random schedules are seeded and switch

@@ -8,7 +8,7 @@ import pytest
 
 import tasker.metrics
 from tasker.metrics import BuiltinCollector, Shard
-from tests.interleavings.exploring import World, catches, exhaust
+from tests.interleavings.exploring import World, catches, exhaust, sample
 
 
 class FoldAndRetire(World):
@@ -63,7 +63,11 @@ def retire_without_the_lock(self, shard):
 
 
 def test_a_reader_counts_every_task_once_while_its_worker_retires():
-    exhaust(FoldAndRetire)
+    exhaust(FoldAndRetire, preemptions=1)
+
+
+def test_a_reader_counts_every_task_once_whatever_the_schedule():
+    sample(FoldAndRetire, schedules=100)
 
 
 @pytest.mark.parametrize(
@@ -72,4 +76,4 @@ def test_a_reader_counts_every_task_once_while_its_worker_retires():
 )
 def test_figures_that_are_published_in_two_steps_are_caught(monkeypatch, where, name, broken):
     monkeypatch.setattr(where, name, broken)
-    assert catches(FoldAndRetire)
+    assert catches(FoldAndRetire, preemptions=1)
