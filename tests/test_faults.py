@@ -208,10 +208,13 @@ def test_an_on_create_that_blocks_for_ever_holds_up_neither_callers_nor_stop_nor
     assert [type(error) for error in [*outcomes, future.exception(PATIENCE)]] == [expected] * 4
     if report is not None:
         assert set(report.abandoned) >= {"tasker-worker-1", "tasker-worker-2"}
+    workers = manager._engine.crew.members
     create.gate.set()
     if report is None:  # the workers come to life after all
         assert manager.queue_task(lambda resource: "up") == "up"
-    eventually(lambda: report is None or factory.live == 0)
+    else:
+        for worker in workers:  # what an abandoned one has made after all it destroys
+            worker.thread.join(PATIENCE)
 
 
 # -- on_destroy ------------------------------------------------------------------------------------------------------
