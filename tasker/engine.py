@@ -57,6 +57,7 @@ class Engine(Generic[R]):
         self.has_collector = self.user.collects
         self.max_retries = config.max_retries
         self.run_contexts: set[Context] = set()
+        self.settling: set[TaskFuture[Any]] = set()
         self.watchers = 0
         self.exiting = False  # whether the interpreter is
         self.orphaned: BaseException | None = None  # why, in a forked child, no task has an end

@@ -69,6 +69,8 @@ class Owner(Protocol):
     """Whether `record_failure` tells a user's collector."""
     orphaned: BaseException | None
     """In a forked child: why no task will ever have an outcome."""
+    settling: set[TaskFuture[Any]]
+    """Tasks that are being settled from outside, until their callbacks are on their way."""
 
     def entry_died(self, future: TaskFuture[Any]) -> None:
         """A waiting task will not be taken (again): its entry in the lane is empty from now on, and its slot free."""
@@ -276,12 +278,16 @@ class TaskFuture(Future[T]):
             owner.record_failure(self, error, was_waiting=was_waiting)
             return self._publish(error)
 
-        if owner.has_collector:
-            jobs.insert(0, lambda: self._call_back(settle()))
-        elif callbacks := settle():
-            jobs.insert(0, lambda: self._call_back(callbacks))
-        if jobs:
-            owner.run_aside(*jobs)
+        owner.settling.add(self)  # once it is counted, the manager could close before its callbacks are on their way
+        try:
+            if owner.has_collector:
+                jobs.insert(0, lambda: self._call_back(settle()))
+            elif callbacks := settle():
+                jobs.insert(0, lambda: self._call_back(callbacks))
+            if jobs:
+                owner.run_aside(*jobs)
+        finally:
+            owner.settling.discard(self)
         return True
 
     def _ask_to_end(self, ending: EndedError, cause: BaseException) -> list[Callback]:

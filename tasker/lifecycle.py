@@ -51,6 +51,7 @@ class Parts(Protocol):
     figures: BuiltinCollector
     user: UserCode[Any]
     run_contexts: set[Context]
+    settling: set[Any]
 
     def closed(self) -> None: ...
 
@@ -163,7 +164,9 @@ class Lifecycle:
         now = time.monotonic()
         if self._empty_since is None:
             self._empty_since = now
-        return now >= self._empty_since + _JOIN or not (any(parts.queue.waiting()) or parts.figures.unfinished())
+        unsettled = any(parts.queue.waiting()) or parts.figures.unfinished() or parts.settling
+        settled = not unsettled and parts.aside.idle()  # looked at once more: that is where their callbacks go
+        return settled or now >= self._empty_since + _JOIN
 
     def _time_is_up(self, *, killing: bool) -> bool:
         now = time.monotonic()

@@ -181,11 +181,12 @@ class World:
     """A manager with one worker that is busy and one that is idle, a bounded queue, a pool, and a context."""
 
     def __init__(self, make):
-        self.gate = threading.Event()
+        self.gate, started = threading.Event(), threading.Event()
         self.manager = make(worker_count=2, queue_size=3, resource_pool_size=1, burst_interval=0)
-        self.running = self.manager.submit(lambda resource: self.gate.wait(PATIENCE))
+        self.running = self.manager.submit(lambda resource: started.set() or self.gate.wait(PATIENCE))
         self.done = self.manager.submit(lambda resource: "done")
         self.done.result(PATIENCE)
+        assert started.wait(PATIENCE)
         self.context = with_cancel(background())
         eventually(lambda: self.manager.stats().idle_workers == 1)
         self.calls = 0

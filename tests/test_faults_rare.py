@@ -511,3 +511,29 @@ def test_metrics_in_a_signal_handler_that_interrupted_a_submitter_does_not_wait_
     assert not submitter.is_alive()
     another.join(PATIENCE)
     assert not another.is_alive()
+
+
+def test_stop_does_not_return_before_the_callbacks_of_a_timeout_have_run(make):
+    manager = make(worker_count=1, max_worker_count=1)
+    engine = manager._engine
+    started, gate, reached, go = (threading.Event() for _ in range(4))
+    called = []
+    manager.submit(lambda resource: (started.set(), gate.wait(PATIENCE)))
+    assert started.wait(PATIENCE)
+    run_aside = engine.run_aside
+
+    def slowly(*jobs):  # the timer thread is descheduled between counting the failure and handing its callback over
+        reached.set()
+        go.wait(PATIENCE)
+        run_aside(*jobs)
+
+    engine.run_aside = slowly
+    manager.queue_task_with_callback(lambda resource: None, lambda result, error: called.append(error), timeout=0.01)
+    assert reached.wait(PATIENCE)
+    gate.set()
+    engine.lifecycle.request_stop()
+    closed_early = engine.lifecycle.wait(0.3)  # a second is what a count that is wrong may cost
+    go.set()
+    assert manager.stop().failed == 1
+    assert len(called) == 1
+    assert not closed_early

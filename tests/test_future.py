@@ -9,6 +9,7 @@ import sys
 import threading
 import weakref
 from concurrent.futures import CancelledError, InvalidStateError
+from typing import ClassVar
 
 import pytest
 
@@ -43,6 +44,7 @@ class Owner:
         self.logger = GuardedLogger(log)
         self.has_collector = False
         self.orphaned = None
+        self.settling = set()
         self.told, self.jobs = [], []
 
     def future(self):
@@ -712,6 +714,7 @@ def test_rights_are_taken_once_however_many_want_them(make):
         logger = None
         has_collector = False
         orphaned = None
+        settling: ClassVar[set[object]] = set()
 
     for _ in range(300):
         future = new_task(Owner(), len, (), False, 0.0)

@@ -291,6 +291,7 @@ class Queued(World):
         super().__init__()
         self.logger: Any = Quiet()
         self.queue = tasker.queue.TaskQueue("queue", locked=self.locked)
+        self.settling: set[TaskFuture[Any]] = set()
         self.died = 0
         self.cancelled = 0
         self.failed = 0
