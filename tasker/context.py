@@ -225,9 +225,9 @@ class Context:
         if self._deadline <= time.monotonic():
             self.end(_deadline_error(), None)
             return
-        self._entry = timer.at(self._deadline, self._deadline_passed)
+        entry = self._entry = timer.at(self._deadline, self._deadline_passed)
         if self._error is not None:  # ended in between: its entry must not stay behind
-            self._entry.cancel()
+            entry.cancel()  # not by the attribute, which who ends it empties
 
     def _forget(self, child: Context) -> None:
         with self._lock:

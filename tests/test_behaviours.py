@@ -620,7 +620,8 @@ def test_when_the_end_is_reported_no_thread_is_left_but_the_abandoned(make, fact
     left = {thread.name for thread in threading.enumerate() if thread.name.startswith("outlived")}
     gate.set()
     eventually(lambda: factory.live == 0)
-    assert left == set(report.abandoned)
+    assert left <= set(report.abandoned)  # one of those may have ended since
+    assert ("-worker-" in str(left)) is (end == "kill")
     assert bool(left) == (end == "kill")
 
 
