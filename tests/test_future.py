@@ -633,7 +633,7 @@ class Thing:
 def test_arguments_result_and_exception_are_freed_with_the_future(make, outcome):
     from tests.conftest import Sick
 
-    manager = make(worker_count=1)
+    manager = make(worker_count=1, max_worker_count=1)
     gate = threading.Event()
     gc.collect()
     gc.disable()
