@@ -27,8 +27,6 @@ __all__ = ["all_wait", "begin_wait", "current_worker", "end_wait", "enter"]
 class Pool(Protocol):
     """A future's manager."""
 
-    name: str
-
     def workers(self) -> Collection[Waiter]: ...
 
     def may_hire(self) -> bool:

@@ -400,8 +400,7 @@ class Engine(Generic[R]):
         error = TaskManagerShutdownError(
             f"{self.name} belongs to the process that forked this one: make a new one here"
         )
-        parts = (self, self.queue, self.crew, self.figures, self.aside, self.pool, self.user)
-        new_locks(*parts)
+        new_locks(self, self.queue, self.crew, self.figures, self.aside, self.pool, self.user)
         self.orphaned = error
         self.queue.close(error)
         self._inherited = self.pool.close()  # neither used nor freed here: they are the parent's

@@ -130,10 +130,8 @@ class TaskFuture(Future[T]):
         Blocks until there is one; Ctrl-C interrupts that (on Windows from Python 3.14 on). Raises `TimeoutError` after
         `timeout` seconds, which leaves the task alone, and `CancelledError` when the task was cancelled. Without a
         timeout and inside of another task, `PoolDeadlockError` if the wait could never end."""
-        if self._final is not FINISHED:
+        if self._final is not FINISHED or timeout is not None:
             self._wait(timeout)
-        elif timeout is not None:
-            checks.seconds("timeout", timeout, infinite=True)
         if self._exception is not None:
             self._see()
             try:
@@ -144,10 +142,8 @@ class TaskFuture(Future[T]):
 
     def exception(self, timeout: float | None = None) -> BaseException | None:
         """The exception that the task raised, `None` if it returned. Blocks and raises as `result()` does."""
-        if self._final is not FINISHED:
+        if self._final is not FINISHED or timeout is not None:
             self._wait(timeout)
-        elif timeout is not None:
-            checks.seconds("timeout", timeout, infinite=True)
         self._see()
         if isinstance(self._exception, (StopIteration, GeneratorExit)):
             return _for_asyncio(self._exception)

@@ -38,12 +38,8 @@ from tasker import (
 from tests.conftest import PATIENCE, Log, eventually
 from tests.test_config import WRONG as WRONG_FIELDS
 from tests.test_config import Collector, config
+from tests.test_public_api import TWELVE
 
-TWELVE = [
-    f"queue_task{kind}{way}"
-    for kind in ("", "_once", "_with_priority", "_with_priority_once")
-    for way in ("", "_with_callback", "_async")
-]
 READABLE = 1000  # characters: the longest message that a person reads
 
 

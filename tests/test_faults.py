@@ -100,19 +100,25 @@ ERRORS = {
 }
 
 
+def recorded(task, raised):
+    """The task, with what it raises written down."""
+
+    def record(resource):
+        try:
+            return task(resource)
+        except BaseException as error:
+            raised.append(error)
+            raise
+
+    return record
+
+
 @pytest.mark.parametrize("healthy", [True, False])
 @pytest.mark.parametrize("what", ERRORS)
 def test_whatever_a_task_raises_reaches_its_own_caller_as_it_is_and_the_next_task_runs(make, log, what, healthy):
     manager = make(worker_count=1, max_worker_count=1, max_retries=1, check_health=lambda error: healthy)
     raised, called = [], []
-
-    def task(resource):
-        try:
-            return ERRORS[what](resource)
-        except BaseException as error:
-            raised.append(error)
-            raise
-
+    task = recorded(ERRORS[what], raised)
     manager.queue_task_with_callback(task, lambda result, error: called.append((result, error)))
     assert manager.join(PATIENCE)
     assert called[0][0] is None
@@ -135,14 +141,7 @@ def test_whatever_a_task_raises_reaches_its_own_caller_as_it_is_and_the_next_tas
 def test_run_task_raises_whatever_its_task_raises_and_goes_on(make, what):
     manager = make(worker_count=1)
     raised = []
-
-    def task(resource):
-        try:
-            return ERRORS[what](resource)
-        except BaseException as error:
-            raised.append(error)
-            raise
-
+    task = recorded(ERRORS[what], raised)
     assert outcome_of(manager.run_task, task) is raised[0]
     assert manager.run_task(lambda resource: "the next") == "the next"
     metrics = ends_exactly(manager, arrived=2)

@@ -95,31 +95,17 @@ def catches(
 
 
 def _explore(world: type[World], clock: str, preemptions: int | None) -> Any:
-    with _seams():
-        return frontrun.explore(
-            _made(world),
-            _threads(world),
-            _holds,
-            clock=clock,
-            preemption_bound=preemptions,
-            max_executions=TOO_MANY,
-            **_OPTIONS,
-        )
+    return _play(frontrun.explore, world, clock=clock, preemption_bound=preemptions, max_executions=TOO_MANY)
 
 
 def _sample(world: type[World], schedules: int, clock: str) -> Any:
     print(f"TASKER_STRESS_SEED={SEED}")
+    return _play(frontrun.explore_random, world, clock=clock, max_attempts=schedules, max_ops=MAX_OPS, seed=SEED)
+
+
+def _play(explore: Callable[..., Any], world: type[World], **options: Any) -> Any:
     with _seams():
-        return frontrun.explore_random(
-            _made(world),
-            _threads(world),
-            _holds,
-            clock=clock,
-            max_attempts=schedules,
-            max_ops=MAX_OPS,
-            seed=SEED,
-            **_OPTIONS,
-        )
+        return explore(_made(world), _threads(world), _holds, **options, **_OPTIONS)
 
 
 def _made(world: type[World]) -> Callable[[], World]:
