@@ -6,6 +6,7 @@ broken resources are replaced and their tasks retried. `TaskManager` and `Config
 
 from tasker.config import Config, unhealthy_on
 from tasker.context import Context, background, with_cancel, with_deadline, with_timeout, with_value
+from tasker.current import current_context
 from tasker.errors import (
     ConfigError,
     ContextCancelledError,
@@ -52,6 +53,7 @@ __all__ = [
     "TaskerError",
     "WorkerLostError",
     "background",
+    "current_context",
     "unhealthy_on",
     "with_cancel",
     "with_deadline",

@@ -26,7 +26,7 @@ _LOGGER_METHODS = ("debug", "info", "warning", "error")
 _COLLECTOR_METHODS = ("record_arrival", "record_completion", "record_failure", "record_retry", "metrics")
 
 
-def _every_error_is_healthy(_: Exception) -> bool:
+def every_error_is_healthy(_: Exception) -> bool:
     return True
 
 
@@ -46,6 +46,7 @@ class ConfigOptions(TypedDict, total=False):
     burst_task_threshold: int
     burst_worker_count: int
     queue_size: int
+    propagate_contextvars: bool
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,7 +67,7 @@ class Config(Generic[R]):
     """Used in thread names, log messages, errors and `repr`."""
     ctx: Context = field(default_factory=background)
     """Cancelling it starts a graceful stop. Tasks see its values, not its cancellation or deadline."""
-    check_health: Callable[[Exception], bool] = _every_error_is_healthy
+    check_health: Callable[[Exception], bool] = every_error_is_healthy
     """`False` means that the error broke the resource: it is replaced and the task retried. So does raising."""
     max_worker_count: int | None = None
     """Most workers at any time, those still creating included. `None`: `worker_count * 2`, or with a
@@ -91,6 +92,10 @@ class Config(Generic[R]):
     """How many `burst_task_threshold` hires at once."""
     queue_size: int = 0
     """Most tasks that wait in the two lanes together, re-queued ones not counted. 0: no bound."""
+    propagate_contextvars: bool = True
+    """Whether a task sees the context variables (`contextvars`) of the code that submitted it, as they were then; what
+    it sets itself is seen by nobody else, nor by its own next attempt. `False`: it sees those of its worker's thread,
+    which begins with none. `run_task` calls in the caller's own context."""
 
     def __post_init__(self) -> None:
         _check_callable("on_create", self.on_create, arguments=0)
@@ -113,6 +118,7 @@ class Config(Generic[R]):
                 )
         if self.resource_pool_size is not None:
             checks.whole_number("resource_pool_size", self.resource_pool_size, least=0)
+        checks.flag("propagate_contextvars", self.propagate_contextvars)
         checks.seconds("burst_interval", self.burst_interval)
         checks.seconds("create_timeout", self.create_timeout, zero=False)
         _check_methods("logger", self.logger, _LOGGER_METHODS)

@@ -21,7 +21,7 @@ from typing import Any, Protocol
 
 from tasker.errors import PoolDeadlockError
 
-__all__ = ["all_wait", "begin_wait", "current_worker", "end_wait", "enter"]
+__all__ = ["all_wait", "begin_wait", "end_wait"]
 
 
 class Pool(Protocol):
@@ -53,25 +53,10 @@ class Waiter(Protocol):
     task: Any
 
 
-class _Here(threading.local):
-    worker: Waiter | None = None  # a default, as to miss an attribute costs ten times as much as to find one
-
-
 _Waits = dict[Waiter, Awaited]
 
-_here = _Here()
 _lock = threading.RLock()
 _waits: _Waits = {}
-
-
-def enter(worker: Waiter) -> None:
-    """Said by a worker's thread when it begins."""
-    _here.worker = worker
-
-
-def current_worker() -> Waiter | None:
-    """The worker whose thread calls, if any."""
-    return _here.worker
 
 
 def begin_wait(worker: Waiter, future: Awaited) -> Awaited | None:

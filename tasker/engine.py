@@ -13,6 +13,7 @@ import time
 import weakref
 from collections.abc import Callable, Mapping
 from concurrent.futures import CancelledError
+from contextvars import copy_context
 from types import CodeType, FrameType, FunctionType
 from typing import Any, Generic, TypeVar
 
@@ -22,6 +23,7 @@ from tasker.burst import Burst
 from tasker.config import Config
 from tasker.context import Callback, Context, TaskContext, without_cancel
 from tasker.crew import Crew
+from tasker.current import here
 from tasker.errors import PoolDeadlockError, QueueFullError, ResourceCreationError, TaskManagerShutdownError
 from tasker.future import TaskFuture, new_task
 from tasker.lifecycle import CLOSED, OPEN, STOPPING, Lifecycle
@@ -29,7 +31,7 @@ from tasker.logger import GuardedLogger
 from tasker.metrics import BuiltinCollector, TaskLifecycleTimestamps, TaskMetrics
 from tasker.process import new_locks, watch
 from tasker.queue import TaskQueue
-from tasker.resources import ResourcePool
+from tasker.resources import Loan, ResourcePool
 from tasker.scaling import Limits
 from tasker.signature import is_plain, wants_context
 from tasker.snapshots import StopReport, TaskStats
@@ -56,6 +58,7 @@ class Engine(Generic[R]):
         self.user = UserCode(config, self.logger)
         self.has_collector = self.user.collects
         self.max_retries = config.max_retries
+        self.may_retry = self.max_retries > 0 and self.user.judges
         self.run_contexts: set[Context] = set()
         self.settling: set[TaskFuture[Any]] = set()
         self.watchers = 0
@@ -77,6 +80,7 @@ class Engine(Generic[R]):
         self.lifecycle = Lifecycle(self, create_timeout, self._wake_burst)
         self.burst = Burst(self, checks.seconds("burst_interval", config.burst_interval), create_timeout, limits)
         self._bounded = config.queue_size > 0
+        self._propagates = config.propagate_contextvars
         self._plain: tuple[CodeType | None, int] = (None, 0)  # code that, given so many arguments, takes no context
         self._forget_stop: Callable[[], bool] = bool
         self._start()
@@ -121,7 +125,7 @@ class Engine(Generic[R]):
             wants = False
         else:
             wants = self._wants_context(fn, len(args))
-        task = new_task(self, fn, args, wants, _monotonic(), waiting)
+        task = new_task(self, fn, args, wants, _monotonic(), waiting, copy_context() if self._propagates else None)
         if options or self._bounded:
             self._put(task, **options)
         else:
@@ -181,7 +185,7 @@ class Engine(Generic[R]):
         if self.queue.closed:  # the burst thread closes the pool a moment later, and in a forked child nobody does
             raise self.queue.refusal()
         wants = wants_context(fn, len(args) + 1)
-        started = _monotonic()
+        started, outer = _monotonic(), here.loan
         try:
             loan = self.pool.borrow()
         except TaskManagerShutdownError:
@@ -191,14 +195,11 @@ class Engine(Generic[R]):
             if isinstance(error, Exception):
                 raise ResourceCreationError(f"{self.name}: on_create failed for run_task") from error
             raise
-        healthy, context = True, None  # no call before the `try`: a Ctrl-C would lose the loan
+        healthy, loan.context = True, None  # no call before the `try`: a Ctrl-C would lose the loan
         try:
-            if wants:
-                context = TaskContext(self._values, None, self.is_stopping)
-                self.run_contexts.add(context)
-                result = fn(context, loan.resource, *args)
-            else:
-                result = fn(loan.resource, *args)
+            loan.owner, loan.outer = self, outer
+            here.loan = loan
+            result = fn(self.call_context(loan), loan.resource, *args) if wants else fn(loan.resource, *args)
         except BaseException as error:
             healthy = False  # if a Ctrl-C ends the check
             healthy = self.user.is_healthy(error)
@@ -212,13 +213,22 @@ class Engine(Generic[R]):
                 self.user.tell("record_completion", TaskLifecycleTimestamps(started, started, finished))
             return result
         finally:
+            here.loan = outer
             try:
-                if context is not None:
-                    self.run_contexts.discard(context)
+                if loan.context is not None:
+                    self.run_contexts.discard(loan.context)
                 self.pool.hand_back(loan, healthy=healthy)
             except BaseException:  # Ctrl-C in the middle of it
                 self.pool.hand_back(loan, healthy=healthy)
                 raise
+
+    def call_context(self, loan: Loan[R]) -> TaskContext:
+        """The context of a `run_task`, made if need be. For the thread that runs it."""
+        if loan.context is None:
+            loan.context = TaskContext(self._values, None, self.is_stopping)
+            self.run_contexts.add(loan.context)
+        context: TaskContext = loan.context
+        return context
 
     def _run_task_failed(self, started: float) -> None:
         self.figures.failed_directly()
@@ -289,6 +299,18 @@ class Engine(Generic[R]):
     def metrics(self) -> TaskMetrics:
         told = self.user.metrics()
         return self.figures.metrics() if told is None else told
+
+    def current_resource(self) -> R:
+        """The resource of the innermost of this engine's tasks in the calling thread."""
+        loan: Any = here.loan
+        while loan is not None:
+            if loan.owner is self:
+                return loan.resource  # type: ignore[no-any-return]
+            loan = loan.outer
+        worker: Any = here.worker
+        if worker is None or not worker.serves(self):
+            raise RuntimeError(f"{self.name}: current_resource() was called outside of its tasks")
+        return worker.resource  # type: ignore[no-any-return]
 
     def busy(self) -> int:
         """Workers that are not parked."""

@@ -24,6 +24,7 @@ Every settlement is: record, wake the waiters, then call back.
 
 from __future__ import annotations
 
+import contextvars
 import os
 import sys
 import threading
@@ -34,6 +35,7 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from tasker import checks, deadlock, timer
 from tasker.context import Callback, EndedError, TaskContext
+from tasker.current import current_worker
 from tasker.errors import DeadlineExceededError, TaskTimeoutError
 from tasker.logger import GuardedLogger, traceback_of
 from tasker.metrics import TaskLifecycleTimestamps
@@ -104,6 +106,7 @@ class TaskFuture(Future[T]):
     _fn: Callable[..., T] | None
     _args: tuple[Any, ...] | None
     _wants_context: bool
+    _variables: contextvars.Context | None
     _priority: bool
     _once = False
     _queued_at: float
@@ -145,9 +148,10 @@ class TaskFuture(Future[T]):
         if self._final is not FINISHED or timeout is not None:
             self._wait(timeout)
         self._see()
-        if isinstance(self._exception, (StopIteration, GeneratorExit)):
-            return _for_asyncio(self._exception)
-        return self._exception
+        error = self._exception
+        if isinstance(error, (StopIteration, GeneratorExit)) and _called_by_asyncio():
+            return _for_asyncio(error)
+        return error
 
     def cancel(self) -> bool:
         """Cancel the task if it has not started: `True` means that it never runs (again).
@@ -187,9 +191,19 @@ class TaskFuture(Future[T]):
             self._call_back([callback])
 
     def __await__(self) -> Generator[Any, None, T]:
-        import asyncio  # only programs that await need it
+        from tasker import awaiting  # which imports asyncio: only programs that await need it
 
-        return asyncio.wrap_future(self).__await__()
+        if self._final is None:
+            yield from awaiting.outcome(self)
+        if self._final is CANCELLED_AND_NOTIFIED:
+            raise awaiting.CancelledError
+        if self._exception is not None:
+            self._see()
+            try:
+                raise _for_asyncio(self._exception)
+            finally:
+                del self  # as in result()
+        return self._result  # type: ignore[return-value]  # pyright: ignore[reportReturnType]  # None may be a T
 
     def __repr__(self) -> str:
         state, outcome = self._state, ""
@@ -359,7 +373,7 @@ class TaskFuture(Future[T]):
         asked = self._cancel_asked and not isinstance(exception, TaskTimeoutError)
         if exception is not None and not asked and not isinstance(exception, CancelledError):
             self._unseen = _UnseenFailure(exception, self._owner.logger)
-        self._fn = self._args = None
+        self._fn = self._args = self._variables = None
         self._exception = exception
         self._result = result
         self._final = state
@@ -387,6 +401,8 @@ class TaskFuture(Future[T]):
                 waiter.cancel()
             elif type(waiter) is _StandardWaiters:
                 waiter.tell(self)
+            else:
+                waiter.wake()  # an await, or a stream of results
         return callbacks
 
     def _call_back(self, callbacks: list[DoneCallback]) -> None:
@@ -404,7 +420,7 @@ class TaskFuture(Future[T]):
         if self._owner.orphaned is not None:  # perhaps it was in the hands of a thread that is not here
             self._end_after_fork(self._owner.orphaned)
         if self._final is None:
-            worker = deadlock.current_worker() if timeout is None else None
+            worker = current_worker() if timeout is None else None
             if worker is None:
                 self._sleep(limit)
             else:
@@ -474,8 +490,9 @@ def new_task(
     wants_context: bool,
     queued_at: float,
     waiting: list[Any] | None = None,
+    variables: contextvars.Context | None = None,
 ) -> TaskFuture[T]:
-    """A future for a call; `waiting` is what waits for its outcome from the start.
+    """A future for a call; `waiting` is what waits for its outcome from the start, `variables` what the call runs in.
 
     Not `__init__`, because to call a class costs as much as all of this. Nor is `Future.__init__` called, which makes
     a condition and two lists. All attributes that every task gets are set here, because CPython finds room for no
@@ -486,6 +503,7 @@ def new_task(
     task._fn = fn
     task._args = args
     task._wants_context = wants_context
+    task._variables = variables
     task._priority = False
     task._queued_at = task._started_at = queued_at
     task._waiting = waiting
@@ -547,10 +565,15 @@ class _UnseenFailure:
             self.logger.error("tasker: a task failed and nobody asked for its result or exception\n%s", text)
 
 
-def _for_asyncio(error: StopIteration | GeneratorExit) -> BaseException:
-    """`error` for anyone but asyncio: its futures refuse a StopIteration and then never end (up to 3.12.1), and a
+def _called_by_asyncio() -> bool:
+    """Whether asyncio called the function that asks."""
+    return str(sys._getframe(2).f_globals.get("__name__", "")).startswith("asyncio.")
+
+
+def _for_asyncio(error: BaseException) -> BaseException:
+    """What asyncio can be given: its futures refuse a StopIteration and then never end (up to 3.12.1), and a
     GeneratorExit ends whoever awaits them without a word."""
-    if not sys._getframe(2).f_globals.get("__name__", "").startswith("asyncio."):
+    if not isinstance(error, (StopIteration, GeneratorExit)):
         return error
     converted = RuntimeError(f"the task raised {type(error).__name__}")
     converted.__cause__ = error

@@ -153,6 +153,13 @@ class TaskManager(Generic[R]):
         be made, `TypeError` as `submit` does, `TaskManagerShutdownError` when the manager is stopping or closed."""
         return self._engine.run_task(fn, args)
 
+    def current_resource(self) -> R:
+        """The resource of the task that the calling thread runs: for code that the task's function calls.
+
+        Raises `RuntimeError` outside of this manager's tasks. Of tasks within tasks the innermost counts. Use it while
+        the task runs and in its thread, not later. Never blocks."""
+        return self._engine.current_resource()
+
     # -- waiting ---------------------------------------------------------------------------------------------------
 
     def join(self, timeout: float | None = None) -> bool:

@@ -12,7 +12,7 @@ from concurrent.futures import Future
 from typing import Any, Protocol, TypeVar, TypeVarTuple, overload
 
 from tasker.context import Context
-from tasker.deadlock import current_worker
+from tasker.current import current_worker
 from tasker.future import DoneCallback, TaskFuture
 from tasker.parking import new_sleeper
 from tasker.signature import check_callable

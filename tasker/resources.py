@@ -30,9 +30,13 @@ _NONE: Any = object()  # no resource: None may be one
 class Loan(Generic[R]):
     """What a borrower holds: the resource, from the moment it is his until it is handed back."""
 
-    __slots__ = ("resource",)
+    __slots__ = ("context", "outer", "owner", "resource")
 
     resource: R  # or _NONE
+    # what its borrower notes here
+    owner: Any
+    outer: Any  # the loan of the call around this one
+    context: Any
 
 
 class ResourcePool(Generic[R]):

@@ -10,7 +10,7 @@ import threading
 import traceback
 from typing import Generic, Literal, TypeVar
 
-from tasker.config import Config
+from tasker.config import Config, every_error_is_healthy
 from tasker.logger import GuardedLogger, traceback_of
 from tasker.metrics import TaskLifecycleTimestamps, TaskMetrics
 
@@ -30,6 +30,7 @@ class UserCode(Generic[R]):
         self._collector = config.collector
         self._counting = threading.RLock()
         self.collects = config.collector is not None
+        self.judges = config.check_health is not every_error_is_healthy
         self.destroy_errors = 0
         self.create_error: BaseException | None = None  # the last one, until a resource is made
 

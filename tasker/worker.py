@@ -14,14 +14,15 @@ place where they are called. The worker's figures go to its own shard; `task` an
 from __future__ import annotations
 
 import contextlib
+import contextvars
 import threading
 import time
 from collections.abc import Callable
 from concurrent.futures._base import FINISHED
 from typing import Any, Generic, Protocol, TypeVar
 
-from tasker import deadlock
 from tasker.context import TaskContext
+from tasker.current import here
 from tasker.errors import ContextCancelledError
 from tasker.future import TaskFuture
 from tasker.logger import GuardedLogger, traceback_of
@@ -46,6 +47,8 @@ class Terms(Protocol[R]):
     user: UserCode[R]
     logger: GuardedLogger
     max_retries: int
+    may_retry: bool
+    """Whether any task may run more than once."""
 
     def task_context(self, task: TaskFuture[Any]) -> TaskContext:
         """A context for a task that asks for one."""
@@ -63,6 +66,7 @@ class Worker(Generic[R]):
         self.seat = Seat()
         self.shard = shard
         self.task: TaskFuture[Any] | None = None  # what it runs, or has just run
+        self.resource: R = _NONE
         self.holds_resource = False
         self.creating = True  # as long as it has no resource, nor one to destroy
         self.began = False  # whether its thread has come so far as to run anything
@@ -70,7 +74,8 @@ class Worker(Generic[R]):
         self._terms = terms
         self._queue = terms.queue
         self._leave = leave
-        self.thread = threading.Thread(target=self._work, name=name, daemon=True)
+        # an empty context of its own: from 3.14 on a thread may inherit the context of whoever starts it
+        self.thread = threading.Thread(target=contextvars.Context().run, args=(self._work,), name=name, daemon=True)
 
     def start(self) -> None:
         """Start the thread. Raises `RuntimeError` when there can be no more threads."""
@@ -81,24 +86,36 @@ class Worker(Generic[R]):
         self.dismissed = True
         self.seat.wake()
 
+    def serves(self, terms: object) -> bool:
+        """Whether it runs a task, and works on these terms."""
+        return self._terms is terms and self.task is not None
+
+    def current_context(self) -> TaskContext:
+        """The context of its task, made if need be. For the worker's own thread."""
+        task = self.task
+        assert task is not None
+        return task._context or self._terms.task_context(task)
+
     def _employed(self) -> bool:
         return not self.dismissed and not self._queue.is_drained()
 
     def _work(self) -> None:
         self.began = True
         try:
-            deadlock.enter(self)
+            here.worker = self
             while self._employed():
                 resource = self._create()
                 if resource is _NONE:
                     break
                 self.creating = False
+                self.resource = resource
                 self.holds_resource = True
                 try:
                     self._terms.worker_changed()
                     self._serve(resource)
                 finally:
                     self.holds_resource = False
+                    self.resource = _NONE
                     self._terms.user.destroy(resource)
                     del resource
                     self.creating = True
@@ -125,7 +142,7 @@ class Worker(Generic[R]):
     def _serve(self, resource: R) -> None:
         """Run tasks until the resource is broken or the worker leaves. All that a task costs is in this loop."""
         take, shard, terms, monotonic = self._queue.take, self.shard, self._terms, time.monotonic
-        collects = terms.user.collects
+        collects, may_retry = terms.user.collects, terms.may_retry
         durations = shard.durations
         now = 0.0  # when the last task ended, which is when the next one starts if nothing of the user's ran in between
         fn: Any  # never None in a task that was started; saying so to a type checker would cost time here
@@ -134,7 +151,7 @@ class Worker(Generic[R]):
             task = take()
             if task is None:
                 # a parked worker must not keep anything of the last task alive
-                self.task = fn = args = None
+                self.task = fn = args = variables = None
                 task = self._next_task()
                 if task is None:
                     return
@@ -152,7 +169,17 @@ class Worker(Generic[R]):
             else:
                 self._queue.taken_again(task)
             try:
-                if task._wants_context:
+                variables = task._variables
+                if variables is not None:
+                    if may_retry:
+                        variables = variables.copy()  # what this attempt sets must not be seen by the next one
+                    if task._wants_context:
+                        result = variables.run(fn, terms.task_context(task), resource, *args)
+                    elif args:
+                        result = variables.run(fn, resource, *args)
+                    else:
+                        result = variables.run(fn, resource)
+                elif task._wants_context:
                     result = fn(terms.task_context(task), resource, *args)
                 elif args:
                     result = fn(resource, *args)
@@ -162,7 +189,7 @@ class Worker(Generic[R]):
                 now = 0.0
                 if not self._failed(task, error):
                     # the error's traceback leads back to this frame, which must not lead to the error
-                    self.task = task = fn = args = None
+                    self.task = task = fn = args = variables = None
                     return
             else:
                 if collects:
@@ -177,7 +204,7 @@ class Worker(Generic[R]):
                     continue
                 durations.append(started - task._queued_at)
                 durations.append(now - started)
-                task._fn = task._args = None
+                task._fn = task._args = task._variables = variables = None
                 task._result = result
                 result = None
                 task._final = FINISHED

@@ -258,6 +258,7 @@ FIELDS = {  # beyond what test_config has: the extremes, and what cannot print i
     "burst_task_threshold": (whole(0), [0, *NUMBERS]),
     "burst_worker_count": (whole(1), NUMBERS),
     "queue_size": (whole(0), [0, *NUMBERS]),
+    "propagate_contextvars": (FLAGS, [True, False]),
     "burst_interval": (seconds("0 or more", finite=True), [0, 0.0, *TIMES]),
     "create_timeout": (seconds("more than 0", finite=True), [1e-9, *TIMES]),
     "name": (unprintable("non-empty string"), ["a", "x" * 10_000, "two\nlines"]),

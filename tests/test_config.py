@@ -70,6 +70,7 @@ def test_three_fields_are_required_and_the_rest_have_their_documented_defaults()
         "burst_task_threshold": 0,
         "burst_worker_count": 2,
         "queue_size": 0,
+        "propagate_contextvars": True,
     }
     for missing in ("on_create", "on_destroy", "worker_count"):
         arguments = {"on_create": list, "on_destroy": list.clear, "worker_count": 3}
@@ -103,6 +104,7 @@ def test_fields_stay_as_they_were_given():
         "burst_task_threshold": 10,
         "burst_worker_count": 1,
         "queue_size": 1,
+        "propagate_contextvars": False,
     }
     made = config(**given)
     for name, value in given.items():
@@ -159,6 +161,7 @@ WRONG = [
     *(("worker_count", value, f"{WHOLE}, 1 or more") for value in (*NUMBERS, 0, -1)),
     *(("max_retries", value, f"{WHOLE}, 0 or more") for value in (*NUMBERS, -1)),
     *(("queue_size", value, f"{WHOLE}, 0 or more") for value in (*NUMBERS, -1)),
+    *(("propagate_contextvars", value, "True or False") for value in (None, 0, 1, "no")),
     *(("burst_task_threshold", value, f"{WHOLE}, 0 or more") for value in (*NUMBERS, -1)),
     *(("burst_worker_count", value, f"{WHOLE}, 1 or more") for value in (*NUMBERS, 0, -1)),
     *(("resource_pool_size", value, f"{WHOLE}, 0 or more") for value in (*NUMBERS[1:], -1)),

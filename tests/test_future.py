@@ -935,7 +935,7 @@ def test_a_wait_inside_of_a_wait_leaves_the_outer_one_announced(owner, monkeypat
         inner.result()  # of a `__del__`, say
         settle(outer)
 
-    monkeypatch.setattr(deadlock, "current_worker", lambda: worker)
+    monkeypatch.setattr("tasker.future.current_worker", lambda: worker)
     outer, inner = owner.future(), owner.future()
     for future in (outer, inner):
         future._deadline = float("inf")  # no wait for it is a deadlock

@@ -17,8 +17,9 @@ LAYERS = (
     # needs nothing of tasker
     ("errors", "logger", "parking", "reservoir", "scaling", "snapshots"),
     # needs one or two of those
-    ("aside", "checks", "deadlock", "metrics", "resources", "signature", "timer"),
+    ("aside", "awaiting", "checks", "deadlock", "metrics", "resources", "signature", "timer"),
     ("context",),
+    ("current",),
     # what a user gives, and what he gets
     ("config", "future"),
     # tasks that wait, and how they are submitted
@@ -79,7 +80,8 @@ def test_module_imports_nothing_but_the_standard_library_and_the_dependencies(mo
     assert roots - sys.stdlib_module_names <= OUTSIDE
 
 
-def test_asyncio_is_imported_only_where_a_future_is_awaited() -> None:
-    assert [module for module in MODULES if "asyncio" in _imported(module)] == ["future"]
-    tree = ast.parse((PACKAGE / "future.py").read_text())
-    assert not any(isinstance(node, ast.Import) and "asyncio" in {a.name for a in node.names} for node in tree.body)
+def test_asyncio_is_imported_by_one_module_which_is_imported_where_it_is_needed() -> None:
+    assert [module for module in MODULES if "asyncio" in _imported(module)] == ["awaiting"]
+    for module in MODULES:
+        for node in ast.parse(PACKAGE.joinpath(*module.split(".")).with_suffix(".py").read_text()).body:
+            assert not (isinstance(node, ast.ImportFrom) and "awaiting" in ast.unparse(node)), module

@@ -1,0 +1,62 @@
+"""Which task a thread runs: the one of its worker, or the one that it runs itself in `run_task`. The innermost counts.
+
+A worker's thread names its worker once. `run_task` names its loan for as long as its function runs, and what was named
+before comes back afterwards, so calls of it may be nested.
+"""
+
+from __future__ import annotations
+
+import threading
+from typing import Any, Protocol
+
+from tasker.context import Context
+
+__all__ = ["current_context", "current_worker", "here"]
+
+
+class OnWorker(Protocol):
+    """A worker, as seen from here."""
+
+    name: str
+    task: Any
+    resource: Any
+
+    def current_context(self) -> Context:
+        """The context of its task, made if need be."""
+        ...
+
+
+class InCaller(Protocol):
+    """A loan, as seen from here."""
+
+    resource: Any
+    owner: Any
+    outer: Any
+
+
+class _Here(threading.local):
+    # defaults, as to miss an attribute costs ten times as much as to find one
+    worker: OnWorker | None = None
+    loan: InCaller | None = None
+
+
+here = _Here()
+
+
+def current_worker() -> OnWorker | None:
+    """The worker whose thread calls, if any."""
+    return here.worker
+
+
+def current_context() -> Context:
+    """The context of the task that the calling thread runs: for code that the task's function calls.
+
+    The same that the function gets as its first argument when it requires one. Raises `RuntimeError` outside of a
+    task. Never blocks."""
+    loan, worker = here.loan, here.worker
+    if loan is not None:
+        context: Context = loan.owner.call_context(loan)
+        return context
+    if worker is None or worker.task is None:
+        raise RuntimeError("current_context() was called outside of a task")
+    return worker.current_context()

@@ -1,0 +1,245 @@
+"""What a task's code finds out about itself: the submitter's context variables, its context, its resource."""
+
+from __future__ import annotations
+
+import contextvars
+import decimal
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import pytest
+
+import tasker
+from tasker import ConfigError, ContextCancelledError, TaskManager, background, current_context, with_value
+from tests.conftest import PATIENCE, Resource, Sick, eventually
+
+request: contextvars.ContextVar[str] = contextvars.ContextVar("request", default="none")
+
+Make = Callable[..., TaskManager[Resource]]
+
+
+# -- context variables -------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def in_request() -> Any:
+    token = request.set("submitter's")
+    yield
+    request.reset(token)
+
+
+@pytest.mark.usefixtures("in_request")
+@pytest.mark.parametrize(
+    ("fn", "args"),
+    [(lambda r: request.get(), ()), (lambda ctx, r: request.get(), ()), (lambda r, x: request.get(), (1,))],
+    ids=["plain", "context", "argument"],
+)
+def test_a_task_sees_the_context_variables_of_its_submitter(
+    make: Make, fn: Callable[..., str], args: tuple[int, ...]
+) -> None:
+    assert make().submit(fn, *args).result(PATIENCE) == "submitter's"
+
+
+def test_a_task_sees_them_as_they_were_when_it_was_submitted(make: Make) -> None:
+    manager, gate = make(worker_count=1), threading.Event()
+    manager.submit(lambda r: gate.wait(PATIENCE))
+    seen = []
+    for name in ("first", "second"):
+        token = request.set(name)
+        seen.append(manager.submit(lambda r: request.get()))
+        request.reset(token)
+    gate.set()
+    assert [future.result(PATIENCE) for future in seen] == ["first", "second"]
+
+
+@pytest.mark.usefixtures("in_request")
+def test_what_a_task_changes_is_seen_by_nobody_else(make: Make) -> None:
+    manager = make(worker_count=1)
+    manager.submit(lambda r: request.set("changed")).result(PATIENCE)
+    assert manager.submit(lambda r: request.get()).result(PATIENCE) == "submitter's"
+    assert request.get() == "submitter's"
+
+
+@pytest.mark.usefixtures("in_request")
+def test_what_an_attempt_changes_is_not_seen_by_the_next(make: Make) -> None:
+    seen = []
+
+    def task(resource: Resource) -> None:
+        seen.append(request.get())
+        request.set("changed")
+        if len(seen) < 3:
+            raise Sick
+
+    make().submit(task).result(PATIENCE)
+    assert seen == ["submitter's"] * 3
+
+
+@pytest.mark.usefixtures("in_request")
+def test_without_propagation_a_task_sees_those_of_its_workers_thread_alone(make: Make, factory: Any) -> None:
+    def create() -> Resource:
+        request.set("worker's")
+        return factory.create()  # type: ignore[no-any-return]
+
+    manager = make(propagate_contextvars=False, on_create=create)
+    assert manager.submit(lambda r: request.get()).result(PATIENCE) == "worker's"
+    assert manager.submit(lambda ctx, r: request.get()).result(PATIENCE) == "worker's"
+
+
+@pytest.mark.usefixtures("in_request")
+def test_worker_threads_start_from_an_empty_context(make: Make, factory: Any) -> None:
+    seen: list[int] = []
+
+    def create() -> Resource:
+        seen.append(len(contextvars.copy_context()))
+        return factory.create()  # type: ignore[no-any-return]
+
+    make(on_create=create, worker_count=1).wait_ready(PATIENCE)
+    assert seen == [0]
+
+
+@pytest.mark.usefixtures("in_request")
+def test_run_task_runs_in_the_callers_own_context(make: Make) -> None:
+    manager = make()
+    assert manager.run_task(lambda r: request.get()) == "submitter's"
+    token = manager.run_task(lambda r: request.set("changed"))
+    assert request.get() == "changed"
+    request.reset(token)
+
+
+def test_a_decimal_context_follows(make: Make) -> None:
+    with decimal.localcontext() as context:
+        context.prec = 3
+        assert str(make().submit(lambda r: decimal.Decimal(1) / 3).result(PATIENCE)) == "0.333"
+
+
+def test_a_settled_task_lets_go_of_its_submitters_variables(make: Make) -> None:
+    future = make().submit(lambda r: 1)
+    future.result(PATIENCE)
+    assert future._variables is None
+    with pytest.raises(ZeroDivisionError):
+        (failed := make().submit(lambda r: 1 / 0)).result(PATIENCE)
+    assert failed._variables is None
+
+
+def test_propagate_contextvars_must_be_a_flag(make: Make) -> None:
+    with pytest.raises(ConfigError, match="propagate_contextvars must be True or False, not 1"):
+        make(propagate_contextvars=1)
+
+
+# -- current_context ---------------------------------------------------------------------------------------------------
+
+
+def test_current_context_is_the_one_that_the_function_gets(make: Make) -> None:
+    assert make().submit(lambda ctx, r: ctx is current_context()).result(PATIENCE)
+    assert make().run_task(lambda ctx, r: ctx is current_context())
+
+
+def test_current_context_is_made_when_first_asked_for_and_ends_with_the_tasks_cancellation(make: Make) -> None:
+    manager, running = make(), threading.Event()
+
+    def task(resource: Resource) -> type | None:
+        assert current_context() is current_context()
+        running.set()
+        assert current_context().wait(PATIENCE)
+        return type(current_context().err())
+
+    future = manager.submit(task)
+    assert running.wait(PATIENCE)
+    assert not future.cancel()
+    assert future.result(PATIENCE) is ContextCancelledError
+
+
+def test_current_context_of_a_task_that_was_asked_to_end_before_is_done(make: Make) -> None:
+    manager, running, asked = make(), threading.Event(), threading.Event()
+
+    def task(resource: Resource) -> bool:
+        running.set()
+        assert asked.wait(PATIENCE)
+        return current_context().cancelled()
+
+    future = manager.submit(task)
+    assert running.wait(PATIENCE)
+    future.cancel()
+    asked.set()
+    assert future.result(PATIENCE)
+
+
+def test_kill_ends_the_current_context_of_run_task(make: Make) -> None:
+    manager, running = make(), threading.Event()
+
+    def task(resource: Resource) -> bool:
+        current_context()
+        running.set()
+        return current_context().wait(PATIENCE)
+
+    with ThreadPoolExecutor(1) as pool:
+        future = pool.submit(manager.run_task, task)
+        assert running.wait(PATIENCE)
+        manager.kill(PATIENCE)
+        assert future.result(PATIENCE)
+
+
+def test_current_context_has_the_values_and_the_deadline_of_the_task(make: Make) -> None:
+    manager = make(ctx=with_value(background(), "who", "me"))
+    assert manager.submit(lambda r: current_context().value("who")).result(PATIENCE) == "me"
+    assert manager.submit(lambda r: current_context().remaining(), timeout=PATIENCE).result(PATIENCE) <= PATIENCE
+
+
+def test_outside_of_a_task_there_is_no_current_context(make: Make) -> None:
+    with pytest.raises(RuntimeError, match="outside of a task"):
+        current_context()
+    manager = make()
+    manager.run_task(lambda r: current_context())
+    with pytest.raises(RuntimeError, match="outside of a task"):
+        current_context()
+
+
+# -- current_resource --------------------------------------------------------------------------------------------------
+
+
+def test_current_resource_is_the_one_that_the_function_gets(make: Make) -> None:
+    manager = make()
+    assert manager.submit(lambda r: r is manager.current_resource()).result(PATIENCE)
+    assert manager.run_task(lambda r: r is manager.current_resource())
+
+
+def test_of_nested_tasks_the_innermost_counts_and_the_outer_one_comes_back(make: Make) -> None:
+    one, other = make(), make()
+
+    def inner(resource: Resource) -> None:
+        assert other.current_resource() is resource
+        assert one.current_resource() is not resource
+        mine = one.current_resource()
+        assert one.run_task(lambda r: r is one.current_resource() and r is not mine)
+        with pytest.raises(ZeroDivisionError):
+            one.run_task(lambda r: 1 / 0)
+        assert one.current_resource() is mine
+
+    def outer(ctx: tasker.Context, resource: Resource) -> bool:
+        with pytest.raises(RuntimeError):
+            other.current_resource()
+        other.run_task(inner)
+        return one.current_resource() is resource and current_context() is ctx
+
+    assert one.submit(outer).result(PATIENCE)
+    assert one.run_task(outer)
+
+
+def test_outside_of_its_tasks_a_manager_has_no_current_resource(make: Make) -> None:
+    manager = make(name="books")
+    with pytest.raises(RuntimeError, match=r"books: current_resource\(\) was called outside of its tasks"):
+        manager.current_resource()
+    other = make()
+    future = other.submit(lambda r: manager.current_resource())
+    with pytest.raises(RuntimeError, match="books"):
+        future.result(PATIENCE)
+
+
+def test_a_parked_worker_names_no_task(make: Make) -> None:
+    manager = make(worker_count=1)
+    manager.submit(lambda r: current_context()).result(PATIENCE)
+    eventually(lambda: manager.stats().idle_workers == 1)
+    (worker,) = manager._engine.crew.members
+    assert not worker.serves(manager._engine)
