@@ -14,6 +14,7 @@ Time is virtual: it passes when nobody can run, or, where a test says so, whenev
 
 from __future__ import annotations
 
+import gc
 import os
 import random
 import sys
@@ -240,6 +241,10 @@ def _seams() -> Iterator[None]:
         # frontrun lets the next thread go just before a step is done: the GIL must not change hands in between
         stack.callback(sys.setswitchinterval, sys.getswitchinterval())
         sys.setswitchinterval(1.0)
+        # nor must a collection run code of ours, a forgotten manager's finalizer say, inside of frontrun's own locks
+        gc.collect()
+        gc.disable()
+        stack.callback(gc.enable)
         # frontrun wants to be run by its own command, which would replace the locks of the whole test session
         stack.enter_context(mock.patch.dict(os.environ, FRONTRUN_ACTIVE="1"))
         yield
