@@ -1,4 +1,4 @@
-"""Awaiting in asyncio what threads settle: a `Mailbox` a loop, and a `LoopWaiter` an await.
+"""Awaiting in asyncio what threads settle: a `Mailbox` a loop, a `Message` for each thing settled.
 
 To tell a loop something from another thread (`call_soon_threadsafe`) is a system call, in which the thread gives up the
 GIL. So what is settled goes into the loop's mailbox, and only who finds no delivery under way asks for one: a burst of
@@ -17,7 +17,7 @@ from collections import deque
 from collections.abc import Generator
 from typing import Any, Protocol
 
-__all__ = ["CancelledError", "LoopWaiter", "outcome", "waiter_here"]
+__all__ = ["CancelledError", "LoopWaiter", "Mailbox", "Message", "mailbox_here", "outcome", "waiter_here"]
 
 CancelledError = asyncio.CancelledError  # not the one of concurrent.futures
 
@@ -39,12 +39,12 @@ class Mailbox:
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self.loop = weakref.ref(loop)
-        self._waiters: deque[LoopWaiter] = deque()
+        self._messages: deque[Message] = deque()
         self._coming = False  # whether a delivery is under way
 
-    def put(self, waiter: LoopWaiter) -> None:
-        """Have the loop wake a waiter. From any thread; harmless when the loop is closed."""
-        self._waiters.append(waiter)
+    def put(self, message: Message) -> None:
+        """Have the loop told. From any thread; harmless when the loop is closed."""
+        self._messages.append(message)
         if self._coming:
             return
         self._coming = True
@@ -62,26 +62,39 @@ class Mailbox:
         self._coming = False
         try:
             while True:
-                self._waiters.popleft().deliver()
+                self._messages.popleft().deliver()
         except IndexError:
             pass
 
 
-class LoopWaiter:
-    """One await: others `wake()` it, from any thread and as often as they like."""
+class Message:
+    """Something that a loop is to be told: others `wake()` it, from any thread and as often as they like."""
 
-    __slots__ = ("_future", "_mailbox")
+    __slots__ = ("_mailbox",)
 
-    def __init__(self, mailbox: Mailbox, future: asyncio.Future[None]) -> None:
+    def __init__(self, mailbox: Mailbox) -> None:
         self._mailbox = mailbox
-        self._future = future
 
     def wake(self) -> None:
-        """Have its loop end the await."""
+        """Have it delivered."""
         self._mailbox.put(self)
 
     def deliver(self) -> None:
-        """In the loop: end it."""
+        """In the loop: what it is for."""
+        raise NotImplementedError
+
+
+class LoopWaiter(Message):
+    """One await, which the message ends."""
+
+    __slots__ = ("_future", "parked")
+
+    def __init__(self, mailbox: Mailbox, future: asyncio.Future[None]) -> None:
+        super().__init__(mailbox)
+        self._future = future
+        self.parked = True  # as a thread's seat is: it sleeps, if anybody asks
+
+    def deliver(self) -> None:
         if not self._future.done():  # cancelled meanwhile
             self._future.set_result(None)
 
@@ -96,13 +109,18 @@ class _Here(threading.local):
 _here = _Here()
 
 
-def waiter_here() -> LoopWaiter:
-    """A waiter for an await in the running loop."""
+def mailbox_here() -> Mailbox:
+    """The running loop's."""
     loop = asyncio.get_running_loop()
     mailbox = _here.mailbox
     if mailbox is None or mailbox.loop() is not loop:
         mailbox = _here.mailbox = Mailbox(loop)  # of several loops that take turns each may get several
-    return LoopWaiter(mailbox, loop.create_future())
+    return mailbox
+
+
+def waiter_here() -> LoopWaiter:
+    """A waiter for an await in the running loop."""
+    return LoopWaiter(mailbox_here(), asyncio.get_running_loop().create_future())
 
 
 def outcome(future: Awaited) -> Generator[Any, None, None]:

@@ -43,6 +43,8 @@ class Parts(Protocol):
     watchers: int
     exiting: bool
 
+    def heal_crew(self) -> None: ...
+
     def worker_changed(self) -> None: ...
 
 
@@ -86,7 +88,7 @@ class Burst:
     def _heal(self) -> None:
         parts = self._parts
         if parts.lifecycle.state == OPEN:
-            parts.crew.heal(parts.queue.idle)
+            parts.heal_crew()
         if any(parts.queue.waiting()) and parts.queue.idle.announced:
             parts.queue.idle.wake_all()  # tasks wait and workers sleep: a wake-up got lost
         parts.queue.compact()

@@ -14,7 +14,6 @@ import functools
 import logging
 import os
 import threading
-import time
 from collections.abc import Callable
 from types import TracebackType
 from typing import Self
@@ -29,7 +28,7 @@ __all__ = ["Context", "background", "with_cancel", "with_deadline", "with_timeou
 
 _logger = GuardedLogger(logging.getLogger("tasker"))
 _aside = Aside("tasker-context", _logger)  # runs callbacks of passed deadlines
-_healing = False  # whether the timer will look after it; the timer thread's alone
+_healing = False  # whether the timer will look after it; said by what fires deadlines, twice at worst
 
 EndedError = ContextCancelledError | DeadlineExceededError
 Callback = Callable[[], object]
@@ -95,7 +94,7 @@ class Context:
 
     def remaining(self) -> float | None:
         """Seconds until the deadline, never below 0; `None` without a deadline, as timeout arguments want it."""
-        return None if self._deadline is None else max(0.0, self._deadline - time.monotonic())
+        return None if self._deadline is None else max(0.0, self._deadline - timer.now())
 
     def value(self, key: object) -> object:
         """The value that the nearest `with_value(..., key, value)` above gave to `key`; `None` where nobody did."""
@@ -126,6 +125,10 @@ class Context:
         limit = (
             -1.0 if timeout is None else min(checks.seconds("timeout", timeout, infinite=True), threading.TIMEOUT_MAX)
         )
+        if timer.clock is not None and timeout is not None:
+            with with_timeout(self, limit) as limited:  # a test's clock is followed by deadlines alone
+                limited.wait()
+            return self._error is not None
         sleeper = threading.Lock()
         sleeper.acquire()
         with self._lock:
@@ -222,7 +225,7 @@ class Context:
                 self.end(error, parent._cause)
         if self._deadline is None or self._error is not None or self._deadline == (parent and parent.deadline()):
             return
-        if self._deadline <= time.monotonic():
+        if self._deadline <= timer.now():
             self.end(_deadline_error(), None)
             return
         entry = self._entry = timer.at(self._deadline, self._deadline_passed)
@@ -303,7 +306,7 @@ def with_cancel(parent: Context) -> Context:
 def with_timeout(parent: Context, seconds: float) -> Context:
     """A context that ends after `seconds` from now (0: at once; infinite: never by itself), or with `parent`."""
     limit = checks.seconds("seconds", seconds, infinite=True)
-    return _derive(parent, None if limit == float("inf") else time.monotonic() + limit)
+    return _derive(parent, None if limit == float("inf") else timer.now() + limit)
 
 
 def with_deadline(parent: Context, monotonic: float) -> Context:
@@ -358,7 +361,7 @@ def _heal_callbacks() -> None:
     _aside.heal()
     _healing = _aside.waits()
     if _healing:
-        timer.at(time.monotonic() + STUCK, _heal_callbacks)
+        timer.after(STUCK, _heal_callbacks)
 
 
 def _guarded(callbacks: list[Callback]) -> list[Callback]:

@@ -37,6 +37,7 @@ from tasker.signature import is_plain, wants_context
 from tasker.snapshots import StopReport, TaskStats
 from tasker.usercode import UserCode
 from tasker.worker import Worker
+from tasker.wrapping import WRAPPERS
 
 __all__ = ["Engine"]
 
@@ -50,6 +51,8 @@ _monotonic = time.monotonic
 
 class Engine(Generic[R]):
     """Everything of a manager but its methods. Made running; ends by `lifecycle`."""
+
+    finishes_at_exit = False  # whether interpreter exit waits for all that was accepted, however long
 
     def __init__(self, config: Config[R]) -> None:
         self.config = config
@@ -67,11 +70,11 @@ class Engine(Generic[R]):
         self._inherited: list[R] = []  # in a forked child: kept, or collecting them would free them
         self._changed = threading.Condition()
         self._values = without_cancel(config.ctx)
-        self.queue = TaskQueue(config.name, config.queue_size)
+        self.queue = self._new_queue()
         self.figures = BuiltinCollector(self.queue.waiting_new)
         self.aside = Aside(f"{config.name}-aside", self.logger)
         create_timeout = checks.seconds("create_timeout", config.create_timeout)
-        limits = _limits(config)
+        limits = self._limits()
         self.crew: Crew[R] = Crew(
             config.name, limits.base, limits.most, self._new_worker, self._worker_left, self.logger
         )
@@ -166,7 +169,7 @@ class Engine(Generic[R]):
             if self._bounded:
                 self._reserve(task, room)
             if limit is not None:
-                task._set_deadline(task._queued_at + limit)
+                task._set_timeout(limit)
             self.queue.put(task)
         except BaseException:  # refused, or Ctrl-C
             self.queue.free_slot(task)
@@ -178,6 +181,8 @@ class Engine(Generic[R]):
                 f"{self.name}: queue full: {self.queue.slots()}, {self.busy()} of {len(self.crew.members)} workers "
                 "busy; submit later, wait longer (queue_timeout), or raise queue_size"
             )
+        if self.queue.closed:  # while it waited: it was in no lane, so nobody is to count it
+            raise self.queue.refusal()
         task._queued_at = _monotonic()
 
     def run_task(self, fn: Callable[..., Any], args: tuple[Any, ...]) -> Any:
@@ -393,12 +398,25 @@ class Engine(Generic[R]):
                 return False
             if frame.f_code is Engine.run_task.__code__ and frame.f_locals.get("self") is not self:  # pyright: ignore[reportUnknownMemberType]
                 pass  # nor does its run_task
+            elif frame.f_code in WRAPPERS or module == "tasker.manager":
+                pass  # nor does what its worker calls a task through, nor a façade
             elif module == "concurrent.futures._base" or module.startswith("tasker."):
                 return True
             frame = frame.f_back
         return False
 
     # -- the pieces --------------------------------------------------------------------------------------------------
+
+    def _new_queue(self) -> TaskQueue:
+        return TaskQueue(self.name, self.config.queue_size)
+
+    def _limits(self) -> Limits:
+        config = self.config
+        most = config.max_worker_count
+        if most is None:
+            extra = config.burst_worker_count if config.burst_task_threshold else config.worker_count
+            most = config.worker_count + extra
+        return Limits(config.worker_count, most, config.burst_task_threshold, config.burst_worker_count)
 
     def _new_worker(self, name: str, leave: Callable[[Worker[R]], None]) -> Worker[R]:
         return Worker(name, self, self.figures.new_shard(), leave)
@@ -408,6 +426,10 @@ class Engine(Generic[R]):
         self.worker_changed()
         if worker.thread.ident is not None:  # else its thread did not start, and at once it would not start again
             self._wake_burst()
+
+    def heal_crew(self) -> None:
+        """Said by every tick, as long as the manager is open."""
+        self.crew.heal(self.queue.idle)
 
     def closed(self) -> None:
         """The lifecycle has ended: let go of what outlives the manager, and tell who waits."""
@@ -431,14 +453,6 @@ class Engine(Generic[R]):
         self.crew.members = ()
         for task in (*self.queue.entries(), *running):
             task._end_after_fork(error)
-
-
-def _limits(config: Config[Any]) -> Limits:
-    most = config.max_worker_count
-    if most is None:
-        extra = config.burst_worker_count if config.burst_task_threshold else config.worker_count
-        most = config.worker_count + extra
-    return Limits(config.worker_count, most, config.burst_task_threshold, config.burst_worker_count)
 
 
 def _optional_seconds(field: str, value: float | None, *, zero: bool = True) -> float | None:

@@ -111,6 +111,7 @@ class TaskFuture(Future[T]):
     _once = False
     _queued_at: float
     _started_at: float
+    _timeout = 0.0
     _deadline: float | None = None
     _context: TaskContext | None = None
     _cancel_asked = False  # cancelled while running: never retried
@@ -259,16 +260,16 @@ class TaskFuture(Future[T]):
 
     # -- what ends a task from outside -------------------------------------------------------------------------
 
-    def _set_deadline(self, deadline: float) -> None:
-        """Before the task is put: end it at `deadline`, in seconds of `time.monotonic()`."""
-        self._deadline = deadline
+    def _set_timeout(self, seconds: float) -> None:
+        """Before the task is put: end it so many seconds from now."""
+        self._timeout = seconds
+        self._deadline = deadline = timer.now() + seconds
         self._announce(timer.at(deadline, self._expire))
 
     def _expire(self) -> None:
         """The deadline passed. Runs on the timer thread."""
-        allowed = (self._deadline or 0.0) - self._queued_at
         where = "while running: its context is cancelled" if self.attempts else "while queued: it never started"
-        error = TaskTimeoutError(f"the task's timeout of {allowed:g} s ended {where}")
+        error = TaskTimeoutError(f"the task's timeout of {self._timeout:g} s ended {where}")
         self._fail_from_outside(error, DeadlineExceededError("the task's timeout ended"))
 
     def _fail_from_outside(self, error: BaseException, ending: EndedError) -> bool:

@@ -52,6 +52,7 @@ class Parts(Protocol):
     user: UserCode[Any]
     run_contexts: set[Context]
     settling: set[Any]
+    exiting: bool
 
     def closed(self) -> None: ...
 
@@ -71,6 +72,7 @@ class Lifecycle:
         self._empty_since: float | None = None  # when there was nothing left to wait for, but counts
         self._killed = False
         self._ended = threading.Event()
+        self.awaiting: list[Any] = []  # what is to be woken when it has ended
         self.abandoned: tuple[str, ...] = ()
 
     @property
@@ -103,6 +105,10 @@ class Lifecycle:
     def wait(self, timeout: float | None) -> bool:
         """Wait until CLOSED; `False` when that took longer than `timeout` seconds."""
         return self._ended.wait(None if timeout is None else min(timeout, threading.TIMEOUT_MAX))
+
+    def has_ended(self) -> bool:
+        """Whether CLOSED is reached; who awaits that looks after he has put himself into `awaiting`."""
+        return self._ended.is_set()
 
     def end_after_fork(self) -> None:
         """In a forked child: closed, as none of the threads exist there."""
@@ -144,7 +150,9 @@ class Lifecycle:
             if deadlock.all_wait(parts.crew.members) and not parts.queue.is_drained():
                 # nobody is there to take what waits: it was put back after the last worker had left, or the workers
                 # wait for it
-                parts.crew.hire(1)
+                hired = parts.crew.hire(1)
+                if parts.exiting and not hired and not parts.crew.members:
+                    self._kill_waiting()  # at interpreter exit no thread can be started: nobody will ever take it
         if self._is_over():
             self._close(())
             return True
@@ -223,6 +231,8 @@ class Lifecycle:
         self._is_closed = True
         parts.closed()
         self._ended.set()
+        for waiter in self.awaiting:
+            waiter.wake()
 
     def _killed_error(self, when: str) -> TaskManagerKilledError:
         return TaskManagerKilledError(f"{self._parts.name} was killed {when}")

@@ -3,23 +3,26 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable
+from collections.abc import AsyncGenerator, AsyncIterable, Callable, Iterable
 from types import TracebackType
-from typing import Any, Generic, Self, TypeVar, TypeVarTuple, overload
+from typing import Any, Generic, Literal, Self, TypeVar, TypeVarTuple, Unpack, overload
 
 from tasker.config import Config
 from tasker.context import Context
 from tasker.engine import KILL_TIMEOUT, Engine
 from tasker.errors import ConfigError, shown
+from tasker.executor import ManagerExecutor
 from tasker.future import TaskFuture
-from tasker.methods import Async, Blocking, WithCallback, async_method, blocking_method, callback_method
+from tasker.methods import Async, Blocking, SubmitOptions, WithCallback, async_method, blocking_method, callback_method
 from tasker.metrics import TaskMetrics
 from tasker.snapshots import StopReport, TaskStats
+from tasker.stream import MapOptions, Plan, TaskStream, new_plan, new_stream
 
 __all__ = ["TaskManager"]
 
 R = TypeVar("R")
 T = TypeVar("T")
+I = TypeVar("I")  # noqa: E741  # an item
 Ts = TypeVarTuple("Ts")
 
 
@@ -159,6 +162,197 @@ class TaskManager(Generic[R]):
         Raises `RuntimeError` outside of this manager's tasks. Of tasks within tasks the innermost counts. Use it while
         the task runs and in its thread, not later. Never blocks."""
         return self._engine.current_resource()
+
+    @overload
+    def map(
+        self,
+        fn: Callable[[R, I], T],
+        items: Iterable[I],
+        *,
+        return_exceptions: Literal[False] = False,
+        **options: Unpack[MapOptions],
+    ) -> TaskStream[T]: ...
+    @overload
+    def map(
+        self,
+        fn: Callable[[Context, R, I], T],
+        items: Iterable[I],
+        *,
+        return_exceptions: Literal[False] = False,
+        **options: Unpack[MapOptions],
+    ) -> TaskStream[T]: ...
+    @overload
+    def map(
+        self, fn: Callable[[R, I], T], items: Iterable[I], *, return_exceptions: bool, **options: Unpack[MapOptions]
+    ) -> TaskStream[T | BaseException]: ...
+    @overload
+    def map(
+        self,
+        fn: Callable[[Context, R, I], T],
+        items: Iterable[I],
+        *,
+        return_exceptions: bool,
+        **options: Unpack[MapOptions],
+    ) -> TaskStream[T | BaseException]: ...
+    def map(
+        self,
+        fn: Callable[..., Any],
+        items: Iterable[Any],
+        *,
+        max_in_flight: int | None = None,
+        ordered: bool = True,
+        timeout: float | None = None,
+        return_exceptions: bool = False,
+        chunksize: int = 1,
+        priority: bool = False,
+        once: bool = False,
+    ) -> TaskStream[Any]:
+        """Run `fn(resource, item)`, or `fn(context, resource, item)`, for each item; an iterator over the results.
+
+        At most `max_in_flight` items (`None`: 4 times the most workers, times `chunksize`) are taken and not yet handed
+        out: the window is filled now, and again whenever a result is asked for. So `items` may be endless, and memory
+        stays flat. `ordered`: results in the order of the items; else as they come. `timeout`: seconds for an item,
+        waiting and running. `return_exceptions`: an item's exception is handed out in the place of its result; else it
+        is raised there and ends the stream. `chunksize`: so many items make one task, which counts once in the metrics;
+        for many tiny items, 10 or 100. `priority` and `once` as for `submit`.
+
+        What the input raises is raised after the results of what was taken before. Ending the stream, by closing or
+        forgetting it or by an exception, cancels what is in flight. Blocks only where the bounded queue is full; asking
+        for results blocks. Raises what `submit` does, and `TypeError` when `items` is not iterable."""
+        plan = self._plan(
+            fn,
+            max_in_flight=max_in_flight,
+            ordered=ordered,
+            timeout=timeout,
+            return_exceptions=return_exceptions,
+            chunksize=chunksize,
+            priority=priority,
+            once=once,
+        )
+        return new_stream(plan, items)
+
+    def _plan(self, fn: Callable[..., Any], **arguments: Any) -> Plan:
+        return new_plan(self._submit, self._engine.crew.most, fn, **arguments)
+
+    def executor(self) -> ManagerExecutor:
+        """A `concurrent.futures.Executor` on these workers, for code that wants one: it calls `fn(*args, **kwargs)`.
+
+        Inside, `current_resource()` is the worker's resource. Submitting blocks while a bounded queue is full, and
+        raises `TaskManagerShutdownError` when the manager is stopping or closed. Shutting the view down, or leaving its
+        `with` block, waits for (or cancels) its own calls and leaves the manager open; each view closes by itself, and
+        keeps the manager from being collected."""
+        return ManagerExecutor(self)
+
+    # -- in asyncio ------------------------------------------------------------------------------------------------
+
+    @overload
+    async def asubmit(self, fn: Callable[[R], T], /, **options: Unpack[SubmitOptions]) -> T: ...
+    @overload
+    async def asubmit(self, fn: Callable[[Context, R], T], /, **options: Unpack[SubmitOptions]) -> T: ...
+    @overload
+    async def asubmit(self, fn: Callable[[R, *Ts], T], /, *args: *Ts, **options: Unpack[SubmitOptions]) -> T: ...
+    @overload
+    async def asubmit(
+        self, fn: Callable[[Context, R, *Ts], T], /, *args: *Ts, **options: Unpack[SubmitOptions]
+    ) -> T: ...
+    async def asubmit(
+        self,
+        fn: Callable[..., Any],
+        /,
+        *args: object,
+        priority: bool = False,
+        once: bool = False,
+        timeout: float | None = None,
+        queue_timeout: float | None = None,
+    ) -> Any:
+        """Await a task's result: `submit` for asyncio. Raises the task's own exception.
+
+        Where the queue is bounded it awaits room, `queue_timeout` seconds at most, without blocking the loop or needing
+        a thread. Cancelling it empties the place of a waiting task; a running one has its context cancelled."""
+        from tasker import aio  # which imports asyncio
+
+        options = {"priority": priority, "once": once, "timeout": timeout}
+        return await aio.submit(self._engine, fn, args, options, queue_timeout)
+
+    @overload
+    def amap(
+        self,
+        fn: Callable[[R, I], T],
+        items: Iterable[I] | AsyncIterable[I],
+        *,
+        return_exceptions: Literal[False] = False,
+        **options: Unpack[MapOptions],
+    ) -> AsyncGenerator[T, None]: ...
+    @overload
+    def amap(
+        self,
+        fn: Callable[[Context, R, I], T],
+        items: Iterable[I] | AsyncIterable[I],
+        *,
+        return_exceptions: Literal[False] = False,
+        **options: Unpack[MapOptions],
+    ) -> AsyncGenerator[T, None]: ...
+    @overload
+    def amap(
+        self,
+        fn: Callable[[R, I], T],
+        items: Iterable[I] | AsyncIterable[I],
+        *,
+        return_exceptions: bool,
+        **options: Unpack[MapOptions],
+    ) -> AsyncGenerator[T | BaseException, None]: ...
+    @overload
+    def amap(
+        self,
+        fn: Callable[[Context, R, I], T],
+        items: Iterable[I] | AsyncIterable[I],
+        *,
+        return_exceptions: bool,
+        **options: Unpack[MapOptions],
+    ) -> AsyncGenerator[T | BaseException, None]: ...
+    def amap(
+        self,
+        fn: Callable[..., Any],
+        items: Iterable[Any] | AsyncIterable[Any],
+        *,
+        max_in_flight: int | None = None,
+        ordered: bool = True,
+        timeout: float | None = None,
+        return_exceptions: bool = False,
+        chunksize: int = 1,
+        priority: bool = False,
+        once: bool = False,
+    ) -> AsyncGenerator[Any, None]:
+        """`map` for asyncio: `async for result in manager.amap(fn, items)`. The same arguments, rules and errors.
+
+        `items` may be asynchronous; a slow input holds up no result. The window is filled when the first result is
+        asked for. Where the queue is bounded it awaits room. Cancelling the consumer, or `aclose()`, cancels what is in
+        flight; a loop that is left by `break` does so when its generator is collected, as with any other."""
+        from tasker import aio  # which imports asyncio
+
+        plan = self._plan(
+            fn,
+            max_in_flight=max_in_flight,
+            ordered=ordered,
+            timeout=timeout,
+            return_exceptions=return_exceptions,
+            chunksize=chunksize,
+            priority=priority,
+            once=once,
+        )
+        return aio.results(self._engine, plan.without_waiting_for_room(), aio.items_of(items))
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        """Stop, or kill when left by an interrupt or a cancellation, without blocking the loop."""
+        from tasker import aio  # which imports asyncio
+
+        engine = self._engine
+        await aio.close(engine.lifecycle, kind, kill_timeout=KILL_TIMEOUT, from_inside=engine.runs_this_thread())
 
     # -- waiting ---------------------------------------------------------------------------------------------------
 

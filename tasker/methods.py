@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future
-from typing import Any, Protocol, TypeVar, TypeVarTuple, overload
+from typing import Any, Protocol, TypedDict, TypeVar, TypeVarTuple, overload
 
 from tasker.context import Context
 from tasker.current import current_worker
@@ -17,12 +17,21 @@ from tasker.future import DoneCallback, TaskFuture
 from tasker.parking import new_sleeper
 from tasker.signature import check_callable
 
-__all__ = ["Async", "Blocking", "WithCallback", "async_method", "blocking_method", "callback_method"]
+__all__ = ["Async", "Blocking", "SubmitOptions", "WithCallback", "async_method", "blocking_method", "callback_method"]
 
 R_co = TypeVar("R_co", covariant=True)
 T = TypeVar("T")
 Ts = TypeVarTuple("Ts")
 Callback = Callable[[T | None, BaseException | None], object]
+
+
+class SubmitOptions(TypedDict, total=False):
+    """The options of `TaskManager.submit`."""
+
+    priority: bool
+    once: bool
+    timeout: float | None
+    queue_timeout: float | None
 
 
 class Blocking(Protocol[R_co]):

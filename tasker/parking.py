@@ -87,7 +87,7 @@ class Parking:
         self.announced.append(seat)
         found = look()
         if found is not None:
-            if not self._take_back(seat):
+            if not self.take_back(seat):
                 seat.sleep(0.05)  # somebody is about to wake us: left unused, that would end our next sleep at once
             return found
         woken = False
@@ -99,11 +99,11 @@ class Parking:
             woken = seat.sleep(timeout)
         finally:
             seat.parked = False
-            if not woken and not self._take_back(seat):
+            if not woken and not self.take_back(seat):
                 self.wake_one()  # a wake-up came too late for us: it is somebody else's
         found = look()
         if found is None and woken:
-            self._take_back(seat)  # a late wake-up of before: listed twice, we would be woken while busy, for another
+            self.take_back(seat)  # a late wake-up of before: listed twice, we would be woken while busy, for another
         return found
 
     def wake_one(self) -> None:
@@ -132,7 +132,7 @@ class Parking:
             if seat.parked and seat not in self.announced:
                 seat.wake()
 
-    def _take_back(self, seat: Seat) -> bool:
+    def take_back(self, seat: Seat) -> bool:
         """Take an announcement back; `False` when somebody has taken it in order to wake us."""
         try:
             self.announced.remove(seat)

@@ -1,8 +1,14 @@
-"""What happens to all managers of the process at once: the interpreter exits, the process forks."""
+"""What happens to all managers of the process at once: the interpreter exits, the process forks.
+
+Exit comes in two steps. When the main thread has ended, before the non-daemon threads are joined, the engines that
+finish all that they accepted are waited for, as long as it takes: that is when the standard library waits for its
+executors. `atexit` comes later, and is when all other managers close: until then they are at everybody's disposal.
+"""
 
 from __future__ import annotations
 
 import atexit
+import contextlib
 import os
 import threading
 import time
@@ -24,6 +30,7 @@ class Watched(Protocol):
 
     lifecycle: Lifecycle
     exiting: bool
+    finishes_at_exit: bool
 
     def start_afresh_in_child(self) -> None: ...
 
@@ -36,9 +43,28 @@ def watch(engine: Watched) -> None:
     _watched.add(engine)
 
 
+def _finish_at_exit() -> None:
+    """Wait for the engines that finish what they accepted. Ctrl-C ends that, and the next step gives them what time it
+    gives to others."""
+    engines = [engine for engine in _all_watched() if engine.finishes_at_exit]
+    for engine in engines:
+        engine.exiting = True
+        engine.lifecycle.request_stop()
+    for engine in engines:
+        engine.lifecycle.wait(None)
+
+
+def _all_watched() -> list[Watched]:
+    while True:
+        try:
+            return list(_watched)
+        except RuntimeError:  # a thread that still runs has added one meanwhile
+            continue
+
+
 def _close_all_at_exit() -> None:
     """Drain all managers for a while, then kill what is left. No thread can be started here any more."""
-    engines = list(_watched)
+    engines = _all_watched()
     for engine in engines:
         engine.exiting = True
         engine.lifecycle.request_stop()
@@ -51,7 +77,7 @@ def _close_all_at_exit() -> None:
 
 
 def _start_afresh_in_child() -> None:
-    for engine in list(_watched):
+    for engine in _all_watched():
         engine.start_afresh_in_child()
     _watched.clear()
 
@@ -69,5 +95,7 @@ def new_locks(*parts: object) -> None:
 
 
 atexit.register(_close_all_at_exit)
+with contextlib.suppress(RuntimeError):  # imported when the interpreter exits already
+    getattr(threading, "_register_atexit", atexit.register)(_finish_at_exit)
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_start_afresh_in_child)

@@ -6,6 +6,11 @@ taken first in, first out, and a retry goes to the front of its own lane. With t
 switches on calls and backward jumps only). Free-threaded builds take `_take_lock`, which only takers take, and look at
 the priority lane once more after the pop.
 
+Waking. Submitters wake one worker at a time: as long as `waking` says that one is on its way they leave it at that.
+That worker takes the flag down, *then* looks at the lanes, and when it has taken a task wakes the next one if there is
+more. So a burst of tasks costs as many wake-ups as workers find work, and its submitter one. A worker that is about to
+sleep takes the flag down as well. What a Ctrl-C leaves of it the burst thread's tick makes good.
+
 Closing. `close()` sets the flag, and a submitter looks at it before *and* after it appends: what it appended too late
 it withdraws, and is refused. A worker leaves when it has seen the flag and, after that, empty lanes; whoever re-queues
 a task is a worker that looks again. So nothing accepted is stranded.
@@ -45,6 +50,7 @@ class TaskQueue:
         self.idle = Parking()  # workers without a task
         self._room = Parking()  # submitters without a slot
         self._submitters: set[Seat] = set()  # theirs, announced or not
+        self.waking = False  # whether a worker that a submitter woke has yet to look
         self.closed = False
         self._error: TaskManagerShutdownError | None = None
         self._compacting = False
@@ -64,7 +70,8 @@ class TaskQueue:
         (self._priority if task._priority else self._main).append(task)
         if self.closed and (task._withdraw(refused=True) or task.cancelled()):  # cancelled: swept by the closing
             raise self.refusal()
-        if self.idle.announced:
+        if self.idle.announced and not self.waking:
+            self.waking = True
             self.idle.wake_one()
 
     def reserve(self, task: Task, timeout: float | None) -> bool:
@@ -88,6 +95,22 @@ class TaskQueue:
             if seat is not None:
                 self._submitters.discard(seat)
 
+    async def room(self, waiter: Any) -> None:
+        """As `reserve` waits, in asyncio: until there may be room, or the queue has closed.
+
+        `waiter` can be awaited, and woken as a `Seat`; the one that waits longest is woken first."""
+        self._submitters.add(waiter)
+        self._room.announced.appendleft(waiter)
+        awake = False
+        try:
+            if self._room_or_closed() is None:
+                await waiter
+            awake = True
+        finally:
+            self._submitters.discard(waiter)
+            if not self._room.take_back(waiter) and not awake:
+                self._room.wake_one()  # a wake-up came that we have no use for
+
     def slots(self) -> str:
         """How full a bounded queue is, in words."""
         return f"{len(self._holders)} of {self._capacity} waiting"
@@ -106,6 +129,13 @@ class TaskQueue:
         with self._take_lock:
             (self._priority if task._priority else self._main).appendleft(task)
         self.idle.wake_one()
+
+    def wake_next(self) -> None:
+        """Said by a worker that was idle and has taken a task: if there are more, wake another one."""
+        self.waking = False
+        if (self._main or self._priority) and self.idle.announced:
+            self.waking = True
+            self.idle.wake_one()
 
     def drop(self, task: Task) -> None:
         """A taken entry turned out to be dead."""

@@ -8,6 +8,9 @@ more, then sleeps; who sets a deadline appends it, *then* looks when the thread 
 An entry is a slot that can be cleared, so that a finished task is not kept until the deadline it no longer has; the
 thread drops the cleared ones when they are half of the heap. What fires must be tasker's own and short.
 `_lock` guards the starting of the thread, nothing else.
+
+Deadlines are measured by `now()` and set by `at()`, which a test's clock may replace (`follow`). They are variables, so
+that it costs nobody else anything: call them as `timer.now()` and `timer.at()`.
 """
 
 from __future__ import annotations
@@ -22,10 +25,11 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
+from typing import Protocol
 
 from tasker.parking import Seat
 
-__all__ = ["TimerEntry", "at", "ensure_running"]
+__all__ = ["Clock", "TimerEntry", "after", "at", "ensure_running", "follow", "now"]
 
 _BATCH = 512  # entries that may wait in the deque, or stay cleared in the heap, before the thread is woken for it
 
@@ -140,9 +144,39 @@ class _Timer:
 _timer = _Timer()
 
 
-def at(when: float, fire: Callable[[], object]) -> TimerEntry:
-    """Have `fire` called on the timer thread at `when`, in seconds of `time.monotonic()`. Never blocks or raises."""
+class Clock(Protocol):
+    """What deadlines go by."""
+
+    def now(self) -> float:
+        """Seconds since whenever; never fewer than before."""
+        ...
+
+    def at(self, when: float, fire: Callable[[], object]) -> TimerEntry:
+        """Have `fire` called, by a thread that may be made to wait a little, when `now()` reaches `when`."""
+        ...
+
+
+def after(seconds: float, fire: Callable[[], object]) -> TimerEntry:
+    """Have `fire` called on the timer thread in so many seconds of the real clock. Never blocks or raises."""
+    return _timer.at(time.monotonic() + seconds, fire)
+
+
+def _on_time(when: float, fire: Callable[[], object]) -> TimerEntry:
     return _timer.at(when, fire)
+
+
+clock: Clock | None = None  # a test's; `None`: the real one
+# what time it is for deadlines: `time.monotonic()`
+now: Callable[[], float] = time.monotonic
+# have something called, on the timer thread, when `now()` reaches a time; never blocks or raises
+at: Callable[[float, Callable[[], object]], TimerEntry] = _on_time
+
+
+def follow(other: Clock | None) -> None:
+    """Have the deadlines set from now on go by another clock; `None`: by the real one again."""
+    global clock, now, at
+    clock = other
+    now, at = (time.monotonic, _on_time) if other is None else (other.now, other.at)
 
 
 def ensure_running() -> None:

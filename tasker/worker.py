@@ -244,11 +244,13 @@ class Worker(Generic[R]):
         while self._employed():
             task = self._queue.idle.park(self.seat, self._look)
             if task is not None and task is not _NONE:
+                self._queue.wake_next()
                 return task
         return None
 
     def _look(self) -> TaskFuture[Any] | None:
         # what parking looks for: a task, or a reason to leave (which a wake-up sent before may have been about)
+        self._queue.waking = False
         if self.dismissed:
             return _NONE  # type: ignore[no-any-return]
         task = self._queue.take()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import os
 import sys
 import threading
@@ -15,6 +14,8 @@ import pytest
 import tasker.aside
 import tasker.timer
 from tasker import Config, TaskManager
+from tasker.testing import DummyResource, ResourceFactory, leak_check
+from tasker.testing.factory import numbered
 
 if interval := os.environ.get("TASKER_SWITCH_INTERVAL"):  # seconds: 1e-6 has threads switch as often as can be
     sys.setswitchinterval(float(interval))
@@ -22,68 +23,29 @@ if interval := os.environ.get("TASKER_SWITCH_INTERVAL"):  # seconds: 1e-6 has th
 PATIENCE = 20.0  # seconds after which a wait in a test has failed; nothing that passes waits that long
 
 
-class Resource:
-    """A resource that knows which thread made it, and whether it is alive and in use."""
+class Resource(DummyResource):
+    """A resource that knows which thread made it, and whether it is broken."""
 
     def __init__(self, number: int) -> None:
-        self.number = number
+        super().__init__(number)
         self.thread = threading.get_ident()
-        self.alive = True
-        self.used = threading.Lock()
         self.broken = False
 
 
-class Factory:
-    """Makes and destroys resources, and records every misuse. `fail_next` errors are raised instead of creating."""
+class Factory(ResourceFactory[Resource]):
+    """Makes those. `fail_next` errors, then `fail_always`, are raised instead of creating."""
 
     def __init__(self) -> None:
-        self.lock = threading.Lock()
-        self.created: list[Resource] = []
-        self.destroyed: list[Resource] = []
-        self.misuses: list[str] = []
+        super().__init__(numbered(Resource), Resource.close)
         self.fail_next: list[BaseException] = []
         self.fail_always: BaseException | None = None
-        self.any_thread = False  # the run_task pool may destroy elsewhere
 
     def create(self) -> Resource:
-        with self.lock:
-            if self.fail_next:
-                raise self.fail_next.pop(0)
-            if self.fail_always is not None:
-                raise self.fail_always
-            resource = Resource(len(self.created))
-            self.created.append(resource)
-            return resource
-
-    def destroy(self, resource: Resource) -> None:
-        with self.lock:
-            if not resource.alive:
-                self.misuses.append(f"{resource.number} destroyed twice")
-            if resource.used.locked():
-                self.misuses.append(f"{resource.number} destroyed while used")
-            if resource.thread != threading.get_ident() and not self.any_thread:
-                self.misuses.append(f"{resource.number} destroyed in another thread")
-            resource.alive = False
-            self.destroyed.append(resource)
-
-    def use(self, fn: Callable[..., Any]) -> Callable[..., Any]:
-        """A task that checks that its resource is alive and its own while `fn(resource, *args)` runs."""
-
-        def task(resource: Resource, *args: Any) -> Any:
-            if not resource.alive:
-                self.misuses.append(f"{resource.number} used after it was destroyed")
-            if not resource.used.acquire(blocking=False):
-                self.misuses.append(f"{resource.number} used by two")
-            try:
-                return fn(resource, *args)
-            finally:
-                resource.used.release()
-
-        return task
-
-    @property
-    def live(self) -> int:
-        return len(self.created) - len(self.destroyed)
+        with self._lock:
+            error = self.fail_next.pop(0) if self.fail_next else self.fail_always
+        if error is not None:
+            raise error
+        return super().create()
 
 
 class Log:
@@ -128,9 +90,7 @@ class Sick(Exception):
 def factory() -> Iterator[Factory]:
     factory = Factory()
     yield factory
-    assert factory.misuses == []
-    assert factory.live == 0, f"{factory.live} resources were not destroyed"
-    assert sorted(r.number for r in factory.destroyed) == sorted(r.number for r in factory.created)
+    factory.check()
 
 
 @pytest.fixture
@@ -171,9 +131,8 @@ def _ours() -> set[threading.Thread]:
 @pytest.fixture(autouse=True)
 def no_thread_is_left_behind() -> Iterator[None]:
     before = _ours()
-    yield
-    if _ours() - before:
-        gc.collect()  # of a manager that the test forgot; for every test it would cost half the time of the suite
+    with leak_check():
+        yield
     deadline = time.monotonic() + 5.0
     while (left := _ours() - before) and time.monotonic() < deadline:
         time.sleep(0.005)

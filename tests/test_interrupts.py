@@ -45,7 +45,8 @@ class Interrupter:
         # back from a Python function Python does not look for signals, back from a constructor it may
         if caller in self.last and self.last[caller][0] in ("CALL", "CALL_KW") and frame.f_code.co_name != "__init__":
             del self.last[caller]
-        if not frame.f_globals.get("__name__", "").startswith("tasker."):
+        module = frame.f_globals.get("__name__", "")
+        if not module.startswith("tasker.") or module.startswith("tasker.testing."):  # the resources: a user's code
             return None
         frame.f_trace = self.on_bytecode  # 3.13 asks for it before the next line
         frame.f_trace_opcodes = True

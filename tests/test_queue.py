@@ -140,6 +140,7 @@ def test_one_sleeper_is_woken_for_each_task(queue):
 
     def work(seat):
         found.append(queue.idle.park(seat, queue.take))
+        queue.wake_next()
 
     threads = [threading.Thread(target=work, args=(seat,)) for seat in seats]
     for thread in threads:
@@ -150,6 +151,31 @@ def test_one_sleeper_is_woken_for_each_task(queue):
         thread.join(PATIENCE)
     assert sorted(map(id, found)) == sorted(map(id, tasks))
     assert not queue.idle.announced
+
+
+def test_submitters_wake_one_worker_and_leave_waking_more_to_it(queue):
+    seats = [Seat() for _ in range(3)]
+    queue.idle.announced.extend(seats)
+    put(queue, 2)
+    assert list(queue.idle.announced) == seats[:2]
+    queue.take()
+    queue.wake_next()
+    assert list(queue.idle.announced) == seats[:1]
+    queue.take()
+    queue.wake_next()  # nothing is left: nobody is woken, and the next submitter wakes again
+    assert list(queue.idle.announced) == seats[:1]
+    put(queue, 1)
+    assert not queue.idle.announced
+
+
+def test_a_worker_that_was_woken_for_nothing_takes_the_flag_down(make):
+    manager = make(worker_count=1, burst_interval=0)
+    eventually(lambda: manager.stats().idle_workers == 1)
+    engine = manager._engine
+    engine.queue.waking = True
+    (worker,) = engine.crew.members
+    worker.seat.wake()
+    eventually(lambda: not engine.queue.waking)
 
 
 def test_a_task_put_between_announcement_and_sleep_is_not_missed(queue):

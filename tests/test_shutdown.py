@@ -415,6 +415,36 @@ def test_closing_from_run_task_or_from_on_destroy_does_not_lock_up(make, factory
     assert managers[0].stop().abandoned == ()
 
 
+def test_a_function_in_run_task_may_stop_another_manager_and_wait_for_it(make):
+    inner, outer = make(), make()
+    assert outer.run_task(lambda resource: inner.stop()).drained
+
+
+def test_a_submission_refused_while_it_waited_for_room_is_not_counted(make):
+    manager = make(worker_count=1, max_worker_count=1, queue_size=1)
+    release, refused = threading.Event(), []
+    first = manager.queue_task_async(lambda resource: release.wait(PATIENCE))
+    eventually(first.running)
+    manager.queue_task_async(lambda resource: None)  # fills the queue
+
+    def submit():
+        with pytest.raises(TaskManagerShutdownError) as error:
+            manager.queue_task_async(lambda resource: None)
+        refused.append(error)
+
+    submitter = threading.Thread(target=submit)
+    submitter.start()
+    eventually(lambda: manager._engine.queue._submitters)
+    stopper = threading.Thread(target=manager.stop)
+    stopper.start()
+    submitter.join(PATIENCE)
+    release.set()
+    stopper.join(PATIENCE)
+    report = manager.stop()
+    assert len(refused) == 1
+    assert (report.completed, report.cancelled, report.never_started) == (2, 0, 0)
+
+
 def test_a_task_may_stop_another_manager_and_wait_for_it(make):
     inner, outer = make(), make()
     assert outer.queue_task(lambda resource: inner.stop()).drained is True

@@ -50,6 +50,41 @@ class TwoPuts(PutAndGet):
     threads = ("put", "put_another", "get")
 
 
+class PutTwice(PutAndGet):
+    """A submitter of two tasks, and two workers that go to sleep and want one each."""
+
+    threads = ("put_twice", "get", "get_elsewhere")
+
+    def __init__(self):
+        super().__init__()
+        self.tasks = [self.task(), self.task()]
+        self.other_consumer = self.worker()
+
+    def put_twice(self):
+        self.put()
+        self.put_another()
+
+    def get(self):
+        self.taken.append(self.consumer._next_task())
+
+    def get_elsewhere(self):
+        self.taken.append(self.other_consumer._next_task())
+
+
+class PutTwicePastABusyWorker(PutTwice):
+    """The same with one worker that goes to sleep, and one that is awake and may be faster than it."""
+
+    threads = ("put_twice", "get", "take")
+
+    def take(self):
+        if (task := self.queue.take()) is not None:
+            self.taken.append(task)
+
+    def check(self):
+        assert set(self.taken) <= set(self.tasks)
+        assert sum(self.queue.waiting()) == 2 - len(self.taken)
+
+
 class PutAndLeave(Queued):
     """A submitter, and a worker that closes the queue, finishes what is in it, and leaves."""
 
@@ -155,6 +190,31 @@ def test_one_worker_gets_both_tasks_whatever_the_schedule():
 def test_two_puts_that_lose_the_worker_are_caught(monkeypatch, where, name, broken):
     monkeypatch.setattr(where, name, broken)
     assert catches(TwoPuts, preemptions=1)
+
+
+# -- two puts against two idle workers, one of which is woken by the other ---------------------------------------------
+
+
+def wake_next_that_wakes_nobody(self):
+    self.waking = False
+
+
+@pytest.mark.parametrize("world", [PutTwice, PutTwicePastABusyWorker])
+def test_workers_that_sleep_get_the_tasks_that_are_put_one_after_the_other(world):
+    exhaust(world, preemptions=1)
+
+
+@pytest.mark.parametrize("world", [PutTwice, PutTwicePastABusyWorker])
+def test_workers_that_sleep_get_the_tasks_whatever_the_schedule(world):
+    sample(world, 100)
+
+
+@pytest.mark.parametrize(
+    ("where", "name", "broken"), [*BROKEN_HANDOVERS[:2], (TaskQueue, "wake_next", wake_next_that_wakes_nobody)]
+)
+def test_a_worker_that_is_not_woken_for_the_second_task_is_caught(monkeypatch, where, name, broken):
+    monkeypatch.setattr(where, name, broken)
+    assert catches(PutTwice, preemptions=1)
 
 
 # -- put against close -----------------------------------------------------------------------------------------------

@@ -1,0 +1,179 @@
+"""The options of the command line, and what is wrong with them."""
+
+from __future__ import annotations
+
+import argparse
+import math
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import NoReturn
+
+import tasker
+
+__all__ = ["Options", "UsageError", "parse"]
+
+MAP_DESCRIPTION = """\
+Call a Python function for every line of the input, on worker threads.
+
+FUNCTION is called as FUNCTION(item). With --resource every worker makes a resource
+of its own, and FUNCTION is called as FUNCTION(resource, item), or as
+FUNCTION(context, resource, item) if it requires three arguments. MODULE is looked for
+in the current folder first. What it prints goes to standard error.
+"""
+
+MAP_EPILOG = """\
+input    lines: an item is a line without its newline, an empty line is an empty item.
+         jsonl: an item is what a line of JSON says; blank lines are skipped.
+         errors: the items of a file that --errors wrote, with the numbers they had.
+         All are UTF-8, and read only as fast as the items are worked on.
+results  One JSON object a line, as soon as it is there:
+         {"line": 3, "input": ..., "result": ...}
+failures A line each on standard error, and in --errors as a JSON object:
+         {"line": 4, "input": ..., "error": "ValueError: ...", "where": "app.py:7"}
+         A line that cannot be read has "unreadable" in place of "input".
+resource What FACTORY() returns. If it has close(), that is called in the end; else if it
+         is a context manager it is entered, and exited in the end. A generator function
+         yields the resource once.
+status   0: every line is done. 1: some failed. 2: a wrong option. 130: Ctrl-C (143:
+         SIGTERM); what was finished is written, and lines that were begun in vain are in
+         --errors. 141: whoever read the results has gone.
+
+example
+  # app.py
+  import sqlite3
+
+  def connect():
+      return sqlite3.connect("app.db")
+
+  def count(db, word):
+      return db.execute("select count(*) from words where word = ?", (word,)).fetchone()[0]
+
+  $ tasker map app:count --resource app:connect --workers 4 \\
+        --unhealthy sqlite3:OperationalError --errors failed.jsonl < words.txt > counts.jsonl
+  $ tasker map app:count --resource app:connect \\
+        --input failed.jsonl --format errors >> counts.jsonl     # the failed lines again
+"""
+
+
+class UsageError(Exception):
+    """The command line asks for what cannot be done. Its text is one line."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """What `tasker map` was asked for. `max_workers` is at least `workers`; files are `None` where none was given."""
+
+    function: str
+    input: str
+    output: str
+    errors: str | None
+    format: str
+    resource: str | None
+    workers: int
+    max_workers: int
+    unhealthy: tuple[str, ...]
+    retries: int
+    timeout: float | None
+    ordered: bool
+
+
+def parse(arguments: Sequence[str] | None) -> Options:
+    """Read the command line (`None`: the process's own). Raises `UsageError`; `SystemExit` after --help, --version."""
+    given, unknown = _parser().parse_known_args(arguments)
+    if unknown:
+        raise UsageError(f"there is no option {unknown[0]} (see tasker map --help)")
+    if given.max_workers is not None and given.max_workers < given.workers:
+        raise UsageError(f"--max-workers must be at least --workers ({given.workers}), not {given.max_workers}")
+    if given.retries and not given.unhealthy:
+        raise UsageError("--retries needs --unhealthy: only errors that broke the resource are tried again")
+    if given.errors == "-":
+        raise UsageError("--errors needs a file of its own, not -")
+    return Options(
+        function=given.function,
+        input=given.input,
+        output=given.output,
+        errors=given.errors,
+        format=given.format,
+        resource=given.resource,
+        workers=given.workers,
+        max_workers=given.max_workers or given.workers,
+        unhealthy=tuple(given.unhealthy),
+        retries=3 if given.retries is None else given.retries,
+        timeout=given.timeout,
+        ordered=given.ordered,
+    )
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise UsageError(f"{message} (see {self.prog} --help)")
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = _Parser(prog="tasker", description="A thread pool whose workers own resources.", allow_abbrev=False)
+    parser.add_argument("--version", action="version", version=f"tasker {tasker.__version__}")
+    commands = parser.add_subparsers(metavar="COMMAND", required=True, title="commands")
+    _add_map(
+        commands.add_parser(
+            "map",
+            help="call a Python function for every line of the input",
+            description=MAP_DESCRIPTION,
+            epilog=MAP_EPILOG,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+            allow_abbrev=False,
+        )
+    )
+    return parser
+
+
+def _add_map(parser: argparse.ArgumentParser) -> None:
+    cores: int = getattr(os, "process_cpu_count", os.cpu_count)() or 1
+    add = parser.add_argument
+    add("function", metavar="MODULE:FUNCTION", help="what is called for every item")
+    add("--input", metavar="FILE", default="-", help="what is read (default: -, standard input)")
+    add("--format", choices=("lines", "jsonl", "errors"), default="lines", help="of the input (default: lines)")
+    add("--output", metavar="FILE", default="-", help="where results go (default: -, standard output)")
+    add("--errors", metavar="FILE", help="where failed lines go, for --format errors")
+    add("--ordered", action="store_true", help="write results in the order of the input, not as they are finished")
+    add("--resource", metavar="MODULE:FACTORY", help="makes a resource for a worker")
+    add("--workers", metavar="N", type=_count(1), default=cores, help=f"threads (default: {cores}, the CPUs)")
+    add("--max-workers", metavar="M", type=_count(1), help="threads under load (default: as --workers)")
+    add(
+        "--unhealthy",
+        metavar="EXCEPTION",
+        action="append",
+        default=[],
+        help="an error that breaks the resource, which is replaced and the line tried again: a builtin's name or "
+        "MODULE:EXCEPTION; may be repeated",
+    )
+    add("--retries", metavar="N", type=_count(0), help="how often a line is tried again after such errors (default: 3)")
+    add(
+        "--timeout",
+        metavar="S",
+        type=_seconds,
+        help="seconds for a line, retries included; it then fails, and its worker stays busy until FUNCTION returns",
+    )
+
+
+def _count(least: int) -> Callable[[str], int]:
+    def whole_number(text: str) -> int:
+        try:
+            number = int(text)
+        except ValueError:
+            number = least - 1
+        if number < least:
+            raise argparse.ArgumentTypeError(f"must be a whole number, {least} or more, not {text!r}")
+        return number
+
+    return whole_number
+
+
+def _seconds(text: str) -> float:
+    try:
+        number = float(text)
+    except ValueError:
+        number = 0.0
+    if not 0 < number < math.inf:  # nor NaN
+        raise argparse.ArgumentTypeError(f"must be a number of seconds, more than 0, not {text!r}")
+    return number

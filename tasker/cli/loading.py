@@ -1,0 +1,144 @@
+"""Finds what the command line names: the function, the resource's factory, exception types."""
+
+from __future__ import annotations
+
+import builtins
+import contextlib
+import importlib
+import inspect
+import os
+import sys
+import traceback
+from collections.abc import Callable, Generator
+from contextlib import AbstractContextManager
+from typing import Any
+
+from tasker.cli.arguments import UsageError
+from tasker.errors import shown
+from tasker.signature import check_callable, is_asynchronous, wants_context
+from tasker.usercode import last_line_of
+
+__all__ = ["add_current_folder", "exception_type", "function", "one_line", "resource_factory", "where"]
+
+_NOT_THERE = ("<frozen ", os.path.dirname(__file__))  # files in which no error is the user's: the import system, this
+
+
+def add_current_folder() -> None:
+    """Have modules looked for in the current folder first, as `python -m` does."""
+    folder = os.getcwd()
+    if sys.path[:1] not in ([folder], [""]):
+        sys.path.insert(0, folder)
+
+
+def function(name: str, *, with_resource: bool) -> tuple[Callable[..., Any], bool]:
+    """The function called `name`, and whether it wants a context first. Raises `UsageError`."""
+    fn: Any = _load(name, "MODULE:FUNCTION")
+    if not callable(fn):
+        raise UsageError(f"{name} is {_shown(fn)}, no function")
+    if is_asynchronous(fn):
+        raise UsageError(
+            f"{name} is a coroutine function, and workers are threads: give a function that calls "
+            f"asyncio.run({name.rpartition(':')[2]}(...))"
+        )
+    try:
+        if with_resource:
+            return fn, wants_context(fn, 2)
+        check_callable(name, fn, 1, thorough=True)
+    except TypeError:
+        wanted = "(resource, item) or (context, resource, item)" if with_resource else "(item)"
+        hint = "" if with_resource else ", and with a resource first only if there is a --resource"
+        raise UsageError(f"{name} must be callable with {wanted}{hint}; it takes {_signature(fn)}") from None
+    return fn, False
+
+
+def resource_factory(name: str) -> Callable[[], AbstractContextManager[Any]]:
+    """The factory called `name`, as one of context managers that give the resource and free it.
+
+    Many resources are context managers whose exit does not close them (`sqlite3.Connection`), so close() comes first.
+    Raises `UsageError`."""
+    factory: Any = _load(name, "MODULE:FACTORY")
+    try:
+        check_callable(name, factory, 0, thorough=True)
+    except TypeError as error:
+        raise UsageError(one_line(str(error))) from None
+    if inspect.isgeneratorfunction(factory):
+        return contextlib.contextmanager(factory)
+
+    @contextlib.contextmanager
+    def opened() -> Generator[Any]:
+        made: Any = factory()
+        if callable(getattr(made, "close", None)):
+            with contextlib.closing(made):
+                yield made
+        elif hasattr(made, "__enter__") and hasattr(made, "__exit__"):
+            with made as resource:
+                yield resource
+        else:
+            yield made
+
+    return opened
+
+
+def exception_type(name: str) -> type[BaseException]:
+    """The exception type called `name`, a builtin one if there is no colon in it. Raises `UsageError`."""
+    found: Any = _load(name, "MODULE:EXCEPTION") if ":" in name else getattr(builtins, name, None)
+    if found is None:
+        raise UsageError(f"--unhealthy: there is no builtin exception {name!r}; others are MODULE:EXCEPTION")
+    text = _shown(found)
+    if not (isinstance(found, type) and issubclass(found, BaseException)):
+        raise UsageError(f"--unhealthy: {name} is {text}, no exception type")
+    return found
+
+
+def one_line(text: str) -> str:
+    """A text of several lines in one."""
+    return "; ".join(line.strip() for line in text.splitlines() if line.strip())
+
+
+def where(error: BaseException) -> str:
+    """FILE:LINE at which an exception was raised, "" where nothing is known; relative to the current folder."""
+    if isinstance(error, SyntaxError) and error.filename:
+        return f"{_short(error.filename)}:{error.lineno}"
+    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if not frame.filename.startswith(_NOT_THERE)]
+    return f"{_short(frames[-1].filename)}:{frames[-1].lineno}" if frames else ""
+
+
+def _short(path: str) -> str:
+    return path.removeprefix(os.path.join(os.getcwd(), ""))
+
+
+def _load(name: str, form: str) -> object:
+    module_name, colon, attributes = name.partition(":")
+    if not (module_name and colon and attributes):
+        raise UsageError(f"{name!r} must be {form}, for example json:dumps")
+    found = _import(module_name)
+    at = module_name
+    for attribute in attributes.split("."):
+        try:
+            found = getattr(found, attribute)
+        except AttributeError:
+            raise UsageError(f"{at} has no {attribute!r}") from None
+        at = f"{at}.{attribute}" if ":" in at else f"{at}:{attribute}"
+    return found
+
+
+def _import(name: str) -> Any:
+    try:
+        return importlib.import_module(name)
+    except (Exception, SystemExit) as error:  # it runs the user's code
+        if isinstance(error, ModuleNotFoundError) and error.name and f"{name}.".startswith(f"{error.name}."):
+            raise UsageError(f"there is no module {error.name!r}, in the current folder or elsewhere") from None
+        place = where(error)
+        at = f" ({place})" if place else ""
+        raise UsageError(f"importing {name!r} failed: {one_line(last_line_of(error))}{at}") from None
+
+
+def _shown(value: object) -> str:
+    return one_line(shown(value))
+
+
+def _signature(fn: Callable[..., Any]) -> str:
+    try:
+        return str(inspect.signature(fn))
+    except (TypeError, ValueError):
+        return "something else"

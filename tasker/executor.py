@@ -1,0 +1,343 @@
+"""`concurrent.futures.Executor`s on workers of tasker's.
+
+`CallExecutor` turns calls into tasks: a task is `_call(resource, fn, args, kwargs)`, one plain function for all calls,
+which the engine remembers. How a task is accepted is what its subclasses add (`_accept`).
+
+`ManagerExecutor` is a view of a manager's workers. Submitters and whoever closes the view share no lock, as accepting a
+task may run code of the user's (a collector) and may block (a bounded queue). A submitter *announces* itself in
+`_entering`, *then* looks at `_closed`; it puts the future into `_futures` before it takes the announcement back. Who
+closes sets `_closed`, then waits for the announced, then for the futures. So a submission that began before the closing
+is waited for, and none that begins later is accepted.
+
+`map` keeps its submitted tasks in a deque. Its iterator takes them from the left, and cancels what is in it when it
+fails or is closed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Generator, Iterable, Iterator
+from concurrent.futures import CancelledError, Executor
+from inspect import CO_ASYNC_GENERATOR, CO_COROUTINE
+from itertools import islice
+from types import BuiltinFunctionType, FunctionType, MethodType, TracebackType
+from typing import Any, Generic, ParamSpec, Protocol, TypeVar
+
+from tasker.current import current_worker
+from tasker.errors import shown
+from tasker.future import DoneCallback, TaskFuture
+from tasker.signature import is_asynchronous
+from tasker.wrapping import users_traceback, wrapper
+
+__all__ = ["CallExecutor", "ManagerExecutor"]
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+_ASYNCHRONOUS = CO_COROUTINE | CO_ASYNC_GENERATOR
+_AFTER_SHUTDOWN = "cannot schedule new futures after shutdown"
+
+
+class CallExecutor(Executor):
+    """An executor whose calls are tasks. Subclasses say how a task is accepted, and close."""
+
+    _accept: Callable[[Callable[..., Any], tuple[Any, ...]], TaskFuture[Any]]
+    _judges = True  # whether what a call raises may break a resource, and so has to reach the worker
+
+    def submit(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> TaskFuture[T]:
+        """Queue the call `fn(*args, **kwargs)` and return its future at once.
+
+        Raises `TypeError` for what is not callable and for a coroutine function, `RuntimeError` after `shutdown()`."""
+        # pyright takes any callable for a FunctionType
+        if type(fn) is not FunctionType or fn.__code__.co_flags & _ASYNCHRONOUS:  # pyright: ignore
+            _check_function(fn)
+        return self._accept(_call, (fn, args, kwargs))
+
+    def map(
+        self,
+        fn: Callable[..., T],
+        *iterables: Iterable[Any],
+        timeout: float | None = None,
+        chunksize: int = 1,
+        buffersize: int | None = None,
+    ) -> Iterator[T]:
+        """An iterator over the results of `fn(*items)`, one item from each of `iterables`, in order.
+
+        All calls are submitted at once, before this returns; with a `buffersize` no more tasks than that are ahead of
+        the consumer, and the iterables are read as results are taken. A task is `chunksize` calls, one after the other.
+        `timeout` (seconds, from now on; `None`: no limit) is how long the results may take: then the iterator raises
+        `TimeoutError`. It raises what a call raised in that call's place, and ends.
+
+        When it fails, is closed (`close()`) or is dropped half-way, the tasks whose results were not taken are
+        cancelled. One that is dropped before anything was taken cancels nothing: `map` may be called for the effect.
+
+        Raises `TypeError` and `ValueError` for wrong arguments, and what `submit` raises."""
+        _check_function(fn)
+        if isinstance(chunksize, bool) or not isinstance(chunksize, int):
+            raise TypeError(f"chunksize must be an integer, not {shown(chunksize)}")
+        if chunksize < 1:
+            raise ValueError(f"chunksize must be 1 or more, not {chunksize}")
+        if buffersize is not None and not isinstance(buffersize, int):
+            raise TypeError("buffersize must be an integer or None")
+        if buffersize is not None and buffersize < 1:
+            raise ValueError("buffersize must be None or > 0")
+        deadline = None if timeout is None else time.monotonic() + timeout
+        items = zip(*iterables, strict=False)
+        if chunksize == 1:
+            return self._results(_take_result, self._submit_each(fn, items), buffersize, deadline)
+        chunks: Results[deque[_Outcome]] = self._results(
+            _take_chunk, self._submit_chunks(fn, items, chunksize), buffersize, deadline
+        )
+        return Results(_each_outcome(chunks), chunks.close)
+
+    def _results(
+        self,
+        take: Callable[[deque[Any], Iterator[Any], float | None], T],
+        submissions: Iterator[Any],
+        buffersize: int | None,
+        deadline: float | None,
+    ) -> Results[T]:
+        tasks: deque[Any] = deque()
+        results = Results(_in_order(take, tasks, submissions, deadline), lambda: _give_up(tasks))
+        try:
+            tasks.extend(islice(submissions, buffersize))
+        except BaseException:  # an iterable's own, refused, or Ctrl-C: nobody will ask for these results
+            results.close()
+            raise
+        return results
+
+    def _submit_each(self, fn: Callable[..., T], items: Iterable[tuple[Any, ...]]) -> Iterator[TaskFuture[T]]:
+        for args in items:
+            yield self._accept(_call, (fn, args, None))
+
+    def _submit_chunks(self, fn: Callable[..., Any], items: Iterator[tuple[Any, ...]], size: int) -> Iterator[_Chunk]:
+        while calls := tuple(islice(items, size)):
+            chunk = _Chunk(calls, judged=self._judges)
+            chunk.future = self._accept(_call_each, (fn, chunk))
+            yield chunk
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        # not inherited: to `Engine.stop`, whoever calls from inside of `concurrent.futures` must not be made to wait
+        self.shutdown(wait=True)
+
+
+class Managed(Protocol):
+    """A manager, as seen from here."""
+
+    _engine: Any
+
+
+class ManagerExecutor(CallExecutor):
+    """A manager's workers as a `concurrent.futures.Executor`: made by `TaskManager.executor()`, not by users.
+
+    A call does not get the worker's resource as an argument; `manager.current_resource()` is it. It is judged and
+    retried like any task. The view keeps its manager, which is not stopped when only its views are left."""
+
+    def __init__(self, manager: Managed) -> None:
+        self._manager = manager
+        self._submit = manager._engine.submit
+        self._closed = False
+        self._cancels = False
+        self._entering: set[DoneCallback] = set()  # submissions under way
+        self._futures: set[TaskFuture[Any]] = set()  # accepted and unfinished
+        self._done = self._futures.discard
+        self._entered = threading.Condition()  # notified, once closed, of every submission that is no more under way
+
+    def _accept(self, call: Callable[..., Any], args: tuple[Any, ...]) -> TaskFuture[Any]:
+        done = DoneCallback(self._done)
+        try:
+            self._entering.add(done)
+            if self._closed:
+                raise RuntimeError(_AFTER_SHUTDOWN)
+            future: TaskFuture[Any] = self._submit(call, args, {}, [done])
+            self._futures.add(future)
+            if future.done():  # perhaps it was before it was in there
+                self._futures.discard(future)
+            if self._cancels:
+                future._withdraw()
+            return future
+        finally:
+            self._entering.discard(done)
+            if self._closed:
+                with self._entered:
+                    self._entered.notify_all()
+
+    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
+        """Refuse new calls from now on; the manager stays open.
+
+        `cancel_futures`: cancel this view's calls that have not started. `wait`: return when all calls of this view
+        have ended, however long that takes. In a task it does not wait for submissions that other threads are in the
+        middle of, and raises `PoolDeadlockError` if the wait could never end, as in one of the view's own calls. In a
+        signal handler that interrupted tasker or `concurrent.futures` it does not wait at all."""
+        self._closed = True
+        if cancel_futures:
+            self._cancels = True
+            for future in tuple(self._futures):
+                future._withdraw()
+        if not wait:
+            return
+        if current_worker() is None:
+            engine = self._manager._engine
+            if engine.orphaned is not None or engine._called_from_inside():
+                return
+            with self._entered:
+                self._entered.wait_for(lambda: not self._entering)
+        while self._futures:
+            for future in tuple(self._futures):
+                _wait(future)
+                self._futures.discard(future)
+
+
+@wrapper
+def _call(resource: Any, fn: Callable[..., T], args: tuple[Any, ...], kwargs: dict[str, Any] | None) -> T:
+    return fn(*args, **kwargs) if kwargs else fn(*args)
+
+
+_Outcome = tuple[Any, BaseException | None]
+
+
+class _Chunk:
+    """Several calls that are one task."""
+
+    __slots__ = ("calls", "future", "given_up", "judged", "outcomes")
+
+    def __init__(self, calls: tuple[tuple[Any, ...], ...], *, judged: bool) -> None:
+        self.calls = calls
+        self.judged = judged
+        self.outcomes: deque[_Outcome] = deque()
+        self.given_up = False
+        self.future: TaskFuture[None]
+
+
+@wrapper
+def _call_each(resource: Any, fn: Callable[..., Any], chunk: _Chunk) -> None:
+    """Make the calls of a chunk. One that raises ends it if the worker is to judge the error: where that leads to
+    another attempt, it goes on with that call."""
+    for args in chunk.calls[len(chunk.outcomes) :]:
+        if chunk.given_up:
+            return
+        try:
+            outcome: _Outcome = fn(*args), None
+        except BaseException as error:
+            if chunk.judged:
+                raise
+            outcome = None, error.with_traceback(users_traceback(error.__traceback__))
+        chunk.outcomes.append(outcome)
+        del outcome
+
+
+class Results(Generic[T], Iterator[T]):
+    """What `map` returns: an iterator that can be closed before it was ever asked."""
+
+    def __init__(self, results: Generator[T, None, None], cancel: Callable[[], object]) -> None:
+        self._results = results
+        self._cancel = cancel
+
+    def __next__(self) -> T:
+        return next(self._results)
+
+    def close(self) -> None:
+        """End the iteration, and cancel the tasks whose results were not taken."""
+        self._results.close()
+        self._cancel()
+
+
+def _in_order(
+    take: Callable[[deque[Any], Iterator[Any], float | None], T],
+    tasks: deque[Any],
+    submissions: Iterator[Any],
+    deadline: float | None,
+) -> Generator[T, None, None]:
+    try:
+        while tasks:
+            yield take(tasks, submissions, deadline)  # no variable: the result is the consumer's alone
+    finally:
+        _give_up(tasks)
+
+
+def _take_result(tasks: deque[TaskFuture[T]], submissions: Iterator[TaskFuture[T]], deadline: float | None) -> T:
+    future = tasks[0]  # stays there until it has an outcome, to be cancelled if it takes too long
+    try:
+        result = future.result(_remaining(deadline))
+        tasks.popleft()
+        tasks.extend(islice(submissions, 1))
+        return result
+    finally:
+        del future  # the exception's traceback holds this frame, which must not hold the exception
+
+
+def _take_chunk(tasks: deque[_Chunk], submissions: Iterator[_Chunk], deadline: float | None) -> deque[_Outcome]:
+    chunk = tasks[0]
+    error = chunk.future.exception(_remaining(deadline))
+    del chunk.future  # its exception's traceback leads to the chunk
+    tasks.popleft()
+    if error is None:
+        tasks.extend(islice(submissions, 1))
+    else:
+        chunk.outcomes.append((None, error))
+    return chunk.outcomes
+
+
+def _each_outcome(chunks: Results[deque[_Outcome]]) -> Generator[Any, None, None]:
+    try:
+        for outcomes in chunks:
+            while outcomes:
+                if outcomes[0][1] is None:
+                    yield outcomes.popleft()[0]
+                else:
+                    raise _popped_error(outcomes)
+    finally:
+        chunks.close()
+
+
+def _popped_error(outcomes: deque[_Outcome]) -> BaseException:
+    error = outcomes.popleft()[1]
+    assert error is not None
+    return error
+
+
+def _give_up(tasks: deque[Any]) -> None:
+    """Cancel what nobody will ask for."""
+    while tasks:
+        task = tasks.popleft()
+        if isinstance(task, _Chunk):
+            task.given_up = True  # if it runs it ends with the call that it is in
+            task = task.future
+        if not task.cancel():
+            task._see()  # that it failed is not worth a line in the log
+
+
+def _remaining(deadline: float | None) -> float | None:
+    return None if deadline is None else max(0.0, deadline - time.monotonic())
+
+
+def _wait(future: TaskFuture[Any]) -> None:
+    """Wait for the end of a future without asking for its outcome, which would pass for somebody's interest in it."""
+    with contextlib.suppress(CancelledError):
+        future._wait(None)
+
+
+def _check_function(fn: object) -> None:
+    """Raise `TypeError` for what is not callable, and for a function whose call only makes a coroutine."""
+    called: Any = fn
+    while type(called) is functools.partial:
+        called = called.func
+    if type(called) is MethodType:
+        called = called.__func__
+    if type(called) is FunctionType:
+        if not called.__code__.co_flags & _ASYNCHRONOUS:
+            return
+    elif type(called) in (BuiltinFunctionType, type) or (callable(fn) and not is_asynchronous(fn)):
+        return
+    if not callable(fn):
+        raise TypeError(f"fn must be callable, not {shown(fn)}")
+    raise TypeError(
+        f"fn must not be the coroutine function {shown(fn)}, as workers are threads: submit(asyncio.run, fn(...)), "
+        "or await it where you are"
+    )

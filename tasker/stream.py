@@ -1,0 +1,398 @@
+"""`TaskStream`: the results of a function mapped over items, a window of them in flight.
+
+The consumer's thread does everything: it takes items, submits them, waits, hands out. The window is filled when the
+stream is made; each time the consumer asks for a result it is filled again first. So at most `max_in_flight` items are
+taken and not handed out, and nothing is taken while nobody asks.
+
+    taken --submit--> in flight --settled--> handed out
+
+It ends, once and for all: when the input has ended and all is handed out; when the input or a submission raises, after
+what is in flight has been handed out; when an item's own error leaves; when it is closed or forgotten. Whatever is then
+in flight is cancelled.
+
+A task is for one item, or for a chunk of them. A chunk notes each result, so another attempt goes on at the item that
+failed. An item's error ends the task; the items after it are submitted again in its place. So no item runs again
+because of another.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict, deque
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sized
+from concurrent.futures import CancelledError
+from concurrent.futures._base import FINISHED
+from dataclasses import dataclass, field, replace
+from itertools import islice
+from types import TracebackType
+from typing import Any, Generic, Self, TypedDict, TypeVar
+
+from tasker import checks, deadlock
+from tasker.context import Context
+from tasker.current import current_worker
+from tasker.errors import ConfigError, shown
+from tasker.future import TaskFuture
+from tasker.parking import Seat
+from tasker.signature import wants_context
+from tasker.wrapping import wrapper
+
+__all__ = ["MapOptions", "Plan", "TaskStream", "Window", "iterator_over", "new_plan", "new_stream"]
+
+T = TypeVar("T")
+Future = TaskFuture[Any]
+
+WINDOW = 4  # items in flight for each worker that there may be
+
+
+# -- what users hold -----------------------------------------------------------------------------------------------
+
+
+class TaskStream(Generic[T]):
+    """The results of `TaskManager.map`: an iterator, for one thread at a time.
+
+    `close()`, leaving its `with` block, or forgetting it cancels what is in flight. Where the input has a length so has
+    the stream: the number of all its items."""
+
+    def __init__(self, results: Generator[T, None, None]) -> None:
+        self._results = results
+
+    def __iter__(self) -> Iterator[T]:
+        return self._results
+
+    def __next__(self) -> T:
+        """The next result. Blocks until there is one; raises the item's own exception, or what the input raised."""
+        return next(self._results)
+
+    def close(self) -> None:
+        """Cancel what is in flight, and end. Does not block."""
+        self._results.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+class SizedTaskStream(TaskStream[T]):
+    """A stream whose input has a length."""
+
+    def __init__(self, results: Generator[T, None, None], length: int) -> None:
+        super().__init__(results)
+        self._length = length
+
+    def __len__(self) -> int:
+        return self._length
+
+
+def new_stream(plan: Plan, items: Iterable[Any]) -> TaskStream[Any]:
+    """Begin to map: fills the window."""
+    window = _ThreadWindow(plan, iterator_over(items))
+    results = _one_by_one(window) if plan.ordered and plan.chunksize == 1 else _results(window)
+    next(results)
+    return SizedTaskStream(results, len(items)) if isinstance(items, Sized) else TaskStream(results)
+
+
+def iterator_over(items: Iterable[Any]) -> Iterator[Any]:
+    """As `iter()`, with a clear error."""
+    try:
+        return iter(items)
+    except TypeError:
+        raise TypeError(f"items must be iterable, not {shown(items)}") from None
+
+
+def _one_by_one(window: _ThreadWindow) -> Generator[Any, None, None]:
+    """As `_results` for single items in order, by far the most frequent case, without the calls."""
+    plan, items, flying = window.plan, window.items, window.flying
+    submit, fn, options = plan.submit, plan.fn, plan.options
+    future: Future | None = None
+    try:
+        window.fill()
+        yield
+        while flying:
+            future = next(iter(flying))
+            if future._final is FINISHED and future._exception is None:
+                del flying[future]
+                yield future._result
+            else:
+                yield from window.land(future)
+                if window.error is not None:
+                    break
+            if window.ended:
+                continue
+            try:
+                for item in items:
+                    flying[submit(fn, (item,), options)] = None
+                    break
+                else:
+                    window.ended = True
+            except Exception as error:
+                window.fail(error)
+        future = None  # the error's traceback will hold this frame, which must not hold the error
+        window.raise_error()
+    finally:
+        window.cancel()
+
+
+def _results(window: _ThreadWindow) -> Generator[Any, None, None]:
+    try:
+        window.fill()
+        yield  # for new_stream: a generator that has not begun would not be closed
+        while window.flying:
+            outcomes = window.land(window.next())
+            if window.undone:
+                window.try_to_relaunch()
+            for outcome in outcomes:
+                yield outcome
+                window.room += 1
+                window.fill()
+            if window.error is not None:
+                break
+        window.raise_error()
+    finally:
+        window.cancel()
+
+
+# -- what is done with each item -----------------------------------------------------------------------------------
+
+
+class MapOptions(TypedDict, total=False):
+    """The options of `map` and `amap` that do not change the type of the results."""
+
+    max_in_flight: int | None
+    ordered: bool
+    timeout: float | None
+    chunksize: int
+    priority: bool
+    once: bool
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The arguments of `map`, checked."""
+
+    submit: Callable[..., Future]  # the engine's
+    fn: Callable[..., Any]
+    wants_context: bool
+    options: Mapping[str, Any]
+    max_in_flight: int
+    chunksize: int
+    ordered: bool
+    return_exceptions: bool
+
+    def without_waiting_for_room(self) -> Plan:
+        """The same, but refused at once where the queue is full."""
+        return replace(self, options={**self.options, "queue_timeout": 0.0})
+
+    def submit_chunk(self, chunk: Chunk, waiting: list[Any] | None) -> Future:
+        """Submit a task for several items; `waiting` is what waits for its outcome."""
+        options = self.options
+        if "timeout" in options:
+            options = {**options, "timeout": options["timeout"] * len(chunk.items)}
+        return self.submit(_run_chunk, (self.fn, self.wants_context, chunk), options, waiting)
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """Items of one task, and the results of the first of them."""
+
+    items: list[Any]
+    results: list[Any] = field(default_factory=lambda: list[Any]())
+
+
+@wrapper
+def _run_chunk(context: Context, resource: Any, fn: Callable[..., Any], wants_context: bool, chunk: Chunk) -> None:
+    for item in chunk.items[len(chunk.results) :]:
+        context.raise_if_done()
+        chunk.results.append(fn(context, resource, item) if wants_context else fn(resource, item))
+
+
+def new_plan(
+    submit: Callable[..., Future],
+    most_workers: int,
+    fn: Callable[..., Any],
+    *,
+    max_in_flight: int | None,
+    ordered: bool,
+    timeout: float | None,
+    return_exceptions: bool,
+    chunksize: int,
+    priority: bool,
+    once: bool,
+) -> Plan:
+    """Check the arguments of `map`."""
+    checks.whole_number("chunksize", chunksize, least=1)
+    if max_in_flight is None:
+        max_in_flight = WINDOW * most_workers * chunksize
+    elif checks.whole_number("max_in_flight", max_in_flight, least=1) < chunksize:
+        raise ConfigError(f"max_in_flight must be None or at least chunksize ({chunksize}), not {max_in_flight}")
+    options: dict[str, Any] = {}
+    if timeout is not None:
+        options["timeout"] = checks.seconds("timeout", timeout, zero=False, infinite=True)
+    for name, wanted in (("priority", priority), ("once", once)):
+        if checks.flag(name, wanted):
+            options[name] = True
+    checks.flag("ordered", ordered)
+    checks.flag("return_exceptions", return_exceptions)
+    return Plan(submit, fn, wants_context(fn, 2), options, max_in_flight, chunksize, ordered, return_exceptions)
+
+
+# -- the window ----------------------------------------------------------------------------------------------------
+
+
+class Window:
+    """What is in flight, and how much more may be."""
+
+    def __init__(self, plan: Plan) -> None:
+        self.plan = plan
+        self.room = plan.max_in_flight  # items that may be taken
+        self.ended = False  # whether nothing more is to be taken
+        self.error: BaseException | None = None  # what the stream ends with now
+        self.trouble: BaseException | None = None  # what it ends with once all in flight is handed out
+        self.flying: OrderedDict[Future, Chunk | None] = OrderedDict()  # in the order of the input
+        self.undone: list[Any] = []  # items of a chunk that an error of one before them has ended
+        self.landed: deque[Any] = (
+            deque()
+        )  # arrivals of what is settled, as it came; unless wanted in order of the input
+
+    def launch(self, items: list[Any]) -> Future:
+        """Submit a task for these items."""
+        plan, arrival = self.plan, self.new_arrival()
+        waiting = None if arrival is None else [arrival]
+        if plan.chunksize == 1:
+            chunk = None
+            future = plan.submit(plan.fn, (items[0],), plan.options, waiting)
+        else:
+            chunk = Chunk(items)
+            future = plan.submit_chunk(chunk, waiting)
+        if arrival is not None:
+            arrival.future = future
+        self.flying[future] = chunk
+        return future
+
+    def new_arrival(self) -> Any:
+        """What is to be told when a task is settled: `wake()` is called, `future` set. `None`: nobody."""
+        raise NotImplementedError
+
+    def land(self, future: Future) -> list[Any]:
+        """What of a settled task is to be handed out. After that `error` is to be raised, if there is one."""
+        try:
+            error = future.exception()
+        except CancelledError as cancelled:
+            error = cancelled
+        chunk = self.flying.pop(future)
+        results: list[Any] = chunk.results[:] if chunk is not None else [future._result] if error is None else []
+        if error is None or (chunk is not None and len(results) == len(chunk.items)):
+            return results
+        if not self.plan.return_exceptions:
+            self.error = error
+            return results
+        results.append(error)
+        if chunk is not None:
+            self.undone = chunk.items[len(results) :]
+        return results
+
+    def relaunch(self) -> Future:
+        """Submit what an item's error has left undone of a chunk, in its place."""
+        future = self.launch(self.undone)
+        self.flying.move_to_end(future, last=False)
+        self.undone = []
+        return future
+
+    def fail(self, error: BaseException) -> None:
+        """The input or a submission raised: take nothing more, and end with that when all is handed out."""
+        self.ended = True
+        self.trouble = self.trouble or error
+
+    def raise_error(self) -> None:
+        """Raise what the stream ends with, if it is an error; lets go of it."""
+        error = self.error or self.trouble
+        self.error = self.trouble = None
+        try:
+            if error is not None:
+                raise error
+        finally:
+            del error  # its traceback holds this frame
+
+    def cancel(self) -> None:
+        """Cancel what is in flight, the last first; nobody is interested in its outcome."""
+        self.ended = True
+        while self.flying:
+            future, _ = self.flying.popitem()
+            future.cancel()
+            future._see()
+
+
+class _ThreadWindow(Window):
+    """For a consumer that is a thread."""
+
+    def __init__(self, plan: Plan, items: Iterator[Any]) -> None:
+        super().__init__(plan)
+        self.items = items
+        self._seat = Seat()
+
+    def fill(self) -> None:
+        """Take and submit what there is room for."""
+        size = self.plan.chunksize
+        while self.room >= size and not self.ended:
+            items: list[Any] = []
+            try:
+                for item in islice(self.items, size):
+                    items.append(item)  # noqa: PERF402  # what the input gave before it raised must not be lost
+                self.ended = len(items) < size
+            except Exception as error:
+                self.fail(error)
+            if items:
+                self.room -= len(items)
+                try:
+                    self.launch(items)
+                except Exception as error:
+                    self.fail(error)
+
+    def try_to_relaunch(self) -> None:
+        try:
+            self.relaunch()
+        except Exception as error:
+            self.fail(error)
+
+    def new_arrival(self) -> _Arrival | None:
+        return None if self.plan.ordered else _Arrival(self.landed, self._seat)
+
+    def next(self) -> Future:
+        """The task whose outcome is handed out next; waits until it is settled, unless that is for `land` to do."""
+        oldest = next(iter(self.flying))
+        if self.plan.ordered or oldest._owner.orphaned is not None:
+            return oldest
+        while not self.landed:
+            self._sleep(oldest)
+        future: Future = self.landed.popleft().future
+        return future
+
+    def _sleep(self, oldest: Future) -> None:
+        worker = current_worker()
+        if worker is None:
+            self._seat.sleep()
+            return
+        outer = deadlock.begin_wait(worker, oldest)  # not for any that lands: one that cannot ends the stream never
+        try:
+            self._seat.sleep()
+        finally:
+            deadlock.end_wait(worker, outer)
+
+
+class _Arrival:
+    """Tells a thread's window that a task is settled."""
+
+    __slots__ = ("_landed", "_seat", "future")
+
+    future: Future
+
+    def __init__(self, landed: deque[Any], seat: Seat) -> None:
+        self._landed = landed
+        self._seat = seat
+
+    def wake(self) -> None:
+        """From any thread; perhaps before `future` is set, which the consumer does before it looks."""
+        self._landed.append(self)
+        self._seat.wake()

@@ -1,0 +1,122 @@
+"""`ManualClock`: deadlines that pass when a test says so.
+
+While its `with` block is active it takes the places of `timer.now` and `timer.at`: whatever sets a deadline then sets
+it here, in a heap. `advance()` fires what is due in the calling thread; what fires is tasker's own and short, as on the
+timer thread, and hands the user's callbacks to threads of their own. Leaving the block gives what is left to the timer
+thread.
+
+`_changed` guards all fields, is held for a few lines, and nothing fires under it.
+"""
+
+from __future__ import annotations
+
+import heapq
+import itertools
+import threading
+import time
+from collections.abc import Callable
+from types import TracebackType
+from typing import Self
+
+from tasker import checks, timer
+from tasker.timer import TimerEntry
+
+__all__ = ["ManualClock"]
+
+PATIENCE = 20.0  # seconds
+
+
+class ManualClock:
+    """Time for deadlines that stands still until `advance()` is called. Use it as `with ManualClock() as clock:`.
+
+    Inside of the block these go by it: the `timeout` of a task, `with_timeout()`, `with_deadline()` (in seconds of
+    `clock.now()`, which begins as `time.monotonic()`), and of every context `remaining()` and `wait(seconds)`.
+
+    Everything else goes on in real time: `time.sleep()` and `time.monotonic()`; waiting for an outcome or a state
+    (`future.result(timeout)`, `join`, `wait_ready`, `stop`, `kill`); `queue_timeout` and `create_timeout`; the burst
+    thread; pauses between attempts to create a resource; timestamps and metrics. Deadlines that were set before the
+    block still pass by the real clock, those that outlive the block pass by it after the seconds that they had left.
+
+    A task that sleeps in `ctx.wait(seconds)` sleeps until somebody advances the clock, and `stop()` waits for it: let
+    the clock's block end before the manager's. There is one clock for the whole process: a second one at the same time
+    raises `RuntimeError`."""
+
+    def __init__(self) -> None:
+        self._changed = threading.Condition()
+        self._now = time.monotonic()
+        self._heap: list[tuple[float, int, TimerEntry]] = []
+        self._order = itertools.count()
+        self._followed = False  # from the beginning of the block to its end
+
+    def now(self) -> float:
+        """What time it is for deadlines, in seconds."""
+        return self._now
+
+    @property
+    def deadlines(self) -> int:
+        """How many deadlines are set and neither passed nor cancelled: a task's timeout, a context's, a `ctx.wait()`.
+
+        A context whose deadline is its parent's has none of its own."""
+        with self._changed:
+            return sum(entry.is_set() for _, _, entry in self._heap)
+
+    def advance(self, seconds: float) -> None:
+        """Let so many seconds (or a `timedelta`) pass; returns when everything due has passed, earliest first.
+
+        Then the contexts are done and the futures finished. Their callbacks run on threads of their own, perhaps later.
+        A task that sleeps in `ctx.wait()` wakes, and what it waits for next counts from then on. Raises `ConfigError`
+        for a negative or infinite time."""
+        until = self._now + checks.seconds("seconds", seconds)
+        while (entry := self._next_due(until)) is not None:
+            entry.fire()
+
+    def wait_for_deadlines(self, count: int = 1, timeout: float = PATIENCE) -> None:
+        """Wait until at least `count` deadlines are set: until a task sleeps in `ctx.wait()`, say.
+
+        Blocks for at most `timeout` real seconds, then raises `AssertionError`."""
+        least = checks.whole_number("count", count, least=0)
+        limit = checks.seconds("timeout", timeout)
+        with self._changed:
+            if not self._changed.wait_for(lambda: self.deadlines >= least, limit):
+                raise AssertionError(f"{self.deadlines} deadlines were set within {limit:g} s, not {least}")
+
+    def at(self, when: float, fire: Callable[[], object]) -> TimerEntry:
+        """What tasker calls to set a deadline."""
+        with self._changed:
+            if self._followed and when > self._now:
+                entry = TimerEntry(fire)
+                heapq.heappush(self._heap, (when, next(self._order), entry))
+                self._changed.notify_all()
+                return entry
+        return timer.after(max(0.0, when - self._now), fire)  # due already, or the block has just ended
+
+    def __enter__(self) -> Self:
+        if timer.clock is not None:
+            raise RuntimeError("a ManualClock is active already: there is one for the whole process")
+        self._followed = True
+        timer.follow(self)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        timer.follow(None)
+        with self._changed:
+            self._followed = False
+            left, self._heap = self._heap, []
+        for when, _, entry in left:
+            if entry.is_set():
+                timer.after(max(0.0, when - self._now), entry.fire)
+
+    def __repr__(self) -> str:
+        return f"<ManualClock at {self._now:.3f} s, {self.deadlines} deadlines>"
+
+    def _next_due(self, until: float) -> TimerEntry | None:
+        """Go on to the next deadline that is not after `until`, or to `until`."""
+        with self._changed:
+            if self._heap and self._heap[0][0] <= until:
+                when, _, entry = heapq.heappop(self._heap)
+                self._now = max(self._now, when)
+                return entry
+            self._now = max(self._now, until)
+            return None

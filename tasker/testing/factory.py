@@ -1,0 +1,271 @@
+"""`ResourceFactory`: makes the resources of a manager, and records what becomes of each.
+
+`_lock` guards the records, the lists and the plans. Nothing of the user's is called under it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import threading
+from collections.abc import Callable, Generator
+from dataclasses import dataclass, field
+from typing import Any, Generic, ParamSpec, TypeVar, cast, overload
+
+from tasker import checks
+from tasker.context import Context
+from tasker.errors import shown
+from tasker.signature import is_asynchronous
+from tasker.wrapping import wrapper
+
+__all__ = ["DummyResource", "ResourceFactory", "ResourceRecord"]
+
+R = TypeVar("R")
+T = TypeVar("T")
+P = ParamSpec("P")
+
+
+class DummyResource:
+    """A resource that does nothing, made by a `ResourceFactory` that was not told what to make."""
+
+    def __init__(self, number: int) -> None:
+        self.number = number
+        """How many were made before it."""
+        self.alive = True
+        """Whether it is not destroyed yet."""
+
+    def close(self) -> None:
+        """Destroy it."""
+        self.alive = False
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {self.number}{'' if self.alive else ' destroyed'}>"
+
+
+@dataclass(eq=False)
+class ResourceRecord(Generic[R]):
+    """The life of one resource."""
+
+    number: int
+    """How many were made before it."""
+    resource: R
+    """The resource itself."""
+    made_in: threading.Thread
+    """The thread that made it."""
+    used_in: dict[threading.Thread, int] = field(default_factory=dict[threading.Thread, int])
+    """How often each thread used it."""
+    users: list[threading.Thread] = field(default_factory=list[threading.Thread])
+    """Who uses it now."""
+    destroyed_in: threading.Thread | None = None
+    """The thread that destroyed it, or is about to; `None` before."""
+
+    def __str__(self) -> str:
+        return f"resource {self.number} (made in {self.made_in.name})"
+
+
+def numbered(make: Callable[[int], T]) -> Callable[[], T]:
+    """`make` with the number of the call, from 0 on, whatever threads call."""
+    lock = threading.Lock()
+    calls = 0
+
+    def call() -> T:
+        nonlocal calls
+        with lock:
+            number, calls = calls, calls + 1
+        return make(number)
+
+    return call
+
+
+class ResourceFactory(Generic[R]):
+    """Makes and destroys resources, records both and every use of them, and fails when told to.
+
+        factory = ResourceFactory(lambda: sqlite3.connect(path), sqlite3.Connection.close)
+        config = Config(on_create=factory.create, on_destroy=factory.destroy, worker_count=2)
+        with TaskManager(config) as m:
+            m.queue_task(factory.use(my_task))
+        factory.check()
+
+    `make` and `free` make and destroy a real resource; each call of `make` returns another object. Without them the
+    resources are `DummyResource`s. All methods may be called from any thread.
+
+    `any_thread` says that a resource may be used and destroyed in another thread than the one that made it, as those of
+    `run_task` are where `resource_pool_size` is not 0."""
+
+    @overload
+    def __init__(self: ResourceFactory[DummyResource], *, any_thread: bool = False) -> None: ...
+    @overload
+    def __init__(
+        self, make: Callable[[], R], free: Callable[[R], object] | None = None, *, any_thread: bool = False
+    ) -> None: ...
+    def __init__(
+        self,
+        make: Callable[[], Any] | None = None,
+        free: Callable[[Any], object] | None = None,
+        *,
+        any_thread: bool = False,
+    ) -> None:
+        if make is None:
+            make, free = numbered(DummyResource), DummyResource.close
+        self._make: Callable[[], Any] = make
+        self._free: Callable[[Any], object] | None = free
+        self.any_thread = any_thread
+        self.created: list[R] = []
+        """What was made, in order."""
+        self.destroyed: list[R] = []
+        """What was destroyed, in order."""
+        self.misuses: list[str] = []
+        """What was done wrong with them so far, in words."""
+        self._lock = threading.RLock()
+        self._records: dict[int, ResourceRecord[R]] = {}  # by the resource's id; they keep it, so none comes twice
+        self._gone = 0  # how many are destroyed, once each
+        self._creations, self._destructions = _Plan(), _Plan()
+
+    # -- for the Config ------------------------------------------------------------------------------------------
+
+    def create(self) -> R:
+        """Make a resource; raises what `make` does, or what `fail_create()` was told."""
+        with self._lock:
+            error = self._creations.next()
+        if error is not None:
+            raise error
+        resource: R = self._make()
+        with self._lock:
+            known = self._records.get(id(resource))
+            if known is not None and known.destroyed_in is None:
+                raise ValueError(f"make() returned {shown(resource)} a second time: each call must return another one")
+            record = ResourceRecord(len(self.created), resource, threading.current_thread())
+            self._records[id(resource)] = record
+            self.created.append(resource)
+        return resource
+
+    def destroy(self, resource: R) -> None:
+        """Destroy a resource; raises what `free` does, or what `fail_destroy()` was told, after it was destroyed.
+
+        Raises `ValueError` for what this factory did not make, as everything here does that takes a resource."""
+        here = threading.current_thread()
+        with self._lock:
+            record = self.record(resource)
+            first = record.destroyed_in is None
+            if not first:
+                self._misused(record, f"was destroyed twice, the second time in {here.name}")
+            if record.users:
+                self._misused(record, f"was destroyed in {here.name} while {record.users[0].name} used it")
+            if here is not record.made_in and not self.any_thread:
+                self._misused(record, f"was destroyed in another thread, {here.name}")
+            record.destroyed_in = here
+            error = self._destructions.next()
+        try:
+            if first and self._free is not None:
+                self._free(resource)
+        finally:
+            with self._lock:
+                self.destroyed.append(resource)
+                self._gone += first
+        if error is not None:
+            raise error
+
+    # -- for tasks -----------------------------------------------------------------------------------------------
+
+    @contextlib.contextmanager
+    def using(self, resource: R) -> Generator[R, None, None]:
+        """A block in which the calling thread uses a resource."""
+        here = threading.current_thread()
+        with self._lock:
+            record = self.record(resource)
+            if record.destroyed_in is not None:
+                self._misused(record, f"was used in {here.name} after it was destroyed")
+            if here is not record.made_in and not self.any_thread:
+                self._misused(record, f"was used in another thread, {here.name}")
+            if record.users and here not in record.users:
+                self._misused(record, f"was used by two at once, {record.users[0].name} and {here.name}")
+            record.users.append(here)
+            record.used_in[here] = record.used_in.get(here, 0) + 1
+        try:
+            yield resource
+        finally:
+            with self._lock:
+                record.users.remove(here)
+
+    def use(self, fn: Callable[P, T]) -> Callable[P, T]:
+        """The task `fn`, `fn(resource, ...)` or `fn(ctx, resource, ...)`, which then uses its resource as it runs."""
+
+        if is_asynchronous(fn):
+            raise TypeError(f"fn must be a plain function, not the coroutine function {shown(fn)}: workers are threads")
+        task = functools.partial(_use_and_call, self, fn)
+        functools.update_wrapper(task, fn)  # it is called with a context if `fn` is
+        return cast(Callable[P, T], task)
+
+    # -- for tests -----------------------------------------------------------------------------------------------
+
+    def fail_create(self, error: BaseException | None, *, nth: int = 1, times: int | None = 1) -> None:
+        """Have the `nth` call of `create()` from now, and those after it, `times` in all, raise `error`.
+
+        `times=None`: all of them. `error=None`: none from now on, whatever was said before."""
+        with self._lock:
+            self._creations.fail(error, nth, times)
+
+    def fail_destroy(self, error: BaseException | None, *, nth: int = 1, times: int | None = 1) -> None:
+        """The same for `destroy()`, which destroys the resource all the same."""
+        with self._lock:
+            self._destructions.fail(error, nth, times)
+
+    def record(self, resource: R) -> ResourceRecord[R]:
+        """What is known of a resource; goes on changing while that is used."""
+        record = self._records.get(id(resource))
+        if record is None:
+            raise ValueError(f"{shown(resource)} was not made by this factory")
+        return record
+
+    @property
+    def live(self) -> int:
+        """How many were made and are not destroyed."""
+        with self._lock:
+            return len(self.created) - self._gone
+
+    def check(self) -> None:
+        """Raise an `AssertionError` that names every misuse, and every resource that was never destroyed.
+
+        A misuse: destroyed twice, destroyed while in use, used after it was destroyed, used by two at once, used or
+        destroyed in another thread. To be called when the manager is closed."""
+        with self._lock:
+            never = [record for record in self._records.values() if record.destroyed_in is None]
+            wrong = [*self.misuses, *(f"{record} was never destroyed" for record in never)]
+        if wrong:
+            raise AssertionError("\n  ".join(["resources were misused:", *wrong]))
+
+    # -- the pieces ----------------------------------------------------------------------------------------------
+
+    def _misused(self, record: ResourceRecord[R], how: str) -> None:
+        self.misuses.append(f"{record} {how}")
+
+
+@wrapper
+def _use_and_call(factory: ResourceFactory[Any], fn: Callable[..., T], /, *args: Any, **options: Any) -> T:
+    with factory.using(args[isinstance(args[0], Context)]):
+        return fn(*args, **options)
+
+
+class _Plan:
+    """Which of the calls to come fail, and how."""
+
+    def __init__(self) -> None:
+        self._calls = 0
+        self._failures: list[tuple[int, float, BaseException]] = []  # from this call on, up to this one, with this
+
+    def fail(self, error: BaseException | None, nth: int, times: int | None) -> None:
+        first = self._calls + checks.whole_number("nth", nth, least=1)
+        end = float("inf") if times is None else first + checks.whole_number("times", times, least=1)
+        if error is None:
+            self._failures.clear()
+        elif isinstance(error, BaseException):
+            self._failures.append((first, end, error))
+        else:
+            raise TypeError(f"error must be an exception or None, not {shown(error)}")
+
+    def next(self) -> BaseException | None:
+        self._calls += 1
+        for first, end, error in self._failures:
+            if first <= self._calls < end:
+                return error
+        return None

@@ -1,0 +1,106 @@
+"""`leak_check`: what a piece of code leaves behind of the managers that it made.
+
+All engines of the process are known weakly (`process`), and an engine lives as long as one of its threads. So what was
+made in a block is what is known at its end and was not at its beginning. Nothing is collected and nothing is waited for
+unless something is amiss: a test that leaves nothing behind pays for a look at its own managers.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import time
+import weakref
+from collections.abc import Generator, Iterator
+from typing import Any, cast
+
+from tasker import process
+from tasker.engine import Engine
+from tasker.lifecycle import CLOSED, OPEN
+from tasker.worker import Worker
+
+__all__ = ["leak_check"]
+
+PATIENCE = 5.0  # seconds that a manager which is closing has to close, and its threads to end
+
+
+@contextlib.contextmanager
+def leak_check() -> Generator[None, None, None]:
+    """A block that raises `AssertionError` at its end if it has left something of a manager behind, naming each thing.
+
+    That is: a manager that it made and that is open still; of a closed one a thread (a worker that `kill()` abandoned,
+    a callback that runs), a resource that `run_task` has not handed back, a future without an outcome. Managers that
+    are closing and threads that are ending get 5 seconds. A manager that was left open is killed, so that it disturbs
+    nothing afterwards. When the block itself raises, nothing is checked."""
+    __tracebackhide__ = True
+    before = set(map(weakref.ref, process._watched))  # a WeakSet would cost several times as much
+    yield
+    made = [cast(Engine[Any], engine) for engine in process._watched if weakref.ref(engine) not in before]
+    left = [] if all(map(_is_gone, made)) else _left_of(made)
+    if left:
+        raise AssertionError("\n  ".join(["left behind:", *left]))
+
+
+def _is_gone(engine: Engine[Any]) -> bool:
+    return engine.lifecycle.state == CLOSED and not any(_left_when_closed(engine))
+
+
+def _left_of(engines: list[Engine[Any]]) -> list[str]:
+    """What is left of them when all had time to end, in words."""
+    gc.collect()  # a manager that was dropped begins to close when it is collected
+    deadline = time.monotonic() + PATIENCE
+    left: list[str] = []
+    for engine in engines:
+        if engine.lifecycle.state != OPEN:
+            engine.lifecycle.wait(max(0.0, deadline - time.monotonic()))
+        if engine.lifecycle.state == CLOSED:
+            left += _left_at(deadline, engine)
+        else:
+            left.append(_still_there(engine))
+    for engine in engines:
+        if engine.lifecycle.state != CLOSED:
+            engine.lifecycle.request_kill(0.0)
+            engine.lifecycle.wait(PATIENCE)
+    return left
+
+
+def _left_at(deadline: float, engine: Engine[Any]) -> list[str]:
+    while (left := list(_left_when_closed(engine))) and time.monotonic() < deadline:
+        time.sleep(0.002)  # not everything of it tells somebody that it ends
+    return left
+
+
+def _left_when_closed(engine: Engine[Any]) -> Iterator[str]:
+    of = f"of the closed manager {engine.name!r}"
+    for worker in engine.crew.members:
+        yield f"worker {_described(worker)} {of}"
+    if engine.burst.thread.is_alive():
+        yield f"thread {engine.burst.thread.name} {of}"
+    for name in engine.aside.busy():
+        yield f"thread {name}, which runs a callback, {of}"
+    if engine.pool.out:
+        yield f"{_count(engine.pool.out, 'resource')} that run_task has not handed back, {of}"
+    if (unfinished := engine.figures.unfinished()) > 0:
+        yield f"{_count(unfinished, 'future')} without an outcome, {of}"
+
+
+def _still_there(engine: Engine[Any]) -> str:
+    stats = engine.stats()
+    parts = [
+        f"{_count(stats.active_workers, 'worker')} ({', '.join(map(_described, engine.crew.members))})",
+        f"{_count(stats.queued_tasks + stats.priority_tasks, 'task')} waiting",
+        f"{_count(stats.running_tasks, 'task')} running",
+    ]
+    if stats.available_resources + engine.pool.out:
+        parts.append(f"{_count(stats.available_resources + engine.pool.out, 'resource')} of run_task")
+    return f"manager {engine.name!r}, {engine.lifecycle.name()}: {', '.join(parts)}"
+
+
+def _described(worker: Worker[Any]) -> str:
+    task = worker.task
+    doing = "" if task is None or task.done() else f", which runs {task!r}"
+    return worker.name + doing
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number} {what}{'' if number == 1 else 's'}"

@@ -1,0 +1,261 @@
+"""`ThreadPoolExecutor`: the standard library's, on workers of tasker's.
+
+    open --shutdown(), collected, interpreter exit--> closing: the workers finish what waits, and leave
+      '--an initializer raises--> broken: what waits fails, the workers finish what they run, and leave
+
+It sits on an `Engine` of its own kind, whose workers' resource is that `initializer` has run in their thread. It has no
+base workers: who puts a task takes the announcement of an idle worker and wakes that one, and if there is none hires
+another, up to `max_workers`. A thread that could not start is made good by the burst thread's tick, which hires while
+more tasks wait than workers have none.
+"""
+
+from __future__ import annotations
+
+import concurrent.futures
+import contextlib
+import itertools
+import operator
+import os
+import threading
+import time
+import weakref
+from collections.abc import Callable, Iterable
+from concurrent.futures._base import LOGGER
+from concurrent.futures.thread import BrokenThreadPool
+from typing import TYPE_CHECKING, Any
+
+from tasker.config import Config
+from tasker.engine import Engine
+from tasker.errors import ContextCancelledError
+from tasker.executor import CallExecutor
+from tasker.future import TaskFuture, new_task
+from tasker.lifecycle import STOPPING
+from tasker.queue import TaskQueue
+from tasker.scaling import Limits
+from tasker.worker import _NONE, Worker
+
+__all__ = ["ThreadPoolExecutor"]
+
+_BROKEN = "A thread initializer failed, the thread pool is not usable anymore"
+_numbers = itertools.count()
+
+
+class ThreadPoolExecutor(CallExecutor, concurrent.futures.ThreadPoolExecutor):
+    """`concurrent.futures.ThreadPoolExecutor`, on workers of tasker's: the same arguments, the same behaviour.
+
+    Threads are started when calls are submitted and nobody is idle, at most `max_workers` (`None`: the standard
+    library's default), named `thread_name_prefix` and a number. `initializer(*initargs)` runs in each before its first
+    call; when it raises, that is logged, and waiting and later calls fail with `BrokenThreadPool`.
+
+    An executor that is forgotten finishes what it accepted, and so does the interpreter at its exit.
+
+    Raises `ValueError` when `max_workers` is not greater than 0, `TypeError` for other wrong arguments."""
+
+    def __init__(
+        self,
+        max_workers: int | None = None,
+        thread_name_prefix: str = "",
+        initializer: Callable[..., object] | None = None,
+        initargs: Iterable[Any] = (),
+    ) -> None:
+        if max_workers is None:
+            # what the standard library's has on this version of Python
+            processors: int = getattr(os, "process_cpu_count", os.cpu_count)() or 1
+            max_workers = min(32, processors + 4)
+        if max_workers <= 0:
+            raise ValueError("max_workers must be greater than 0")
+        if initializer is not None and not callable(initializer):
+            raise TypeError("initializer must be a callable")
+        self._max_workers = operator.index(max_workers)
+        name = str(thread_name_prefix) or f"ThreadPoolExecutor-{next(_numbers)}"
+        self._engine = OnDemandEngine(self._max_workers, name, initializer, initargs)
+        self._accept = self._engine.accept
+        # the threads hold the engine and not this object, so it can be collected while they run
+        weakref.finalize(self, self._engine.lifecycle.request_stop).atexit = False
+
+    _judges = False
+
+    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
+        """Refuse new calls from now on, and end the threads when all accepted calls have ended.
+
+        `cancel_futures`: cancel the calls that have not started. `wait`: return when all threads have ended, however
+        long that takes; in one of the executor's own threads that raises `RuntimeError`, and in a signal handler that
+        interrupted tasker or `concurrent.futures` it does not wait. May be called again."""
+        engine = self._engine
+        engine.was_shut_down = True
+        engine.lifecycle.request_stop()
+        if cancel_futures:
+            engine.cancel_waiting()
+        if wait:
+            if engine.runs_this_thread():
+                raise RuntimeError("cannot join current thread")
+            if not engine._called_from_inside():
+                engine.lifecycle.wait(None)
+                engine.burst.thread.join()
+
+    def __repr__(self) -> str:
+        engine = self._engine
+        state = "broken" if engine.broken else engine.lifecycle.name()
+        return (
+            f"<ThreadPoolExecutor {engine.name!r} {state}: {len(engine.crew.members)} of {self._max_workers} threads, "
+            f"{sum(engine.queue.waiting())} waiting>"
+        )
+
+    # -- what others read, although the standard library keeps it to itself --------------------------------------------
+
+    if not TYPE_CHECKING:  # there they are attributes
+
+        @property
+        def _threads(self) -> set[threading.Thread]:
+            return {worker.thread for worker in self._engine.crew.members}
+
+        @property
+        def _broken(self) -> str | bool:
+            return _BROKEN if self._engine.broken else False
+
+        @property
+        def _shutdown(self) -> bool:
+            return self._engine.is_stopping()
+
+
+class OnDemandEngine(Engine[None]):
+    """An engine without base workers, which hires up to `most` as tasks come and never retires one."""
+
+    finishes_at_exit = True
+
+    def __init__(
+        self, most: int, name: str, initializer: Callable[..., object] | None, initargs: Iterable[Any]
+    ) -> None:
+        self.most = most
+        self.broken = False
+        self.was_shut_down = False  # by its user
+        self._worker_numbers = itertools.count()
+        super().__init__(
+            Config(
+                on_create=lambda: _initialize(initializer, initargs),
+                on_destroy=_nothing,
+                worker_count=most,
+                max_worker_count=most,
+                name=name,
+                burst_interval=0,
+                max_retries=0,
+                create_timeout=threading.TIMEOUT_MAX,
+                resource_pool_size=0,
+                propagate_contextvars=False,
+            )
+        )
+
+    def accept(self, call: Callable[..., Any], args: tuple[Any, ...]) -> TaskFuture[Any]:
+        """`submit`, for a function that takes no context and without all that an executor does not ask for."""
+        if self.queue.closed:
+            raise self.refusal()
+        task = new_task(self, call, args, False, time.monotonic())
+        self.queue.put(task)
+        return task
+
+    def refusal(self) -> RuntimeError:
+        """Why nothing is accepted any more."""
+        if self.broken:
+            return BrokenThreadPool(_BROKEN)
+        if self.orphaned is not None:
+            return RuntimeError(*self.orphaned.args)
+        if self.exiting and not self.was_shut_down:
+            return RuntimeError("cannot schedule new futures after interpreter shutdown")
+        return RuntimeError("cannot schedule new futures after shutdown")
+
+    def cancel_waiting(self) -> None:
+        """Cancel the tasks that wait; their callbacks run here. The queue is closed."""
+        while (task := self.queue.take()) is not None:
+            try:
+                task.cancel()
+            finally:
+                self.queue.drop(task)
+
+    def initializer_failed(self) -> None:
+        """Break: nothing that waits will run. Said in an `except` block, by the thread whose initializer raised."""
+        _log_failure()
+        self.broken = True
+        self.lifecycle.request_stop()
+        for task in self.queue.sweep():
+            task._fail_from_outside(BrokenThreadPool(_BROKEN), ContextCancelledError("the pool is broken"))
+            self.queue.drop(task)
+
+    def hire(self) -> None:
+        """A task was put and nobody is idle."""
+        if not self.queue.closed:
+            self.crew.hire(1)
+
+    def heal_crew(self) -> None:
+        super().heal_crew()
+        # those without a task begin, or are woken: each will take one
+        if sum(self.queue.waiting()) > sum(worker.task is None for worker in self.crew.members):
+            self.hire()
+
+    def may_hire(self) -> bool:
+        if self.lifecycle.state > STOPPING:
+            return True
+        return not self.exiting and len(self.crew.members) < self.most
+
+    def _limits(self) -> Limits:
+        return Limits(0, self.most)
+
+    def _new_queue(self) -> TaskQueue:
+        return _HiringQueue(self)
+
+    def _new_worker(self, name: str, leave: Callable[[Worker[None]], None]) -> Worker[None]:
+        name = f"{self.name}_{next(self._worker_numbers)}"
+        return _InitializedWorker(name, self, self.figures.new_shard(), leave)
+
+
+class _HiringQueue(TaskQueue):
+    """A queue of one lane, that asks for another worker when a task is put and nobody is idle."""
+
+    def __init__(self, engine: OnDemandEngine) -> None:
+        super().__init__(engine.name)
+        self._engine = engine
+
+    def put(self, task: TaskFuture[Any]) -> None:
+        self._main.append(task)
+        if self.closed and (task._withdraw(refused=True) or task.cancelled()):
+            raise self._engine.refusal()
+        announced = self.idle.announced
+        if announced:
+            try:
+                seat = announced.pop()
+            except IndexError:  # somebody else has taken it
+                pass
+            else:
+                seat.wake()
+                return
+        engine = self._engine
+        if len(engine.crew.members) < engine.most:
+            engine.hire()
+
+
+class _InitializedWorker(Worker[None]):
+    """A worker that does not try again when its initializer raises: that breaks the pool."""
+
+    _terms: OnDemandEngine
+
+    def _create(self) -> None:
+        if not self._employed():
+            return _NONE  # type: ignore[no-any-return]
+        try:
+            return self._terms.user.create()
+        except BaseException:
+            self._terms.initializer_failed()
+            return _NONE  # type: ignore[no-any-return]
+
+
+def _initialize(initializer: Callable[..., object] | None, initargs: Iterable[Any]) -> None:
+    if initializer is not None:
+        initializer(*initargs)
+
+
+def _log_failure() -> None:
+    with contextlib.suppress(BaseException):  # what a handler of the user's raises
+        LOGGER.critical("Exception in initializer:", exc_info=True)
+
+
+def _nothing(resource: None) -> None:
+    pass

@@ -1,0 +1,748 @@
+"""`tasker.testing`, used as its users would: a clock that stands still, recorded resources, and what is left behind."""
+
+from __future__ import annotations
+
+import gc
+import os
+import sqlite3
+import subprocess
+import sys
+import textwrap
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+import tasker.lifecycle
+import tasker.testing
+import tasker.testing.leaks
+import tasker.timer
+from tasker import (
+    Config,
+    ConfigError,
+    DeadlineExceededError,
+    TaskManager,
+    TaskTimeoutError,
+    background,
+    unhealthy_on,
+    with_cancel,
+    with_deadline,
+    with_timeout,
+)
+from tasker.testing import DummyResource, ManualClock, ResourceFactory, leak_check
+from tasker.testing.factory import numbered
+from tests.conftest import PATIENCE, Sick, eventually
+
+ROOT = Path(tasker.testing.__file__).parents[2]
+
+
+def in_thread(fn, name="other"):
+    """Run `fn` in a thread of that name to its end."""
+    thread = threading.Thread(target=fn, name=name)
+    thread.start()
+    thread.join(PATIENCE)
+    assert not thread.is_alive()
+    return thread
+
+
+# -- the manual clock ----------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def clock():
+    with ManualClock() as clock:
+        yield clock
+
+
+def test_a_context_ends_when_the_clock_reaches_its_deadline_and_not_before(clock):
+    ctx = with_timeout(background(), 60)
+    child = with_cancel(ctx)
+    clock.advance(59)
+    assert not ctx.cancelled()
+    clock.advance(1)
+    assert isinstance(ctx.err(), DeadlineExceededError)
+    assert child.err() is ctx.err()
+
+
+def test_a_deadline_is_a_time_of_the_clock(clock):
+    clock.advance(1000)
+    ctx = with_deadline(background(), clock.now() + 5)
+    clock.advance(4.5)
+    assert ctx.remaining() == pytest.approx(0.5)
+    clock.advance(0.5)
+    assert ctx.cancelled()
+
+
+def test_deadlines_pass_in_their_order_each_at_its_own_time(clock):
+    begin, passed = clock.now(), []
+    for seconds in (3, 1, 2, 1, 9):
+        clock.at(begin + seconds, lambda seconds=seconds: passed.append((seconds, clock.now() - begin)))
+    clock.advance(5)
+    assert passed == [(s, pytest.approx(s)) for s in (1, 1, 2, 3)]
+    assert clock.now() == pytest.approx(begin + 5)
+    clock.advance(4)
+    assert passed[-1] == (9, pytest.approx(9))
+
+
+def test_what_a_deadline_calls_back_runs_in_a_thread_of_its_own(clock):
+    ran, threads = threading.Event(), []
+    ctx = with_timeout(background(), 1)
+    ctx.on_done(lambda: (threads.append(threading.current_thread()), ran.set()))
+    clock.advance(1)
+    assert ran.wait(PATIENCE)
+    assert threads != [threading.current_thread()]
+
+
+def test_a_callback_that_blocks_holds_up_no_other_though_the_clock_stands_still(clock):
+    gate, ran = threading.Event(), threading.Event()
+    contexts = [with_timeout(background(), 1), with_timeout(background(), 2)]
+    contexts[0].on_done(lambda: gate.wait(PATIENCE))
+    contexts[1].on_done(ran.set)
+    clock.advance(2)
+    assert ran.wait(PATIENCE)
+    gate.set()
+
+
+def test_a_task_that_waits_longer_than_its_timeout_never_starts(make, clock):
+    manager = make(worker_count=1, max_worker_count=1)
+    gate = threading.Event()
+    first = manager.submit(lambda resource: gate.wait(PATIENCE))
+    second = manager.submit(pytest.fail, timeout=30)
+    clock.advance(29)
+    assert not second.done()
+    clock.advance(1)
+    assert second.done()  # now, not soon
+    gate.set()
+    assert first.result(PATIENCE)
+    with pytest.raises(TaskTimeoutError, match=r"timeout of 30 s ended while queued"):
+        second.result()
+
+
+def test_a_task_that_runs_longer_than_its_timeout_has_its_context_cancelled(make, clock):
+    clock.advance(3600)
+    started, ended = threading.Event(), threading.Event()
+
+    def task(ctx, resource):
+        assert ctx.remaining() == 30
+        started.set()
+        if ctx.wait():
+            ended.set()
+
+    future = make().submit(task, timeout=30)
+    assert started.wait(PATIENCE)
+    clock.advance(30)
+    assert ended.wait(PATIENCE)
+    with pytest.raises(TaskTimeoutError, match=r"timeout of 30 s ended while running"):
+        future.result()
+
+
+def test_a_task_that_ends_in_time_takes_its_deadline_out(make, clock):
+    assert make().submit(lambda resource: 1, timeout=30).result(PATIENCE) == 1
+    eventually(lambda: clock.deadlines == 0)
+    clock.advance(100)
+
+
+def test_a_task_that_sleeps_wakes_when_the_clock_is_advanced(make, clock):
+    laps = []
+
+    def task(ctx, resource):
+        for lap in range(3):
+            assert ctx.wait(10) is False
+            laps.append(lap)
+
+    future = make().submit(task)
+    for lap in range(3):
+        clock.wait_for_deadlines(1)
+        assert len(laps) == lap
+        clock.advance(9.5)
+        assert clock.deadlines == 1
+        clock.advance(0.5)
+    future.result(PATIENCE)
+    assert laps == [0, 1, 2]
+
+
+def test_a_task_that_sleeps_wakes_when_it_is_cancelled(make, clock):
+    future = make().submit(lambda ctx, resource: ctx.wait(10))
+    clock.wait_for_deadlines(1)
+    assert future.cancel() is False
+    assert future.result(PATIENCE) is True
+    assert clock.deadlines == 0
+
+
+def test_no_time_at_all_is_not_slept(clock):
+    assert background().wait(0) is False
+    assert with_timeout(background(), 0).wait(10) is True
+
+
+def test_who_waits_for_deadlines_waits_until_they_are_there(clock):
+    seen = []
+
+    def wait():
+        clock.wait_for_deadlines(2)
+        seen.append(clock.deadlines)
+
+    thread = threading.Thread(target=wait)
+    thread.start()
+    for seconds in (1, 2):
+        eventually(lambda: clock._changed._waiters)
+        with_timeout(background(), seconds)
+    thread.join(PATIENCE / 2)  # it gives up later than that
+    assert seen == [2]
+    with pytest.raises(AssertionError, match=r"2 deadlines were set within 0\.01 s, not 3"):
+        clock.wait_for_deadlines(3, timeout=0.01)
+
+
+def test_a_cancelled_deadline_is_none(clock):
+    with with_timeout(background(), 1) as ctx:
+        assert clock.deadlines == 1
+    assert clock.deadlines == 0
+    clock.advance(2)
+    assert not isinstance(ctx.err(), DeadlineExceededError)
+
+
+def test_a_deadline_that_is_set_too_late_passes_at_once(clock):
+    passed = threading.Event()
+    before = clock.now() + 1
+    clock.advance(2)  # in another thread, between looking at the time and setting the deadline
+    clock.at(before, passed.set)
+    assert passed.wait(PATIENCE)
+
+
+def test_deadlines_that_outlive_the_block_pass_by_the_real_clock():
+    with ManualClock() as clock:
+        clock.advance(3600)
+        ctx = with_timeout(background(), 0.02)
+        never = with_timeout(background(), 3600)
+        gone = with_timeout(background(), 0.01)
+        gone.cancel()
+    assert ctx.wait(PATIENCE)
+    late = threading.Event()
+    clock.at(clock.now() + 0.01, late.set)  # by a thread that still has the clock in its hands
+    assert late.wait(PATIENCE)
+    assert not never.cancelled()
+    never.cancel()
+
+
+def test_deadlines_of_before_the_block_pass_by_the_real_clock():
+    ctx = with_timeout(background(), 0.02)
+    with ManualClock():
+        assert ctx.wait()
+
+
+def test_there_is_one_clock_at_a_time_and_the_real_one_comes_back(clock):
+    with pytest.raises(RuntimeError, match="active already"), ManualClock():
+        pass
+    assert tasker.timer.clock is clock
+    clock.__exit__(None, None, None)
+    assert (tasker.timer.clock, tasker.timer.now) == (None, time.monotonic)
+    with pytest.raises(KeyError), ManualClock():
+        raise KeyError
+    assert (tasker.timer.clock, tasker.timer.now) == (None, time.monotonic)
+
+
+@pytest.mark.parametrize("seconds", [-1, float("inf"), float("nan"), "1", None, True])
+def test_the_clock_is_advanced_by_a_finite_time_that_is_not_negative(clock, seconds):
+    now = clock.now()
+    with pytest.raises(ConfigError, match="seconds must be a number of seconds"):
+        clock.advance(seconds)
+    assert clock.now() == now
+
+
+# -- the resource factory ------------------------------------------------------------------------------------------
+
+
+def test_a_life_without_misuse_is_recorded_and_passes_the_check():
+    resources = ResourceFactory()
+    config = Config(on_create=resources.create, on_destroy=resources.destroy, worker_count=1, max_worker_count=1)
+    with TaskManager(config) as manager:
+        assert manager.queue_task(resources.use(lambda resource, x: (resource.number, x)), 7) == (0, 7)
+        assert manager.queue_task(resources.use(lambda ctx, resource: ctx.cancelled())) is False
+    resources.check()
+    (resource,) = resources.created
+    record = resources.record(resource)
+    assert resources.destroyed == [resource]
+    assert (resources.live, record.number, record.users) == (0, 0, [])
+    worker = record.made_in
+    assert (worker.name, record.used_in, record.destroyed_in) == ("tasker-worker-1", {worker: 2}, worker)
+    assert not resource.alive
+
+
+def test_a_real_resource_is_made_and_freed():
+    resources = ResourceFactory(lambda: sqlite3.connect(":memory:"), sqlite3.Connection.close)
+    config = Config(on_create=resources.create, on_destroy=resources.destroy, worker_count=2)
+    with TaskManager(config) as manager:
+        assert manager.queue_task(resources.use(lambda db: db.execute("select 1").fetchone())) == (1,)
+    resources.check()
+    with pytest.raises(sqlite3.ProgrammingError):
+        resources.created[0].execute("select 1")
+
+
+def destroyed_twice(resources, resource):
+    resources.destroy(resource)
+    resources.destroy(resource)
+
+
+def used_after_destroy(resources, resource):
+    resources.destroy(resource)
+    resources.use(lambda resource: None)(resource)
+
+
+def used_in_another_thread(resources, resource):
+    in_thread(lambda: resources.use(lambda resource: None)(resource))
+    resources.destroy(resource)
+
+
+def destroyed_in_another_thread(resources, resource):
+    in_thread(lambda: resources.destroy(resource))
+
+
+def used_by_two(resources, resource):
+    resources.any_thread = True
+    with resources.using(resource):
+        in_thread(lambda: resources.use(lambda resource: None)(resource))
+    resources.destroy(resource)
+
+
+def destroyed_while_used(resources, resource):
+    with resources.using(resource):
+        resources.destroy(resource)
+
+
+@pytest.mark.parametrize(
+    ("misuse", "words"),
+    [
+        (destroyed_twice, "was destroyed twice, the second time in MainThread"),
+        (used_after_destroy, "was used in MainThread after it was destroyed"),
+        (used_in_another_thread, "was used in another thread, other"),
+        (destroyed_in_another_thread, "was destroyed in another thread, other"),
+        (used_by_two, "was used by two at once, MainThread and other"),
+        (destroyed_while_used, "was destroyed in MainThread while MainThread used it"),
+        (lambda resources, resource: None, "was never destroyed"),
+    ],
+    ids=lambda value: getattr(value, "__name__", ""),
+)
+def test_the_check_names_a_misuse(misuse, words):
+    resources = ResourceFactory()
+    good = resources.create()
+    misuse(resources, resources.create())
+    resources.destroy(good)
+    with pytest.raises(AssertionError) as caught:
+        resources.check()
+    assert str(caught.value) == f"resources were misused:\n  resource 1 (made in MainThread) {words}"
+
+
+def test_a_resource_that_is_destroyed_twice_is_freed_once():
+    freed = []
+    resources = ResourceFactory(object, freed.append)
+    destroyed_twice(resources, resources.create())
+    assert len(freed) == 1
+    assert resources.live == 0
+
+
+def test_resources_that_may_change_threads_are_told_so():
+    resources = ResourceFactory(any_thread=True)
+    resource = resources.create()
+    used_in_another_thread(resources, resource)
+    resources.check()
+    assert [thread.name for thread in resources.record(resource).used_in] == ["other"]
+
+
+def test_one_thread_may_use_a_resource_while_it_uses_it():
+    resources = ResourceFactory()
+    resource = resources.create()
+    with resources.using(resource) as same:
+        resources.use(lambda resource: None)(same)
+    resources.destroy(resource)
+    resources.check()
+
+
+def outcomes(fn, calls):
+    """Of each call: whether it raised."""
+    told = []
+    for _ in range(calls):
+        try:
+            fn()
+        except OSError:
+            told.append("fails")
+        else:
+            told.append("works")
+    return " ".join(told)
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        ({}, "fails works works works"),
+        ({"nth": 3}, "works works fails works"),
+        ({"nth": 2, "times": 2}, "works fails fails works"),
+        ({"nth": 2, "times": None}, "works fails fails fails"),
+    ],
+)
+def test_the_nth_call_from_now_fails_when_told_to(options, expected):
+    resources = ResourceFactory()
+    first = resources.create()
+    resources.fail_create(OSError("down"), **options)
+    assert outcomes(resources.create, 4) == expected
+    resources.destroy(first)
+    resources.fail_destroy(OSError("down"), **options)
+    resources.fail_create(None)
+    made = [resources.create() for _ in range(4)]
+    told = outcomes(lambda: resources.destroy(made.pop(0)), 4)
+    assert told == expected
+    assert not any(resource.alive for resource in resources.destroyed)  # those that failed, too
+    resources.fail_destroy(None)
+    for resource in resources.created:
+        if resource.alive:
+            resources.destroy(resource)
+    resources.check()
+
+
+def test_failures_that_were_asked_for_are_forgotten():
+    resources = ResourceFactory()
+    resources.fail_create(OSError("down"), times=None)
+    resources.fail_create(OSError("down"), nth=2)
+    assert outcomes(resources.create, 2) == "fails fails"
+    resources.fail_create(None)
+    assert outcomes(resources.create, 2) == "works works"
+
+
+async def coroutine():
+    pass
+
+
+@pytest.mark.parametrize(
+    ("call", "error", "words"),
+    [
+        (lambda f: f.fail_create("down"), TypeError, "error must be an exception or None, not 'down'"),
+        (lambda f: f.fail_create(OSError(), nth=0), ConfigError, "nth must be a whole number, 1 or more, not 0"),
+        (lambda f: f.fail_destroy(OSError(), times=0), ConfigError, "times must be a whole number, 1 or more, not 0"),
+        (lambda f: f.destroy(3), ValueError, "3 was not made by this factory"),
+        (lambda f: f.record(3), ValueError, "3 was not made by this factory"),
+        (lambda f: f.use(lambda x: x)(3), ValueError, "3 was not made by this factory"),
+        (
+            lambda f: f.use(coroutine),
+            TypeError,
+            f"fn must be a plain function, not the coroutine function {coroutine}: workers are threads",
+        ),
+    ],
+)
+def test_what_makes_no_sense_is_refused(call, error, words):
+    with pytest.raises(error) as caught:
+        call(ResourceFactory())
+    assert str(caught.value) == words
+
+
+def test_one_object_is_not_two_resources():
+    shared = object()
+    resources = ResourceFactory(lambda: shared)
+    resources.create()
+    with pytest.raises(ValueError, match="a second time: each call must return another one"):
+        resources.create()
+    resources.destroy(shared)
+    assert resources.create() is shared
+    resources.destroy(shared)
+    resources.check()
+
+
+def test_what_make_raises_makes_no_resource():
+    def make():
+        raise OSError("down")
+
+    resources = ResourceFactory(make)
+    with pytest.raises(OSError, match="down"):
+        resources.create()
+    resources.check()
+
+
+def test_a_manager_heals_what_the_factory_breaks():
+    resources = ResourceFactory()
+    resources.fail_destroy(OSError("stuck"))
+    config = Config(
+        on_create=resources.create,
+        on_destroy=resources.destroy,
+        worker_count=1,
+        max_worker_count=1,
+        check_health=unhealthy_on(Sick),
+    )
+    with TaskManager(config) as manager:
+        assert manager.wait_ready(PATIENCE)
+        resources.fail_create(OSError("down"), times=2)
+
+        def task(resource):
+            if resource.number == 0:
+                raise Sick
+            return resource.number
+
+        assert manager.queue_task(resources.use(task)) == 1
+    assert manager.stop().destroy_errors == 1
+    resources.check()
+
+
+def test_a_recorded_task_of_one_manager_may_wait_for_the_end_of_another(make, factory):
+    other = make(name="other")
+    assert make().queue_task(factory.use(lambda resource: other.stop())).drained
+
+
+def test_numbers_are_given_once_whatever_threads_ask():
+    make = numbered(DummyResource)
+    made, start = [], threading.Barrier(4)
+
+    def call():
+        start.wait(PATIENCE)
+        made.extend(make().number for _ in range(500))
+
+    threads = [threading.Thread(target=call) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(PATIENCE)
+    assert sorted(made) == list(range(2000))
+
+
+# -- what is left behind -------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def impatient(monkeypatch):
+    """Gives what is left behind next to no time to end."""
+    monkeypatch.setattr(tasker.testing.leaks, "PATIENCE", 0.2)
+    monkeypatch.setattr(tasker.lifecycle, "_JOIN", 0.01)
+
+
+def left_behind(block):
+    """What `leak_check` says of `block()`, line by line."""
+    with pytest.raises(AssertionError) as caught, leak_check():
+        block()
+    head, *left = str(caught.value).split("\n  ")
+    assert head == "left behind:"
+    return left
+
+
+@pytest.mark.parametrize("end", ["stop", "kill"])
+def test_what_leaves_nothing_behind_costs_no_garbage_collection(make, factory, monkeypatch, end):
+    factory.any_thread = True
+    with leak_check():
+        manager = make(resource_pool_size=None)
+        manager.submit(lambda resource: 1).result(PATIENCE)
+        manager.run_task(lambda resource: 1)
+        getattr(manager, end)()
+        monkeypatch.setattr(gc, "collect", None)  # would cost more than all the rest
+
+
+def test_a_manager_left_open_is_named_with_what_it_does_and_then_killed(make, factory, impatient):
+    factory.any_thread = True
+    gate, started = threading.Event(), threading.Event()
+    managers = []
+
+    def block():
+        manager = make(worker_count=1, max_worker_count=1, name="open", resource_pool_size=2)
+        managers.append(manager)
+        manager.submit(lambda resource: (started.set(), gate.wait(PATIENCE)))
+        assert started.wait(PATIENCE)
+        manager.submit(lambda resource: 1)
+        manager.submit(lambda resource: 1, priority=True)
+
+    (left,) = left_behind(block)
+    assert left.startswith("manager 'open', open: 1 worker (open-worker-1, which runs <TaskFuture at 0x")
+    assert left.endswith("state=running>), 2 tasks waiting, 1 task running, 2 resources of run_task")
+    assert "being killed" in repr(managers[0]) or "closed" in repr(managers[0])
+    gate.set()
+    eventually(lambda: factory.live == 0)
+
+
+def test_each_manager_is_named(make):
+    left = left_behind(lambda: [make(worker_count=1, name=name) for name in ("a", "b")])
+    assert sorted(line.partition(",")[0] for line in left) == ["manager 'a'", "manager 'b'"]
+
+
+def test_a_manager_that_was_dropped_is_given_the_time_to_close(factory):
+    def block():
+        config = Config(on_create=factory.create, on_destroy=factory.destroy, worker_count=1)
+        manager = TaskManager(config)
+        manager.itself = manager  # only a collection finds it
+        manager.submit(lambda resource: 1)
+
+    gc.disable()
+    try:
+        with leak_check():
+            block()
+    finally:
+        gc.enable()
+    eventually(lambda: factory.live == 0)
+
+
+def test_a_manager_that_is_closing_is_given_the_time_to_close(make):
+    gate = threading.Event()
+    with leak_check():
+        manager = make(worker_count=1)
+        manager.submit(lambda resource: gate.wait(PATIENCE))
+        lifecycle = manager._engine.lifecycle
+        lifecycle.request_stop()
+        wait = lifecycle.wait
+        lifecycle.wait = lambda timeout: gate.set() or wait(timeout)
+
+
+def test_a_worker_that_was_abandoned_is_named(make, factory, impatient):
+    gate, started = threading.Event(), threading.Event()
+
+    def block():
+        manager = make(worker_count=1, name="stuck")
+        manager.submit(lambda resource: (started.set(), gate.wait(PATIENCE)))
+        assert started.wait(PATIENCE)
+        assert manager.kill(0.01).abandoned == ("stuck-worker-1",)
+
+    assert left_behind(block) == ["worker stuck-worker-1 of the closed manager 'stuck'"]
+    gate.set()
+    eventually(lambda: factory.live == 0)
+
+
+def test_a_resource_that_run_task_has_is_named(make, factory, impatient):
+    gate, started = threading.Event(), threading.Event()
+
+    def block():
+        manager = make(worker_count=1, name="lent")
+        task = lambda resource: (started.set(), gate.wait(PATIENCE))  # noqa: E731
+        threading.Thread(target=manager.run_task, args=(task,)).start()
+        assert started.wait(PATIENCE)
+        manager.kill(0.01)
+
+    assert left_behind(block) == ["1 resource that run_task has not handed back, of the closed manager 'lent'"]
+    gate.set()
+    eventually(lambda: factory.live == 0)
+
+
+def test_a_callback_that_runs_is_named(make, impatient):
+    gate, started = threading.Event(), threading.Event()
+
+    def block():
+        manager = make(worker_count=1, max_worker_count=1, name="called")
+        manager.submit(lambda ctx, resource: (started.set(), ctx.wait(PATIENCE)))
+        assert started.wait(PATIENCE)
+        manager.submit(lambda resource: 1).add_done_callback(lambda _: gate.wait(PATIENCE))
+        manager.kill(0.01)
+
+    assert left_behind(block) == ["thread called-aside, which runs a callback, of the closed manager 'called'"]
+    gate.set()
+
+
+def test_a_future_without_an_outcome_is_named(make, impatient):
+    kept = []
+
+    def block():
+        manager = make(worker_count=1, name="lossy")
+        gate, started = threading.Event(), threading.Event()
+        manager.submit(lambda resource: (started.set(), gate.wait(PATIENCE)))
+        assert started.wait(PATIENCE)
+        kept.append(manager.submit(lambda resource: 1))
+        kept[0]._take_start()  # so that nobody runs it, and nobody says so
+        manager._engine.figures.never_taken()
+        gate.set()
+        manager.stop()
+
+    assert left_behind(block) == ["1 future without an outcome, of the closed manager 'lossy'"]
+    assert not kept[0].done()
+    kept[0]._expire()  # or it would be this test's
+    assert kept[0].exception(PATIENCE) is not None
+
+
+def test_managers_of_before_are_no_concern(make):
+    manager = make()
+    with leak_check():
+        manager.submit(lambda resource: 1)
+
+
+def test_an_error_of_the_block_goes_on(make):
+    def block():
+        make()
+        raise KeyError
+
+    with pytest.raises(KeyError), leak_check():
+        block()
+
+
+# -- as a pytest fixture -------------------------------------------------------------------------------------------
+
+TESTS = """
+import pytest
+import sqlite3
+import threading
+
+from tasker import Config, TaskManager
+from tasker.testing import ManualClock, ResourceFactory
+
+factory = ResourceFactory()
+kept = []
+
+def make(name="m"):
+    return TaskManager(Config(name=name, on_create=object, on_destroy=id, worker_count=1))
+
+@pytest.fixture(scope="module")
+def shared():
+    with make("shared") as manager:
+        yield manager
+
+@pytest.fixture
+def own():
+    with make("own") as manager:
+        yield manager
+
+def test_clean():
+    with make() as manager:
+        assert manager.queue_task(lambda resource: 1) == 1
+
+def test_fixtures(shared, own):
+    assert own.submit(lambda resource: 1).result() + shared.submit(lambda resource: 1).result() == 2
+
+def test_leaky():
+    kept.append(make("leaky"))
+
+def test_after_it():
+    assert "closed" in repr(kept[0])
+"""
+
+
+def run_python(*arguments, cwd, **environment):
+    return subprocess.run(
+        [sys.executable, *arguments],
+        cwd=cwd,
+        env={**os.environ, "PYTHONPATH": str(ROOT), **environment},
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE * 2,
+    )
+
+
+@pytest.mark.parametrize(
+    "conftest", ["from tasker.testing import no_leaks as no_leaks", 'pytest_plugins = ["tasker.testing"]']
+)
+def test_the_fixture_fails_the_test_that_leaks_and_no_other(tmp_path, conftest):
+    (tmp_path / "conftest.py").write_text(conftest)
+    (tmp_path / "test_it.py").write_text(TESTS)
+    ran = run_python("-m", "pytest", "-p", "no:randomly", "-W", "error", "--strict-markers", "-rE", cwd=tmp_path)
+    assert "4 passed, 1 error" in ran.stdout, ran.stdout + ran.stderr
+    assert "ERROR test_it.py::test_leaky" in ran.stdout
+    assert "manager 'leaky', open: 1 worker (leaky-worker-1), 0 tasks waiting, 0 tasks running" in ran.stdout
+
+
+def test_without_pytest_everything_but_the_fixture_works(tmp_path):
+    program = """
+        import sys
+        sys.modules["pytest"] = None  # as if it were not installed
+        import tasker
+        assert "tasker.testing" not in sys.modules
+        from tasker.testing import ManualClock, ResourceFactory, leak_check
+        with leak_check(), ManualClock() as clock, tasker.with_timeout(tasker.background(), 5) as ctx:
+            clock.advance(5)
+            assert ctx.cancelled()
+        ResourceFactory().check()
+        try:
+            from tasker.testing import no_leaks
+        except ImportError as error:
+            print(error)
+        import tasker.testing
+        assert not hasattr(tasker.testing, "no_such_thing")
+    """
+    ran = run_python("-c", textwrap.dedent(program), cwd=tmp_path)
+    assert ran.stderr == ""
+    assert ran.stdout == "tasker.testing.no_leaks is a pytest fixture, and pytest is not installed\n"
