@@ -16,7 +16,7 @@ from benchmarks.rivals import BASELINE, TASKER, installed
 from benchmarks.rounds import interleave, ratios, seconds, spread
 from benchmarks.targets import Target
 
-__all__ = ["import_times"]
+__all__ = ["import_times", "path_of_packages"]
 
 BARE = "the interpreter alone"
 
@@ -48,9 +48,14 @@ def import_times(quick: bool) -> list[Row]:
     ]
 
 
+def path_of_packages() -> str:
+    """`PYTHONPATH` for a child that is to find the tasker and the benchmarks that run here."""
+    folders = (str(Path(file).parents[1]) for file in (tasker.__file__, __file__))
+    return os.pathsep.join([*dict.fromkeys(folders), *filter(None, [os.environ.get("PYTHONPATH")])])
+
+
 def _environment(cache: str) -> dict[str, str]:
-    path = os.pathsep.join([str(Path(tasker.__file__).parents[1]), *filter(None, [os.environ.get("PYTHONPATH")])])
-    environment = os.environ | {"PYTHONPATH": path, "PYTHONPYCACHEPREFIX": cache}
+    environment = os.environ | {"PYTHONPATH": path_of_packages(), "PYTHONPYCACHEPREFIX": cache}
     environment.pop("PYTHONDONTWRITEBYTECODE", None)
     return environment
 

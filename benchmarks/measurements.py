@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from benchmarks import idle, imports, latency, looking, memory, throughput
+from benchmarks import awaited, idle, imports, latency, lines, looking, mapping, memory, throughput, variables
 from benchmarks.results import Row
 
 __all__ = ["MEASUREMENTS", "Measurement"]
@@ -25,6 +25,13 @@ MEASUREMENTS = {
     "round-trip": Measurement("blocking round trip, one caller, one CPU", latency.round_trips, pinned=True),
     "callers": Measurement("8 blocking callers on 4 workers, one CPU", latency.blocking_callers, pinned=True),
     "run-task": Measurement("run_task against a round trip, one CPU", latency.run_task, pinned=True),
+    "map": Measurement("map over 200,000 no-op items, 4 workers", mapping.mapped_items),
+    "drop-in": Measurement("tasker.ThreadPoolExecutor: submit all, gather all", throughput.drop_in),
+    "asyncio": Measurement("20,000 no-op tasks awaited with asyncio.gather", awaited.awaited_tasks),
+    "contextvars": Measurement(
+        "submit all, gather all, with context variables and without", variables.propagated_variables
+    ),
+    "lines": Measurement("lines a second through the command line", lines.lines_a_second),
     "queued": Measurement("bytes of a queued task", memory.queued_tasks),
     "metrics": Measurement("metrics() and memory after few tasks and after many", looking.metrics_cost),
     "sleep": Measurement("64 workers, tasks that sleep 1 ms", throughput.sleeping_tasks),

@@ -17,7 +17,20 @@ from typing import Any, NamedTuple
 
 import tasker
 
-__all__ = ["BASELINE", "RIVALS", "TASKER", "Pool", "Rival", "Task", "installed", "skipped"]
+__all__ = [
+    "BASELINE",
+    "RIVALS",
+    "TASKER",
+    "Pool",
+    "Rival",
+    "Task",
+    "TaskerPool",
+    "installed",
+    "open_drop_in",
+    "open_executor",
+    "open_tasker",
+    "skipped",
+]
 
 TASKER = "tasker"
 BASELINE = "ThreadPoolExecutor"
@@ -117,16 +130,27 @@ class Rival:
 
 
 @contextmanager
-def _open_tasker(workers: int) -> Iterator[Pool]:
-    config = tasker.Config(on_create=object, on_destroy=lambda resource: None, worker_count=workers)
+def open_tasker(workers: int, **options: Any) -> Iterator[Pool]:
+    """A manager; `options` are further ones of its `Config`."""
+    config = tasker.Config(on_create=object, on_destroy=lambda resource: None, worker_count=workers, **options)
     with tasker.TaskManager(config) as manager:
         manager.wait_ready()
         yield TaskerPool(manager, manager.submit)
 
 
 @contextmanager
-def _open_executor(workers: int) -> Iterator[Pool]:
+def open_executor(workers: int) -> Iterator[Pool]:
+    """The standard library's, which all are compared with."""
     with ThreadPoolExecutor(workers) as executor:
+        yield Pool(executor, executor.submit)
+
+
+@contextmanager
+def open_drop_in(workers: int) -> Iterator[Pool]:
+    """tasker's class of the same name."""
+    from tasker.threadpool import ThreadPoolExecutor as DropIn
+
+    with DropIn(workers) as executor:
         yield Pool(executor, executor.submit)
 
 
@@ -164,8 +188,8 @@ def _open_joblib(workers: int) -> Iterator[Pool]:
 
 
 RIVALS = (
-    Rival(TASKER, None, "import tasker", _open_tasker),
-    Rival(BASELINE, None, "from concurrent.futures import ThreadPoolExecutor", _open_executor),
+    Rival(TASKER, None, "import tasker", open_tasker),
+    Rival(BASELINE, None, "from concurrent.futures import ThreadPoolExecutor", open_executor),
     Rival("multiprocessing", None, "from multiprocessing.pool import ThreadPool", _open_multiprocessing),
     Rival("pebble", "pebble", "from pebble import ThreadPool", _open_pebble),
     Rival("futurist", "futurist", "from futurist import ThreadPoolExecutor", _open_futurist),

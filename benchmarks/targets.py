@@ -6,7 +6,7 @@ import sys
 from dataclasses import dataclass
 from typing import Literal
 
-__all__ = ["Build", "Target", "round_trip_target", "submit_target", "this_build"]
+__all__ = ["Build", "Target", "on_3_11", "round_trip_target", "submit_target", "this_build"]
 
 
 @dataclass(frozen=True)
@@ -41,6 +41,11 @@ class Target:
     def __str__(self) -> str:
         goal = "" if self.goal is None else f" (goal {self.goal:g})"
         return f"{self.relation} {self.value:g}{' ' if self.unit else ''}{self.unit}{goal}"
+
+
+def on_3_11(build: Build, target: Target) -> Target | None:
+    """The target, where it is set for CPython 3.11 alone."""
+    return target if build.minor <= 11 else None
 
 
 def submit_target(build: Build) -> Target:

@@ -6,11 +6,11 @@ import time
 from contextlib import ExitStack
 
 from benchmarks.results import Row
-from benchmarks.rivals import BASELINE, TASKER, Pool, Task, installed
+from benchmarks.rivals import BASELINE, TASKER, Pool, Task, installed, open_drop_in, open_executor
 from benchmarks.rounds import Sampler, interleave, ratios, seconds, spread
-from benchmarks.targets import Target, submit_target, this_build
+from benchmarks.targets import Target, on_3_11, submit_target, this_build
 
-__all__ = ["NO_OP", "open_pools", "sleeping_tasks", "submit_all"]
+__all__ = ["NO_OP", "drop_in", "open_pools", "sleeping_tasks", "submit_all", "workers_in_words"]
 
 
 def _no_op() -> None: ...
@@ -47,12 +47,38 @@ def submit_all(quick: bool) -> list[Row]:
         rows.append(
             Row(
                 name=f"submit-{workers}",
-                title=f"submit all, gather all, no-op tasks, {_workers(workers)}",
+                title=f"submit all, gather all, no-op tasks, {workers_in_words(workers)}",
                 unit="µs a task",
                 samples=samples,
                 ratio=spread(ratios(samples[BASELINE], samples[TASKER])),
                 meaning="times as fast",
                 target=submit_target(this_build()),
+                notes=(f"{count:,} tasks, {rounds} rounds",),
+            )
+        )
+    return rows
+
+
+def drop_in(quick: bool) -> list[Row]:
+    """As `submit_all`, with tasker's own ThreadPoolExecutor in the place of a manager."""
+    count, rounds = (500, 3) if quick else (20_000, 11)
+    rows: list[Row] = []
+    for workers in (1, 4):
+        with ExitStack() as stack:
+            pools = {
+                TASKER: stack.enter_context(open_drop_in(workers)),
+                BASELINE: stack.enter_context(open_executor(workers)),
+            }
+            samples = _gather(pools, NO_OP, count, rounds)
+        rows.append(
+            Row(
+                name=f"drop-in-{workers}",
+                title=f"tasker.ThreadPoolExecutor: submit all, gather all, {workers_in_words(workers)}",
+                unit="µs a task",
+                samples=samples,
+                ratio=spread(ratios(samples[BASELINE], samples[TASKER])),
+                meaning="times as fast",
+                target=on_3_11(this_build(), Target("at least", 4)),
                 notes=(f"{count:,} tasks, {rounds} rounds",),
             )
         )
@@ -87,5 +113,6 @@ def _gather(pools: dict[str, Pool], task: Task, count: int, rounds: int) -> dict
     return interleave({name: sampler(pool) for name, pool in pools.items()}, rounds)
 
 
-def _workers(count: int) -> str:
+def workers_in_words(count: int) -> str:
+    """For titles."""
     return f"{count} worker{'s' * (count != 1)}"

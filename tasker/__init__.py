@@ -26,6 +26,8 @@ from tasker.logger import Logger
 from tasker.manager import TaskManager
 from tasker.metrics import MetricsCollector, TaskLifecycleTimestamps, TaskMetrics
 from tasker.snapshots import StopReport, TaskStats
+from tasker.stream import TaskStream
+from tasker.threadpool import ThreadPoolExecutor
 
 __version__ = "0.1.0"
 
@@ -49,8 +51,10 @@ __all__ = [
     "TaskManagerShutdownError",
     "TaskMetrics",
     "TaskStats",
+    "TaskStream",
     "TaskTimeoutError",
     "TaskerError",
+    "ThreadPoolExecutor",
     "WorkerLostError",
     "background",
     "current_context",
