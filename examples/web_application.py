@@ -75,7 +75,7 @@ async def lifespan(app: FastAPI) -> AsyncGenerator[None, None]:
         yield
 
 
-def manager_of(request: Request) -> TaskManager[sqlite3.Connection]:
+async def manager_of(request: Request) -> TaskManager[sqlite3.Connection]:
     manager: TaskManager[sqlite3.Connection] = request.app.state.manager
     return manager
 

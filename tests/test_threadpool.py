@@ -560,18 +560,20 @@ def test_interpreter_exit_does_not_wait_for_what_nobody_can_run():
 @pytest.mark.skipif(not hasattr(signal, "pthread_kill"), reason="no signal can be sent to a thread here")
 def test_ctrl_c_ends_the_waiting_at_interpreter_exit():
     done = run_python("""
-        import signal
+        import atexit, signal
         import tasker.process
         from tasker.threadpool import ThreadPoolExecutor
 
         tasker.process.EXIT_TIMEOUT = 0.1
         signal.signal(signal.SIGINT, signal.default_int_handler)
+        interrupted = threading.Event()
+        atexit.register(interrupted.set)
 
         def call():
             while not pool._engine.exiting:
                 time.sleep(0.001)
-            time.sleep(0.05)
-            signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)
+            while not interrupted.wait(0.05):  # a signal that comes just before the waiting is not noticed in it
+                signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)
             threading.Event().wait()
 
         pool = ThreadPoolExecutor(1)

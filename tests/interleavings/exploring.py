@@ -54,6 +54,8 @@ _OPTIONS: dict[str, Any] = {
     "trace_packages": ["tasker", "tasker.*"],  # in case it is installed
 }
 
+_PATIENT = {"timeout_per_run": 40.0, "deadlock_timeout": 40.0}  # seconds of real time, on a machine that is busy
+
 
 class World:
     """What the threads share: `threads` names the methods that run at once, `check` asserts what holds in the end."""
@@ -71,7 +73,7 @@ def exhaust(world: type[World], clock: str = "virtual", preemptions: int | None 
     """Play every interleaving that differs in more than the order of independent steps.
 
     With `preemptions`, those in which so many times at most a thread that could go on is interrupted."""
-    result = _explore(world, clock, preemptions)
+    result = _explore(world, clock, preemptions, **_PATIENT)
     result.assert_holds()
     assert result.num_explored < TOO_MANY, "not exhausted"
     print(f"{world.__name__}: {result.num_explored} interleavings")
@@ -81,7 +83,7 @@ def sample(world: type[World], schedules: int, clock: str = "virtual") -> None:
     """Play random schedules, in which threads switch between any two instructions."""
     if sys.version_info >= (3, 12):
         schedules = -(-schedules // 4)  # frontrun uses sys.monitoring there, which makes it four times as slow
-    _sample(world, schedules, clock).assert_holds()
+    _sample(world, schedules, clock, **_PATIENT).assert_holds()
 
 
 def catches(
@@ -95,13 +97,14 @@ def catches(
     return result.property_holds is not True  # None: threads that sleep for ever have used up their turns
 
 
-def _explore(world: type[World], clock: str, preemptions: int | None) -> Any:
-    return _play(frontrun.explore, world, clock=clock, preemption_bound=preemptions, max_executions=TOO_MANY)
+def _explore(world: type[World], clock: str, preemptions: int | None, **more: Any) -> Any:
+    return _play(frontrun.explore, world, clock=clock, preemption_bound=preemptions, max_executions=TOO_MANY, **more)
 
 
-def _sample(world: type[World], schedules: int, clock: str) -> Any:
+def _sample(world: type[World], schedules: int, clock: str, **more: Any) -> Any:
     print(f"TASKER_STRESS_SEED={SEED}")
-    return _play(frontrun.explore_random, world, clock=clock, max_attempts=schedules, max_ops=MAX_OPS, seed=SEED)
+    options = {"max_attempts": schedules, "max_ops": MAX_OPS, "seed": SEED}
+    return _play(frontrun.explore_random, world, clock=clock, **options, **more)
 
 
 def _play(explore: Callable[..., Any], world: type[World], **options: Any) -> Any:
