@@ -3,6 +3,9 @@
 Nothing here blocks the loop, and nothing waits that is not woken: a future, the queue and the lifecycle each know who
 awaits them. A cancelled await cancels what it waited for.
 
+For room, the coroutines of a loop stand in a line, and only the first one tries and waits: so they are served in the
+order in which they came. Each loop has its own, or one that does not run would hold up the others.
+
 `results` is `map` for a loop. What the consumer's thread does there, two coroutines share here, so that results are
 handed out while the input lets itself be waited for: the *puller*, a task of its own, takes items and submits them as
 long as there is room; the consumer hands out what has landed and thereby makes room. Both run in the loop's thread and
@@ -13,24 +16,25 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import time
-from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Callable, Iterable, Iterator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterable, Callable, Iterable, Mapping
+from functools import partial
 from typing import Any, Protocol
 
 from tasker import checks
 from tasker.awaiting import Mailbox, Message, mailbox_here, waiter_here
 from tasker.errors import QueueFullError
-from tasker.future import TaskFuture
+from tasker.future import TaskFuture, for_asyncio
 from tasker.queue import TaskQueue
 from tasker.stream import Plan, Window, iterator_over
 
 __all__ = ["close", "results", "submit"]
 
 Future = TaskFuture[Any]
-Items = Iterator[Any] | AsyncIterator[Any]
+Items = Any  # an iterator, or an asynchronous one
 
 _END: Any = object()
-_KILLING = (KeyboardInterrupt, SystemExit, asyncio.CancelledError)  # leaving an `async with` block by these kills
+_LEAVING = (KeyboardInterrupt, SystemExit)  # they leave the loop
+_KILLING = (*_LEAVING, asyncio.CancelledError)  # leaving an `async with` block by these kills
 
 
 class Closing(Protocol):
@@ -79,17 +83,26 @@ async def submit(
 async def _with_room(engine: Parts, launch: Callable[[], Future], queue_timeout: float | None = None) -> Future:
     """What `launch()` returns, tried again whenever there may be room."""
     limit = None if queue_timeout is None else checks.seconds("queue_timeout", queue_timeout, infinite=True)
-    deadline = None if limit is None or limit == float("inf") else time.monotonic() + limit
-    while True:
-        try:
-            return launch()
-        except QueueFullError:
-            left = None if deadline is None else deadline - time.monotonic()
-            if (left is not None and left <= 0) or engine.runs_this_thread():  # which would wait for itself
-                raise
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(left):
-                await engine.queue.room(waiter_here())
+    queue = engine.queue
+    if not queue._capacity or limit == 0 or engine.runs_this_thread():  # which would wait for itself
+        return launch()
+    try:
+        async with asyncio.timeout(None if limit == float("inf") else limit), _line(queue):
+            while True:
+                with contextlib.suppress(QueueFullError):
+                    return launch()
+                await queue.room(waiter_here())
+    except TimeoutError:
+        return launch()  # its error says how full the queue is
+
+
+def _line(queue: TaskQueue) -> asyncio.Lock:
+    """The running loop's line: whoever holds this lock is the first. It lives as long as anybody stands there."""
+    loop = asyncio.get_running_loop()
+    line: asyncio.Lock | None = queue.lines.get(loop)
+    if line is None:
+        line = queue.lines[loop] = asyncio.Lock()
+    return line
 
 
 # -- map -----------------------------------------------------------------------------------------------------------
@@ -103,24 +116,24 @@ def items_of(items: Iterable[Any] | AsyncIterable[Any]) -> Items:
 async def results(engine: Parts, plan: Plan, items: Items) -> AsyncGenerator[Any, None]:
     """What `map` hands out, for a loop."""
     window = _LoopWindow(plan)
-    puller = asyncio.create_task(_pull(engine, window, items))
+    puller = asyncio.create_task(_pull(engine, window, items), name=f"tasker-amap-{id(window):x}")
     try:
         while (future := await window.next()) is not None:
             outcomes = window.land(future)
+            future = None  # as in the thread's `_results`, nothing is held of what is handed out
             if window.undone:
                 await _relaunch(engine, window)
-            for outcome in outcomes:
-                yield outcome
+            outcomes.reverse()
+            while outcomes:
+                yield outcomes.pop()
                 window.room += 1
                 window.roomy.set()
             if window.error is not None:
                 break
-        del future
         window.raise_error()
     finally:
-        puller.cancel()
         window.cancel()
-        await asyncio.wait([puller])
+        await _end_of(puller)
 
 
 async def _pull(engine: Parts, window: _LoopWindow, items: Items) -> None:
@@ -131,11 +144,13 @@ async def _pull(engine: Parts, window: _LoopWindow, items: Items) -> None:
                 window.roomy.clear()
                 await window.roomy.wait()
             taken = await _take(window, items, size)
-            if taken:
+            if taken and not window.closed:
                 window.room -= len(taken)
-                await _with_room(engine, lambda taken=taken: window.launch(taken))  # type: ignore[misc]
-    except Exception as error:
+                await _with_room(engine, partial(window.launch, taken))
+    except BaseException as error:  # a CancelledError too, which may be the input's own: it must not end in silence
         window.fail(error)
+        if isinstance(error, _LEAVING):
+            raise
     finally:
         window.pulling = False
         window.changed.set()
@@ -143,23 +158,48 @@ async def _pull(engine: Parts, window: _LoopWindow, items: Items) -> None:
 
 async def _take(window: _LoopWindow, items: Items, size: int) -> list[Any]:
     taken: list[Any] = []
+    asynchronous = hasattr(items, "__anext__")  # which is all that an asynchronous iterator must have
     try:
         while len(taken) < size:
-            item = next(items, _END) if isinstance(items, Iterator) else await anext(items, _END)
+            item = await anext(items, _END) if asynchronous else next(items, _END)
             if item is _END:
                 window.ended = True
                 break
             taken.append(item)
-    except Exception as error:  # what was taken before must not be lost
+    except BaseException as error:  # what was taken before must not be lost
         window.fail(error)
+        if isinstance(error, _LEAVING):
+            raise
     return taken
+
+
+async def _end_of(puller: asyncio.Task[None]) -> None:
+    """Cancel it, and wait until it has ended whatever comes: it must not outlive its stream."""
+    puller.cancel()
+    cancelled: BaseException | None = None
+    while not puller.done():
+        try:
+            await asyncio.wait([puller])
+        except asyncio.CancelledError as error:
+            cancelled = error
+    if not puller.cancelled():
+        puller.exception()  # or asyncio would say that nobody looked at it
+    _raise(cancelled)
+
+
+def _raise(error: BaseException | None) -> None:
+    try:
+        if error is not None:
+            raise error
+    finally:
+        del error  # its traceback holds this frame
 
 
 async def _relaunch(engine: Parts, window: _LoopWindow) -> None:
     try:
         await _with_room(engine, window.relaunch)
     except Exception as error:
-        window.fail(error)
+        window.relaunch_failed(error)
 
 
 class _LoopWindow(Window):
@@ -168,6 +208,7 @@ class _LoopWindow(Window):
     def __init__(self, plan: Plan) -> None:
         super().__init__(plan)
         self.pulling = True
+        self.closed = False  # whether nobody wants any more results
         self.roomy = asyncio.Event()  # set when the consumer has made room
         self.changed = asyncio.Event()  # set when a task has landed, or nothing more is pulled
         self._mailbox = mailbox_here()
@@ -178,8 +219,10 @@ class _LoopWindow(Window):
     async def next(self) -> Future | None:
         """The task whose outcome is handed out next, when it is settled; `None`: there are no more."""
         while True:
-            if self.landed:
-                return self.landed.popleft().future  # type: ignore[no-any-return]
+            while self.landed:
+                future: Future | None = self.landed.popleft().future
+                if future in self.flying:  # not if it was refused in the last moment, or told twice
+                    return future
             oldest = next(iter(self.flying), None)
             if oldest is not None and self.plan.ordered and oldest.done():
                 return oldest
@@ -188,22 +231,36 @@ class _LoopWindow(Window):
             self.changed.clear()
             await self.changed.wait()
 
+    def fail(self, error: BaseException) -> None:
+        if not self.closed:  # else nobody would let go of it
+            super().fail(error)
+
+    def raise_error(self) -> None:
+        self.error = None if self.error is None else for_asyncio(self.error)
+        self.trouble = None if self.trouble is None else for_asyncio(self.trouble)
+        super().raise_error()
+
+    def cancel(self) -> None:
+        self.closed = True
+        self.landed.clear()  # they hold this window
+        super().cancel()
+
 
 class _Landing(Message):
     """Tells a loop's window that a task is settled."""
 
     __slots__ = ("_window", "future")
 
-    future: Future
-
     def __init__(self, mailbox: Mailbox, window: _LoopWindow) -> None:
         super().__init__(mailbox)
         self._window = window
+        self.future: Future | None = None
 
     def deliver(self) -> None:
-        if not self._window.plan.ordered:
-            self._window.landed.append(self)
-        self._window.changed.set()
+        window = self._window
+        if not window.plan.ordered and not window.closed:
+            window.landed.append(self)
+        window.changed.set()
 
 
 # -- the end -------------------------------------------------------------------------------------------------------
@@ -220,16 +277,22 @@ async def close(
         lifecycle.request_stop()
     if from_inside:
         return
-    try:
-        await _end(lifecycle)
-    except asyncio.CancelledError:
-        lifecycle.request_kill(kill_timeout)
-        await _end(lifecycle)
-        raise
+    cancelled: BaseException | None = None
+    while not lifecycle.has_ended():
+        try:
+            await _end(lifecycle)
+        except asyncio.CancelledError as error:  # again and again where an anyio scope is cancelled
+            if cancelled is None:
+                lifecycle.request_kill(kill_timeout)
+            cancelled = error
+    _raise(cancelled)
 
 
 async def _end(lifecycle: Closing) -> None:
     waiter = waiter_here()
     lifecycle.awaiting.append(waiter)
-    if not lifecycle.has_ended():
-        await waiter
+    try:
+        if not lifecycle.has_ended():
+            await waiter
+    finally:
+        lifecycle.awaiting.remove(waiter)

@@ -14,7 +14,7 @@ import asyncio
 import threading
 import weakref
 from collections import deque
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from typing import Any, Protocol
 
 __all__ = ["CancelledError", "LoopWaiter", "Mailbox", "Message", "mailbox_here", "outcome", "waiter_here"]
@@ -35,36 +35,44 @@ class Awaited(Protocol):
 
 
 class Mailbox:
-    """What one loop is to be told. Kept by the loop's thread, so the loop itself is not kept alive."""
+    """What one loop is to be told. It lives as long as its messages, so it does not keep a loop alive that is done."""
+
+    __slots__ = ("__weakref__", "_coming", "_messages", "loop")
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
-        self.loop = weakref.ref(loop)
+        self.loop = loop
         self._messages: deque[Message] = deque()
         self._coming = False  # whether a delivery is under way
 
     def put(self, message: Message) -> None:
         """Have the loop told. From any thread; harmless when the loop is closed."""
         self._messages.append(message)
-        if self._coming:
-            return
+        if not self._coming:
+            self._ask()
+
+    def _ask(self) -> None:
         self._coming = True
-        loop = self.loop()
         try:
-            if loop is not None:
-                loop.call_soon_threadsafe(self._deliver)
+            self.loop.call_soon_threadsafe(self._deliver)
         except RuntimeError:  # it is closed: nobody awaits anything there any more
             self._coming = False
+            self._messages.clear()
         except BaseException:  # Ctrl-C: the next one asks again
             self._coming = False
             raise
 
     def _deliver(self) -> None:
+        messages = self._messages
         self._coming = False
         try:
             while True:
-                self._messages.popleft().deliver()
+                messages[0].deliver()
+                messages.popleft()  # not before: a Ctrl-C in between delivers it twice, and loses nothing
         except IndexError:
             pass
+        except BaseException:
+            self._ask()
+            raise
 
 
 class Message:
@@ -80,7 +88,7 @@ class Message:
         self._mailbox.put(self)
 
     def deliver(self) -> None:
-        """In the loop: what it is for."""
+        """In the loop: what it is for. Perhaps twice."""
         raise NotImplementedError
 
 
@@ -103,7 +111,7 @@ class LoopWaiter(Message):
 
 
 class _Here(threading.local):
-    mailbox: Mailbox | None = None
+    mailbox: Callable[[], Mailbox | None] = staticmethod(lambda: None)  # weakly: see Mailbox
 
 
 _here = _Here()
@@ -112,15 +120,17 @@ _here = _Here()
 def mailbox_here() -> Mailbox:
     """The running loop's."""
     loop = asyncio.get_running_loop()
-    mailbox = _here.mailbox
-    if mailbox is None or mailbox.loop() is not loop:
-        mailbox = _here.mailbox = Mailbox(loop)  # of several loops that take turns each may get several
+    mailbox = _here.mailbox()
+    if mailbox is None or mailbox.loop is not loop:
+        mailbox = Mailbox(loop)  # of several loops that take turns each may get several
+        _here.mailbox = weakref.ref(mailbox)
     return mailbox
 
 
 def waiter_here() -> LoopWaiter:
     """A waiter for an await in the running loop."""
-    return LoopWaiter(mailbox_here(), asyncio.get_running_loop().create_future())
+    mailbox = mailbox_here()
+    return LoopWaiter(mailbox, mailbox.loop.create_future())
 
 
 def outcome(future: Awaited) -> Generator[Any, None, None]:

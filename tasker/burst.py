@@ -56,13 +56,13 @@ class Burst:
         self._interval = interval
         self._create_timeout = create_timeout
         self._limits = limits
-        self.scales = interval > 0
+        self.scales: bool = interval > 0
         self._tick = min(interval or TICK, TICK)
         self._seat = Seat()
         self._scaled_at = time.monotonic()
         self._held_at = self._scaled_at  # when a worker was last seen to hold a resource
         self._window = Window(interval, self._scaled_at)
-        self.thread = threading.Thread(target=self._run, name=f"{parts.name}-burst", daemon=True)
+        self.thread: threading.Thread = threading.Thread(target=self._run, name=f"{parts.name}-burst", daemon=True)
 
     def wake(self) -> None:
         """End its sleep: something is to be done now. Signal-safe."""

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
+import threading
 from datetime import timedelta
 from numbers import Real
 
 from tasker.errors import ConfigError, shown
 
-__all__ = ["flag", "seconds", "whole_number"]
+__all__ = ["flag", "patience", "seconds", "whole_number"]
 
 
 def seconds(field: str, value: object, *, zero: bool = True, infinite: bool = False) -> float:
@@ -29,6 +30,17 @@ def seconds(field: str, value: object, *, zero: bool = True, infinite: bool = Fa
     if math.isnan(number) or number < 0 or (number == 0 and not zero) or (math.isinf(number) and not infinite):
         raise ConfigError(f"{field} must be {allowed}{'' if infinite else ', finite'}, not {shown(value)}")
     return number
+
+
+def patience(field: str, value: object, *, negative: bool = False) -> float:
+    """How long to wait for a lock, in seconds that a lock takes; -1 for `None` (no limit). Raises as `seconds` does.
+
+    `negative`: as in the standard library a negative number means not to wait."""
+    if value is None:
+        return -1.0
+    if negative and isinstance(value, Real) and not isinstance(value, bool) and value < 0:
+        return 0.0
+    return min(seconds(field, value, infinite=True), threading.TIMEOUT_MAX)
 
 
 def whole_number(field: str, value: object, *, least: int) -> int:

@@ -122,9 +122,7 @@ class Context:
         """Sleep for `timeout` seconds (`None`: until done), waking early when the context is done.
 
         Returns whether it is done. Ctrl-C interrupts it (on Windows from Python 3.14 on)."""
-        limit = (
-            -1.0 if timeout is None else min(checks.seconds("timeout", timeout, infinite=True), threading.TIMEOUT_MAX)
-        )
+        limit = checks.patience("timeout", timeout)
         if timer.clock is not None and timeout is not None:
             with with_timeout(self, limit) as limited:  # a test's clock is followed by deadlines alone
                 limited.wait()
@@ -287,7 +285,7 @@ class TaskContext(Context):
     def __init__(self, values: Context, deadline: float | None, is_stopping: Callable[[], bool]) -> None:
         self._set_up(None, deadline)
         self._parent = values
-        self.is_stopping = is_stopping
+        self.is_stopping: Callable[[], bool] = is_stopping
 
 
 _BACKGROUND = _Background.__new__(_Background)._set_up(None)

@@ -40,7 +40,7 @@ class _Here(threading.local):
     loan: InCaller | None = None
 
 
-here = _Here()
+here: _Here = _Here()
 
 
 def current_worker() -> OnWorker | None:

@@ -20,6 +20,7 @@ from collections.abc import Collection, Iterable
 from typing import Any, Protocol
 
 from tasker.errors import PoolDeadlockError
+from tasker.wrapping import users_function
 
 __all__ = ["all_wait", "begin_wait", "end_wait"]
 
@@ -40,6 +41,7 @@ class Awaited(Protocol):
     _owner: Any
     _deadline: float | None
     _fn: Any
+    _args: Any
 
     def done(self) -> bool: ...
 
@@ -112,7 +114,7 @@ def _explain(closing: Waiter, stuck: _Waits) -> str:
 
 
 def _name(task: Awaited | None) -> str:
-    fn = None if task is None else task._fn
+    fn = None if task is None else users_function(task._fn, task._args)
     try:
         return str(getattr(fn, "__qualname__", None) or type(fn).__qualname__)
     except Exception:  # an attribute of the user's

@@ -56,32 +56,35 @@ class Engine(Generic[R]):
 
     def __init__(self, config: Config[R]) -> None:
         self.config = config
-        self.name = config.name
-        self.logger = GuardedLogger(config.logger)
-        self.user = UserCode(config, self.logger)
-        self.has_collector = self.user.collects
-        self.max_retries = config.max_retries
-        self.may_retry = self.max_retries > 0 and self.user.judges
+        self.name: str = config.name
+        self.logger: GuardedLogger = GuardedLogger(config.logger)
+        self.user: UserCode[R] = UserCode(config, self.logger)
+        self.has_collector: bool = self.user.collects
+        self.max_retries: int = config.max_retries
+        self.may_retry: bool = self.max_retries > 0 and self.user.judges
         self.run_contexts: set[Context] = set()
         self.settling: set[TaskFuture[Any]] = set()
-        self.watchers = 0
+        self.watchers: int = 0
         self.exiting = False  # whether the interpreter is
         self.orphaned: BaseException | None = None  # why, in a forked child, no task has an end
         self._inherited: list[R] = []  # in a forked child: kept, or collecting them would free them
         self._changed = threading.Condition()
         self._values = without_cancel(config.ctx)
-        self.queue = self._new_queue()
-        self.figures = BuiltinCollector(self.queue.waiting_new)
-        self.aside = Aside(f"{config.name}-aside", self.logger)
+        self.queue: TaskQueue = self._new_queue()
+        self.figures: BuiltinCollector = BuiltinCollector(self.queue.waiting_new)
+        self.aside: Aside = Aside(f"{config.name}-aside", self.logger)
         create_timeout = checks.seconds("create_timeout", config.create_timeout)
         limits = self._limits()
         self.crew: Crew[R] = Crew(
             config.name, limits.base, limits.most, self._new_worker, self._worker_left, self.logger
         )
         size = config.worker_count if config.resource_pool_size is None else config.resource_pool_size
-        self.pool = ResourcePool(config.name, size, self.user.create, self.user.destroy, self._wake_burst)
-        self.lifecycle = Lifecycle(self, create_timeout, self._wake_burst)
-        self.burst = Burst(self, checks.seconds("burst_interval", config.burst_interval), create_timeout, limits)
+        self.pool: ResourcePool[R] = ResourcePool(
+            config.name, size, self.user.create, self.user.destroy, self._wake_burst
+        )
+        self.lifecycle: Lifecycle = Lifecycle(self, create_timeout, self._wake_burst)
+        interval = checks.seconds("burst_interval", config.burst_interval)
+        self.burst: Burst = Burst(self, interval, create_timeout, limits)
         self._bounded = config.queue_size > 0
         self._propagates = config.propagate_contextvars
         self._plain: tuple[CodeType | None, int] = (None, 0)  # code that, given so many arguments, takes no context
@@ -348,9 +351,7 @@ class Engine(Generic[R]):
         )
 
     def _wait_until(self, reached: Callable[[], bool], timeout: float | None) -> bool:
-        limit = (
-            None if timeout is None else min(checks.seconds("timeout", timeout, infinite=True), threading.TIMEOUT_MAX)
-        )
+        limit = None if timeout is None else checks.patience("timeout", timeout)
         with self._changed:
             self.watchers += 1
             self.queue.idle.watch = self.worker_changed

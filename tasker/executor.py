@@ -178,7 +178,7 @@ class ManagerExecutor(CallExecutor):
         self._closed = True
         if cancel_futures:
             self._cancels = True
-            for future in tuple(self._futures):
+            for future in self._futures.copy():
                 future._withdraw()
         if not wait:
             return
@@ -189,7 +189,7 @@ class ManagerExecutor(CallExecutor):
             with self._entered:
                 self._entered.wait_for(lambda: not self._entering)
         while self._futures:
-            for future in tuple(self._futures):
+            for future in self._futures.copy():
                 _wait(future)
                 self._futures.discard(future)
 

@@ -36,14 +36,14 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 from tasker import checks, deadlock, timer
 from tasker.context import Callback, EndedError, TaskContext
 from tasker.current import current_worker
-from tasker.errors import DeadlineExceededError, TaskTimeoutError
+from tasker.errors import DeadlineExceededError, TaskTimeoutError, shown
 from tasker.logger import GuardedLogger, traceback_of
 from tasker.metrics import TaskLifecycleTimestamps
 from tasker.parking import Sleeper, new_sleeper
 from tasker.signature import check_callable
 from tasker.timer import TimerEntry
 
-__all__ = ["DoneCallback", "Owner", "TaskFuture", "new_task"]
+__all__ = ["DoneCallback", "Owner", "TaskFuture", "for_asyncio", "new_task"]
 
 T = TypeVar("T")
 
@@ -151,7 +151,7 @@ class TaskFuture(Future[T]):
         self._see()
         error = self._exception
         if isinstance(error, (StopIteration, GeneratorExit)) and _called_by_asyncio():
-            return _for_asyncio(error)
+            return for_asyncio(error)
         return error
 
     def cancel(self) -> bool:
@@ -195,13 +195,16 @@ class TaskFuture(Future[T]):
         from tasker import awaiting  # which imports asyncio: only programs that await need it
 
         if self._final is None:
-            yield from awaiting.outcome(self)
+            if self._owner.orphaned is not None:  # as in _wait
+                self._end_after_fork(self._owner.orphaned)
+            else:
+                yield from awaiting.outcome(self)
         if self._final is CANCELLED_AND_NOTIFIED:
             raise awaiting.CancelledError
         if self._exception is not None:
             self._see()
             try:
-                raise _for_asyncio(self._exception)
+                raise for_asyncio(self._exception)
             finally:
                 del self  # as in result()
         return self._result  # type: ignore[return-value]  # pyright: ignore[reportReturnType]  # None may be a T
@@ -411,13 +414,11 @@ class TaskFuture(Future[T]):
             try:
                 callback.fn(self)
             except BaseException as error:
-                self._owner.logger.error("tasker: callback %r raised\n%s", callback.fn, traceback_of(error))
+                self._owner.logger.error("tasker: callback %r raised\n%s", callback.given, traceback_of(error))
 
     def _wait(self, timeout: float | None) -> None:
         """Sleep until there is an outcome; raises `TimeoutError` when there is none, `CancelledError` if cancelled."""
-        limit = (
-            -1.0 if timeout is None else min(checks.seconds("timeout", timeout, infinite=True), threading.TIMEOUT_MAX)
-        )
+        limit = checks.patience("timeout", timeout, negative=True)
         if self._owner.orphaned is not None:  # perhaps it was in the hands of a thread that is not here
             self._end_after_fork(self._owner.orphaned)
         if self._final is None:
@@ -431,7 +432,7 @@ class TaskFuture(Future[T]):
                 finally:
                     deadlock.end_wait(worker, outer)
             if self._final is None:
-                raise TimeoutError(f"no outcome within {timeout} s; the task goes on")
+                raise TimeoutError(f"no outcome within {shown(timeout)} s; the task goes on")
         if self._final is CANCELLED_AND_NOTIFIED:
             raise CancelledError
 
@@ -514,12 +515,15 @@ def new_task(
 
 
 class DoneCallback:
-    """A user's callback, compared by identity, so that looking for it runs nothing of the user's."""
+    """A user's callback, compared by identity, so that looking for it runs nothing of the user's.
 
-    __slots__ = ("fn",)
+    `fn` is called with the future; `given` is what the user gave, if that is another function."""
 
-    def __init__(self, fn: Callable[[Future[Any]], object]) -> None:
-        self.fn = fn
+    __slots__ = ("fn", "given")
+
+    def __init__(self, fn: Callable[[Future[Any]], object], given: object = None) -> None:
+        self.fn: Callable[[Future[Any]], object] = fn
+        self.given: object = given or fn
 
 
 class _StandardWaiters:
@@ -571,7 +575,7 @@ def _called_by_asyncio() -> bool:
     return str(sys._getframe(2).f_globals.get("__name__", "")).startswith("asyncio.")
 
 
-def _for_asyncio(error: BaseException) -> BaseException:
+def for_asyncio(error: BaseException) -> BaseException:
     """What asyncio can be given: its futures refuse a StopIteration and then never end (up to 3.12.1), and a
     GeneratorExit ends whoever awaits them without a word."""
     if not isinstance(error, (StopIteration, GeneratorExit)):

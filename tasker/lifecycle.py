@@ -208,7 +208,7 @@ class Lifecycle:
         jobs: list[Callback] = []
         for task in self._running():
             jobs += task._ask_to_end(self._cancelled(), self._killed_error("while the task was running"))
-        for context in tuple(self._parts.run_contexts):
+        for context in list(self._parts.run_contexts):  # a tuple() is not made in one step without the GIL
             jobs += context.end(self._cancelled(), self._killed_error("while run_task was running"))
         self._parts.aside.run(*jobs)
 
@@ -231,7 +231,7 @@ class Lifecycle:
         self._is_closed = True
         parts.closed()
         self._ended.set()
-        for waiter in self.awaiting:
+        for waiter in tuple(self.awaiting):
             waiter.wake()
 
     def _killed_error(self, when: str) -> TaskManagerKilledError:

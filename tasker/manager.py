@@ -352,7 +352,7 @@ class TaskManager(Generic[R]):
         from tasker import aio  # which imports asyncio
 
         engine = self._engine
-        await aio.close(engine.lifecycle, kind, kill_timeout=KILL_TIMEOUT, from_inside=engine.runs_this_thread())
+        await aio.close(engine.lifecycle, kind, kill_timeout=KILL_TIMEOUT, from_inside=engine._called_from_inside())
 
     # -- waiting ---------------------------------------------------------------------------------------------------
 

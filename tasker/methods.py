@@ -145,7 +145,12 @@ def blocking_method(name: str, *, priority: bool = False, once: bool = False) ->
     kind = _flags(priority, once)
 
     def method(
-        self: Any, fn: Any, /, *args: Any, timeout: float | None = None, queue_timeout: float | None = None
+        self: Any,
+        fn: Callable[..., Any],
+        /,
+        *args: object,
+        timeout: float | None = None,
+        queue_timeout: float | None = None,
     ) -> Any:
         sleeper = new_sleeper()
         future = self._submit(fn, args, _options(kind, timeout, queue_timeout), [sleeper])
@@ -175,10 +180,10 @@ def callback_method(name: str, *, priority: bool = False, once: bool = False) ->
 
     def method(
         self: Any,
-        fn: Any,
-        callback: Any,
+        fn: Callable[..., Any],
+        callback: Callback[Any],
         /,
-        *args: Any,
+        *args: object,
         timeout: float | None = None,
         queue_timeout: float | None = None,
     ) -> None:
@@ -187,7 +192,7 @@ def callback_method(name: str, *, priority: bool = False, once: bool = False) ->
         def when_done(done: Future[Any]) -> None:
             callback(*_outcome(done))
 
-        self._submit(fn, args, _options(kind, timeout, queue_timeout), [DoneCallback(when_done)])
+        self._submit(fn, args, _options(kind, timeout, queue_timeout), [DoneCallback(when_done, callback)])
 
     return _named(
         method,
@@ -203,9 +208,14 @@ def async_method(name: str, *, priority: bool = False, once: bool = False) -> An
     kind = _flags(priority, once)
 
     def method(
-        self: Any, fn: Any, /, *args: Any, timeout: float | None = None, queue_timeout: float | None = None
-    ) -> Any:
-        return self._submit(fn, args, _options(kind, timeout, queue_timeout))
+        self: Any,
+        fn: Callable[..., Any],
+        /,
+        *args: object,
+        timeout: float | None = None,
+        queue_timeout: float | None = None,
+    ) -> TaskFuture[Any]:
+        return self._submit(fn, args, _options(kind, timeout, queue_timeout))  # type: ignore[no-any-return]
 
     return _named(
         method,

@@ -40,8 +40,11 @@ class TaskLifecycleTimestamps(NamedTuple):
     A task that never started has `started_at == finished_at`."""
 
     queued_at: float
+    """When it was submitted, or `run_task` called."""
     started_at: float
+    """When it was started; for the last time, if it was retried."""
     finished_at: float
+    """When its function returned or raised, or something else ended the task."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -143,7 +146,7 @@ class Shard:
     __slots__ = ("_published", "_read", "durations", "taken")
 
     def __init__(self) -> None:
-        self.taken = 0  # tasks taken for the first time
+        self.taken: int = 0  # tasks taken for the first time
         self.durations: list[float] = []
         self._published: _Published = (Totals(), (), self.durations)
         self._read = 0  # executions that the reader has seen; the reader's alone

@@ -15,7 +15,7 @@ import threading
 from collections import deque
 from collections.abc import Callable, Iterable
 from queue import Empty, SimpleQueue
-from typing import TypeVar
+from typing import Any, TypeVar
 
 __all__ = ["Parking", "Seat", "Sleeper", "gil_enabled", "new_sleeper"]
 
@@ -50,7 +50,7 @@ def _taken_lock() -> threading.Lock:
 
 # what one thread sleeps on: its `acquire` returns when another has said, or says, `release`
 new_sleeper: Callable[[], threading.Lock | _Parker] = _taken_lock if gil_enabled() else _Parker
-Sleeper = type(new_sleeper())
+Sleeper: type[Any] = type(new_sleeper())
 
 
 class Seat:
@@ -60,7 +60,7 @@ class Seat:
 
     def __init__(self) -> None:
         self._lock = new_sleeper()
-        self.parked = False  # whether its thread sleeps in a parking, with nothing in its hands
+        self.parked: bool = False  # whether its thread sleeps in a parking, with nothing in its hands
 
     def sleep(self, timeout: float = -1.0) -> bool:
         """Sleep until woken (`True`) or for `timeout` seconds; a wake-up sent before counts."""

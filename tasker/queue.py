@@ -28,7 +28,9 @@ from __future__ import annotations
 import threading
 import time
 from collections import deque
+from collections.abc import Callable
 from typing import Any
+from weakref import WeakValueDictionary
 
 from tasker.errors import TaskManagerShutdownError
 from tasker.future import TaskFuture
@@ -47,11 +49,12 @@ class TaskQueue:
         self._capacity = capacity
         self._main: deque[Task] = deque()
         self._priority: deque[Task] = deque()
-        self.idle = Parking()  # workers without a task
+        self.idle: Parking = Parking()  # workers without a task
         self._room = Parking()  # submitters without a slot
         self._submitters: set[Seat] = set()  # theirs, announced or not
-        self.waking = False  # whether a worker that a submitter woke has yet to look
-        self.closed = False
+        self.lines: WeakValueDictionary[Any, Any] = WeakValueDictionary()  # of each loop, its line for room (see aio)
+        self.waking: bool = False  # whether a worker that a submitter woke has yet to look
+        self.closed: bool = False
         self._error: TaskManagerShutdownError | None = None
         self._compacting = False
         self._kept: list[Task] = []  # what a compaction has in its hands
@@ -61,7 +64,7 @@ class TaskQueue:
         self._requeued = {False: 0, True: 0}  # entries that were taken before
         self._holders: set[Task] = set()  # tasks with a slot: a set, so that freeing one twice frees one
         self._take = self._take_locked if (not gil_enabled() if locked is None else locked) else self._take_unlocked
-        self.take = self._take_freeing if capacity else self._take
+        self.take: Callable[[], Task | None] = self._take_freeing if capacity else self._take
 
     # -- submitters --------------------------------------------------------------------------------------------
 
@@ -98,7 +101,7 @@ class TaskQueue:
     async def room(self, waiter: Any) -> None:
         """As `reserve` waits, in asyncio: until there may be room, or the queue has closed.
 
-        `waiter` can be awaited, and woken as a `Seat`; the one that waits longest is woken first."""
+        `waiter` can be awaited, and woken as a `Seat`; of several loops the one that waits longest is woken first."""
         self._submitters.add(waiter)
         self._room.announced.appendleft(waiter)
         awake = False

@@ -21,7 +21,7 @@ class Reservoir:
     __slots__ = ("_by_age", "_by_size", "capacity")
 
     def __init__(self, capacity: int) -> None:
-        self.capacity = capacity
+        self.capacity: int = capacity
         self._by_age: deque[float] = deque(maxlen=capacity)
         self._by_size: SortedList[float] = SortedList()
 

@@ -17,9 +17,9 @@ because of another.
 
 from __future__ import annotations
 
+import sys
 from collections import OrderedDict, deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sized
-from concurrent.futures import CancelledError
 from concurrent.futures._base import FINISHED
 from dataclasses import dataclass, field, replace
 from itertools import islice
@@ -87,11 +87,12 @@ class SizedTaskStream(TaskStream[T]):
 
 
 def new_stream(plan: Plan, items: Iterable[Any]) -> TaskStream[Any]:
-    """Begin to map: fills the window."""
+    """Begin to map: fills the window. Raises what the input or a submission raises before anything is in flight."""
     window = _ThreadWindow(plan, iterator_over(items))
+    length = _length(items)  # before anything is taken
     results = _one_by_one(window) if plan.ordered and plan.chunksize == 1 else _results(window)
     next(results)
-    return SizedTaskStream(results, len(items)) if isinstance(items, Sized) else TaskStream(results)
+    return TaskStream(results) if length is None else SizedTaskStream(results, length)
 
 
 def iterator_over(items: Iterable[Any]) -> Iterator[Any]:
@@ -99,26 +100,43 @@ def iterator_over(items: Iterable[Any]) -> Iterator[Any]:
     try:
         return iter(items)
     except TypeError:
+        if isinstance(items, Iterable):  # an error in its own `__iter__`
+            raise
         raise TypeError(f"items must be iterable, not {shown(items)}") from None
+
+
+def _length(items: Iterable[Any]) -> int | None:
+    try:
+        return len(items) if isinstance(items, Sized) else None
+    except (TypeError, OverflowError):  # it has none after all, or one that no `len()` may return
+        return None
+
+
+# Neither holds what it hands out: a result is freed as soon as its consumer lets go of it, and an error that leaves,
+# whose traceback holds these frames, is in no circle.
 
 
 def _one_by_one(window: _ThreadWindow) -> Generator[Any, None, None]:
     """As `_results` for single items in order, by far the most frequent case, without the calls."""
     plan, items, flying = window.plan, window.items, window.flying
     submit, fn, options = plan.submit, plan.fn, plan.options
-    future: Future | None = None
+    future: Future | None
     try:
-        window.fill()
+        window.begin()
         yield
         while flying:
             future = next(iter(flying))
-            if future._final is FINISHED and future._exception is None:
-                del flying[future]
-                yield future._result
+            if future._final is not FINISHED:
+                future._wait(None)
+            if future._exception is None:
+                future = None
+                yield flying.popitem(last=False)[0]._result
             else:
-                yield from window.land(future)
+                outcomes = window.land(future)
+                future = None
                 if window.error is not None:
                     break
+                yield outcomes.pop()
             if window.ended:
                 continue
             try:
@@ -129,7 +147,6 @@ def _one_by_one(window: _ThreadWindow) -> Generator[Any, None, None]:
                     window.ended = True
             except Exception as error:
                 window.fail(error)
-        future = None  # the error's traceback will hold this frame, which must not hold the error
         window.raise_error()
     finally:
         window.cancel()
@@ -137,14 +154,15 @@ def _one_by_one(window: _ThreadWindow) -> Generator[Any, None, None]:
 
 def _results(window: _ThreadWindow) -> Generator[Any, None, None]:
     try:
-        window.fill()
+        window.begin()
         yield  # for new_stream: a generator that has not begun would not be closed
         while window.flying:
             outcomes = window.land(window.next())
             if window.undone:
                 window.try_to_relaunch()
-            for outcome in outcomes:
-                yield outcome
+            outcomes.reverse()
+            while outcomes:
+                yield outcomes.pop()
                 window.room += 1
                 window.fill()
             if window.error is not None:
@@ -235,6 +253,7 @@ def new_plan(
             options[name] = True
     checks.flag("ordered", ordered)
     checks.flag("return_exceptions", return_exceptions)
+    chunksize = min(chunksize, sys.maxsize)  # the most that islice() counts
     return Plan(submit, fn, wants_context(fn, 2), options, max_in_flight, chunksize, ordered, return_exceptions)
 
 
@@ -252,9 +271,8 @@ class Window:
         self.trouble: BaseException | None = None  # what it ends with once all in flight is handed out
         self.flying: OrderedDict[Future, Chunk | None] = OrderedDict()  # in the order of the input
         self.undone: list[Any] = []  # items of a chunk that an error of one before them has ended
-        self.landed: deque[Any] = (
-            deque()
-        )  # arrivals of what is settled, as it came; unless wanted in order of the input
+        # arrivals of what is settled, as it came; unless wanted in order of the input
+        self.landed: deque[Any] = deque()
 
     def launch(self, items: list[Any]) -> Future:
         """Submit a task for these items."""
@@ -277,15 +295,16 @@ class Window:
 
     def land(self, future: Future) -> list[Any]:
         """What of a settled task is to be handed out. After that `error` is to be raised, if there is one."""
-        try:
-            error = future.exception()
-        except CancelledError as cancelled:
-            error = cancelled
+        error = future.exception()
         chunk = self.flying.pop(future)
-        results: list[Any] = chunk.results[:] if chunk is not None else [future._result] if error is None else []
+        if chunk is None:
+            results: list[Any] = [future._result] if error is None else []
+        else:
+            results = chunk.results[:]  # a copy: after a timeout it may run on for an item
         if error is None or (chunk is not None and len(results) == len(chunk.items)):
             return results
         if not self.plan.return_exceptions:
+            self.ended = True
             self.error = error
             return results
         results.append(error)
@@ -300,14 +319,22 @@ class Window:
         self.undone = []
         return future
 
+    def relaunch_failed(self, error: BaseException) -> None:
+        """That was refused. In order of the input nothing may be handed out beyond the gap."""
+        self.undone = []
+        self.fail(error)
+        if self.plan.ordered:
+            self.error = self.trouble
+
     def fail(self, error: BaseException) -> None:
         """The input or a submission raised: take nothing more, and end with that when all is handed out."""
         self.ended = True
-        self.trouble = self.trouble or error
+        if self.trouble is None:
+            self.trouble = error
 
     def raise_error(self) -> None:
         """Raise what the stream ends with, if it is an error; lets go of it."""
-        error = self.error or self.trouble
+        error = self.trouble if self.error is None else self.error
         self.error = self.trouble = None
         try:
             if error is not None:
@@ -318,6 +345,7 @@ class Window:
     def cancel(self) -> None:
         """Cancel what is in flight, the last first; nobody is interested in its outcome."""
         self.ended = True
+        self.error = self.trouble = None  # the error's traceback may hold this window
         while self.flying:
             future, _ = self.flying.popitem()
             future.cancel()
@@ -331,6 +359,12 @@ class _ThreadWindow(Window):
         super().__init__(plan)
         self.items = items
         self._seat = Seat()
+
+    def begin(self) -> None:
+        """Fill the window; raises what kept all of it from being filled."""
+        self.fill()
+        if not self.flying:
+            self.raise_error()
 
     def fill(self) -> None:
         """Take and submit what there is room for."""
@@ -354,7 +388,7 @@ class _ThreadWindow(Window):
         try:
             self.relaunch()
         except Exception as error:
-            self.fail(error)
+            self.relaunch_failed(error)
 
     def new_arrival(self) -> _Arrival | None:
         return None if self.plan.ordered else _Arrival(self.landed, self._seat)
@@ -364,9 +398,11 @@ class _ThreadWindow(Window):
         oldest = next(iter(self.flying))
         if self.plan.ordered or oldest._owner.orphaned is not None:
             return oldest
-        while not self.landed:
-            self._sleep(oldest)
-        future: Future = self.landed.popleft().future
+        future: Future | None = None
+        while future is None:
+            while not self.landed:
+                self._sleep(oldest)
+            future = self.landed.popleft().future
         return future
 
     def _sleep(self, oldest: Future) -> None:
@@ -386,13 +422,14 @@ class _Arrival:
 
     __slots__ = ("_landed", "_seat", "future")
 
-    future: Future
-
     def __init__(self, landed: deque[Any], seat: Seat) -> None:
-        self._landed = landed
+        self._landed: deque[Any] | None = landed
         self._seat = seat
+        self.future: Future | None = None  # stays so if the submission is refused
 
     def wake(self) -> None:
         """From any thread; perhaps before `future` is set, which the consumer does before it looks."""
-        self._landed.append(self)
-        self._seat.wake()
+        landed, self._landed = self._landed, None  # which would be a circle
+        if landed is not None:
+            landed.append(self)
+            self._seat.wake()

@@ -38,6 +38,7 @@ __all__ = ["ThreadPoolExecutor"]
 
 _BROKEN = "A thread initializer failed, the thread pool is not usable anymore"
 _numbers = itertools.count()
+_monotonic = time.monotonic
 
 
 class ThreadPoolExecutor(CallExecutor, concurrent.futures.ThreadPoolExecutor):
@@ -50,6 +51,8 @@ class ThreadPoolExecutor(CallExecutor, concurrent.futures.ThreadPoolExecutor):
     An executor that is forgotten finishes what it accepted, and so does the interpreter at its exit.
 
     Raises `ValueError` when `max_workers` is not greater than 0, `TypeError` for other wrong arguments."""
+
+    _judges = False  # a thread is no resource that an error could break
 
     def __init__(
         self,
@@ -72,8 +75,6 @@ class ThreadPoolExecutor(CallExecutor, concurrent.futures.ThreadPoolExecutor):
         self._accept = self._engine.accept
         # the threads hold the engine and not this object, so it can be collected while they run
         weakref.finalize(self, self._engine.lifecycle.request_stop).atexit = False
-
-    _judges = False
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
         """Refuse new calls from now on, and end the threads when all accepted calls have ended.
@@ -146,11 +147,24 @@ class OnDemandEngine(Engine[None]):
         )
 
     def accept(self, call: Callable[..., Any], args: tuple[Any, ...]) -> TaskFuture[Any]:
-        """`submit`, for a function that takes no context and without all that an executor does not ask for."""
-        if self.queue.closed:
+        """`submit` and `TaskQueue.put` in one, without what an executor does not ask for. Wakes or hires a worker."""
+        queue = self.queue
+        if queue.closed:
             raise self.refusal()
-        task = new_task(self, call, args, False, time.monotonic())
-        self.queue.put(task)
+        task = new_task(self, call, args, False, _monotonic())
+        queue._main.append(task)
+        if queue.closed and (task._withdraw(refused=True) or task.cancelled()):
+            raise self.refusal()
+        if queue.idle.announced:
+            try:
+                seat = queue.idle.announced.pop()
+            except IndexError:  # somebody else has taken it
+                pass
+            else:
+                seat.wake()
+                return task
+        if len(self.crew.members) < self.most:
+            self.hire()
         return task
 
     def refusal(self) -> RuntimeError:
@@ -200,36 +214,18 @@ class OnDemandEngine(Engine[None]):
         return Limits(0, self.most)
 
     def _new_queue(self) -> TaskQueue:
-        return _HiringQueue(self)
+        return _Queue(self.name)
 
     def _new_worker(self, name: str, leave: Callable[[Worker[None]], None]) -> Worker[None]:
         name = f"{self.name}_{next(self._worker_numbers)}"
         return _InitializedWorker(name, self, self.figures.new_shard(), leave)
 
 
-class _HiringQueue(TaskQueue):
-    """A queue of one lane, that asks for another worker when a task is put and nobody is idle."""
+class _Queue(TaskQueue):
+    """Whoever puts a task wakes a worker for it or hires one, so none has to be woken by another."""
 
-    def __init__(self, engine: OnDemandEngine) -> None:
-        super().__init__(engine.name)
-        self._engine = engine
-
-    def put(self, task: TaskFuture[Any]) -> None:
-        self._main.append(task)
-        if self.closed and (task._withdraw(refused=True) or task.cancelled()):
-            raise self._engine.refusal()
-        announced = self.idle.announced
-        if announced:
-            try:
-                seat = announced.pop()
-            except IndexError:  # somebody else has taken it
-                pass
-            else:
-                seat.wake()
-                return
-        engine = self._engine
-        if len(engine.crew.members) < engine.most:
-            engine.hire()
+    def wake_next(self) -> None:
+        pass
 
 
 class _InitializedWorker(Worker[None]):

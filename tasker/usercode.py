@@ -29,9 +29,9 @@ class UserCode(Generic[R]):
         self._logger = logger
         self._collector = config.collector
         self._counting = threading.RLock()
-        self.collects = config.collector is not None
-        self.judges = config.check_health is not every_error_is_healthy
-        self.destroy_errors = 0
+        self.collects: bool = config.collector is not None
+        self.judges: bool = config.check_health is not every_error_is_healthy
+        self.destroy_errors: int = 0
         self.create_error: BaseException | None = None  # the last one, until a resource is made
 
     def create(self) -> R:

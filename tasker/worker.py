@@ -30,6 +30,7 @@ from tasker.metrics import FULL, Shard
 from tasker.parking import Seat
 from tasker.queue import TaskQueue
 from tasker.usercode import UserCode
+from tasker.wrapping import users_traceback
 
 __all__ = ["Terms", "Worker"]
 
@@ -63,19 +64,20 @@ class Worker(Generic[R]):
 
     def __init__(self, name: str, terms: Terms[R], shard: Shard, leave: Callable[[Worker[R]], None]) -> None:
         self.name = name
-        self.seat = Seat()
+        self.seat: Seat = Seat()
         self.shard = shard
         self.task: TaskFuture[Any] | None = None  # what it runs, or has just run
         self.resource: R = _NONE
-        self.holds_resource = False
-        self.creating = True  # as long as it has no resource, nor one to destroy
-        self.began = False  # whether its thread has come so far as to run anything
-        self.dismissed = False
+        self.holds_resource: bool = False
+        self.creating: bool = True  # as long as it has no resource, nor one to destroy
+        self.began: bool = False  # whether its thread has come so far as to run anything
+        self.dismissed: bool = False
         self._terms = terms
         self._queue = terms.queue
         self._leave = leave
         # an empty context of its own: from 3.14 on a thread may inherit the context of whoever starts it
-        self.thread = threading.Thread(target=contextvars.Context().run, args=(self._work,), name=name, daemon=True)
+        run = contextvars.Context().run
+        self.thread: threading.Thread = threading.Thread(target=run, args=(self._work,), name=name, daemon=True)
 
     def start(self) -> None:
         """Start the thread. Raises `RuntimeError` when there can be no more threads."""
@@ -267,10 +269,10 @@ class Worker(Generic[R]):
 
 
 def _strip_own_frame(error: BaseException) -> None:
-    """A task's traceback begins with the task."""
+    """A task's traceback begins with the user's function."""
     with contextlib.suppress(BaseException):
         if error.__traceback__ is not None:
-            error.__traceback__ = error.__traceback__.tb_next
+            error.__traceback__ = users_traceback(error.__traceback__.tb_next)
 
 
 def _add_note(error: BaseException, note: str) -> None:

@@ -116,6 +116,11 @@ def whole(least: int) -> list[Bad]:
     return [*(Bad(value, says) for value in values), *unprintable(says), Bad(TOO_LONG, says)]
 
 
+def waits() -> list[Bad]:
+    """Seconds as the standard library takes them: of negative numbers it says that their time is over."""
+    return [bad for bad in seconds("0 or more") if bad.value not in (-1, -0.1, -math.inf, -(10**400), TOO_LONG)]
+
+
 def seconds(least: str, *, finite: bool = False) -> list[Bad]:
     says = f"a number of seconds or a timedelta, {least}"
     values = (
@@ -411,14 +416,14 @@ for _method in ("result", "exception"):
     argument(
         f"TaskFuture.{_method}.timeout",
         lambda world, value, method=_method: getattr(world.running, method)(value),
-        wrong=seconds("0 or more"),
+        wrong=waits(),
         blocks=True,
     )
     argument(
         f"TaskFuture.{_method}.timeout",
         lambda world, value, method=_method: getattr(world.done, method)(timeout=value),
-        wrong=seconds("0 or more"),
-        right=[0, *FOREVER],
+        wrong=waits(),
+        right=[0, -1, -0.1, -math.inf, *FOREVER],
     )
 argument(
     "TaskFuture.add_done_callback.fn",

@@ -3,20 +3,25 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
+import benchmarks
+import tasker
 from benchmarks.__main__ import main
+from benchmarks.imports import path_of_packages
 from benchmarks.latency import HAND_OVERS, above_hand_overs
 from benchmarks.measurements import MEASUREMENTS
 from benchmarks.results import Row
 from benchmarks.rivals import BASELINE, TASKER
 from benchmarks.rounds import Spread, interleave, ratios, spread
 from benchmarks.table import as_markdown, as_text, figure
-from benchmarks.targets import Build, Target, round_trip_target, submit_target
+from benchmarks.targets import Build, Target, on_3_11, round_trip_target, submit_target
+from benchmarks.variables import VARIABLES, a_few_set
 
 ROOT = Path(__file__).parents[1]
 
@@ -90,6 +95,26 @@ def test_targets_depend_on_the_python(build: Build, times: float, share: float) 
     assert round_trip_target(build).value == share
 
 
+def test_some_targets_are_set_for_one_python_alone() -> None:
+    target = Target("at least", 5)
+    assert on_3_11(Build(11), target) is target
+    assert on_3_11(Build(13, free_threaded=True), target) is None
+
+
+def test_a_measurements_children_find_this_tasker_and_these_benchmarks() -> None:
+    code = "import benchmarks, tasker; print(benchmarks.__file__, tasker.__file__)"
+    environment = {**os.environ, "PYTHONPATH": path_of_packages()}
+    command = [sys.executable, "-c", code]
+    found = subprocess.run(command, env=environment, cwd=Path(sys.prefix), capture_output=True, text=True, check=True)
+    assert found.stdout.split() == [benchmarks.__file__, tasker.__file__]
+
+
+def test_context_variables_are_set_for_a_measurement_alone() -> None:
+    with a_few_set():
+        assert [variable.get("") for variable in VARIABLES] == ["a value"] * len(VARIABLES)
+    assert [variable.get("") for variable in VARIABLES] == [""] * len(VARIABLES)
+
+
 @pytest.mark.parametrize(
     ("target", "met", "missed"),
     [(Target("at least", 3), 3.0, 2.9), (Target("at most", 3), 3.0, 3.1), (Target("below", 3), 2.9, 3.0)],
@@ -159,7 +184,7 @@ def test_list_names_every_measurement(capsys: pytest.CaptureFixture[str]) -> Non
 
 def test_a_quick_pass_prints_a_table_and_writes_json(tmp_path: Path) -> None:
     output = tmp_path / "results.json"
-    some = "queued,run-task"  # .ci/run takes all
+    some = "queued,run-task,map,lines"  # .ci/run takes all
     command = [sys.executable, "-m", "benchmarks", "--quick", "--only", some, "--markdown", "--output", str(output)]
     run = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=55, check=False)
     assert run.returncode == 0, run.stderr
@@ -171,7 +196,7 @@ def test_a_quick_pass_prints_a_table_and_writes_json(tmp_path: Path) -> None:
     assert {"architecture", "cpu", "cores", "platform"} <= report["machine"].keys()
     assert {"version", "gil"} <= report["python"].keys()
     rows = {entry["name"]: entry for entry in report["measurements"]}
-    assert set(rows) == {"run-task", "queued-bytes"}
+    assert set(rows) == {"run-task", "queued-bytes", "map", "lines"}
     for entry in rows.values():
         assert {"title", "unit", "ratio", "target", "met", "medians", "samples", "notes"} <= entry.keys()
         assert TASKER in entry["medians"]

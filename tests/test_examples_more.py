@@ -141,13 +141,14 @@ def test_web_application_names_what_is_not_installed_and_exits_with_2(module: st
     assert (done.returncode, done.stdout, done.stderr) == (2, "", missing)
 
 
-PREFORK = """
-import os, sys
+PREFORK = f"""
+import os, signal, sys
 import web_application  # preloaded, then shared by the children
 
 for _ in range(2):
     child = os.fork()
     if not child:
+        signal.alarm({PATIENCE:.0f})  # nobody else would end a child that hangs
         web_application.main()
         sys.stdout.flush()
         os._exit(0)

@@ -165,9 +165,8 @@ def test_a_wrapper_of_ours_shows_the_function_that_it_calls(executor):
         raise LookupError
 
     error = executor.submit(call, 1).exception(PATIENCE)
-    while error.__traceback__.tb_frame.f_code is not _call.__code__ and error.__traceback__.tb_next:
-        error.__traceback__ = error.__traceback__.tb_next
-    assert users_traceback(error.__traceback__).tb_frame.f_code is call.__code__
+    assert error.__traceback__.tb_frame.f_code is call.__code__
+    assert users_traceback(error.__traceback__) is error.__traceback__
     assert users_traceback(None) is None
 
 
@@ -322,7 +321,7 @@ def test_dropping_an_iterator_half_way_cancels_the_rest(executor, block):
     del results
     gate.set()
     executor.shutdown(wait=True)
-    assert called == [0, 1, 2]
+    assert sorted(called) == [0, 1, 2]
 
 
 def test_a_chunk_that_runs_when_its_map_is_given_up_ends_with_the_call_that_it_is_in(executor):
@@ -509,7 +508,7 @@ def test_closing_without_waiting_lets_the_calls_end(make, block):
 
 def test_closing_a_view_in_one_of_its_own_calls_raises_instead_of_hanging(make):
     view = make().executor()
-    with pytest.raises(PoolDeadlockError):
+    with pytest.raises(PoolDeadlockError, match=r"ManagerExecutor\.shutdown on .* waits for ManagerExecutor\.shutdown"):
         view.submit(view.shutdown).result(PATIENCE)
     with pytest.raises(RuntimeError, match="after shutdown"):
         view.submit(abs, 1)

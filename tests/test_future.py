@@ -181,7 +181,14 @@ def test_a_wait_without_a_timeout_is_a_wait_for_the_outcome_however_long_that_ta
     assert caught == [CancelledError]
 
 
-@pytest.mark.parametrize("timeout", [-1, float("nan"), "1", True])
+def test_a_negative_timeout_asks_for_the_outcome_without_waiting(owner):
+    future = owner.future()
+    for ask in (future.result, future.exception):
+        with pytest.raises(TimeoutError, match="no outcome within -1 s"):
+            ask(-1)
+
+
+@pytest.mark.parametrize("timeout", [float("nan"), "1", True])
 def test_a_wrong_timeout_is_refused_by_that_name_before_and_after_the_end(owner, timeout):
     waiting, ended = owner.future(), owner.future()
     assert ended._take_settle()

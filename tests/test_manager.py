@@ -434,3 +434,14 @@ def test_config_is_kept_as_given():
         assert manager.queue_task(lambda resource: resource) == []
     assert config.max_worker_count is None
     assert config.resource_pool_size is None
+
+
+def test_the_log_names_the_callback_that_raised(make, log):
+    def note_delivery(result, error):
+        raise LookupError
+
+    manager = make()
+    manager.queue_task_with_callback(lambda resource: 1, note_delivery)
+    manager.stop()
+    (line,) = log.loud()
+    assert "note_delivery" in line.splitlines()[0]

@@ -156,6 +156,19 @@ def test_as_many_idle_threads_as_calls_are_woken(gate, no_tick):
         assert len(pool._threads) == 4
 
 
+def test_an_idle_thread_is_woken_by_a_call_of_its_own_and_by_no_other_thread(gate, no_tick):
+    with ThreadPoolExecutor(2) as pool:
+        occupy(pool, gate, 2)
+        gate.set()
+        queue, late = pool._engine.queue, new_task(pool._engine, lambda resource: "ran", (), False, 0.0)
+        eventually(lambda: len(queue.idle.announced) == 2, "two workers to be idle")
+        queue._main.append(late)
+        queue.wake_next()
+        assert len(queue.idle.announced) == 2
+        pool.submit(abs, -1)
+        assert late.result(PATIENCE) == "ran"
+
+
 def test_there_are_never_more_threads_than_allowed_however_many_submit(gate):
     pool, begin, most = ThreadPoolExecutor(3), threading.Barrier(4), []
 

@@ -50,7 +50,7 @@ class Files:
     are open."""
 
     def __init__(self, options: Options, stdout: TextIO | None) -> None:
-        self.input = _standard_input() if options.input == "-" else _open("--input", options.input, "rb")
+        self.input: BinaryIO = _standard_input() if options.input == "-" else _open("--input", options.input, "rb")
         self._outputs = ExitStack()  # closes them
         try:
             self._open_outputs(options, stdout)
@@ -72,10 +72,10 @@ class Files:
         self._stdout: BinaryIO | None = None
         if options.output == "-":
             self._stdout = files["standard output"] = _standard_output(stdout, self._outputs)
-            self.output = Sink("standard output", self._stdout)
+            self.output: Sink = Sink("standard output", self._stdout)
         else:
             self.output = sink("--output", options.output)
-        self.errors = None if options.errors is None else sink("--errors", options.errors)
+        self.errors: Sink | None = None if options.errors is None else sink("--errors", options.errors)
         _check_that_they_differ(files)
         for file in emptied:
             file.truncate(0)

@@ -31,7 +31,7 @@ class DummyResource:
     def __init__(self, number: int) -> None:
         self.number = number
         """How many were made before it."""
-        self.alive = True
+        self.alive: bool = True
         """Whether it is not destroyed yet."""
 
     def close(self) -> None:
@@ -110,6 +110,7 @@ class ResourceFactory(Generic[R]):
         self._make: Callable[[], Any] = make
         self._free: Callable[[Any], object] | None = free
         self.any_thread = any_thread
+        """Whether a resource may be used in another thread than the one that made it."""
         self.created: list[R] = []
         """What was made, in order."""
         self.destroyed: list[R] = []
