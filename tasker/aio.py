@@ -182,8 +182,6 @@ async def _end_of(puller: asyncio.Task[None]) -> None:
             await asyncio.wait([puller])
         except asyncio.CancelledError as error:
             cancelled = error
-    if not puller.cancelled():
-        puller.exception()  # or asyncio would say that nobody looked at it
     _raise(cancelled)
 
 
@@ -242,7 +240,6 @@ class _LoopWindow(Window):
 
     def cancel(self) -> None:
         self.closed = True
-        self.landed.clear()  # they hold this window
         super().cancel()
 
 

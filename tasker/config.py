@@ -135,7 +135,8 @@ class Config(Generic[R]):
     ) -> Config[T]:
         """A `Config` whose resources are what `with factory() as resource` yields: entering creates, exiting destroys.
 
-        `factory` is called, entered and exited in the thread that owns the resource. Every other field goes by name."""
+        `factory` is called, entered and exited in the thread that owns the resource. Every other field goes by name.
+        Raises `ConfigError` as the constructor does."""
         _check_callable("factory", factory, arguments=0)
         managers = _EnteredManagers(factory)
         made = cast("type[Config[T]]", cls)  # `Config.from_context_manager` says nothing of R: `factory` does

@@ -121,7 +121,8 @@ class Context:
     def wait(self, timeout: float | None = None) -> bool:
         """Sleep for `timeout` seconds (`None`: until done), waking early when the context is done.
 
-        Returns whether it is done. Ctrl-C interrupts it (on Windows from Python 3.14 on)."""
+        Returns whether it is done. Ctrl-C interrupts it (on Windows from Python 3.14 on). Raises `ConfigError` for
+        a wrong time."""
         limit = checks.patience("timeout", timeout)
         if timer.clock is not None and timeout is not None:
             with with_timeout(self, limit) as limited:  # a test's clock is followed by deadlines alone
@@ -144,7 +145,8 @@ class Context:
         """Call `callback()` once when the context is done; at once if it is done already.
 
         It runs in the thread that cancels, or on a thread of its own when a deadline passes; what it raises is logged.
-        Returns a function that takes it back and says whether that was in time (Go's `AfterFunc`)."""
+        Returns a function that takes it back and says whether that was in time (Go's `AfterFunc`). Raises `TypeError`
+        for what cannot be called without arguments."""
         _check_callback(callback)
         entry = functools.partial(callback)  # compared by identity: one may be added twice, and == may be the user's
         with self._lock:
@@ -166,10 +168,12 @@ class Context:
     # -- what its owner does -----------------------------------------------------------------------------------
 
     def cancel(self, cause: BaseException | None = None) -> None:
-        """End this context and all that were made from it; harmless when done. Runs their callbacks, in this thread."""
+        """End this context and all that were made from it; harmless when done. Runs their callbacks, in this thread.
+
+        Raises `TypeError` for a `cause` that is no exception, and always on `background()`."""
         if cause is not None and not isinstance(cause, BaseException):
             raise TypeError(f"cause must be an exception or None, not {shown(cause)}")
-        run_callbacks(self.end(ContextCancelledError("context cancelled"), cause))
+        run_callbacks(self._end(ContextCancelledError("context cancelled"), cause))
 
     def __enter__(self) -> Self:
         return self
@@ -186,7 +190,7 @@ class Context:
 
     # -- inside tasker -----------------------------------------------------------------------------------------
 
-    def end(self, error: EndedError, cause: BaseException | None) -> list[Callback]:
+    def _end(self, error: EndedError, cause: BaseException | None) -> list[Callback]:
         """End this context and all below it; return the user's callbacks for the caller to run."""
         callbacks: list[Callback] = []
         ending: list[Context] = [self]
@@ -220,11 +224,11 @@ class Context:
                 if error is None:
                     parent._children[self] = None
             if error is not None:
-                self.end(error, parent._cause)
+                self._end(error, parent._cause)
         if self._deadline is None or self._error is not None or self._deadline == (parent and parent.deadline()):
             return
         if self._deadline <= timer.now():
-            self.end(_deadline_error(), None)
+            self._end(_deadline_error(), None)
             return
         entry = self._entry = timer.at(self._deadline, self._deadline_passed)
         if self._error is not None:  # ended in between: its entry must not stay behind
@@ -238,7 +242,7 @@ class Context:
         return True
 
     def _deadline_passed(self) -> None:
-        _aside.run(*_guarded(self.end(_deadline_error(), None)))
+        _aside.run(*_guarded(self._end(_deadline_error(), None)))
         if not _healing:
             _heal_callbacks()
 
@@ -297,18 +301,22 @@ def background() -> Context:
 
 
 def with_cancel(parent: Context) -> Context:
-    """A context that ends when it is cancelled, or with `parent`."""
+    """A context that ends when it is cancelled, or with `parent`. Raises `TypeError` for a `parent` that is none."""
     return _derive(parent)
 
 
 def with_timeout(parent: Context, seconds: float) -> Context:
-    """A context that ends after `seconds` from now (0: at once; infinite: never by itself), or with `parent`."""
+    """A context that ends after `seconds` from now (0: at once; infinite: never by itself), or with `parent`.
+
+    Raises `ConfigError` for a wrong time, `TypeError` for a `parent` that is no context."""
     limit = checks.seconds("seconds", seconds, infinite=True)
     return _derive(parent, None if limit == float("inf") else timer.now() + limit)
 
 
 def with_deadline(parent: Context, monotonic: float) -> Context:
-    """A context that ends when `time.monotonic()` reaches `monotonic`, or with `parent`."""
+    """A context that ends when `time.monotonic()` reaches `monotonic` (seconds), or with `parent`.
+
+    Raises `TypeError` for what is no time (NaN, say), or for a `parent` that is no context."""
     if isinstance(monotonic, bool) or not isinstance(monotonic, (int, float)) or monotonic != monotonic:
         raise TypeError(f"monotonic must be a time of time.monotonic(), not {shown(monotonic)}")
     try:
@@ -319,7 +327,9 @@ def with_deadline(parent: Context, monotonic: float) -> Context:
 
 
 def with_value(parent: Context, key: object, value: object) -> Context:
-    """A context that answers `value(key)` with `value`, and ends when it is cancelled, or with `parent`."""
+    """A context that answers `value(key)` with `value`, and ends when it is cancelled, or with `parent`.
+
+    Raises `TypeError` when `key` is `None`, or for a `parent` that is no context."""
     if key is None:
         raise TypeError("key must not be None")
     return _derive(parent, key=key, value=value)

@@ -21,7 +21,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator
-from concurrent.futures import CancelledError, Executor
+from concurrent.futures import CancelledError, Executor, Future
 from inspect import CO_ASYNC_GENERATOR, CO_COROUTINE
 from itertools import islice
 from types import BuiltinFunctionType, FunctionType, MethodType, TracebackType
@@ -48,10 +48,11 @@ class CallExecutor(Executor):
     _accept: Callable[[Callable[..., Any], tuple[Any, ...]], TaskFuture[Any]]
     _judges = True  # whether what a call raises may break a resource, and so has to reach the worker
 
-    def submit(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> TaskFuture[T]:
-        """Queue the call `fn(*args, **kwargs)` and return its future at once.
+    def submit(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Future[T]:
+        """Queue the call `fn(*args, **kwargs)` and return its future, a `TaskFuture`, at once.
 
-        Raises `TypeError` for what is not callable and for a coroutine function, `RuntimeError` after `shutdown()`."""
+        Blocks only while the queue of a view's manager is bounded and full. Raises `TypeError` for what is not callable
+        and for a coroutine function, `RuntimeError` after `shutdown()`."""
         # pyright takes any callable for a FunctionType
         if type(fn) is not FunctionType or fn.__code__.co_flags & _ASYNCHRONOUS:  # pyright: ignore
             _check_function(fn)

@@ -133,7 +133,8 @@ class TaskFuture(Future[T]):
 
         Blocks until there is one; Ctrl-C interrupts that (on Windows from Python 3.14 on). Raises `TimeoutError` after
         `timeout` seconds, which leaves the task alone, and `CancelledError` when the task was cancelled. Without a
-        timeout and inside of another task, `PoolDeadlockError` if the wait could never end."""
+        timeout and inside of another task, `PoolDeadlockError` if the wait could never end. `ConfigError` for a wrong
+        time."""
         if self._final is not FINISHED or timeout is not None:
             self._wait(timeout)
         if self._exception is not None:
@@ -157,7 +158,8 @@ class TaskFuture(Future[T]):
     def cancel(self) -> bool:
         """Cancel the task if it has not started: `True` means that it never runs (again).
 
-        Of a running task this cancels the context and returns `False`; it will not be retried."""
+        Of a running task this cancels the context and returns `False`; it will not be retried. Does not wait, but runs
+        the callbacks of the future or of the context, in this thread."""
         if self._withdraw():
             return True
         if self._final is None:
@@ -184,7 +186,7 @@ class TaskFuture(Future[T]):
         """Call `fn(self)` when there is an outcome, at once if there is; callbacks run in the order they were added.
 
         It runs in the thread that settles the task, a worker most often, or on a thread of its own after a timeout or
-        `kill()`. What it raises is logged."""
+        `kill()`. What it raises is logged. Raises `TypeError` for what cannot be called with one argument."""
         check_callable("fn", fn, 1, given="the future")
         callback = DoneCallback(fn)
         self._announce(callback)
@@ -286,7 +288,7 @@ class TaskFuture(Future[T]):
         if was_waiting:
             owner.entry_died(self)
         self._cancel_asked = True
-        jobs = self._context.end(ending, error) if self._context is not None else []
+        jobs = self._context._end(ending, error) if self._context is not None else []
 
         def settle() -> list[DoneCallback]:
             owner.record_failure(self, error, was_waiting=was_waiting)
@@ -309,7 +311,7 @@ class TaskFuture(Future[T]):
         if self._final is not None or self._cancel_asked:
             return []
         self._cancel_asked = True
-        return self._context.end(ending, cause) if self._context is not None else []
+        return self._context._end(ending, cause) if self._context is not None else []
 
     def _withdraw(self, *, refused: bool = False) -> bool:
         """Cancel a waiting task; `False` when it was started or settled. Of a refused one nobody is told."""

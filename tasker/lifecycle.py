@@ -209,7 +209,7 @@ class Lifecycle:
         for task in self._running():
             jobs += task._ask_to_end(self._cancelled(), self._killed_error("while the task was running"))
         for context in list(self._parts.run_contexts):  # a tuple() is not made in one step without the GIL
-            jobs += context.end(self._cancelled(), self._killed_error("while run_task was running"))
+            jobs += context._end(self._cancelled(), self._killed_error("while run_task was running"))
         self._parts.aside.run(*jobs)
 
     def _kill_running(self) -> None:

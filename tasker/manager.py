@@ -212,9 +212,9 @@ class TaskManager(Generic[R]):
         At most `max_in_flight` items (`None`: 4 times the most workers, times `chunksize`) are taken and not yet handed
         out: the window is filled now, and again whenever a result is asked for. So `items` may be endless, and memory
         stays flat. `ordered`: results in the order of the items; else as they come. `timeout`: seconds for an item,
-        waiting and running. `return_exceptions`: an item's exception is handed out in the place of its result; else it
-        is raised there and ends the stream. `chunksize`: so many items make one task, which counts once in the metrics;
-        for many tiny items, 10 or 100. `priority` and `once` as for `submit`.
+        waiting and running (a chunk has them for each of its items). `return_exceptions`: an item's exception is handed
+        out in the place of its result; else it is raised there and ends the stream. `chunksize`: so many items make one
+        task, which counts once in the metrics; for many tiny items, 10 or 100. `priority` and `once` as for `submit`.
 
         What the input raises is raised after the results of what was taken before. Ending the stream, by closing or
         forgetting it or by an exception, cancels what is in flight. Blocks only where the bounded queue is full; asking
@@ -265,7 +265,7 @@ class TaskManager(Generic[R]):
         timeout: float | None = None,
         queue_timeout: float | None = None,
     ) -> Any:
-        """Await a task's result: `submit` for asyncio. Raises the task's own exception.
+        """Await a task's result: `submit` for asyncio. Raises the task's own exception, or what `submit` raises.
 
         Where the queue is bounded it awaits room, `queue_timeout` seconds at most, without blocking the loop or needing
         a thread. Cancelling it empties the place of a waiting task; a running one has its context cancelled."""
@@ -325,9 +325,10 @@ class TaskManager(Generic[R]):
     ) -> AsyncGenerator[Any, None]:
         """`map` for asyncio: `async for result in manager.amap(fn, items)`. The same arguments, rules and errors.
 
-        `items` may be asynchronous; a slow input holds up no result. The window is filled when the first result is
-        asked for. Where the queue is bounded it awaits room. Cancelling the consumer, or `aclose()`, cancels what is in
-        flight; a loop that is left by `break` does so when its generator is collected, as with any other."""
+        `items` may be asynchronous; an input that is awaited holds up no result, one that is not is asked in the loop's
+        thread. The window is filled when the first result is asked for. Where the queue is bounded it awaits room.
+        Cancelling the consumer, or `aclose()`, cancels what is in flight and waits for the input to notice; a loop that
+        is left by `break` does so when its generator is collected, as with any other."""
         from tasker import aio  # which imports asyncio
 
         plan = self._plan(
@@ -359,11 +360,14 @@ class TaskManager(Generic[R]):
     def join(self, timeout: float | None = None) -> bool:
         """Wait until no accepted task waits or runs, without closing; `False` after `timeout` seconds.
 
-        Raises `PoolDeadlockError` in one of the manager's own tasks, which would wait for itself."""
+        Raises `PoolDeadlockError` in one of the manager's own tasks, which would wait for itself, and `ConfigError` for
+        a wrong time."""
         return self._engine.join(timeout)
 
     def wait_ready(self, timeout: float | None = None) -> bool:
-        """Wait until the base workers hold resources; `False` after `timeout` seconds, or when closing begins."""
+        """Wait until the base workers hold resources; `False` after `timeout` seconds, or when closing begins.
+
+        Raises `ConfigError` for a wrong time."""
         return self._engine.wait_ready(timeout)
 
     # -- looking ---------------------------------------------------------------------------------------------------
@@ -383,7 +387,7 @@ class TaskManager(Generic[R]):
 
         When that takes longer than `timeout` seconds it goes on as `kill()` does. Called from a task, a callback or a
         signal handler that interrupted tasker, it begins to stop and returns at once with `drained=False`. May be
-        called again, and at the same time as `kill()`."""
+        called again, and at the same time as `kill()`. Raises `ConfigError` for a wrong time; then it stops nothing."""
         return self._engine.stop(timeout)
 
     def kill(self, timeout: float = KILL_TIMEOUT) -> StopReport:
@@ -391,7 +395,8 @@ class TaskManager(Generic[R]):
 
         Running tasks get `timeout` seconds to notice; then their futures fail too, and their threads are left behind,
         named in the report; each destroys its resource when its task returns. Returns at once where `stop()` does. May
-        be called again, and at the same time as `stop()`, which it overtakes."""
+        be called again, and at the same time as `stop()`, which it overtakes. Raises `ConfigError` for a wrong time;
+        then it kills nothing."""
         return self._engine.kill(timeout)
 
     def __enter__(self) -> Self:

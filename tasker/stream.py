@@ -29,7 +29,7 @@ from typing import Any, Generic, Self, TypedDict, TypeVar
 from tasker import checks, deadlock
 from tasker.context import Context
 from tasker.current import current_worker
-from tasker.errors import ConfigError, shown
+from tasker.errors import ConfigError, DeadlineExceededError, shown
 from tasker.future import TaskFuture
 from tasker.parking import Seat
 from tasker.signature import wants_context
@@ -223,7 +223,10 @@ class Chunk:
 def _run_chunk(context: Context, resource: Any, fn: Callable[..., Any], wants_context: bool, chunk: Chunk) -> None:
     for item in chunk.items[len(chunk.results) :]:
         context.raise_if_done()
-        chunk.results.append(fn(context, resource, item) if wants_context else fn(resource, item))
+        result = fn(context, resource, item) if wants_context else fn(resource, item)
+        if isinstance(context.err(), DeadlineExceededError):
+            context.raise_if_done()  # too late: the timeout is this item's, not the next one's
+        chunk.results.append(result)
 
 
 def new_plan(
@@ -350,6 +353,7 @@ class Window:
             future, _ = self.flying.popitem()
             future.cancel()
             future._see()
+        self.landed.clear()
 
 
 class _ThreadWindow(Window):

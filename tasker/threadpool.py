@@ -128,7 +128,7 @@ class OnDemandEngine(Engine[None]):
         self, most: int, name: str, initializer: Callable[..., object] | None, initargs: Iterable[Any]
     ) -> None:
         self.most = most
-        self.broken = False
+        self.broken: bool = False
         self.was_shut_down = False  # by its user
         self._worker_numbers = itertools.count()
         super().__init__(

@@ -5,6 +5,7 @@ is special to one module (the calling rule, say) stands in the tests of that mod
 
 from __future__ import annotations
 
+import asyncio
 import dataclasses
 import functools
 import inspect
@@ -328,11 +329,13 @@ argument(
 
 # -- submitting
 
-for _method in ("submit", *TWELVE, "run_task"):
+for _method in ("submit", "asubmit", *TWELVE, "run_task"):
     _extra = (lambda world: (world.callback,)) if _method.endswith("callback") else (lambda world: ())
 
     def _call(world, fn, *args, method=_method, extra=_extra, **options):
         done = getattr(world.manager, method)(fn, *extra(world), *args, **options)
+        if inspect.iscoroutine(done):
+            return asyncio.run(done)
         return done.result(PATIENCE) if isinstance(done, TaskFuture) else done
 
     argument(
@@ -368,10 +371,10 @@ for _method in ("submit", *TWELVE, "run_task"):
             wrong=seconds("0 or more"),
             right=[0, 0.0, timedelta(0), *FOREVER],
         )
-    if _method == "submit":
+    if _method in ("submit", "asubmit"):
         for _flag in ("priority", "once"):
             argument(
-                f"TaskManager.submit.{_flag}",
+                f"TaskManager.{_method}.{_flag}",
                 lambda world, value, call=_call, flag=_flag: call(world, task, **{flag: value}),
                 lambda world, value, call=_call, flag=_flag: call(world, task, timeout=PATIENCE, **{flag: value}),
                 wrong=FLAGS,
@@ -383,6 +386,80 @@ for _method in ("submit", *TWELVE, "run_task"):
             lambda world, value, method=_method: getattr(world.manager, method)(task, value),
             wrong=callables("result, error", lambda: 0, lambda a: 0, lambda a, b, c: 0, lambda a, b, *, c: 0),
             right=[lambda result, error: 0, lambda *both: 0, lambda result, error, more=0: 0, max],
+        )
+
+# -- mapping
+
+
+def map_task(resource, item):
+    return item
+
+
+def mapped(world, *arguments, **options):
+    return list(world.manager.map(*arguments, **options))
+
+
+def amapped(world, *arguments, **options):
+    results = world.manager.amap(*arguments, **options)  # which checks all at once
+
+    async def collect():
+        return [result async for result in results]
+
+    return asyncio.run(collect())
+
+
+for _method, _map in (("map", mapped), ("amap", amapped)):
+    argument(
+        f"TaskManager.{_method}.fn",
+        lambda world, value, map=_map: map(world, value, range(2)),
+        lambda world, value, map=_map: map(world, value, range(2), chunksize=2),
+        wrong=[
+            *callables(
+                "cannot be called",
+                *(lambda: 0, lambda r: 0, lambda c, r, i, a: 0, lambda r, i, *, key: 0),
+                says="callable",
+            ),
+            Bad(WrongArity(), "cannot be called"),
+        ],
+        right=[
+            map_task,
+            lambda ctx, resource, item: 0,
+            lambda resource, item, a=1: 0,
+            lambda *all: 0,
+            functools.partial(map_task),
+        ],
+        called="task",
+    )
+    argument(
+        f"TaskManager.{_method}.items",
+        lambda world, value, map=_map: map(world, map_task, value),
+        lambda world, value, map=_map: map(world, map_task, value, chunksize=2),
+        wrong=[
+            *(Bad(value, "must be iterable") for value in (None, 5, 0.5, list, len, asynchronous_generator, object())),
+            *unprintable("must be iterable"),
+        ],
+        right=[[], "ab", {1: 2}, range(3), iter("ab")],
+    )
+    argument(
+        f"TaskManager.{_method}.timeout",
+        lambda world, value, map=_map: map(world, map_task, range(2), timeout=value),
+        lambda world, value, map=_map: map(world, map_task, range(2), timeout=value, chunksize=2),
+        wrong=[*seconds("more than 0"), *(Bad(value, "more than 0") for value in (0, 0.0, timedelta(0)))],
+        right=FOREVER,
+    )
+    for _number in ("max_in_flight", "chunksize"):
+        argument(
+            f"TaskManager.{_method}.{_number}",
+            lambda world, value, map=_map, name=_number: map(world, map_task, range(2), **{name: value}),
+            wrong=[*whole(1), Bad(0, "1 or more")],
+            right=NUMBERS,
+        )
+    for _flag in ("ordered", "return_exceptions", "priority", "once"):
+        argument(
+            f"TaskManager.{_method}.{_flag}",
+            lambda world, value, map=_map, flag=_flag: map(world, map_task, range(2), **{flag: value}),
+            wrong=FLAGS,
+            right=[True, False],
         )
 
 # -- waiting, closing
@@ -516,7 +593,6 @@ def parameters():
     for owner in (TaskManager, TaskFuture, Context):
         methods = inspect.getmembers(owner, inspect.isfunction)
         functions |= {f"{owner.__name__}.{name}": method for name, method in methods if not name.startswith("_")}
-    del functions["Context.end"]  # tasker's own
     for name, function in functions.items():
         yield from (f"{name}.{each}" for each in inspect.signature(function).parameters if each != "self")
 

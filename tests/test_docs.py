@@ -187,8 +187,8 @@ def _functions() -> Iterator[tuple[Where, str, Any]]:
 
 def _with_what_it_points_to(where: Where, text: str) -> str:
     """A docstring, and those of the methods of the same class that it is to be read with."""
-    names = re.findall(r"(?:[Aa]s|[Ss]ee) `(\w+)|`(\w+)` for asyncio", text)
-    return text + "".join(docstring(getattr(public()[where], one or other, None)) for one, other in names)
+    names = {one or other for one, other in re.findall(r"(?:[Aa]s|[Ss]ee) `(\w+)|`(\w+)` for asyncio", text)}
+    return text + "".join(docstring(method) for place, name, method in methods() if place == where and name in names)
 
 
 def test_every_function_that_takes_a_time_says_that_it_is_seconds() -> None:

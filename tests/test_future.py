@@ -511,25 +511,24 @@ def test_a_finished_task_leaves_no_timer_behind(make):
     eventually(lambda: tasker.timer._timer.waiting() < 1500)
 
 
-def test_futures_can_be_awaited(make):
+def test_asyncio_can_wrap_futures_as_any_of_the_standard_library(make):
     manager = make()
 
     def fail(resource):
         raise KeyError("mine")
 
     async def main():
-        assert await manager.queue_task_async(lambda resource: 5) == 5
         with pytest.raises(KeyError):
-            await manager.queue_task_async(fail)
-        results = await asyncio.gather(*(manager.queue_task_async(lambda resource, x: x, i) for i in range(200)))
-        assert results == list(range(200))
-        assert await asyncio.wrap_future(manager.submit(lambda resource: 6)) == 6
+            await asyncio.wrap_future(manager.submit(fail))
+        futures = (manager.submit(lambda resource, x: x, i) for i in range(200))
+        assert await asyncio.gather(*map(asyncio.wrap_future, futures)) == list(range(200))
 
     asyncio.run(main())
 
 
 @pytest.mark.parametrize("error", [StopIteration, GeneratorExit])
 def test_an_exception_that_coroutines_cannot_be_thrown_neither_hangs_nor_ends_an_awaiter(make, error):
+    """Wrapped, that is; test_aio.py awaits futures themselves."""
     manager = make()
 
     def fail(resource):
@@ -537,7 +536,7 @@ def test_an_exception_that_coroutines_cannot_be_thrown_neither_hangs_nor_ends_an
 
     async def main():
         with pytest.raises(RuntimeError, match=error.__name__) as caught:
-            await asyncio.wait_for(manager.queue_task_async(fail), PATIENCE)
+            await asyncio.wait_for(asyncio.wrap_future(manager.submit(fail)), PATIENCE)
         assert type(caught.value.__cause__) is error
 
     asyncio.run(main())
@@ -555,7 +554,7 @@ def test_who_asks_for_an_exception_in_a_coroutine_gets_the_tasks_own(owner, erro
     assert asyncio.run(main()) == [own]
 
 
-def test_cancelling_the_awaiting_task_cancels_the_queued_one(blocked):
+def test_cancelling_a_wrapped_future_cancels_the_queued_task(blocked):
     async def main():
         future = blocked.manager.submit(lambda resource: 0)
         waiter = asyncio.ensure_future(asyncio.wrap_future(future))

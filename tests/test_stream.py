@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import contextvars
 import gc
 import itertools
 import operator
@@ -12,22 +13,21 @@ import sys
 import threading
 import weakref
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import pytest
 
 from tasker import (
-    Config,
     ConfigError,
+    ContextCancelledError,
     PoolDeadlockError,
     QueueFullError,
-    TaskManager,
     TaskManagerKilledError,
     TaskManagerShutdownError,
     TaskTimeoutError,
     current_context,
+    deadlock,
 )
-from tasker.current import current_worker
 from tasker.parking import gil_enabled
 from tests.conftest import PATIENCE, Sick, eventually
 from tests.test_interrupts import Interrupter
@@ -35,9 +35,7 @@ from tests.test_interrupts import Interrupter
 ORDERS = pytest.mark.parametrize("ordered", [True, False], ids=["ordered", "unordered"])
 CHUNKS = pytest.mark.parametrize("chunksize", [1, 3])
 KINDS = [{"ordered": True}, {"ordered": False}, {"chunksize": 3}, {"chunksize": 3, "ordered": False}]
-EVERY_KIND = pytest.mark.parametrize(
-    "kind", KINDS, ids=["ordered", "unordered", "chunks", "chunks unordered"]
-)  # of stream
+EVERY_KIND = pytest.mark.parametrize("kind", KINDS, ids=["ordered", "unordered", "chunks", "chunks unordered"])
 
 
 class Failure(Exception):
@@ -231,8 +229,6 @@ def test_results_come_in_the_order_of_the_items_or_as_they_are_there(make, order
 
 
 def test_the_function_runs_in_the_variables_of_whoever_asks(make):
-    import contextvars
-
     variable = contextvars.ContextVar("variable", default=0)
     variable.set(1)
     assert list(make().map(lambda _, item: variable.get() + item, range(3))) == [1, 2, 3]
@@ -285,9 +281,7 @@ def test_exactly_so_many_items_are_taken_and_not_handed_out(make, ordered, chunk
 @CHUNKS
 def test_items_that_end_in_errors_take_as_much_room_as_others(make, ordered, chunksize):
     items = Input(range(30))
-    stream = make().map(
-        fail, items, max_in_flight=7, ordered=ordered, chunksize=chunksize, return_exceptions=True
-    )
+    stream = make().map(fail, items, max_in_flight=7, ordered=ordered, chunksize=chunksize, return_exceptions=True)
     for asked in range(30):
         assert items.taken - asked <= 7
         assert isinstance(next(stream), Failure)
@@ -357,11 +351,6 @@ def leave_block(stream):
 def leave_block_by_error(stream):
     with contextlib.suppress(Failure), stream:
         raise Failure
-
-
-def interrupt_in_input(stream):
-    with pytest.raises(KeyboardInterrupt):
-        list(stream)
 
 
 ENDS = {"closed": close, "closed twice": close_twice, "left": leave_block, "left by an error": leave_block_by_error}
@@ -454,8 +443,11 @@ def test_ctrl_c_while_it_sleeps_ends_it(make, ordered):
     def function(ctx, resource, item):
         if item:
             assert asked.wait(PATIENCE)
-            signal.pthread_kill(main, signal.SIGINT)
-            cancelled.append(ctx.wait(PATIENCE))
+            for _ in range(int(PATIENCE)):
+                signal.pthread_kill(main, signal.SIGINT)
+                if ctx.wait(1.0):
+                    break  # else it came between Python's last look for signals and the sleep, and was not seen
+            cancelled.append(ctx.cancelled())
         return item
 
     stream = manager.map(function, items(), max_in_flight=3, ordered=ordered)
@@ -488,7 +480,8 @@ def test_ctrl_c_at_every_moment_of_asking_cancels_what_is_left(make, ordered, ch
     while interrupted:
         moment += 1
         first, second, running = range(chunksize), range(chunksize, 2 * chunksize), 2 * chunksize
-        hold = Hold(*first, *second)
+        in_between = range(4 * chunksize, 5 * chunksize)  # what is being submitted may have been accepted
+        hold = Hold(*first, *second, *in_between)
         stream = manager.map(hold, itertools.count(), max_in_flight=4 * chunksize, ordered=ordered, chunksize=chunksize)
         results = iter(stream)
         assert take(results, chunksize) == list(first)
@@ -501,11 +494,46 @@ def test_ctrl_c_at_every_moment_of_asking_cancels_what_is_left(make, ordered, ch
         stream.close()
         assert manager.join(PATIENCE), interrupter.where
         assert hold.cancelled[:1] == [running], interrupter.where
-        # the one that was being submitted may have been accepted
-        assert set(hold.started) <= {*first, *second, running, 4 * chunksize}, interrupter.where
+        assert set(hold.started) <= {*first, *second, running, *in_between}, interrupter.where
         m = manager.metrics()
         assert m.total_tasks_arrived == m.total_tasks_completed + m.total_tasks_failed + m.total_tasks_cancelled
     assert moment > 5, "no trace function was called"
+
+
+@pytest.mark.skipif(sys.gettrace() is not None, reason="a debugger or a coverage tool traces this thread")
+@pytest.mark.usefixtures("no_collection")
+@ORDERS
+@CHUNKS
+def test_ctrl_c_at_every_moment_of_the_call_cancels_what_is_left(make, ordered, chunksize):
+    manager = make(worker_count=1, max_worker_count=1, burst_interval=0.002)
+    started = []
+
+    def run(resource, item):
+        started.append(item)
+
+    moment, interrupted = 0, True
+    while interrupted:
+        moment += 1
+        gated = Gated()
+        manager.submit(gated, None)
+        assert gated.runs.wait(PATIENCE)
+        started.clear()
+        options = {"max_in_flight": 2 * chunksize, "ordered": ordered, "chunksize": chunksize}
+        stream = None
+        with Interrupter(moment, everywhere=False) as interrupter, contextlib.suppress(KeyboardInterrupt):
+            stream = manager.map(run, itertools.count(), **options)
+        interrupted = interrupter.where is not None
+        interrupter.last.clear()  # or its frames would keep the stream
+        if stream is not None:
+            stream.close()
+        gated.gate.set()
+        assert manager.join(PATIENCE), interrupter.where
+        # nothing, or what was being submitted and had been accepted
+        assert started in ([], [*range(chunksize)], [*range(chunksize, 2 * chunksize)]), interrupter.where
+        m = manager.metrics()
+        assert m.total_tasks_arrived == m.total_tasks_completed + m.total_tasks_failed + m.total_tasks_cancelled
+    assert started == []
+    assert moment > 15, "no trace function was called"
 
 
 # -- errors ----------------------------------------------------------------------------------------------------------
@@ -611,7 +639,7 @@ def test_what_is_refused_between_two_looks_at_the_closing_is_never_waited_for(ma
     assert isinstance(error, TaskManagerShutdownError)
 
 
-class Falsy(Exception):
+class Falsy(Exception):  # as an empty collection
     def __len__(self):
         return 0
 
@@ -730,9 +758,7 @@ def test_an_item_that_waits_too_long_never_starts(make, ordered, gated):
 def test_the_timeout_of_a_chunk_hits_the_item_that_runs_then(make, ordered):
     hold = Hold(0, 2, 3)
     manager = make(worker_count=1, max_worker_count=1)
-    results = list(
-        manager.map(hold, range(4), timeout=0.05, chunksize=4, ordered=ordered, return_exceptions=True)
-    )
+    results = list(manager.map(hold, range(4), timeout=0.05, chunksize=4, ordered=ordered, return_exceptions=True))
     assert [type(result) for result in results] == [int, TaskTimeoutError, int, int]
     assert hold.started == [0, 1, 2, 3]
     assert "4 items" not in str(results[1])
@@ -846,6 +872,7 @@ def test_an_input_whose_length_fails_is_refused_before_anything_is_taken(make):
 @EVERY_KIND
 def test_tqdm_shows_a_full_bar(make, kind):
     tqdm = pytest.importorskip("tqdm")
+    tqdm.tqdm.monitor_interval = 0  # no thread of its own
     manager = make()
     with open(os.devnull, "w") as nowhere:
         bar = tqdm.tqdm(manager.map(double, range(20), **kind), file=nowhere)
@@ -967,8 +994,6 @@ def test_no_alarm_while_another_worker_can_be_hired(make, kind):
 
 
 def test_a_wait_for_a_stream_is_over_when_it_is(make):
-    from tasker import deadlock
-
     manager = make(worker_count=2)
     for kind in KINDS:
         manager.submit(lambda _, kind=kind: list(manager.map(double, range(50), **kind))).result(PATIENCE)
@@ -1019,7 +1044,7 @@ def test_a_kill_ends_whoever_asks(make, kind):
     # the one that ran has seen its context end, and returned
     ((results, error),) = outcome
     assert results in ([], [0])
-    assert isinstance(error, (TaskManagerKilledError, TaskManagerShutdownError, Exception))
+    assert isinstance(error, (TaskManagerKilledError, TaskManagerShutdownError, ContextCancelledError))
     assert hold.started == [0]
 
 
@@ -1075,7 +1100,8 @@ def test_in_a_forked_child_a_stream_raises_or_ends(make, kind, gated):
             third.close()
             assert first[0] == []
             assert isinstance(first[1], TaskManagerShutdownError)
-            assert len(second[0]) in (0, 2, 5), second  # all that was in flight, unless a chunk's rest was refused
+            assert 1 <= len(second[0]) <= 5
+            assert isinstance(second[1], TaskManagerShutdownError)
             assert all(isinstance(error, TaskManagerShutdownError) for error in second[0])
             code = 7
         finally:
@@ -1125,7 +1151,9 @@ def test_a_second_thread_that_asks_meanwhile_is_told(make, gated, ordered):
         asked.set()
         yield 2
 
-    stream = manager.map(lambda resource, item: gated(resource, item) if item else 0, items(), max_in_flight=2, ordered=ordered)
+    stream = manager.map(
+        lambda resource, item: gated(resource, item) if item else 0, items(), max_in_flight=2, ordered=ordered
+    )
     assert next(stream) == 0
     results = []
     consumer = in_thread(lambda: results.extend(stream))
@@ -1181,11 +1209,11 @@ class Watch:
     def count(self):
         return sum(reference() is not None for reference in self.references)
 
-    def things(self, count, error=None):
+    def things(self, count, *, fails=False):
         for _ in range(count):
             yield self(Thing())
-        if error is not None:
-            raise self(error)
+        if fails:
+            raise self(Heavy(self(Thing())))
 
 
 def at_rest(manager):
@@ -1257,18 +1285,18 @@ def some_items_fail(manager, watch, kind):
 
 def input_fails(manager, watch, kind):
     with pytest.raises(Heavy):
-        list(manager.map(lambda resource, item: watch(Thing()), watch.things(20, Heavy(watch(Thing()))), **kind))
+        list(manager.map(lambda resource, item: watch(Thing()), watch.things(20, fails=True), **kind))
 
 
 def input_fails_and_nobody_looks(manager, watch, kind):
-    stream = manager.map(lambda resource, item: watch(Thing()), watch.things(6, Heavy(watch(Thing()))), **kind)
+    stream = manager.map(lambda resource, item: watch(Thing()), watch.things(6, fails=True), **kind)
     next(stream)
     stream.close()
 
 
 def input_fails_at_once(manager, watch, kind):
     with pytest.raises(Heavy):
-        manager.map(lambda resource, item: None, watch.things(0, Heavy(watch(Thing()))), **kind)
+        manager.map(lambda resource, item: None, watch.things(0, fails=True), **kind)
 
 
 def refused(manager, watch, kind):
@@ -1342,13 +1370,13 @@ def test_all_of_a_stream_is_freed_with_it(make, kind, mishap):
         assert watch.alive() == []
 
 
-def test_a_kept_error_keeps_nothing_of_the_other_items(make):
+@pytest.mark.usefixtures("no_collection")
+@EVERY_KIND
+def test_a_kept_error_keeps_nothing_of_the_other_tasks(make, kind):
+    """Its traceback holds the frames of the stream."""
     manager = make(worker_count=1, max_worker_count=1)
     watch = Watch()
-    for kind in KINDS:
-        _, error = until_error(manager.map(fail, watch.things(20), **kind))
-        assert isinstance(error, Failure)
-        error.args = ()
-        error.__traceback__ = error.__traceback__.tb_next.tb_next  # without the frames of this test
-        eventually(lambda: at_rest(manager) and watch.count() <= 2 * 20)
-        del error
+    _, error = until_error(manager.map(fail, watch.things(60), **kind))
+    # those of its own task, the last that was taken, and the one that the input may hold
+    eventually(lambda: at_rest(manager) and watch.count() <= kind.get("chunksize", 1) + 2)
+    assert isinstance(error, Failure)

@@ -16,9 +16,11 @@ from typing import Any
 
 import pytest
 
+import tasker
 from tasker import Config, TaskManager
 
 ROOT = Path(__file__).parents[1]
+PROGRAMS = ROOT / "tests/typing"
 CHECKED = ("tasker", "examples", "tests/typing")
 
 
@@ -32,14 +34,19 @@ def _load(path: Path) -> ModuleType:
     return module
 
 
-right = _load(ROOT / "tests/typing/right.py")
-RIGHT_PROGRAMS = [
-    value
-    for value in vars(right).values()
-    if inspect.isfunction(value)
-    and value.__module__ == right.__name__
-    and list(inspect.signature(value).parameters) == ["m"]
-]
+def _programs(path: Path) -> Iterator[Any]:
+    """What is to be run of a file, with the name of the file and of the program."""
+    module = _load(path)
+    for name, value in vars(module).items():
+        own = inspect.isfunction(value) and value.__module__ == module.__name__
+        if own and list(inspect.signature(value).parameters) == ["m"]:
+            yield pytest.param(value, module.Connection, id=f"{path.stem}-{name}")
+
+
+def _run(checker: str, *options: str, **variables: str) -> subprocess.CompletedProcess[str]:
+    pytest.importorskip(checker)
+    env = {**os.environ, "PYRIGHT_PYTHON_IGNORE_WARNINGS": "1", **variables}
+    return subprocess.run([sys.executable, "-m", checker, *options], cwd=ROOT, env=env, capture_output=True, text=True)
 
 
 @pytest.mark.timeout(300)
@@ -48,16 +55,25 @@ RIGHT_PROGRAMS = [
     [("mypy", ["--strict", "--cache-dir", os.devnull]), ("pyright", ["--pythonpath", sys.executable])],
 )
 def test_type_checker_accepts_the_right_programs_and_rejects_the_wrong_ones(checker: str, options: list[str]) -> None:
-    pytest.importorskip(checker)
-    command = [sys.executable, "-m", checker, *options, *CHECKED]
-    done = subprocess.run(
-        command, cwd=ROOT, env={**os.environ, "PYRIGHT_PYTHON_IGNORE_WARNINGS": "1"}, capture_output=True, text=True
-    )
+    done = _run(checker, *options, *CHECKED)
     assert done.returncode == 0, done.stdout + done.stderr
 
 
+@pytest.mark.timeout(300)
+def test_the_type_of_everything_public_is_known() -> None:
+    options = ["--pythonpath", sys.executable, "--verifytypes", "tasker", "--ignoreexternal"]
+    found = str(Path(tasker.__file__).parents[1])  # where else it looks is among what is installed
+    done = _run("pyright", *options, PYTHONPATH=found)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "Type completeness score: 100%" in done.stdout
+
+
 def _statements_of_wrong_programs() -> Iterator[tuple[ast.stmt, str]]:
-    source = (ROOT / "tests/typing/wrong.py").read_text()
+    for path in sorted(PROGRAMS.glob("wrong*.py")):
+        yield from _marked_statements(path.read_text())
+
+
+def _marked_statements(source: str) -> Iterator[tuple[ast.stmt, str]]:
     lines = source.splitlines()
     for node in ast.parse(source).body:
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
@@ -67,14 +83,16 @@ def _statements_of_wrong_programs() -> Iterator[tuple[ast.stmt, str]]:
 
 def test_every_wrong_program_says_what_each_checker_reports() -> None:
     statements = list(_statements_of_wrong_programs())
-    assert len(statements) > 100
+    assert len(statements) > 250
     unmarked = [line for _, line in statements if "# type: ignore[" not in line or "# pyright: ignore[" not in line]
     assert unmarked == []
 
 
-@pytest.mark.parametrize("program", RIGHT_PROGRAMS, ids=lambda program: program.__name__)
-def test_right_program_runs(program: Callable[[TaskManager[Any]], Any]) -> None:
-    config = Config(on_create=right.Connection, on_destroy=right.Connection.close, worker_count=2)
+@pytest.mark.parametrize(
+    ("program", "connection"), [program for path in sorted(PROGRAMS.glob("right*.py")) for program in _programs(path)]
+)
+def test_right_program_runs(program: Callable[[TaskManager[Any]], Any], connection: Any) -> None:
+    config = Config(on_create=connection, on_destroy=connection.close, worker_count=2)
     with TaskManager(config) as manager:
         outcome = program(manager)
         if inspect.iscoroutine(outcome):

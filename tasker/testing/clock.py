@@ -15,6 +15,7 @@ import itertools
 import threading
 import time
 from collections.abc import Callable
+from datetime import timedelta
 from types import TracebackType
 from typing import Self
 
@@ -60,7 +61,7 @@ class ManualClock:
         with self._changed:
             return sum(entry.is_set() for _, _, entry in self._heap)
 
-    def advance(self, seconds: float) -> None:
+    def advance(self, seconds: float | timedelta) -> None:
         """Let so many seconds (or a `timedelta`) pass; returns when everything due has passed, earliest first.
 
         Then the contexts are done and the futures finished. Their callbacks run on threads of their own, perhaps later.
@@ -73,7 +74,8 @@ class ManualClock:
     def wait_for_deadlines(self, count: int = 1, timeout: float = PATIENCE) -> None:
         """Wait until at least `count` deadlines are set: until a task sleeps in `ctx.wait()`, say.
 
-        Blocks for at most `timeout` real seconds, then raises `AssertionError`."""
+        Blocks for at most `timeout` real seconds, then raises `AssertionError`. Raises `ConfigError` for a wrong count
+        or time."""
         least = checks.whole_number("count", count, least=0)
         limit = checks.seconds("timeout", timeout)
         with self._changed:

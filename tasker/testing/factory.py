@@ -125,7 +125,9 @@ class ResourceFactory(Generic[R]):
     # -- for the Config ------------------------------------------------------------------------------------------
 
     def create(self) -> R:
-        """Make a resource; raises what `make` does, or what `fail_create()` was told."""
+        """Make a resource; raises what `make` does, or what `fail_create()` was told.
+
+        Raises `ValueError` when `make` returns an object that it returned before and that is not destroyed."""
         with self._lock:
             error = self._creations.next()
         if error is not None:
@@ -189,7 +191,9 @@ class ResourceFactory(Generic[R]):
                 record.users.remove(here)
 
     def use(self, fn: Callable[P, T]) -> Callable[P, T]:
-        """The task `fn`, `fn(resource, ...)` or `fn(ctx, resource, ...)`, which then uses its resource as it runs."""
+        """The task `fn`, `fn(resource, ...)` or `fn(ctx, resource, ...)`, which then uses its resource as it runs.
+
+        Raises `TypeError` for a coroutine function."""
 
         if is_asynchronous(fn):
             raise TypeError(f"fn must be a plain function, not the coroutine function {shown(fn)}: workers are threads")
@@ -202,7 +206,8 @@ class ResourceFactory(Generic[R]):
     def fail_create(self, error: BaseException | None, *, nth: int = 1, times: int | None = 1) -> None:
         """Have the `nth` call of `create()` from now, and those after it, `times` in all, raise `error`.
 
-        `times=None`: all of them. `error=None`: none from now on, whatever was said before."""
+        `times=None`: all of them. `error=None`: none from now on, whatever was said before. Raises `ConfigError` for
+        a wrong `nth` or `times`, `TypeError` for an `error` that is none."""
         with self._lock:
             self._creations.fail(error, nth, times)
 

@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Coroutine, Iterator
 from typing import Any, ParamSpec, TypeVar, assert_type
 
-from tasker import Config, Context, TaskFuture, TaskManager, ThreadPoolExecutor, current_context
+from tasker import Config, Context, TaskManager, ThreadPoolExecutor, current_context
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -78,7 +78,7 @@ def prepare(name: str, level: int) -> None:
 
 def submit_to_a_view(m: TaskManager[Connection]) -> None:
     with m.executor() as view:
-        assert_type(view.submit(answer), TaskFuture[int])
+        assert_type(view.submit(answer).result(timeout=30), int)
         assert_type(view.submit(nothing).result(), None)
         assert_type(view.submit(power, 3).result(), float)
         assert_type(view.submit(power, 3, 4, scale=0.5).result(), float)
@@ -119,7 +119,7 @@ def view_in_asyncio(m: TaskManager[Connection]) -> Coroutine[Any, Any, None]:
             loop = asyncio.get_running_loop()
             assert_type(await loop.run_in_executor(view, answer), int)
             assert_type(await loop.run_in_executor(view, power, 3), float)
-            assert_type(await view.submit(answer), int)
+            assert_type(await asyncio.wrap_future(view.submit(answer)), int)
 
     return main()
 

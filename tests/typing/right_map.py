@@ -169,6 +169,8 @@ def function_with_a_default(m: TaskManager[Connection]) -> None:
     assert_type(m.map(item_with_default, [1, 2]), TaskStream[int])
     assert_type(m.map(with_keyword, [1, 2]), TaskStream[int])
     assert_type(m.map(with_many, [1, 2]), TaskStream[int])
+    for work in (with_default, item_with_default, with_keyword, with_many):
+        assert set(m.map(work, [1, 2], chunksize=2)) in ({3, 6}, {1, 2})
 
 
 def generic_function(m: TaskManager[Connection]) -> None:
@@ -186,6 +188,7 @@ def context_first(m: TaskManager[Connection]) -> None:
     assert_type(m.map(watch_with_default, [1, 2]), TaskStream[str])
     assert_type(m.map(decorated_watch, [1, 2]), TaskStream[bool])
     assert_type(m.map(Multiplier(2).until_done, [1]), TaskStream[bool])
+    assert list(m.map(watch, [1, 2])) == list(m.map(watch, [1, 2], chunksize=2)) == [False, True]
 
 
 def lambda_of_the_resource_and_an_item(m: TaskManager[Connection]) -> None:
@@ -216,6 +219,7 @@ def class_as_a_callable(m: TaskManager[Connection]) -> None:
 def partial(m: TaskManager[Connection]) -> None:
     assert_type(m.map(functools.partial(with_default, factor=2), [1, 2]), TaskStream[int])
     assert_type(m.map(functools.partial(watch_with_default, factor=2), [1, 2]), TaskStream[str])
+    assert list(m.map(functools.partial(watch_with_default, factor=2), [1, 2])) == ["2", "4"]
 
 
 def decorated_function(m: TaskManager[Connection]) -> None:

@@ -42,8 +42,7 @@ def clocks() -> None:
     ManualClock().sleep(5)  # type: ignore[attr-defined]  # pyright: ignore[reportAttributeAccessIssue]
 
 
-def factories(m: TaskManager[Connection]) -> None:
-    factory = ResourceFactory(Connection, Connection.close)
+def factories(m: TaskManager[Connection], factory: ResourceFactory[Connection]) -> None:
     ResourceFactory(Connection, Browser.quit)  # type: ignore[misc]  # pyright: ignore[reportArgumentType]
     ResourceFactory(Connection())  # type: ignore[call-overload]  # pyright: ignore[reportArgumentType]
     ResourceFactory(free=Connection.close)  # type: ignore[call-overload]  # pyright: ignore[reportCallIssue]
