@@ -5,7 +5,8 @@ GIL. So what is settled goes into the loop's mailbox, and only who finds no deli
 outcomes costs one call. Put, then look whether a delivery is under way; a delivery says that it is none any more, and
 then takes out: one of the two sees the other.
 
-Only this module imports asyncio, and it is imported by the functions that need it: programs without a loop do not pay.
+Only this module and `aio` import asyncio; the functions that need them import them, so that programs without a loop do
+not pay.
 """
 
 from __future__ import annotations
@@ -40,7 +41,7 @@ class Mailbox:
     __slots__ = ("__weakref__", "_coming", "_messages", "loop")
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
-        self.loop = loop
+        self.loop: asyncio.AbstractEventLoop = loop
         self._messages: deque[Message] = deque()
         self._coming = False  # whether a delivery is under way
 
@@ -100,7 +101,7 @@ class LoopWaiter(Message):
     def __init__(self, mailbox: Mailbox, future: asyncio.Future[None]) -> None:
         super().__init__(mailbox)
         self._future = future
-        self.parked = True  # as a thread's seat is: it sleeps, if anybody asks
+        self.parked: bool = True  # as a thread's seat is: it sleeps, if anybody asks
 
     def deliver(self) -> None:
         if not self._future.done():  # cancelled meanwhile

@@ -46,6 +46,8 @@ T = TypeVar("T")
 
 KILL_TIMEOUT = 5.0  # seconds that a kill gives running tasks
 
+_LOCKLESS = ("tasker.manager", "tasker.stream", "tasker.aio")  # user code may run below their frames
+
 _monotonic = time.monotonic
 
 
@@ -399,8 +401,8 @@ class Engine(Generic[R]):
                 return False
             if frame.f_code is Engine.run_task.__code__ and frame.f_locals.get("self") is not self:  # pyright: ignore[reportUnknownMemberType]
                 pass  # nor does its run_task
-            elif frame.f_code in WRAPPERS or module == "tasker.manager":
-                pass  # nor does what its worker calls a task through, nor a façade
+            elif frame.f_code in WRAPPERS or module in _LOCKLESS:
+                pass  # nor does what its worker calls a task through, nor a façade, nor what asks an input for items
             elif module == "concurrent.futures._base" or module.startswith("tasker."):
                 return True
             frame = frame.f_back

@@ -268,8 +268,8 @@ class Window:
 
     def __init__(self, plan: Plan) -> None:
         self.plan = plan
-        self.room = plan.max_in_flight  # items that may be taken
-        self.ended = False  # whether nothing more is to be taken
+        self.room: int = plan.max_in_flight  # items that may be taken
+        self.ended: bool = False  # whether nothing more is to be taken
         self.error: BaseException | None = None  # what the stream ends with now
         self.trouble: BaseException | None = None  # what it ends with once all in flight is handed out
         self.flying: OrderedDict[Future, Chunk | None] = OrderedDict()  # in the order of the input

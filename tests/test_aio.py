@@ -1922,6 +1922,27 @@ def test_leaving_the_block_inside_of_the_manager_s_own_calls_waits_for_nothing(m
     assert manager.stop(PATIENCE).drained
 
 
+@pytest.mark.parametrize("form", ["map", "amap"])
+def test_a_manager_that_is_closed_inside_of_another_s_input_is_waited_for(make, form):
+    """Which runs below tasker's own frames, but not in its threads."""
+    outer, inner = make(), make()
+
+    def items():
+        with inner:
+            yield inner.queue_task(double, 1)
+        yield inner._engine.lifecycle.has_ended()
+
+    async def async_items():
+        async with inner:
+            yield await inner.submit(double, 1)
+        yield inner._engine.lifecycle.has_ended()
+
+    async def main():
+        return [x async for x in outer.amap(double, async_items())]
+
+    assert (list(outer.map(double, items())) if form == "map" else run(main)) == [4, 2]
+
+
 def test_an_interrupted_program_kills_once_and_ends(make, gate):
     """Ctrl-C cancels the main task of `asyncio.run`, which leaves the block."""
     manager = make()
