@@ -232,7 +232,7 @@ class TaskManager(Generic[R]):
         return new_stream(plan, items)
 
     def _plan(self, fn: Callable[..., Any], **arguments: Any) -> Plan:
-        return new_plan(self._submit, self._engine.crew.most, fn, **arguments)
+        return new_plan(self, self._submit, self._engine.crew.most, fn, **arguments)
 
     def executor(self) -> ManagerExecutor:
         """A `concurrent.futures.Executor` on these workers, for code that wants one: it calls `fn(*args, **kwargs)`.

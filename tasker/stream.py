@@ -24,7 +24,7 @@ from concurrent.futures._base import FINISHED
 from dataclasses import dataclass, field, replace
 from itertools import islice
 from types import TracebackType
-from typing import Any, Generic, Self, TypedDict, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, Self, TypedDict, TypeVar
 
 from tasker import checks, deadlock
 from tasker.context import Context
@@ -65,6 +65,10 @@ class TaskStream(Generic[T]):
     def close(self) -> None:
         """Cancel what is in flight, and end. Does not block."""
         self._results.close()
+
+    if TYPE_CHECKING:  # it depends on the input, which types cannot say
+
+        def __len__(self) -> int: ...
 
     def __enter__(self) -> Self:
         return self
@@ -190,7 +194,8 @@ class MapOptions(TypedDict, total=False):
 class Plan:
     """The arguments of `map`, checked."""
 
-    submit: Callable[..., Future]  # the engine's
+    manager: object  # kept: one that is forgotten stops
+    submit: Callable[..., Future]  # its engine's
     fn: Callable[..., Any]
     wants_context: bool
     options: Mapping[str, Any]
@@ -230,6 +235,7 @@ def _run_chunk(context: Context, resource: Any, fn: Callable[..., Any], wants_co
 
 
 def new_plan(
+    manager: object,
     submit: Callable[..., Future],
     most_workers: int,
     fn: Callable[..., Any],
@@ -257,7 +263,8 @@ def new_plan(
     checks.flag("ordered", ordered)
     checks.flag("return_exceptions", return_exceptions)
     chunksize = min(chunksize, sys.maxsize)  # the most that islice() counts
-    return Plan(submit, fn, wants_context(fn, 2), options, max_in_flight, chunksize, ordered, return_exceptions)
+    wants = wants_context(fn, 2)
+    return Plan(manager, submit, fn, wants, options, max_in_flight, chunksize, ordered, return_exceptions)
 
 
 # -- the window ----------------------------------------------------------------------------------------------------

@@ -350,7 +350,7 @@ BEHAVIOURS: dict[int, tuple[str, tuple[str, ...]]] = {
         "futures are standard ones",
         (
             "test_future.py::test_wait_and_as_completed_work",
-            "test_future.py::test_futures_can_be_awaited",
+            "test_aio.py::test_what_the_async_methods_return_can_be_awaited",
             "test_shutdown.py::test_kill_wakes_blocked_callers_and_standard_waiters",
         ),
     ),

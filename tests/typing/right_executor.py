@@ -200,3 +200,11 @@ def drop_in_where_the_standard_one_is_wanted(m: TaskManager[Connection]) -> Coro
         assert_type(await asyncio.to_thread(power, 3, exponent=3), float)
 
     return main()
+
+
+def the_standard_librarys_idiom(m: TaskManager[Connection]) -> None:
+    with ThreadPoolExecutor(2) as pool:
+        futures = {pool.submit(len, word): word for word in ("a", "ab")}
+        for future in concurrent.futures.as_completed(futures):
+            assert_type(future.result(), int)
+            assert len(futures[future]) == future.result()

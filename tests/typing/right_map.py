@@ -406,3 +406,7 @@ def async_results_as_an_iterator(m: TaskManager[Connection]) -> Coroutine[Any, A
         assert_type(await results.aclose(), None)
 
     return main()
+
+
+def the_length_of_results(m: TaskManager[Connection]) -> None:
+    assert len(m.map(double, [1, 2])) == 2
