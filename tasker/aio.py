@@ -76,6 +76,8 @@ async def submit(
     queue_timeout: float | None,
 ) -> Any:
     """The result of a task; `options` are those of `Engine.submit`, but for the time to wait for room."""
+    if queue_timeout is None and not engine.queue._capacity:  # by far the most frequent case
+        return await engine.submit(fn, args, options)
     at_once = {**options, "queue_timeout": 0.0}
     return await (await _with_room(engine, lambda: engine.submit(fn, args, at_once), queue_timeout))
 

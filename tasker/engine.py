@@ -194,8 +194,13 @@ class Engine(Generic[R]):
         """Run a task here and now on a pooled resource."""
         if self.queue.closed:  # the burst thread closes the pool a moment later, and in a forked child nobody does
             raise self.queue.refusal()
-        wants = wants_context(fn, len(args) + 1)
-        started, outer = _monotonic(), here.loan
+        code, given = self._plain
+        if type(fn) is FunctionType and fn.__code__ is code and len(args) == given:
+            wants = False
+        else:
+            wants = self._wants_context(fn, len(args))
+        place = here.place
+        started, outer = _monotonic(), place.loan
         try:
             loan = self.pool.borrow()
         except TaskManagerShutdownError:
@@ -208,7 +213,7 @@ class Engine(Generic[R]):
         healthy, loan.context = True, None  # no call before the `try`: a Ctrl-C would lose the loan
         try:
             loan.owner, loan.outer = self, outer
-            here.loan = loan
+            place.loan = loan
             result = fn(self.call_context(loan), loan.resource, *args) if wants else fn(loan.resource, *args)
         except BaseException as error:
             healthy = False  # if a Ctrl-C ends the check
@@ -223,7 +228,7 @@ class Engine(Generic[R]):
                 self.user.tell("record_completion", TaskLifecycleTimestamps(started, started, finished))
             return result
         finally:
-            here.loan = outer
+            place.loan = outer
             try:
                 if loan.context is not None:
                     self.run_contexts.discard(loan.context)
@@ -312,12 +317,12 @@ class Engine(Generic[R]):
 
     def current_resource(self) -> R:
         """The resource of the innermost of this engine's tasks in the calling thread."""
-        loan: Any = here.loan
+        loan: Any = here.place.loan
         while loan is not None:
             if loan.owner is self:
                 return loan.resource  # type: ignore[no-any-return]
             loan = loan.outer
-        worker: Any = here.worker
+        worker: Any = here.place.worker
         if worker is None or not worker.serves(self):
             raise RuntimeError(f"{self.name}: current_resource() was called outside of its tasks")
         return worker.resource  # type: ignore[no-any-return]

@@ -271,7 +271,9 @@ class TaskManager(Generic[R]):
         a thread. Cancelling it empties the place of a waiting task; a running one has its context cancelled."""
         from tasker import aio  # which imports asyncio
 
-        options = {"priority": priority, "once": once, "timeout": timeout}
+        options: dict[str, Any] = {}
+        if priority is not False or once is not False or timeout is not None:
+            options = {"priority": priority, "once": once, "timeout": timeout}
         return await aio.submit(self._engine, fn, args, options, queue_timeout)
 
     @overload

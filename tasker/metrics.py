@@ -238,7 +238,8 @@ class BuiltinCollector:
     def completed_directly(self, ran: float) -> None:
         """Count a task that was never in a lane."""
         with self._outside_lock:
-            self._direct.fold()
+            if len(self._direct.durations) >= FULL:
+                self._direct.fold()
             self._direct.durations += (0.0, ran)  # in one step: a signal handler may do the same
 
     def failed_directly(self) -> None:

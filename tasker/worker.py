@@ -104,7 +104,7 @@ class Worker(Generic[R]):
     def _work(self) -> None:
         self.began = True
         try:
-            here.worker = self
+            here.place.worker = self
             while self._employed():
                 resource = self._create()
                 if resource is _NONE:
