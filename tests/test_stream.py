@@ -429,8 +429,17 @@ def test_an_interrupt_from_the_input_ends_it_at_once(make, kind):
     assert hold.cancelled == [size]
 
 
+@pytest.fixture
+def ctrl_c():
+    """SIGINT raises KeyboardInterrupt, also where the tests are a job in the background, which ignores it."""
+    previous = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, previous)
+
+
 @pytest.mark.skipif(not hasattr(signal, "pthread_kill"), reason="no signal can be sent to a thread here")
 @ORDERS
+@pytest.mark.usefixtures("ctrl_c")
 def test_ctrl_c_while_it_sleeps_ends_it(make, ordered):
     manager = make(worker_count=1, max_worker_count=1)
     main, asked = threading.get_ident(), threading.Event()
