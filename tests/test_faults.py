@@ -210,6 +210,7 @@ def test_an_on_create_that_blocks_for_ever_holds_up_neither_callers_nor_stop_nor
     workers = manager._engine.crew.members
     create.gate.set()
     if report is None:  # the workers come to life after all
+        assert manager.wait_ready(PATIENCE)  # until then a tick may fail what waits
         assert manager.queue_task(lambda resource: "up") == "up"
     else:
         for worker in workers:  # what an abandoned one has made after all it destroys
