@@ -527,6 +527,7 @@ def test_what_leaves_nothing_behind_costs_no_garbage_collection(make, factory, m
         manager.submit(lambda resource: 1).result(PATIENCE)
         manager.run_task(lambda resource: 1)
         getattr(manager, end)()
+        eventually(lambda: tasker.testing.leaks._is_gone(manager._engine), "the end of the last threads")
         monkeypatch.setattr(gc, "collect", None)  # would cost more than all the rest
 
 
