@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from contextlib import ExitStack
 
 from benchmarks.results import Row
@@ -39,46 +40,42 @@ def open_pools(stack: ExitStack, workers: int, *, futures: bool = False) -> dict
 
 def submit_all(quick: bool) -> list[Row]:
     """Submit all, gather all, with 1 and with 4 workers."""
-    count, rounds = (500, 3) if quick else (20_000, 11)
-    rows = []
-    for workers in (1, 4):
-        with ExitStack() as stack:
-            samples = _gather(open_pools(stack, workers), NO_OP, count, rounds)
-        rows.append(
-            Row(
-                name=f"submit-{workers}",
-                title=f"submit all, gather all, no-op tasks, {workers_in_words(workers)}",
-                unit="µs a task",
-                samples=samples,
-                ratio=spread(ratios(samples[BASELINE], samples[TASKER])),
-                meaning="times as fast",
-                target=submit_target(this_build()),
-                notes=(f"{count:,} tasks, {rounds} rounds",),
-            )
-        )
-    return rows
+    target = submit_target(this_build())
+    return _rows("submit", "submit all, gather all, no-op tasks", open_pools, target, quick)
 
 
 def drop_in(quick: bool) -> list[Row]:
     """As `submit_all`, with tasker's own ThreadPoolExecutor in the place of a manager."""
+
+    def pools(stack: ExitStack, workers: int) -> dict[str, Pool]:
+        opened = {TASKER: open_drop_in(workers), BASELINE: open_executor(workers)}
+        return {name: stack.enter_context(pool) for name, pool in opened.items()}
+
+    target = on_3_11(this_build(), Target("at least", 4))
+    return _rows("drop-in", "tasker.ThreadPoolExecutor: submit all, gather all", pools, target, quick)
+
+
+def _rows(
+    name: str,
+    title: str,
+    open_all: Callable[[ExitStack, int], dict[str, Pool]],
+    target: Target | None,
+    quick: bool,
+) -> list[Row]:
     count, rounds = (500, 3) if quick else (20_000, 11)
     rows: list[Row] = []
     for workers in (1, 4):
         with ExitStack() as stack:
-            pools = {
-                TASKER: stack.enter_context(open_drop_in(workers)),
-                BASELINE: stack.enter_context(open_executor(workers)),
-            }
-            samples = _gather(pools, NO_OP, count, rounds)
+            samples = _gather(open_all(stack, workers), NO_OP, count, rounds)
         rows.append(
             Row(
-                name=f"drop-in-{workers}",
-                title=f"tasker.ThreadPoolExecutor: submit all, gather all, {workers_in_words(workers)}",
+                name=f"{name}-{workers}",
+                title=f"{title}, {workers_in_words(workers)}",
                 unit="µs a task",
                 samples=samples,
                 ratio=spread(ratios(samples[BASELINE], samples[TASKER])),
                 meaning="times as fast",
-                target=on_3_11(this_build(), Target("at least", 4)),
+                target=target,
                 notes=(f"{count:,} tasks, {rounds} rounds",),
             )
         )

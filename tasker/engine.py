@@ -372,7 +372,7 @@ class Engine(Generic[R]):
     # -- closing -----------------------------------------------------------------------------------------------------
 
     def stop(self, timeout: float | None) -> StopReport:
-        limit = None if timeout is None else checks.seconds("timeout", timeout, infinite=True)
+        limit = None if timeout is None else checks.patience("timeout", timeout)
         self.lifecycle.request_stop()
         if not self._called_from_inside() and not self.lifecycle.wait(limit):
             return self.kill(KILL_TIMEOUT)

@@ -22,7 +22,6 @@ import time
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import CancelledError, Executor, Future
-from inspect import CO_ASYNC_GENERATOR, CO_COROUTINE
 from itertools import islice
 from types import BuiltinFunctionType, FunctionType, MethodType, TracebackType
 from typing import Any, Generic, ParamSpec, Protocol, TypeVar
@@ -30,7 +29,7 @@ from typing import Any, Generic, ParamSpec, Protocol, TypeVar
 from tasker.current import current_worker
 from tasker.errors import shown
 from tasker.future import DoneCallback, TaskFuture
-from tasker.signature import is_asynchronous
+from tasker.signature import ASYNCHRONOUS, is_asynchronous
 from tasker.wrapping import users_traceback, wrapper
 
 __all__ = ["CallExecutor", "ManagerExecutor"]
@@ -38,7 +37,6 @@ __all__ = ["CallExecutor", "ManagerExecutor"]
 P = ParamSpec("P")
 T = TypeVar("T")
 
-_ASYNCHRONOUS = CO_COROUTINE | CO_ASYNC_GENERATOR
 _AFTER_SHUTDOWN = "cannot schedule new futures after shutdown"
 
 
@@ -54,7 +52,7 @@ class CallExecutor(Executor):
         Blocks only while the queue of a view's manager is bounded and full. Raises `TypeError` for what is not callable
         and for a coroutine function, `RuntimeError` after `shutdown()`."""
         # pyright takes any callable for a FunctionType
-        if type(fn) is not FunctionType or fn.__code__.co_flags & _ASYNCHRONOUS:  # pyright: ignore
+        if type(fn) is not FunctionType or fn.__code__.co_flags & ASYNCHRONOUS:  # pyright: ignore
             _check_function(fn)
         return self._accept(_call, (fn, args, kwargs))
 
@@ -332,7 +330,7 @@ def _check_function(fn: object) -> None:
     if type(called) is MethodType:
         called = called.__func__
     if type(called) is FunctionType:
-        if not called.__code__.co_flags & _ASYNCHRONOUS:
+        if not called.__code__.co_flags & ASYNCHRONOUS:
             return
     elif type(called) in (BuiltinFunctionType, type) or (callable(fn) and not is_asynchronous(fn)):
         return

@@ -104,7 +104,7 @@ class Lifecycle:
 
     def wait(self, timeout: float | None) -> bool:
         """Wait until CLOSED; `False` when that took longer than `timeout` seconds."""
-        return self._ended.wait(None if timeout is None else min(timeout, threading.TIMEOUT_MAX))
+        return self._ended.wait(timeout)
 
     def has_ended(self) -> bool:
         """Whether CLOSED is reached; who awaits that looks after he has put himself into `awaiting`."""

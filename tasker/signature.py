@@ -13,11 +13,11 @@ from typing import Any
 
 from tasker.errors import shown
 
-__all__ = ["check_callable", "is_asynchronous", "is_plain", "wants_context"]
+__all__ = ["ASYNCHRONOUS", "check_callable", "is_asynchronous", "is_plain", "wants_context"]
 
 _VARARGS = inspect.CO_VARARGS
-_REFUSED = inspect.CO_COROUTINE | inspect.CO_ASYNC_GENERATOR
-_SPECIAL = _VARARGS | _REFUSED
+ASYNCHRONOUS = inspect.CO_COROUTINE | inspect.CO_ASYNC_GENERATOR
+_SPECIAL = _VARARGS | ASYNCHRONOUS
 
 
 def wants_context(fn: Callable[..., Any], given: int) -> bool:
@@ -92,7 +92,7 @@ def check_callable(
 
 def _by_code(fn: Callable[..., Any], function: FunctionType, given: int, bound: int = 0) -> bool:
     code = function.__code__
-    if code.co_flags & _REFUSED:
+    if code.co_flags & ASYNCHRONOUS:
         raise _coroutine_error(fn)
     if code.co_flags & _VARARGS and not function.__dict__.keys().isdisjoint(("__wrapped__", "__signature__")):
         return _by_signature(fn, given)  # a decorator's wrapper: what it wraps says what it takes

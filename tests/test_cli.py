@@ -34,7 +34,11 @@ class Ran:
 
     @property
     def results(self) -> list[Any]:
-        return [record["result"] for record in sorted(self.records, key=lambda record: record["line"])]
+        return [record["result"] for record in self.by_line]
+
+    @property
+    def by_line(self) -> list[dict[str, Any]]:
+        return sorted(self.records, key=lambda record: record["line"])
 
     def figure(self, name: str) -> float:
         (line,) = (line for line in self.err.splitlines() if line.startswith(f"{name}  "))
@@ -92,7 +96,7 @@ def test_every_line_is_an_item_and_every_result_a_line_of_json(app, run):
     app.fn = str.upper
     ran = run("one\ntwo\nthree\n", "app:fn")
     assert ran.status == 0
-    assert sorted(ran.records, key=lambda record: record["line"]) == [
+    assert ran.by_line == [
         {"line": 1, "input": "one", "result": "ONE"},
         {"line": 2, "input": "two", "result": "TWO"},
         {"line": 3, "input": "three", "result": "THREE"},
@@ -384,9 +388,7 @@ def test_a_rerun_takes_just_the_failed_lines_with_their_numbers(form, lines, app
     broken.clear()
     last = run(None, "app:fn", "--input", "failed again", "--format", "errors", "--errors", "still failed")
     assert last.status == 0
-    assert sorted(last.records, key=lambda record: record["line"]) == [
-        {"line": line, "input": "bad", "result": "bad"} for line in (2, 4)
-    ]
+    assert last.by_line == [{"line": line, "input": "bad", "result": "bad"} for line in (2, 4)]
     assert Path("still failed").read_text() == ""
 
 

@@ -24,7 +24,6 @@ import signal
 import threading
 import time
 from collections.abc import Generator, Iterator
-from concurrent.futures import Future
 from queue import Empty, SimpleQueue
 from types import FrameType
 from typing import Any, NamedTuple
@@ -132,16 +131,13 @@ class Run:
         number = self._taken
         self._taken, self._last_line = number + 1, line
 
-        def done(future: Future[bytes]) -> None:
-            error = future.exception()
-            self._lane.put(Outcome(number, record, None if error is not None else future.result(), error))
+        def ended(result: bytes | None, error: BaseException | None) -> None:
+            self._lane.put(Outcome(number, record, result, error))
 
         try:
-            future = self._manager.submit(self._task, record, timeout=self._options.timeout)
+            self._manager.queue_task_with_callback(self._task, ended, record, timeout=self._options.timeout)
         except TaskManagerShutdownError as error:
-            self._lane.put(Outcome(number, record, None, error))
-        else:
-            future.add_done_callback(done)
+            ended(None, error)
 
     # -- the main thread ---------------------------------------------------------------------------------------------
 
