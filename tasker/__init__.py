@@ -25,6 +25,8 @@ from tasker.future import TaskFuture
 from tasker.logger import Logger
 from tasker.manager import TaskManager
 from tasker.metrics import MetricsCollector, TaskLifecycleTimestamps, TaskMetrics
+from tasker.placement.base import Placement, Threads
+from tasker.placement.processes import Processes
 from tasker.snapshots import StopReport, TaskStats
 from tasker.stream import TaskStream
 from tasker.threadpool import ThreadPoolExecutor
@@ -39,7 +41,9 @@ __all__ = [
     "DeadlineExceededError",
     "Logger",
     "MetricsCollector",
+    "Placement",
     "PoolDeadlockError",
+    "Processes",
     "QueueFullError",
     "RemoteTaskError",
     "ResourceCreationError",
@@ -55,6 +59,7 @@ __all__ = [
     "TaskTimeoutError",
     "TaskerError",
     "ThreadPoolExecutor",
+    "Threads",
     "WorkerLostError",
     "background",
     "current_context",

@@ -8,13 +8,14 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from datetime import timedelta
-from typing import Generic, TypedDict, TypeVar, Unpack, cast
+from typing import Any, Generic, TypedDict, TypeVar, Unpack, cast
 
 from tasker import checks
 from tasker.context import Context, background
 from tasker.errors import ConfigError, shown
 from tasker.logger import Logger
 from tasker.metrics import MetricsCollector
+from tasker.placement.base import Placement, Threads
 from tasker.signature import check_callable, is_asynchronous
 
 __all__ = ["Config", "unhealthy_on"]
@@ -47,6 +48,7 @@ class ConfigOptions(TypedDict, total=False):
     burst_worker_count: int
     queue_size: int
     propagate_contextvars: bool
+    placement: Placement
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,6 +99,10 @@ class Config(Generic[R]):
     it sets itself is seen by nobody else, nor by its own next attempt. `False`: it sees those of its worker's thread,
     which begins with none. `run_task` calls in the caller's own context."""
 
+    placement: Placement = field(default_factory=Threads)
+    """Where the resources live and the tasks run: `Threads()`, in this process, or `Processes()`, each resource in a
+    child process of its own. `on_create` and `on_destroy` run there too; all else runs here."""
+
     def __post_init__(self) -> None:
         _check_callable("on_create", self.on_create, arguments=0)
         _check_callable("on_destroy", self.on_destroy, arguments=1)
@@ -121,6 +127,8 @@ class Config(Generic[R]):
         checks.flag("propagate_contextvars", self.propagate_contextvars)
         checks.seconds("burst_interval", self.burst_interval)
         checks.seconds("create_timeout", self.create_timeout, zero=False)
+        if isinstance(self.placement, type) or not callable(getattr(self.placement, "open", None)):
+            raise ConfigError(f"placement must be Threads() or Processes(), not {shown(self.placement)}")
         _check_methods("logger", self.logger, _LOGGER_METHODS)
         if self.collector is not None:
             _check_methods("collector", self.collector, _COLLECTOR_METHODS)
@@ -153,6 +161,9 @@ class _EnteredManagers(Generic[R]):
         self._factory = factory
         self._entered: dict[int, list[tuple[int, AbstractContextManager[R]]]] = {}
         self._lock = threading.RLock()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _EnteredManagers, (self._factory,)  # elsewhere it begins with nothing
 
     def enter(self) -> R:
         manager = self._factory()

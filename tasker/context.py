@@ -16,7 +16,7 @@ import os
 import threading
 from collections.abc import Callable
 from types import TracebackType
-from typing import Self
+from typing import Protocol, Self
 
 from tasker import checks, timer
 from tasker.aside import STUCK, Aside
@@ -32,6 +32,12 @@ _healing = False  # whether the timer will look after it; said by what fires dea
 
 EndedError = ContextCancelledError | DeadlineExceededError
 Callback = Callable[[], object]
+
+
+class Sleeper(Protocol):
+    """What is released when a context is done: a lock on which a thread sleeps, say."""
+
+    def release(self) -> object: ...
 
 
 class Context:
@@ -70,7 +76,7 @@ class Context:
         self._cause: BaseException | None = None
         self._children: dict[Context, None] = {}  # insertion-ordered, so that ends are told in order
         self._callbacks: list[Callback] = []
-        self._sleepers: list[threading.Lock] = []
+        self._sleepers: list[Sleeper] = []
         self._entry: timer.TimerEntry | None = None
         return self
 
@@ -130,15 +136,11 @@ class Context:
             return self._error is not None
         sleeper = threading.Lock()
         sleeper.acquire()
-        with self._lock:
-            self._sleepers.append(sleeper)  # announce, then look: nobody can end it unseen in between
+        self._add_sleeper(sleeper)
         try:
-            if self._error is None:
-                sleeper.acquire(timeout=limit)
+            sleeper.acquire(timeout=limit)
         finally:
-            with self._lock:
-                if sleeper in self._sleepers:
-                    self._sleepers.remove(sleeper)
+            self._remove_sleeper(sleeper)
         return self._error is not None
 
     def on_done(self, callback: Callback) -> Callable[[], bool]:
@@ -189,6 +191,30 @@ class Context:
         return f"<{type(self).__name__} {state}{until}>"
 
     # -- inside tasker -----------------------------------------------------------------------------------------
+
+    def _add_sleeper(self, sleeper: Sleeper) -> None:
+        """Have it released when the context is done, by whoever ends it: it must not block. At once if it is done."""
+        with self._lock:
+            live = self._error is None
+            if live:
+                self._sleepers.append(sleeper)
+        if not live:
+            sleeper.release()
+
+    def _remove_sleeper(self, sleeper: Sleeper) -> None:
+        with self._lock:
+            if sleeper in self._sleepers:
+                self._sleepers.remove(sleeper)
+
+    def _items(self) -> list[tuple[object, object]]:
+        """Keys and values, those of the root first."""
+        items: list[tuple[object, object]] = []
+        context: Context | None = self
+        while context is not None:
+            if context._key is not None:
+                items.append((context._key, context._value))
+            context = context._parent
+        return items[::-1]
 
     def _end(self, error: EndedError, cause: BaseException | None) -> list[Callback]:
         """End this context and all below it; return the user's callbacks for the caller to run."""

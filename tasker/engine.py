@@ -29,6 +29,7 @@ from tasker.future import TaskFuture, new_task
 from tasker.lifecycle import CLOSED, OPEN, STOPPING, Lifecycle
 from tasker.logger import GuardedLogger
 from tasker.metrics import BuiltinCollector, TaskLifecycleTimestamps, TaskMetrics
+from tasker.placement.base import Site
 from tasker.process import new_locks, watch
 from tasker.queue import TaskQueue
 from tasker.resources import Loan, ResourcePool
@@ -60,7 +61,8 @@ class Engine(Generic[R]):
         self.config = config
         self.name: str = config.name
         self.logger: GuardedLogger = GuardedLogger(config.logger)
-        self.user: UserCode[R] = UserCode(config, self.logger)
+        self.site: Site = config.placement.open(config, self.resource_lost, self.logger)
+        self.user: UserCode[R] = UserCode(config, self.site, self.logger)
         self.has_collector: bool = self.user.collects
         self.max_retries: int = config.max_retries
         self.may_retry: bool = self.max_retries > 0 and self.user.judges
@@ -217,7 +219,7 @@ class Engine(Generic[R]):
             result = fn(self.call_context(loan), loan.resource, *args) if wants else fn(loan.resource, *args)
         except BaseException as error:
             healthy = False  # if a Ctrl-C ends the check
-            healthy = self.user.is_healthy(error)
+            healthy = self.user.is_healthy(error, loan.resource)
             self._run_task_failed(started)
             raise
         else:
@@ -435,6 +437,12 @@ class Engine(Generic[R]):
         if worker.thread.ident is not None:  # else its thread did not start, and at once it would not start again
             self._wake_burst()
 
+    def resource_lost(self, resource: R) -> None:
+        """The place where a resource lives is gone. One that is idle is replaced; another one's user finds out."""
+        owner = next((worker for worker in self.crew.members if worker.resource is resource), None)
+        if self.pool.discard(resource) if owner is None else owner.resource_lost():
+            self.logger.warning("%s: lost an idle resource, %r", self.name, resource)
+
     def heal_crew(self) -> None:
         """Said by every tick, as long as the manager is open."""
         self.crew.heal(self.queue.idle)
@@ -452,6 +460,7 @@ class Engine(Generic[R]):
         error = TaskManagerShutdownError(
             f"{self.name} belongs to the process that forked this one: make a new one here"
         )
+        self.site.leave_to_parent()
         new_locks(self, self.queue, self.crew, self.figures, self.aside, self.pool, self.user)
         self.orphaned = error
         self.queue.close(error)

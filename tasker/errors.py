@@ -67,11 +67,33 @@ class PoolDeadlockError(TaskerError):
 
 
 class WorkerLostError(TaskerError):
-    """The place where a worker's resource lives is gone: a child process died, a node was lost."""
+    """The place where a worker's resource lives is gone: a child process died, a node was lost.
+
+    Breaks the resource whatever `check_health` says: it is replaced, and the task retried unless it is `once`."""
+
+    exit_code: int | None
+    """Of the process, where it is known; a signal that killed it as its negative number."""
+    began: bool
+    """Whether the task may have begun there. One that did not is retried even if it is `once`."""
+
+    def __init__(self, message: str, exit_code: int | None = None, *, began: bool = True) -> None:
+        super().__init__(message)
+        self.exit_code = exit_code
+        self.began = began
 
 
 class RemoteTaskError(TaskerError):
-    """A remote task raised an exception that could not be sent back; this carries its type name, text and traceback."""
+    """What a task returned or raised elsewhere could not be sent back as it is."""
+
+    type_name: str
+    """The name of the exception's type, with its module."""
+    traceback: str
+    """The exception as it would have been printed there."""
+
+    def __init__(self, message: str, type_name: str = "", traceback: str = "") -> None:
+        super().__init__(message)
+        self.type_name = type_name
+        self.traceback = traceback
 
 
 def shown(value: object) -> str:

@@ -26,11 +26,11 @@ from itertools import islice
 from types import BuiltinFunctionType, FunctionType, MethodType, TracebackType
 from typing import Any, Generic, ParamSpec, Protocol, TypeVar
 
-from tasker.current import current_worker
+from tasker.current import current_context, current_worker
 from tasker.errors import shown
 from tasker.future import DoneCallback, TaskFuture
 from tasker.signature import ASYNCHRONOUS, is_asynchronous
-from tasker.wrapping import users_traceback, wrapper
+from tasker.wrapping import Progress, users_traceback, wrapper
 
 __all__ = ["CallExecutor", "ManagerExecutor"]
 
@@ -115,8 +115,8 @@ class CallExecutor(Executor):
 
     def _submit_chunks(self, fn: Callable[..., Any], items: Iterator[tuple[Any, ...]], size: int) -> Iterator[_Chunk]:
         while calls := tuple(islice(items, size)):
-            chunk = _Chunk(calls, judged=self._judges)
-            chunk.future = self._accept(_call_each, (fn, chunk))
+            chunk = _Chunk(calls)
+            chunk.future = self._accept(_call_each, (fn, self._judges, chunk))
             yield chunk
 
     def __exit__(
@@ -201,33 +201,27 @@ def _call(resource: Any, fn: Callable[..., T], args: tuple[Any, ...], kwargs: di
 _Outcome = tuple[Any, BaseException | None]
 
 
-class _Chunk:
-    """Several calls that are one task."""
+class _Chunk(Progress):
+    """Several calls that are one task; the results are their outcomes."""
 
-    __slots__ = ("calls", "future", "given_up", "judged", "outcomes")
-
-    def __init__(self, calls: tuple[tuple[Any, ...], ...], *, judged: bool) -> None:
-        self.calls = calls
-        self.judged = judged
-        self.outcomes: deque[_Outcome] = deque()
-        self.given_up = False
-        self.future: TaskFuture[None]
+    future: TaskFuture[None]
 
 
 @wrapper
-def _call_each(resource: Any, fn: Callable[..., Any], chunk: _Chunk) -> None:
+def _call_each(resource: Any, fn: Callable[..., Any], judged: bool, chunk: Progress) -> None:
     """Make the calls of a chunk. One that raises ends it if the worker is to judge the error: where that leads to
     another attempt, it goes on with that call."""
-    for args in chunk.calls[len(chunk.outcomes) :]:
-        if chunk.given_up:
+    context = current_context()
+    for args in chunk.left():
+        if context.cancelled():  # nobody will ask for the rest
             return
         try:
             outcome: _Outcome = fn(*args), None
         except BaseException as error:
-            if chunk.judged:
+            if judged:
                 raise
             outcome = None, error.with_traceback(users_traceback(error.__traceback__))
-        chunk.outcomes.append(outcome)
+        chunk.note(outcome)
         del outcome
 
 
@@ -279,8 +273,8 @@ def _take_chunk(tasks: deque[_Chunk], submissions: Iterator[_Chunk], deadline: f
     if error is None:
         tasks.extend(islice(submissions, 1))
     else:
-        chunk.outcomes.append((None, error))
-    return chunk.outcomes
+        chunk.results.append((None, error))
+    return chunk.results
 
 
 def _each_outcome(chunks: Results[deque[_Outcome]]) -> Generator[Any, None, None]:
@@ -306,8 +300,7 @@ def _give_up(tasks: deque[Any]) -> None:
     while tasks:
         task = tasks.popleft()
         if isinstance(task, _Chunk):
-            task.given_up = True  # if it runs it ends with the call that it is in
-            task = task.future
+            task = task.future  # if it runs it ends with the call that it is in
         if not task.cancel():
             task._see()  # that it failed is not worth a line in the log
 

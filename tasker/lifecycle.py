@@ -29,6 +29,7 @@ from tasker.context import Callback, Context
 from tasker.crew import Crew
 from tasker.errors import ContextCancelledError, TaskManagerKilledError
 from tasker.metrics import BuiltinCollector
+from tasker.placement.base import Site
 from tasker.queue import TaskQueue
 from tasker.resources import ResourcePool
 from tasker.snapshots import StopReport
@@ -50,6 +51,7 @@ class Parts(Protocol):
     aside: Aside
     figures: BuiltinCollector
     user: UserCode[Any]
+    site: Site
     run_contexts: set[Context]
     settling: set[Any]
     exiting: bool
@@ -137,6 +139,7 @@ class Lifecycle:
         parts = self._parts
         if self._closing_since is None:
             self._closing_since = time.monotonic()
+            parts.site.stopping()
             parts.aside.run(*(partial(parts.user.destroy, resource) for resource in parts.pool.close()))
         parts.crew.wake_all(parts.queue.idle)
         parts.queue.wake_submitters()
@@ -145,6 +148,7 @@ class Lifecycle:
             self._killed = True
             self._kill_waiting()
             self._cancel_running()
+            parts.site.killed()
         else:
             parts.queue.compact()
             if deadlock.all_wait(parts.crew.members) and not parts.queue.is_drained():
@@ -158,8 +162,9 @@ class Lifecycle:
             return True
         if self._time_is_up(killing=killing):
             self._kill_running()
-            if parts.aside.waits() and time.monotonic() < self._kill_at() + _JOIN:
-                return False  # callbacks wait for a thread, and after CLOSED nobody makes one
+            freed = parts.site.end() and (parts.crew.members or parts.pool.out)
+            if (freed or parts.aside.waits()) and time.monotonic() < self._kill_at() + _JOIN:
+                return False  # threads are about to leave; or callbacks wait for one, and after CLOSED nobody makes one
             self._close(self._busy_threads())
             return True
         return False

@@ -15,6 +15,7 @@ from tasker.executor import ManagerExecutor
 from tasker.future import TaskFuture
 from tasker.methods import Async, Blocking, SubmitOptions, WithCallback, async_method, blocking_method, callback_method
 from tasker.metrics import TaskMetrics
+from tasker.remote import new_engine
 from tasker.snapshots import StopReport, TaskStats
 from tasker.stream import MapOptions, Plan, TaskStream, new_plan, new_stream
 
@@ -39,7 +40,7 @@ class TaskManager(Generic[R]):
     def __init__(self, config: Config[R]) -> None:
         if not isinstance(config, Config):
             raise ConfigError(f"config must be a Config, not {shown(config)}")
-        self._engine: Engine[R] = Engine(config)
+        self._engine: Engine[R] = new_engine(config)
         self._submit = self._engine.submit
         # the threads hold the engine and not this object, so it can be collected while they run
         weakref.finalize(self, self._engine.lifecycle.request_stop).atexit = False

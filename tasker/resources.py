@@ -110,6 +110,16 @@ class ResourcePool(Generic[R]):
             loan.resource = _NONE
         self._end(loan)
 
+    def discard(self, resource: R) -> bool:
+        """Destroy one if it is idle (`True`)."""
+        with self._lock:
+            found = [place for place, idle in enumerate(self._idle) if idle is resource]
+            for place in found:
+                del self._idle[place]
+        if found:
+            self._destroy(resource)
+        return bool(found)
+
     def close(self) -> list[R]:
         """Refuse borrowers from now on; returns the idle resources for the caller to destroy."""
         with self._lock:

@@ -21,7 +21,7 @@ import sys
 from collections import OrderedDict, deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sized
 from concurrent.futures._base import FINISHED
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from itertools import islice
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Generic, Self, TypedDict, TypeVar
@@ -33,7 +33,7 @@ from tasker.errors import ConfigError, DeadlineExceededError, shown
 from tasker.future import TaskFuture
 from tasker.parking import Seat
 from tasker.signature import wants_context
-from tasker.wrapping import wrapper
+from tasker.wrapping import Progress, wrapper
 
 __all__ = ["MapOptions", "Plan", "TaskStream", "Window", "iterator_over", "new_plan", "new_stream"]
 
@@ -208,30 +208,22 @@ class Plan:
         """The same, but refused at once where the queue is full."""
         return replace(self, options={**self.options, "queue_timeout": 0.0})
 
-    def submit_chunk(self, chunk: Chunk, waiting: list[Any] | None) -> Future:
+    def submit_chunk(self, chunk: Progress, waiting: list[Any] | None) -> Future:
         """Submit a task for several items; `waiting` is what waits for its outcome."""
         options = self.options
         if "timeout" in options:
-            options = {**options, "timeout": options["timeout"] * len(chunk.items)}
+            options = {**options, "timeout": options["timeout"] * len(chunk.steps)}
         return self.submit(_run_chunk, (self.fn, self.wants_context, chunk), options, waiting)
 
 
-@dataclass(frozen=True)
-class Chunk:
-    """Items of one task, and the results of the first of them."""
-
-    items: list[Any]
-    results: list[Any] = field(default_factory=lambda: list[Any]())
-
-
 @wrapper
-def _run_chunk(context: Context, resource: Any, fn: Callable[..., Any], wants_context: bool, chunk: Chunk) -> None:
-    for item in chunk.items[len(chunk.results) :]:
+def _run_chunk(context: Context, resource: Any, fn: Callable[..., Any], wants_context: bool, chunk: Progress) -> None:
+    for item in chunk.left():
         context.raise_if_done()
         result = fn(context, resource, item) if wants_context else fn(resource, item)
         if isinstance(context.err(), DeadlineExceededError):
             context.raise_if_done()  # too late: the timeout is this item's, not the next one's
-        chunk.results.append(result)
+        chunk.note(result)
 
 
 def new_plan(
@@ -279,7 +271,7 @@ class Window:
         self.ended: bool = False  # whether nothing more is to be taken
         self.error: BaseException | None = None  # what the stream ends with now
         self.trouble: BaseException | None = None  # what it ends with once all in flight is handed out
-        self.flying: OrderedDict[Future, Chunk | None] = OrderedDict()  # in the order of the input
+        self.flying: OrderedDict[Future, Progress | None] = OrderedDict()  # in the order of the input
         self.undone: list[Any] = []  # items of a chunk that an error of one before them has ended
         # arrivals of what is settled, as it came; unless wanted in order of the input
         self.landed: deque[Any] = deque()
@@ -292,7 +284,7 @@ class Window:
             chunk = None
             future = plan.submit(plan.fn, (items[0],), plan.options, waiting)
         else:
-            chunk = Chunk(items)
+            chunk = Progress(items)
             future = plan.submit_chunk(chunk, waiting)
         if arrival is not None:
             arrival.future = future
@@ -310,8 +302,8 @@ class Window:
         if chunk is None:
             results: list[Any] = [future._result] if error is None else []
         else:
-            results = chunk.results[:]  # a copy: after a timeout it may run on for an item
-        if error is None or (chunk is not None and len(results) == len(chunk.items)):
+            results = list(chunk.results)  # a copy: after a timeout it may run on for an item
+        if error is None or (chunk is not None and len(results) == len(chunk.steps)):
             return results
         if not self.plan.return_exceptions:
             self.ended = True
@@ -319,7 +311,7 @@ class Window:
             return results
         results.append(error)
         if chunk is not None:
-            self.undone = chunk.items[len(results) :]
+            self.undone = list(chunk.steps[len(results) :])
         return results
 
     def relaunch(self) -> Future:

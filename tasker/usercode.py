@@ -13,6 +13,7 @@ from typing import Generic, Literal, TypeVar
 from tasker.config import Config, every_error_is_healthy
 from tasker.logger import GuardedLogger, traceback_of
 from tasker.metrics import TaskLifecycleTimestamps, TaskMetrics
+from tasker.placement.base import Site
 
 __all__ = ["UserCode", "last_line_of"]
 
@@ -23,8 +24,9 @@ Event = Literal["record_arrival", "record_completion", "record_failure", "record
 class UserCode(Generic[R]):
     """The user's hooks, health check and collector."""
 
-    def __init__(self, config: Config[R], logger: GuardedLogger) -> None:
-        self._config = config
+    def __init__(self, config: Config[R], site: Site, logger: GuardedLogger) -> None:
+        self._site = site
+        self._check_health = config.check_health
         self._name = config.name
         self._logger = logger
         self._collector = config.collector
@@ -36,7 +38,7 @@ class UserCode(Generic[R]):
 
     def create(self) -> R:
         """Make a resource; raises what `on_create` raises, for the caller to hand to `creation_failed`."""
-        resource = self._config.on_create()
+        resource: R = self._site.create()
         self.create_error = None
         return resource
 
@@ -49,7 +51,7 @@ class UserCode(Generic[R]):
     def destroy(self, resource: R) -> None:
         """Free a resource. Raises only what a signal handler raises at its entry: then `on_destroy` was not called."""
         try:
-            self._config.on_destroy(resource)
+            self._site.destroy(resource)
         except BaseException as error:
             try:
                 with self._counting:
@@ -58,16 +60,22 @@ class UserCode(Generic[R]):
             except BaseException:  # Ctrl-C: if it got out of here, the resource would be destroyed a second time
                 pass  # not suppress(): a Ctrl-C as that is entered or left would get out
 
-    def is_healthy(self, error: BaseException) -> bool:
+    def is_healthy(self, error: BaseException, resource: R) -> bool:
         """The verdict on a task's error: `False`, or a check that raises, means that it broke the resource."""
+        if self._site.is_lost(resource):
+            return False
         if not isinstance(error, Exception):
             return True  # SystemExit and its like say nothing about the resource
         try:
-            return bool(self._config.check_health(error))
+            return bool(self._check_health(error))
         except BaseException as trouble:
             text = traceback_of(trouble)
             self._logger.warning("%s: check_health raised; the resource is replaced\n%s", self._name, text)
             return False
+
+    def is_lost(self, resource: R) -> bool:
+        """Whether the place where this resource lives is gone."""
+        return self._site.is_lost(resource)
 
     def tell(self, event: Event, *stamps: TaskLifecycleTimestamps) -> None:
         """Tell the user's collector, if there is one."""

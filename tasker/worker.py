@@ -5,7 +5,8 @@
 
 CREATING: makes a resource, again and again with jittered exponential backoff, until it has one or is not employed any
 more. SERVING: takes tasks; parks where there is none. It goes back to CREATING when a verdict says that the resource is
-broken, and leaves when it was dismissed (retired while idle) or the queue is closed and empty.
+broken, or is told that it is lost, and leaves when it was dismissed (retired while idle) or the queue is closed and
+empty.
 
 The resource is created, used and destroyed here, in this thread. Nothing that the user's functions raise leaves the
 place where they are called. The worker's figures go to its own shard; `task` and `thread` tell others what it does.
@@ -23,7 +24,7 @@ from typing import Any, Generic, Protocol, TypeVar
 
 from tasker.context import TaskContext
 from tasker.current import here
-from tasker.errors import ContextCancelledError
+from tasker.errors import ContextCancelledError, WorkerLostError
 from tasker.future import TaskFuture
 from tasker.logger import GuardedLogger, traceback_of
 from tasker.metrics import FULL, Shard
@@ -72,6 +73,7 @@ class Worker(Generic[R]):
         self.creating: bool = True  # as long as it has no resource, nor one to destroy
         self.began: bool = False  # whether its thread has come so far as to run anything
         self.dismissed: bool = False
+        self.lost: bool = False  # whether its resource is known to be lost
         self._terms = terms
         self._queue = terms.queue
         self._leave = leave
@@ -87,6 +89,14 @@ class Worker(Generic[R]):
         """Tell a worker that was idle to leave; the caller has taken its announcement, so no task is meant for it."""
         self.dismissed = True
         self.seat.wake()
+
+    def resource_lost(self) -> bool:
+        """Its resource is lost. If it is idle (`True`) it makes another one now; else it finds out by itself."""
+        self.lost = True
+        idle = self._queue.idle.take_back(self.seat)  # so that no task is meant for it
+        if idle:
+            self.seat.wake()
+        return idle
 
     def serves(self, terms: object) -> bool:
         """Whether it runs a task, and works on these terms."""
@@ -112,6 +122,7 @@ class Worker(Generic[R]):
                 self.creating = False
                 self.resource = resource
                 self.holds_resource = True
+                self.lost = self._terms.user.is_lost(resource)  # from now on somebody tells
                 try:
                     self._terms.worker_changed()
                     self._serve(resource)
@@ -228,8 +239,9 @@ class Worker(Generic[R]):
         now = time.monotonic()
         terms = self._terms
         _strip_own_frame(error)
-        healthy = terms.user.is_healthy(error)
-        if not healthy and not task._once and task.attempts <= terms.max_retries and task._requeue():
+        healthy = terms.user.is_healthy(error, self.resource)
+        once = task._once and (not isinstance(error, WorkerLostError) or error.began)
+        if not healthy and not once and task.attempts <= terms.max_retries and task._requeue():
             self.shard.count(retried=1)
             terms.user.tell("record_retry")
             self._queue.put_back(task)
@@ -242,8 +254,8 @@ class Worker(Generic[R]):
         return healthy
 
     def _next_task(self) -> TaskFuture[Any] | None:
-        """Park until there is a task. `None`: dismissed, or the queue is closed and empty."""
-        while self._employed():
+        """Park until there is a task. `None`: dismissed, the resource is lost, or the queue is closed and empty."""
+        while self._employed() and not self.lost:
             task = self._queue.idle.park(self.seat, self._look)
             if task is not None and task is not _NONE:
                 self._queue.wake_next()
@@ -256,7 +268,7 @@ class Worker(Generic[R]):
         if self.dismissed:
             return _NONE  # type: ignore[no-any-return]
         task = self._queue.take()
-        if task is None and self._queue.closed:
+        if task is None and (self._queue.closed or self.lost):
             return _NONE  # type: ignore[no-any-return]
         return task
 

@@ -1,15 +1,17 @@
 """Functions of tasker's that stand between a worker and a function of the user's: a call with keywords, a chunk.
 
 Such a task's first argument is the user's function. Tracebacks, errors and whoever looks at the stack go by that one.
+What a chunk has done so far is its `Progress`, the task's last argument.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Callable, Sequence
 from types import CodeType, TracebackType
 from typing import Any, TypeVar
 
-__all__ = ["WRAPPERS", "users_function", "users_traceback", "wrapper"]
+__all__ = ["WRAPPERS", "Progress", "users_function", "users_traceback", "wrapper"]
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -32,3 +34,29 @@ def users_traceback(traceback: TracebackType | None) -> TracebackType | None:
     while traceback is not None and traceback.tb_frame.f_code in WRAPPERS:
         traceback = traceback.tb_next
     return traceback
+
+
+class Progress:
+    """Steps of one task, and the results of the first of them: another attempt goes on with the step after those.
+
+    Where the task runs elsewhere, `note` is told there, and the results are sent to this one as they come."""
+
+    def __init__(self, steps: Sequence[Any]) -> None:
+        self.steps: Sequence[Any] = steps
+        self.results: deque[Any] = deque()
+        self.told: Callable[[Any], object] | None = None  # elsewhere: what `note` calls
+        self.done: int = 0  # elsewhere: how many steps earlier attempts have done
+
+    def left(self) -> Sequence[Any]:
+        """The steps that are to be done."""
+        return self.steps[self.done + len(self.results) :]
+
+    def note(self, result: Any) -> None:
+        """A step has this result."""
+        if self.told is None:
+            self.results.append(result)
+        else:
+            self.told(result)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Progress, (self.steps,)

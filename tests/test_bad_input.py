@@ -26,9 +26,11 @@ from tasker import (
     Config,
     ConfigError,
     Context,
+    Processes,
     QueueFullError,
     TaskFuture,
     TaskManager,
+    Threads,
     background,
     unhealthy_on,
     with_cancel,
@@ -265,6 +267,7 @@ FIELDS = {  # beyond what test_config has: the extremes, and what cannot print i
     "burst_worker_count": (whole(1), NUMBERS),
     "queue_size": (whole(0), [0, *NUMBERS]),
     "propagate_contextvars": (FLAGS, [True, False]),
+    "placement": (unprintable("Threads() or Processes()"), [Threads(), Processes()]),
     "burst_interval": (seconds("0 or more", finite=True), [0, 0.0, *TIMES]),
     "create_timeout": (seconds("more than 0", finite=True), [1e-9, *TIMES]),
     "name": (unprintable("non-empty string"), ["a", "x" * 10_000, "two\nlines"]),
@@ -317,6 +320,12 @@ argument(
     ],
     right=[OSError, Exception, BaseException, KeyboardInterrupt],
     called="unhealthy_on",
+)
+argument(
+    "Processes.grace",
+    lambda world, value: Processes(grace=value),
+    wrong=seconds("0 or more", finite=True),
+    right=[0, 0.0, *TIMES],
 )
 argument(
     "TaskManager.config",
@@ -585,8 +594,9 @@ def world(make, factory):
 
 
 def parameters():
-    """Every field of Config, and every parameter of what is public and is called by users."""
-    yield from (f"Config.{field.name}" for field in dataclasses.fields(Config))
+    """Every field of what is configured, and every parameter of what is public and is called by users."""
+    for settings in (Config, Processes):
+        yield from (f"{settings.__name__}.{field.name}" for field in dataclasses.fields(settings))
     yield from (f"TaskManager.{name}" for name in inspect.signature(TaskManager).parameters)
     functions = {"Config.from_context_manager": Config.from_context_manager}
     functions |= {name: getattr(tasker, name) for name in tasker.__all__ if inspect.isfunction(getattr(tasker, name))}

@@ -19,9 +19,11 @@ import pytest
 from tasker import (
     Config,
     ConfigError,
+    Processes,
     TaskerError,
     TaskManager,
     TaskMetrics,
+    Threads,
     background,
     unhealthy_on,
     with_cancel,
@@ -71,6 +73,7 @@ def test_three_fields_are_required_and_the_rest_have_their_documented_defaults()
         "burst_worker_count": 2,
         "queue_size": 0,
         "propagate_contextvars": True,
+        "placement": Threads(),
     }
     for missing in ("on_create", "on_destroy", "worker_count"):
         arguments = {"on_create": list, "on_destroy": list.clear, "worker_count": 3}
@@ -105,6 +108,7 @@ def test_fields_stay_as_they_were_given():
         "burst_worker_count": 1,
         "queue_size": 1,
         "propagate_contextvars": False,
+        "placement": Processes(),
     }
     made = config(**given)
     for name, value in given.items():
@@ -161,6 +165,7 @@ WRONG = [
     *(("worker_count", value, f"{WHOLE}, 1 or more") for value in (*NUMBERS, 0, -1)),
     *(("max_retries", value, f"{WHOLE}, 0 or more") for value in (*NUMBERS, -1)),
     *(("queue_size", value, f"{WHOLE}, 0 or more") for value in (*NUMBERS, -1)),
+    *(("placement", value, "Threads() or Processes()") for value in (None, "processes", Threads, Processes, 1)),
     *(("propagate_contextvars", value, "True or False") for value in (None, 0, 1, "no")),
     *(("burst_task_threshold", value, f"{WHOLE}, 0 or more") for value in (*NUMBERS, -1)),
     *(("burst_worker_count", value, f"{WHOLE}, 1 or more") for value in (*NUMBERS, 0, -1)),

@@ -15,11 +15,14 @@ PACKAGE = Path(tasker.__file__).parent
 
 LAYERS = (
     # needs nothing of tasker
-    ("errors", "logger", "parking", "reservoir", "scaling", "snapshots", "wrapping"),
+    ("errors", "logger", "parking", "placement.__init__", "placement.protocol", "placement.variables"),
+    ("placement.wire", "reservoir", "scaling", "snapshots", "wrapping"),
     # needs one or two of those
-    ("aside", "awaiting", "checks", "deadlock", "metrics", "resources", "signature", "timer"),
+    ("aside", "awaiting", "checks", "deadlock", "metrics", "placement.base", "placement.envelope", "resources"),
+    ("signature", "timer"),
     ("context",),
-    ("current",),
+    ("current", "placement.child"),
+    ("placement._child", "placement.processes"),
     # what a user gives, and what he gets
     ("config", "future"),
     # tasks that wait, and how they are submitted
@@ -32,6 +35,7 @@ LAYERS = (
     ("burst", "process"),
     # the parts put together, and the façade
     ("engine",),
+    ("remote",),
     ("manager",),
     # on top of it, each importable alone
     ("threadpool", "testing.clock", "testing.factory", "testing.leaks"),

@@ -1,0 +1,1 @@
+"""Where resources live. `base` says what a placement is; each of the others is one."""

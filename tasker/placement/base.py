@@ -1,0 +1,106 @@
+"""What a placement is: where the resources of a manager live, and how its workers reach them.
+
+`Config.placement` is the choice, and makes one `Site` for each manager. A site creates a resource, or a *handle* to one
+that lives elsewhere: to the manager the handle is the resource. It also destroys it, says whether it is lost, and, when
+resources live elsewhere, how a task is called there: `pack` at the submission, in the submitter's thread, then `call`
+in the worker's. With `Threads` tasks are called as they are, by another engine: the seam costs them nothing.
+
+    user --submit--> Engine        packed = site.pack(fn, args)
+                       | queue
+                     Worker        site.call(context, handle, packed) --> the resource, wherever it lives
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from tasker.logger import GuardedLogger
+
+__all__ = ["Placement", "Settings", "Site", "Threads"]
+
+
+class Settings(Protocol):
+    """A `Config`, as seen from here."""
+
+    @property
+    def on_create(self) -> Callable[[], Any]: ...
+    @property
+    def on_destroy(self) -> Callable[[Any], object]: ...
+    @property
+    def name(self) -> str: ...
+    @property
+    def ctx(self) -> Any: ...
+    @property
+    def create_timeout(self) -> Any: ...
+    @property
+    def propagate_contextvars(self) -> bool: ...
+
+
+class Site:
+    """The resources of one manager. `create`, `destroy` and `call` run in the thread that owns the resource, and may
+    block; the rest runs in any thread, and must not."""
+
+    def create(self) -> Any:
+        """Make a resource, and return it or its handle. Raises what `on_create` raises."""
+        raise NotImplementedError
+
+    def destroy(self, resource: Any) -> None:
+        """Free it. Raises what `on_destroy` raises."""
+        raise NotImplementedError
+
+    def is_lost(self, resource: Any) -> bool:
+        """Whether the place where it lives is gone."""
+        return False
+
+    def pack(self, fn: Callable[..., Any], args: tuple[Any, ...], wants_context: bool) -> Any:
+        """A task as `call` takes it, where tasks are not called as they are. Raises `TypeError` if it cannot be."""
+        raise NotImplementedError
+
+    def call(self, context: Any, resource: Any, packed: Any) -> Any:
+        """Run what was packed on a resource: returns what it returns, raises what it raises, or `WorkerLostError`."""
+        raise NotImplementedError
+
+    def stopping(self) -> None:
+        """The manager drains: running tasks may ask their contexts."""
+
+    def killed(self) -> None:
+        """The manager is killed: nothing more need be created. The contexts of running tasks have been cancelled."""
+
+    def end(self) -> bool:
+        """Time is up: end all that is left, whatever it does. Whether there was any, whose owners are free soon."""
+        return False
+
+    def leave_to_parent(self) -> None:
+        """In a forked child: let go of what belongs to the parent."""
+
+
+class Placement(Protocol):
+    """Where the resources of a manager live: `Threads()` or `Processes()`."""
+
+    def open(self, settings: Settings, lost: Callable[[Any], None], logger: GuardedLogger) -> Site:
+        """A site for one manager; `lost(resource)` is to be called, by any thread, when a resource is found to be lost.
+
+        Raises `ConfigError` for settings that it cannot serve."""
+        ...
+
+
+class _Here(Site):
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+
+    def create(self) -> Any:
+        return self._settings.on_create()
+
+    def destroy(self, resource: Any) -> None:
+        self._settings.on_destroy(resource)
+
+
+@dataclass(frozen=True)
+class Threads:
+    """Resources live in this process, each with its worker's thread: the default."""
+
+    def open(self, settings: Settings, lost: Callable[[Any], None], logger: GuardedLogger) -> Site:
+        """A site for one manager."""
+        return _Here(settings)

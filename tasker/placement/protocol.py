@@ -1,0 +1,43 @@
+"""What a manager and its children say to each other: kinds of messages, orders, and the first message."""
+
+from __future__ import annotations
+
+import pickle
+import struct
+from dataclasses import dataclass
+
+__all__ = ["Setup"]
+
+# to the child, by the wire. One is answered before the next is sent.
+SETUP, CALL, DESTROY = 1, 2, 3
+# from the child
+RESULT, ERROR = 11, 12  # the answer
+NOTE, RECORD = 13, 14  # before it: a step's result, a log record
+
+NOTHING = pickle.dumps(None)
+
+# the body of a CALL begins with: its number; seconds until its deadline, negative without one; steps done already
+CALL_HEAD = struct.Struct("<QdI")
+
+# orders to the child, by the control pipe: what, and the number of the call
+ORDER = struct.Struct("<BQ")
+CANCELLED, DEADLINE, KILLED, STOPPING = 1, 2, 3, 4
+
+
+@dataclass(frozen=True)
+class Setup:
+    """The first message: what a child needs to be like its parent, and what makes its resource."""
+
+    name: str
+    """The worker's."""
+    path: list[str]
+    """`sys.path`."""
+    argv: list[str]
+    environment: dict[str, str]
+    levels: dict[str, int]
+    """Of loggers that have one."""
+    values: list[bytes]
+    """`(key, value)` of the manager's context, each packed, those of the root first."""
+    stopping: bool
+    hooks: bytes
+    """`(on_create, on_destroy)`, packed: they may need all of the above to be unpacked."""

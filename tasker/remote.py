@@ -1,0 +1,52 @@
+"""`RemoteEngine`: an engine whose resources live elsewhere. A call is packed at its submission, and made by its site.
+
+To the queue, the workers and everything else it is a task like any other: one whose function is `site.call`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, TypeVar
+
+from tasker.config import Config
+from tasker.engine import Engine
+from tasker.future import TaskFuture
+from tasker.placement.base import Threads
+
+__all__ = ["RemoteEngine", "new_engine"]
+
+R = TypeVar("R")
+
+
+class RemoteEngine(Engine[R]):
+    """As an engine, for a site that packs."""
+
+    def __init__(self, config: Config[R]) -> None:
+        super().__init__(config)
+        self._propagates = False  # context variables are packed, those that can be
+
+    def submit(
+        self,
+        fn: Callable[..., Any],
+        args: tuple[Any, ...],
+        options: Mapping[str, Any],
+        waiting: list[Any] | None = None,
+    ) -> TaskFuture[Any]:
+        """Accept a task, or raise; `TypeError` for what cannot be packed."""
+        if self.queue.closed:
+            raise self.queue.refusal()
+        return super().submit(self.site.call, (self._pack(fn, args),), options, waiting)
+
+    def run_task(self, fn: Callable[..., Any], args: tuple[Any, ...]) -> Any:
+        """Run a task here and now on a pooled resource; the calling thread waits for it."""
+        if self.queue.closed:
+            raise self.queue.refusal()
+        return super().run_task(self.site.call, (self._pack(fn, args),))
+
+    def _pack(self, fn: Callable[..., Any], args: tuple[Any, ...]) -> Any:
+        return self.site.pack(fn, args, self._wants_context(fn, len(args)))
+
+
+def new_engine(config: Config[R]) -> Engine[R]:
+    """An engine for where the resources of this configuration live."""
+    return (Engine if isinstance(config.placement, Threads) else RemoteEngine)(config)
