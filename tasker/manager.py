@@ -5,7 +5,7 @@ from __future__ import annotations
 import weakref
 from collections.abc import AsyncGenerator, AsyncIterable, Callable, Iterable
 from types import TracebackType
-from typing import Any, Generic, Literal, Self, TypeVar, TypeVarTuple, Unpack, overload
+from typing import Any, Generic, Literal, NoReturn, Self, TypeVar, TypeVarTuple, Unpack, overload
 
 from tasker.config import Config
 from tasker.context import Context
@@ -412,6 +412,9 @@ class TaskManager(Generic[R]):
             self.kill()
         else:
             self.stop()
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError("a TaskManager cannot be pickled: tasks in other processes cannot submit to it")
 
     def __repr__(self) -> str:
         stats = self.stats()

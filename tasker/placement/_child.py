@@ -25,6 +25,7 @@ import sys
 import threading
 import traceback
 from collections import deque
+from functools import partial
 from typing import Any
 
 from tasker import timer
@@ -174,6 +175,9 @@ class _Child:
         with self._lock:
             self.context = None
             self._ended.clear()
+        for stream in (sys.stdout, sys.stderr):  # what it has printed is there when its outcome is
+            with contextlib.suppress(Exception):  # closed, or replaced by something that is no stream
+                stream.flush()
         self._outbox.reply(*reply)
 
     def _run(self, body: memoryview, buffers: list[bytearray], done: int) -> Any:
@@ -279,10 +283,10 @@ def _end_with_parent(lifeline: int) -> None:
     os.close(lifeline)
 
 
-def _leave_to_child() -> None:
-    """In a process that the user's code forks: it must not speak for this one."""
-    with contextlib.suppress(OSError):
-        for descriptor in map(int, sys.argv[1:3]):
+def _leave_to_child(*descriptors: int) -> None:
+    """In a process that the user's code forks: it must not speak for this one, nor hold its connection open."""
+    for descriptor in descriptors:
+        with contextlib.suppress(OSError):
             os.close(descriptor)
 
 
@@ -293,7 +297,7 @@ def main() -> None:
     for descriptor in (data, control):
         os.set_inheritable(descriptor, False)
     _end_with_parent(lifeline)
-    os.register_at_fork(after_in_child=_leave_to_child)
+    os.register_at_fork(after_in_child=partial(_leave_to_child, data, control))
     wire = Wire(socket.socket(fileno=data))
     _, body, _ = wire.receive()
     setup: protocol.Setup = pickle.loads(body)

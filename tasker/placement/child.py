@@ -46,7 +46,7 @@ from tasker.placement import envelope, protocol
 from tasker.placement.envelope import Packed
 from tasker.placement.wire import Wire
 from tasker.timer import TimerEntry
-from tasker.wrapping import Progress
+from tasker.wrapping import Progress, wrapper
 
 __all__ = ["Child", "handle_record"]
 
@@ -56,6 +56,7 @@ _ENDINGS: dict[int, type[TaskerError]] = {
     protocol.DEADLINE: TaskTimeoutError,
     protocol.KILLED: TaskManagerKilledError,
 }
+_DYING = 1.0  # seconds for a process that has closed its connection to be gone
 _REAPED = 5.0  # seconds for a process that was killed to be gone
 
 
@@ -103,18 +104,19 @@ class Child:
         """Have the resource made. Raises what `on_create` raised there, `TimeoutError` after `timeout` seconds,
         `WorkerLostError` when the process died; then there is no process any more."""
         error: BaseException | None
+        overdue = timer.after(timeout, self.kill)
         try:
-            self._wire.socket.settimeout(min(timeout, threading.TIMEOUT_MAX))
             self._wire.send(protocol.SETUP, setup)
             error, _ = self._answer(None)
-            self._wire.socket.settimeout(None)
-        except TimeoutError:
-            error = TimeoutError(f"on_create has not returned within {timeout:g} s (create_timeout)")
         except (EOFError, OSError):
             error = self._lost_error("while on_create ran")
+            if not overdue.is_set():
+                error = TimeoutError(f"on_create has not returned within {timeout:g} s (create_timeout)")
         except BaseException:
             self._end(0.0)
             raise
+        finally:
+            overdue.cancel()
         if error is not None:
             self._end(0.0)
             raise error
@@ -122,6 +124,7 @@ class Child:
             if self._state == STARTING:
                 self._state = READY
 
+    @wrapper
     def call(self, context: Context, packed: Packed) -> Any:
         """Run a call. Returns what it returns, raises what it raises; `WorkerLostError` when the process died.
 
@@ -195,7 +198,7 @@ class Child:
 
     def _lost_error(self, doing: str, *, began: bool = True) -> BaseException:
         """Why there is no answer; waits for the process to end, which it is doing, and kills it if it is not."""
-        if not self._dead.wait(self._grace):
+        if not self._dead.wait(_DYING):
             self.kill()
             self._dead.wait(_REAPED)
         if self._order and self.exit_code == -signal.SIGKILL:

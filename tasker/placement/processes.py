@@ -51,7 +51,8 @@ class Processes:
         Raises `ConfigError` when `on_create` or `on_destroy` cannot be pickled, or where there is no POSIX system."""
         if os.name != "posix" or not sys.executable:
             raise ConfigError("placement must be Threads() here: Processes() needs a POSIX system and sys.executable")
-        return _ProcessSite(self.grace, settings, lost)
+        grace = min(checks.seconds("grace", self.grace), threading.TIMEOUT_MAX)
+        return _ProcessSite(grace, settings, lost)
 
 
 class _ProcessSite(Site):
