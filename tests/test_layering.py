@@ -22,7 +22,8 @@ LAYERS = (
     ("signature", "timer"),
     ("context",),
     ("current", "placement.child"),
-    ("placement._child", "placement.processes"),
+    ("placement.host", "placement.processes"),
+    ("placement._child",),
     # what a user gives, and what he gets
     ("config", "future"),
     # tasks that wait, and how they are submitted

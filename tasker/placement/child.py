@@ -36,7 +36,6 @@ from tasker.context import Context
 from tasker.errors import (
     ContextCancelledError,
     DeadlineExceededError,
-    RemoteTaskError,
     TaskerError,
     TaskManagerKilledError,
     TaskTimeoutError,
@@ -183,14 +182,12 @@ class Child:
         """What the child answers, an error or a result. Raises `EOFError` or `OSError` when it cannot any more."""
         while True:
             kind, body, buffers = self._wire.receive()
-            if kind == protocol.RESULT:
-                return _unpacked(body, buffers)
-            if kind == protocol.ERROR:
-                return envelope.error_from(body), None
+            if kind in (protocol.RESULT, protocol.ERROR):
+                return envelope.opened(kind, body, buffers)
             if kind == protocol.RECORD:
                 handle_record(body)
             elif progress is not None:
-                error, result = _unpacked(body, buffers)
+                error, result = envelope.opened(kind, body, buffers)
                 if error is not None:
                     self.kill()  # a result is missing, and those after it would be taken for it
                     return error, None
@@ -354,13 +351,6 @@ def handle_record(body: Any) -> None:
             logger.handle(record)
     except Exception:  # a handler's or a filter's: it costs this record
         logging.getLogger("tasker").debug("tasker: a child's log record was lost", exc_info=True)
-
-
-def _unpacked(body: Any, buffers: Any) -> tuple[BaseException | None, Any]:
-    try:
-        return None, envelope.unpack(body, buffers)
-    except Exception as error:
-        return RemoteTaskError(f"the task's result could not be unpickled here: {error!r}"), None
 
 
 def _order_for(context: Context) -> int:

@@ -22,11 +22,25 @@ from types import FunctionType
 from typing import Any
 
 from tasker.errors import RemoteTaskError, shown
-from tasker.wrapping import Progress, users_function, users_traceback
+from tasker.placement import protocol
+from tasker.wrapping import Progress, users_function, users_traceback, wrapper
 
-__all__ = ["Packed", "RemoteTraceback", "error_from", "outcome_of", "pack_call", "pack_error", "pack_value", "unpack"]
+__all__ = [
+    "Outcome",
+    "Packed",
+    "RemoteTraceback",
+    "error_from",
+    "opened",
+    "outcome_of",
+    "pack_call",
+    "pack_error",
+    "pack_result",
+    "pack_value",
+    "unpack",
+]
 
 Buffers = list[Any]
+Outcome = tuple[int, bytes, Buffers]  # RESULT or ERROR, and what goes with it
 
 _APART = 65536  # bytes from which on a buffer travels beside the pickle and is not copied into it
 _INSTALL = "install cloudpickle (the extra: tasker-pool[processes])"
@@ -160,7 +174,7 @@ def error_from(body: Any) -> BaseException:
     return error
 
 
-def outcome_of(value: object) -> tuple[bytes, Buffers]:
+def pack_result(value: object) -> tuple[bytes, Buffers]:
     """A result as bytes. Raises `RemoteTaskError` when it cannot be serialized."""
     try:
         return pack_value(value)
@@ -168,6 +182,25 @@ def outcome_of(value: object) -> tuple[bytes, Buffers]:
         raise RemoteTaskError(
             f"the task's result cannot be sent back: {shown(value)}: {_text(error)}", _type_name(error)
         ) from error
+
+
+@wrapper
+def outcome_of(fn: Callable[..., Any], *args: Any) -> Outcome:
+    """The outcome of a call, ready to be sent. Raises nothing."""
+    try:
+        return protocol.RESULT, *pack_result(fn(*args))
+    except BaseException as error:
+        return protocol.ERROR, pack_error(error), []
+
+
+def opened(kind: int, body: Any, buffers: Sequence[Any] = ()) -> tuple[BaseException | None, Any]:
+    """An outcome that has come: an error, or `None` and the result."""
+    if kind == protocol.ERROR:
+        return error_from(body), None
+    try:
+        return None, unpack(body, buffers)
+    except Exception as error:
+        return RemoteTaskError(f"the task's result could not be unpickled here: {error!r}", _type_name(error)), None
 
 
 def _type_name(error: BaseException) -> str:

@@ -1,0 +1,151 @@
+"""`Host`: what surrounds a resource that does not live with its worker. It runs what the worker sends, here.
+
+A child process and an actor on another machine each have one. One thread creates the resource, runs the calls, one at a
+time, and destroys it. What must not wait for that, that the context of a call has ended or that the manager drains,
+comes by another thread.
+
+`_lock` guards which call runs and how contexts ended; nothing of the user's runs under it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import contextvars
+import logging
+import sys
+import threading
+from collections.abc import Callable
+from typing import Any
+
+from tasker import timer
+from tasker.aside import Aside
+from tasker.context import Context, TaskContext, background, with_value, without_cancel
+from tasker.current import here
+from tasker.errors import ContextCancelledError, DeadlineExceededError, RemoteTaskError, TaskManagerKilledError
+from tasker.logger import GuardedLogger
+from tasker.placement import envelope, protocol
+from tasker.placement.envelope import Outcome
+from tasker.placement.variables import set_variables
+from tasker.wrapping import Progress, wrapper
+
+__all__ = ["Host"]
+
+
+class Host:
+    """The resource, and the call that runs on it. `note` is told the results of the steps of a call."""
+
+    def __init__(self, setup: protocol.Setup, note: Callable[[object], object]) -> None:
+        self._note = note
+        self._lock = threading.RLock()
+        self._number = 0  # of the call that runs, or ran last
+        self._ended: dict[int, int] = {}  # how contexts ended, by the number of the call
+        self._stopping = setup.stopping
+        self._aside = Aside(f"{setup.name}-context", GuardedLogger(logging.getLogger("tasker")))
+        self._values = _context_of(setup.values)
+        self._hooks = setup.hooks
+        self._on_destroy: Callable[[Any], object]
+        self._deadline: float | None = None
+        # as `current_context()` sees it
+        self.resource: Any = None
+        self.owner: Any = self
+        self.outer: Any = None
+        self.context: TaskContext | None = None
+
+    # -- the resource's thread -------------------------------------------------------------------------------------
+
+    def create(self) -> Outcome:
+        """Make the resource."""
+        return envelope.outcome_of(self._create)
+
+    def run(self, number: int, remaining: float, done: int, body: Any, buffers: Any = ()) -> Outcome:
+        """Run a packed call. `remaining`: seconds until its deadline, negative without one. `done`: how many steps of
+        it earlier attempts have done."""
+        self._deadline = None if remaining < 0 else timer.now() + remaining
+        with self._lock:
+            self._number = number
+        outcome = envelope.outcome_of(self._call, body, buffers, done)
+        with self._lock:
+            self.context = None
+            self._ended.clear()
+        for stream in (sys.stdout, sys.stderr):  # what it has printed is there when its outcome is
+            with contextlib.suppress(Exception):  # closed, or replaced by something that is no stream
+                stream.flush()
+        return outcome
+
+    def destroy(self) -> Outcome:
+        """Free the resource."""
+        return envelope.outcome_of(self._destroy)
+
+    @wrapper
+    def _create(self) -> None:
+        create, self._on_destroy = envelope.unpack(self._hooks)
+        self.resource = create()
+
+    @wrapper
+    def _destroy(self) -> None:
+        self._on_destroy(self.resource)
+
+    @wrapper
+    def _call(self, body: Any, buffers: Any, done: int) -> Any:
+        try:
+            fn, args, wants_context, variables = envelope.unpack(body, buffers)
+        except BaseException as error:
+            raise RemoteTaskError(f"the call could not be unpickled where it was to run: {error!r}") from error
+        if args and isinstance(args[-1], Progress):
+            args[-1].told, args[-1].done = self._note, done
+        place = here.place
+        place.loan = self
+        try:
+            scope = contextvars.Context()
+            if variables:
+                scope.run(set_variables, variables)
+            if wants_context:
+                return scope.run(fn, self.call_context(self), self.resource, *args)
+            return scope.run(fn, self.resource, *args)
+        finally:
+            place.loan = None
+
+    def call_context(self, loan: object) -> TaskContext:
+        """The context of the running call, made if need be."""
+        with self._lock:
+            if self.context is None:
+                self.context = TaskContext(self._values, self._deadline, lambda: self._stopping)
+                if self._number in self._ended:
+                    self._end_context(self.context, self._ended[self._number])
+            return self.context
+
+    # -- another thread --------------------------------------------------------------------------------------------
+
+    def obey(self, order: int, number: int) -> None:
+        """An order of the manager's, about the call of this number or about all."""
+        if order == protocol.STOPPING:
+            self._stopping = True
+            return
+        with self._lock:
+            if number < self._number:
+                return
+            self._ended[number] = order  # of a call that is still on its way, perhaps
+            if number == self._number and self.context is not None:
+                self._end_context(self.context, order)
+
+    def _end_context(self, context: TaskContext, order: int) -> None:
+        """With the lock held: callbacks run on a thread of their own."""
+        error: ContextCancelledError | DeadlineExceededError
+        cause: BaseException | None = None
+        if order == protocol.DEADLINE:
+            error = DeadlineExceededError("the task's timeout ended")
+        elif order == protocol.KILLED:
+            error = ContextCancelledError("the manager was killed")
+            cause = TaskManagerKilledError("the manager was killed while the task was running")
+        else:
+            error = ContextCancelledError("context cancelled")
+        self._aside.run(*context._end(error, cause))
+
+
+def _context_of(values: list[bytes]) -> Context:
+    context = background()
+    for packed in values:
+        with contextlib.suppress(Exception):  # it cannot be unpickled here
+            key, value = envelope.unpack(packed)
+            context = with_value(context, key, value)
+    return without_cancel(context)
