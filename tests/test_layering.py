@@ -21,9 +21,9 @@ LAYERS = (
     ("aside", "awaiting", "checks", "deadlock", "metrics", "placement.base", "placement.envelope", "resources"),
     ("signature", "timer"),
     ("context",),
-    ("current", "placement.child"),
-    ("placement.host", "placement.processes"),
-    ("placement._child",),
+    ("current", "placement.handle"),
+    ("placement.child", "placement.elsewhere", "placement.host"),
+    ("placement._child", "placement.processes"),
     # what a user gives, and what he gets
     ("config", "future"),
     # tasks that wait, and how they are submitted

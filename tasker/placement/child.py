@@ -1,18 +1,11 @@
-"""`Child`: a child process with a resource in it, as its parent sees it. To a manager it is the resource.
+"""`Child`: a child process with a resource in it, as its parent sees it: the `Handle` of `Processes`.
 
-    STARTING --create--> READY --destroy--> ENDING --> dead
-        '------------------'-------------------^
-
-One thread at a time owns it: it creates, calls and destroys, and sleeps in `receive` for the answer. The others only
-speak by the control pipe, or end the process: whoever ends the context of a call, the timer when the grace is over, the
-closing manager. Nobody has to interrupt the owner: the process dies, and that is the end of his connection.
+The owner sends what he asks and sleeps in `receive` for the answer; orders go by the control pipe. To kill the place is
+to kill the process, and that is the end of the connection.
 
 Each child has a thread that waits for its death (of the process itself, by a pidfd where there is one: whatever the
-child has started may hold its end of the connection open), reaps it, closes the reading side for the owner, who first
-reads what was answered before, and tells the manager, which replaces an idle child at once.
-
-`_lock` guards the number of the running call and how it was asked to end, the state, and the use of the descriptors;
-nothing under it blocks.
+child has started may hold its end of the connection open), reaps it, and closes the reading side for the owner, who
+first reads what was answered before.
 """
 
 from __future__ import annotations
@@ -20,6 +13,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import pickle
 import select
 import signal
 import socket
@@ -27,53 +21,27 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 from typing import Any
 
-from tasker import timer
-from tasker.context import Context
-from tasker.errors import (
-    ContextCancelledError,
-    DeadlineExceededError,
-    TaskerError,
-    TaskManagerKilledError,
-    TaskTimeoutError,
-    WorkerLostError,
-)
 from tasker.placement import envelope, protocol
-from tasker.placement.envelope import Packed
+from tasker.placement.handle import Answer, GoneError, Handle
 from tasker.placement.wire import Wire
-from tasker.timer import TimerEntry
-from tasker.wrapping import Progress, wrapper
+from tasker.wrapping import Progress
 
-__all__ = ["Child", "handle_record"]
+__all__ = ["Child"]
 
-STARTING, READY, ENDING = range(3)
-_ENDINGS: dict[int, type[TaskerError]] = {
-    protocol.CANCELLED: ContextCancelledError,
-    protocol.DEADLINE: TaskTimeoutError,
-    protocol.KILLED: TaskManagerKilledError,
-}
 _DYING = 1.0  # seconds for a process that has closed its connection to be gone
 _REAPED = 5.0  # seconds for a process that was killed to be gone
 
 
-class Child:
-    """One child. `create` once, then `call`s, then `destroy`; whatever fails, its process ends and is reaped."""
+class Child(Handle):
+    """One child process. `_lock` also guards the use of its descriptors."""
 
-    def __init__(self, name: str, grace: float, lost: Callable[[Child], None]) -> None:
+    def __init__(self, name: str, grace: float, lost: Callable[[Any], None]) -> None:
         """Start the process. Raises `OSError` or `RuntimeError` when there can be no more processes or threads."""
-        self.name = name
+        super().__init__(name, grace, lost)
         self.exit_code: int | None = None  # as `subprocess` has it, when it is dead
-        self._grace = grace
-        self._lost = lost
-        self._lock = threading.RLock()  # reentrant: a signal handler may end the context of the call it interrupts
-        self._state = STARTING
-        self._number = 0  # of the call that runs, or ran last
-        self._calling = False
-        self._order = 0  # how the running call was asked to end
-        self._entry: TimerEntry | None = None  # the end of its grace
         self._dead = threading.Event()
         self._wire: Wire
         self._control: int | None
@@ -89,103 +57,31 @@ class Child:
             self._close()
             raise
 
-    def __repr__(self) -> str:
-        state = "dead" if self.is_lost() else ("starting", "ready", "ending")[self._state]
-        return f"<process {self.pid} of {self.name}, {state}>"
-
-    def is_lost(self) -> bool:
-        """Whether the process is dead."""
-        return self.exit_code is not None
+    def _where(self) -> str:
+        return f"process {self.pid}"
 
     # -- the owner's thread ----------------------------------------------------------------------------------------
 
-    def create(self, setup: bytes, timeout: float) -> None:
-        """Have the resource made. Raises what `on_create` raised there, `TimeoutError` after `timeout` seconds,
-        `WorkerLostError` when the process died; then there is no process any more."""
-        error: BaseException | None
-        overdue = timer.after(timeout, self.kill)
-        try:
-            self._wire.send(protocol.SETUP, setup)
-            error, _ = self._answer(None)
-        except (EOFError, OSError):
-            error = self._lost_error("while on_create ran")
-            if not overdue.is_set():
-                error = TimeoutError(f"on_create has not returned within {timeout:g} s (create_timeout)")
-        except BaseException:
-            self._end(0.0)
-            raise
-        finally:
-            overdue.cancel()
-        if error is not None:
-            self._end(0.0)
-            raise error
-        with self._lock:
-            if self._state == STARTING:
-                self._state = READY
-
-    @wrapper
-    def call(self, context: Context, packed: Packed) -> Any:
-        """Run a call. Returns what it returns, raises what it raises; `WorkerLostError` when the process died.
-
-        When the context ends the child is told; if the call has not returned `grace` seconds later its process is
-        killed: `TaskTimeoutError`, `TaskManagerKilledError` or `ContextCancelledError`, as the context ended."""
-        progress = packed.progress
-        remaining = context.remaining()
-        asking = _Asking(self, self._begin_call(), context)
-        head = protocol.CALL_HEAD.pack(
-            asking.number,
-            -1.0 if remaining is None else remaining,
-            0 if progress is None else len(progress.results),
-        )
+    def _ask(self, kind: int, what: Any, progress: Progress | None) -> Answer:
         sent = False
-        error: BaseException | None
         try:
-            context._add_sleeper(asking)
-            self._wire.send(protocol.CALL, head, packed.body, buffers=packed.buffers)
+            if kind == protocol.CALL:
+                head, packed = what
+                self._wire.send(kind, protocol.CALL_HEAD.pack(*head), packed.body, buffers=packed.buffers)
+            else:
+                self._wire.send(kind, pickle.dumps(what))
             sent = True
-            error, result = self._answer(progress)
+            return self._answer(progress)
         except (EOFError, OSError):
-            error, result = self._lost_error(f"while it ran {packed.__qualname__}", began=sent), None
-        except BaseException:  # Ctrl-C in `run_task`: the answer that comes would be taken for that of the next call
-            self.kill()
-            raise
-        finally:
-            self._end_call()
-            context._remove_sleeper(asking)
-        if error is not None:
-            raise error
-        return result
+            raise GoneError(began=sent) from None
 
-    def destroy(self) -> None:
-        """Have the resource destroyed, and the process end. Raises what `on_destroy` raised there.
-
-        A process that has not ended `grace` seconds after the answer is killed."""
-        with self._lock:
-            if self._state == ENDING:
-                return
-            self._state = ENDING
-        error: BaseException | None = None
-        patience = 0.0
-        try:
-            if not self.is_lost():
-                self._wire.send(protocol.DESTROY)
-                error, _ = self._answer(None)
-                patience = self._grace
-        except (EOFError, OSError):
-            error = self._lost_error("while on_destroy ran")
-        finally:
-            self._end(patience)
-        if error is not None:
-            raise error
-
-    def _answer(self, progress: Progress | None) -> tuple[BaseException | None, Any]:
-        """What the child answers, an error or a result. Raises `EOFError` or `OSError` when it cannot any more."""
+    def _answer(self, progress: Progress | None) -> Answer:
         while True:
             kind, body, buffers = self._wire.receive()
             if kind in (protocol.RESULT, protocol.ERROR):
                 return envelope.opened(kind, body, buffers)
             if kind == protocol.RECORD:
-                handle_record(body)
+                _handle_record(body)
             elif progress is not None:
                 error, result = envelope.opened(kind, body, buffers)
                 if error is not None:
@@ -193,34 +89,13 @@ class Child:
                     return error, None
                 progress.note(result)
 
-    def _lost_error(self, doing: str, *, began: bool = True) -> BaseException:
-        """Why there is no answer; waits for the process to end, which it is doing, and kills it if it is not."""
+    def _loss(self) -> tuple[str, int | None]:
         if not self._dead.wait(_DYING):
             self.kill()
             self._dead.wait(_REAPED)
-        if self._order and self.exit_code == -signal.SIGKILL:
-            return _ENDINGS[self._order](f"{self.name}: the task did not end with its context: its process was killed")
-        end = f"{self.name}: process {self.pid} {_how(self.exit_code)} {doing}"
-        return WorkerLostError(end, self.exit_code, began=began)
+        return _how(self.exit_code), self.exit_code
 
-    def _begin_call(self) -> int:
-        with self._lock:
-            self._number += 1
-            self._order = 0
-            self._calling = True
-            return self._number
-
-    def _end_call(self) -> None:
-        with self._lock:
-            self._calling = False
-            entry, self._entry = self._entry, None
-        if entry is not None:
-            entry.cancel()
-
-    def _end(self, patience: float) -> None:
-        """Let the process end, for so many seconds, then kill it; and let go of the descriptors."""
-        with self._lock:
-            self._state = ENDING
+    def _let_end(self, patience: float) -> None:
         try:
             if not self._dead.wait(patience):
                 self.kill()
@@ -230,32 +105,12 @@ class Child:
 
     # -- any thread ------------------------------------------------------------------------------------------------
 
-    def ask_to_end(self, number: int, context: Context) -> None:
-        """The context of a call has ended: tell the child, and kill it when the grace is over. Does not block."""
-        order = _order_for(context)
-        with self._lock:
-            if not self._calling or number != self._number or self._order:
-                return
-            self._order = order
-            self._tell(order, number)
-            self._entry = timer.after(self._grace, partial(self._kill_call, number))
-
-    def stopping(self) -> None:
-        """The manager drains. Does not block."""
-        with self._lock:
-            self._tell(protocol.STOPPING, 0)
-
-    def give_up_hooks(self) -> None:
-        """The manager is killed: on_create is not waited for any more, on_destroy as long as `grace`. May be repeated.
-        Does not block."""
-        with self._lock:
-            if self._state == STARTING:
-                self.kill()
-            elif self._state == ENDING and self._entry is None:
-                self._entry = timer.after(self._grace, self.kill)
+    def _tell(self, order: int, number: int) -> None:
+        if self._control is not None:
+            with contextlib.suppress(OSError):  # it is dead, or does not read its orders and is killed in the end
+                os.write(self._control, protocol.ORDER.pack(order, number))
 
     def kill(self) -> None:
-        """End the process now. Does not block, nor wait until it has ended."""
         with self._lock:
             if self.exit_code is not None:
                 return
@@ -266,22 +121,10 @@ class Child:
                     signal.pidfd_send_signal(self._pidfd, signal.SIGKILL)
 
     def leave_to_parent(self) -> None:
-        """In a forked child: this process has nothing to do with it."""
         self._lock = threading.RLock()
         self.exit_code = self._process.returncode = 0
-        self._state = ENDING
+        self._is_lost = True
         self._close()
-
-    def _kill_call(self, number: int) -> None:
-        with self._lock:
-            if self._calling and number == self._number:
-                self.kill()
-
-    def _tell(self, order: int, number: int) -> None:
-        """With the lock held. A child that does not read its orders is killed in the end."""
-        if self._control is not None:
-            with contextlib.suppress(OSError):
-                os.write(self._control, protocol.ORDER.pack(order, number))
 
     def _close(self) -> None:
         with self._lock:
@@ -319,30 +162,14 @@ class Child:
         exit_code = self._process.wait()
         with self._lock:
             self.exit_code = exit_code
-            expected = self._state != READY
+            self._is_lost = True
             with contextlib.suppress(OSError):
                 self._wire.socket.shutdown(socket.SHUT_RD)  # somebody else may hold the other end
         self._dead.set()
-        if not expected:
-            self._lost(self)
+        self._lost()
 
 
-class _Asking:
-    """A sleeper of a call's context: when it ends, it asks the call to end."""
-
-    __slots__ = ("_child", "_context", "number")
-
-    def __init__(self, child: Child, number: int, context: Context) -> None:
-        self._child = child
-        self._context = context
-        self.number = number
-
-    def release(self) -> None:
-        """What a context does to its sleepers."""
-        self._child.ask_to_end(self.number, self._context)
-
-
-def handle_record(body: Any) -> None:
+def _handle_record(body: Any) -> None:
     """Have a child's log record handled by the logger of its name, here."""
     try:
         record = logging.makeLogRecord(envelope.unpack(body))
@@ -351,12 +178,6 @@ def handle_record(body: Any) -> None:
             logger.handle(record)
     except Exception:  # a handler's or a filter's: it costs this record
         logging.getLogger("tasker").debug("tasker: a child's log record was lost", exc_info=True)
-
-
-def _order_for(context: Context) -> int:
-    if isinstance(context.err(), DeadlineExceededError):
-        return protocol.DEADLINE
-    return protocol.KILLED if isinstance(context.cause(), TaskManagerKilledError) else protocol.CANCELLED
 
 
 def _how(exit_code: int | None) -> str:

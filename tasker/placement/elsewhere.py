@@ -1,0 +1,160 @@
+"""`RemoteSite`: the resources of one manager that live elsewhere, whatever the place: each behind a `Handle`.
+
+It serializes what makes a resource, once; keeps the handles, to tell them how the manager closes; and packs calls.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+import threading
+from collections.abc import Callable
+from typing import Any
+
+from tasker import checks
+from tasker.context import Context
+from tasker.errors import ConfigError, TaskManagerKilledError, shown
+from tasker.placement import envelope, protocol
+from tasker.placement.base import Settings, Site
+from tasker.placement.envelope import Packed
+from tasker.placement.handle import Handle
+from tasker.placement.variables import pack_variables
+from tasker.wrapping import wrapper
+
+__all__ = ["RemoteSite"]
+
+
+class RemoteSite(Site):
+    """The handles of one manager, each made by `new_handle(name, lost)` in its owner's thread.
+
+    Raises `ConfigError` when `on_create` or `on_destroy` cannot be pickled. `_lock` guards the set of handles."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        lost: Callable[[Any], None],
+        new_handle: Callable[[str, Callable[[Any], None]], Handle],
+    ) -> None:
+        self._name = settings.name
+        self._lost = lost
+        self._new_handle = new_handle
+        self._propagates = settings.propagate_contextvars
+        self._create_timeout = checks.seconds("create_timeout", settings.create_timeout)
+        self._hooks = _pack_hooks(settings)
+        self._values = _pack_values(settings.ctx)
+        self._lock = threading.RLock()
+        self._handles: set[Handle] = set()
+        self._stopping = False
+        self._killed = False
+
+    # -- the owner's thread ------------------------------------------------------------------------------------------
+
+    def create(self) -> Handle:
+        name = threading.current_thread().name
+        if not name.startswith(f"{self._name}-"):
+            name = f"{self._name}-caller"  # of `run_task`
+        if self._killed:
+            raise TaskManagerKilledError(f"{self._name} was killed before the resource was created")
+        handle = self._new_handle(name, self._lost)
+        with self._lock:
+            self._handles.add(handle)
+        if self._killed:  # announce, then look
+            handle.kill()
+        try:
+            handle.create(self._setup(name), self._create_timeout)
+        except BaseException:
+            self._forget(handle)
+            raise
+        return handle
+
+    def destroy(self, resource: Handle) -> None:
+        try:
+            resource.destroy()
+        finally:
+            self._forget(resource)
+
+    def is_lost(self, resource: Handle) -> bool:
+        return resource.is_lost()
+
+    def pack(self, fn: Callable[..., Any], args: tuple[Any, ...], wants_context: bool) -> Packed:
+        return envelope.pack_call(fn, args, wants_context, pack_variables() if self._propagates else ())
+
+    @wrapper
+    def call(self, context: Context, resource: Handle, packed: Packed) -> Any:
+        return resource.call(context, packed)
+
+    # -- the manager ---------------------------------------------------------------------------------------------------
+
+    def stopping(self) -> None:
+        self._stopping = True
+        for handle in self._all():
+            handle.stopping()
+
+    def killed(self) -> None:
+        self._killed = True
+        for handle in self._all():
+            handle.give_up_hooks()
+
+    def end(self) -> bool:
+        self._killed = True
+        handles = self._all()
+        for handle in handles:
+            handle.end_now()
+        return bool(handles)
+
+    def leave_to_parent(self) -> None:
+        self._lock = threading.RLock()
+        for handle in self._handles:
+            handle.leave_to_parent()
+
+    # -- the pieces ----------------------------------------------------------------------------------------------------
+
+    def _all(self) -> list[Handle]:
+        with self._lock:
+            return list(self._handles)
+
+    def _forget(self, handle: Handle) -> None:
+        with self._lock:
+            self._handles.discard(handle)
+
+    def _setup(self, name: str) -> protocol.Setup:
+        loggers = {"root": logging.getLogger(), **logging.root.manager.loggerDict}
+        return protocol.Setup(
+            name=name,
+            path=[entry for entry in sys.path if isinstance(entry, str)],
+            argv=list(sys.argv),
+            environment=dict(os.environ),
+            levels={each: it.level for each, it in loggers.items() if isinstance(it, logging.Logger) and it.level},
+            values=self._values,
+            stopping=self._stopping,
+            hooks=self._hooks,
+        )
+
+
+def _pack_hooks(settings: Settings) -> bytes:
+    hooks = (settings.on_create, settings.on_destroy)
+    try:
+        return _packed_whole(hooks)  # together: they may share what they refer to
+    except Exception as error:
+        for name, hook in zip(("on_create", "on_destroy"), hooks, strict=True):
+            try:
+                _packed_whole(hook)
+            except Exception as trouble:
+                raise ConfigError(f"{name} cannot be sent to another process: {shown(hook)}: {trouble}") from trouble
+        raise ConfigError(f"on_create and on_destroy cannot be sent to another process: {error}") from error
+
+
+def _pack_values(context: Context) -> list[bytes]:
+    """The values of the manager's context that can be sent, those of the root first."""
+    packed: list[bytes] = []
+    for key, value in context._items():
+        try:
+            packed.append(_packed_whole((key, value)))
+        except Exception:  # it stays here
+            continue
+    return packed
+
+
+def _packed_whole(value: object) -> bytes:
+    return envelope.pack_value(value, apart=False)[0]

@@ -1,0 +1,278 @@
+"""`Handle`: a resource elsewhere, as its manager sees it. To the manager it is the resource.
+
+    STARTING --create--> READY --destroy--> ENDING
+        '------------------'-------------------^       lost, at any time: the place where it lives is gone
+
+One thread at a time owns it: it creates, calls and destroys, and sleeps meanwhile. Nobody interrupts the owner. The
+others only give orders, or kill the place, and that is the end of his sleep: whoever ends the context of a call, the
+timer when its grace is over, the closing manager. That is why a task can be ended here, whatever it does.
+
+`_lock` guards the state, the number of the running call and how it was asked to end; nothing under it blocks.
+
+What a kind of place has to say itself: `_ask`, `_tell`, `kill`, `_loss`, `_let_end`, and `_lost()` when it is lost.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+from tasker import timer
+from tasker.context import Context
+from tasker.errors import (
+    ContextCancelledError,
+    DeadlineExceededError,
+    TaskerError,
+    TaskManagerKilledError,
+    TaskTimeoutError,
+    WorkerLostError,
+)
+from tasker.placement import protocol
+from tasker.placement.envelope import Packed
+from tasker.timer import TimerEntry
+from tasker.wrapping import Progress, wrapper
+
+__all__ = ["GoneError", "Handle"]
+
+STARTING, READY, ENDING = range(3)
+_ENDINGS: dict[int, type[TaskerError]] = {
+    protocol.CANCELLED: ContextCancelledError,
+    protocol.DEADLINE: TaskTimeoutError,
+    protocol.KILLED: TaskManagerKilledError,
+}
+
+Answer = tuple[BaseException | None, Any]  # an error, or `None` and a result
+
+
+class GoneError(Exception):
+    """The place cannot answer any more. `began`: whether it may have done what it was asked."""
+
+    def __init__(self, *, began: bool) -> None:
+        super().__init__()
+        self.began = began
+
+
+class Handle:
+    """`create` once, then `call`s, then `destroy`; whatever fails, the place is gone in the end."""
+
+    def __init__(self, name: str, grace: float, lost: Callable[[Any], None]) -> None:
+        self.name = name
+        self._grace = grace
+        self._tell_lost = lost
+        self._lock = threading.RLock()  # reentrant: a signal handler may end the context of the call it interrupts
+        self._state = STARTING
+        self._is_lost = False
+        self._number = 0  # of the call that runs, or ran last
+        self._calling = False
+        self._order = 0  # how the running call was asked to end
+        self._killed_for = 0  # the order that it did not obey in time
+        self._entry: TimerEntry | None = None  # the end of its grace
+
+    def __repr__(self) -> str:
+        state = "lost" if self._is_lost else ("starting", "ready", "ending")[self._state]
+        return f"<{self._where()} of {self.name}, {state}>"
+
+    def is_lost(self) -> bool:
+        """Whether the place is gone."""
+        return self._is_lost
+
+    # -- the owner's thread ----------------------------------------------------------------------------------------
+
+    def create(self, setup: protocol.Setup, timeout: float) -> None:
+        """Have the resource made. Raises what `on_create` raised there, `TimeoutError` after `timeout` seconds,
+        `WorkerLostError` when the place is gone; then it is gone."""
+        error: BaseException | None
+        overdue = timer.after(timeout, self.kill)
+        try:
+            error, _ = self._ask(protocol.SETUP, setup, None)
+        except GoneError:
+            error = self._lost_error("while on_create ran")
+            if not overdue.is_set():
+                error = TimeoutError(f"on_create has not returned within {timeout:g} s (create_timeout)")
+        except BaseException:
+            self._end(0.0)
+            raise
+        finally:
+            overdue.cancel()
+        if error is not None:
+            self._end(0.0)
+            raise error
+        with self._lock:
+            if self._state == STARTING:
+                self._state = READY
+
+    @wrapper
+    def call(self, context: Context, packed: Packed) -> Any:
+        """Run a call. Returns what it returns, raises what it raises; `WorkerLostError` when the place is gone.
+
+        When the context ends the place is told; if the call has not returned `grace` seconds later the place is
+        killed: `TaskTimeoutError`, `TaskManagerKilledError` or `ContextCancelledError`, as the context ended."""
+        progress = packed.progress
+        remaining = context.remaining()
+        asking = _Asking(self, self._begin_call(), context)
+        head = (
+            asking.number,
+            -1.0 if remaining is None else remaining,
+            0 if progress is None else len(progress.results),
+        )
+        error: BaseException | None
+        try:
+            context._add_sleeper(asking)
+            error, result = self._ask(protocol.CALL, (head, packed), progress)
+        except GoneError as gone:
+            error, result = self._lost_error(f"while it ran {packed.__qualname__}", began=gone.began), None
+        except BaseException:  # Ctrl-C in `run_task`: the answer that comes would be taken for that of the next call
+            self.kill()
+            raise
+        finally:
+            self._end_call()
+            context._remove_sleeper(asking)
+        if error is not None:
+            raise error
+        return result
+
+    def destroy(self) -> None:
+        """Have the resource destroyed, and the place end. Raises what `on_destroy` raised there.
+
+        What has not ended `grace` seconds after the answer is killed."""
+        with self._lock:
+            if self._state == ENDING:
+                return
+            self._state = ENDING
+        error: BaseException | None = None
+        patience = 0.0
+        try:
+            if not self._is_lost:
+                error, _ = self._ask(protocol.DESTROY, None, None)
+                patience = self._grace
+        except GoneError:
+            error = self._lost_error("while on_destroy ran")
+        finally:
+            self._end(patience)
+        if error is not None:
+            raise error
+
+    def _lost_error(self, doing: str, *, began: bool = True) -> BaseException:
+        how, exit_code = self._loss()
+        if self._killed_for:
+            text = f"{self.name}: the task did not end with its context: {self._where()} was killed"
+            return _ENDINGS[self._killed_for](text)
+        return WorkerLostError(f"{self.name}: {self._where()} {how} {doing}", exit_code, began=began)
+
+    def _begin_call(self) -> int:
+        with self._lock:
+            self._number += 1
+            self._order = 0
+            self._calling = True
+            return self._number
+
+    def _end_call(self) -> None:
+        with self._lock:
+            self._calling = False
+            entry, self._entry = self._entry, None
+        if entry is not None:
+            entry.cancel()
+
+    def _end(self, patience: float) -> None:
+        with self._lock:
+            self._state = ENDING
+        self._let_end(patience)
+
+    # -- any thread ------------------------------------------------------------------------------------------------
+
+    def ask_to_end(self, number: int, context: Context) -> None:
+        """The context of a call has ended: tell the place, and kill it when the grace is over. Does not block."""
+        order = _order_for(context)
+        with self._lock:
+            if not self._calling or number != self._number or self._order:
+                return
+            self._order = order
+            self._entry = timer.after(self._grace, partial(self._kill_call, number))
+            self._tell(order, number)
+
+    def stopping(self) -> None:
+        """The manager drains. Does not block."""
+        with self._lock:
+            self._tell(protocol.STOPPING, 0)
+
+    def give_up_hooks(self) -> None:
+        """The manager is killed: on_create is not waited for any more, on_destroy as long as `grace`. May be repeated.
+        Does not block."""
+        with self._lock:
+            if self._state == STARTING:
+                self.kill()
+            elif self._state == ENDING and self._entry is None:
+                self._entry = timer.after(self._grace, self.kill)
+
+    def end_now(self) -> None:
+        """Time is up for whatever it does. Does not block."""
+        with self._lock:
+            if self._calling:
+                self._killed_for = self._order
+            self.kill()
+
+    def _kill_call(self, number: int) -> None:
+        with self._lock:
+            if self._calling and number == self._number:
+                self._killed_for = self._order
+                self.kill()
+
+    def _lost(self) -> None:
+        """The place is gone; `_is_lost` says so already. Said once, by whoever finds out."""
+        with self._lock:
+            ready = self._state == READY
+        if ready:
+            self._tell_lost(self)
+
+    # -- what a kind of place says itself ----------------------------------------------------------------------------
+
+    def _ask(self, kind: int, what: Any, progress: Progress | None) -> Answer:
+        """Have it do something and wait for the answer; notes the results of steps. Raises `GoneError`."""
+        raise NotImplementedError
+
+    def _tell(self, order: int, number: int) -> None:
+        """Give an order. With the lock held: must not block, nor raise."""
+        raise NotImplementedError
+
+    def kill(self) -> None:
+        """End the place now. Does not block, nor wait until it has ended."""
+        raise NotImplementedError
+
+    def leave_to_parent(self) -> None:
+        """In a forked child: this process has nothing to do with it."""
+        raise NotImplementedError
+
+    def _where(self) -> str:
+        """What it is, in words."""
+        raise NotImplementedError
+
+    def _loss(self) -> tuple[str, int | None]:
+        """How it was lost, in words, and the exit code; waits until that is known."""
+        raise NotImplementedError
+
+    def _let_end(self, patience: float) -> None:
+        """Wait so many seconds until it has ended by itself, then kill it; let go of everything."""
+        raise NotImplementedError
+
+
+class _Asking:
+    """A sleeper of a call's context: when it ends, it asks the call to end."""
+
+    __slots__ = ("_context", "_handle", "number")
+
+    def __init__(self, handle: Handle, number: int, context: Context) -> None:
+        self._handle = handle
+        self._context = context
+        self.number = number
+
+    def release(self) -> None:
+        """What a context does to its sleepers."""
+        self._handle.ask_to_end(self.number, self._context)
+
+
+def _order_for(context: Context) -> int:
+    if isinstance(context.err(), DeadlineExceededError):
+        return protocol.DEADLINE
+    return protocol.KILLED if isinstance(context.cause(), TaskManagerKilledError) else protocol.CANCELLED
