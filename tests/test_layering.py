@@ -16,7 +16,7 @@ PACKAGE = Path(tasker.__file__).parent
 LAYERS = (
     # needs nothing of tasker
     ("errors", "logger", "parking", "placement.__init__", "placement.protocol", "placement.variables"),
-    ("placement.wire", "reservoir", "scaling", "snapshots", "wrapping"),
+    ("placement.records", "placement.wire", "reservoir", "scaling", "snapshots", "wrapping"),
     # needs one or two of those
     ("aside", "awaiting", "checks", "deadlock", "metrics", "placement.base", "placement.envelope", "resources"),
     ("signature", "timer"),

@@ -13,21 +13,19 @@ once; where the kernel can say it (a signal on the lifeline), even if no Python 
 from __future__ import annotations
 
 import contextlib
-import logging
 import os
 import pickle
 import signal
 import socket
 import sys
 import threading
-import traceback
 from collections import deque
 from functools import partial
-from typing import Any
 
 from tasker.placement import envelope, protocol
 from tasker.placement.envelope import Outcome
 from tasker.placement.host import Host
+from tasker.placement.records import forward_records
 from tasker.placement.wire import Wire
 
 IDLE_RECORDS = 1000  # log records kept while nobody reads; the oldest give way
@@ -69,40 +67,6 @@ class _Outbox:
                 self._wire.send(protocol.RECORD, record)
             else:
                 self._records.append(record)
-
-
-class _Forwarder(logging.Handler):
-    """Sends log records to the parent, whose loggers handle them."""
-
-    def __init__(self, outbox: _Outbox, name: str) -> None:
-        super().__init__()
-        self._outbox = outbox
-        self._name = name
-
-    def emit(self, record: logging.LogRecord) -> None:
-        try:
-            fields = dict(record.__dict__)
-            fields.update(msg=record.getMessage(), args=None, exc_info=None, processName=self._name)
-            if record.exc_info:
-                fields["exc_text"] = "".join(traceback.format_exception(*record.exc_info)).rstrip()
-            self._outbox.record(_packed_fields(fields))
-        except Exception:
-            self.handleError(record)
-
-
-def _packed_fields(fields: dict[str, Any]) -> bytes:
-    try:
-        return pickle.dumps(fields)
-    except Exception:  # what the user added to the record
-        return pickle.dumps({name: value for name, value in fields.items() if _is_picklable(value)})
-
-
-def _is_picklable(value: object) -> bool:
-    try:
-        pickle.dumps(value)
-    except Exception:
-        return False
-    return True
 
 
 def _serve(wire: Wire, outbox: _Outbox, host: Host) -> None:
@@ -170,9 +134,7 @@ def main() -> None:
         os.environ.update(setup.environment)
         threading.current_thread().name = setup.name
         outbox = _Outbox(wire)
-        logging.getLogger().addHandler(_Forwarder(outbox, setup.name))
-        for name, level in setup.levels.items():
-            logging.getLogger(name).setLevel(level)
+        forward_records(setup.name, setup.levels, outbox.record)
         host = Host(setup, outbox.note)
         threading.Thread(target=_obey, args=(control, host), name="tasker-control", daemon=True).start()
         _serve(wire, outbox, host)

@@ -11,7 +11,6 @@ first reads what was answered before.
 from __future__ import annotations
 
 import contextlib
-import logging
 import os
 import pickle
 import select
@@ -26,6 +25,7 @@ from typing import Any
 
 from tasker.placement import envelope, protocol
 from tasker.placement.handle import Answer, GoneError, Handle
+from tasker.placement.records import handle_record
 from tasker.placement.wire import Wire
 from tasker.wrapping import Progress
 
@@ -81,7 +81,7 @@ class Child(Handle):
             if kind in (protocol.RESULT, protocol.ERROR):
                 return envelope.opened(kind, body, buffers)
             if kind == protocol.RECORD:
-                _handle_record(body)
+                handle_record(body)
             elif progress is not None:
                 error, result = envelope.opened(kind, body, buffers)
                 if error is not None:
@@ -167,17 +167,6 @@ class Child(Handle):
                 self._wire.socket.shutdown(socket.SHUT_RD)  # somebody else may hold the other end
         self._dead.set()
         self._lost()
-
-
-def _handle_record(body: Any) -> None:
-    """Have a child's log record handled by the logger of its name, here."""
-    try:
-        record = logging.makeLogRecord(envelope.unpack(body))
-        logger = logging.getLogger(record.name)
-        if logger.isEnabledFor(record.levelno):
-            logger.handle(record)
-    except Exception:  # a handler's or a filter's: it costs this record
-        logging.getLogger("tasker").debug("tasker: a child's log record was lost", exc_info=True)
 
 
 def _how(exit_code: int | None) -> str:

@@ -5,7 +5,6 @@ It serializes what makes a resource, once; keeps the handles, to tell them how t
 
 from __future__ import annotations
 
-import logging
 import os
 import sys
 import threading
@@ -19,6 +18,7 @@ from tasker.placement import envelope, protocol
 from tasker.placement.base import Settings, Site
 from tasker.placement.envelope import Packed
 from tasker.placement.handle import Handle
+from tasker.placement.records import levels
 from tasker.placement.variables import pack_variables
 from tasker.wrapping import wrapper
 
@@ -119,13 +119,12 @@ class RemoteSite(Site):
             self._handles.discard(handle)
 
     def _setup(self, name: str) -> protocol.Setup:
-        loggers = {"root": logging.getLogger(), **logging.root.manager.loggerDict}
         return protocol.Setup(
             name=name,
             path=[entry for entry in sys.path if isinstance(entry, str)],
             argv=list(sys.argv),
             environment=dict(os.environ),
-            levels={each: it.level for each, it in loggers.items() if isinstance(it, logging.Logger) and it.level},
+            levels=levels(),
             values=self._values,
             stopping=self._stopping,
             hooks=self._hooks,

@@ -90,7 +90,7 @@ class Handle:
         except GoneError:
             error = self._lost_error("while on_create ran")
             if not overdue.is_set():
-                error = TimeoutError(f"on_create has not returned within {timeout:g} s (create_timeout)")
+                error = TimeoutError(f"{self._late()} within {timeout:g} s (create_timeout)")
         except BaseException:
             self._end(0.0)
             raise
@@ -247,6 +247,10 @@ class Handle:
     def _where(self) -> str:
         """What it is, in words."""
         raise NotImplementedError
+
+    def _late(self) -> str:
+        """What has not happened when there was no resource in time."""
+        return "on_create has not returned"
 
     def _loss(self) -> tuple[str, int | None]:
         """How it was lost, in words, and the exit code; waits until that is known."""
