@@ -1,12 +1,17 @@
 """Index a Python source tree for full-text search; every worker owns a parser, a child interpreter.
 
-    python examples/index_files.py [DIRECTORY] [--index FILE] [--workers N] [--query TEXT]
+    python examples/index_files.py [DIRECTORY] [--index FILE] [--workers N] [--query TEXT] [--placement PLACEMENT]
 
-Parsing holds the GIL, so threads alone only slow it down. Here each worker's resource is a *parser*: a child Python
-that reads the path of a file and answers with the names and docstrings in it, both as JSON lines. `on_create` starts
-one, `on_destroy` ends it, and `check_health` condemns one that died or talks nonsense: tasker replaces it and gives
-its file to another. The main thread alone writes SQLite, in small transactions while the results stream in, so an
-interrupted run keeps what it finished, and the next one takes the rest.
+Parsing holds the GIL, so threads alone only slow it down. Here each worker's resource is a *parser*, a child Python, in
+one of two ways:
+
+- `--placement threads`: made by hand. The child reads the path of a file and answers with the names and docstrings in
+  it, both as JSON lines. `on_create` starts one, `on_destroy` ends it, and `check_health` condemns one that died or
+  talks nonsense: tasker replaces it and gives its file to another. Works wherever Python does.
+- `--placement processes`: tasker's own child processes. The parser is an object with a method.
+
+The main thread alone writes SQLite, in small transactions while the results stream in, so an interrupted run keeps what
+it finished, and the next one takes the rest.
 
 DIRECTORY is Python's own standard library if it is not given. Taken are its `.py` files, without those in hidden
 folders, `__pycache__` and `site-packages`. The exit status is 0 (also if some files could not be parsed: they are
@@ -18,6 +23,7 @@ from __future__ import annotations
 import argparse
 import ast
 import contextlib
+import functools
 import hashlib
 import inspect
 import itertools
@@ -32,13 +38,28 @@ import subprocess
 import sys
 import sysconfig
 import time
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, wait
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple, NoReturn
 
-from tasker import Config, Context, ResourceCreationError, TaskFuture, TaskManager, unhealthy_on, with_timeout
+from tasker import (
+    Config,
+    ConfigError,
+    Context,
+    Processes,
+    RemoteTaskError,
+    ResourceCreationError,
+    TaskFuture,
+    TaskManager,
+    TaskTimeoutError,
+    Threads,
+    WorkerLostError,
+    unhealthy_on,
+    with_timeout,
+)
 
 SKIPPED_FOLDERS = {"__pycache__", "site-packages"}
 FILE_TIMEOUT = 30.0  # seconds; the slowest file of the standard library takes 0.2
@@ -47,11 +68,13 @@ TICK = 0.2  # seconds between two looks at the pool
 BATCH_FILES, BATCH_SECONDS = 100, 0.5  # one transaction: what a Ctrl-C may cost, against what a commit costs
 LONGEST_ANSWER = 64 << 20  # bytes; a child that writes for ever must not fill the memory
 
-# ---------------------------------------------------------------- what the child runs: the standard library, no tasker
+# ----------------------------------------------------------------------------- what runs in a child, however it is made
+
+Row = tuple[str, str, int, str]  # kind, qualified name, line, docstring
 
 
-def describe(source: bytes, path: str) -> list[tuple[str, str, int, str]]:
-    """Return (kind, qualified name, line, docstring) of the module and of every class and function in it."""
+def describe(source: bytes, path: str) -> list[Row]:
+    """Return a row for the module and for every class and function in it."""
     module = ast.parse(source, os.path.basename(path))  # bytes: the parser itself knows byte order marks and PEP 263
     name = os.path.basename(os.path.dirname(path) if path.endswith("__init__.py") else path.removesuffix(".py"))
     kinds = {"ClassDef": "class", "FunctionDef": "function", "AsyncFunctionDef": "async function"}
@@ -70,28 +93,13 @@ def describe(source: bytes, path: str) -> list[tuple[str, str, int, str]]:
     return found
 
 
-def serve() -> None:
-    """Answer one JSON line for each JSON line, until stdin closes: the parent closed it, or is no more."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a Ctrl-C reaches the whole process group; the parent decides
-    print(json.dumps({"id": 0, "symbols": []}), flush=True)  # the greeting
-    for line in sys.stdin.buffer:
-        request = json.loads(line)
-        answer: dict[str, object] = {"id": request["id"]}
-        try:
-            with open(request["path"], "rb") as file:
-                answer["symbols"] = describe(file.read(), request["path"])
-        except Exception as error:  # unreadable, undecodable, too deep for the parser: an answer, not a death
-            answer["error"] = f"{type(error).__name__}: {error}".removesuffix(": ")
-        print(json.dumps(answer), flush=True)
-
-
-CHILD = "\n".join(
-    ["from __future__ import annotations", "import ast, json, os, signal, sys"]
-    + [inspect.getsource(function) for function in (describe, serve)]
-    + ["serve()"]
-)
-
-# ---------------------------------------------------------------------------------------------- the resource, the task
+def read(path: str) -> tuple[list[Row], str]:
+    """Return what is in a file, and why that cannot be said, or nothing."""
+    try:
+        with open(path, "rb") as file:
+            return describe(file.read(), path), ""
+    except Exception as error:  # unreadable, undecodable, too deep for the parser: an answer, not a death
+        return [], f"{type(error).__name__}: {error}".removesuffix(": ")
 
 
 class Symbol(NamedTuple):
@@ -108,6 +116,52 @@ class Parsed(NamedTuple):
 
     symbols: list[Symbol]
     error: str = ""
+
+
+def parsed(rows: Iterable[Row], error: str) -> Parsed:
+    return Parsed([Symbol(valid(kind), valid(name), int(line), valid(doc)) for kind, name, line, doc in rows], error)
+
+
+def valid(text: str) -> str:
+    r"""SQLite takes valid Unicode only, and a docstring may well hold a lone "\ud800"."""
+    return text.encode("utf-8", "backslashreplace").decode()
+
+
+# ---------------------------------------------------------------------------------- a parser in tasker's child process
+
+
+class PlainParser:
+    """What `--placement processes` needs. `Processes()` puts it into a child, which is ended and replaced for us."""
+
+    def __init__(self) -> None:
+        warnings.simplefilter("ignore")  # those about the files that it parses
+
+    def parse(self, path: str) -> Parsed:
+        """The task."""
+        return parsed(*read(path))
+
+    def close(self) -> None:
+        """Nothing is left to do: the process ends."""
+
+
+# ---------------------------------------------------------------------------- a parser in a child that is made by hand
+
+
+def serve() -> None:
+    """Answer one JSON line for each JSON line, until stdin closes: the parent closed it, or is no more."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a Ctrl-C reaches the whole process group; the parent decides
+    print(json.dumps({"id": 0, "symbols": [], "error": ""}), flush=True)  # the greeting
+    for line in sys.stdin.buffer:
+        request = json.loads(line)
+        rows, error = read(request["path"])
+        print(json.dumps({"id": request["id"], "symbols": rows, "error": error}), flush=True)
+
+
+CHILD = "\n".join(
+    ["from __future__ import annotations", "import ast, json, os, signal, sys"]
+    + [inspect.getsource(function) for function in (describe, read, serve)]
+    + ["serve()"]
+)
 
 
 class ParserLost(Exception):
@@ -147,10 +201,7 @@ class Parser:
             answer: Any = json.loads(line)
             if answer["id"] != self.asked:
                 raise ValueError(f"asked {self.asked}, answered {answer['id']}")
-            if "error" in answer:
-                return Parsed([], str(answer["error"]))
-            rows = answer["symbols"]
-            return Parsed([Symbol(valid(kind), valid(name), int(n), valid(doc)) for kind, name, n, doc in rows])
+            return parsed(answer["symbols"], str(answer["error"]))
         except Exception as error:  # once out of step, the conversation cannot be trusted again
             raise ParserLost(f"the parser answered nonsense: {line[:60]!r}") from error
 
@@ -184,15 +235,29 @@ def parse(ctx: Context, parser: Parser, path: str) -> Parsed:
             take_back()  # leaving the `with` block cancels the context, which is no reason to end a child that answered
 
 
-def configure(workers: int, start_parser: Callable[[], Parser] = Parser) -> Config[Parser]:
+# ----------------------------------------------------------------------------------------------------- the two of them
+
+StartParser = Callable[[], Parser] | Callable[[], PlainParser]
+PARSERS: dict[str, StartParser] = {"threads": Parser, "processes": PlainParser}  # by placement
+
+
+def configure(workers: int, placement: str, start_parser: StartParser) -> Config[Any]:
+    processes = placement == "processes"
     return Config(
         name="index",
         on_create=start_parser,
-        on_destroy=Parser.close,
+        on_destroy=PlainParser.close if processes else Parser.close,
         worker_count=workers,
         max_worker_count=workers + max(1, workers // 2),
-        check_health=unhealthy_on(ParserLost),
+        check_health=unhealthy_on(ParserLost),  # that a process of its own is dead, tasker knows
+        placement=Processes() if processes else Threads(),
     )
+
+
+def submit(manager: TaskManager[Any], placement: str, path: str) -> TaskFuture[Parsed]:
+    if placement == "processes":
+        return manager.submit(PlainParser.parse, path, timeout=FILE_TIMEOUT)  # then its process is killed
+    return manager.submit(parse, path)
 
 
 # ------------------------------------------------------------------------------------ the index: one thread's alone
@@ -263,11 +328,6 @@ def words(name: str) -> str:
     return re.sub(r"(?<=[a-z0-9])(?=[A-Z])", " ", name)
 
 
-def valid(text: str) -> str:
-    r"""SQLite takes valid Unicode only, and a docstring may well hold a lone "\ud800"."""
-    return text.encode("utf-8", "backslashreplace").decode()
-
-
 # --------------------------------------------------------------------------------------------------------- one run
 
 
@@ -304,13 +364,14 @@ def scan(root: Path) -> tuple[dict[str, Version], dict[str, str]]:
     return found, failed
 
 
-def stream(manager: TaskManager[Parser], paths: Iterable[str]) -> Iterator[list[tuple[str, Parsed]]]:
+def stream(submit: Callable[[str], TaskFuture[Parsed]], paths: Iterable[str]) -> Iterator[list[tuple[str, Parsed]]]:
     """Yield what was parsed since the last turn, several times a second; `IN_FLIGHT` files at most are under way."""
     todo = iter(paths)
     pending: dict[TaskFuture[Parsed], str] = {}
+    late: set[str] = set()
     while True:
         for path in itertools.islice(todo, IN_FLIGHT - len(pending)):
-            pending[manager.queue_task_async(parse, path)] = path
+            pending[submit(path)] = path
         if not pending:
             return
         finished: list[tuple[str, Parsed]] = []
@@ -319,8 +380,14 @@ def stream(manager: TaskManager[Parser], paths: Iterable[str]) -> Iterator[list[
             path = pending.pop(future)
             try:
                 finished.append((path, future.result()))
-            except ParserLost as error:
+            except (ParserLost, WorkerLostError, RemoteTaskError) as error:
                 finished.append((path, Parsed([], f"{error}; tried {future.attempts} times")))
+            except TaskTimeoutError:
+                if future.attempts and path in late:
+                    finished.append((path, Parsed([], f"no answer in {FILE_TIMEOUT:g} s; tried 2 times")))
+                else:  # perhaps it has only waited, behind a file that never ends
+                    late.update([path] if future.attempts else ())
+                    todo = itertools.chain([path], todo)
             except ResourceCreationError:  # of no use to go on, and one such error says it all
                 for other in pending:
                     if not other.cancel():
@@ -333,13 +400,15 @@ def refresh(
     index: Index,
     root: Path,
     workers: int,
-    start_parser: Callable[[], Parser] = Parser,
-    watch: Callable[[TaskManager[Parser], int, int], None] = lambda manager, done, total: None,
+    placement: str = "threads",
+    start_parser: StartParser | None = None,
+    watch: Callable[[TaskManager[Any], int, int], None] = lambda manager, done, total: None,
 ) -> Report:
     """Bring the index up to date with the files under `root`: parse what changed, forget what vanished.
 
     `watch(manager, files done, files to do)` is called several times a second. Whatever ends this early, the index
-    keeps every batch that was written. Raises `ResourceCreationError` if no parser can be started.
+    keeps every batch that was written. Raises `ResourceCreationError` if no parser can be started, `ConfigError` where
+    there is no such placement.
     """
     found, failed = scan(root)
     known = index.files(root)
@@ -351,10 +420,11 @@ def refresh(
     if not changed:
         return report
 
-    with TaskManager(configure(min(workers, len(changed)), start_parser)) as manager:
+    config = configure(min(workers, len(changed)), placement, start_parser or PARSERS[placement])
+    with TaskManager(config) as manager:
         batch: dict[str, tuple[Version, list[Symbol]] | None] = {}
         done, written, watched = 0, time.monotonic(), 0.0
-        for finished in stream(manager, changed):
+        for finished in stream(functools.partial(submit, manager, placement), changed):
             for path, (symbols, error) in finished:
                 batch[path] = None if error else (changed[path], symbols)  # what was known of a broken file is outdated
                 if error:
@@ -392,7 +462,7 @@ class Progress:
     def __init__(self) -> None:
         self.started = time.perf_counter()  # on Windows `monotonic` may not have moved between two looks
 
-    def __call__(self, manager: TaskManager[Parser], done: int, total: int) -> None:
+    def __call__(self, manager: TaskManager[Any], done: int, total: int) -> None:
         now, rate = manager.stats(), done / (time.perf_counter() - self.started)
         workers = f"{now.active_workers} workers, {now.burst_workers} of them burst, {now.queued_tasks} files queued"
         self.show(f"{done} of {total} files, {rate:.0f} a second, {workers}")
@@ -460,6 +530,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     cli.add_argument("--index", metavar="FILE", type=Path, help="default: a file in the user's cache folder")
     cli.add_argument("--workers", metavar="N", type=positive, default=os.cpu_count() or 1, help="default: one a CPU")
     cli.add_argument("--query", metavar="TEXT", default="thread pool", help="default: %(default)r")
+    cli.add_argument("--placement", choices=PARSERS, default="threads", help="default: %(default)s, see above")
     options = cli.parse_args(argv)
     root: Path = options.directory or directory(sysconfig.get_path("stdlib"))
     path = Path(os.path.realpath(options.index or default_index(root)))
@@ -477,7 +548,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     with contextlib.closing(index.db):
         try:
             print(printable(f"indexing {root} in {path}"), flush=True)
-            report = refresh(index, root, options.workers, watch=progress)
+            report = refresh(index, root, options.workers, options.placement, watch=progress)
             progress.show("")
             print_report(report, root, time.perf_counter() - progress.started)
             print_answer(index, root, options.query)
@@ -485,6 +556,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             progress.show("")
             print(f"interrupted: {len(index.files(root))} files are in the index, the next run takes the rest")
             return 130
+        except ConfigError as error:  # no such processes here
+            cli.error(str(error))
         except (ResourceCreationError, sqlite3.Error) as error:
             progress.show("")
             cli.exit(1, f"{cli.prog}: {printable(str(error))}\n")
@@ -492,4 +565,6 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    import index_files  # this file again, by a name that child processes can import: `__main__` is theirs
+
+    sys.exit(index_files.main())

@@ -1,7 +1,8 @@
 """The programs in `examples`, run as a reader would: `python examples/NAME.py`, from another folder.
 
 Each prints what stands here, line by line, where `...` stands for any characters, as in the README. Those about
-logging, collecting, payments, asyncio and the web are in `test_examples_more.py`, the index in `test_index_files.py`.
+logging, collecting, payments, asyncio, the web and processes are in `test_examples_more.py`, the index in
+`test_index_files.py`.
 """
 
 from __future__ import annotations
@@ -105,9 +106,9 @@ def run_example(name: str, *arguments: str, cwd: Path, modules: Path | None = No
     )
 
 
-def assert_prints(name: str, expected: str, *, cwd: Path) -> None:
+def assert_prints(name: str, expected: str, *arguments: str, cwd: Path, modules: Path | None = None) -> None:
     """An example ends well, prints `expected` (`...` stands for any characters) and nothing to stderr."""
-    done = run_example(name, cwd=cwd)
+    done = run_example(name, *arguments, cwd=cwd, modules=modules)
     assert done.returncode == 0, f"{name}: exit status {done.returncode}\n{done.stdout}{done.stderr}"
     assert done.stderr == "", f"{name}: written to stderr\n{done.stderr}"
     assert _matches(done.stdout, expected), f"{name}: printed\n{done.stdout}\nand not\n{expected}"

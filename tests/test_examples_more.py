@@ -1,4 +1,5 @@
-"""The examples about logging, collecting, payments, asyncio and web applications, run as those in `test_examples`."""
+"""The examples about logging, collecting, payments, asyncio, web applications and processes, run as those in
+`test_examples`."""
 
 from __future__ import annotations
 
@@ -172,3 +173,47 @@ def test_web_application_serves_in_every_child_of_a_process_that_has_preloaded_i
     )
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout == SERVED * 2
+
+
+SOURCES = {
+    "reader.py": "def readFile(file_name, maxSize=None):\n    return readHTTPHeader(file_name)\n",
+    "deep/name.py": "name = 'names in strings do not count'  # nor do those in comments\n",
+    "deep/unfinished.py": "name = (\n",
+    "deep/latin.py": b"# coding: utf-8\ncaf\xe9 = 1\n",
+    "test/test_reader.py": "skipped = name\n",
+}
+COUNTED = """\
+{placement}: 12 words in 4 files, 2 of them unreadable
+       3 file
+       3 name
+       2 read
+       1 header
+       1 http
+"""
+TOOK = "threads took ... s, processes ... s: ... times as fast\n"
+
+
+@pytest.fixture
+def sources(tmp_path: Path) -> Path:
+    for name, content in SOURCES.items():
+        path = tmp_path / "sources" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    return tmp_path / "sources"
+
+
+@pytest.mark.skipif(os.name != "posix", reason="there are no such processes here")
+def test_count_words_counts_the_same_on_threads_and_in_processes(sources: Path, tmp_path: Path) -> None:
+    threads, processes = (COUNTED.format(placement=each) for each in ("threads", "processes"))
+    assert_prints("count_words.py", processes, "sources", "--workers", "2", cwd=tmp_path)
+    hide("cloudpickle", tmp_path)  # it can do without
+    arguments = (str(sources), "--compare")
+    assert_prints("count_words.py", threads + processes + TOOK, *arguments, cwd=tmp_path, modules=tmp_path)
+
+
+@pytest.mark.parametrize("placement", ["threads", "processes"])
+def test_count_words_refuses_a_wrong_number_of_workers_in_a_line_and_exits_with_2(
+    placement: str, sources: Path, tmp_path: Path
+) -> None:
+    done = run_example("count_words.py", "sources", "--workers", "0", "--placement", placement, cwd=tmp_path)
+    assert (done.returncode, done.stdout, done.stderr.count("\n")) == (2, "", 1)

@@ -1,15 +1,19 @@
-"""`examples/index_files.py`: what it finds, what a broken parser or file costs, and what an interruption leaves."""
+"""`examples/index_files.py`: what it finds, what a broken parser or file costs, and what an interruption leaves.
+
+Most of it with both kinds of parsers: `placement` says which."""
 
 from __future__ import annotations
 
 import functools
 import importlib.util
+import itertools
 import os
+import re
 import signal
 import sqlite3
 import subprocess
 import sys
-import threading
+import sysconfig
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing
@@ -38,6 +42,7 @@ Index: TypeAlias = Any
 Parser: TypeAlias = Any
 
 posix_only = pytest.mark.skipif(os.name != "posix", reason="needs POSIX signals and file types")
+made_by_hand = pytest.mark.parametrize("placement", ["threads"])
 
 PACKAGE: dict[str, str | bytes] = {
     "shop/__init__.py": '"""A shop for tests."""\n',
@@ -99,6 +104,18 @@ def parsers(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Parser]]:
     assert [parser.process.pid for parser in started if parser.process.returncode is None] == []
 
 
+@pytest.fixture(params=["threads", pytest.param("processes", marks=posix_only)])
+def placement(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """The kind of parsers: children made by hand, or tasker's own, which find the example as it is found here."""
+    monkeypatch.syspath_prepend(str(EXAMPLE.parent))
+    return str(request.param)
+
+
+@pytest.fixture
+def refresh(placement: str) -> Callable[..., Any]:
+    return functools.partial(index_files.refresh, placement=placement)
+
+
 def names(index: Index, root: Path) -> list[str]:
     return sorted(Path(path).name for path in index.files(root))
 
@@ -108,30 +125,66 @@ def assert_sound(db: sqlite3.Connection) -> None:
     db.execute("insert into symbols(symbols) values ('integrity-check')")  # FTS5's own: raises if it is not
 
 
-def child_that(action: str, tmp_path: Path, times: int = 1) -> str:
-    """The source of a child that does `action` before it parses a file named victim.py, the first `times` times."""
-    folder = str(tmp_path)
-    source: str = index_files.CHILD.removesuffix("serve()")
-    return source + "\n".join(
-        [
-            "import time",
-            "parse_really = describe",
-            "def describe(source, path):",
-            f"    times = sum(name.startswith('mark') for name in os.listdir({folder!r}))",
-            f"    if path.endswith('victim.py') and times < {times}:",
-            f"        open(os.path.join({folder!r}, 'mark%d' % os.getpid()), 'a').close()",
-            f"        {action}",
-            "    return parse_really(source, path)",
-            "serve()",
-        ]
-    )
+# What a parser does in place of `describe`: first an action, for a file named victim.py, the first times. Until it ends
+# it holds the lock of a file of its own.
+FAULT = """
+import os, time
+parse_really = describe
+def begin():
+    global alive
+    alive = open(os.path.join({folder!r}, "alive%d" % os.getpid()), "w")
+    if os.name == "posix":
+        import fcntl
+        fcntl.flock(alive, fcntl.LOCK_EX)
+def describe(source, path):
+    times = sum(name.startswith("mark") for name in os.listdir({folder!r}))
+    if path.endswith("victim.py") and times < {times}:
+        open(os.path.join({folder!r}, "mark%d" % os.getpid()), "a").close()
+        {action}
+    return parse_really(source, path)
+"""
+MODULES = {
+    "threads": """
+import index_files
+FAULT = {fault!r}
+def start():
+    return index_files.Parser(index_files.CHILD.removesuffix("serve()") + FAULT + "begin(); serve()")
+""",
+    "processes": """
+import index_files
+from index_files import describe
+{fault}
+def start():
+    begin()
+    index_files.describe = describe
+    return index_files.PlainParser()
+""",
+}
+module_numbers = itertools.count()
+
+
+def write_faults(placement: str, folder: Path, action: str, times: int = 1) -> Path:
+    """Write a module whose `start()` is a parser that does `action` before it parses a file named victim.py."""
+    path = folder / f"faults{next(module_numbers)}.py"  # a name that no other test has imported
+    fault = FAULT.format(folder=str(folder), action=action, times=times)
+    path.write_text(MODULES[placement].format(fault=fault))
+    return path
+
+
+@pytest.fixture
+def parser_that(placement: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Any]:
+    """`parser_that(action, times)`: a function that starts such parsers."""
+    monkeypatch.syspath_prepend(str(tmp_path))
+    return lambda *args: load(write_faults(placement, tmp_path, *args)).start
 
 
 # -- what it finds -------------------------------------------------------------------------------------------------
 
 
-def test_names_and_docstrings_of_a_tree_are_found(tree: Path, index: Index, parsers: list[Parser]) -> None:
-    report = index_files.refresh(index, tree, workers=2)
+def test_names_and_docstrings_of_a_tree_are_found(
+    tree: Path, index: Index, refresh: Callable[..., Any], parsers: list[Parser]
+) -> None:
+    report = refresh(index, tree, workers=2)
 
     assert (report.taken, report.unchanged, report.removed, report.failed) == (4, 0, 0, {})
     assert names(index, tree) == ["__init__.py", "escape.py", "latin.py", "till.py"]
@@ -156,17 +209,19 @@ def test_a_query_may_hold_any_characters(query: str, tree: Path, index: Index) -
         assert "sum" in symbol.doc
 
 
-def test_a_second_run_takes_only_what_changed_and_forgets_what_vanished(tree: Path, index: Index) -> None:
-    index_files.refresh(index, tree, workers=2)
+def test_a_second_run_takes_only_what_changed_and_forgets_what_vanished(
+    tree: Path, index: Index, refresh: Callable[..., Any]
+) -> None:
+    refresh(index, tree, workers=2)
     write_tree(tree, {"shop/till.py": '"""Counts nothing."""', "shop/new.py": '"""Just arrived."""'})
     (tree / "shop" / "latin.py").unlink()
 
-    report = index_files.refresh(index, tree, workers=2)
+    report = refresh(index, tree, workers=2)
 
     assert (report.taken, report.unchanged, report.removed) == (2, 2, 1)
     assert index.search("sum") == index.search("café") == []
     assert len(index.search("nothing")) == len(index.search("arrived")) == 1
-    assert index_files.refresh(index, tree, workers=2) == index_files.Report(0, 4, 0, {})  # no pool for no work
+    assert refresh(index, tree, workers=2) == index_files.Report(0, 4, 0, {})  # no pool for no work
     assert_sound(index.db)
 
 
@@ -182,31 +237,28 @@ def test_trees_in_one_index_do_not_disturb_each_other(tmp_path: Path, index: Ind
 
 @posix_only
 def test_a_parser_killed_in_mid_file_is_replaced_and_no_file_is_lost(
-    tree: Path, index: Index, parsers: list[Parser], monkeypatch: pytest.MonkeyPatch
+    tree: Path,
+    tmp_path: Path,
+    index: Index,
+    refresh: Callable[..., Any],
+    parser_that: Callable[..., Any],
+    parsers: list[Parser],
 ) -> None:
+    write_tree(tree, {"victim.py": '"""Held by a parser that is killed."""'})
     killed: list[int] = []
-    first = threading.Lock()
-    parse_really, answer_really = index_files.Parser.parse, index_files.Parser._answer
 
-    def parse(parser: Parser, path: str) -> Any:
-        if first.acquire(blocking=False):  # never released
-            os.kill(parser.process.pid, signal.SIGSTOP)  # it will hold the file and not answer
-            killed.append(parser.process.pid)
-        return parse_really(parser, path)
+    def kill(manager: Any, done: int, total: int) -> None:
+        if not killed and (marks := list(tmp_path.glob("mark*"))):
+            killed.append(int(marks[0].name.removeprefix("mark")))
+            os.kill(killed[0], signal.SIGKILL)
 
-    def answer(parser: Parser) -> Any:
-        if parser.process.pid in killed:
-            os.kill(parser.process.pid, signal.SIGKILL)
-        return answer_really(parser)
-
-    monkeypatch.setattr(index_files.Parser, "parse", parse)
-    monkeypatch.setattr(index_files.Parser, "_answer", answer)
-    report = index_files.refresh(index, tree, workers=2)
+    report = refresh(index, tree, workers=2, start_parser=parser_that("time.sleep(600)"), watch=kill)
 
     assert len(killed) == 1
-    assert (report.taken, report.failed) == (4, {})
-    assert "1 retried" in report.figures["tasks"]
-    assert len(parsers) >= 3  # two workers, one replacement
+    assert (report.taken, report.failed) == (5, {})
+    assert report.figures["tasks"] == "5 arrived, 5 completed, 0 failed, 1 retried"
+    assert len(index.search("held")) == 1
+    assert_sound(index.db)
 
 
 @pytest.mark.parametrize(
@@ -218,60 +270,91 @@ def test_a_parser_killed_in_mid_file_is_replaced_and_no_file_is_lost(
         "print('7')",
         "print('{}')",
         "print('[' * 100000)",
-        """print('{"id": 99, "symbols": []}')""",  # the answer to another question
-        """print('{"id": %d, "symbols": [["class"]]}' % sys._getframe(1).f_locals["request"]["id"])""",
+        """print('{"id": 99, "symbols": [], "error": ""}')""",  # the answer to another question
+        """print('{"id": %d, "symbols": [["class"]], "error": ""}' % sys._getframe(2).f_locals["request"]["id"])""",
         r"os.write(1, b'\xff\xfe\n')",
         """print('{"id": 1, "sym', end='', flush=True); os._exit(0)""",
-        "os._exit(1)",
         "os.close(1)",
     ],
 )
-def test_a_parser_that_is_garbled_or_dies_is_replaced_and_no_file_is_lost(
-    action: str, tree: Path, tmp_path: Path, index: Index, parsers: list[Parser]
+@made_by_hand
+def test_a_parser_that_is_garbled_is_replaced_and_no_file_is_lost(
+    action: str,
+    tree: Path,
+    index: Index,
+    refresh: Callable[..., Any],
+    parser_that: Callable[..., Any],
+    parsers: list[Parser],
 ) -> None:
     write_tree(tree, {"victim.py": '"""Held by a parser that fails."""'})
-    source = child_that(action, tmp_path)
 
-    report = index_files.refresh(index, tree, workers=1, start_parser=lambda: index_files.Parser(source))
+    report = refresh(index, tree, workers=1, start_parser=parser_that(action))
 
     assert (report.taken, report.failed) == (5, {})
     assert "1 retried" in report.figures["tasks"]
     assert len(index.search("held")) == 1
 
 
+def test_a_parser_that_dies_is_replaced_and_no_file_is_lost(
+    tree: Path, index: Index, refresh: Callable[..., Any], parser_that: Callable[..., Any], parsers: list[Parser]
+) -> None:
+    write_tree(tree, {"victim.py": '"""Held by a parser that fails."""'})
+
+    report = refresh(index, tree, workers=1, start_parser=parser_that("os._exit(1)"))
+
+    assert (report.taken, report.failed) == (5, {})
+    assert "1 retried" in report.figures["tasks"]
+    assert len(index.search("held")) == 1
+
+
+POISON = {
+    "threads": r"the parser died before it answered; tried 4 times",
+    "processes": r"index-worker-\d+: process \d+ ended with exit code 1 while it ran PlainParser.parse; tried 4 times",
+}
+
+
 def test_a_file_that_kills_every_parser_is_reported_after_the_retries_and_costs_nothing_else(
-    tree: Path, tmp_path: Path, index: Index, parsers: list[Parser]
+    tree: Path,
+    index: Index,
+    placement: str,
+    refresh: Callable[..., Any],
+    parser_that: Callable[..., Any],
+    parsers: list[Parser],
 ) -> None:
     write_tree(tree, {"victim.py": '"""Poison."""'})
-    source = child_that("os._exit(1)", tmp_path, times=99)
 
-    report = index_files.refresh(index, tree, workers=2, start_parser=lambda: index_files.Parser(source))
+    report = refresh(index, tree, workers=2, start_parser=parser_that("os._exit(1)", 99))
 
-    assert report.failed == {str(tree / "victim.py"): "the parser died before it answered; tried 4 times"}
+    assert list(report.failed) == [str(tree / "victim.py")]
+    assert re.fullmatch(POISON[placement], report.failed[str(tree / "victim.py")])
     assert report.taken == 4
     assert "victim.py" not in names(index, tree)
-    assert index_files.refresh(index, tree, workers=2).taken == 1  # with parsers that can: taken up again
+    assert refresh(index, tree, workers=2).taken == 1  # with parsers that can: taken up again
 
 
 def test_a_file_that_is_never_answered_is_reported_and_costs_nothing_else(
     tree: Path,
     tmp_path: Path,
     index: Index,
+    placement: str,
+    refresh: Callable[..., Any],
+    parser_that: Callable[..., Any],
     parsers: list[Parser],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     write_tree(tree, {"victim.py": '"""Parsed for ever."""'})
-    source = child_that("time.sleep(600)", tmp_path, times=99)
-    monkeypatch.setattr(index_files, "FILE_TIMEOUT", 0.5)
+    monkeypatch.setattr(index_files, "FILE_TIMEOUT", 1.0)
 
-    report = index_files.refresh(index, tree, workers=1, start_parser=lambda: index_files.Parser(source))
+    endless = "__import__('re').match('(a|aa)+$', 'a' * 99 + 'b')"  # never lets another thread of its process run
+    report = refresh(index, tree, workers=1, start_parser=parser_that(endless, 99))
 
-    assert report.failed == {str(tree / "victim.py"): "no answer in 0.5 s; tried 4 times"}
+    times = {"threads": 4, "processes": 2}[placement]
+    assert report.failed == {str(tree / "victim.py"): f"no answer in 1 s; tried {times} times"}
     assert report.taken == 4
 
 
 def test_closing_a_parser_ends_a_child_that_does_not_leave() -> None:
-    greeting = 'print(\'{"id": 0, "symbols": []}\', flush=True)'
+    greeting = 'print(\'{"id": 0, "symbols": [], "error": ""}\', flush=True)'
     parser = index_files.Parser(f"import time; {greeting}; time.sleep(600)")
     parser.close()
     assert parser.process.returncode is not None
@@ -295,7 +378,7 @@ def test_a_child_that_cannot_start_is_a_failed_creation(parsers: list[Parser]) -
 
 
 def test_files_that_cannot_be_parsed_are_reported_and_cost_nothing_else(
-    tree: Path, index: Index, parsers: list[Parser]
+    tree: Path, index: Index, refresh: Callable[..., Any], parsers: list[Parser]
 ) -> None:
     bad: dict[str, str | bytes] = {
         "syntax.py": "def broken(:\n",
@@ -307,7 +390,7 @@ def test_files_that_cannot_be_parsed_are_reported_and_cost_nothing_else(
     write_tree(tree, bad)
     write_tree(tree, {"surrogate.py": r'"""Lone \ud800 surrogate."""'})
 
-    report = index_files.refresh(index, tree, workers=2)
+    report = refresh(index, tree, workers=2)
 
     assert sorted(report.failed) == sorted(str(tree / name) for name in bad)
     assert "SyntaxError" in report.failed[str(tree / "syntax.py")]
@@ -318,14 +401,16 @@ def test_files_that_cannot_be_parsed_are_reported_and_cost_nothing_else(
     assert len(parsers) <= 3  # none of them was a death
 
     write_tree(tree, {"syntax.py": '"""Mended."""'})
-    assert index_files.refresh(index, tree, workers=2).taken == 1
+    assert refresh(index, tree, workers=2).taken == 1
     write_tree(tree, {"syntax.py": "broken again ("})
-    index_files.refresh(index, tree, workers=2)
+    refresh(index, tree, workers=2)
     assert index.search("mended") == []  # what is no longer so is not answered
 
 
 @posix_only
-def test_files_that_cannot_be_read_are_reported_and_cost_nothing_else(tree: Path, index: Index) -> None:
+def test_files_that_cannot_be_read_are_reported_and_cost_nothing_else(
+    tree: Path, index: Index, refresh: Callable[..., Any]
+) -> None:
     os.mkfifo(tree / "pipe.py")
     (tree / "dangling.py").symlink_to(tree / "nowhere.py")
     (tree / "directory.py").mkdir()
@@ -334,7 +419,7 @@ def test_files_that_cannot_be_read_are_reported_and_cost_nothing_else(tree: Path
         (tree / "private.py").touch(mode=0o000)
         expected["private.py"] = "PermissionError"
 
-    report = index_files.refresh(index, tree, workers=1)
+    report = refresh(index, tree, workers=1)
 
     assert sorted(report.failed) == sorted(str(tree / name) for name in expected)
     assert all(report.failed[str(tree / name)].startswith(reason) for name, reason in expected.items())
@@ -389,10 +474,11 @@ def test_a_batch_is_written_whole_or_not_at_all(tree: Path, index: Index) -> Non
 # -- the command line ----------------------------------------------------------------------------------------------
 
 
-def run_example(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
+def run_example(*arguments: str | Path, modules: Path | None = None) -> subprocess.CompletedProcess[str]:
+    path = [*([modules] if modules else []), *import_path()]
     return subprocess.run(
         [sys.executable, EXAMPLE, *arguments],
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(map(str, import_path())), "PYTHONIOENCODING": "utf-8"},
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(map(str, path)), "PYTHONIOENCODING": "utf-8"},
         capture_output=True,
         encoding="utf-8",
         timeout=50,
@@ -406,9 +492,10 @@ def import_path() -> list[Path]:
     return [Path(tasker.__file__).resolve().parents[1]]
 
 
-def test_a_run_prints_figures_failures_and_the_answer(tree: Path, tmp_path: Path) -> None:
+def test_a_run_prints_figures_failures_and_the_answer(placement: str, tree: Path, tmp_path: Path) -> None:
     write_tree(tree, {f"bad{n:02}.py": "(" for n in range(12)})
-    arguments = (tree, "--index", tmp_path / "new" / "index.db", "--workers", "2", "--query", "adds up")
+    arguments = [tree, "--index", tmp_path / "new" / "index.db", "--workers", "2", "--query", "adds up"]
+    arguments += ["--placement", placement]
 
     first = run_example(*arguments)
     assert (first.returncode, first.stderr) == (0, "")  # no progress in a pipe, no warnings of what is parsed
@@ -424,6 +511,40 @@ def test_a_run_prints_figures_failures_and_the_answer(tree: Path, tmp_path: Path
     assert second.returncode == 0
     assert "0 files indexed" in second.stdout
     assert "4 unchanged" in second.stdout
+
+
+@posix_only
+def test_processes_need_nothing_that_is_not_installed_with_tasker(tree: Path, tmp_path: Path) -> None:
+    (tmp_path / "cloudpickle.py").write_text("raise ImportError\n")
+    options = ("--index", tmp_path / "index.db", "--placement", "processes")
+    done = run_example(tree, *options, modules=tmp_path)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "4 files indexed" in done.stdout
+
+
+@posix_only
+def test_the_index_is_the_same_however_its_parsers_are_made(tree: Path, tmp_path: Path) -> None:
+    write_tree(tree, {"bad.py": "(", "surrogate.py": r'"""Lone \ud800 surrogate."""'})
+    asyncio = Path(os.path.realpath(sysconfig.get_path("stdlib")), "asyncio")
+    tables: dict[str, list[Any]] = {}
+    answers: dict[str, str] = {}
+    for placement in ("threads", "processes"):
+        database = tmp_path / f"{placement}.db"
+        for root in (tree, asyncio):
+            done = run_example(root, "--index", database, "--query", "shop loop", "--placement", placement)
+            assert (done.returncode, done.stderr) == (0, "")
+        answers[placement] = done.stdout.partition("'shop loop'")[2]
+        with closing(sqlite3.connect(database)) as db:
+            files = db.execute("select path, mtime_ns, size from files order by path").fetchall()
+            symbols = db.execute(
+                "select path, name, words, doc, kind, line from symbols join files on files.id = symbols.rowid / ?"
+                " order by path, symbols.rowid",
+                (index_files.ROWS,),
+            ).fetchall()
+        tables[placement] = [files, symbols]
+    assert tables["threads"] == tables["processes"]
+    assert answers["threads"] == answers["processes"]
+    assert len(tables["processes"][1]) > 500
 
 
 def test_a_wrong_directory_gets_one_clear_line_and_exit_status_2(tree: Path, tmp_path: Path) -> None:
@@ -450,6 +571,7 @@ def foreign_database(path: Path) -> Path:
         lambda tree, tmp: ["--workers", "many"],
         lambda tree, tmp: ["--workers", ""],
         lambda tree, tmp: ["--no-such-option"],
+        lambda tree, tmp: ["--placement", "cluster"],
         lambda tree, tmp: ["--index", tree / "index.db"],
         lambda tree, tmp: ["--index", tree / "empty.py"],
         lambda tree, tmp: ["--index", tmp],
@@ -491,12 +613,24 @@ def test_parsers_that_cannot_start_end_the_run_with_one_line(
         return index_files.Parser("raise SystemExit(1)")
 
     configure = index_files.configure
-    impatient = lambda workers, start: replace(configure(workers, failing), create_timeout=0.3)  # noqa: E731
+    impatient = lambda *args: replace(configure(*args[:2], failing), create_timeout=0.3)  # noqa: E731
     monkeypatch.setattr(index_files, "configure", impatient)
     with pytest.raises(SystemExit) as exit:
         index_files.main([str(tree), "--index", str(tmp_path / "index.db")])
     assert exit.value.code == 1
     assert capsys.readouterr().err.count("\n") == 1
+
+
+def test_where_there_are_no_such_processes_one_line_says_so(
+    tree: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "executable", "")  # what an embedded interpreter has
+    with pytest.raises(SystemExit) as exit:
+        index_files.main([str(tree), "--index", str(tmp_path / "index.db"), "--placement", "processes"])
+    assert exit.value.code == 2
+    err = capsys.readouterr().err
+    assert "placement" in err
+    assert err.count("\n") == 1
 
 
 def test_the_default_index_lies_in_the_users_cache_and_is_the_trees_own(
@@ -543,36 +677,27 @@ def test_a_terminal_sees_the_progress(tree: Path, tmp_path: Path) -> None:
 
 # -- interruptions -------------------------------------------------------------------------------------------------
 
-# Every child locks a file of its own for as long as it lives, and the one that gets victim.py says so and waits for
-# a file named "release". The program around them is the example's own.
+# The program around such parsers is the example's own.
 DRIVER = """
 import functools, signal, sys
 sys.path[:0] = {path!r}
 import index_files
+from {faults} import start
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it
-source = '''{preamble}''' + {source!r}
-source = "from __future__ import annotations\\n" + source.replace("from __future__ import annotations", "")
-index_files.refresh = functools.partial(index_files.refresh, start_parser=lambda: index_files.Parser(source))
+index_files.refresh = functools.partial(index_files.refresh, start_parser=start)
 sys.exit(index_files.main(sys.argv[1:]))
-"""
-PREAMBLE = """
-import fcntl, os
-alive = open(os.path.join({folder!r}, "alive%d" % os.getpid()), "w")
-fcntl.flock(alive, fcntl.LOCK_EX)
 """
 
 
 @pytest.fixture
-def held_run(tree: Path, tmp_path: Path) -> Iterator[subprocess.Popen[str]]:
+def held_run(placement: str, tree: Path, tmp_path: Path) -> Iterator[subprocess.Popen[str]]:
     """A run that has indexed all but victim.py, which a parser holds until tmp_path/release exists."""
     write_tree(tree, {"victim.py": '"""Held until released."""'})
     release = str(tmp_path / "release")
-    driver = DRIVER.format(
-        path=[str(EXAMPLE.parent), *map(str, import_path())],
-        preamble=PREAMBLE.format(folder=str(tmp_path)),
-        source=child_that(f"while not os.path.exists({release!r}): time.sleep(0.01)", tmp_path),
-    )
-    command = [sys.executable, "-c", driver, str(tree), "--index", str(tmp_path / "index.db"), "--workers", "2"]
+    faults = write_faults(placement, tmp_path, f"while not os.path.exists({release!r}): time.sleep(0.01)")
+    path = [str(EXAMPLE.parent), str(tmp_path), *map(str, import_path())]
+    command = [sys.executable, "-c", DRIVER.format(path=path, faults=faults.stem), str(tree)]
+    command += ["--index", str(tmp_path / "index.db"), "--workers", "2", "--placement", placement]
     index_files.Index(tmp_path / "index.db").db.close()
     process = subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
@@ -602,7 +727,7 @@ def wait_until_no_child_is_left(tmp_path: Path) -> None:
 
 @posix_only
 def test_ctrl_c_ends_the_run_with_a_sound_index_and_no_child_left(
-    held_run: subprocess.Popen[str], tree: Path, tmp_path: Path
+    held_run: subprocess.Popen[str], refresh: Callable[..., Any], tree: Path, tmp_path: Path
 ) -> None:
     os.killpg(held_run.pid, signal.SIGINT)  # as a terminal does: to the parent and to every child
     out, err = held_run.communicate(timeout=50)
@@ -614,7 +739,7 @@ def test_ctrl_c_ends_the_run_with_a_sound_index_and_no_child_left(
     index = index_files.Index(tmp_path / "index.db")
     with closing(index.db):
         assert_sound(index.db)
-        report = index_files.refresh(index, tree, workers=1)
+        report = refresh(index, tree, workers=1)
         assert (report.taken, report.unchanged, report.failed) == (1, 4, {})
 
 
