@@ -6,7 +6,7 @@ broken resources are replaced and their tasks retried. `TaskManager` and `Config
 
 from tasker.config import Config, unhealthy_on
 from tasker.context import Context, background, with_cancel, with_deadline, with_timeout, with_value
-from tasker.current import current_context
+from tasker.current import current_context, current_resource
 from tasker.errors import (
     ConfigError,
     ContextCancelledError,
@@ -63,6 +63,7 @@ __all__ = [
     "WorkerLostError",
     "background",
     "current_context",
+    "current_resource",
     "unhealthy_on",
     "with_cancel",
     "with_deadline",

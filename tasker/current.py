@@ -11,7 +11,7 @@ from typing import Any, Protocol
 
 from tasker.context import Context
 
-__all__ = ["current_context", "current_worker", "here"]
+__all__ = ["current_context", "current_resource", "current_worker", "here"]
 
 
 class OnWorker(Protocol):
@@ -70,3 +70,17 @@ def current_context() -> Context:
     if worker is None or worker.task is None:
         raise RuntimeError("current_context() was called outside of a task")
     return worker.current_context()
+
+
+def current_resource() -> Any:
+    """The resource of the task that the calling thread runs: for functions that do not get it as an argument, such as
+    calls of an executor, wherever the resource lives.
+
+    Raises `RuntimeError` outside of a task. Never blocks."""
+    place = here.place
+    if place.loan is not None:
+        return place.loan.resource
+    worker = place.worker
+    if worker is None or worker.task is None:
+        raise RuntimeError("current_resource() was called outside of a task")
+    return worker.resource

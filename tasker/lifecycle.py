@@ -162,7 +162,7 @@ class Lifecycle:
             return True
         if self._time_is_up(killing=killing):
             self._kill_running()
-            freed = parts.site.end() and (parts.crew.members or parts.pool.out)
+            freed = parts.site.end() and (parts.crew.members or parts.pool.out or parts.aside.busy())
             if (freed or parts.aside.waits()) and time.monotonic() < self._kill_at() + _JOIN:
                 return False  # threads are about to leave; or callbacks wait for one, and after CLOSED nobody makes one
             self._close(self._busy_threads())

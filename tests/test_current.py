@@ -12,7 +12,15 @@ from typing import Any
 import pytest
 
 import tasker
-from tasker import ConfigError, ContextCancelledError, TaskManager, background, current_context, with_value
+from tasker import (
+    ConfigError,
+    ContextCancelledError,
+    TaskManager,
+    background,
+    current_context,
+    current_resource,
+    with_value,
+)
 from tests.conftest import PATIENCE, Resource, Sick, eventually
 
 request: contextvars.ContextVar[str] = contextvars.ContextVar("request", default="none")
@@ -243,3 +251,26 @@ def test_a_parked_worker_names_no_task(make: Make) -> None:
     eventually(lambda: manager.stats().idle_workers == 1)
     (worker,) = manager._engine.crew.members
     assert not worker.serves(manager._engine)
+
+
+# -- current_resource, of the module -----------------------------------------------------------------------------------
+
+
+def test_current_resource_is_the_one_of_the_innermost_task(make: Make) -> None:
+    manager, other = make(), make()
+
+    def nested(resource: Resource) -> bool:
+        inner = other.run_task(lambda r: r is current_resource() and r is not resource)
+        return inner and current_resource() is resource
+
+    assert manager.submit(nested).result(PATIENCE)
+    assert manager.run_task(nested)
+
+
+def test_outside_of_a_task_there_is_no_current_resource(make: Make) -> None:
+    with pytest.raises(RuntimeError, match="outside"):
+        current_resource()
+    manager = make()
+    manager.run_task(lambda r: current_resource())
+    with pytest.raises(RuntimeError, match="outside"):
+        current_resource()

@@ -114,6 +114,7 @@ class Child(Handle):
         with self._lock:
             if self.exit_code is not None:
                 return
+            self._is_lost = True  # from now on: who is judged by it, or called next, may come before the end
             if self._pidfd is None:
                 self._process.kill()
             else:

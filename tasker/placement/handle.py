@@ -129,6 +129,8 @@ class Handle:
         finally:
             self._end_call()
             context._remove_sleeper(asking)
+        if error is None and self._killed_for:  # as it answered: the next call must not meet its end
+            error = self._lost_error(f"as it had run {packed.__qualname__}")
         if error is not None:
             raise error
         return result
