@@ -256,6 +256,10 @@ class TaskFuture(Future[T]):
     def _make_context(self, context: TaskContext) -> TaskContext:
         """Give a running task its context, ended already if that was asked for before there was one."""
         self._context = context
+        if self._waiting is None:  # whoever settles the task looks there, and lets go of the context too
+            with _first_waiter:
+                if self._waiting is None:
+                    self._waiting = []
         if self._cancel_asked or self._final is not None:
             context.cancel()
         return context

@@ -310,6 +310,14 @@ def test_a_kept_failure_keeps_its_exception_and_what_its_traceback_holds(make, w
     assert future.exception(0).__notes__
 
 
+def test_a_task_that_nobody_waited_for_keeps_no_context(make, watch):
+    manager = make(worker_count=1)
+    future = manager.submit(TaskWithContext(watch, "return"), argument(watch))
+    assert manager.join(PATIENCE)
+    eventually(lambda: watch.alive() == ["result"])
+    assert future.done()
+
+
 def test_a_worker_that_has_just_parked_holds_nothing(make, watch, kind):
     manager = make(worker_count=1, burst_interval=0)
     (worker,) = manager._engine.crew.members

@@ -155,13 +155,15 @@ def test_a_creation_that_finishes_after_the_closing_began_is_destroyed(make, fac
 
 
 def test_a_creation_that_never_returns_does_not_hold_up_a_stop_for_ever(make, factory):
-    gate = threading.Event()
+    gate, creating = threading.Event(), threading.Event()
 
     def create():
+        creating.set()
         gate.wait(PATIENCE)
         return factory.create()
 
     manager = make(worker_count=1, on_create=create, create_timeout=0.05)
+    assert creating.wait(PATIENCE)
     report = manager.stop()
     assert report.drained
     assert report.abandoned == ("tasker-worker-1",)
