@@ -6,18 +6,19 @@ from bisect import bisect_left
 from collections import Counter
 from collections.abc import Iterable
 from itertools import accumulate
+from typing import Any
 
 from benchmarks.ledger import Job, Ledger
-from tasker import StopReport, TaskMetrics
+from tasker import StopReport, TaskFuture, TaskManagerKilledError, TaskMetrics
 
-__all__ = ["audit", "audit_order"]
+__all__ = ["audit", "audit_order", "audit_resources"]
 
 
-def audit(ledger: Ledger, *, destroy_errors: int, stuck: bool) -> Counter[str]:
+def audit(ledger: Ledger, *, destroy_errors: range, stuck: bool) -> Counter[str]:
     """Check everything, once nothing runs any more; returns the totals.
 
-    `destroy_errors` is how often `on_destroy` raised. Where tasks were stuck, some threads ended after the manager's
-    report was made, which then misses what they did last.
+    `destroy_errors` is how often `on_destroy` may have failed. Where tasks were stuck, some threads ended after the
+    manager's report was made, which then misses what they did last.
     """
     report: StopReport = ledger.engine.lifecycle.report()
     metrics: TaskMetrics = ledger.engine.figures.metrics()
@@ -26,13 +27,13 @@ def audit(ledger: Ledger, *, destroy_errors: int, stuck: bool) -> Counter[str]:
     if unsettled:
         ledger.broken(f"{len(unsettled)} accepted tasks were never settled, {unsettled[0]} for one")
     for job in ledger.jobs:
-        if job.accepted_at is None:
+        if job.form == "mapped":
+            _audit_mapped(ledger, job)
+        elif job.accepted_at is None:
             _audit_refused(ledger, job)
         else:
             _audit_accepted(ledger, job)
-    for resource in ledger.resources:
-        if not resource.ends:
-            ledger.broken(f"a resource of {resource.owner or 'run_task'} was never destroyed")
+    audit_resources(ledger)
     if ledger.most_workers == 1:
         audit_order(ledger)
     if not stuck:
@@ -40,9 +41,11 @@ def audit(ledger: Ledger, *, destroy_errors: int, stuck: bool) -> Counter[str]:
     _audit_remains(ledger)
     _audit_totals(ledger, metrics, report.drained)
     return Counter(
-        submitted=len(ledger.jobs),
+        submitted=len(ledger.offered()),
         accepted=len(accepted),
-        refused=len(ledger.jobs) - len(accepted),
+        refused=len(ledger.offered()) - len(accepted),
+        mapped=len(ledger.jobs) - len(ledger.offered()),
+        chunks=len(ledger.chunks),
         completed=metrics.total_tasks_completed,
         failed=metrics.total_tasks_failed,
         cancelled=metrics.total_tasks_cancelled,
@@ -50,9 +53,24 @@ def audit(ledger: Ledger, *, destroy_errors: int, stuck: bool) -> Counter[str]:
     )
 
 
+def audit_resources(ledger: Ledger) -> None:
+    """What was created is destroyed, unless it was lost."""
+    for resource in ledger.resources:
+        if not resource.ends and not resource.lost:
+            ledger.broken(f"a resource of {resource.owner or 'run_task'} was never destroyed")
+
+
 def _audit_refused(ledger: Ledger, job: Job) -> None:
     if job.runs or job.outcomes:
         ledger.broken(f"{job} was refused, but ran {len(job.runs)} times and ended {len(job.outcomes)} times")
+
+
+def _audit_mapped(ledger: Ledger, job: Job) -> None:
+    most = 1 if job.once else 1 + ledger.engine.max_retries
+    if len(job.runs) > most:
+        ledger.broken(f"{job} ran {len(job.runs)} times, {most} are the most")
+    if "completed" in job.outcomes and not job.returned:
+        ledger.broken(f"{job} has a result and never returned")
 
 
 def _audit_accepted(ledger: Ledger, job: Job) -> None:
@@ -61,12 +79,22 @@ def _audit_accepted(ledger: Ledger, job: Job) -> None:
         ledger.broken(f"{job} was settled {len(job.outcomes)} times: {', '.join(job.outcomes)}")
     if runs > most:
         ledger.broken(f"{job} ran {runs} times, {most} are the most")
-    if (future := job.known_future()) is not None and future.attempts != runs:
-        ledger.broken(f"{job} ran {runs} times, its future counts {future.attempts}")
-    if job.withdrawn_after not in (None, runs):
+    if (future := job.known_future()) is not None:
+        # what is sent to a process that dies may not begin there
+        if future.attempts != runs and not (ledger.loses and runs < future.attempts <= 1 + ledger.engine.max_retries):
+            ledger.broken(f"{job} ran {runs} times, its future counts {future.attempts}")
+        _audit_lost(ledger, job, future.attempts)
+    if job.withdrawn_at is not None and any(run > job.withdrawn_at for run in job.runs):
         ledger.broken(f"{job} ran after cancel() had returned True")
     if "completed" in job.outcomes and not job.returned:
         ledger.broken(f"{job} has a result and never returned")
+
+
+def _audit_lost(ledger: Ledger, job: Job, attempts: int) -> None:
+    """Who lost his worker was to be tried again."""
+    tried_out = attempts > ledger.engine.max_retries or (job.once and job.lost is not None and job.lost.began)
+    if job.lost is not None and not tried_out and not (job.asked_to_end or job.limited or ledger.may_be_killed):
+        ledger.broken(f"{job} was given up after {attempts} attempts, as its process died")
 
 
 def audit_order(ledger: Ledger) -> None:
@@ -90,11 +118,11 @@ def _overtaken(earlier: Iterable[Job], later: Iterable[Job]) -> Job | None:
     return None
 
 
-def _audit_report(ledger: Ledger, report: StopReport, metrics: TaskMetrics, destroy_errors: int) -> None:
+def _audit_report(ledger: Ledger, report: StopReport, metrics: TaskMetrics, destroy_errors: range) -> None:
     if report.abandoned:
         ledger.broken(f"{', '.join(report.abandoned)} abandoned, though nothing was stuck")
-    if report.destroy_errors != destroy_errors:
-        ledger.broken(f"on_destroy raised {destroy_errors} times, the report says {report.destroy_errors}")
+    if report.destroy_errors not in destroy_errors:
+        ledger.broken(f"on_destroy failed {destroy_errors} times, the report says {report.destroy_errors}")
     counted = metrics.total_tasks_completed, metrics.total_tasks_failed, metrics.total_tasks_cancelled
     if (report.completed, report.failed, report.cancelled) != counted:
         ledger.broken(f"the report {report} differs from metrics(): {counted}")
@@ -107,6 +135,9 @@ def _audit_remains(ledger: Ledger) -> None:
         ledger.broken(f"the lanes hold {dead} entries, {queue._dead} dead ones are counted")
     if any(queue._requeued.values()) or queue._holders:
         ledger.broken(f"the empty queue counts {queue._requeued} re-queued tasks and {len(queue._holders)} slots")
+    children: list[Any] = getattr(engine.site, "_all", list)()
+    if children:
+        ledger.broken(f"the closed manager has {children}")
     if engine.crew.members or engine.pool.out or engine.pool.available or engine.run_contexts:
         ledger.broken(
             f"the closed manager has {len(engine.crew.members)} workers, {engine.pool.out} borrowers, "
@@ -124,10 +155,10 @@ def _audit_totals(ledger: Ledger, metrics: TaskMetrics, drained: bool) -> None:
         )
     accepted = ledger.accepted()
     # what met the closing halfway was withdrawn: refused to its caller, and counted as a task that was cancelled
-    withdrawn = arrived - len(accepted)
-    if not 0 <= withdrawn <= sum(job.met_closing for job in ledger.jobs):
+    withdrawn = arrived - len(accepted) - len(ledger.chunks)
+    if not 0 <= withdrawn <= sum(job.met_closing or job.form == "mapped" for job in ledger.jobs):
         ledger.broken(f"{len(accepted)} tasks were accepted, metrics() says {arrived} arrived")
-    counts = Counter(_outcome(job, drained) for job in accepted)
+    counts = Counter(_outcome(ledger, job, drained) for job in accepted) + Counter(map(_chunk_outcome, ledger.chunks))
     unknown, killed = counts["unknown"], counts["killed"]  # killed: cancelled if it waited, failed if it ran
     for name, shown, least, more in (
         ("completed", completed, counts["completed"], unknown),
@@ -137,16 +168,38 @@ def _audit_totals(ledger: Ledger, metrics: TaskMetrics, drained: bool) -> None:
         if not least <= shown <= least + more:
             ledger.broken(f"metrics() says {shown} {name}, callers counted {least} to {least + more}")
     retried = metrics.total_tasks_retried
-    least = sum(len(job.runs) - 1 for job in accepted if job.runs)
-    most = least + sum(job.cut_short or job.form == "dropped" for job in accepted)
+    bounds = [_retries(ledger, job) for job in accepted]
+    bounds += [(max(chunk.attempts - 1, 0), chunk.attempts) for chunk in ledger.chunks]
+    least, most = sum(least for least, _ in bounds), sum(most for _, most in bounds)
     if not least <= retried <= most:
         ledger.broken(f"metrics() says {retried} retries, {least} to {most} were")
 
 
-def _outcome(job: Job, drained: bool) -> str:
+def _retries(ledger: Ledger, job: Job) -> tuple[int, int]:
+    """How often it was put back, at least and at most."""
+    future = job.known_future()
+    least = max(0, (len(job.runs) if future is None else future.attempts) - 1)
+    # what is lost before it begins is seen by nobody
+    most = ledger.engine.max_retries if ledger.loses and future is None and job.form != "run_task" else least
+    return least, most + (job.cut_short or job.form == "dropped")
+
+
+def _chunk_outcome(future: TaskFuture[Any]) -> str:
+    """Of a task of `map()`."""
+    if not future.done():
+        return "unknown"
+    if future.cancelled():
+        return "cancelled"
+    error = future.exception(0)
+    if isinstance(error, TaskManagerKilledError):
+        return "killed"
+    return "completed" if error is None else "failed"
+
+
+def _outcome(ledger: Ledger, job: Job, drained: bool) -> str:
     """What its caller learnt; of a task whose future was dropped, what can be known otherwise."""
     if job.form != "dropped":
         return job.outcomes[0] if job.outcomes else "unknown"
-    if not drained:
+    if not drained or ledger.loses:  # what has returned may be lost on its way
         return "unknown"
     return "completed" if job.returned else "failed"

@@ -3,21 +3,27 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import random
 import threading
 import time
 from collections import Counter
 from collections.abc import Iterator
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from benchmarks.ledger import Job, Ledger, Resource
 from tasker import TaskLifecycleTimestamps
+
+if TYPE_CHECKING:
+    from benchmarks.journal import Journal
 
 __all__ = [
     "ERRORS",
     "Chaos",
     "Collector",
     "Hooks",
+    "Listener",
     "Log",
     "fail",
     "steal_wake_up",
@@ -74,17 +80,36 @@ _HOOK_ERRORS: tuple[type[BaseException], ...] = (OSError, Unprintable, SystemExi
 
 
 class Chaos:
-    """The dice of one round; `calm` ends all faults. Every fault that strikes is noted."""
+    """The dice of one round. Every fault that strikes is noted. Children learn of it from files in `folder`."""
 
-    def __init__(self, seed: str) -> None:
+    def __init__(self, seed: str, folder: Path | None = None) -> None:
         self.rng = random.Random(seed)  # one for many threads: who gets which number is left to them
-        self.calm = False
-        self.outage_until = 0.0
+        self._folder = folder
+        self._calm = False
+        self._outage_until = 0.0
         self._struck: list[str] = []
+
+    def calm_down(self) -> None:
+        """No more faults."""
+        self._calm = True
+        if self._folder is not None:
+            (self._folder / "calm").touch()
+
+    def is_calm(self) -> bool:
+        return self._calm
+
+    def begin_outage(self, seconds: float) -> None:
+        """For so long no resource can be made."""
+        self._outage_until = time.monotonic() + seconds
+        if self._folder is not None:
+            (self._folder / "outage").write_text(repr(self._outage_until))
+
+    def is_out(self) -> bool:
+        return time.monotonic() < self._outage_until
 
     def strikes(self, fault: str, chance: float) -> bool:
         """Whether a fault happens now."""
-        if self.calm or self.rng.random() >= chance:
+        if self.is_calm() or self.rng.random() >= chance:
             return False
         self.note(fault)
         return True
@@ -110,13 +135,13 @@ class Chaos:
 class Hooks:
     """`on_create`, `on_destroy` and `check_health`."""
 
-    def __init__(self, chaos: Chaos, ledger: Ledger) -> None:
+    def __init__(self, chaos: Chaos, ledger: Ledger | Journal) -> None:
         self._chaos = chaos
         self._ledger = ledger
 
     def create(self) -> Resource:
         self._ledger.entered("on_create")
-        if time.monotonic() < self._chaos.outage_until and self._chaos.strikes("on_create fails for a while", 1.0):
+        if self._chaos.is_out() and self._chaos.strikes("on_create fails for a while", 1.0):
             raise ConnectionError("outage")
         self._chaos.delay("on_create", 0.05)
         self._chaos.raise_in("on_create", 0.1)
@@ -150,6 +175,22 @@ class Log:
             self._ledger.broken(text)
 
     info = warning = error = debug
+
+
+class Listener(logging.Handler):
+    """Hears the tasks that log, in children, and raises now and then."""
+
+    def __init__(self, chaos: Chaos, ledger: Ledger) -> None:
+        super().__init__()
+        self._chaos = chaos
+        self._ledger = ledger
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self._ledger.heard.add(int(record.getMessage()))
+        if not str(record.processName).startswith(f"{self._ledger.name}-"):
+            self._ledger.broken(f"a log record came from {record.processName}")
+        if self._chaos.strikes("a log handler raises", 0.05):
+            raise OSError("the log is full")
 
 
 class Collector:

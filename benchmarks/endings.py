@@ -14,7 +14,7 @@ from benchmarks.ledger import Resource
 from benchmarks.load import Load
 from tasker import TaskManager
 
-__all__ = ["ENDINGS", "STUCK"]
+__all__ = ["ENDINGS", "ENDINGS_THERE", "STUCK"]
 
 STUCK = "kill with stuck tasks"
 SOON = (0.01,)  # seconds to wait for room
@@ -106,3 +106,6 @@ ENDINGS: dict[str, Callable[[Load], None]] = {
     "forgotten": _forget,
     **{act: partial(_from_inside, form, act) for act, form in FROM_INSIDE.items()},
 }
+
+# where tasks run in child processes, they cannot reach the manager
+ENDINGS_THERE = {way: end for way, end in ENDINGS.items() if not way.endswith("from a task")}

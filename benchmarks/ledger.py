@@ -7,16 +7,26 @@ every build, and counted at the end (see `audit`).
 from __future__ import annotations
 
 import faulthandler
+import re
 import threading
 import time
 import weakref
+from collections.abc import Callable
 from concurrent.futures import CancelledError
 from dataclasses import KW_ONLY, dataclass, field
 from typing import Any
 
-from tasker import ResourceCreationError, TaskFuture, TaskManagerKilledError, TaskTimeoutError
+from tasker import (
+    ContextCancelledError,
+    RemoteTaskError,
+    ResourceCreationError,
+    TaskFuture,
+    TaskManagerKilledError,
+    TaskTimeoutError,
+    WorkerLostError,
+)
 
-__all__ = ["Job", "Ledger", "Resource"]
+__all__ = ["Job", "Ledger", "Loss", "Resource"]
 
 MOST = 10  # violations that are kept: more of the same say nothing
 
@@ -40,7 +50,9 @@ class Job:
     met_closing: bool = False  # refused by a manager that was open when it was offered
     cut_short: bool = False  # ended by something other than its own function
     asked_to_end: bool = False
-    withdrawn_after: int | None = None  # its runs when cancel() returned True
+    withdrawn_at: float | None = None  # when cancel() had returned True
+    lost: Loss | None = None  # if it failed with a WorkerLostError
+    load: Any = None  # that it carries to its resource
     future: TaskFuture[Any] | None = None
     reference: weakref.ref[TaskFuture[Any]] | None = None  # of a future that was dropped unseen
 
@@ -53,9 +65,25 @@ class Job:
         future = self.known_future()
         return future is None or future.done()
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """What a child gets: what is asked for."""
+        return _job, (self.number, self.form, self.act, self.priority, self.once, self.limited, self.load)
+
     def __str__(self) -> str:
         lane, once = "priority" if self.priority else "main", ", once" if self.once else ""
         return f"task {self.number:x} ({self.form}, {self.act}, {lane}{once})"
+
+
+def _job(number: int, form: str, act: str, priority: bool, once: bool, limited: bool, load: Any) -> Job:
+    return Job(number, form, act, priority=priority, once=once, limited=limited, load=load)
+
+
+@dataclass(frozen=True, slots=True)
+class Loss:
+    """What a WorkerLostError says."""
+
+    pid: int | None
+    began: bool
 
 
 @dataclass(slots=True, eq=False, repr=False)
@@ -65,6 +93,7 @@ class Resource:
     owner: str | None  # the worker's name; None: of the run_task pool
     in_use: threading.Lock = field(default_factory=threading.Lock)
     ends: list[str] = field(default_factory=list)  # the threads that destroyed it
+    lost: bool = False  # with its process
 
 
 class Ledger:
@@ -78,6 +107,12 @@ class Ledger:
         self.most_workers = 0
         self.may_be_killed = False
         self.closed = False  # from when on nothing may run
+        self.closed_at: float | None = None
+        self.loses = False  # whether what runs may be lost with its process
+        self.hasty_creation = False  # whether create_timeout may end one
+        self.killed: set[int] = set()  # processes, by the harness
+        self.heard: set[int] = set()  # jobs whose log records have arrived
+        self.chunks: list[TaskFuture[Any]] = []  # the tasks of map()
         self.hangs = False  # whether something was found hung: nothing is waited for any more
         self.engine: Any = None
         self._locks: list[tuple[str, Any]] = []
@@ -106,9 +141,24 @@ class Ledger:
         ]
         self.engine = engine
 
+    def noting_chunks(self, submit: Callable[..., TaskFuture[Any]]) -> Callable[..., TaskFuture[Any]]:
+        """As `submit`; keeps the futures of `map()`, which nobody else sees."""
+
+        def noting(fn: Any, args: tuple[Any, ...], *others: Any) -> TaskFuture[Any]:
+            future = submit(fn, args, *others)
+            if not isinstance(args[0], Job) or args[0].form == "mapped":
+                self.chunks.append(future)
+            return future
+
+        return noting
+
     def moves(self) -> int:
         """How much has happened so far; submissions do not count, which a signal handler may go on with for ever."""
         return sum(len(job.runs) + len(job.outcomes) for job in tuple(self.jobs)) + len(self.resources)
+
+    def offered(self) -> list[Job]:
+        """The jobs that were submitted one by one."""
+        return [job for job in self.jobs if job.form != "mapped"]
 
     def accepted(self) -> list[Job]:
         """The jobs that the manager has taken on."""
@@ -161,7 +211,7 @@ class Ledger:
         """A run begins. `give_back` ends it."""
         job.runs.append(time.perf_counter())
         self.entered(str(job))
-        if job.withdrawn_after is not None:
+        if job.withdrawn_at is not None:
             self.broken(f"{job} ran after cancel() had returned True")
         if resource.ends:
             self.broken(f"{job} got a resource that was destroyed")
@@ -170,15 +220,27 @@ class Ledger:
         if not resource.in_use.acquire(blocking=False):
             self.broken(f"{job} got a resource that is in use")
 
-    def give_back(self, resource: Resource) -> None:
+    def give_back(self, resource: Resource, job: Job) -> None:
         resource.in_use.release()
+
+    def returned(self, job: Job) -> None:
+        job.returned = True
+
+    def met_end(self, job: Job) -> None:
+        """A job found its context ended."""
+        if not (job.asked_to_end or job.limited or self.may_be_killed):
+            self.broken(f"{job} found its context ended")
 
     def told(self, job: Job, result: Any, error: BaseException | None) -> None:
         """Somebody learnt the outcome of a job."""
         if error is None:
             outcome = "completed"
+            if isinstance(result, bytearray):  # from a task that is laden
+                result = int.from_bytes(result[:8], "big")
             if result != job.number:
                 self.broken(f"{job} got the result {result!r} of another")
+            if job.act == "logs" and job.number not in self.heard:
+                self.broken(f"{job} ended before its log record arrived")
         elif isinstance(error, TaskManagerKilledError):
             outcome = "killed"
             if not self.may_be_killed:
@@ -191,7 +253,12 @@ class Ledger:
             outcome = "failed"
             mine = error.args[:1] in ((job.number,), ("on_create",)) or isinstance(error, RecursionError)
             late = isinstance(error, TaskTimeoutError) and job.limited
-            if not mine and not late and not isinstance(error, ResourceCreationError):
+            late = late or (isinstance(error, ContextCancelledError) and job.asked_to_end)  # and it did not listen
+            unsent = isinstance(error, RemoteTaskError) and job.act.split()[0] in ("returns", "raises")
+            if isinstance(error, WorkerLostError) and self.loses:
+                pid = re.search(r"process (\d+) ", str(error))
+                job.lost = Loss(int(pid[1]) if pid else None, error.began)
+            elif not mine and not late and not unsent and not isinstance(error, ResourceCreationError):
                 self.broken(f"{job} got a {type(error).__name__} that is not its own")
             job.cut_short = not mine
         job.cut_short = job.cut_short or outcome in ("killed", "cancelled")

@@ -18,6 +18,7 @@ from typing import Any
 
 from benchmarks import patience
 from benchmarks.chaos import fail, steal_wake_up
+from benchmarks.children import kill_at_random
 from benchmarks.work import AT_ONCE, FORMS, HASTY, PATIENT, UNHURRIED, Work
 from tasker import TaskFuture
 
@@ -44,8 +45,11 @@ class Load:
             self._start(f"producer-{number}", partial(self._produce, random.Random(f"{self._seed}/{number}")))
         self._start("asyncio", lambda: asyncio.run(self._produce_and_await(random.Random(self._seed))))
         self._start("looker", partial(self._look, random.Random(f"{self._seed}/look")))
+        if self.ledger.loses:
+            killer = partial(kill_at_random, self.chaos, self.ledger, random.Random(f"{self._seed}/kill"), self.over)
+            self._start("killer", killer)
         if self.rng.random() < 0.3:
-            self.chaos.outage_until = time.monotonic() + 0.5
+            self.chaos.begin_outage(0.5)
         while time.monotonic() < deadline:
             self._burst(self.rng, HASTY)
             time.sleep(self.rng.random() * 0.005)
@@ -69,11 +73,14 @@ class Load:
     def _produce(self, rng: random.Random) -> None:
         while not self.over.is_set():
             self._burst(rng, PATIENT)
+            if rng.random() < 0.1:
+                self.work.map(rng)
             self.over.wait(rng.choice([0, 0.001, 0.01]))
 
     def _burst(self, rng: random.Random, waits: Sequence[float | None]) -> None:
         """Submit some, then wait for some of them."""
-        jobs = [self.work.submit(rng, rng.choice(FORMS), waits) for _ in range(rng.choice([1, 5, 30, 200]))]
+        most = 30 if self.ledger.loses else 200  # where run_task may start a process for each
+        jobs = [self.work.submit(rng, rng.choice(FORMS), waits) for _ in range(rng.choice([1, 5, 30, most]))]
         if rng.random() < 0.3:
             self.work.cancel_one(rng)
         futures = [job.future for job in jobs if job is not None and job.future is not None]

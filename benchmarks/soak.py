@@ -1,8 +1,10 @@
 """`python -m benchmarks.soak --seconds N --seed S`: random load with all faults at once, checked all the while.
 
 Rounds of about a second: each makes a manager with a random configuration, loads it from several threads, ends it in a
-random way, and audits it (see `storm`). A last phase runs many tasks without faults and looks at the memory. Prints one
-JSON object; what else there is to say goes to stderr, the seed first of all.
+random way, and audits it (see `storm`). With `--placement processes` resources live in child processes, which are also
+killed at random, and end themselves; they keep journals, from which the same audit is made (see `journal`), and neither
+a child nor a descriptor may stay behind. A last phase runs many tasks without faults and looks at the memory. Prints
+one JSON object; what else there is to say goes to stderr, the seed first of all.
 
 Memory. Resident memory is read at the end of each round, after a collection: the median of the last quarter of the
 rounds may exceed that of the second quarter by `ROUNDS_GROW` MiB. The tasks of the last phase come in batches, of which
@@ -35,9 +37,11 @@ from typing import Any
 
 from benchmarks import patience
 from benchmarks.__main__ import Parser
+from benchmarks.acts import nothing, square
+from benchmarks.children import descriptors
 from benchmarks.machine import describe, resident_bytes
 from benchmarks.storm import Storm
-from tasker import Config, TaskManager
+from tasker import Config, Processes, TaskManager, Threads
 
 __all__ = ["main"]
 
@@ -46,20 +50,24 @@ ROUNDS_GROW = 16  # MiB
 BATCHES_GROW = 8  # MiB
 FEW_ROUNDS = 8  # of fewer nothing can be said
 ROUND = (0.4, 1.2)  # seconds of load, at least and at most
+ROUND_THERE = (0.8, 2.5)  # in child processes
 BATCH = 10_000
 TASKS = 2_000_000  # in the last phase of a run of a minute or more; shorter runs have their share
+TASKS_THERE = 50_000
 
-_TOTALS = ("submitted", "accepted", "refused", "completed", "failed", "cancelled", "retried")
+_TOTALS = ("submitted", "accepted", "refused", "mapped", "completed", "failed", "cancelled", "retried")
 _MIB = 2**20
 
 
 class Soak:
     """The run: what it has counted so far, and how it ends."""
 
-    def __init__(self, seconds: float, seed: int, tasks: int) -> None:
+    def __init__(self, seconds: float, seed: int, tasks: int, placement: str) -> None:
         self._seconds = seconds
         self._seed = seed
         self._tasks = tasks
+        self._placement = placement
+        self._descriptors: int | None = None  # after the first round
         self._began = time.monotonic()
         self._totals: Counter[str] = Counter()
         self._faults: Counter[str] = Counter()
@@ -82,10 +90,11 @@ class Soak:
                 self._run_batches()
 
     def _round(self, number: int) -> None:
-        storm = self._storm = Storm(number, self._seed)
+        storm = self._storm = Storm(number, self._seed, self._placement)
         left = self._seconds - (time.monotonic() - self._began)
         try:
-            storm.run(min(storm.rng.uniform(*ROUND), max(left, 0.1)))
+            longest = ROUND_THERE if self._placement == "processes" else ROUND
+            storm.run(min(storm.rng.uniform(*longest), max(left, 0.1)))
         except Exception as error:  # a signal handler's, say: the harness raises none of its own
             traceback.print_exc()
             storm.ledger.broken(f"the round met {type(error).__name__}: {error}")
@@ -93,15 +102,26 @@ class Soak:
         self._totals += storm.counts
         self._totals["created"] += len(storm.ledger.resources)
         self._totals["destroyed"] += sum(len(resource.ends) for resource in storm.ledger.resources)
-        self._faults += storm.chaos.counts()
+        self._totals["lost"] += sum(resource.lost for resource in storm.ledger.resources)
+        self._totals["killed"] += len(storm.ledger.killed)
+        self._faults += storm.faults
         self._ways[storm.way] += 1
         engine, self._storm = storm.engine_reference(), None
         del storm
         gc.collect()
         if not self.violations and engine is not None and not _collected(engine):
             self.violations.append(f"round {number}: the engine of a closed and forgotten manager stays in memory")
+        self._count_descriptors(number)
         if (resident := resident_bytes()) is not None:
             self._resident.append(resident / _MIB)
+
+    def _count_descriptors(self, number: int) -> None:
+        if self._descriptors is None:
+            self._descriptors = descriptors()
+        elif not patience.eventually(lambda: (descriptors() or 0) <= (self._descriptors or 0), 1.0):
+            self.violations.append(
+                f"round {number}: {descriptors()} descriptors are open, {self._descriptors} after the first round"
+            )
 
     # -- memory ------------------------------------------------------------------------------------------------------
 
@@ -119,13 +139,18 @@ class Soak:
         if not batches:
             return
         began, early = time.monotonic(), None
-        config: Config[None] = Config(on_create=lambda: None, on_destroy=lambda _: None, worker_count=4)
+        config: Config[None] = Config(
+            on_create=nothing,
+            on_destroy=nothing,
+            worker_count=4,
+            placement=Processes() if self._placement == "processes" else Threads(),
+        )
         with TaskManager(config) as manager:
             for batch in range(batches + warm_up):
                 if batch == warm_up:
                     gc.collect()
                     early = resident_bytes()
-                futures = [manager.queue_task_async(_square, number) for number in range(BATCH)]
+                futures = [manager.queue_task_async(square, number) for number in range(BATCH)]
                 if any(future.result() != number**2 for number, future in enumerate(futures)):
                     self.violations.append(f"batch {batch}: a task got the result of another")
                 del futures
@@ -212,10 +237,12 @@ class Soak:
             "gil": machine["python"]["gil"],
             "seconds": round(time.monotonic() - self._began, 2),
             "seed": self._seed,
+            "placement": self._placement,
             "rounds": sum(self._ways.values()),
             "ended_by": dict(self._ways.most_common()),
             "tasks": {name: self._totals[name] for name in _TOTALS},
-            "resources": {name: self._totals[name] for name in ("created", "destroyed")},
+            "resources": {name: self._totals[name] for name in ("created", "destroyed", "lost")},
+            "children": {name: self._totals[name] for name in ("children", "killed", "lost")},
             "faults": dict(self._faults.most_common()),
             "memory": self._memory,
             "violations": self.violations,
@@ -236,8 +263,12 @@ class _Overhearing(logging.Handler):
 def main(arguments: Sequence[str] | None = None) -> int:
     """Returns the exit status."""
     options = _options(arguments)
-    print(f"soak: --seconds {options.seconds:g} --seed {options.seed}", file=sys.stderr, flush=True)
-    soak = Soak(options.seconds, options.seed, options.tasks)
+    print(
+        f"soak: --seconds {options.seconds:g} --seed {options.seed} --placement {options.placement}",
+        file=sys.stderr,
+        flush=True,
+    )
+    soak = Soak(options.seconds, options.seed, options.tasks, options.placement)
     soak.run()
     print(json.dumps(soak.report(), indent=1))
     for violation in soak.violations:
@@ -252,11 +283,18 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--tasks", type=_count, help=f"tasks of the last phase (default: {TASKS:,} in runs of a minute)"
     )
+    parser.add_argument(
+        "--placement",
+        choices=("threads", "processes"),
+        default="threads",
+        help="where resources live; child processes are killed at random (default: threads)",
+    )
     options = parser.parse_args(arguments)
     if options.seed is None:
         options.seed = random.SystemRandom().randrange(10**9)
     if options.tasks is None:
-        options.tasks = int(TASKS * min(1.0, options.seconds / 60))
+        tasks = TASKS_THERE if options.placement == "processes" else TASKS
+        options.tasks = int(tasks * min(1.0, options.seconds / 60))
     return options
 
 
@@ -276,10 +314,6 @@ def _count(text: str) -> int:
 
 def _collected(reference: weakref.ref[Any]) -> bool:
     return patience.eventually(lambda: gc.collect() >= 0 and reference() is None, 5.0)
-
-
-def _square(_: None, number: int) -> int:
-    return number**2
 
 
 if __name__ == "__main__":

@@ -2,22 +2,33 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
+import logging
 import random
+import shutil
 import sys
 import threading
+import time
 import weakref
 from collections import Counter
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from tempfile import mkdtemp
 from typing import Any
 
 from benchmarks import patience
 from benchmarks.audit import audit
-from benchmarks.chaos import Chaos, Collector, Hooks, Log, trip, unreliable_threads
-from benchmarks.endings import ENDINGS, STUCK
+from benchmarks.chaos import Chaos, Collector, Hooks, Listener, Log, trip, unreliable_threads
+from benchmarks.children import left_behind
+from benchmarks.endings import ENDINGS, ENDINGS_THERE, STUCK
+from benchmarks.journal import Journal, Replay
 from benchmarks.ledger import Ledger, Resource
 from benchmarks.load import Load
+from benchmarks.there import LOGGER, ActsThere, ChaosThere, HooksThere
 from benchmarks.work import Work
-from tasker import Config, ResourceCreationError, TaskManager, background, with_cancel
+from tasker import Config, Processes, ResourceCreationError, TaskManager, background, with_cancel
 
 __all__ = ["Storm"]
 
@@ -25,12 +36,15 @@ __all__ = ["Storm"]
 class Storm:
     """A round. `run()` it once."""
 
-    def __init__(self, number: int, seed: int) -> None:
+    def __init__(self, number: int, seed: int, placement: str = "threads") -> None:
         self.name = f"soak-{number}"
         self.rng = random.Random(f"{seed}/{number}")
-        self.chaos = Chaos(f"{seed}/{number}/chaos")
+        # where children leave their journals; None: there are none
+        self._folder = Path(mkdtemp(prefix="soak-")) if placement == "processes" else None
+        self.chaos = Chaos(f"{seed}/{number}/chaos", self._folder)
         self.ledger = Ledger(self.name)
         self.counts: Counter[str] = Counter()
+        self.faults: Counter[str] = Counter()
         self.way = ""  # how it ends
         self._seed = f"{seed}/{number}"
         self._collector = Collector(self.chaos) if self.rng.random() < 0.3 else None
@@ -48,11 +62,17 @@ class Storm:
                 if (work := self._open()) is None:
                     self.way = "never opened"  # on_create failed for the run_task pool
                     self._check_no_thread_is_left()
+                    self._read_journals()
                     self._check_no_resource_is_left()
                 else:
-                    self._go_through(Load(work, self.rng, self._seed), seconds)
+                    with self._listening():
+                        self._go_through(Load(work, self.rng, self._seed), seconds)
+                self._check_no_child_is_left()
         finally:
             sys.setswitchinterval(interval)
+            self.faults += self.chaos.counts()
+            if self._folder is not None:
+                shutil.rmtree(self._folder, ignore_errors=True)
 
     def _go_through(self, load: Load, seconds: float) -> None:
         try:
@@ -76,11 +96,34 @@ class Storm:
             return None
         engine = manager._engine
         self.ledger.watch(engine)
+        manager._submit = self.ledger.noting_chunks(manager._submit)
         trip(self.chaos, engine.crew, "heal")
         trip(self.chaos, engine.figures, "sample")
-        return Work(manager, self.chaos, self.ledger)
+        acts = None if self._folder is None else ActsThere(self._chaos_there(), self._journal())
+        return Work(manager, self.chaos, self.ledger, acts)
 
     def _config(self) -> Config[Resource]:
+        config = self._config_here()
+        if self._folder is None:
+            return config
+        self.ledger.loses = True
+        hasty = self.ledger.hasty_creation = config.create_timeout == 0.2
+        hooks = HooksThere(self._chaos_there(), self._journal())
+        return replace(
+            config,
+            on_create=hooks.create,
+            on_destroy=hooks.destroy,
+            create_timeout=2.0 if hasty else config.create_timeout,  # which is short, for a process
+            placement=Processes(grace=self.rng.choice([0.05, 0.2, 0.5])),
+        )
+
+    def _journal(self) -> Journal:
+        return Journal(str(self._folder))
+
+    def _chaos_there(self) -> ChaosThere:
+        return ChaosThere(f"{self._seed}/there", self._journal())
+
+    def _config_here(self) -> Config[Resource]:
         rng, hooks = self.rng, Hooks(self.chaos, self.ledger)
         workers = rng.randint(1, 3)
         self.ledger.most_workers = rng.choice([workers, workers, workers + 1, workers + 3])
@@ -104,7 +147,7 @@ class Storm:
 
     def _rest(self, load: Load) -> None:
         """Without faults and without load the manager heals, and everything that was accepted ends."""
-        self.chaos.calm = True
+        self.chaos.calm_down()
         load.join()
         manager, broken = load.work.manager, self.ledger.broken
         if manager is None or self.ledger.hangs or self.ledger.engine.lifecycle.state:
@@ -124,8 +167,9 @@ class Storm:
             broken("a resting manager keeps the futures of tasks that have ended")
 
     def _end(self, load: Load) -> None:
-        self.way = self.rng.choice(list(ENDINGS))
-        ENDINGS[self.way](load)
+        endings = ENDINGS if self._folder is None else ENDINGS_THERE
+        self.way = self.rng.choice(list(endings))
+        endings[self.way](load)
         if not self.ledger.engine.lifecycle.wait(patience.SECONDS):
             self.ledger.hung(f"the manager has not closed within {patience.SECONDS:g} s")
         # a timeout or a cancel() may be about to settle its task at this very moment
@@ -136,13 +180,38 @@ class Storm:
             self.ledger.broken("the manager has closed and there are tasks without an outcome")
 
     def _audit(self, load: Load) -> None:
-        stuck = self.way == STUCK
+        stuck = self.way == STUCK and self._folder is None  # a process does not keep its worker
         self.ledger.closed = not stuck
+        self.ledger.closed_at = time.perf_counter()
         load.work.released.set()
         load.join()
         self._check_no_thread_is_left()
-        self.counts = audit(self.ledger, destroy_errors=self.chaos.counts()["on_destroy raises"], stuck=stuck)
+        self._read_journals()
+        raised = (self.chaos.counts() + self.faults)["on_destroy raises"]
+        lost = sum(resource.lost for resource in self.ledger.resources)
+        self.counts += audit(self.ledger, destroy_errors=range(raised, raised + lost + 1), stuck=stuck)
         self._check_collector()
+
+    def _read_journals(self) -> None:
+        """From now on the ledger knows what children have done."""
+        if self._folder is not None:
+            replay = Replay(self.ledger, self._folder)
+            self.faults += replay.faults
+            self.counts["children"] = len(replay.children)
+
+    @contextlib.contextmanager
+    def _listening(self) -> Iterator[None]:
+        """Hear what tasks log, in children."""
+        logger, handler = logging.getLogger(LOGGER), Listener(self.chaos, self.ledger)
+        logger.addHandler(handler)
+        try:
+            yield
+        finally:
+            logger.removeHandler(handler)
+
+    def _check_no_child_is_left(self) -> None:
+        if self._folder is not None and not patience.eventually(lambda: not left_behind(), 1.0):
+            self.ledger.hung("a child process of the closed manager is left")
 
     def _check_no_thread_is_left(self) -> None:
         def ours() -> list[str]:
@@ -152,14 +221,14 @@ class Storm:
             self.ledger.hung(f"threads of the closed manager are left: {', '.join(ours())}")
 
     def _check_no_resource_is_left(self) -> None:
-        if not all(resource.ends for resource in self.ledger.resources):
+        if not all(resource.ends or resource.lost for resource in self.ledger.resources):
             self.ledger.broken("a constructor that failed left resources behind")
 
     def _check_collector(self) -> None:
         if self._collector is None:
             return
         told = self._collector.counts()
-        counts = {"arrived": self.counts["accepted"]} | {
+        counts = {"arrived": self.counts["accepted"] + self.counts["chunks"]} | {
             name: self.counts[name] for name in ("completed", "failed", "retried")
         }
         if told != Counter(counts):

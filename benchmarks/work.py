@@ -11,21 +11,24 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import CancelledError
 from functools import partial
+from pickle import PickleBuffer
 from typing import Any
 
 from benchmarks import patience
-from benchmarks.chaos import ERRORS, Chaos, fail
+from benchmarks.acts import ACTS, Acts, ActsHere
+from benchmarks.chaos import Chaos
 from benchmarks.ledger import Job, Ledger, Resource
-from tasker import Context, QueueFullError, TaskFuture, TaskManager, TaskManagerShutdownError
+from benchmarks.there import ACTS_THERE, PATTERN
+from tasker import QueueFullError, TaskFuture, TaskManager, TaskManagerShutdownError
 
 __all__ = ["AT_ONCE", "FORMS", "HASTY", "PATIENT", "UNHURRIED", "Work"]
 
-MOST_JOBS = 15_000  # in one round, so that what the harness keeps is the same in all of them
+# in one round, so that what the harness keeps is the same in all of them
+MOST_JOBS = 15_000
+MOST_JOBS_THERE = 1_500  # in child processes
 
 FORMS = ["async"] * 8 + ["callback"] * 4 + ["blocking"] * 2 + ["dropped"] * 2 + ["run_task"]
 UNHURRIED = ["async", "callback", "dropped"]  # forms that do not block, for tasks, callbacks and signal handlers
-ACTS = ["returns"] * 80 + ["sleeps"] * 6 + ["submits another"] * 6 + ["cancels another"] * 4 + ["recurses for ever"]
-ACTS += [*ERRORS] + ["is sick"] * 2
 
 # the waits for room, in seconds, that a submitter chooses from
 PATIENT = (None, 0.01, 0)
@@ -36,23 +39,32 @@ AT_ONCE = (0,)
 class Work:
     """Submits to one manager. The harness refers to the manager here and nowhere else, so that it can be forgotten."""
 
-    def __init__(self, manager: TaskManager[Resource], chaos: Chaos, ledger: Ledger) -> None:
+    def __init__(
+        self, manager: TaskManager[Resource], chaos: Chaos, ledger: Ledger, acts_there: Acts | None = None
+    ) -> None:
         self.manager: TaskManager[Resource] | None = manager
         self.chaos = chaos
         self.ledger = ledger
         self.released = threading.Event()  # ends the tasks that are stuck
+        self._loads = {
+            "is laden": PickleBuffer(PATTERN),
+            "cannot be sent": threading.Lock(),
+            "is deaf": getattr(self.ledger.engine.config.placement, "grace", None),
+        }
         self._recent: deque[Job] = deque(maxlen=100)
+        self._acts = acts_there or ActsHere(self)
+        self._choices, self._most_jobs = (ACTS, MOST_JOBS) if acts_there is None else (ACTS_THERE, MOST_JOBS_THERE)
 
     # -- submitting --------------------------------------------------------------------------------------------------
 
     def submit(self, rng: random.Random, form: str, waits: Sequence[float | None], *, act: str = "") -> Job | None:
         """Submit one task, of any act unless one is named; `None` when it was not accepted, or the round is full."""
         manager = self.manager
-        if manager is None or (not act and len(self.ledger.jobs) >= MOST_JOBS):
+        if manager is None or (not act and len(self.ledger.jobs) >= self._most_jobs):
             time.sleep(0.0001)
             return None
         job, options = self._choose(rng, form, waits, act)
-        fn = self._run_with_context if rng.random() < 0.2 else self._run
+        fn = self._function(rng)
         self.ledger.jobs.append(job)
         too_late = self.ledger.engine.queue.closed
         try:
@@ -62,6 +74,13 @@ class Work:
         except TaskManagerShutdownError:
             job.met_closing = not too_late
             return None
+        except TypeError:
+            if job.act != "cannot be sent":
+                raise
+            self.chaos.note("a task cannot be sent")
+            return None
+        if job.act == "cannot be sent":
+            self.ledger.broken(f"{job} was accepted")
         job.accepted_at = time.perf_counter()
         if too_late:
             self.ledger.broken(f"{job} was accepted after closing had begun")
@@ -74,17 +93,25 @@ class Work:
     def _choose(
         self, rng: random.Random, form: str, waits: Sequence[float | None], act: str
     ) -> tuple[Job, dict[str, Any]]:
-        limited = form not in ("dropped", "run_task") and rng.random() < 0.2
+        act = act or rng.choice(self._choices)
+        may_be_limited = form not in ("dropped", "run_task", "mapped")
+        if act == "is deaf" and not may_be_limited:
+            act = "returns"
+        limited = (may_be_limited and rng.random() < 0.2) or act == "is deaf"
         timeout = rng.choice([0.0005, 0.005, 5.0]) if limited else None
+        if act == "is deaf":
+            timeout = rng.choice([0.005, 0.05, 0.5])
         if form == "blocking" and timeout is None and None not in waits:
             timeout = patience.SECONDS  # every wait of a hasty submitter ends
+            limited = self.ledger.loses  # there this may be too short
         job = Job(
             self.chaos.rng.getrandbits(60),
             form,
-            act or rng.choice(ACTS),
+            act,
             priority=rng.random() < 0.3,
             once=rng.random() < 0.3,
             limited=limited,
+            load=self._loads.get(act),
         )
         return job, {"timeout": timeout, "queue_timeout": rng.choice(waits)}
 
@@ -108,11 +135,42 @@ class Work:
         except (QueueFullError, TaskManagerShutdownError):
             raise
         except BaseException as error:
+            if type(error) is TypeError and job.act == "cannot be sent":
+                raise
             if type(error) is KeyboardInterrupt and not error.args:
                 raise  # a real one
             self.ledger.told(job, None, error)
         else:
             self.ledger.told(job, result, None)
+
+    def map(self, rng: random.Random) -> None:
+        """Map over some jobs, perhaps not to the end."""
+        manager = self.manager
+        room = self._most_jobs - len(self.ledger.jobs)
+        if manager is None or room <= 0:
+            return
+        jobs = [self._choose(rng, "mapped", AT_ONCE, "")[0] for _ in range(min(room, rng.choice([1, 10, 50])))]
+        jobs = [job for job in jobs if job.act != "cannot be sent"]
+        once, last = rng.random() < 0.3, rng.choice([3, 1000])
+        for job in jobs:
+            job.once = once
+        self.ledger.jobs += jobs
+        try:
+            with manager.map(
+                self._function(rng), jobs, chunksize=rng.choice([1, 4, 10]), once=once, return_exceptions=True
+            ) as results:
+                handed_out = 0
+                for job, result in zip(jobs, results, strict=False):
+                    failed = isinstance(result, BaseException)
+                    self.ledger.told(job, None if failed else result, result if failed else None)
+                    handed_out += 1
+                    if handed_out == last:
+                        self.chaos.note("a map is left")
+                        break
+                for job in jobs[handed_out:]:
+                    job.asked_to_end = True
+        except TaskManagerShutdownError:
+            pass
 
     def cancel_one(self, rng: random.Random) -> None:
         """Cancel one of the tasks submitted last."""
@@ -129,50 +187,20 @@ class Work:
         self.ledger.entered("a callback")
         self.ledger.told(job, result, error)
         if job.act.endswith("from a callback"):
-            self._end_from_inside(job.act)
+            self.end_from_inside(job.act)
         elif self.chaos.strikes("a callback submits another", 0.02):
-            self._submit_another()
+            self.submit_another()
         self.chaos.raise_in("a callback", 0.05)
 
     # -- tasks -------------------------------------------------------------------------------------------------------
 
-    def _run(self, resource: Resource, job: Job) -> int:
-        return self._run_with_context(None, resource, job)
+    def _function(self, rng: random.Random) -> Callable[..., Any]:
+        return self._acts.run_with_context if rng.random() < 0.2 else self._acts.run
 
-    def _run_with_context(self, context: Context | None, resource: Resource, job: Job) -> int:
-        self.ledger.take(resource, job)
-        try:
-            self._act(job, context)
-        finally:
-            self.ledger.give_back(resource)
-        job.returned = True
-        return job.number
-
-    def _act(self, job: Job, context: Context | None) -> None:
-        act, rng = job.act, self.chaos.rng
-        may_end = job.asked_to_end or job.limited or self.ledger.may_be_killed
-        if context is not None and context.cancelled() and not may_end:
-            self.ledger.broken(f"{job} found its context ended: {context.err()!r}")
-        if act == "returns":
-            return
-        if act == "sleeps":
-            (time.sleep if context is None else context.wait)(rng.random() * 0.003)
-        elif act == "submits another":
-            self._submit_another()
-        elif act == "cancels another":
-            self.cancel_one(rng)
-        elif act == "is stuck":
-            self.released.wait(patience.SECONDS)
-        elif act.endswith("from a task"):
-            self._end_from_inside(act)
-        elif act in ERRORS or act == "recurses for ever":
-            self.chaos.note(f"a task {act}")
-            fail(job)
-
-    def _submit_another(self) -> None:
+    def submit_another(self) -> None:
         self.submit(self.chaos.rng, self.chaos.rng.choice(UNHURRIED), AT_ONCE)
 
-    def _end_from_inside(self, act: str) -> None:
+    def end_from_inside(self, act: str) -> None:
         if (manager := self.manager) is not None:
             report = manager.kill() if act.startswith("kill") else manager.stop()
             if report.drained:
@@ -181,5 +209,5 @@ class Work:
 
 def _cancel(job: Job) -> None:
     job.asked_to_end = True
-    if job.future is not None and job.future.cancel() and job.withdrawn_after is None:
-        job.withdrawn_after = len(job.runs)
+    if job.future is not None and job.future.cancel() and job.withdrawn_at is None:
+        job.withdrawn_at = time.perf_counter()

@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.audit import audit_order
+from benchmarks.audit import audit_order, audit_resources
+from benchmarks.journal import Replay
 from benchmarks.ledger import Job, Ledger
 from benchmarks.soak import main
 
@@ -25,14 +26,16 @@ def python(*arguments: str) -> subprocess.CompletedProcess[str]:
     )
 
 
-def soak_with(broken: str, *, seconds: float = 4) -> subprocess.CompletedProcess[str]:
+def soak_with(
+    broken: str, *, seconds: float = 4, placement: str = "threads", patience: float = 1.0
+) -> subprocess.CompletedProcess[str]:
     """A soak of an engine that `broken` breaks; it ends after the first round in which that shows."""
     code = f"""
 import sys
 from benchmarks import patience, soak
-patience.SECONDS = 1.0  # what is lost is waited for no longer
+patience.SECONDS = {patience}  # what is lost is waited for no longer
 {textwrap.dedent(broken)}
-sys.exit(soak.main(["--seconds", "{seconds}", "--seed", "{SEED}", "--tasks", "0"]))
+sys.exit(soak.main(["--seconds", "{seconds}", "--seed", "{SEED}", "--tasks", "0", "--placement", "{placement}"]))
 """
     return python("-c", code)
 
@@ -125,11 +128,86 @@ def test_a_broken_engine_is_found_out(broken, violation):
     assert re.search(violation, run.stderr)
 
 
+def test_a_short_soak_of_child_processes_kills_some_and_passes():
+    run = python("-m", "benchmarks.soak", "--seconds", "2", "--tasks", "0", "--placement", "processes")
+    assert run.returncode == 0, run.stderr
+    report = json.loads(run.stdout)
+    resources, children = report["resources"], report["children"]
+    assert report["placement"] == "processes"
+    assert report["tasks"]["accepted"] > 0
+    assert children["children"] >= resources["created"] == resources["destroyed"] + resources["lost"]
+    assert resources["created"] > 0
+    assert report["violations"] == []
+
+
+# few tasks, all of which are done, every fifth of which ends its process, perhaps
+LOSING = """
+import benchmarks.load, benchmarks.storm, benchmarks.work
+benchmarks.work.MOST_JOBS_THERE = 150
+benchmarks.work.ACTS_THERE[:] = ["returns"] * 4 + ["is killed"]
+benchmarks.storm.ENDINGS_THERE = {"stop": benchmarks.storm.ENDINGS_THERE["stop"]}
+"""
+
+
+@pytest.mark.parametrize(
+    ("broken", "violation"),
+    [
+        pytest.param(
+            """
+            from tasker.worker import Worker
+            failed = Worker._failed
+            def give_up(worker, task, error):
+                if type(error).__name__ == "WorkerLostError":
+                    task._once = error.began = True
+                return failed(worker, task, error)
+            Worker._failed = give_up
+            """,
+            "was given up after",
+            id="a task whose process died is not tried again",
+        ),
+        pytest.param(
+            """
+            from tasker.worker import Worker
+            failed = Worker._failed
+            def again(worker, task, error):
+                task._once = False
+                return failed(worker, task, error)
+            Worker._failed = again
+            """,
+            r"ran \d times, 1 are the most",
+            id="a task that is to run once is tried again",
+        ),
+        pytest.param(
+            """
+            from tasker.placement.child import Child
+            Child.destroy = lambda child: None
+            benchmarks.load.kill_at_random = lambda *_: None  # which ended it
+            patience.SECONDS = 3.0
+            """,
+            "is left",
+            id="a child is left to itself",
+        ),
+        pytest.param(
+            """
+            from tasker.placement.child import Child
+            Child._close = lambda child: child._wire.close()
+            """,
+            "descriptors are open",
+            id="a child's descriptors are not closed",
+        ),
+    ],
+)
+def test_an_engine_that_breaks_with_its_children_is_found_out(broken, violation):
+    run = soak_with(LOSING + textwrap.dedent(broken), seconds=20, placement="processes", patience=30.0)
+    assert run.returncode == 1, run.stderr
+    assert any(re.search(violation, sentence) for sentence in json.loads(run.stdout)["violations"]), run.stdout
+
+
 def test_memory_that_grows_is_found_out():
     run = python(
         "-c",
         "import sys\nfrom benchmarks import soak\nkept = []\n"
-        "soak._square = lambda _, number: kept.append(bytearray(2000)) or number**2\n"
+        "soak.square = lambda _, number: kept.append(bytearray(2000)) or number**2\n"
         "sys.exit(soak.main(['--seconds', '0.1', '--tasks', '20000']))",
     )
     assert run.returncode == 1, run.stderr
@@ -146,6 +224,41 @@ def test_a_run_in_which_nothing_moves_ends_with_all_stacks():
     assert run.returncode == 1
     assert "nothing moved for 1 s" in json.loads(run.stdout)["violations"][-1]
     assert "most recent call first" in run.stderr
+
+
+@pytest.mark.parametrize(
+    ("lines", "violation"),
+    [
+        pytest.param(["created w", "destroyed w", "destroyed w"], "destroyed its resource twice", id="destroyed twice"),
+        pytest.param(["created w", "created w"], "made a second resource", id="created twice"),
+        pytest.param(["created w", "leaves "], "was never destroyed", id="never destroyed"),
+        pytest.param(["created w", "destroyed x"], "destroyed the resource of w in x", id="destroyed by another"),
+        pytest.param(["created w", "begins 1 w", "begins 2 w"], "while task 1", id="used by two"),
+        pytest.param(["created w", "begins 1 w", "destroyed w"], "while task 1", id="destroyed in use"),
+        pytest.param(["created w", "destroyed w", "begins 1 w"], "without a resource", id="used afterwards"),
+        pytest.param(["created w", "begins 1 w", "ended 1"], "found its context ended", id="cancelled by nobody"),
+        pytest.param(["created w", "begins 1 w", "ends 1"], "was ended for nothing", id="killed by nobody"),
+    ],
+)
+def test_a_journal_that_cannot_be_right_is_found_out(lines, violation, tmp_path):
+    (tmp_path / "4242-1.journal").write_text("".join(f"1.0 {line}\n" for line in lines))
+    ledger = Ledger("ledger")
+    ledger.jobs = [Job(number, "async", "returns", priority=False, once=False, limited=False) for number in (1, 2)]
+    Replay(ledger, tmp_path)
+    audit_resources(ledger)
+    assert any(violation in sentence for sentence in ledger.violations), ledger.violations
+
+
+def test_a_journal_of_a_child_that_was_killed_is_no_violation(tmp_path):
+    (tmp_path / "4242-1.journal").write_text("1.0 created w\n2.0 begins 1 w\n3.0 faults x\n3.0 dies x\n")
+    ledger = Ledger("ledger")
+    ledger.jobs = [Job(1, "async", "returns", priority=False, once=False, limited=False)]
+    replay = Replay(ledger, tmp_path)
+    audit_resources(ledger)
+    assert ledger.violations == []
+    assert ledger.jobs[0].runs == [2.0]
+    assert [resource.lost for resource in ledger.resources] == [True]
+    assert replay.faults == {"x": 1}
 
 
 def job(*, priority: bool, accepted_at: float, started_at: float) -> Job:

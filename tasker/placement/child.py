@@ -64,6 +64,8 @@ class Child(Handle):
 
     def _ask(self, kind: int, what: Any, progress: Progress | None) -> Answer:
         sent = False
+        if self._is_lost:
+            raise GoneError(began=False)
         try:
             if kind == protocol.CALL:
                 head, packed = what

@@ -96,6 +96,8 @@ class Handle:
             raise
         finally:
             overdue.cancel()
+        if error is None and self._is_lost:  # killed as it answered
+            error = self._lost_error("when on_create had returned")
         if error is not None:
             self._end(0.0)
             raise error
@@ -129,11 +131,9 @@ class Handle:
         finally:
             self._end_call()
             context._remove_sleeper(asking)
-        if error is None and self._killed_for:  # as it answered: the next call must not meet its end
-            error = self._lost_error(f"as it had run {packed.__qualname__}")
         if error is not None:
             raise error
-        return result
+        return result  # even if it was killed meanwhile: the next call finds that out before it is sent
 
     def destroy(self) -> None:
         """Have the resource destroyed, and the place end. Raises what `on_destroy` raised there.
@@ -166,7 +166,7 @@ class Handle:
     def _begin_call(self) -> int:
         with self._lock:
             self._number += 1
-            self._order = 0
+            self._order = self._killed_for = 0
             self._calling = True
             return self._number
 

@@ -1,0 +1,83 @@
+"""What the tasks of the soak do, on a thread of the manager's."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, Any
+
+from benchmarks import patience
+from benchmarks.chaos import ERRORS, Chaos, fail
+from benchmarks.ledger import Job, Resource
+from tasker import Context
+
+if TYPE_CHECKING:
+    from benchmarks.journal import Journal
+    from benchmarks.ledger import Ledger
+    from benchmarks.work import Work
+
+__all__ = ["ACTS", "Acts", "ActsHere", "nothing", "square"]
+
+ACTS = ["returns"] * 80 + ["sleeps"] * 6 + ["submits another"] * 6 + ["cancels another"] * 4 + ["recurses for ever"]
+ACTS += [*ERRORS] + ["is sick"] * 2
+
+
+class Acts:
+    """The functions that are submitted."""
+
+    def __init__(self, chaos: Chaos, ledger: Ledger | Journal) -> None:
+        self._chaos = chaos
+        self._ledger = ledger
+
+    def run(self, resource: Resource, job: Job) -> Any:
+        return self.run_with_context(None, resource, job)
+
+    def run_with_context(self, context: Context | None, resource: Resource, job: Job) -> Any:
+        self._ledger.take(resource, job)
+        try:
+            if context is not None and context.cancelled():
+                self._ledger.met_end(job)
+            result = self._act(job, context)
+        finally:
+            self._ledger.give_back(resource, job)
+        self._ledger.returned(job)
+        return result
+
+    def _act(self, job: Job, context: Context | None) -> Any:
+        """Do what the job says, and return what the task is to return."""
+        act = job.act
+        if act == "sleeps":
+            (time.sleep if context is None else context.wait)(self._chaos.rng.random() * 0.003)
+        elif act in ERRORS or act == "recurses for ever":
+            self._chaos.note(f"a task {act}")
+            fail(job)
+        return job.number
+
+
+class ActsHere(Acts):
+    """Those that have the manager at hand."""
+
+    def __init__(self, work: Work) -> None:
+        super().__init__(work.chaos, work.ledger)
+        self._work = work
+
+    def _act(self, job: Job, context: Context | None) -> Any:
+        work, act = self._work, job.act
+        if act == "submits another":
+            work.submit_another()
+        elif act == "cancels another":
+            work.cancel_one(self._chaos.rng)
+        elif act == "is stuck":
+            work.released.wait(patience.SECONDS)
+        elif act.endswith("from a task"):
+            work.end_from_inside(act)
+        else:
+            return super()._act(job, context)
+        return job.number
+
+
+def nothing(_: None = None) -> None:
+    """Make a resource that is none, or destroy it."""
+
+
+def square(_: None, number: int) -> int:
+    return number**2

@@ -1,0 +1,54 @@
+"""Who kills the children of a manager at random, and whether they and their descriptors are gone in the end."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import random
+import signal
+import threading
+from pathlib import Path
+from typing import Any
+
+from benchmarks.chaos import Chaos
+from benchmarks.ledger import Ledger
+
+__all__ = ["descriptors", "kill_at_random", "left_behind"]
+
+_SIGNALS = [signal.SIGKILL] * 3 + [signal.SIGSEGV]
+
+
+def kill_at_random(chaos: Chaos, ledger: Ledger, rng: random.Random, over: threading.Event) -> None:
+    """Now and then kill one, whatever it does, until the load is over."""
+    pause = rng.choice([0.2, 0.5, 1.0])  # seconds, at most
+    while not over.wait(rng.random() * pause):
+        children: list[Any] = ledger.engine.site._all()
+        if chaos.is_calm() or not children:
+            continue
+        child, number = rng.choice(children), rng.choice(_SIGNALS)
+        state = repr(child).rpartition(" ")[2].rstrip(">")
+        if state == "starting" and rng.random() < 0.9:
+            continue  # they take their time, and would all be met here
+        ledger.killed.add(child.pid)  # before anybody can learn of it
+        doing = ("busy" if child._calling else "idle") if state == "ready" else state
+        if not child.is_lost():
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(child.pid, number)
+                chaos.note(f"{number.name} for a child that is {doing}")
+
+
+def left_behind() -> bool:
+    """Whether this process has a child, alive or not reaped."""
+    try:
+        os.waitpid(-1, os.WNOHANG)
+    except ChildProcessError:
+        return False
+    return True
+
+
+def descriptors() -> int | None:
+    """How many are open in this process, where that can be known."""
+    try:
+        return len(list(Path("/dev/fd").iterdir()))
+    except OSError:
+        return None

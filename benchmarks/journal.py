@@ -1,0 +1,179 @@
+"""What children write down of what happens in them, and what the ledger makes of it when the round is over.
+
+Each child has a file of its own in the folder of the round. A line is written at once and whole, so that what was done
+before a child is killed is known: the time, what happened, and to what.
+
+    enters HOOK    created OWNER    begins JOB THREAD    ends JOB    returns JOB    destroyed THREAD
+    ended JOB      a task found its context ended        faults NAME
+    dies HOW       the child is about to end itself      leaves    it ends as it should
+"""
+
+from __future__ import annotations
+
+import atexit
+import functools
+import os
+import threading
+import time
+from collections import Counter
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from benchmarks.ledger import Job, Ledger, Resource
+
+__all__ = ["Journal", "Replay"]
+
+
+@dataclass(frozen=True)
+class Journal:
+    """To the hooks and tasks in a child, the ledger: it only takes notes."""
+
+    folder: str
+
+    def write(self, what: str, detail: object = "") -> None:
+        os.write(_file(self.folder), f"{time.perf_counter()!r} {what} {detail}\n".encode())
+
+    def entered(self, what: str) -> None:
+        self.write("enters", what)
+
+    def created(self) -> Resource:
+        self.write("created", threading.current_thread().name)
+        return Resource(threading.current_thread().name)
+
+    def destroyed(self, resource: Resource) -> None:
+        self.write("destroyed", threading.current_thread().name)
+
+    def take(self, resource: Resource, job: Job) -> None:
+        self.write("begins", f"{job.number} {threading.current_thread().name}")
+
+    def give_back(self, resource: Resource, job: Job) -> None:
+        self.write("ends", job.number)
+
+    def returned(self, job: Job) -> None:
+        self.write("returns", job.number)
+
+    def met_end(self, job: Job) -> None:
+        self.write("ended", job.number)
+
+
+@functools.cache
+def _file(folder: str) -> int:
+    path = Path(folder, f"{os.getpid()}-{time.time_ns()}.journal")
+    descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_EXCL, 0o600)
+    atexit.register(Journal(folder).write, "leaves")
+    return descriptor
+
+
+class Replay:
+    """Reads all journals into the ledger."""
+
+    def __init__(self, ledger: Ledger, folder: Path) -> None:
+        self._ledger = ledger
+        self._jobs = {job.number: job for job in ledger.jobs}
+        self.faults: Counter[str] = Counter()
+        self.children = [_Life(path) for path in sorted(folder.glob("*.journal"))]
+        for life in self.children:
+            self._read(life)
+        for job in ledger.jobs:
+            job.runs.sort()
+        self.deaths = {life.pid for life in self.children if life.dies}
+        for life in self.children:
+            self._judge(life)
+        self._judge_lost_jobs()
+
+    def _read(self, life: _Life) -> None:
+        *lines, rest = life.path.read_text().split("\n")
+        if rest:
+            self._broken(life, f"wrote half a line, {rest!r}")
+        for line in lines:
+            when, what, detail = line.split(" ", 2)
+            subject, _, more = detail.partition(" ")
+            if self._ledger.closed_at is not None and float(when) > self._ledger.closed_at:
+                self._broken(life, f"went on after the manager had closed: {what} {detail}")
+            if what == "faults":
+                self.faults[detail] += 1
+            elif what == "dies":
+                life.dies = True
+            elif what == "leaves":
+                life.leaves = True
+            elif what == "created":
+                self._create(life, detail)
+            elif what == "destroyed":
+                self._destroy(life, detail)
+            elif what != "enters":
+                self._note_run(life, what, float(when), self._jobs[int(subject)], more)
+
+    def _create(self, life: _Life, owner: str) -> None:
+        if life.resource is not None:
+            self._broken(life, "made a second resource")
+        life.resource = Resource(owner if "-worker-" in owner else None)
+        life.owner = owner
+        self._ledger.resources.append(life.resource)
+
+    def _destroy(self, life: _Life, thread: str) -> None:
+        if life.resource is None:
+            self._broken(life, "destroyed a resource that it had not made")
+            return
+        life.resource.ends.append(thread)
+        if len(life.resource.ends) > 1:
+            self._broken(life, "destroyed its resource twice")
+        if life.running is not None:
+            self._broken(life, f"destroyed its resource while {life.running} used it")
+        if thread != life.owner:
+            self._broken(life, f"destroyed the resource of {life.owner} in {thread}")
+
+    def _note_run(self, life: _Life, what: str, when: float, job: Job, thread: str) -> None:
+        if what == "begins":
+            job.runs.append(when)
+            if life.resource is None or life.resource.ends:
+                self._broken(life, f"ran {job} without a resource")
+            if life.running is not None:
+                self._broken(life, f"ran {job} while {life.running} used its resource")
+            if thread != life.owner:
+                self._broken(life, f"ran {job} in {thread}, the resource is that of {life.owner}")
+            life.running = life.last = job
+        elif what == "ends":
+            life.running = None
+        elif what == "returns":
+            job.returned = True
+        else:
+            self._ledger.met_end(job)
+
+    def _judge(self, life: _Life) -> None:
+        """A child that nobody has killed destroys its resource; the engine kills only with a reason."""
+        ledger, resource, last = self._ledger, life.resource, life.last
+        if resource is None or resource.ends:
+            return
+        resource.lost = not life.leaves
+        reason = ledger.may_be_killed or (last.limited or last.asked_to_end if last else ledger.hasty_creation)
+        if resource.lost and not (life.pid in ledger.killed or life.dies or reason):
+            self._broken(life, f"was ended for nothing; it ran {last} last")
+
+    def _judge_lost_jobs(self) -> None:
+        for job in self._ledger.jobs:
+            if job.lost is None or self._ledger.may_be_killed:
+                continue
+            if job.lost.pid not in self._ledger.killed | self.deaths:
+                self._ledger.broken(f"{job} lost its worker with process {job.lost.pid}, which nobody had killed")
+            if job.lost.began is False and job.once and job.runs:
+                self._ledger.broken(f"{job} is said not to have begun, and ran")
+
+    def _broken(self, life: _Life, sentence: str) -> None:
+        self._ledger.broken(f"child {life.pid} of {life.owner}: {sentence}")
+
+
+@dataclass
+class _Life:
+    """One child."""
+
+    path: Path
+    owner: str = "?"
+    resource: Resource | None = None
+    running: Job | None = None
+    last: Job | None = None
+    dies: bool = False  # by its own hand
+    leaves: bool = False
+    pid: int = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.pid = int(self.path.name.split("-")[0])

@@ -1,0 +1,148 @@
+"""The faults and the tasks of the soak in a child process: the hooks and the tasks that are sent there.
+
+Each child throws dice of its own. Whether faults have ended, or creation fails for a while, it learns from signs: files
+in the folder of the round.
+"""
+
+from __future__ import annotations
+
+import functools
+import logging
+import os
+import signal
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+from benchmarks import patience
+from benchmarks.acts import Acts
+from benchmarks.chaos import ERRORS, Chaos, Hooks
+from benchmarks.journal import Journal
+from benchmarks.ledger import Job, Resource
+from tasker import Context, current_context
+
+__all__ = ["ACTS_THERE", "LOGGER", "PATTERN", "UNSENDABLE", "ActsThere", "ChaosThere", "HooksThere"]
+
+LOGGER = "benchmarks.soak.tasks"
+PATTERN = bytes(range(256)) * 1000  # large enough to travel beside the pickle
+
+DEATHS = ["is killed", "crashes", "exits with 3", "exits with 0"]
+UNSENDABLE = ["returns a lock", "raises a lock", "raises what cannot be rebuilt"]
+# a child that is lost costs a tenth of a second and more
+ACTS_THERE = ["returns"] * 500 + ["sleeps"] * 30 + ["logs"] * 40 + ["is laden"] * 20 + ["cannot be sent"] * 5
+ACTS_THERE += ["is deaf"] * 5 + [*ERRORS, "recurses for ever"] + DEATHS * 2 + UNSENDABLE * 2
+
+
+class ChaosThere(Chaos):
+    """The dice of one child."""
+
+    def __init__(self, seed: str, journal: Journal) -> None:
+        super().__init__(f"{seed}/{os.getpid()}")
+        self._origin = seed, journal
+        self._journal = journal
+        self._signs = Path(journal.folder)
+
+    def is_calm(self) -> bool:
+        return (self._signs / "calm").exists()
+
+    def is_out(self) -> bool:
+        try:
+            return time.monotonic() < float((self._signs / "outage").read_text())
+        except (OSError, ValueError):
+            return False
+
+    def note(self, fault: str) -> None:
+        self._journal.write("faults", fault)
+
+    def die(self, how: str) -> None:
+        """End this process."""
+        self.note(f"a child {how}")
+        self._journal.write("dies", how)
+        if how == "is killed":
+            os.kill(os.getpid(), signal.SIGKILL)
+        elif how == "crashes":
+            os.kill(os.getpid(), signal.SIGSEGV)
+        os._exit(int(how[-1]) if how[-1].isdigit() else 1)
+
+    def __reduce__(self) -> Any:
+        return _chaos, self._origin
+
+
+@functools.cache
+def _chaos(seed: str, journal: Journal) -> ChaosThere:
+    return ChaosThere(seed, journal)
+
+
+class HooksThere(Hooks):
+    """`on_create` and `on_destroy`, which may also hang, or end the process."""
+
+    def create(self) -> Resource:
+        self._interfere("on_create")
+        return super().create()
+
+    def destroy(self, resource: Resource) -> None:
+        self._interfere("on_destroy")
+        super().destroy(resource)
+
+    def _interfere(self, hook: str) -> None:
+        assert isinstance(self._chaos, ChaosThere)
+        if self._chaos.strikes(f"{hook} ends its process", 0.03):
+            self._chaos.die(self._chaos.rng.choice(DEATHS))
+        if self._chaos.strikes(f"{hook} hangs", 0.02):
+            time.sleep(3.0 if hook == "on_create" else 0.5)
+
+
+class ActsThere(Acts):
+    """What tasks can do in a child only."""
+
+    def _act(self, job: Job, context: Context | None) -> Any:
+        act = job.act
+        if act in DEATHS:
+            self._die_perhaps(act)
+        elif act == "is stuck":
+            time.sleep(patience.SECONDS)
+        elif act == "is deaf":
+            time.sleep(self._deafness(job.load))
+        elif act == "logs":
+            logging.getLogger(LOGGER).warning("%d", job.number)
+        elif act == "is laden":
+            if bytes(job.load) != PATTERN:
+                raise AssertionError("the argument is not what was sent")
+            return bytearray(job.number.to_bytes(8, "big") + PATTERN)
+        elif act in UNSENDABLE:
+            return _unsendable(act, job)
+        else:
+            return super()._act(job, context)
+        return job.number
+
+    def _deafness(self, grace: float) -> float:
+        """Too long, or so long that the end comes when the process is about to be killed."""
+        left, rng = current_context().remaining(), self._chaos.rng
+        if left is None or rng.random() < 0.3:
+            return patience.SECONDS
+        return max(0.0, left + grace + rng.uniform(-0.005, 0.005))
+
+    def _die_perhaps(self, how: str) -> None:
+        assert isinstance(self._chaos, ChaosThere)
+        if self._chaos.rng.random() < 0.5:
+            self._chaos.die(how)
+
+
+class Locked(Exception):
+    """Cannot be pickled."""
+
+
+class Unrebuilt(Exception):
+    """Cannot be unpickled: its constructor wants more than it passes on."""
+
+    def __init__(self, number: int, why: str) -> None:
+        super().__init__(f"{number}: {why}")
+
+
+def _unsendable(act: str, job: Job) -> Any:
+    if act == "raises a lock":
+        raise Locked(job.number, threading.Lock())
+    if act == "raises what cannot be rebuilt":
+        raise Unrebuilt(job.number, act)
+    return threading.Lock()
