@@ -11,11 +11,13 @@ import argparse
 import json
 import subprocess
 import sys
+import tempfile
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NoReturn
 
+from benchmarks.imports import with_byte_code
 from benchmarks.machine import describe, python_name
 from benchmarks.measurements import MEASUREMENTS
 from benchmarks.results import Row
@@ -36,8 +38,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Returns the exit status."""
     options = _options(arguments)
     if options.list:
+        width = max(map(len, MEASUREMENTS))
         for name, measurement in MEASUREMENTS.items():
-            print(f"{name:<12}{measurement.title}")
+            print(f"{name:<{width}}  {measurement.title}")
         return 0
     report = describe() | {"date": datetime.now(UTC).isoformat(timespec="seconds"), "quick": options.quick}
     print(_heading(report), flush=True)
@@ -55,7 +58,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = Parser(prog="python -m benchmarks", description=__doc__, allow_abbrev=False)
     parser.add_argument("--quick", action="store_true", help="few short rounds: a smoke test, bad figures")
-    parser.add_argument("--only", type=_names, metavar="NAME[,NAME]", help="these measurements only")
+    parser.add_argument("--only", type=_names, metavar="NAME[,NAME]", help="these, or all that begin with NAME-")
     parser.add_argument("--list", action="store_true", help="list the measurements and leave")
     parser.add_argument("--output", type=Path, metavar="FILE", help="the JSON file (default: in benchmarks/results)")
     parser.add_argument("--markdown", action="store_true", help="print the table in Markdown too")
@@ -70,11 +73,14 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
 
 
 def _names(text: str) -> list[str]:
-    names = [name.strip() for name in text.split(",")]
-    for name in names:
-        if name not in MEASUREMENTS:
+    """Names, or the first words of names: `processes` is all that begin with `processes-`."""
+    chosen: list[str] = []
+    for name in [part.strip() for part in text.split(",")]:
+        found = [name] if name in MEASUREMENTS else [each for each in MEASUREMENTS if each.startswith(f"{name}-")]
+        if not found:
             raise argparse.ArgumentTypeError(f"no measurement {name!r}: choose from {', '.join(MEASUREMENTS)}")
-    return names
+        chosen += found
+    return chosen
 
 
 def _heading(report: dict[str, Any]) -> str:
@@ -105,7 +111,9 @@ def _measure_all(names: Sequence[str], quick: bool) -> tuple[list[Row], list[str
 
 def _measure(name: str, quick: bool) -> list[Row]:
     command = [sys.executable, "-m", "benchmarks.child", name, *["--quick"] * quick]
-    run = subprocess.run(command, check=True, stdout=subprocess.PIPE, timeout=LIMIT, text=True)
+    with tempfile.TemporaryDirectory() as cache:
+        environment = with_byte_code(cache) if MEASUREMENTS[name].keeps_byte_code else None
+        run = subprocess.run(command, check=True, stdout=subprocess.PIPE, timeout=LIMIT, text=True, env=environment)
     return [Row.from_json(data) for data in json.loads(run.stdout)]
 
 

@@ -16,7 +16,7 @@ from benchmarks.rivals import BASELINE, TASKER, installed
 from benchmarks.rounds import interleave, ratios, seconds, spread
 from benchmarks.targets import Target
 
-__all__ = ["import_times", "path_of_packages"]
+__all__ = ["import_times", "path_of_packages", "with_byte_code"]
 
 BARE = "the interpreter alone"
 
@@ -29,7 +29,7 @@ def import_times(quick: bool) -> list[Row]:
     rounds = 2 if quick else 21
     statements = {BARE: "pass"} | {rival.name: rival.statement for rival in installed()}
     with tempfile.TemporaryDirectory() as cache:
-        environment = _environment(cache)
+        environment = with_byte_code(cache)
         samplers = {name: partial(_start, code, environment) for name, code in statements.items()}
         walls = interleave(samplers, rounds)
     bare = walls.pop(BARE)
@@ -54,7 +54,8 @@ def path_of_packages() -> str:
     return os.pathsep.join([*dict.fromkeys(folders), *filter(None, [os.environ.get("PYTHONPATH")])])
 
 
-def _environment(cache: str) -> dict[str, str]:
+def with_byte_code(cache: str) -> dict[str, str]:
+    """An environment in which interpreters keep their byte code in that folder, whatever this one says about it."""
     environment = os.environ | {"PYTHONPATH": path_of_packages(), "PYTHONPYCACHEPREFIX": cache}
     environment.pop("PYTHONDONTWRITEBYTECODE", None)
     return environment

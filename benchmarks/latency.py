@@ -13,12 +13,21 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 
 from benchmarks.results import Row
-from benchmarks.rivals import BASELINE, TASKER, Pool, TaskerPool
+from benchmarks.rivals import BASELINE, TASKER, Pool, Task, TaskerPool
 from benchmarks.rounds import Sampler, Spread, interleave, ratios, seconds, spread
 from benchmarks.targets import Target, round_trip_target, this_build
 from benchmarks.throughput import NO_OP, open_pools
 
-__all__ = ["HAND_OVERS", "HandOvers", "above_hand_overs", "blocking_callers", "round_trips", "run_task"]
+__all__ = [
+    "HAND_OVERS",
+    "HandOvers",
+    "above_hand_overs",
+    "blocking_callers",
+    "callers_sampler",
+    "round_trip_sampler",
+    "round_trips",
+    "run_task",
+]
 
 HAND_OVERS = "two lock hand-overs"
 
@@ -66,7 +75,7 @@ def round_trips(quick: bool) -> list[Row]:
             bare = stack.enter_context(HandOvers())
             samplers = {HAND_OVERS: _sampler(bare.calls, count)}
             for name, pool in open_pools(stack, workers, futures=True).items():
-                samplers[name] = _round_trip_sampler(pool, count)
+                samplers[name] = round_trip_sampler(pool, NO_OP, count)
             samples = interleave(samplers, rounds)
         ratio, meaning = above_hand_overs(samples)
         rows.append(
@@ -100,7 +109,8 @@ def blocking_callers(quick: bool) -> list[Row]:
     callers, workers, count, rounds = (8, 4, 20, 3) if quick else (8, 4, 250, 21)
     with ExitStack() as stack:
         pools = open_pools(stack, workers, futures=True)
-        samples = interleave({name: _callers_sampler(pool, callers, count) for name, pool in pools.items()}, rounds)
+        samplers = {name: callers_sampler(pool, NO_OP, callers, count) for name, pool in pools.items()}
+        samples = interleave(samplers, rounds)
     return [
         Row(
             name="callers-8",
@@ -120,7 +130,7 @@ def run_task(quick: bool) -> list[Row]:
     count, rounds = (100, 3) if quick else (1_000, 21)
     with ExitStack() as stack:
         pools = open_pools(stack, 4, futures=True)
-        samplers = {name: _round_trip_sampler(pool, count) for name, pool in pools.items() if name != TASKER}
+        samplers = {name: round_trip_sampler(pool, NO_OP, count) for name, pool in pools.items() if name != TASKER}
         own = pools[TASKER]
         assert isinstance(own, TaskerPool)
         samplers[TASKER] = _sampler(lambda calls: own.run_tasks(NO_OP, calls), count)
@@ -139,23 +149,24 @@ def run_task(quick: bool) -> list[Row]:
     ]
 
 
-def _round_trip_sampler(pool: Pool, count: int) -> Sampler:
-    return _sampler(lambda calls: pool.calls(NO_OP, calls), count)
+def round_trip_sampler(pool: Pool, task: Task, count: int) -> Sampler:
+    """Microseconds of a round trip."""
+    return _sampler(lambda calls: pool.calls(task, calls), count)
 
 
 def _sampler(calls: Callable[[int], object], count: int) -> Sampler:
     return lambda: seconds(lambda: calls(count)) / count * 1e6
 
 
-def _callers_sampler(pool: Pool, callers: int, count: int) -> Sampler:
-    """The time from when all callers are let go to when the last has finished, a task."""
+def callers_sampler(pool: Pool, task: Task, callers: int, count: int) -> Sampler:
+    """Microseconds a task, of the time from when all callers are let go to when the last has finished."""
 
     def sample() -> float:
         gate = threading.Barrier(callers + 1)
 
         def call() -> None:
             gate.wait()
-            pool.calls(NO_OP, count)
+            pool.calls(task, count)
 
         threads = [threading.Thread(target=call) for _ in range(callers)]
         for thread in threads:

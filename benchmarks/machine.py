@@ -8,7 +8,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from benchmarks.rivals import RIVALS, skipped
+from benchmarks.process_rivals import PROCESS_RIVALS
+from benchmarks.rivals import RIVALS
 from benchmarks.targets import this_build
 
 __all__ = ["describe", "pin", "python_name", "resident_bytes"]
@@ -16,6 +17,7 @@ __all__ = ["describe", "pin", "python_name", "resident_bytes"]
 
 def describe() -> dict[str, Any]:
     """Machine, Python, and the versions of what was measured."""
+    rivals = {rival.name: rival for rival in (*RIVALS, *PROCESS_RIVALS)}.values()
     return {
         "machine": {
             "architecture": platform.machine(),
@@ -30,8 +32,8 @@ def describe() -> dict[str, Any]:
             "build": sys.version,
             "gil": not this_build().free_threaded,
         },
-        "rivals": {rival.name: rival.version() for rival in RIVALS if rival.is_installed()},
-        "skipped": skipped(),
+        "rivals": {rival.name: rival.version() for rival in rivals if rival.is_installed()},
+        "skipped": [rival.name for rival in rivals if not rival.is_installed()],
     }
 
 

@@ -5,7 +5,20 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from benchmarks import awaited, idle, imports, latency, lines, looking, mapping, memory, throughput, variables
+from benchmarks import (
+    awaited,
+    idle,
+    imports,
+    latency,
+    lines,
+    looking,
+    mapping,
+    memory,
+    processes,
+    readiness,
+    throughput,
+    variables,
+)
 from benchmarks.results import Row
 
 __all__ = ["MEASUREMENTS", "Measurement"]
@@ -13,11 +26,14 @@ __all__ = ["MEASUREMENTS", "Measurement"]
 
 @dataclass(frozen=True)
 class Measurement:
-    """`run(quick)` measures, in a process of its own: what one leaves behind (threads, pins, garbage) ends with it."""
+    """`run(quick)` measures, in a process of its own: what one leaves behind (threads, pins, garbage) ends with it.
+
+    `pinned`: to one CPU. `keeps_byte_code`: it and what it starts have a cache of their own for it."""
 
     title: str
     run: Callable[[bool], list[Row]]
     pinned: bool = False
+    keeps_byte_code: bool = False
 
 
 MEASUREMENTS = {
@@ -36,5 +52,16 @@ MEASUREMENTS = {
     "metrics": Measurement("metrics() and memory after few tasks and after many", looking.metrics_cost),
     "sleep": Measurement("64 workers, tasks that sleep 1 ms", throughput.sleeping_tasks),
     "idle": Measurement("wake-ups and processor time of an idle pool", idle.idle_pools),
+    "processes-round-trip": Measurement("processes: blocking round trip, one caller", processes.process_round_trips),
+    "processes-callers": Measurement("processes: 4 blocking callers on 4 workers", processes.process_callers),
+    "processes-map": Measurement("processes: map over no-op items", processes.process_map),
+    "processes-payload": Measurement("processes: 10 MB argument, 10 MB result", processes.process_payloads),
+    "processes-cpu": Measurement("processes: tasks that only compute, 2 workers and 1", processes.processor_time),
+    "processes-killed": Measurement(
+        "processes: killed, until the worker takes tasks", readiness.killed_children, keeps_byte_code=True
+    ),
+    "processes-ready": Measurement(
+        "processes: until one is ready, and its memory", readiness.new_children, keeps_byte_code=True
+    ),
     "import": Measurement("what importing costs", imports.import_times),
 }

@@ -29,7 +29,6 @@ __all__ = [
     "open_drop_in",
     "open_executor",
     "open_tasker",
-    "skipped",
 ]
 
 TASKER = "tasker"
@@ -205,8 +204,3 @@ def installed(*, workers: int = 2, futures: bool = False) -> list[Rival]:
         for rival in RIVALS
         if rival.is_installed() and workers >= rival.least_workers and (rival.has_futures or not futures)
     ]
-
-
-def skipped() -> list[str]:
-    """The names of those that are not installed."""
-    return [rival.name for rival in RIVALS if not rival.is_installed()]

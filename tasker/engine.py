@@ -450,6 +450,7 @@ class Engine(Generic[R]):
     def closed(self) -> None:
         """The lifecycle has ended: let go of what outlives the manager, and tell who waits."""
         self._forget_stop()
+        self.site.closed()
         self.worker_changed()
 
     def _wake_burst(self) -> None:

@@ -260,15 +260,16 @@ class Worker(Generic[R]):
             if task is not None and task is not _NONE:
                 self._queue.wake_next()
                 return task
+        self._queue.wake_next()  # if it was woken for a task, that is somebody else's now
         return None
 
     def _look(self) -> TaskFuture[Any] | None:
         # what parking looks for: a task, or a reason to leave (which a wake-up sent before may have been about)
         self._queue.waking = False
-        if self.dismissed:
+        if self.dismissed or self.lost:  # a task would only find out that there is no resource
             return _NONE  # type: ignore[no-any-return]
         task = self._queue.take()
-        if task is None and (self._queue.closed or self.lost):
+        if task is None and self._queue.closed:
             return _NONE  # type: ignore[no-any-return]
         return task
 

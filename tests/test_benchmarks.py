@@ -12,7 +12,7 @@ import pytest
 
 import benchmarks
 import tasker
-from benchmarks.__main__ import main
+from benchmarks.__main__ import _names, main
 from benchmarks.imports import path_of_packages
 from benchmarks.latency import HAND_OVERS, above_hand_overs
 from benchmarks.measurements import MEASUREMENTS
@@ -182,9 +182,15 @@ def test_list_names_every_measurement(capsys: pytest.CaptureFixture[str]) -> Non
     assert [line.split()[0] for line in capsys.readouterr().out.splitlines()] == list(MEASUREMENTS)
 
 
+def test_the_beginning_of_a_name_chooses_all_that_begin_with_it() -> None:
+    chosen = _names("processes,map")
+    assert chosen == [name for name in MEASUREMENTS if name.startswith("processes-")] + ["map"]
+    assert len(chosen) > 2
+
+
 def test_a_quick_pass_prints_a_table_and_writes_json(tmp_path: Path) -> None:
     output = tmp_path / "results.json"
-    some = "queued,run-task,map,lines"  # .ci/run takes all
+    some = "queued,run-task,map,lines,processes-payload"  # .ci/run takes all
     command = [sys.executable, "-m", "benchmarks", "--quick", "--only", some, "--markdown", "--output", str(output)]
     run = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=55, check=False)
     assert run.returncode == 0, run.stderr
@@ -196,7 +202,7 @@ def test_a_quick_pass_prints_a_table_and_writes_json(tmp_path: Path) -> None:
     assert {"architecture", "cpu", "cores", "platform"} <= report["machine"].keys()
     assert {"version", "gil"} <= report["python"].keys()
     rows = {entry["name"]: entry for entry in report["measurements"]}
-    assert set(rows) == {"run-task", "queued-bytes", "map", "lines"}
+    assert set(rows) == {"run-task", "queued-bytes", "map", "lines", "processes-argument", "processes-result"}
     for entry in rows.values():
         assert {"title", "unit", "ratio", "target", "met", "medians", "samples", "notes"} <= entry.keys()
         assert TASKER in entry["medians"]

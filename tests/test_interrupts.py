@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 
-from tasker import Config, ResourceCreationError
+from tasker import Config, ResourceCreationError, Threads
 from tasker.logger import GuardedLogger
 from tasker.usercode import UserCode
 from tests.conftest import PATIENCE, Sick, eventually
@@ -163,7 +163,8 @@ def test_an_interrupt_gets_out_of_a_destruction_only_before_on_destroy_is_called
         destroyed.append(resource)
         raise OSError("cannot close")
 
-    user = UserCode(Config(on_create=object, on_destroy=destroy, worker_count=1), GuardedLogger(log))
+    config, logger = Config(on_create=object, on_destroy=destroy, worker_count=1), GuardedLogger(log)
+    user = UserCode(config, Threads().open(config, print, logger), logger)
     moment, interrupted = 0, True
     while interrupted:
         moment += 1

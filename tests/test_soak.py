@@ -129,7 +129,7 @@ def test_a_broken_engine_is_found_out(broken, violation):
 
 
 def test_a_short_soak_of_child_processes_kills_some_and_passes():
-    run = python("-m", "benchmarks.soak", "--seconds", "2", "--tasks", "0", "--placement", "processes")
+    run = python("-m", "benchmarks.soak", "--seconds", "2", "--seed", "1", "--tasks", "0", "--placement", "processes")
     assert run.returncode == 0, run.stderr
     report = json.loads(run.stdout)
     resources, children = report["resources"], report["children"]

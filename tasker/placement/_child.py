@@ -1,4 +1,5 @@
-"""The program of a child: `python -m tasker.placement._child DATA CONTROL LIFELINE`, the numbers of its descriptors.
+"""The program of a child: `python -m tasker.placement._child CALLS ANSWERS CONTROL LIFELINE`,
+the numbers of its descriptors.
 
     CREATING --RESULT--> IDLE <--CALL, RESULT or ERROR--> BUSY
                           '--DESTROY--> the resource is destroyed, RESULT, and the process ends
@@ -16,7 +17,6 @@ import contextlib
 import os
 import pickle
 import signal
-import socket
 import sys
 import threading
 from collections import deque
@@ -119,13 +119,13 @@ def _leave_to_child(*descriptors: int) -> None:
 def main() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent; it was blocked until here
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
-    data, control, lifeline = map(int, sys.argv[1:4])
-    for descriptor in (data, control):
+    calls, answers, control, lifeline = map(int, sys.argv[1:5])
+    for descriptor in (calls, answers, control):
         os.set_inheritable(descriptor, False)
     _end_with_parent(lifeline)
-    os.register_at_fork(after_in_child=partial(_leave_to_child, data, control))
+    os.register_at_fork(after_in_child=partial(_leave_to_child, calls, answers, control))
     with contextlib.suppress(EOFError, OSError):  # the parent is no more, or has no use for this one any more
-        wire = Wire(socket.socket(fileno=data))
+        wire = Wire(calls, answers)
         _, body, _ = wire.receive()
         setup: protocol.Setup = pickle.loads(body)
         sys.path[:] = setup.path

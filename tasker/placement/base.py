@@ -42,13 +42,10 @@ class Site:
     """The resources of one manager. `create`, `destroy` and `call` run in the thread that owns the resource, and may
     block; the rest runs in any thread, and must not."""
 
-    def create(self) -> Any:
-        """Make a resource, and return it or its handle. Raises what `on_create` raises."""
-        raise NotImplementedError
-
-    def destroy(self, resource: Any) -> None:
-        """Free it. Raises what `on_destroy` raises."""
-        raise NotImplementedError
+    create: Callable[[], Any]
+    """Makes a resource, and returns it or its handle. Raises what `on_create` raises."""
+    destroy: Callable[[Any], object]
+    """Frees it. Raises what `on_destroy` raises."""
 
     def is_lost(self, resource: Any) -> bool:
         """Whether the place where it lives is gone."""
@@ -72,6 +69,9 @@ class Site:
         """Time is up: end all that is left, whatever it does. Whether there was any, whose owners are free soon."""
         return False
 
+    def closed(self) -> None:
+        """The manager has closed: nothing of the site's is to be left. May block."""
+
     def leave_to_parent(self) -> None:
         """In a forked child: let go of what belongs to the parent."""
 
@@ -88,13 +88,8 @@ class Placement(Protocol):
 
 class _Here(Site):
     def __init__(self, settings: Settings) -> None:
-        self._settings = settings
-
-    def create(self) -> Any:
-        return self._settings.on_create()
-
-    def destroy(self, resource: Any) -> None:
-        self._settings.on_destroy(resource)
+        self.create = settings.on_create  # themselves: a function around them could be interrupted at its entry
+        self.destroy = settings.on_destroy
 
 
 @dataclass(frozen=True)

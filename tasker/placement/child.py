@@ -4,8 +4,8 @@ The owner sends what he asks and sleeps in `receive` for the answer; orders go b
 to kill the process, and that is the end of the connection.
 
 Each child has a thread that waits for its death (of the process itself, by a pidfd where there is one: whatever the
-child has started may hold its end of the connection open), reaps it, and closes the reading side for the owner, who
-first reads what was answered before.
+child has started may hold its end of the connection open), reaps it, and ends the wire for the owner, who first
+reads what was answered before.
 """
 
 from __future__ import annotations
@@ -15,7 +15,6 @@ import os
 import pickle
 import select
 import signal
-import socket
 import subprocess
 import sys
 import threading
@@ -141,19 +140,21 @@ class Child(Handle):
     # -- the beginning and the end of the process --------------------------------------------------------------------
 
     def _start(self) -> subprocess.Popen[bytes]:
-        ours, theirs = socket.socketpair()
+        calls, to_child = os.pipe()
+        from_child, answers = os.pipe()
         orders, control = os.pipe()
+        wire = Wire(from_child, to_child, answers)
         try:
-            process = _launch((theirs.fileno(), orders, _lifeline()))
+            process = _launch((calls, answers, orders, _lifeline()))
         except BaseException:
-            ours.close()
+            wire.close()
             os.close(control)
             raise
         finally:
-            theirs.close()
+            os.close(calls)
             os.close(orders)
         os.set_blocking(control, False)
-        self._wire, self._control = Wire(ours), control
+        self._wire, self._control = wire, control
         return process
 
     def _await_death(self) -> None:
@@ -167,7 +168,7 @@ class Child(Handle):
             self.exit_code = exit_code
             self._is_lost = True
             with contextlib.suppress(OSError):
-                self._wire.socket.shutdown(socket.SHUT_RD)  # somebody else may hold the other end
+                self._wire.end()
         self._dead.set()
         self._lost()
 

@@ -47,10 +47,12 @@ class RemoteSite(Site):
         self._handles: set[Handle] = set()
         self._stopping = False
         self._killed = False
+        self.create = self._create
+        self.destroy = self._destroy
 
     # -- the owner's thread ------------------------------------------------------------------------------------------
 
-    def create(self) -> Handle:
+    def _create(self) -> Handle:
         name = threading.current_thread().name
         if not name.startswith(f"{self._name}-"):
             name = f"{self._name}-caller"  # of `run_task`
@@ -68,7 +70,7 @@ class RemoteSite(Site):
             raise
         return handle
 
-    def destroy(self, resource: Handle) -> None:
+    def _destroy(self, resource: Handle) -> None:
         try:
             resource.destroy()
         finally:
@@ -102,6 +104,9 @@ class RemoteSite(Site):
         for handle in handles:
             handle.end_now()
         return bool(handles)
+
+    def closed(self) -> None:
+        self.end()  # what a Ctrl-C at the wrong moment has left
 
     def leave_to_parent(self) -> None:
         self._lock = threading.RLock()

@@ -42,6 +42,7 @@ __all__ = [
 Buffers = list[Any]
 Outcome = tuple[int, bytes, Buffers]  # RESULT or ERROR, and what goes with it
 
+_MAIN = b"\x8c\x08__main__"  # as the name of a module it looks like this, as a text too
 _APART = 65536  # bytes from which on a buffer travels beside the pickle and is not copied into it
 _INSTALL = "install cloudpickle (the extra: tasker-pool[processes])"
 
@@ -62,10 +63,10 @@ class Packed:
     __slots__ = ("__qualname__", "body", "buffers", "progress")
 
     def __init__(self, body: bytes, buffers: Buffers, progress: Progress | None, name: str) -> None:
-        self.body = body
-        self.buffers = buffers
-        self.progress = progress  # where the results of a call of several steps are noted
-        self.__qualname__ = name  # of the user's function: errors name a task by it
+        self.body: bytes = body
+        self.buffers: Buffers = buffers
+        self.progress: Progress | None = progress  # where the results of a call of several steps are noted
+        self.__qualname__: str = name  # of the user's function: errors name a task by it
 
 
 # -- values --------------------------------------------------------------------------------------------------------
@@ -94,10 +95,14 @@ def pack_value(value: object, *, apart: bool = True) -> tuple[bytes, Buffers]:
         buffers.append(buffer.raw())
         return False
 
-    file = io.BytesIO()
     try:
-        _ByReference(file, 5, buffer_callback=take_apart).dump(value)
-        return file.getvalue(), buffers
+        body = pickle.dumps(value, 5, buffer_callback=take_apart)
+        if body.rfind(_MAIN) >= 0:
+            buffers.clear()
+            file = io.BytesIO()
+            _ByReference(file, 5, buffer_callback=take_apart).dump(value)
+            body = file.getvalue()
+        return body, buffers
     except Exception as error:
         try:
             cloudpickle: Any = import_module("cloudpickle")  # which has no types
@@ -109,6 +114,11 @@ def pack_value(value: object, *, apart: bool = True) -> tuple[bytes, Buffers]:
     buffers.clear()
     by_value: bytes = cloudpickle.dumps(value, 5, buffer_callback=take_apart)
     return by_value, buffers
+
+
+def _apart(value: Any) -> Any:
+    """Large `bytes` as a buffer, which comes out as `bytes` again: pickle would copy them on both sides."""
+    return pickle.PickleBuffer(value) if type(value) is bytes and len(value) >= _APART else value
 
 
 def unpack(body: Any, buffers: Sequence[Any] = ()) -> Any:
@@ -124,7 +134,7 @@ def pack_call(fn: Callable[..., Any], args: tuple[Any, ...], wants_context: bool
     users = users_function(fn, args)
     name = str(getattr(users, "__qualname__", None) or type(users).__qualname__)
     try:
-        body, buffers = pack_value((fn, args, wants_context, variables))
+        body, buffers = pack_value((fn, tuple(map(_apart, args)), wants_context, variables))
     except Exception as error:
         raise _refusal(users, args[1:] if users is not fn else args, error) from error
     last = args[-1] if args else None
@@ -177,7 +187,7 @@ def error_from(body: Any) -> BaseException:
 def pack_result(value: object) -> tuple[bytes, Buffers]:
     """A result as bytes. Raises `RemoteTaskError` when it cannot be serialized."""
     try:
-        return pack_value(value)
+        return pack_value(_apart(value))
     except Exception as error:
         raise RemoteTaskError(
             f"the task's result cannot be sent back: {shown(value)}: {_text(error)}", _type_name(error)

@@ -17,8 +17,6 @@ from tasker import checks
 from tasker.errors import ConfigError
 from tasker.logger import GuardedLogger
 from tasker.placement.base import Settings, Site
-from tasker.placement.child import Child
-from tasker.placement.elsewhere import RemoteSite
 
 __all__ = ["Processes"]
 
@@ -45,5 +43,9 @@ class Processes:
         Raises `ConfigError` when `on_create` or `on_destroy` cannot be pickled, or where there is no POSIX system."""
         if os.name != "posix" or not sys.executable:
             raise ConfigError("placement must be Threads() here: Processes() needs a POSIX system and sys.executable")
+        # a fifth of what importing tasker costs, and most programs never get here
+        from tasker.placement.child import Child
+        from tasker.placement.elsewhere import RemoteSite
+
         grace = min(checks.seconds("grace", self.grace), threading.TIMEOUT_MAX)
         return RemoteSite(settings, lost, lambda name, lost: Child(name, grace, lost))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pickle
 import struct
-from dataclasses import dataclass
+from typing import NamedTuple
 
 __all__ = ["Setup"]
 
@@ -24,8 +24,7 @@ ORDER = struct.Struct("<BQ")
 CANCELLED, DEADLINE, KILLED, STOPPING = 1, 2, 3, 4
 
 
-@dataclass(frozen=True)
-class Setup:
+class Setup(NamedTuple):
     """The first message: what a child needs to be like its parent, and what makes its resource."""
 
     name: str

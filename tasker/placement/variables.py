@@ -49,7 +49,7 @@ def set_variables(variables: Variables) -> None:
 
 def _find(variable: contextvars.ContextVar[Any]) -> tuple[str, str] | None:
     for name, module in list(sys.modules.items()):
-        if name == "__main__":
+        if name in ("__main__", "__mp_main__"):  # the second is multiprocessing's name for the first
             continue
         for attribute, value in list(getattr(module, "__dict__", {}).items()):
             if value is variable:

@@ -1,0 +1,163 @@
+"""Tasks and hooks that end their process, or do not let it end, or do what only a process can."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tasker import Config, Processes, TaskManager
+from tests.placement.hooks import PATIENCE, Gate, Journal, Resource, forget, nothing, process_of, square, until
+
+
+def stand_once(resource: object, number: int, gate: Gate | None) -> int:
+    """Stands before its gate for ever, the first time that it comes there."""
+    if gate is not None and not gate.is_reached():
+        gate.pass_through()
+    return number
+
+
+@dataclass
+class StandAt:
+    """Stands for ever before a gate at one item, the first time that it comes there."""
+
+    item: int
+    gate: Gate
+    journal: Journal
+
+    def __call__(self, resource: object, item: int) -> int:
+        self.journal.note("item", item)
+        return stand_once(resource, item, self.gate if item == self.item else None)
+
+
+@dataclass
+class BlockFirst:
+    """A hook that does not return the first time."""
+
+    gate: Gate
+    journal: Journal
+
+    def __call__(self) -> Resource:
+        stand_once(None, 0, self.gate)
+        return self.journal.create()
+
+
+def note_and_stand(resource: Resource, gate: Gate) -> None:
+    resource.journal.note("ran", os.getpid())
+    gate.pass_through()
+
+
+def die(resource: object, number: int) -> None:
+    if number != signal.SIGKILL:
+        signal.signal(number, signal.SIG_DFL)
+    os.kill(os.getpid(), number)
+    time.sleep(PATIENCE)
+
+
+def leave(resource: object, exit_code: int) -> None:
+    os._exit(exit_code)
+
+
+def read_address(resource: object, address: int) -> None:
+    import faulthandler
+
+    faulthandler.disable()
+    ctypes.string_at(address)
+
+
+def limit_memory() -> str:
+    import resource
+
+    pages = int(Path("/proc/self/statm").read_text().split()[0])
+    limit = pages * os.sysconf("SC_PAGE_SIZE") + (256 << 20)
+    resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
+    return "limited"
+
+
+def allocate(resource: object, size: int) -> int:
+    return len(bytearray(size))
+
+
+def _data_descriptor() -> int:
+    return int(Path("/proc/self/cmdline").read_text().split("\0")[-4])
+
+
+def start_heir(resource: object) -> tuple[int, int]:
+    """A process that holds this one's end of the connection; it and this one."""
+    heir = subprocess.Popen(["sleep", "1000"], pass_fds=[_data_descriptor()])
+    heir.returncode = 0  # nobody waits for it
+    return heir.pid, os.getpid()
+
+
+class Last:
+    """A task whose process dies as soon as its result is sent."""
+
+    def __call__(self, resource: object) -> LastWord:
+        return LastWord()
+
+
+class LastWord:
+    """Pickled, it is `said`; and it has a thread end the process once the main thread waits for the next call."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        main = threading.main_thread().ident
+        assert main is not None
+
+        def end() -> None:
+            until(lambda: sys._current_frames()[main].f_code.co_name == "receive", "the main thread to wait")
+            os._exit(9)
+
+        threading.Thread(target=end, daemon=True).start()
+        return str, ("said",)
+
+
+def fork_and_exit(resource: object) -> int:
+    child = os.fork()
+    if child == 0:
+        os._exit(5)
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+
+def fork_and_return(resource: object) -> str:
+    child = os.fork()
+    if child == 0:
+        return "the grandchild's"
+    os.waitpid(child, 0)
+    return "the child's own"
+
+
+def hold_the_gil(resource: object) -> int:
+    return sum(range(10**12))
+
+
+def start_thread_that_stays(resource: object) -> int:
+    threading.Thread(target=time.sleep, args=(PATIENCE,)).start()
+    return os.getpid()
+
+
+def descriptors(resource: object) -> dict[str, str]:
+    found = {}
+    with os.scandir("/proc/self/fd") as entries:
+        for entry in entries:
+            found[entry.name] = os.readlink(entry.path)
+    return {name: target for name, target in found.items() if not target.startswith("/proc/")}
+
+
+def square_in_a_child_of_its_own(resource: object, number: int) -> tuple[int, int, int]:
+    config = Config(on_create=nothing, on_destroy=forget, worker_count=1, placement=Processes())
+    with TaskManager(config) as manager:
+        return manager.queue_task(square, number), os.getpid(), manager.queue_task(process_of)
+
+
+def note_thread(journal: Journal) -> Journal:
+    """A hook, and a task's function: notes whether this is the main thread, and its name."""
+    thread = threading.current_thread()
+    journal.note("thread", thread is threading.main_thread(), thread.name)
+    return journal

@@ -1,0 +1,196 @@
+"""How tasks and managers are ended is the same wherever resources live. Each test has its manager."""
+
+from __future__ import annotations
+
+import threading
+
+import pytest
+
+from tasker import (
+    Processes,
+    TaskManagerKilledError,
+    TaskManagerShutdownError,
+    TaskTimeoutError,
+    background,
+    with_value,
+)
+from tests.placement import hooks
+from tests.placement.conformance import assert_adds_up, assert_destroyed_once
+from tests.placement.hooks import PATIENCE, Sick, until
+
+# -- contexts --------------------------------------------------------------------------------------------------------
+
+
+def test_a_task_sees_the_values_of_the_managers_context(make):
+    manager = make(ctx=with_value(background(), "tenant", ("blue", 7)))
+    assert manager.queue_task(hooks.context_value, "tenant") == ("blue", 7)
+    assert manager.queue_task(hooks.context_value, "unknown") is None
+
+
+def test_a_timeout_fails_the_future_and_tells_the_task_which_keeps_its_resource(make, journal, gate):
+    manager = make()
+    key = manager.queue_task(hooks.key)
+    future = manager.submit(hooks.until_cancelled, gate, journal, timeout=1.0)
+    gate.await_reached()
+    assert type(future.exception(PATIENCE)) is TaskTimeoutError
+    assert manager.queue_task(hooks.key) == key
+    [ended] = journal.of("ended")
+    assert ended.startswith("True DeadlineExceededError ")
+    assert_adds_up(manager, arrived=3, completed=2, failed=1)
+
+
+def test_a_cancelled_task_is_told_and_its_result_counts(make, gate):
+    manager = make()
+    future = manager.submit(hooks.hold, gate)
+    gate.await_reached()
+    assert not future.cancel()
+    assert future.result(PATIENCE) == "ContextCancelledError"
+    assert_adds_up(manager, arrived=1, completed=1)
+
+
+def test_a_cancelled_task_is_not_tried_again(make, gate):
+    manager = make()
+    future = manager.submit(hooks.hold_and_be_sick, gate)
+    gate.await_reached()
+    future.cancel()
+    assert type(future.exception(PATIENCE)) is Sick
+    assert future.attempts == 1
+
+
+def test_callbacks_of_a_context_run_beside_the_task(make, journal, gate):
+    manager = make()
+    future = manager.submit(hooks.call_on_done, gate)
+    gate.await_reached()
+    future.cancel()
+    assert future.result(PATIENCE) is None
+    until(lambda: journal.of("told"), "the callback")
+    assert len(journal.of("told")) == 1
+
+
+def test_a_waiting_task_that_is_cancelled_never_runs(make, journal, gate):
+    manager = make()
+    manager.submit(hooks.hold, gate)
+    gate.await_reached()
+    waiting = manager.submit(hooks.note, "cancelled")
+    late = manager.submit(hooks.note, "late", timeout=0.05)
+    manager.submit(hooks.note, "second")
+    first = manager.submit(hooks.note, "first", priority=True)
+    assert waiting.cancel()
+    assert type(late.exception(PATIENCE)) is TaskTimeoutError
+    gate.open()
+    assert manager.stop().drained
+    assert first.done()
+    assert journal.of("ran") == ["first", "second"]
+    assert_adds_up(manager, arrived=5, completed=3, failed=1, cancelled=1)
+
+
+# -- the end ---------------------------------------------------------------------------------------------------------
+
+
+def test_stop_runs_what_was_accepted_and_refuses_the_rest(make, journal):
+    manager = make(worker_count=2)
+    futures = [manager.submit(hooks.square, number) for number in range(50)]
+    report = manager.stop()
+    assert (report.drained, report.completed, report.never_started) == (True, 50, 0)
+    assert [future.result(0) for future in futures] == [number * number for number in range(50)]
+    for method in (manager.submit, manager.run_task, manager.queue_task):
+        with pytest.raises(TaskManagerShutdownError):
+            method(hooks.square, 1)
+    assert_destroyed_once(journal, len(journal.of("created")))
+
+
+def test_a_draining_task_sees_that_its_manager_stops(make, gate):
+    manager = make()
+    future = manager.submit(hooks.looks_stopping, gate)
+    gate.await_reached()
+    assert manager.stop().drained
+    assert future.result(0) == (False, False)
+
+
+def test_leaving_the_with_block_stops_and_by_an_interrupt_kills(make, journal, gate):
+    with make() as manager:
+        future = manager.submit(hooks.square, 6)
+    assert future.result(0) == 36
+    with pytest.raises(KeyboardInterrupt), make() as manager:  # noqa: PT012
+        future = manager.submit(hooks.until_cancelled, gate, journal)
+        gate.await_reached()
+        raise KeyboardInterrupt
+    assert future.done()
+    assert journal.of("ended") == ["True ContextCancelledError TaskManagerKilledError"]
+    assert_destroyed_once(journal, 2)
+
+
+def test_kill_ends_the_contexts_of_running_tasks_and_fails_waiting_ones(make, journal, gate):
+    manager = make()
+    running = manager.submit(hooks.until_cancelled, gate, journal)
+    gate.await_reached()
+    waiting = manager.submit(hooks.note, "waited")
+    report = manager.kill(PATIENCE)
+    assert (report.drained, report.abandoned, report.completed, report.cancelled) == (False, (), 1, 1)
+    assert running.result(0) is None
+    assert type(waiting.exception(0)) is TaskManagerKilledError
+    assert journal.of("ended") == ["True ContextCancelledError TaskManagerKilledError"]
+    assert journal.of("ran") == []
+    assert_destroyed_once(journal, 1)
+    assert_adds_up(manager, arrived=2, completed=1, cancelled=1)
+
+
+def test_a_stop_whose_time_ends_kills(make, journal, gate):
+    manager = make()
+    running = manager.submit(hooks.until_cancelled, gate, journal)
+    gate.await_reached()
+    report = manager.stop(timeout=0.05)
+    assert (report.drained, report.abandoned) == (False, ())
+    assert running.done()
+    assert_destroyed_once(journal, 1)
+
+
+def test_a_manager_that_is_forgotten_stops(make, placement, journal):
+    import gc
+    import weakref
+
+    from tests.placement.conftest import new_manager
+
+    manager = new_manager(placement, journal)
+    future = manager.submit(hooks.square, 6)
+    engine = weakref.ref(manager._engine)
+    del manager
+    gc.collect()
+    assert future.result(PATIENCE) == 36
+    until(lambda: journal.of("destroyed"), "the resource to be destroyed")
+    until(lambda: engine() is None or engine().lifecycle.has_ended(), "the end")
+
+
+def test_a_cancelled_context_stops_the_manager(make, journal):
+    from tasker import with_cancel
+
+    context = with_cancel(background())
+    manager = make(ctx=context)
+    future = manager.submit(hooks.square, 6)
+    context.cancel()
+    assert manager._engine.lifecycle.wait(PATIENCE)
+    assert future.result(0) == 36
+    assert_destroyed_once(journal, len(journal.of("created")))
+
+
+def test_several_threads_submit_and_each_gets_its_own(make):
+    manager = make(worker_count=2)
+    wrong = []
+
+    def ask(number):
+        wrong.extend(i for i in range(30) if manager.queue_task(hooks.add_up, number, i) != number + i)
+
+    threads = [threading.Thread(target=ask, args=(number,)) for number in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert wrong == []
+    assert_adds_up(manager, arrived=120, completed=120)
+
+
+def test_a_placement_says_what_it_is(placement):
+    assert repr(placement) in ("Threads()", "Processes(grace=0.5)")
+    assert placement == type(placement)()
+    assert len({placement, type(placement)()}) == 1
+    assert placement != Processes(grace=7)

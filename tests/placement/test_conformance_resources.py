@@ -1,0 +1,202 @@
+"""What becomes of resources is the same wherever they live. Each test has its manager."""
+
+from __future__ import annotations
+
+import os
+import threading
+from functools import partial
+
+import pytest
+
+from tasker import (
+    Config,
+    QueueFullError,
+    ResourceCreationError,
+    TaskManager,
+)
+from tests.placement import hooks
+from tests.placement.conformance import assert_adds_up, assert_destroyed_once
+from tests.placement.hooks import PATIENCE, Gate, Sick
+
+# -- resources -------------------------------------------------------------------------------------------------------
+
+
+def test_a_resource_is_used_by_many_tasks_and_destroyed_once(make, journal):
+    manager = make()
+    assert [manager.queue_task(hooks.count_uses) for _ in range(5)] == [1, 2, 3, 4, 5]
+    report = manager.stop()
+    assert (report.drained, report.completed, report.abandoned, report.destroy_errors) == (True, 5, (), 0)
+    assert_destroyed_once(journal, 1)
+    assert_adds_up(manager, arrived=5, completed=5)
+
+
+def test_an_unhealthy_error_replaces_the_resource_and_the_task_is_tried_again(make, journal):
+    manager = make()
+    first = manager.queue_task(hooks.key)
+    future = manager.submit(hooks.sick_at_first, 2)
+    last, attempts = future.result(PATIENCE)
+    assert (attempts, future.attempts) == (3, 3)
+    assert len({first, last, *journal.of("attempt")}) == 3
+    manager.stop()
+    assert_destroyed_once(journal, 3)
+    assert_adds_up(manager, arrived=2, completed=2, retried=2)
+
+
+def test_after_the_last_attempt_its_error_is_the_outcome(make, journal):
+    manager = make(max_retries=1)
+    future = manager.submit(hooks.sick_at_first, 99)
+    error = future.exception(PATIENCE)
+    assert type(error) is Sick
+    assert error.args == ("attempt 2",)
+    assert error.__notes__ == ["tasker: the last of 2 attempts, each on another resource"]
+    manager.stop()
+    assert_destroyed_once(journal, len(journal.of("created")))
+    assert_adds_up(manager, arrived=1, failed=1, retried=1)
+
+
+def test_a_once_task_is_not_tried_again(make, journal):
+    manager = make()
+    with pytest.raises(Sick):
+        manager.queue_task_once(hooks.sick_at_first, 99)
+    assert len(journal.of("attempt")) == 1
+    manager.stop()
+    assert_destroyed_once(journal, len(journal.of("created")))
+
+
+def test_a_chunk_whose_resource_broke_goes_on_with_the_item_that_failed(make, journal):
+    manager = make()
+    results = list(manager.map(partial(hooks.sick_at_item, journal=journal), range(6), chunksize=6))
+    assert results == list(range(6))
+    assert journal.of("item") == ["0", "1", "2", "3", "3", "4", "5"]
+
+
+def test_errors_of_on_destroy_are_counted(make, journal, log):
+    manager = make(on_destroy=journal.destroy_badly, worker_count=2)
+    assert manager.wait_ready(PATIENCE)
+    report = manager.stop()
+    assert (report.drained, report.destroy_errors) == (True, 2)
+    assert_destroyed_once(journal, 2)
+    assert sum("will not close" in line for line in log.loud()) == 2
+
+
+def test_a_creation_that_fails_is_tried_again(make, journal, log):
+    manager = make(on_create=journal.create_at_second)
+    assert manager.queue_task(hooks.give, "made") == "made"
+    assert len(journal.of("tried")) == 2
+    assert any("OSError: down" in line for line in log.loud())
+
+
+def test_tasks_fail_when_no_resource_can_be_made(make, is_remote):
+    manager = make(on_create=hooks.cannot_create, create_timeout=2.0 if is_remote else 0.1)
+    error = manager.submit(hooks.give, 1).exception(PATIENCE)
+    assert type(error) is ResourceCreationError
+    assert type(error.__cause__) is OSError
+    assert error.__cause__.args == ("down for ever",)
+    report = manager.stop()
+    assert (report.drained, report.failed, report.abandoned) == (True, 1, ())
+
+
+def test_a_slow_creation_is_waited_for(make, gate):
+    manager = make(on_create=gate.create, on_destroy=hooks.forget)
+    future = manager.submit(hooks.give, "at last")
+    gate.await_reached()
+    stats = manager.stats()
+    assert (stats.creating_workers, stats.queued_tasks, future.done()) == (1, 1, False)
+    gate.open()
+    assert future.result(PATIENCE) == "at last"
+
+
+def test_a_resource_whose_creation_ends_after_a_stop_began_is_destroyed(make, journal, gate):
+    manager = make(on_create=partial(hooks.create_behind, gate, journal))
+    gate.await_reached()
+    manager._engine.lifecycle.request_stop()
+    gate.open()
+    assert manager.stop().drained
+    assert_destroyed_once(journal, 1)
+
+
+def test_a_backlog_hires_a_worker_with_a_resource_of_its_own(make, journal, tmp_path):
+    manager = make(worker_count=1, max_worker_count=2, burst_interval=0.02)
+    gates = [Gate(tmp_path / f"gate{number}") for number in range(2)]
+    futures = [manager.submit(hooks.pass_deaf, gate) for gate in gates]
+    for gate in gates:
+        gate.await_reached()
+    assert manager.stats().burst_workers == 1
+    for gate in gates:
+        gate.open()
+    assert [future.result(PATIENCE) for future in futures] == ["passed"] * 2
+    assert manager.stop().drained
+    assert_destroyed_once(journal, len(journal.of("created")))
+
+
+def test_a_full_queue_refuses(make, gate):
+    manager = make(queue_size=1)
+    manager.submit(hooks.pass_deaf, gate)
+    gate.await_reached()
+    waiting = manager.submit(hooks.square, 6)
+    with pytest.raises(QueueFullError):
+        manager.submit(hooks.square, 7, queue_timeout=0)
+    gate.open()
+    assert waiting.result(PATIENCE) == 36
+
+
+def test_resources_of_context_managers_are_entered_and_left(placement, journal):
+    config = Config.from_context_manager(
+        partial(hooks.entered, journal), worker_count=1, placement=placement, resource_pool_size=0
+    )
+    with TaskManager(config) as manager:
+        assert manager.queue_task(hooks.give, "inside") == "inside"
+        assert len(journal.of("entered")) == 1
+        assert journal.of("left") == []
+    assert journal.of("left") == journal.of("entered")
+
+
+def test_errors_are_judged_and_told_here(make):
+    here, told = threading.get_ident(), []
+    lock = threading.Lock()  # which could not be sent anywhere
+
+    def check_health(error):
+        with lock:
+            told.append((os.getpid(), threading.get_ident() != here, error.args))
+        return True
+
+    manager = make(check_health=check_health)
+    with pytest.raises(Sick):
+        manager.queue_task(hooks.fail, Sick(1))
+    assert told == [(os.getpid(), True, (1,))]
+
+
+# -- run_task --------------------------------------------------------------------------------------------------------
+
+
+def test_run_task_without_a_pool_makes_and_destroys_a_resource_for_each_call(make, journal):
+    manager = make(resource_pool_size=0)
+    assert manager.wait_ready(PATIENCE)
+    keys = [manager.run_task(hooks.key) for _ in range(2)]
+    assert len(set(keys)) == 2
+    assert sorted(journal.of("destroyed")) == sorted(keys)
+    manager.stop()
+    assert_destroyed_once(journal, 3)
+
+
+def test_run_task_with_a_pool_finds_its_resources_made_and_replaces_a_broken_one(make, journal):
+    manager = make(resource_pool_size=2)
+    assert manager.stats().available_resources == 2
+    key = manager.run_task(hooks.key)
+    with pytest.raises(Sick):
+        manager.run_task(hooks.fail, Sick())
+    assert journal.of("destroyed") == [key]
+    assert manager.run_task(hooks.key) != key
+    assert manager.wait_ready(PATIENCE)
+    manager.stop()
+    assert_destroyed_once(journal, 3)
+    assert_adds_up(manager, arrived=3, completed=2, failed=1)
+
+
+def test_run_task_says_when_no_resource_can_be_made(make):
+    manager = make(on_create=hooks.cannot_create)
+    with pytest.raises(ResourceCreationError) as caught:
+        manager.run_task(hooks.give, 1)
+    assert caught.value.__cause__.args == ("down for ever",)
+    with pytest.raises(ResourceCreationError):
+        make(on_create=hooks.cannot_create, resource_pool_size=1)

@@ -1,0 +1,150 @@
+"""Tasks and hooks that do not listen, and are ended with their process: at a deadline, by a cancel, by a kill."""
+
+from __future__ import annotations
+
+import threading
+
+import pytest
+
+from tasker import ContextCancelledError, Processes, TaskManagerKilledError, TaskTimeoutError
+from tests.placement import hooks, perils
+from tests.placement.conftest import children, on_posix
+from tests.placement.hooks import PATIENCE, until
+
+pytestmark = on_posix
+
+
+@pytest.fixture
+def placement():
+    return Processes(grace=0.1)
+
+
+# -- tasks that do not listen ----------------------------------------------------------------------------------------
+
+
+def test_a_deaf_task_is_ended_at_its_deadline_with_its_process(make, journal, gate):
+    manager = make()
+    assert manager.wait_ready(PATIENCE)
+    future = manager.submit(perils.note_and_stand, gate, timeout=1.0)
+    process = gate.await_reached()
+    assert type(future.exception(PATIENCE)) is TaskTimeoutError
+    until(lambda: process not in children(), "the process to be gone")
+    assert manager.queue_task(hooks.process_of) != process
+    assert future.attempts == len(journal.of("ran")) == 1
+    assert journal.of("destroyed") == []
+    metrics = manager.metrics()
+    assert (metrics.total_tasks_failed, metrics.total_tasks_retried) == (1, 0)
+
+
+def test_a_task_that_holds_the_gil_is_ended_at_its_deadline(make):
+    manager = make()
+    process = manager.queue_task(hooks.process_of)
+    future = manager.submit(perils.hold_the_gil, timeout=0.2)
+    assert type(future.exception(PATIENCE)) is TaskTimeoutError
+    until(lambda: process not in children(), "the process to be gone")
+    assert manager.queue_task(hooks.square, 6) == 36
+
+
+def test_a_deaf_task_that_is_cancelled_is_ended_and_not_tried_again(make, journal, gate):
+    manager = make()
+    future = manager.submit(perils.note_and_stand, gate)
+    gate.await_reached()
+    assert not future.cancel()
+    error = future.exception(PATIENCE)
+    assert type(error) is ContextCancelledError
+    assert "was killed" in str(error)
+    assert future.attempts == len(journal.of("ran")) == 1
+    assert manager.queue_task(hooks.square, 6) == 36
+
+
+def test_a_task_that_listens_keeps_its_process(make, journal, gate):
+    manager = make()
+    future = manager.submit(hooks.until_cancelled, gate, journal)
+    process = gate.await_reached()
+    future.cancel()
+    assert future.result(PATIENCE) is None
+    assert manager.queue_task(hooks.process_of) == process
+
+
+def test_with_a_long_grace_a_deaf_task_ends_by_itself_after_its_timeout(make, gate):
+    manager = make(placement=Processes(grace=PATIENCE))
+    assert manager.wait_ready(PATIENCE)
+    future = manager.submit(hooks.pass_deaf, gate, timeout=1.0)
+    process = gate.await_reached()
+    assert type(future.exception(PATIENCE)) is TaskTimeoutError
+    gate.open()
+    assert manager.queue_task(hooks.process_of) == process
+
+
+# -- the end ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("timeout", [600.0, 0.0])
+def test_kill_ends_a_deaf_task_and_its_process(make, gate, timeout):
+    manager = make()
+    future = manager.submit(hooks.pass_deaf, gate)
+    process = gate.await_reached()
+    report = manager.kill(timeout)
+    assert (report.drained, report.abandoned, report.failed) == (False, (), 1)
+    assert type(future.exception(0)) is TaskManagerKilledError
+    assert process not in children()
+
+
+def test_kill_ends_a_deaf_run_task(make, gate):
+
+    manager, errors = make(resource_pool_size=1), []
+
+    def call():
+        try:
+            manager.run_task(hooks.pass_deaf, gate)
+        except BaseException as error:
+            errors.append(error)
+
+    caller = threading.Thread(target=call)
+    caller.start()
+    process = gate.await_reached()
+    assert manager.kill(PATIENCE).abandoned == ()
+    caller.join(PATIENCE)
+    assert [type(error) for error in errors] == [TaskManagerKilledError]
+    assert process not in children()
+
+
+@pytest.mark.parametrize("timeout", [600.0, 0.0])
+def test_kill_ends_a_child_whose_creation_blocks_for_ever(make, gate, timeout):
+    manager = make(on_create=gate.create, on_destroy=hooks.forget)
+    waiting = manager.submit(hooks.square, 6)
+    process = gate.await_reached()
+    report = manager.kill(timeout)
+    assert (report.abandoned, report.cancelled) == ((), 1)
+    assert type(waiting.exception(0)) is TaskManagerKilledError
+    assert process not in children()
+
+
+@pytest.mark.parametrize("timeout", [600.0, 0.0])
+def test_kill_ends_a_child_whose_destruction_blocks_for_ever(make, gate, timeout):
+    manager = make(on_destroy=gate.destroy)
+    assert manager.queue_task(hooks.square, 6) == 36
+    manager._engine.lifecycle.request_stop()
+    process = gate.await_reached()
+    report = manager.kill(timeout)
+    assert report.abandoned == ()
+    assert process not in children()
+
+
+def test_a_stop_whose_time_ends_kills_deaf_tasks(make, gate):
+    manager = make()
+    future = manager.submit(hooks.pass_deaf, gate)
+    process = gate.await_reached()
+    report = manager.stop(timeout=0.05)
+    assert (report.drained, report.abandoned) == (False, ())
+    assert type(future.exception(0)) is TaskManagerKilledError
+    assert process not in children()
+
+
+def test_a_creation_that_takes_longer_than_create_timeout_is_given_up_and_tried_again(make, journal, gate, log):
+    manager = make(on_create=perils.BlockFirst(gate, journal), on_destroy=hooks.forget, create_timeout=2.0)
+    process = gate.await_reached()
+    until(lambda: process not in children(), "the process to be gone")
+    until(lambda: journal.of("created"), "the second creation")
+    assert manager.queue_task(hooks.process_of) != process
+    assert any("create_timeout" in line for line in log.loud())

@@ -1,0 +1,204 @@
+"""Children that die: nobody but the task that ran there notices, and it is tried again if it may be."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+
+import pytest
+
+import tasker.placement.child
+from tasker import Processes, WorkerLostError
+from tasker.parking import Seat
+from tests.placement import hooks, perils
+from tests.placement.conftest import is_alive, on_linux, on_posix
+from tests.placement.hooks import PATIENCE, Gate, until
+
+pytestmark = on_posix
+
+
+@pytest.fixture
+def placement():
+    return Processes(grace=0.1)
+
+
+def kill(process: int) -> None:
+    os.kill(process, signal.SIGKILL)
+
+
+def test_sixty_tasks_with_six_kills_all_complete(make, journal, tmp_path):
+    manager = make(worker_count=2)
+    gates = {number: Gate(tmp_path / f"gate{number}") for number in range(5, 60, 10)}
+    futures = [manager.submit(perils.stand_once, number, gates.get(number)) for number in range(60)]
+    killed = set()
+    for gate in gates.values():
+        killed.add(gate.await_reached())
+        kill(gate.await_reached())
+    assert [future.result(PATIENCE) for future in futures] == list(range(60))
+    attempts = [future.attempts for future in futures]
+    assert [number for number, tries in enumerate(attempts) if tries > 1] == list(gates)
+    assert sum(attempts) == 66
+    assert len(killed) == 6
+    assert manager.stop().drained
+    metrics = manager.metrics()
+    assert (metrics.total_tasks_arrived, metrics.total_tasks_completed, metrics.total_tasks_retried) == (60, 60, 6)
+    created, destroyed = journal.of("created"), journal.of("destroyed")
+    assert len(created) == len(destroyed) + 6
+    assert set(destroyed) < set(created)
+
+
+def test_a_poison_task_fails_alone_after_its_last_attempt(make):
+    manager = make(worker_count=2, max_retries=2)
+    before = [manager.submit(hooks.square, number) for number in range(10)]
+    poison = manager.submit(perils.die, signal.SIGKILL)
+    after = [manager.submit(hooks.square, number) for number in range(10)]
+    error = poison.exception(PATIENCE)
+    assert type(error) is WorkerLostError
+    assert (error.exit_code, error.began, poison.attempts) == (-signal.SIGKILL, True, 3)
+    assert "was killed by SIGKILL while it ran die" in str(error)
+    assert [future.result(PATIENCE) for future in (*before, *after)] == [n * n for n in range(10)] * 2
+    assert {future.attempts for future in (*before, *after)} == {1}
+
+
+def test_a_once_task_whose_child_is_killed_ran_once(make, journal, gate):
+    manager = make()
+    future = manager.queue_task_once_async(perils.note_and_stand, gate)
+    kill(gate.await_reached())
+    error = future.exception(PATIENCE)
+    assert type(error) is WorkerLostError
+    assert (error.exit_code, error.began, future.attempts) == (-signal.SIGKILL, True, 1)
+    assert len(journal.of("ran")) == 1
+    assert manager.queue_task(hooks.square, 6) == 36
+
+
+def test_a_once_task_that_was_never_sent_is_tried_on_another_child(make, monkeypatch):
+    manager = make()
+    first = manager.queue_task(hooks.process_of)
+    send, failed = tasker.placement.child.Wire.send, []
+
+    def failing(self, *args, **kwargs):
+        if not failed:
+            failed.append(kill(first))
+            raise BrokenPipeError("nobody there")
+        return send(self, *args, **kwargs)
+
+    monkeypatch.setattr(tasker.placement.child.Wire, "send", failing)
+    future = manager.submit(hooks.process_of, once=True)
+    assert future.result(PATIENCE) != first
+    assert future.attempts == 2
+
+
+@pytest.mark.parametrize(
+    ("task", "argument", "exit_code"),
+    [
+        (perils.die, signal.SIGSEGV, -signal.SIGSEGV),
+        (perils.leave, 3, 3),
+        (perils.leave, 0, 0),
+        (perils.read_address, 0, -signal.SIGSEGV),
+    ],
+    ids=["signal", "exit 3", "exit 0", "null pointer"],
+)
+def test_a_child_that_ends_is_told_with_its_exit_code(make, task, argument, exit_code):
+    manager = make(max_retries=0)
+    error = manager.submit(task, argument).exception(PATIENCE)
+    assert type(error) is WorkerLostError
+    assert error.exit_code == exit_code
+    assert manager.queue_task(hooks.square, 6) == 36
+
+
+def test_an_idle_child_that_is_killed_is_replaced_without_any_task(make, journal, log):
+    manager = make()
+    process = manager.queue_task(hooks.process_of)
+    until(lambda: manager.stats().idle_workers == 1, "the worker to be idle")
+    kill(process)
+    until(lambda: len(journal.of("created")) == 2, "another resource")
+    until(lambda: manager.stats().idle_workers == 1, "another worker to be idle")
+    assert any("lost an idle resource" in line for line in log.loud())
+    assert manager.queue_task(hooks.process_of) != process
+    assert manager.metrics().total_tasks_retried == 0
+
+
+def test_an_idle_resource_of_run_task_that_is_killed_is_let_go(make):
+    manager = make(resource_pool_size=1)
+    process = manager.run_task(hooks.process_of)
+    assert manager.stats().available_resources == 1
+    kill(process)
+    until(lambda: manager.stats().available_resources == 0, "the pool to let go of it")
+    assert manager.run_task(hooks.process_of) != process
+    error = None
+    try:
+        manager.run_task(perils.die, signal.SIGKILL)
+    except WorkerLostError as lost:
+        error = lost
+    assert error is not None
+    assert manager.run_task(hooks.square, 6) == 36
+
+
+def test_a_chunk_whose_child_is_killed_goes_on_where_it_was(make, journal, gate):
+    manager = make()
+    stream = manager.map(perils.StandAt(3, gate, journal), range(6), chunksize=6)
+    kill(gate.await_reached())
+    assert list(stream) == list(range(6))
+    assert journal.of("item") == ["0", "1", "2", "3", "3", "4", "5"]
+
+
+@on_linux
+def test_a_task_that_needs_too_much_memory_fails_with_memory_error(make):
+    manager = make(on_create=perils.limit_memory, on_destroy=hooks.forget)
+    process = manager.queue_task(hooks.process_of)
+    assert type(manager.submit(perils.allocate, 1 << 32).exception(PATIENCE)) is MemoryError
+    assert manager.queue_task(hooks.process_of) == process
+
+
+@on_linux
+def test_a_death_is_noticed_though_a_grandchild_holds_the_connection(make, log):
+    manager = make(max_retries=0)
+    grandchild, _ = manager.queue_task(perils.start_heir)
+    try:
+        error = manager.submit(perils.die, signal.SIGKILL).exception(PATIENCE)
+        assert type(error) is WorkerLostError
+        assert is_alive(grandchild)
+        second, process = manager.queue_task(perils.start_heir)
+        try:
+            kill(process)  # while it is idle
+            until(lambda: any(f"lost an idle resource, <process {process} " in line for line in log.loud()), "the news")
+            assert manager.queue_task(hooks.square, 6) == 36
+        finally:
+            kill(second)
+    finally:
+        kill(grandchild)
+
+
+def test_what_a_child_said_before_it_died_counts(make):
+    manager = make()
+    future = manager.submit(perils.Last())
+    assert future.result(PATIENCE) == "said"
+    assert future.attempts == 1
+    assert manager.queue_task(hooks.square, 6) == 36
+
+
+def test_a_task_may_fork_and_its_child_says_nothing(make, capfd):
+    manager = make()
+    assert [manager.queue_task(perils.fork_and_exit) for _ in range(3)] == [5, 5, 5]
+    assert [manager.queue_task(perils.fork_and_return) for _ in range(3)] == ["the child's own"] * 3
+    assert manager.queue_task(hooks.square, 6) == 36
+    assert manager.stop().drained
+    assert capfd.readouterr().err == ""
+
+
+def test_a_task_that_comes_as_an_idle_child_is_found_dead_is_not_sent_to_it(make, monkeypatch):
+    wake, late = Seat.wake, []
+
+    def wake_late(self):
+        if threading.current_thread().name.endswith("-child"):  # which has found out
+            late.append(manager.submit(hooks.process_of))
+        wake(self)
+
+    manager = make(max_retries=0)
+    process = manager.queue_task(hooks.process_of)
+    until(lambda: manager.stats().idle_workers == 1, "the worker to be idle")
+    monkeypatch.setattr(Seat, "wake", wake_late)
+    kill(process)
+    until(lambda: late, "the news")
+    assert late[0].result(PATIENCE) != process

@@ -1,0 +1,185 @@
+"""Calls and outcomes as bytes, without any other process."""
+
+from __future__ import annotations
+
+import pickle
+import sys
+import threading
+from functools import partial
+
+import pytest
+
+from tasker import RemoteTaskError
+from tasker.placement import protocol
+from tasker.placement.envelope import RemoteTraceback, opened, outcome_of, pack_call, pack_value, unpack
+from tasker.wrapping import Progress
+from tests.placement import hooks
+from tests.placement.hooks import Faithful, Lossy
+
+
+class Beside(bytearray):
+    def __reduce_ex__(self, protocol):
+        return Beside, (pickle.PickleBuffer(self),)
+
+
+def crossed(fn, *args):
+    """An outcome as it comes."""
+    kind, body, buffers = outcome_of(fn, *args)
+    return opened(kind, body, buffers)
+
+
+# -- values ----------------------------------------------------------------------------------------------------------
+
+
+def test_a_value_is_packed_by_plain_pickle_where_that_will_do(monkeypatch):
+    monkeypatch.setitem(sys.modules, "cloudpickle", None)
+    value = [hooks.square, hooks.Adder(3), Faithful, {2: "three"}]
+    assert unpack(*pack_value(value)) == value
+    for function in (hooks.Adder(2), hooks.Adder(2).add, partial(hooks.add_up, second=2)):
+        assert unpack(*pack_value(function))(None, 40) == 42
+
+
+def test_lambdas_are_packed_by_value():
+    add = 2
+    body, buffers = pack_value(lambda number: number + add)
+    assert unpack(body, buffers)(40) == 42
+
+
+def test_what_main_defines_is_packed_by_value_wherever_it_is(monkeypatch):
+    main = sys.modules["__main__"]
+    names = {"__name__": "__main__"}
+    exec("class OfMain: pass\ndef of_main(): return 'of main'", names)
+    of_main, kind = names["of_main"], names["OfMain"]
+    monkeypatch.setattr(main, "OfMain", kind, raising=False)
+    monkeypatch.setattr(main, "of_main", of_main, raising=False)
+    for value in (of_main, kind, kind(), partial(of_main), {"deep": [kind]}):
+        assert pickle.loads(pickle.dumps(value)) is not None  # plain pickle would send a name
+        with monkeypatch.context() as without:
+            without.setitem(sys.modules, "cloudpickle", None)
+            with pytest.raises(pickle.PicklingError, match=r"__main__.*tasker-pool\[processes\]"):
+                pack_value(value)
+    packed, _ = pack_value(of_main)
+    monkeypatch.delattr(main, "of_main")
+    assert unpack(packed)() == "of main"
+
+
+def test_without_cloudpickle_the_error_says_what_to_install(monkeypatch):
+    monkeypatch.setitem(sys.modules, "cloudpickle", None)
+    with pytest.raises(Exception, match="lambda") as caught:
+        pack_value(lambda: 1)
+    assert "tasker-pool[processes]" in caught.value.__notes__[0]
+
+
+@pytest.mark.parametrize(("size", "beside"), [(65535, 0), (65536, 1), (1_000_000, 1)])
+def test_large_buffers_travel_beside_the_pickle(size, beside):
+    body, buffers = pack_value([Beside(size)])
+    assert len(buffers) == beside
+    assert (len(body) < 1000) == bool(beside)
+    assert unpack(body, [bytearray(buffer) for buffer in buffers]) == [Beside(size)]
+    body, buffers = pack_value([Beside(size)], apart=False)
+    assert buffers == []
+    assert unpack(body) == [Beside(size)]
+
+
+def test_buffers_of_an_attempt_that_failed_are_not_sent():
+    first, second = Beside(b"a" * 70_000), Beside(b"b" * 80_000)
+    body, buffers = pack_value([first, lambda: None, second])  # plain pickle takes the first, fails at the function
+    unpacked = unpack(body, [bytearray(buffer) for buffer in buffers])
+    assert (len(buffers), unpacked[0], unpacked[2]) == (2, first, second)
+
+
+# -- calls -----------------------------------------------------------------------------------------------------------
+
+
+def test_a_call_is_packed_with_all_that_it_needs():
+    packed = pack_call(hooks.add_up, (40, 2), True, ("variables",))
+    assert unpack(packed.body) == (hooks.add_up, (40, 2), True, ("variables",))
+    assert (packed.__qualname__, packed.progress, packed.buffers) == ("add_up", None, [])
+
+
+def test_the_progress_of_a_call_stays_here():
+    progress = Progress([1, 2, 3])
+    progress.note("one")
+    packed = pack_call(hooks.give, (progress,), False, ())
+    assert packed.progress is progress
+    [there] = unpack(packed.body)[1]
+    assert (there.steps, list(there.results)) == ([1, 2, 3], [])
+
+
+@pytest.mark.parametrize(
+    ("fn", "args", "text"),
+    [
+        (hooks.give, (1, threading.Lock()), r"argument 2 of a task cannot be sent to another process: <unlocked"),
+        (hooks.give, (threading.Lock(),), r"argument 1 of a task"),
+        (partial(hooks.give, threading.Lock()), (), r"the function of a task .*partial"),
+    ],
+    ids=["second", "first", "function"],
+)
+def test_what_cannot_be_packed_is_named(fn, args, text):
+    with pytest.raises(TypeError, match=text) as caught:
+        pack_call(fn, args, False, ())
+    assert caught.value.__cause__ is not None
+
+
+# -- outcomes --------------------------------------------------------------------------------------------------------
+
+
+def test_a_result_crosses():
+    assert crossed(hooks.give, None, {"a": [1]}) == (None, {"a": [1]})
+
+
+@pytest.mark.parametrize(
+    "error", [ValueError(1, 2), Faithful(7, "seven"), SystemExit(3), KeyboardInterrupt()], ids=repr
+)
+def test_an_exception_crosses_with_its_traceback_as_the_cause(error):
+    got, result = crossed(hooks.fail, None, error)
+    assert (type(got), got.args, result) == (type(error), error.args, None)
+    assert type(got.__cause__) is RemoteTraceback
+    text = str(got.__cause__)
+    assert text.startswith("\n\nTraceback (most recent call last):\n")
+    assert "in fail" in text
+    assert "in outcome_of" not in text
+
+
+def test_an_exception_that_does_not_survive_is_told_of():
+    got, _ = crossed(hooks.fail_lossily, None)
+    assert type(got) is RemoteTaskError
+    assert got.type_name == f"{Lossy.__module__}.Lossy"
+    assert str(got) == f"{Lossy.__module__}.Lossy: 7: seven"
+    assert got.traceback in str(got.__cause__) + "\n"
+
+
+def test_an_exception_that_becomes_another_on_its_way_is_told_of():
+    class Shifting(Exception):
+        def __reduce__(self):
+            return ValueError, ("another",)
+
+    got, _ = crossed(hooks.fail, None, Shifting("text"))
+    assert type(got) is RemoteTaskError
+    assert got.type_name.endswith("Shifting")
+
+
+def test_a_result_that_cannot_be_packed_is_an_error():
+    kind, body, buffers = outcome_of(hooks.make_lock, None)
+    assert kind == protocol.ERROR
+    got, _ = opened(kind, body, buffers)
+    assert type(got) is RemoteTaskError
+    assert got.type_name == "TypeError"
+    assert "<unlocked _thread.lock" in str(got)
+    assert "the task's result cannot be sent back" in str(got)
+
+
+def test_an_exception_that_is_unable_to_say_anything_is_told_of():
+    class Mute(Exception):
+        def __str__(self):
+            raise RuntimeError
+
+        __repr__ = __str__
+
+        def __reduce__(self):
+            raise RuntimeError
+
+    got, _ = crossed(hooks.fail, None, Mute())
+    assert type(got) is RemoteTaskError
+    assert got.type_name.endswith("Mute")
+    assert "in fail" in got.traceback

@@ -1,0 +1,97 @@
+"""What else there is only where each resource has a process of its own."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+from functools import partial
+
+import pytest
+
+from tasker import Processes
+from tests.placement import hooks, perils
+from tests.placement.conftest import children, descriptors, is_alive, on_linux, on_posix
+from tests.placement.hooks import until
+
+pytestmark = on_posix
+
+
+@pytest.fixture
+def placement():
+    return Processes(grace=0.1)
+
+
+def test_a_child_that_does_not_end_after_its_destruction_is_killed(make):
+    manager = make()
+    process = manager.queue_task(perils.start_thread_that_stays)
+    report = manager.stop()
+    assert (report.drained, report.abandoned) == (True, ())
+    assert process not in children()
+
+
+def test_a_resource_is_made_used_and_destroyed_in_the_main_thread(make, journal):
+    manager = make(on_create=partial(perils.note_thread, journal), on_destroy=perils.note_thread)
+    manager.queue_task(perils.note_thread)
+    manager.stop()
+    assert journal.of("thread") == ["True tasker-worker-1"] * 3
+
+
+def test_an_interrupt_of_run_task_costs_its_child(make, gate):
+    class Interrupt(BaseException):
+        pass
+
+    def interrupt(number, frame):
+        raise Interrupt
+
+    def interrupt_when_it_runs():
+        gate.await_reached()
+        signal.pthread_kill(threading.main_thread().ident, signal.SIGUSR1)
+
+    manager = make(resource_pool_size=1)
+    process = manager.run_task(hooks.process_of)
+    interrupting = threading.Thread(target=interrupt_when_it_runs)
+    before = signal.signal(signal.SIGUSR1, interrupt)
+    try:
+        interrupting.start()
+        with pytest.raises(Interrupt):
+            manager.run_task(hooks.pass_deaf, gate)
+    finally:
+        interrupting.join()
+        signal.signal(signal.SIGUSR1, before)
+    assert process not in children()
+    assert manager.run_task(hooks.process_of) != process
+
+
+def test_a_task_may_have_children_of_its_own(make):
+    squared, child, grandchild = make().queue_task(perils.square_in_a_child_of_its_own, 6)
+    assert squared == 36
+    assert len({os.getpid(), child, grandchild}) == 3
+    until(lambda: not is_alive(grandchild), "the grandchild to end")
+
+
+@on_linux
+def test_a_child_inherits_no_descriptor_but_its_own(make, tmp_path):
+    with (tmp_path / "inheritable").open("w") as file:
+        os.set_inheritable(file.fileno(), True)
+        opened = make(worker_count=2).queue_task(perils.descriptors)
+    assert opened.pop("0") == "/dev/null"
+    opened.pop("1")
+    opened.pop("2")
+    kinds = sorted(target.partition(":")[0] for target in opened.values())
+    assert kinds == ["pipe"] * 4  # calls, answers, orders, lifeline
+
+
+@on_linux
+def test_twenty_managers_leak_no_descriptor(make, gate):
+    gate.open()
+    make().kill(0)  # what is made once for all
+    before = descriptors()
+    for number in range(20):
+        manager = make()
+        if number % 4 == 0:
+            assert manager.queue_task(hooks.square, 6) == 36
+            manager.stop()
+        else:
+            manager.kill(0)
+    until(lambda: descriptors() <= before, f"{descriptors() - before} to be closed")
