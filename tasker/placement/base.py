@@ -88,8 +88,10 @@ class Placement(Protocol):
 
 class _Here(Site):
     def __init__(self, settings: Settings) -> None:
-        self.create = settings.on_create  # themselves: a function around them could be interrupted at its entry
-        self.destroy = settings.on_destroy
+        self.create: Callable[[], Any] = (
+            settings.on_create
+        )  # themselves: a function around them could be interrupted at its entry
+        self.destroy: Callable[[Any], object] = settings.on_destroy
 
 
 @dataclass(frozen=True)

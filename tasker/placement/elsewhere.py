@@ -47,8 +47,8 @@ class RemoteSite(Site):
         self._handles: set[Handle] = set()
         self._stopping = False
         self._killed = False
-        self.create = self._create
-        self.destroy = self._destroy
+        self.create: Callable[[], Any] = self._create
+        self.destroy: Callable[[Any], object] = self._destroy
 
     # -- the owner's thread ------------------------------------------------------------------------------------------
 
