@@ -30,7 +30,7 @@ def kill_at_random(chaos: Chaos, ledger: Ledger, rng: random.Random, over: threa
         if state == "starting" and rng.random() < 0.9:
             continue  # they take their time, and would all be met here
         ledger.killed.add(child.pid)  # before anybody can learn of it
-        doing = ("busy" if child._calling else "idle") if state == "ready" else state
+        doing = ("busy" if child._context is not None else "idle") if state == "ready" else state
         if not child.is_lost():
             with contextlib.suppress(ProcessLookupError):
                 os.kill(child.pid, number)

@@ -5,12 +5,13 @@ To the queue, the workers and everything else it is a task like any other: one w
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
 from tasker.config import Config
 from tasker.engine import Engine
-from tasker.future import TaskFuture
+from tasker.future import TaskFuture, new_task
 from tasker.placement.base import Threads
 
 __all__ = ["RemoteEngine", "new_engine"]
@@ -24,6 +25,7 @@ class RemoteEngine(Engine[R]):
     def __init__(self, config: Config[R]) -> None:
         super().__init__(config)
         self._propagates = False  # context variables are packed, those that can be
+        self._call = self.site.call
 
     def submit(
         self,
@@ -35,16 +37,21 @@ class RemoteEngine(Engine[R]):
         """Accept a task, or raise; `TypeError` for what cannot be packed."""
         if self.queue.closed:
             raise self.queue.refusal()
-        return super().submit(self.site.call, (self._pack(fn, args),), options, waiting)
+        packed = self.site.pack(fn, args, self._wants_context(fn, len(args)))
+        task = new_task(self, self._call, (packed,), True, time.monotonic(), waiting)
+        if options or self._bounded:
+            self._put(task, **options)
+        else:
+            self.queue.put(task)
+        if self.has_collector:
+            self.user.tell("record_arrival")
+        return task
 
     def run_task(self, fn: Callable[..., Any], args: tuple[Any, ...]) -> Any:
         """Run a task here and now on a pooled resource; the calling thread waits for it."""
         if self.queue.closed:
             raise self.queue.refusal()
-        return super().run_task(self.site.call, (self._pack(fn, args),))
-
-    def _pack(self, fn: Callable[..., Any], args: tuple[Any, ...]) -> Any:
-        return self.site.pack(fn, args, self._wants_context(fn, len(args)))
+        return super().run_task(self._call, (self.site.pack(fn, args, self._wants_context(fn, len(args))),))
 
 
 def new_engine(config: Config[R]) -> Engine[R]:

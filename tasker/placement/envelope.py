@@ -134,7 +134,7 @@ def pack_call(fn: Callable[..., Any], args: tuple[Any, ...], wants_context: bool
     users = users_function(fn, args)
     name = str(getattr(users, "__qualname__", None) or type(users).__qualname__)
     try:
-        body, buffers = pack_value((fn, tuple(map(_apart, args)), wants_context, variables))
+        body, buffers = pack_value((fn, tuple([_apart(each) for each in args]), wants_context, variables))
     except Exception as error:
         raise _refusal(users, args[1:] if users is not fn else args, error) from error
     last = args[-1] if args else None

@@ -65,7 +65,7 @@ class Handle:
         self._state = STARTING
         self._is_lost = False
         self._number = 0  # of the call that runs, or ran last
-        self._calling = False
+        self._context: Context | None = None  # of the call that runs
         self._order = 0  # how the running call was asked to end
         self._killed_for = 0  # the order that it did not obey in time
         self._entry: TimerEntry | None = None  # the end of its grace
@@ -113,15 +113,14 @@ class Handle:
         killed: `TaskTimeoutError`, `TaskManagerKilledError` or `ContextCancelledError`, as the context ended."""
         progress = packed.progress
         remaining = context.remaining()
-        asking = _Asking(self, self._begin_call(), context)
         head = (
-            asking.number,
+            self._begin_call(context),
             -1.0 if remaining is None else remaining,
             0 if progress is None else len(progress.results),
         )
         error: BaseException | None
         try:
-            context._add_sleeper(asking)
+            context._add_sleeper(self)
             error, result = self._ask(protocol.CALL, (head, packed), progress)
         except GoneError as gone:
             error, result = self._lost_error(f"while it ran {packed.__qualname__}", began=gone.began), None
@@ -130,7 +129,7 @@ class Handle:
             raise
         finally:
             self._end_call()
-            context._remove_sleeper(asking)
+            context._remove_sleeper(self)
         if error is not None:
             raise error
         return result  # even if it was killed meanwhile: the next call finds that out before it is sent
@@ -163,16 +162,16 @@ class Handle:
             return _ENDINGS[self._killed_for](text)
         return WorkerLostError(f"{self.name}: {self._where()} {how} {doing}", exit_code, began=began)
 
-    def _begin_call(self) -> int:
+    def _begin_call(self, context: Context) -> int:
         with self._lock:
             self._number += 1
             self._order = self._killed_for = 0
-            self._calling = True
+            self._context = context
             return self._number
 
     def _end_call(self) -> None:
         with self._lock:
-            self._calling = False
+            self._context = None
             entry, self._entry = self._entry, None
         if entry is not None:
             entry.cancel()
@@ -184,15 +183,16 @@ class Handle:
 
     # -- any thread ------------------------------------------------------------------------------------------------
 
-    def ask_to_end(self, number: int, context: Context) -> None:
-        """The context of a call has ended: tell the place, and kill it when the grace is over. Does not block."""
-        order = _order_for(context)
+    def release(self) -> None:
+        """Said by a context whose sleeper this is: if it is that of the running call, that is to end. The place is told
+        now, and killed when the grace is over. Does not block."""
         with self._lock:
-            if not self._calling or number != self._number or self._order:
+            context = self._context
+            if context is None or context.err() is None or self._order:
                 return
-            self._order = order
-            self._entry = timer.after(self._grace, partial(self._kill_call, number))
-            self._tell(order, number)
+            self._order = order = _order_for(context)
+            self._entry = timer.after(self._grace, partial(self._kill_call, self._number))
+            self._tell(order, self._number)
 
     def stopping(self) -> None:
         """The manager drains. Does not block."""
@@ -211,13 +211,13 @@ class Handle:
     def end_now(self) -> None:
         """Time is up for whatever it does. Does not block."""
         with self._lock:
-            if self._calling:
+            if self._context is not None:
                 self._killed_for = self._order
             self.kill()
 
     def _kill_call(self, number: int) -> None:
         with self._lock:
-            if self._calling and number == self._number:
+            if self._context is not None and number == self._number:
                 self._killed_for = self._order
                 self.kill()
 
@@ -261,21 +261,6 @@ class Handle:
     def _let_end(self, patience: float) -> None:
         """Wait so many seconds until it has ended by itself, then kill it; let go of everything."""
         raise NotImplementedError
-
-
-class _Asking:
-    """A sleeper of a call's context: when it ends, it asks the call to end."""
-
-    __slots__ = ("_context", "_handle", "number")
-
-    def __init__(self, handle: Handle, number: int, context: Context) -> None:
-        self._handle = handle
-        self._context = context
-        self.number = number
-
-    def release(self) -> None:
-        """What a context does to its sleepers."""
-        self._handle.ask_to_end(self.number, self._context)
 
 
 def _order_for(context: Context) -> int:
