@@ -140,21 +140,20 @@ class Child(Handle):
     # -- the beginning and the end of the process --------------------------------------------------------------------
 
     def _start(self) -> subprocess.Popen[bytes]:
-        calls, to_child = os.pipe()
-        from_child, answers = os.pipe()
-        orders, control = os.pipe()
-        wire = Wire(from_child, to_child, answers)
+        ends: list[int] = []
         try:
+            for _ in range(3):
+                ends += os.pipe()
+            calls, to_child, from_child, answers, orders, control = ends
             process = _launch((calls, answers, orders, _lifeline()))
-        except BaseException:
-            wire.close()
-            os.close(control)
+        except BaseException:  # no more descriptors, or processes, for now
+            for end in ends:
+                os.close(end)
             raise
-        finally:
-            os.close(calls)
-            os.close(orders)
+        os.close(calls)
+        os.close(orders)
         os.set_blocking(control, False)
-        self._wire, self._control = wire, control
+        self._wire, self._control = Wire(from_child, to_child, answers), control
         return process
 
     def _await_death(self) -> None:
@@ -212,7 +211,7 @@ def _launch(descriptors: tuple[int, ...]) -> subprocess.Popen[bytes]:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-_lifeline_lock = threading.Lock()
+_lifeline_lock = threading.RLock()  # reentrant: a signal handler may start a child, too
 _lifeline_ends: tuple[int, int] | None = None
 
 
@@ -229,7 +228,7 @@ def _lifeline() -> int:
 def _start_afresh() -> None:
     """In a forked child: it must not keep the lifeline of its parent's children alive."""
     global _lifeline_ends, _lifeline_lock
-    _lifeline_lock = threading.Lock()
+    _lifeline_lock = threading.RLock()
     ends, _lifeline_ends = _lifeline_ends, None
     for descriptor in ends or ():
         os.close(descriptor)

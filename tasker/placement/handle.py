@@ -130,8 +130,11 @@ class Handle:
         finally:
             self._end_call()
             context._remove_sleeper(self)
-        if error is not None:
-            raise error
+        try:
+            if error is not None:
+                raise error
+        finally:
+            del error  # its traceback holds this frame
         return result  # even if it was killed meanwhile: the next call finds that out before it is sent
 
     def destroy(self) -> None:

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 import threading
+import weakref
 from functools import partial
 
 import pytest
 
+import tasker.placement.child
 from tasker import Processes
+from tasker.placement.child import Child
 from tests.placement import hooks, perils
 from tests.placement.conftest import children, descriptors, is_alive, on_linux, on_posix
 from tests.placement.hooks import until
@@ -95,3 +99,31 @@ def test_twenty_managers_leak_no_descriptor(make, gate):
         else:
             manager.kill(0)
     until(lambda: descriptors() <= before, f"{descriptors() - before} to be closed")
+
+
+@on_linux
+def test_a_child_that_cannot_be_started_leaves_no_descriptor(monkeypatch):
+    tasker.placement.child._lifeline()  # which stays
+    before = descriptors()
+
+    def refuse(descriptors):
+        raise OSError("no more processes")
+
+    monkeypatch.setattr(tasker.placement.child, "_launch", refuse)
+    with pytest.raises(OSError, match="no more processes"):
+        Child("worker", 0.1, print)
+    assert descriptors() == before
+
+
+def test_an_exception_of_a_task_is_freed_without_the_collector(make):
+    manager = make(resource_pool_size=1)
+    gc.disable()
+    try:
+        for run in (manager.run_task, manager.queue_task):
+            with pytest.raises(hooks.Faithful) as caught:
+                run(hooks.square_unless_seven, 7)
+            gone = weakref.ref(caught.value)
+            del caught
+            until(lambda gone=gone: gone() is None, "the exception to be freed")
+    finally:
+        gc.enable()
