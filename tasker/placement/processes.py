@@ -11,6 +11,7 @@ import sys
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Any
 
 from tasker import checks
@@ -30,7 +31,7 @@ class Processes:
     cloudpickle (the extra `processes`). A child that dies costs its task an attempt and is replaced. Needs a POSIX
     system. Raises `ConfigError` for a wrong `grace`."""
 
-    grace: float = 0.5
+    grace: float | timedelta = 0.5
     """Seconds that a task gets to end after its context has ended, and a child after its resource is destroyed, before
     the process is killed."""
 

@@ -1,0 +1,31 @@
+# pyright: standard, reportUnnecessaryTypeIgnoreComment=true
+# ruff: noqa: F841
+"""Programs with placements that both type checkers must reject; see `wrong.py`."""
+
+from __future__ import annotations
+
+from tasker import Config, Processes, TaskManager, Threads, WorkerLostError
+
+
+class Connection:
+    def ping(self) -> int:
+        return 1
+
+    def close(self) -> None:
+        pass
+
+
+def ping(db: Connection) -> int:
+    return db.ping()
+
+
+def placements(m: TaskManager[Connection]) -> None:
+    c, d = Connection, Connection.close
+    Config(on_create=c, on_destroy=d, worker_count=1, placement="processes")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    Config(on_create=c, on_destroy=d, worker_count=1, placement=Processes)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    Config(on_create=c, on_destroy=d, worker_count=1, placement=None)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    Processes("soon")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    Processes(grace=None)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    Processes(workers=3)  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
+    Threads(3)  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
+    code: str = WorkerLostError("gone").exit_code  # type: ignore[assignment]  # pyright: ignore[reportAssignmentType]
