@@ -19,6 +19,8 @@ import os, signal, sys, threading, time
 import tasker
 from tasker import *
 
+signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored by what a shell starts in the background
+
 def until(condition):
     while not condition():
         time.sleep(0.002)
@@ -46,18 +48,21 @@ def manager(**options):
 
 def environment() -> dict[str, str]:
     path = [str(Path(tasker.__file__).parent.parent), *filter(None, [os.environ.get("PYTHONPATH")])]
-    return {**os.environ, "PYTHONPATH": os.pathsep.join(path), "PYTHONWARNINGS": "ignore"}
+    inherited = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
+    return {**inherited, "PYTHONPATH": os.pathsep.join(path), "PYTHONWARNINGS": "ignore"}
 
 
 def command(how: str, code: str, directory: Path) -> tuple[list[str], str | None]:
-    """How a program is run: as a `script`, from a `string`, or from `stdin`; and what it reads there."""
+    """How a program is run: as a `script`, from a `string`, or from `stdin`; and what it reads there.
+
+    It prints without a buffer (which its children do not inherit), so that lines come in the order of events."""
     if how == "script":
         script = directory / "program.py"
         script.write_text(code)
-        return [sys.executable, str(script)], None
+        return [sys.executable, "-u", str(script)], None
     if how == "string":
-        return [sys.executable, "-c", code], None
-    return [sys.executable, "-"], code
+        return [sys.executable, "-u", "-c", code], None
+    return [sys.executable, "-u", "-"], code
 
 
 def run(code: str, directory: Path, how: str = "script", cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
