@@ -20,10 +20,9 @@ def ping(db: Connection) -> int:
 
 
 def placements(m: TaskManager[Connection]) -> None:
-    c, d = Connection, Connection.close
-    Config(on_create=c, on_destroy=d, worker_count=1, placement="processes")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
-    Config(on_create=c, on_destroy=d, worker_count=1, placement=Processes)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
-    Config(on_create=c, on_destroy=d, worker_count=1, placement=None)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    Config(on_create=Connection, on_destroy=print, worker_count=1, placement="processes")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    Config(on_create=Connection, on_destroy=print, worker_count=1, placement=Processes)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    Config(on_create=Connection, on_destroy=print, worker_count=1, placement=None)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
     Processes("soon")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
     Processes(grace=None)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
     Processes(workers=3)  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
