@@ -61,7 +61,7 @@ class Engine(Generic[R]):
         self.config = config
         self.name: str = config.name
         self.logger: GuardedLogger = GuardedLogger(config.logger)
-        self.site: Site = config.placement.open(config, self.resource_lost, self.logger)
+        self.site: Site = config.placement.open(config, self.resource_lost)
         self.user: UserCode[R] = UserCode(config, self.site, self.logger)
         self.has_collector: bool = self.user.collects
         self.max_retries: int = config.max_retries

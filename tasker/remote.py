@@ -24,7 +24,6 @@ class RemoteEngine(Engine[R]):
 
     def __init__(self, config: Config[R]) -> None:
         super().__init__(config)
-        self._propagates = False  # context variables are packed, those that can be
         self._call = self.site.call
 
     def submit(
@@ -34,10 +33,11 @@ class RemoteEngine(Engine[R]):
         options: Mapping[str, Any],
         waiting: list[Any] | None = None,
     ) -> TaskFuture[Any]:
-        """Accept a task, or raise; `TypeError` for what cannot be packed."""
+        """Accept a task, or raise; `TypeError` for what cannot be packed. Its context variables are packed with it."""
         if self.queue.closed:
             raise self.queue.refusal()
         packed = self.site.pack(fn, args, self._wants_context(fn, len(args)))
+        # as Engine.submit goes on, which would ask anew whether this function takes a context: a microsecond a task
         task = new_task(self, self._call, (packed,), True, time.monotonic(), waiting)
         if options or self._bounded:
             self._put(task, **options)

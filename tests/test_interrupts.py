@@ -164,7 +164,7 @@ def test_an_interrupt_gets_out_of_a_destruction_only_before_on_destroy_is_called
         raise OSError("cannot close")
 
     config, logger = Config(on_create=object, on_destroy=destroy, worker_count=1), GuardedLogger(log)
-    user = UserCode(config, Threads().open(config, print, logger), logger)
+    user = UserCode(config, Threads().open(config, print), logger)
     moment, interrupted = 0, True
     while interrupted:
         moment += 1

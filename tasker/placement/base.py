@@ -16,8 +16,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from tasker.logger import GuardedLogger
-
 __all__ = ["Placement", "Settings", "Site", "Threads"]
 
 
@@ -79,7 +77,7 @@ class Site:
 class Placement(Protocol):
     """Where the resources of a manager live: `Threads()` or `Processes()`."""
 
-    def open(self, settings: Settings, lost: Callable[[Any], None], logger: GuardedLogger) -> Site:
+    def open(self, settings: Settings, lost: Callable[[Any], None]) -> Site:
         """A site for one manager; `lost(resource)` is to be called, by any thread, when a resource is found to be lost.
 
         Raises `ConfigError` for settings that it cannot serve."""
@@ -98,6 +96,6 @@ class _Here(Site):
 class Threads:
     """Resources live in this process, each with its worker's thread: the default."""
 
-    def open(self, settings: Settings, lost: Callable[[Any], None], logger: GuardedLogger) -> Site:
+    def open(self, settings: Settings, lost: Callable[[Any], None]) -> Site:
         """A site for one manager."""
         return _Here(settings)

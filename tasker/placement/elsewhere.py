@@ -26,18 +26,12 @@ __all__ = ["RemoteSite"]
 
 
 class RemoteSite(Site):
-    """The handles of one manager, each made by `new_handle(name, lost)` in its owner's thread.
+    """The handles of one manager, each made by `new_handle(name)` in its owner's thread.
 
     Raises `ConfigError` when `on_create` or `on_destroy` cannot be pickled. `_lock` guards the set of handles."""
 
-    def __init__(
-        self,
-        settings: Settings,
-        lost: Callable[[Any], None],
-        new_handle: Callable[[str, Callable[[Any], None]], Handle],
-    ) -> None:
+    def __init__(self, settings: Settings, new_handle: Callable[[str], Handle]) -> None:
         self._name = settings.name
-        self._lost = lost
         self._new_handle = new_handle
         self._propagates = settings.propagate_contextvars
         self._create_timeout = checks.seconds("create_timeout", settings.create_timeout)
@@ -58,7 +52,7 @@ class RemoteSite(Site):
             name = f"{self._name}-caller"  # of `run_task`
         if self._killed:
             raise TaskManagerKilledError(f"{self._name} was killed before the resource was created")
-        handle = self._new_handle(name, self._lost)
+        handle = self._new_handle(name)
         with self._lock:
             self._handles.add(handle)
         if self._killed:  # announce, then look

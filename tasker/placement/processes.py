@@ -16,7 +16,6 @@ from typing import Any
 
 from tasker import checks
 from tasker.errors import ConfigError
-from tasker.logger import GuardedLogger
 from tasker.placement.base import Settings, Site
 
 __all__ = ["Processes"]
@@ -38,7 +37,7 @@ class Processes:
     def __post_init__(self) -> None:
         checks.seconds("grace", self.grace)
 
-    def open(self, settings: Settings, lost: Callable[[Any], None], logger: GuardedLogger) -> Site:
+    def open(self, settings: Settings, lost: Callable[[Any], None]) -> Site:
         """A site for one manager.
 
         Raises `ConfigError` when `on_create` or `on_destroy` cannot be pickled, or where there is no POSIX system."""
@@ -49,4 +48,4 @@ class Processes:
         from tasker.placement.elsewhere import RemoteSite
 
         grace = min(checks.seconds("grace", self.grace), threading.TIMEOUT_MAX)
-        return RemoteSite(settings, lost, lambda name, lost: Child(name, grace, lost))
+        return RemoteSite(settings, lambda name: Child(name, grace, lost))

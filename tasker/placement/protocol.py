@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import pickle
 import struct
 from typing import NamedTuple
 
@@ -13,8 +12,6 @@ SETUP, CALL, DESTROY = 1, 2, 3
 # from the child
 RESULT, ERROR = 11, 12  # the answer
 NOTE, RECORD = 13, 14  # before it: a step's result, a log record
-
-NOTHING = pickle.dumps(None)
 
 # the body of a CALL begins with: its number; seconds until its deadline, negative without one; steps done already
 CALL_HEAD = struct.Struct("<QdI")

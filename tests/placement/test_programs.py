@@ -188,16 +188,20 @@ def children_of_parent(directory):
     return [int((directory / name).read_text()) for name in ("gil", "deaf", "creating")]
 
 
+def assert_they_end_with(parent, processes):
+    assert all(map(is_alive, processes))
+    parent.kill()
+    parent.wait(PATIENCE)
+    for process in processes:
+        until(lambda process=process: not is_alive(process), "a child of a killed parent to end")
+
+
 @on_linux
 def test_when_the_parent_is_killed_all_children_end(tmp_path):
     with running(PARENT + "print(m[0].queue_task(process_of), pooled, flush=True)\nsignal.pause()", tmp_path) as parent:
         processes = [*map(int, parent.stdout.readline().split()), *children_of_parent(tmp_path)]
         assert len(set(processes)) == 5
-        assert all(map(is_alive, processes))
-        parent.kill()
-        parent.wait(PATIENCE)
-        for process in processes:
-            until(lambda process=process: not is_alive(process), "a child of a killed parent to end")
+        assert_they_end_with(parent, processes)
 
 
 @on_linux
@@ -213,11 +217,7 @@ def test_when_the_parent_is_killed_children_end_by_themselves_where_the_kernel_d
     """
     with running(code, tmp_path) as parent:
         processes = [int(parent.stdout.readline()), int((tmp_path / "deaf").read_text())]
-        assert all(map(is_alive, processes))
-        parent.kill()
-        parent.wait(PATIENCE)
-        for process in processes:
-            until(lambda process=process: not is_alive(process), "a child of a killed parent to end")
+        assert_they_end_with(parent, processes)
 
 
 @on_linux
