@@ -379,10 +379,11 @@ class TaskFuture(Future[T]):
         self, exception: BaseException | None, result: T | None = None, state: str = FINISHED
     ) -> list[DoneCallback]:
         """Store the outcome and wake who waits; returns the callbacks. For the holder of SETTLE."""
-        # what a task raises after it was asked to end interests nobody
-        asked = self._cancel_asked and not isinstance(exception, TaskTimeoutError)
-        if exception is not None and not asked and not isinstance(exception, CancelledError):
+        if exception is not None and not isinstance(exception, CancelledError):
             self._unseen = _UnseenFailure(exception, self._owner.logger)
+            # what a task raises after it was asked to end interests nobody; a stream asks, then looks, at any time
+            if self._cancel_asked and not isinstance(exception, TaskTimeoutError):
+                self._see()
         self._fn = self._args = self._variables = None
         self._exception = exception
         self._result = result

@@ -352,7 +352,7 @@ class Window:
             future, _ = self.flying.popitem()
             future.cancel()
             future._see()
-        self.landed.clear()
+        self.landed = deque()  # what lands from now on is held by nothing that a kept error holds
 
 
 class _ThreadWindow(Window):

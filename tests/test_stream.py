@@ -1409,6 +1409,33 @@ def test_a_kept_error_keeps_nothing_of_the_other_tasks(make, kind):
     assert isinstance(error, Failure)
 
 
+@pytest.mark.usefixtures("no_collection")
+@EVERY_KIND
+def test_a_kept_error_keeps_nothing_of_a_task_that_ends_after_it(make, kind):
+    manager = make(worker_count=2, max_worker_count=2)
+    watch = Watch()
+    others, failed = threading.Event(), threading.Event()
+
+    def work(resource, item):
+        if item.number:
+            others.set()
+            failed.wait(PATIENCE)
+        else:
+            others.wait(PATIENCE)
+        raise watch(Heavy())
+
+    def numbered():
+        for number, thing in enumerate(watch.things(6)):
+            thing.number = number
+            yield thing
+        del thing
+
+    _, error = until_error(manager.map(work, numbered(), max_in_flight=6, **kind))
+    failed.set()
+    eventually(lambda: at_rest(manager) and watch.count() <= kind.get("chunksize", 1) + 2)
+    assert isinstance(error, Heavy)
+
+
 def test_a_manager_of_which_only_a_stream_is_left_goes_on_until_that_is_over(factory):
     config = Config(on_create=factory.create, on_destroy=factory.destroy, worker_count=1)
     for options in ({}, {"ordered": False}):
