@@ -140,10 +140,12 @@ def test_a_short_soak_of_child_processes_kills_some_and_passes():
     assert report["violations"] == []
 
 
-# few tasks, all of which are done, every fifth of which ends its process, perhaps
+# few tasks, all of which are done (on a slow machine most would be cancelled before they start), every fifth of which
+# ends its process, perhaps
 LOSING = """
 import benchmarks.load, benchmarks.storm, benchmarks.work
 benchmarks.work.MOST_JOBS_THERE = 150
+benchmarks.work.Work.cancel_one = lambda *_: None
 benchmarks.work.ACTS_THERE[:] = ["returns"] * 4 + ["is killed"]
 benchmarks.storm.ENDINGS_THERE = {"stop": benchmarks.storm.ENDINGS_THERE["stop"]}
 """

@@ -145,6 +145,6 @@ def test_a_creation_that_takes_longer_than_create_timeout_is_given_up_and_tried_
     manager = make(on_create=perils.BlockFirst(gate, journal), on_destroy=hooks.forget, create_timeout=2.0)
     process = gate.await_reached()
     until(lambda: process not in children(), "the process to be gone")
-    until(lambda: journal.of("created"), "the second creation")
+    until(lambda: manager.stats().idle_workers == 1, "the second creation")
     assert manager.queue_task(hooks.process_of) != process
     assert any("create_timeout" in line for line in log.loud())

@@ -140,8 +140,8 @@ def test_at_interpreter_exit_what_was_accepted_is_done_and_children_end(tmp_path
             os.write(1, b"ran\\n")
             return number
         futures = [m.submit(task, number) for number in range(20)]
-        futures[-1].add_done_callback(lambda done: print("last", done.result(), flush=True))
-        print(m.run_task(process_of), flush=True)
+        futures[-1].add_done_callback(lambda done: say("last", done.result()))
+        say(m.run_task(process_of))
         """,
         tmp_path,
     )
@@ -160,8 +160,8 @@ def test_at_interpreter_exit_tasks_that_do_not_end_are_ended(tmp_path):
         tasker.process.EXIT_TIMEOUT = 0.05
         m = manager()
         running, waiting = m.submit(stand, "gate"), m.submit(process_of)
-        running.add_done_callback(lambda done: print("running", type(done.exception()).__name__, flush=True))
-        waiting.add_done_callback(lambda done: print("waiting", type(done.exception()).__name__, flush=True))
+        running.add_done_callback(lambda done: say("running", type(done.exception()).__name__))
+        waiting.add_done_callback(lambda done: say("waiting", type(done.exception()).__name__))
         until(lambda: os.path.exists("gate") and open("gate").read())
         """,
         tmp_path,
