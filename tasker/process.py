@@ -2,7 +2,11 @@
 
 Exit comes in two steps. When the main thread has ended, before the non-daemon threads are joined, the engines that
 finish all that they accepted are waited for, as long as it takes: that is when the standard library waits for its
-executors. `atexit` comes later, and is when all other managers close: until then they are at everybody's disposal.
+executors. `atexit` comes later, and is when all other managers close: until then they are at everybody's disposal. They
+close before whatever was registered with `atexit` until the last of them was made: libraries that their resources need
+may close then, too.
+
+`_registering` is held for two lines.
 """
 
 from __future__ import annotations
@@ -36,11 +40,15 @@ class Watched(Protocol):
 
 
 _watched: weakref.WeakSet[Watched] = weakref.WeakSet()
+_registering = threading.RLock()  # reentrant: a signal handler may make a manager, too
 
 
 def watch(engine: Watched) -> None:
     """Close this one at interpreter exit, and end it in a forked child."""
     _watched.add(engine)
+    with _registering:  # anew, to be called first
+        atexit.unregister(_close_all_at_exit)
+        atexit.register(_close_all_at_exit)
 
 
 def _finish_at_exit() -> None:
@@ -77,6 +85,8 @@ def _close_all_at_exit() -> None:
 
 
 def _start_afresh_in_child() -> None:
+    global _registering
+    _registering = threading.RLock()
     for engine in _all_watched():
         engine.start_afresh_in_child()
     _watched.clear()
@@ -94,7 +104,6 @@ def new_locks(*parts: object) -> None:
                 setattr(part, name, threading.Condition())
 
 
-atexit.register(_close_all_at_exit)
 with contextlib.suppress(RuntimeError):  # imported when the interpreter exits already
     getattr(threading, "_register_atexit", atexit.register)(_finish_at_exit)
 if hasattr(os, "register_at_fork"):

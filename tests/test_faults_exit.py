@@ -214,6 +214,21 @@ if {where != "in the worker"}:
 """) == (["blocking", "TaskManagerKilledError"] if where == "in the worker" else ["blocking", "ran", "NoneType"])
 
 
+def test_at_exit_managers_close_before_the_libraries_that_were_there_when_they_were_made():
+    done = run_python("""
+        import atexit
+        from tasker import Config, TaskManager
+
+        atexit.register(print, "the library closes", flush=True)
+        config = Config(on_create=str, on_destroy=lambda _: print("destroyed", flush=True), worker_count=1)
+        manager = TaskManager(config)
+        manager.queue_task(len)
+        atexit.register(lambda: print("a task still runs:", manager.queue_task(len), flush=True))
+    """)
+    assert done.stdout.splitlines() == ["a task still runs: 0", "destroyed", "the library closes"]
+    assert (done.returncode, done.stderr) == (0, "")
+
+
 def test_the_interpreter_exits_while_other_threads_submit_and_wait():
     assert exits("""
 manager = TaskManager(Config(**QUIET))
