@@ -20,6 +20,7 @@ from tasker.lifecycle import OPEN, Lifecycle
 from tasker.logger import GuardedLogger, traceback_of
 from tasker.metrics import BuiltinCollector
 from tasker.parking import Seat
+from tasker.placement.base import Site
 from tasker.queue import TaskQueue
 from tasker.scaling import Limits, Window, decide
 from tasker.usercode import UserCode, last_line_of
@@ -33,6 +34,7 @@ class Parts(Protocol):
     """What the burst thread looks after."""
 
     name: str
+    site: Site
     queue: TaskQueue
     crew: Crew[Any]
     aside: Aside
@@ -114,7 +116,7 @@ class Burst:
 
     def _creation_error(self) -> ResourceCreationError:
         cause = self._parts.user.create_error
-        why = "on_create has not returned" if cause is None else f"on_create raised {last_line_of(cause)}"
+        why = self._parts.site.late() if cause is None else f"on_create raised {last_line_of(cause)}"
         error = ResourceCreationError(
             f"{self._parts.name}: no worker has held a resource for {self._create_timeout:g} s (create_timeout): {why}"
         )

@@ -57,6 +57,10 @@ class Site:
         """Run what was packed on a resource: returns what it returns, raises what it raises, or `WorkerLostError`."""
         raise NotImplementedError
 
+    def late(self) -> str:
+        """What has not happened while there is no resource, in words."""
+        return "on_create has not returned"
+
     def stopping(self) -> None:
         """The manager drains: running tasks may ask their contexts."""
 
@@ -75,7 +79,7 @@ class Site:
 
 
 class Placement(Protocol):
-    """Where the resources of a manager live: `Threads()` or `Processes()`."""
+    """Where the resources of a manager live: `Threads()`, `Processes()` or `Ray()`."""
 
     def open(self, settings: Settings, lost: Callable[[Any], None]) -> Site:
         """A site for one manager; `lost(resource)` is to be called, by any thread, when a resource is found to be lost.

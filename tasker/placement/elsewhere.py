@@ -82,6 +82,9 @@ class RemoteSite(Site):
 
     # -- the manager ---------------------------------------------------------------------------------------------------
 
+    def late(self) -> str:
+        return next((handle.late() for handle in self._all()), super().late())
+
     def stopping(self) -> None:
         self._stopping = True
         for handle in self._all():

@@ -78,6 +78,10 @@ class Handle:
         """Whether the place is gone."""
         return self._is_lost
 
+    def late(self) -> str:
+        """What has not happened while there is no resource, in words. Does not block."""
+        return "on_create has not returned"
+
     # -- the owner's thread ----------------------------------------------------------------------------------------
 
     def create(self, setup: protocol.Setup, timeout: float) -> None:
@@ -90,7 +94,7 @@ class Handle:
         except GoneError:
             error = self._lost_error("while on_create ran")
             if not overdue.is_set():
-                error = TimeoutError(f"{self._late()} within {timeout:g} s (create_timeout)")
+                error = TimeoutError(f"{self.late()} within {timeout:g} s (create_timeout)")
         except BaseException:
             self._end(0.0)
             raise
@@ -161,8 +165,9 @@ class Handle:
     def _lost_error(self, doing: str, *, began: bool = True) -> BaseException:
         how, exit_code = self._loss()
         if self._killed_for:
-            text = f"{self.name}: the task did not end with its context: {self._where()} was killed"
-            return _ENDINGS[self._killed_for](text)
+            return _ENDINGS[self._killed_for](
+                f"{self.name}: the task did not end with its context: {self._where()} {how}"
+            )
         return WorkerLostError(f"{self.name}: {self._where()} {how} {doing}", exit_code, began=began)
 
     def _begin_call(self, context: Context) -> int:
@@ -252,10 +257,6 @@ class Handle:
     def _where(self) -> str:
         """What it is, in words."""
         raise NotImplementedError
-
-    def _late(self) -> str:
-        """What has not happened when there was no resource in time."""
-        return "on_create has not returned"
 
     def _loss(self) -> tuple[str, int | None]:
         """How it was lost, in words, and the exit code; waits until that is known."""
