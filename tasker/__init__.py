@@ -27,6 +27,7 @@ from tasker.manager import TaskManager
 from tasker.metrics import MetricsCollector, TaskLifecycleTimestamps, TaskMetrics
 from tasker.placement.base import Placement, Threads
 from tasker.placement.processes import Processes
+from tasker.placement.ray import Ray
 from tasker.snapshots import StopReport, TaskStats
 from tasker.stream import TaskStream
 from tasker.threadpool import ThreadPoolExecutor
@@ -45,6 +46,7 @@ __all__ = [
     "PoolDeadlockError",
     "Processes",
     "QueueFullError",
+    "Ray",
     "RemoteTaskError",
     "ResourceCreationError",
     "StopReport",

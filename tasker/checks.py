@@ -9,7 +9,7 @@ from numbers import Real
 
 from tasker.errors import ConfigError, shown
 
-__all__ = ["flag", "patience", "seconds", "whole_number"]
+__all__ = ["flag", "is_amount", "patience", "seconds", "whole_number"]
 
 
 def seconds(field: str, value: object, *, zero: bool = True, infinite: bool = False) -> float:
@@ -48,6 +48,14 @@ def whole_number(field: str, value: object, *, least: int) -> int:
     if isinstance(value, bool) or not isinstance(value, int) or value < least:
         raise ConfigError(f"{field} must be a whole number, {least} or more, not {shown(value)}")
     return value
+
+
+def is_amount(value: object) -> bool:
+    """Whether it is a finite number of at least 0 (a bool is no number here)."""
+    try:
+        return isinstance(value, Real) and not isinstance(value, bool) and 0 <= float(value) < math.inf
+    except Exception:  # too large, or a type of the user's that is no number after all
+        return False
 
 
 def flag(field: str, value: object) -> bool:

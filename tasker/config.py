@@ -100,8 +100,9 @@ class Config(Generic[R]):
     which begins with none. `run_task` calls in the caller's own context."""
 
     placement: Placement = field(default_factory=Threads)
-    """Where the resources live and the tasks run: `Threads()`, in this process, or `Processes()`, each resource in a
-    child process of its own. `on_create` and `on_destroy` run there too; all else runs here."""
+    """Where the resources live and the tasks run: `Threads()`, in this process, `Processes()`, each resource in a
+    child process of its own, or `Ray()`, each in an actor on a cluster. `on_create` and `on_destroy` run there too; all
+    else runs here."""
 
     def __post_init__(self) -> None:
         _check_callable("on_create", self.on_create, arguments=0)
@@ -128,7 +129,7 @@ class Config(Generic[R]):
         checks.seconds("burst_interval", self.burst_interval)
         checks.seconds("create_timeout", self.create_timeout, zero=False)
         if isinstance(self.placement, type) or not callable(getattr(self.placement, "open", None)):
-            raise ConfigError(f"placement must be Threads() or Processes(), not {shown(self.placement)}")
+            raise ConfigError(f"placement must be Threads(), Processes() or Ray(), not {shown(self.placement)}")
         _check_methods("logger", self.logger, _LOGGER_METHODS)
         if self.collector is not None:
             _check_methods("collector", self.collector, _COLLECTOR_METHODS)

@@ -28,6 +28,7 @@ from tasker import (
     Context,
     Processes,
     QueueFullError,
+    Ray,
     TaskFuture,
     TaskManager,
     Threads,
@@ -170,6 +171,15 @@ FLAGS = [
     *(Bad(value, "True or False") for value in ("no", "", 0, 1, None, [], 0.5, math.nan)),
     *unprintable("True or False"),
 ]
+AMOUNTS = [
+    *(Bad(value, "a number, 0 or more") for value in ("1", b"1", True, [1], {}, 1j, Decimal(1), len, -1, -0.1)),
+    *(Bad(value, "a number, 0 or more") for value in (math.nan, math.inf, 10**400, TOO_LONG, NoNumber(1.0))),
+    *unprintable("a number, 0 or more"),
+]
+MAPPINGS = [
+    *(Bad(value, "must be None or a mapping") for value in (3, "a", ["a"], {"a"}, [("a", 1)])),
+    *unprintable("must be None or a mapping"),
+]
 PARENTS = [
     *(Bad(value, "a Context") for value in (None, 0, "background", background, Context)),
     *unprintable("Context"),
@@ -267,7 +277,7 @@ FIELDS = {  # beyond what test_config has: the extremes, and what cannot print i
     "burst_worker_count": (whole(1), NUMBERS),
     "queue_size": (whole(0), [0, *NUMBERS]),
     "propagate_contextvars": (FLAGS, [True, False]),
-    "placement": (unprintable("Threads() or Processes()"), [Threads(), Processes()]),
+    "placement": (unprintable("Threads(), Processes() or Ray()"), [Threads(), Processes(), Ray()]),
     "burst_interval": (seconds("0 or more", finite=True), [0, 0.0, *TIMES]),
     "create_timeout": (seconds("more than 0", finite=True), [1e-9, *TIMES]),
     "name": (unprintable("non-empty string"), ["a", "x" * 10_000, "two\nlines"]),
@@ -326,6 +336,42 @@ argument(
     lambda world, value: Processes(grace=value),
     wrong=seconds("0 or more", finite=True),
     right=[0, 0.0, *TIMES],
+)
+argument(
+    "Ray.grace",
+    lambda world, value: Ray(grace=value),
+    wrong=seconds("0 or more", finite=True),
+    right=[0, 0.0, *TIMES],
+)
+argument(
+    "Ray.address",
+    lambda world, value: Ray(address=value),
+    wrong=[*(Bad(value, "address of a cluster") for value in ("", 3, b"auto", ["auto"])), *unprintable("address")],
+    right=[None, "auto", "10.0.0.1:6379"],
+)
+for _field in ("num_cpus", "num_gpus", "memory"):
+    argument(
+        f"Ray.{_field}",
+        lambda world, value, field=_field: Ray(**{field: value}),
+        wrong=AMOUNTS,
+        right=[None, 0, 1, 0.5, Fraction(1, 2), sys.maxsize],
+    )
+argument(
+    "Ray.resources",
+    lambda world, value: Ray(resources=value),
+    wrong=[
+        *MAPPINGS,
+        *(Bad(each, "resources must map names to numbers") for each in ({3: 1}, {"disk": -1}, {"disk": "1"})),
+    ],
+    right=[None, {}, {"disk": 1, "special": 0.5}],
+)
+argument("Ray.label_selector", lambda world, value: Ray(label_selector=value), wrong=MAPPINGS, right=[None, {"a": "b"}])
+argument("Ray.runtime_env", lambda world, value: Ray(runtime_env=value), wrong=MAPPINGS, right=[None, {"pip": ["x"]}])
+argument(
+    "Ray.scheduling_strategy",  # at objects Ray looks, when a manager is made
+    lambda world, value: Ray(scheduling_strategy=value),
+    wrong=[Bad(value, "strategy of Ray's") for value in ("", "NEAR")],
+    right=[None, "SPREAD", "DEFAULT", object()],
 )
 argument(
     "TaskManager.config",
@@ -595,7 +641,7 @@ def world(make, factory):
 
 def parameters():
     """Every field of what is configured, and every parameter of what is public and is called by users."""
-    for settings in (Config, Processes):
+    for settings in (Config, Processes, Ray):
         yield from (f"{settings.__name__}.{field.name}" for field in dataclasses.fields(settings))
     yield from (f"TaskManager.{name}" for name in inspect.signature(TaskManager).parameters)
     functions = {"Config.from_context_manager": Config.from_context_manager}

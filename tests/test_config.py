@@ -165,7 +165,7 @@ WRONG = [
     *(("worker_count", value, f"{WHOLE}, 1 or more") for value in (*NUMBERS, 0, -1)),
     *(("max_retries", value, f"{WHOLE}, 0 or more") for value in (*NUMBERS, -1)),
     *(("queue_size", value, f"{WHOLE}, 0 or more") for value in (*NUMBERS, -1)),
-    *(("placement", value, "Threads() or Processes()") for value in (None, "processes", Threads, Processes, 1)),
+    *(("placement", value, "Threads(), Processes() or Ray()") for value in (None, "processes", Threads, Processes, 1)),
     *(("propagate_contextvars", value, "True or False") for value in (None, 0, 1, "no")),
     *(("burst_task_threshold", value, f"{WHOLE}, 0 or more") for value in (*NUMBERS, -1)),
     *(("burst_worker_count", value, f"{WHOLE}, 1 or more") for value in (*NUMBERS, 0, -1)),

@@ -23,7 +23,10 @@ LAYERS = (
     ("context",),
     ("current", "placement.handle"),
     ("placement.child", "placement.elsewhere", "placement.host"),
-    ("placement._child", "placement.processes"),
+    ("placement._child", "placement.hosted", "placement.processes"),
+    ("placement.actor",),
+    ("placement.cluster",),
+    ("placement.ray",),
     # what a user gives, and what he gets
     ("config", "future"),
     # tasks that wait, and how they are submitted

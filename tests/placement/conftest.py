@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
+import signal
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tasker import Config, Placement, Processes, TaskManager, Threads
+from tasker import Config, Placement, Processes, Ray, TaskManager, Threads
 from tests.conftest import Log
 from tests.placement import hooks
 from tests.placement.hooks import PATIENCE, Gate, Journal
@@ -20,7 +23,12 @@ from tests.placement.hooks import PATIENCE, Gate, Journal
 on_posix = pytest.mark.skipif(os.name != "posix", reason="Processes() needs a POSIX system")
 on_linux = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="looks into /proc")
 
-REMOTE = [pytest.param(Processes(), id="processes", marks=on_posix)]
+with_ray = pytest.mark.skipif(find_spec("ray") is None, reason="needs the extra ray")
+
+REMOTE = [
+    pytest.param(Processes(), id="processes", marks=on_posix),
+    pytest.param(Ray(address=None), id="ray", marks=with_ray),
+]
 PLACEMENTS = [pytest.param(Threads(), id="threads"), *REMOTE]
 
 Make = Callable[..., TaskManager[Any]]
@@ -54,6 +62,31 @@ def descriptors() -> set[str]:
         if not target.startswith("/"):
             found.add(f"{entry.name} {target}")
     return found
+
+
+@pytest.fixture(scope="session", autouse=True)
+def cluster(request: pytest.FixtureRequest) -> Iterator[None]:
+    """A local Ray cluster for all tests on Ray, as it takes seconds to start: managers find this process connected."""
+    if find_spec("ray") is None or not any(
+        re.search(r"\bray\b|test_ray\.py", item.nodeid) for item in request.session.items
+    ):
+        yield
+        return
+    import ray
+
+    handler = signal.getsignal(signal.SIGTERM)
+    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+    ray.init(
+        address="local",
+        num_cpus=4,
+        object_store_memory=200_000_000,
+        include_dashboard=False,
+        configure_logging=False,
+        log_to_driver=False,
+    )
+    signal.signal(signal.SIGTERM, handler)
+    yield
+    ray.shutdown()
 
 
 @pytest.fixture(params=PLACEMENTS)

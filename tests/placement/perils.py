@@ -161,3 +161,12 @@ def note_thread(journal: Journal) -> Journal:
     thread = threading.current_thread()
     journal.note("thread", thread is threading.main_thread(), thread.name)
     return journal
+
+
+def threads_of(resource: Resource) -> tuple[int, int]:
+    """Of the thread that made the resource, and of this one."""
+    return resource.thread, threading.get_ident()
+
+
+def note_where_destroyed(resource: Resource) -> None:
+    resource.journal.note("thread", threading.get_ident())

@@ -9,6 +9,7 @@ from tasker import (
     Config,
     Placement,
     Processes,
+    Ray,
     RemoteTaskError,
     TaskManager,
     Threads,
@@ -48,6 +49,14 @@ def the_errors_say_what_happened(m: TaskManager[Connection]) -> None:
     failed = RemoteTaskError("ValueError: no", "ValueError", "Traceback ...")
     assert_type(failed.type_name, str)
     assert_type(failed.traceback, str)
+
+
+def a_cluster_is_a_placement(m: TaskManager[Connection]) -> None:
+    on_ray: Placement = Ray()
+    Config(on_create=Connection, on_destroy=Connection.close, worker_count=1, placement=on_ray)
+    Ray(address=None, grace=timedelta(seconds=2), num_cpus=1, num_gpus=0.5, memory=1 << 30, resources={"disk": 1})
+    Ray(address="10.0.0.7:6379", label_selector={"zone": "a"}, scheduling_strategy="SPREAD", runtime_env={"pip": []})
+    assert_type(Ray().address, str | None)
 
 
 def a_grace_is_a_time(m: TaskManager[Connection]) -> None:

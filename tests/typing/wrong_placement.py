@@ -4,7 +4,7 @@
 
 from __future__ import annotations
 
-from tasker import Config, Processes, TaskManager, Threads, WorkerLostError
+from tasker import Config, Processes, Ray, TaskManager, Threads, WorkerLostError
 
 
 class Connection:
@@ -26,5 +26,10 @@ def placements(m: TaskManager[Connection]) -> None:
     Processes("soon")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
     Processes(grace=None)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
     Processes(workers=3)  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
+    Config(on_create=Connection, on_destroy=print, worker_count=1, placement=Ray)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    Ray("auto")  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
+    Ray(num_gpus="1")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    Ray(resources={"disk": "1"})  # type: ignore[dict-item]  # pyright: ignore[reportArgumentType]
+    Ray(gpus=1)  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
     Threads(3)  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
     code: str = WorkerLostError("gone").exit_code  # type: ignore[assignment]  # pyright: ignore[reportAssignmentType]

@@ -1,0 +1,106 @@
+"""A program: one pool over three simulated nodes. It grows over them and shrinks, then one of them is taken away.
+
+python -m tests.placement.three_nodes
+"""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from importlib import import_module
+from typing import Any
+
+from tasker import Config, Ray, TaskManager
+from tests.placement.hooks import until
+
+CPUS = 2  # of each node
+FAST = {  # a node that does not answer is dead after two seconds
+    "health_check_initial_delay_ms": 0,
+    "health_check_period_ms": 500,
+    "health_check_timeout_ms": 500,
+    "health_check_failure_threshold": 3,
+}
+
+
+def node_here() -> str:
+    """Creates the resource: the identifier of its node."""
+    node: str = import_module("ray").get_runtime_context().get_node_id()
+    return node
+
+
+def forget(resource: object) -> None:
+    pass
+
+
+def work(node: str, number: int) -> tuple[int, str]:
+    time.sleep(0.1)
+    return number, node
+
+
+def manager(worker_count: int, max_worker_count: int) -> TaskManager[str]:
+    return TaskManager(
+        Config(
+            on_create=node_here,
+            on_destroy=forget,
+            worker_count=worker_count,
+            max_worker_count=max_worker_count,
+            resource_pool_size=0,
+            burst_interval=0.2,
+            placement=Ray(num_cpus=1),
+        )
+    )
+
+
+def grow_and_shrink(nodes: int) -> None:
+    """A backlog hires workers on every node; when it is gone they leave, and only then are the actors gone."""
+    with manager(1, nodes * CPUS) as pool:
+        futures = [pool.submit(work, number) for number in range(200)]
+        results = [future.result() for future in futures]
+        assert [number for number, _ in results] == list(range(200))
+        seen = Counter(node for _, node in results)
+        assert len(seen) == nodes, seen
+        most = pool.metrics()
+        until(lambda: pool.stats().active_workers == 1, "the burst workers to leave")
+    print(f"grew over {len(seen)} nodes, tasks on each: {sorted(seen.values())}; shrank to 1 worker")
+    assert most.total_tasks_retried == 0
+
+
+def lose_a_node(cluster: Any, nodes: dict[str, Any]) -> None:
+    """Under load: every task ends, none is lost, and the pool is as large as before, elsewhere."""
+    with manager(4, 4) as pool:
+        assert pool.wait_ready(60)
+        futures = [pool.submit(work, number) for number in range(400)]
+        _, lost = futures[0].result()
+        cluster.remove_node(nodes[lost], allow_graceful=False)
+        results = [future.result(60) for future in futures]
+        assert [number for number, _ in results] == list(range(400))
+        tried_again = sum(future.attempts > 1 for future in futures)
+        metrics = pool.metrics()
+        assert (metrics.total_tasks_arrived, metrics.total_tasks_completed) == (400, 400)
+        assert metrics.total_tasks_failed == metrics.total_tasks_cancelled == 0
+        assert 1 <= tried_again <= CPUS, tried_again
+        assert pool.wait_ready(60)
+        assert pool.stats().idle_workers == 4
+        here = {future.result(60)[1] for future in [pool.submit(work, number) for number in range(40)]}
+        assert lost not in here
+        assert pool.metrics().total_tasks_retried == tried_again
+    print(f"lost a node: {tried_again} of 400 tasks were tried again, all completed, 4 workers on {len(here)} nodes")
+
+
+def main() -> None:
+    ray: Any = import_module("ray")
+    cluster = import_module("ray.cluster_utils").Cluster(
+        initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False, "_system_config": FAST}
+    )
+    try:
+        nodes = [cluster.add_node(num_cpus=CPUS) for _ in range(3)]
+        ray.init(address=cluster.address, configure_logging=False, log_to_driver=False)
+        grow_and_shrink(len(nodes))
+        lose_a_node(cluster, {node.node_id: node for node in nodes})
+    finally:
+        ray.shutdown()
+        cluster.shutdown()
+
+
+if __name__ == "__main__":
+    main()
