@@ -14,6 +14,7 @@ from benchmarks import (
     looking,
     mapping,
     memory,
+    on_ray,
     processes,
     readiness,
     throughput,
@@ -63,5 +64,6 @@ MEASUREMENTS = {
     "processes-ready": Measurement(
         "processes: until one is ready, and its memory", readiness.new_children, keeps_byte_code=True
     ),
+    "ray-tasks": Measurement("Ray: no-op tasks, 4 actors", on_ray.ray_tasks),
     "import": Measurement("what importing costs", imports.import_times),
 }

@@ -1,11 +1,13 @@
-"""Which words do programmers use? Those in the names of a source tree, counted on threads or in processes.
+"""Which words do programmers use? Those in the names of a source tree, counted on threads, in processes, or on Ray.
 
-    python examples/count_words.py [DIRECTORY] [--placement threads|processes] [--workers N] [--compare]
+    python examples/count_words.py [DIRECTORY] [--placement threads|processes|ray] [--workers N] [--compare]
 
 Tokenizing is work for the processor, in Python. Threads take turns at it: they share one interpreter lock. With
 `Processes()` each worker has an interpreter of its own, so it takes about as many times less as there are processors.
-`--compare` does it both ways and says how long each took. All that differs is one field of the configuration; the
-task, the resource and the loop over the results are the same.
+`--compare` does it in these two ways and says how long each took. All that differs is one field of the configuration;
+the task, the resource and the loop over the results are the same. So they are with `Ray()`, whose workers may be on
+other machines: those of the cluster that `RAY_ADDRESS` names, where DIRECTORY and this file must be, or, without it,
+of one that is started here.
 
 What crosses to a child process is the task by its name, a path, and the words of a file back: little, compared to the
 milliseconds that a file takes. That is what processes are good at. Functions travel as names, which a child imports;
@@ -28,9 +30,14 @@ import tokenize
 from collections import Counter
 from pathlib import Path
 
-from tasker import Config, ConfigError, Placement, Processes, TaskManager, Threads
+from tasker import Config, ConfigError, Placement, Processes, Ray, TaskManager, Threads
 
-PLACEMENTS: dict[str, Placement] = {"threads": Threads(), "processes": Processes()}
+PLACEMENTS: dict[str, Placement] = {
+    "threads": Threads(),
+    "processes": Processes(),
+    "ray": Ray(address=os.environ.get("RAY_ADDRESS")),
+}
+COMPARED = ["threads", "processes"]
 UNREADABLE = (OSError, SyntaxError, tokenize.TokenError, UnicodeDecodeError)  # what reading a file may raise
 SKIPPED_FOLDERS = {"test", "tests", "site-packages", "__pycache__"}
 MOST = 5  # words that are printed
@@ -97,19 +104,19 @@ def main() -> int:
     cli.add_argument("directory", nargs="?", type=Path, default=sysconfig.get_path("stdlib"))
     cli.add_argument("--placement", choices=PLACEMENTS, default="processes", help="default: %(default)s")
     cli.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="default: one a CPU")
-    cli.add_argument("--compare", action="store_true", help="do it both ways and say how long each took")
+    cli.add_argument("--compare", action="store_true", help="on threads and in processes: how long each took")
     options = cli.parse_args()
     paths = python_files(options.directory)
     seconds: list[float] = []
     try:
-        for placement in PLACEMENTS if options.compare else [options.placement]:
+        for placement in COMPARED if options.compare else [options.placement]:
             started = time.perf_counter()
             words, unreadable = count_all(paths, placement, options.workers)
             seconds.append(time.perf_counter() - started)
             print(f"{placement}: {words.total()} words in {len(paths)} files, {unreadable} of them unreadable")
             for word, times in sorted(words.items(), key=lambda item: (-item[1], item[0]))[:MOST]:
                 print(f"  {times:>6} {word}")
-    except ConfigError as error:  # a wrong number of workers, or a system without such processes
+    except ConfigError as error:  # a wrong number of workers, a system without such processes, no Ray
         cli.exit(2, f"{cli.prog}: {error}\n")
     if options.compare:
         threads, processes = seconds

@@ -7,12 +7,16 @@ import os
 import re
 import subprocess
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
 
 from tests.test_examples import EXAMPLES, PATIENCE, assert_prints, environment, run_example
 from tests.test_readme import _matches
+
+on_posix = pytest.mark.skipif(os.name != "posix", reason="there are no such processes here")
+with_ray = pytest.mark.skipif(find_spec("ray") is None, reason="needs the extra ray")
 
 
 def hide(module: str, folder: Path) -> None:
@@ -202,13 +206,34 @@ def sources(tmp_path: Path) -> Path:
     return tmp_path / "sources"
 
 
-@pytest.mark.skipif(os.name != "posix", reason="there are no such processes here")
+@on_posix
 def test_count_words_counts_the_same_on_threads_and_in_processes(sources: Path, tmp_path: Path) -> None:
     threads, processes = (COUNTED.format(placement=each) for each in ("threads", "processes"))
     assert_prints("count_words.py", processes, "sources", "--workers", "2", cwd=tmp_path)
     hide("cloudpickle", tmp_path)  # it can do without
     arguments = (str(sources), "--compare")
     assert_prints("count_words.py", threads + processes + TOOK, *arguments, cwd=tmp_path, modules=tmp_path)
+
+
+RECOGNIZED = "{placement}: 9...% of ... files recognized, in ... processes\n"
+
+
+@pytest.mark.parametrize("placement", ["threads", pytest.param("processes", marks=on_posix)])
+def test_recognize_loads_a_model_a_worker_and_is_mostly_right(placement: str, tmp_path: Path) -> None:
+    assert_prints("recognize.py", RECOGNIZED.format(placement=placement), "--placement", placement, cwd=tmp_path)
+
+
+def test_recognize_says_in_a_line_that_a_batch_took_too_long_and_exits_with_2(tmp_path: Path) -> None:
+    done = run_example("recognize.py", "--placement", "threads", "--seconds", "1e-6", cwd=tmp_path)
+    assert (done.returncode, done.stdout, done.stderr.count("\n")) == (2, "", 1)
+
+
+@with_ray
+@pytest.mark.timeout(150)
+def test_examples_run_on_a_local_ray_cluster(sources: Path, tmp_path: Path) -> None:
+    arguments = ("sources", "--placement", "ray", "--workers", "2")
+    assert_prints("count_words.py", COUNTED.format(placement="ray"), *arguments, cwd=tmp_path)
+    assert_prints("recognize.py", RECOGNIZED.format(placement="ray"), "--placement", "ray", cwd=tmp_path)
 
 
 @pytest.mark.parametrize("placement", ["threads", "processes"])

@@ -1,0 +1,112 @@
+"""Resources in Ray actors: what a task through the manager takes beside Ray's own ways, on a local cluster.
+
+The functions that actors run stand at the top level of a module, where they find them.
+"""
+
+from __future__ import annotations
+
+from contextlib import ExitStack, contextmanager
+from importlib import import_module
+from importlib.util import find_spec
+from typing import Any
+
+from benchmarks.results import Row
+from benchmarks.rivals import TASKER
+from benchmarks.rounds import Sampler, interleave, ratios, seconds, spread
+from benchmarks.targets import Target
+from benchmarks.throughput import workers_in_words
+from tasker import Config, Ray, TaskManager
+
+__all__ = ["local_cluster", "no_op_on", "open_ray", "ray_tasks"]
+
+WORKERS = 4
+ORDERED, UNORDERED, PLAIN = "ActorPool.map", "ActorPool.map_unordered", "plain Ray tasks one by one"
+
+
+def no_op_on(resource: object) -> None: ...
+
+
+def _item_on(resource: object, item: int) -> None: ...
+
+
+class _Actor:
+    def run(self, item: int) -> None: ...
+
+
+@contextmanager
+def local_cluster(cpus: int = WORKERS) -> Any:
+    """A cluster of this machine alone; yields the module `ray`."""
+    ray: Any = import_module("ray")
+    ray.init(address="local", num_cpus=cpus, include_dashboard=False, configure_logging=False, log_to_driver=False)
+    try:
+        yield ray
+    finally:
+        ray.shutdown()
+
+
+def open_ray(workers: int) -> TaskManager[object]:
+    """A manager whose resources, plain objects, live in actors; it does not hire."""
+    config = Config(
+        on_create=object,
+        on_destroy=no_op_on,
+        worker_count=workers,
+        max_worker_count=workers,
+        resource_pool_size=0,
+        create_timeout=600.0,
+        placement=Ray(num_cpus=0),
+    )
+    return TaskManager(config)
+
+
+def ray_tasks(quick: bool) -> list[Row]:
+    """Submit all and gather all, beside the same number of actors in an `ActorPool` and plain tasks awaited singly."""
+    if find_spec("ray") is None:
+        print("not installed: ray")
+        return []
+    count, singly, rounds = (100, 20, 2) if quick else (1_000, 200, 11)
+    with ExitStack() as stack:
+        ray = stack.enter_context(local_cluster())
+        manager = stack.enter_context(open_ray(WORKERS))
+        manager.wait_ready()
+        actors = [ray.remote(num_cpus=0)(_Actor).remote() for _ in range(WORKERS)]
+        pool = import_module("ray.util").ActorPool(actors)
+        plain = ray.remote(num_cpus=0)(_plain_item)
+        samplers: dict[str, Sampler] = {
+            TASKER: lambda: seconds(lambda: _gather(manager, count)) / count * 1e6,
+            ORDERED: lambda: seconds(lambda: list(pool.map(_send, range(count)))) / count * 1e6,
+            UNORDERED: lambda: seconds(lambda: list(pool.map_unordered(_send, range(count)))) / count * 1e6,
+            PLAIN: lambda: seconds(lambda: [ray.get(plain.remote(i)) for i in range(singly)]) / singly * 1e6,
+        }
+        samples = interleave(samplers, rounds)
+    title = f"Ray: no-op tasks, submit all, gather all, {workers_in_words(WORKERS)}"
+    note = f"{count:,} tasks ({singly} plain ones), {rounds} rounds, Ray {ray.__version__}"
+    return [
+        Row(
+            name=name,
+            title=f"{title}: to {rival}",
+            unit="µs a task",
+            samples={TASKER: samples[TASKER], rival: samples[rival]},
+            ratio=spread(ratios(samples[rival], samples[TASKER])),
+            meaning=f"times as fast as {rival}",
+            target=Target("at least", least),
+            notes=(note,),
+        )
+        for name, rival, least in (
+            ("ray-tasks", ORDERED, 1),
+            ("ray-tasks-unordered", UNORDERED, 1),
+            ("ray-tasks-plain", PLAIN, 2),
+        )
+    ]
+
+
+def _plain_item(item: int) -> None: ...
+
+
+def _send(actor: Any, item: int) -> Any:
+    return actor.run.remote(item)
+
+
+def _gather(manager: TaskManager[object], count: int) -> None:
+    futures = [manager.submit(_item_on, number) for number in range(count)]
+    manager.join()  # so that this thread is woken once
+    [future.result() for future in futures]
