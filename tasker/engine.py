@@ -108,6 +108,7 @@ class Engine(Generic[R]):
             if self.burst.thread.ident is None:
                 for resource in self.pool.close():
                     self.user.destroy(resource)
+                self.site.closed()
             raise
 
     def _fill_pool(self) -> None:

@@ -32,17 +32,22 @@ _KILLED = "was killed; whether its code has stopped is not known"
 
 
 class Cluster(Protocol):
-    """Where actors are made, as seen from here. But for `new_actor`, nothing here blocks."""
+    """Where actors are made, as seen from here. But for `new_actor` and `kill_now`, nothing here blocks."""
 
     ray: Any
     """The module."""
 
     def new_actor(self) -> Any:
-        """A new one, on a node that is not known to be lost. Raises what Ray raises for its options."""
+        """A new one, on a node that is not known to be lost. Raises `ConnectionError`, and what Ray
+        raises for its options."""
         ...
 
     def kill(self, actor: Any) -> None:
         """Have it killed."""
+        ...
+
+    def kill_now(self, actor: Any) -> None:
+        """Kill it."""
         ...
 
     def is_loss(self, error: BaseException) -> bool:
@@ -80,7 +85,7 @@ class Actor(Handle):
     # -- the owner's thread ----------------------------------------------------------------------------------------
 
     def _ask(self, kind: int, what: Any, progress: Progress | None) -> Answer:
-        if self._is_lost:
+        if self._is_lost or not self._cluster.ray.is_initialized():  # where Ray would start a cluster
             raise GoneError(began=False)
         actor = self._actor
         if kind == protocol.CALL:
@@ -139,7 +144,8 @@ class Actor(Handle):
         return self._how, None
 
     def _let_end(self, patience: float) -> None:
-        self.kill()
+        if self._lose(_KILLED):
+            self._cluster.kill_now(self._actor)  # here: when the interpreter exits no thread can be started
         if patience:
             self._gone.wait(_GONE)
 

@@ -74,6 +74,8 @@ class RaySite(RemoteSite):
     # -- what actors use (actor.Cluster) -------------------------------------------------------------------------------
 
     def new_actor(self) -> Any:
+        if not self.ray.is_initialized():  # Ray would start a cluster
+            raise ConnectionError("this process is not connected to Ray any more")
         now = time.monotonic()
         has = self.ray.cluster_resources()
         self._resources = {name: amount for name, amount in has.items() if not name.startswith("node:")}
@@ -85,7 +87,11 @@ class RaySite(RemoteSite):
         return self._class.options(max_restarts=0, max_task_retries=0, **options).remote()
 
     def kill(self, actor: Any) -> None:
-        self._aside.run(lambda: self.ray.kill(actor))
+        self._aside.run(lambda: self.kill_now(actor))
+
+    def kill_now(self, actor: Any) -> None:
+        with contextlib.suppress(Exception):  # it is dead, or there is no connection any more
+            self.ray.kill(actor)
 
     def is_loss(self, error: BaseException) -> bool:
         kinds = self.ray.exceptions

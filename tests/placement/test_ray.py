@@ -11,6 +11,7 @@ from functools import partial
 
 import pytest
 
+import tasker.placement.cluster
 from tasker import (
     ConfigError,
     ContextCancelledError,
@@ -231,6 +232,15 @@ def test_an_environment_that_cannot_be_made_is_told(make):
     runtime_env = {"working_dir": "/nowhere/at/all"}
     with pytest.raises((ConfigError, ResourceCreationError), match="nowhere"):
         make(placement=Ray(address=None, runtime_env=runtime_env), resource_pool_size=1)
+
+
+def test_a_constructor_that_fails_lets_go_of_the_connection(make):
+    users = tasker.placement.cluster._connection._users
+    assert users == set()
+    for options in ({"on_create": hooks.cannot_create, "resource_pool_size": 1}, {"on_create": print, "name": 3}):
+        with pytest.raises((ResourceCreationError, ConfigError)):
+            make(**options)
+        assert users == set()
 
 
 def test_a_second_cluster_is_refused(make):

@@ -45,11 +45,11 @@ def settings():
 def run(settings, tmp_path):
     """Runs a program to its end."""
 
-    def run(code):
+    def run(code, *arguments):
         script = tmp_path / "program.py"
         script.write_text(PRELUDE + textwrap.dedent(code))
-        arguments = [sys.executable, str(script)]
-        return subprocess.run(arguments, env=settings, cwd=tmp_path, capture_output=True, text=True, timeout=140)
+        command = [sys.executable, str(script), *arguments]
+        return subprocess.run(command, env=settings, cwd=tmp_path, capture_output=True, text=True, timeout=140)
 
     return run
 
@@ -78,23 +78,35 @@ def test_a_local_cluster_lasts_as_long_as_its_managers_and_changes_no_signal_han
         until(lambda process=int(process): not is_alive(process), "the local cluster to be gone")
 
 
+USERS_OWN = """
+import ray
+ray.init(num_cpus=1, include_dashboard=False, log_to_driver=False)
+with TaskManager(config(placement=Ray())) as manager:
+    assert manager.queue_task(process_of) != os.getpid()
+assert ray.is_initialized()
+print("alive", ray.get(ray.put(7)))
+forgotten = TaskManager(config(placement=Ray()))  # left to the end of the program
+forgotten.queue_task(process_of)
+lost = TaskManager(config(placement=Ray(), max_retries=0, create_timeout=1))
+lost.queue_task(process_of)
+if len(sys.argv) > 1:  # the connection is ended under both
+    ray.shutdown()
+    print(type(lost.submit(process_of).exception()).__name__, ray.is_initialized())
+"""
+
+
 def test_a_connection_of_the_users_own_is_used_and_left_alone(run):
-    ended = run(
-        """
-        import ray
-        ray.init(num_cpus=1, include_dashboard=False, log_to_driver=False)
-        with TaskManager(config(placement=Ray())) as manager:
-            assert manager.queue_task(process_of) != os.getpid()
-        assert ray.is_initialized()
-        print("alive", ray.get(ray.put(7)))
-        forgotten = TaskManager(config(placement=Ray()))  # left to the end of the program
-        forgotten.queue_task(process_of)
-        """,
-    )
+    ended = run(USERS_OWN)
     assert ended.returncode == 0, ended.stderr
     assert "alive 7" in ended.stdout
     assert "Traceback" not in ended.stderr
     assert "raised" not in ended.stderr
+
+
+def test_a_connection_that_is_ended_under_a_manager_is_not_made_anew(run):
+    ended = run(USERS_OWN, "end")
+    assert ended.returncode == 0, ended.stderr
+    assert "Error False" in ended.stdout
 
 
 @pytest.mark.parametrize(
