@@ -114,7 +114,7 @@ def main() -> int:
     except (ConfigError, ResourceCreationError, TaskTimeoutError) as error:
         cli.exit(2, f"{cli.prog}: {error}\n")
     right = sum(answer == package for answer, (package, _) in zip(answers, asked, strict=True))
-    print(f"{options.placement}: {right / len(asked):.0%} of {len(asked)} files recognized, in {len(models)} processes")
+    print(f"{options.placement}: {right / len(asked):.0%} of {len(asked)} files recognized; processes: {len(models)}")
     return 0
 
 
