@@ -72,6 +72,7 @@ class Lifecycle:
         self._is_closed = False
         self._closing_since: float | None = None
         self._empty_since: float | None = None  # when there was nothing left to wait for, but counts
+        self._up_since: float | None = None  # since when no more is waited for what runs, but only for who leaves
         self._killed = False
         self._ended = threading.Event()
         self.awaiting: list[Any] = []  # what is to be woken when it has ended
@@ -163,7 +164,9 @@ class Lifecycle:
         if self._time_is_up(killing=killing):
             self._kill_running()
             freed = parts.site.end() and (parts.crew.members or parts.pool.out or parts.aside.busy())
-            if (freed or parts.aside.waits()) and time.monotonic() < self._kill_at() + _JOIN:
+            if self._up_since is None:
+                self._up_since = self._kill_at() if killing else time.monotonic()
+            if (freed or parts.aside.waits()) and time.monotonic() < self._up_since + _JOIN:
                 return False  # threads are about to leave; or callbacks wait for one, and after CLOSED nobody makes one
             self._close(self._busy_threads())
             return True

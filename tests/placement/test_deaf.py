@@ -7,6 +7,7 @@ import threading
 import pytest
 
 from tasker import ContextCancelledError, Processes, TaskManagerKilledError, TaskTimeoutError
+from tasker.placement.elsewhere import RemoteSite
 from tests.placement import hooks, perils
 from tests.placement.conftest import children, on_posix
 from tests.placement.hooks import PATIENCE, until
@@ -127,6 +128,21 @@ def test_kill_ends_a_child_whose_destruction_blocks_for_ever(make, gate, timeout
     manager._engine.lifecycle.request_stop()
     process = gate.await_reached()
     report = manager.kill(timeout)
+    assert report.abandoned == ()
+    assert process not in children()
+
+
+def test_a_stop_ends_a_creation_that_blocks_for_ever_and_waits_for_its_worker(make, gate, monkeypatch):
+    setup = RemoteSite._setup
+
+    def patient(site, name):  # or its own time would be over in the same moment
+        site._create_timeout = 600.0
+        return setup(site, name)
+
+    monkeypatch.setattr(RemoteSite, "_setup", patient)
+    manager = make(on_create=gate.create, on_destroy=hooks.forget, create_timeout=0.5)
+    process = gate.await_reached()
+    report = manager.stop()
     assert report.abandoned == ()
     assert process not in children()
 
