@@ -5,6 +5,7 @@ The functions that actors run stand at the top level of a module, where they fin
 
 from __future__ import annotations
 
+import sys
 from contextlib import ExitStack, contextmanager
 from importlib import import_module
 from importlib.util import find_spec
@@ -61,7 +62,7 @@ def open_ray(workers: int) -> TaskManager[object]:
 def ray_tasks(quick: bool) -> list[Row]:
     """Submit all and gather all, beside the same number of actors in an `ActorPool` and plain tasks awaited singly."""
     if find_spec("ray") is None:
-        print("not installed: ray")
+        print("not installed: ray", file=sys.stderr)
         return []
     count, singly, rounds = (100, 20, 2) if quick else (1_000, 200, 11)
     with ExitStack() as stack:

@@ -138,7 +138,7 @@ def exits(code, *, status=0, stderr=""):
 
 def test_the_interpreter_exits_with_deadlines_pending():
     assert exits("""
-tasker.process.EXIT_TIMEOUT = 0.2
+tasker.process.EXIT_TIMEOUT = 1.0
 manager = TaskManager(CONFIG)
 started = threading.Event()
 context = with_timeout(background(), 3600)
