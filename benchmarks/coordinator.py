@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from statistics import median
 
-from benchmarks.on_ray import local_cluster, no_op_on, open_ray
+from benchmarks.on_ray import gather, local_cluster, open_ray
 from tasker import TaskManager
 
 ACTORS = (2, 8, 32)
@@ -55,9 +55,7 @@ def _measured(actors: int) -> str:
 def _cost(manager: TaskManager[object]) -> tuple[float, float]:
     """Microseconds of this process's processor time a task, and tasks a second."""
     processor, started = time.process_time(), time.perf_counter()
-    futures = [manager.submit(no_op_on) for _ in range(TASKS)]
-    manager.join()
-    [future.result() for future in futures]
+    gather(manager, TASKS)
     return (time.process_time() - processor) / TASKS * 1e6, TASKS / (time.perf_counter() - started)
 
 

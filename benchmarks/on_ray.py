@@ -18,13 +18,13 @@ from benchmarks.targets import Target
 from benchmarks.throughput import workers_in_words
 from tasker import Config, Ray, TaskManager
 
-__all__ = ["local_cluster", "no_op_on", "open_ray", "ray_tasks"]
+__all__ = ["gather", "local_cluster", "open_ray", "ray_tasks"]
 
 WORKERS = 4
 ORDERED, UNORDERED, PLAIN = "ActorPool.map", "ActorPool.map_unordered", "plain Ray tasks one by one"
 
 
-def no_op_on(resource: object) -> None: ...
+def _no_op_on(resource: object) -> None: ...
 
 
 def _item_on(resource: object, item: int) -> None: ...
@@ -49,7 +49,7 @@ def open_ray(workers: int) -> TaskManager[object]:
     """A manager whose resources, plain objects, live in actors; it does not hire."""
     config = Config(
         on_create=object,
-        on_destroy=no_op_on,
+        on_destroy=_no_op_on,
         worker_count=workers,
         max_worker_count=workers,
         resource_pool_size=0,
@@ -73,7 +73,7 @@ def ray_tasks(quick: bool) -> list[Row]:
         pool = import_module("ray.util").ActorPool(actors)
         plain = ray.remote(num_cpus=0)(_plain_item)
         samplers: dict[str, Sampler] = {
-            TASKER: lambda: seconds(lambda: _gather(manager, count)) / count * 1e6,
+            TASKER: lambda: seconds(lambda: gather(manager, count)) / count * 1e6,
             ORDERED: lambda: seconds(lambda: list(pool.map(_send, range(count)))) / count * 1e6,
             UNORDERED: lambda: seconds(lambda: list(pool.map_unordered(_send, range(count)))) / count * 1e6,
             PLAIN: lambda: seconds(lambda: [ray.get(plain.remote(i)) for i in range(singly)]) / singly * 1e6,
@@ -107,7 +107,8 @@ def _send(actor: Any, item: int) -> Any:
     return actor.run.remote(item)
 
 
-def _gather(manager: TaskManager[object], count: int) -> None:
+def gather(manager: TaskManager[object], count: int) -> None:
+    """Submit so many no-op tasks, then gather all."""
     futures = [manager.submit(_item_on, number) for number in range(count)]
     manager.join()  # so that this thread is woken once
     [future.result() for future in futures]

@@ -7,16 +7,13 @@ import os
 import re
 import subprocess
 import sys
-from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
 
+from tests.placement.conftest import on_posix, with_ray
 from tests.test_examples import EXAMPLES, PATIENCE, assert_prints, environment, run_example
 from tests.test_readme import _matches
-
-on_posix = pytest.mark.skipif(os.name != "posix", reason="there are no such processes here")
-with_ray = pytest.mark.skipif(find_spec("ray") is None, reason="needs the extra ray")
 
 
 def hide(module: str, folder: Path) -> None:
@@ -215,12 +212,17 @@ def test_count_words_counts_the_same_on_threads_and_in_processes(sources: Path, 
     assert_prints("count_words.py", threads + processes + TOOK, *arguments, cwd=tmp_path, modules=tmp_path)
 
 
-RECOGNIZED = "{placement}: ...% of ... files recognized; processes: ...\n"
+def assert_recognizes(placement: str, *, cwd: Path) -> None:
+    done = run_example("recognize.py", "--placement", placement, cwd=cwd)
+    assert (done.returncode, done.stderr) == (0, "")
+    printed = re.fullmatch(rf"{placement}: (\d+)% of \d+ files recognized; processes: [12]\n", done.stdout)
+    assert printed, done.stdout
+    assert int(printed[1]) >= 80  # 89 to 94, as the standard library differs; 11 would be chance
 
 
 @pytest.mark.parametrize("placement", ["threads", pytest.param("processes", marks=on_posix)])
 def test_recognize_loads_a_model_a_worker_and_is_mostly_right(placement: str, tmp_path: Path) -> None:
-    assert_prints("recognize.py", RECOGNIZED.format(placement=placement), "--placement", placement, cwd=tmp_path)
+    assert_recognizes(placement, cwd=tmp_path)
 
 
 def test_recognize_says_in_a_line_that_a_batch_took_too_long_and_exits_with_2(tmp_path: Path) -> None:
@@ -233,7 +235,7 @@ def test_recognize_says_in_a_line_that_a_batch_took_too_long_and_exits_with_2(tm
 def test_examples_run_on_a_local_ray_cluster(sources: Path, tmp_path: Path) -> None:
     arguments = ("sources", "--placement", "ray", "--workers", "2")
     assert_prints("count_words.py", COUNTED.format(placement="ray"), *arguments, cwd=tmp_path)
-    assert_prints("recognize.py", RECOGNIZED.format(placement="ray"), "--placement", "ray", cwd=tmp_path)
+    assert_recognizes("ray", cwd=tmp_path)
 
 
 @pytest.mark.parametrize("placement", ["threads", "processes"])

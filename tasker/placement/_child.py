@@ -25,10 +25,8 @@ from functools import partial
 from tasker.placement import envelope, protocol
 from tasker.placement.envelope import Outcome
 from tasker.placement.host import Host
-from tasker.placement.records import forward_records
+from tasker.placement.records import IDLE_RECORDS, forward_records
 from tasker.placement.wire import Wire
-
-IDLE_RECORDS = 1000  # log records kept while nobody reads; the oldest give way
 
 
 class _Outbox:

@@ -3,7 +3,7 @@ other side.
 
 The owner has a method run there and sleeps until it has an outcome, or the actor is lost. Two things say that it is: a
 method that fails with an error of Ray's, and the failure of `live`, which never returns. To kill the actor is to ask
-Ray for it: Ray then fails the method at once, from a frozen machine too, and where it does not the owner looks by
+Ray for it: Ray then fails the method at once, of a frozen process too, and where it does not the owner looks by
 himself every second. So he is freed even if nobody can tell whether the code there has stopped.
 
 Ray restarts and retries nothing here: that is the manager's.

@@ -22,13 +22,12 @@ from typing import Any
 from tasker.placement import envelope, protocol
 from tasker.placement.envelope import Outcome
 from tasker.placement.host import Host
-from tasker.placement.records import forward_records
+from tasker.placement.records import IDLE_RECORDS, forward_records
 
 __all__ = ["CONTROL", "THREADS", "Answered", "Hosted", "Noted", "received", "sent"]
 
 CONTROL = {"live", "notes", "obey"}  # methods that run beside the others
 THREADS = 3  # one for each of them
-IDLE_RECORDS = 1000  # log records kept for the next answer; the oldest give way
 
 Sent = tuple[bool, Any]  # whether a buffer is read-only, and the buffer
 # an outcome, and the log records until then; where it is no more than that, its kind and its body, as Ray takes `bytes`

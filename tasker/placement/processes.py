@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 import sys
-import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import timedelta
@@ -47,5 +46,5 @@ class Processes:
         from tasker.placement.child import Child
         from tasker.placement.elsewhere import RemoteSite
 
-        grace = min(checks.seconds("grace", self.grace), threading.TIMEOUT_MAX)
+        grace = checks.patience("grace", self.grace)
         return RemoteSite(settings, lambda name: Child(name, grace, lost))

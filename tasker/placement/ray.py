@@ -7,7 +7,6 @@ first manager that uses it.
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
 from datetime import timedelta
@@ -79,5 +78,5 @@ class Ray:
         given = {each.name: getattr(self, each.name) for each in fields(self)}
         del given["address"], given["grace"]
         options = {name: value for name, value in given.items() if value is not None}
-        grace = min(checks.seconds("grace", self.grace), threading.TIMEOUT_MAX)
+        grace = checks.patience("grace", self.grace)
         return RaySite(settings, lost, self.address, grace, options)

@@ -8,7 +8,9 @@ import traceback
 from collections.abc import Callable, Mapping
 from typing import Any
 
-__all__ = ["forward_records", "handle_record", "levels"]
+__all__ = ["IDLE_RECORDS", "forward_records", "handle_record", "levels"]
+
+IDLE_RECORDS = 1000  # kept while nobody takes them; the oldest give way
 
 
 def levels() -> dict[str, int]:
