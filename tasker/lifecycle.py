@@ -161,16 +161,24 @@ class Lifecycle:
         if self._is_over():
             self._close(())
             return True
-        if self._time_is_up(killing=killing):
-            self._kill_running()
-            freed = parts.site.end() and (parts.crew.members or parts.pool.out or parts.aside.busy())
-            if self._up_since is None:
-                self._up_since = self._kill_at() if killing else time.monotonic()
-            if (freed or parts.aside.waits()) and time.monotonic() < self._up_since + _JOIN:
-                return False  # threads are about to leave; or callbacks wait for one, and after CLOSED nobody makes one
-            self._close(self._busy_threads())
-            return True
-        return False
+        if not self._time_is_up(killing=killing):
+            self._up_since = None  # a stop's time may be up before that of the kill that overtakes it
+            return False
+        self._kill_running()
+        if self._is_leaving():
+            return False
+        self._close(self._busy_threads())
+        return True
+
+    def _is_leaving(self) -> bool:
+        """Whether it is too early to call threads abandoned, although time is up for whatever runs."""
+        parts, now = self._parts, time.monotonic()
+        if self._up_since is None:
+            self._up_since = now
+        patience = parts.site.end() if self._busy_threads() else 0.0
+        if not parts.aside.idle():  # the callbacks of what was given up run now, or wait for a thread
+            patience = max(patience, _JOIN)
+        return now < self._up_since + patience
 
     def _is_over(self) -> bool:
         parts = self._parts

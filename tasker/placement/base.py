@@ -67,9 +67,9 @@ class Site:
     def killed(self) -> None:
         """The manager is killed: nothing more need be created. The contexts of running tasks have been cancelled."""
 
-    def end(self) -> bool:
-        """Time is up: end all that is left, whatever it does. Whether there was any, whose owners are free soon."""
-        return False
+    def end(self) -> float:
+        """Time is up: end all that is left, whatever it does. Returns how many seconds its owners may need to leave."""
+        return 0.0
 
     def closed(self) -> None:
         """The manager has closed: nothing of the site's is to be left. May block."""

@@ -24,6 +24,8 @@ from tasker.wrapping import wrapper
 
 __all__ = ["RemoteSite"]
 
+_LEAVING = 3.0  # seconds for the owner of a place that was ended: the kernel, or a cluster, takes its time
+
 
 class RemoteSite(Site):
     """The handles of one manager, each made by `new_handle(name)` in its owner's thread.
@@ -95,12 +97,11 @@ class RemoteSite(Site):
         for handle in self._all():
             handle.give_up_hooks()
 
-    def end(self) -> bool:
+    def end(self) -> float:
         self._killed = True
-        handles = self._all()
-        for handle in handles:
+        for handle in self._all():
             handle.end_now()
-        return bool(handles)
+        return _LEAVING  # also for one that has no handle any more
 
     def closed(self) -> None:
         self.end()  # what a Ctrl-C at the wrong moment has left

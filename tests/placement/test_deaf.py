@@ -6,7 +6,7 @@ import threading
 
 import pytest
 
-from tasker import ContextCancelledError, Processes, TaskManagerKilledError, TaskTimeoutError
+from tasker import ContextCancelledError, Processes, TaskManagerKilledError, TaskTimeoutError, lifecycle
 from tasker.placement.elsewhere import RemoteSite
 from tests.placement import hooks, perils
 from tests.placement.conftest import children, on_posix
@@ -130,6 +130,15 @@ def test_kill_ends_a_child_whose_destruction_blocks_for_ever(make, gate, timeout
     report = manager.kill(timeout)
     assert report.abandoned == ()
     assert process not in children()
+
+
+def test_whose_place_is_ended_by_a_kill_is_waited_for_until_he_has_noticed(make, gate, monkeypatch):
+    monkeypatch.setattr(lifecycle, "_JOIN", 0.0)  # the time that others get
+    manager = make(on_destroy=gate.destroy, worker_count=2)
+    deaf = manager.submit(hooks.pass_deaf, gate)
+    gate.await_reached()
+    assert manager.kill(0.0).abandoned == ()
+    assert type(deaf.exception(0)) is TaskManagerKilledError
 
 
 def test_a_stop_ends_a_creation_that_blocks_for_ever_and_waits_for_its_worker(make, gate, monkeypatch):
