@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import sys
 import threading
@@ -126,6 +127,13 @@ def make(factory: Factory, log: Log) -> Iterator[Callable[..., TaskManager[Resou
 def _ours() -> set[threading.Thread]:
     shared = (tasker.timer._timer._thread,)  # one for the whole process
     return {t for t in threading.enumerate() if t not in shared and t.name != "MainThread" and "pytest" not in t.name}
+
+
+@pytest.fixture(autouse=True, scope="session")
+def what_is_imported_is_not_collected() -> None:
+    """Hundreds of tests collect garbage: each time through all test modules would be a third of the whole run."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(autouse=True)

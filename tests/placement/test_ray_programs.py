@@ -146,10 +146,12 @@ def test_when_the_program_is_killed_its_local_cluster_ends(run):
     until(lambda: not is_alive(actor), "the actor to be gone")
 
 
-def test_on_three_nodes_a_pool_grows_shrinks_and_survives_the_loss_of_one(settings):
+def test_on_three_nodes_a_pool_grows_and_shrinks_and_survives_nodes_that_are_lost_or_frozen(settings):
     arguments = [sys.executable, "-m", "tests.placement.three_nodes"]
     root = Path(__file__).parents[2]
     ended = subprocess.run(arguments, env=settings, cwd=root, capture_output=True, text=True, timeout=140)
     assert ended.returncode == 0, ended.stderr[-5000:]
     assert "grew over 3 nodes" in ended.stdout
     assert "all completed, 4 workers on" in ended.stdout
+    assert "4 of 4 deadlines were kept" in ended.stdout
+    assert "4 of 4 callers are free, no thread is left" in ended.stdout

@@ -1,16 +1,21 @@
-"""A program: one pool over three simulated nodes. It grows over them and shrinks, then one of them is taken away.
+"""A program: one pool over three simulated nodes. It grows and shrinks; one of them is taken away, another frozen.
 
 python -m tests.placement.three_nodes
 """
 
 from __future__ import annotations
 
+import os
+import signal
 import time
 from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib import import_module
+from pathlib import Path
 from typing import Any
 
-from tasker import Config, Ray, TaskManager
+from tasker import Config, Ray, TaskManager, TaskManagerKilledError, TaskTimeoutError
 from tests.placement.hooks import until
 
 CPUS = 2  # of each node
@@ -32,9 +37,17 @@ def forget(resource: object) -> None:
     pass
 
 
+def node_of(node: str) -> str:
+    return node
+
+
 def work(node: str, number: int) -> tuple[int, str]:
     time.sleep(0.1)
     return number, node
+
+
+def stand(node: str) -> None:
+    time.sleep(600)
 
 
 def manager(worker_count: int, max_worker_count: int) -> TaskManager[str]:
@@ -87,6 +100,47 @@ def lose_a_node(cluster: Any, nodes: dict[str, Any]) -> None:
     print(f"lost a node: {tried_again} of 400 tasks were tried again, all completed, 4 workers on {len(here)} nodes")
 
 
+def freeze_a_node(nodes: dict[str, Any]) -> None:
+    """Nothing there runs any more, and nobody knows it yet: deadlines and kill() free their callers all the same."""
+    with manager(4, 4) as pool:
+        assert pool.wait_ready(60)
+        there = pool.queue_task(node_of)
+        with frozen(nodes.pop(there)):
+            late = [pool.submit(stand, timeout=1.0) for _ in range(4)]
+            assert {type(future.exception(60)) for future in late} == {TaskTimeoutError}
+            # the workers are free as well: all have an actor on another node
+            until(lambda: pool.stats().idle_workers == 4, "other actors in place of the frozen ones")
+            here = {future.result(60)[1] for future in [pool.submit(work, number) for number in range(40)]}
+            assert there not in here
+    print(f"froze a node: 4 of 4 deadlines were kept, 4 workers on {len(here)} nodes")
+
+
+def kill_with_a_frozen_node(nodes: dict[str, Any]) -> None:
+    """No caller and no thread is left behind, though what runs there cannot be told to end."""
+    pool = manager(4, 4)
+    assert pool.wait_ready(60)
+    stuck = [pool.submit(stand) for _ in range(4)]
+    until(lambda: pool.stats().running_tasks == 4, "the tasks to run")
+    with frozen(next(iter(nodes.values()))):
+        report = pool.kill(0.1)
+        assert {type(future.exception(0)) for future in stuck} == {TaskManagerKilledError}
+    assert report.abandoned == (), report
+    print("killed a manager with actors on a frozen node: 4 of 4 callers are free, no thread is left")
+
+
+@contextmanager
+def frozen(node: Any) -> Iterator[None]:
+    """Each process of a node is stopped, and killed in the end."""
+    processes = [info.process.pid for infos in node.all_processes.values() for info in infos]
+    for process in processes:  # grows: their children follow
+        os.kill(process, signal.SIGSTOP)
+        for thread in Path(f"/proc/{process}/task").glob("*/children"):
+            processes += map(int, thread.read_text().split())
+    yield
+    for process in processes:
+        os.kill(process, signal.SIGKILL)
+
+
 def main() -> None:
     ray: Any = import_module("ray")
     cluster = import_module("ray.cluster_utils").Cluster(
@@ -97,6 +151,9 @@ def main() -> None:
         ray.init(address=cluster.address, configure_logging=False, log_to_driver=False)
         grow_and_shrink(len(nodes))
         lose_a_node(cluster, {node.node_id: node for node in nodes})
+        alive = {node.node_id: node for node in [*cluster.worker_nodes, cluster.add_node(num_cpus=CPUS)]}
+        freeze_a_node(alive)
+        kill_with_a_frozen_node(alive)
     finally:
         ray.shutdown()
         cluster.shutdown()
