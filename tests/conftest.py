@@ -129,9 +129,9 @@ def _ours() -> set[threading.Thread]:
     return {t for t in threading.enumerate() if t not in shared and t.name != "MainThread" and "pytest" not in t.name}
 
 
-@pytest.fixture(autouse=True, scope="session")
-def what_is_imported_is_not_collected() -> None:
-    """Hundreds of tests collect garbage: each time through all test modules would be a third of the whole run."""
+@pytest.fixture(autouse=True, scope="module")
+def what_was_there_before_is_not_collected() -> None:
+    """Hundreds of tests collect garbage: through all that pytest and other tests keep it takes a tenth of a second."""
     gc.collect()
     gc.freeze()
 
