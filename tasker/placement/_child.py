@@ -81,8 +81,13 @@ def _serve(wire: Wire, outbox: _Outbox, host: Host) -> None:
             outbox.reply(host.destroy())
             return
         number, remaining, done = protocol.CALL_HEAD.unpack_from(body)
-        outbox.reply(host.run(number, remaining, done, body[protocol.CALL_HEAD.size :], buffers))
-        del body, buffers
+        outcome = host.run(number, remaining, done, body[protocol.CALL_HEAD.size :], buffers)
+        try:  # noqa: SIM105  # what it has printed is there when its outcome is; suppress() would cost more than that
+            sys.stdout.flush()
+        except Exception:  # closed, or replaced by something that is no stream
+            pass
+        outbox.reply(outcome)
+        del body, buffers, outcome
 
 
 def _obey(control: int, host: Host) -> None:

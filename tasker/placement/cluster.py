@@ -215,4 +215,5 @@ def _actor_class(ray: Any) -> Any:
 
     for name in CONTROL:
         setattr(Tasker, name, ray.method(concurrency_group="control")(getattr(Hosted, name)))
-    return ray.remote(concurrency_groups={"control": THREADS})(Tasker)
+    # each call told to the cluster as an event would cost a twentieth of it, and say no more than "Tasker.run"
+    return ray.remote(concurrency_groups={"control": THREADS}, enable_task_events=False)(Tasker)

@@ -12,7 +12,6 @@ from __future__ import annotations
 import contextlib
 import contextvars
 import logging
-import sys
 import threading
 from collections.abc import Callable
 from typing import Any
@@ -67,10 +66,6 @@ class Host:
         with self._lock:
             self.context = None
             self._ended.clear()
-        try:  # noqa: SIM105  # what it has printed is there when its outcome is; suppress() would cost more than that
-            sys.stdout.flush()
-        except Exception:  # closed, or replaced by something that is no stream
-            pass
         return outcome
 
     def destroy(self) -> Outcome:

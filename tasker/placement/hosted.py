@@ -44,6 +44,7 @@ class Hosted:
         self._noting = threading.Condition()
         self._notes: list[Outcome] = []
         self._ended = 0  # the number of the call that ended last
+        self._followed = False  # whether anybody has asked for results of steps
         self._records: deque[bytes] = deque(maxlen=IDLE_RECORDS)
 
     def where(self) -> str:
@@ -69,9 +70,10 @@ class Hosted:
         try:
             return self._with_records(self._host.run(number, remaining, done, body, received(buffers)))
         finally:
-            with self._noting:
-                self._ended = number
-                self._noting.notify_all()
+            self._ended = number
+            if self._followed:  # looked at after the end is said: who asks from now on finds that
+                with self._noting:
+                    self._noting.notify_all()
 
     def destroy(self) -> Answered:
         """Free the resource."""
@@ -83,6 +85,7 @@ class Hosted:
     def notes(self, number: int) -> Noted:
         """The results of steps of this call since the last time. Waits until there are any, or it has ended."""
         with self._noting:
+            self._followed = True
             self._noting.wait_for(lambda: self._notes or self._ended >= number)
             notes, self._notes = self._notes, []
             return notes, self._ended >= number
