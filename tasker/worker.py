@@ -24,7 +24,7 @@ from typing import Any, Generic, Protocol, TypeVar
 
 from tasker.context import TaskContext
 from tasker.current import here
-from tasker.errors import ContextCancelledError, WorkerLostError
+from tasker.errors import ContextCancelledError, TaskManagerKilledError, WorkerLostError
 from tasker.future import TaskFuture
 from tasker.logger import GuardedLogger, traceback_of
 from tasker.metrics import FULL, Shard
@@ -144,6 +144,8 @@ class Worker(Generic[R]):
             try:
                 return self._terms.user.create()
             except BaseException as error:
+                if isinstance(error, TaskManagerKilledError) and self._queue.closed:
+                    return _NONE  # type: ignore[no-any-return]  # given up by the manager itself: nobody's failure
                 self._terms.user.creation_failed(error)
             import random  # half of what importing tasker would cost, and most programs never get here
 

@@ -13,7 +13,7 @@ from typing import Any
 
 from tasker import checks
 from tasker.context import Context
-from tasker.errors import ConfigError, TaskManagerKilledError, shown
+from tasker.errors import ConfigError, TaskManagerKilledError, WorkerLostError, shown
 from tasker.placement import envelope, protocol
 from tasker.placement.base import Settings, Site
 from tasker.placement.envelope import Packed
@@ -61,8 +61,10 @@ class RemoteSite(Site):
             handle.kill()
         try:
             handle.create(self._setup(name), self._create_timeout)
-        except BaseException:
+        except BaseException as error:
             self._forget(handle)
+            if self._killed and isinstance(error, WorkerLostError):  # by this site, which may not say so itself
+                raise TaskManagerKilledError(f"{self._name} was killed while the resource was created") from None
             raise
         return handle
 

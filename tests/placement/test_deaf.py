@@ -111,12 +111,13 @@ def test_kill_ends_a_deaf_run_task(make, gate):
 
 
 @pytest.mark.parametrize("timeout", [600.0, 0.0])
-def test_kill_ends_a_child_whose_creation_blocks_for_ever(make, gate, timeout):
+def test_kill_ends_a_child_whose_creation_blocks_for_ever(make, gate, log, timeout):
     manager = make(on_create=gate.create, on_destroy=hooks.forget)
     waiting = manager.submit(hooks.square, 6)
     process = gate.await_reached()
     report = manager.kill(timeout)
     assert (report.abandoned, report.cancelled) == ((), 1)
+    assert log.loud() == []  # nobody's failure, and nothing is tried again
     assert type(waiting.exception(0)) is TaskManagerKilledError
     assert process not in children()
 

@@ -159,12 +159,13 @@ def test_kill_ends_a_deaf_task_and_its_actor(make, gate, timeout):
     until_dead(process)
 
 
-def test_kill_ends_an_actor_whose_creation_blocks_for_ever(make, gate):
+def test_kill_ends_an_actor_whose_creation_blocks_for_ever(make, gate, log):
     manager = make(on_create=gate.create, on_destroy=hooks.forget)
     waiting = manager.submit(hooks.square, 6)
     process = gate.await_reached()
     report = manager.kill(PATIENCE)
     assert (report.abandoned, report.cancelled) == ((), 1)
+    assert log.loud() == []  # nobody's failure, and nothing is tried again
     assert type(waiting.exception(0)) is TaskManagerKilledError
     until_dead(process)
 
