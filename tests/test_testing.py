@@ -65,6 +65,22 @@ def test_a_context_ends_when_the_clock_reaches_its_deadline_and_not_before(clock
     assert child.err() is ctx.err()
 
 
+def test_seconds_and_tenths_of_seconds_add_up(monkeypatch):
+    for began in (0.1, 8162.496, 1e6 / 3):
+        monkeypatch.setattr(time, "monotonic", lambda began=began: began)
+        clock = ManualClock()
+        monkeypatch.undo()
+        with clock:
+            ctx = with_timeout(background(), 90)
+            assert ctx.remaining() == 90
+            for _ in range(600):
+                clock.advance(0.1)
+            clock.advance(29)
+            assert not ctx.cancelled()
+            clock.advance(1)
+            assert ctx.cancelled()
+
+
 def test_a_deadline_is_a_time_of_the_clock(clock):
     clock.advance(1000)
     ctx = with_deadline(background(), clock.now() + 5)

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import heapq
 import itertools
+import math
 import threading
 import time
 from collections.abc import Callable
@@ -25,13 +26,15 @@ from tasker.timer import TimerEntry
 __all__ = ["ManualClock"]
 
 PATIENCE = 20.0  # seconds
+REACHED = 1e-6  # seconds: a deadline as near as that is reached, or ten tenths of a second might not make one
 
 
 class ManualClock:
     """Time for deadlines that stands still until `advance()` is called. Use it as `with ManualClock() as clock:`.
 
     Inside of the block these go by it: the `timeout` of a task, `with_timeout()`, `with_deadline()` (in seconds of
-    `clock.now()`, which begins as `time.monotonic()`), and of every context `remaining()` and `wait(seconds)`.
+    `clock.now()`, which begins at the last whole second of `time.monotonic()`), and of every context `remaining()` and
+    `wait(seconds)`.
 
     Everything else goes on in real time: `time.sleep()` and `time.monotonic()`; waiting for an outcome or a state
     (`future.result(timeout)`, `join`, `wait_ready`, `stop`, `kill`); `queue_timeout` and `create_timeout`; the burst
@@ -44,7 +47,7 @@ class ManualClock:
 
     def __init__(self) -> None:
         self._changed = threading.Condition()
-        self._now = time.monotonic()
+        self._now = float(math.floor(time.monotonic()))  # so that whole seconds are added without rounding
         self._heap: list[tuple[float, int, TimerEntry]] = []
         self._order = itertools.count()
         self._followed = False  # from the beginning of the block to its end
@@ -116,7 +119,7 @@ class ManualClock:
     def _next_due(self, until: float) -> TimerEntry | None:
         """Go on to the next deadline that is not after `until`, or to `until`."""
         with self._changed:
-            if self._heap and self._heap[0][0] <= until:
+            if self._heap and self._heap[0][0] <= until + REACHED:
                 when, _, entry = heapq.heappop(self._heap)
                 self._now = max(self._now, when)
                 return entry
