@@ -31,6 +31,7 @@ from tasker import (
     deadlock,
 )
 from tasker.parking import gil_enabled
+from tasker.testing import ManualClock
 from tests.conftest import PATIENCE, Sick, eventually
 from tests.test_interrupts import Interrupter
 
@@ -101,6 +102,15 @@ class Hold:
             assert ctx.wait(PATIENCE), "the context was not cancelled"
             self.cancelled.append(item)
         return item
+
+
+@contextlib.contextmanager
+def an_hour_passes_once(hold):
+    """For deadlines, as soon as an item is held; those before and after it have time, however slow they are."""
+    with ManualClock() as clock:
+        passing = in_thread(lambda: hold.holds.wait(PATIENCE) and clock.advance(3600))
+        yield
+        passing.join(PATIENCE)
 
 
 class Gated:
@@ -749,7 +759,9 @@ def test_a_last_chunk_may_be_short(make, ordered):
 
 def test_the_timeout_is_an_items(make):
     manager = make(worker_count=1, max_worker_count=1)
-    results = list(manager.map(Hold(0, 2), range(3), timeout=0.5, max_in_flight=1, return_exceptions=True))
+    hold = Hold(0, 2)
+    with an_hour_passes_once(hold):
+        results = list(manager.map(hold, range(3), timeout=1, max_in_flight=1, return_exceptions=True))
     assert [type(result) for result in results] == [int, TaskTimeoutError, int]
 
 
@@ -769,12 +781,13 @@ def test_an_item_that_waits_too_long_never_starts(make, ordered, gated):
 def test_the_timeout_of_a_chunk_hits_the_item_that_runs_then(make, ordered):
     hold = Hold(0, 2, 3)
     manager = make(worker_count=1, max_worker_count=1)
-    results = list(manager.map(hold, range(4), timeout=0.25, chunksize=4, ordered=ordered, return_exceptions=True))
+    with an_hour_passes_once(hold):
+        results = list(manager.map(hold, range(4), timeout=1, chunksize=4, ordered=ordered, return_exceptions=True))
     assert [type(result) for result in results] == [int, TaskTimeoutError, int, int]
     assert hold.started == [0, 1, 2, 3]
     hold = Hold(0)
-    with pytest.raises(TaskTimeoutError):
-        list(manager.map(hold, range(4), timeout=0.25, chunksize=4, ordered=ordered))
+    with an_hour_passes_once(hold), pytest.raises(TaskTimeoutError):
+        list(manager.map(hold, range(4), timeout=1, chunksize=4, ordered=ordered))
     assert manager.join(PATIENCE)
     assert hold.started == [0, 1]
 
@@ -791,7 +804,8 @@ def test_what_an_item_of_a_chunk_returns_too_late_is_not_handed_out(make):
 
     engine.record_failure = let_the_item_return_first
     hold = Hold(0, 2)
-    results = list(manager.map(hold, range(3), timeout=0.25, chunksize=3, return_exceptions=True))
+    with an_hour_passes_once(hold):
+        results = list(manager.map(hold, range(3), timeout=1, chunksize=3, return_exceptions=True))
     assert [type(result) for result in results] == [int, TaskTimeoutError, int]
     assert hold.started == [0, 1, 2]
 
