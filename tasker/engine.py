@@ -457,7 +457,11 @@ class Engine(Generic[R]):
     def _wake_burst(self) -> None:
         self.burst.wake()
 
-    def start_afresh_in_child(self) -> None:
+    def unfinished(self) -> list[TaskFuture[Any]]:
+        """What waits or runs, entries that are dead included."""
+        return [*self.queue.entries(), *self.lifecycle.running()]
+
+    def start_afresh_in_child(self, unfinished: list[TaskFuture[Any]]) -> None:
         """In a forked child none of the threads exist: refuse everything, and fail what can never end."""
         error = TaskManagerShutdownError(
             f"{self.name} belongs to the process that forked this one: make a new one here"
@@ -468,9 +472,8 @@ class Engine(Generic[R]):
         self.queue.close(error)
         self._inherited = self.pool.close()  # neither used nor freed here: they are the parent's
         self.lifecycle.end_after_fork()
-        running = [worker.task for worker in self.crew.members if worker.task is not None]
         self.crew.members = ()
-        for task in (*self.queue.entries(), *running):
+        for task in unfinished:
             task._end_after_fork(error)
 
 

@@ -222,17 +222,18 @@ class Lifecycle:
 
     def _cancel_running(self) -> None:
         jobs: list[Callback] = []
-        for task in self._running():
+        for task in self.running():
             jobs += task._ask_to_end(self._cancelled(), self._killed_error("while the task was running"))
         for context in list(self._parts.run_contexts):  # a tuple() is not made in one step without the GIL
             jobs += context._end(self._cancelled(), self._killed_error("while run_task was running"))
         self._parts.aside.run(*jobs)
 
     def _kill_running(self) -> None:
-        for task in self._running():
+        for task in self.running():
             task._fail_from_outside(self._killed_error("while the task was running"), self._cancelled())
 
-    def _running(self) -> list[Any]:
+    def running(self) -> list[Any]:
+        """The tasks that workers run, or have just run."""
         return [task for worker in self._parts.crew.members if (task := worker.task) is not None]
 
     def _busy_threads(self) -> tuple[str, ...]:

@@ -17,7 +17,7 @@ import os
 import threading
 import time
 import weakref
-from typing import Protocol
+from typing import Any, Protocol
 
 from tasker.lifecycle import Lifecycle
 
@@ -36,11 +36,14 @@ class Watched(Protocol):
     exiting: bool
     finishes_at_exit: bool
 
-    def start_afresh_in_child(self) -> None: ...
+    def unfinished(self) -> list[Any]: ...
+
+    def start_afresh_in_child(self, unfinished: list[Any]) -> None: ...
 
 
 _watched: weakref.WeakSet[Watched] = weakref.WeakSet()
 _registering = threading.RLock()  # reentrant: a signal handler may make a manager, too
+_forking = threading.local()  # in a thread that forks: `unfinished`, by engine
 
 
 def watch(engine: Watched) -> None:
@@ -84,11 +87,23 @@ def _close_all_at_exit() -> None:
         engine.lifecycle.wait(_EXIT_KILL + 1.0)
 
 
+def _look_before_fork() -> None:
+    """Without the GIL an object that two threads want at the moment of the fork may stay locked in the child (on 3.13),
+    and workers and lanes are such objects: so they are looked at before. What comes between the two learns of its end
+    when it is waited for."""
+    _forking.unfinished = {engine: engine.unfinished() for engine in _all_watched()}
+
+
+def _forget_in_parent() -> None:
+    vars(_forking).clear()
+
+
 def _start_afresh_in_child() -> None:
     global _registering
     _registering = threading.RLock()
+    unfinished = vars(_forking).pop("unfinished", {})  # not there if a Ctrl-C has ended the look
     for engine in _all_watched():
-        engine.start_afresh_in_child()
+        engine.start_afresh_in_child(unfinished.get(engine, []))
     _watched.clear()
 
 
@@ -107,4 +122,6 @@ def new_locks(*parts: object) -> None:
 with contextlib.suppress(RuntimeError):  # imported when the interpreter exits already
     getattr(threading, "_register_atexit", atexit.register)(_finish_at_exit)
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_start_afresh_in_child)
+    os.register_at_fork(
+        before=_look_before_fork, after_in_parent=_forget_in_parent, after_in_child=_start_afresh_in_child
+    )

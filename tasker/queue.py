@@ -173,7 +173,7 @@ class TaskQueue:
 
     def entries(self) -> list[Task]:
         """All entries, dead ones included."""
-        return [*self._priority, *self._main, *self._kept]
+        return [*self._priority.copy(), *self._main.copy(), *self._kept.copy()]  # copies are made in one step
 
     def compact(self) -> None:
         """Drop the dead entries of a lane when half of it is dead. Not for threads that Ctrl-C may interrupt."""

@@ -312,6 +312,28 @@ def test_in_a_forked_child_the_standard_waits_see_inherited_futures_ended():
 
 
 @needs_fork
+def test_a_fork_looks_at_what_other_threads_use_before_it_forks_and_keeps_nothing_of_that():
+    done = run_python(
+        """
+    from tasker import process
+    from tasker.engine import Engine
+    looks, look = [], Engine.unfinished
+    Engine.unfinished = lambda engine: looks.append(os.getpid()) or look(engine)
+    parent = os.getpid()
+    """
+        + FORKING
+        + """
+    in_a_child("wait", lambda: print(looks == [parent], vars(process._forking), running.done(), flush=True))
+    print(looks == [parent], vars(process._forking), running.done())
+    gate.set()
+    print(waiting.result(), manager.stop().drained)
+    """
+    )
+    assert done.stdout.splitlines() == ["True {} True", "wait NoneType", "True {} False", "the parent's True"]
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+@needs_fork
 def test_in_a_forked_child_run_task_is_refused_and_the_parents_resources_are_neither_used_nor_freed():
     done = run_python("""
         import warnings
