@@ -12,7 +12,8 @@ STOPPING: the queue is closed, workers drain it and leave. CLOSED follows when t
 left, `run_task` callers have handed back and callbacks have run. A worker that only tries to create a resource, when
 there is nothing left to do, is waited for as long as `create_timeout`.
 KILLING: waiting tasks fail at once, running ones have their contexts cancelled. When the time given is over their
-futures fail too, and CLOSED follows: the threads that are still busy are abandoned.
+futures fail too, and what runs elsewhere is ended. CLOSED follows when whoever waited for that, and the callbacks, had
+a moment to leave: the threads that are still busy are abandoned.
 """
 
 from __future__ import annotations

@@ -144,8 +144,8 @@ class Worker(Generic[R]):
             try:
                 return self._terms.user.create()
             except BaseException as error:
-                if isinstance(error, TaskManagerKilledError) and self._queue.closed:
-                    return _NONE  # type: ignore[no-any-return]  # given up by the manager itself: nobody's failure
+                if isinstance(error, TaskManagerKilledError) and not self._employed():
+                    break  # given up by the closing manager itself: nobody's failure
                 self._terms.user.creation_failed(error)
             import random  # half of what importing tasker would cost, and most programs never get here
 
