@@ -545,12 +545,15 @@ def test_an_exception_from_a_signal_handler_ends_wait_and_leaves_no_sleeper():
     def interrupt(*_):
         raise KeyboardInterrupt
 
+    def wait_interrupted():
+        signal.setitimer(signal.ITIMER_REAL, 0.01)
+        ctx.wait(PATIENCE)
+
     ctx = with_cancel(background())
     previous = signal.signal(signal.SIGALRM, interrupt)
     try:
-        signal.setitimer(signal.ITIMER_REAL, 0.01)
         with pytest.raises(KeyboardInterrupt):
-            ctx.wait(PATIENCE)
+            wait_interrupted()
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, previous)

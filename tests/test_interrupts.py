@@ -156,6 +156,7 @@ def test_an_interrupt_at_every_moment_of_a_submission_strands_nothing(name, make
 
 
 @pytest.mark.skipif(sys.gettrace() is not None, reason="a debugger or a coverage tool traces this thread")
+@pytest.mark.usefixtures("no_collection")
 def test_an_interrupt_gets_out_of_a_destruction_only_before_on_destroy_is_called(log):
     destroyed = []
 

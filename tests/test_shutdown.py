@@ -566,11 +566,15 @@ def test_ctrl_c_in_a_blocked_call_raises_at_once_and_cancels_the_task(make):
     gate, ran = threading.Event(), []
     manager.submit(lambda resource: gate.wait(PATIENCE))
     timer = threading.Timer(0.05, lambda: os.kill(os.getpid(), signal.SIGINT))
+
+    def submit_and_be_interrupted():
+        timer.start()
+        manager.queue_task(ran.append)
+
     previous = signal.signal(signal.SIGINT, signal.default_int_handler)  # a job in the background ignores it
     try:
-        timer.start()
         with pytest.raises(KeyboardInterrupt):
-            manager.queue_task(ran.append)
+            submit_and_be_interrupted()
     finally:
         timer.join()
         signal.signal(signal.SIGINT, previous)
