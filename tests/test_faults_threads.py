@@ -141,9 +141,8 @@ def test_callbacks_whose_thread_cannot_be_started_run_once_it_can(make, refusals
     gate, called = threading.Event(), []
     manager.submit(lambda resource: gate.wait(PATIENCE))
     refusals.begin("-aside", times=3)
-    futures = [manager.submit(lambda resource: 0, timeout=0.01) for _ in range(3)]
-    for future in futures:
-        future.add_done_callback(called.append)
+    for _ in range(3):
+        manager.queue_task_with_callback(lambda resource: 0, lambda *outcome: called.append(outcome), timeout=0.01)
     eventually(lambda: len(called) == 3)
     assert len(refusals.refused) == 3
     gate.set()

@@ -493,11 +493,11 @@ def test_a_timeout_ends_a_running_task_whose_worker_stays_busy_until_it_returns(
 def test_callbacks_of_a_timeout_run_on_no_thread_of_the_timer_or_the_manager(blocked):
     names, called = [], threading.Event()
 
-    def callback(done):
+    def callback(result, error):
         names.append(threading.current_thread().name)
         called.set()
 
-    blocked.manager.submit(lambda resource: 0, timeout=0.01).add_done_callback(callback)
+    blocked.manager.queue_task_with_callback(lambda resource: 0, callback, timeout=0.01)
     assert called.wait(PATIENCE)
     assert "aside" in names[0]
 

@@ -232,10 +232,11 @@ def test_workers_that_turn_unhealthy_during_an_outage_come_back(make, factory, m
     assert [future.result(PATIENCE) for future in futures] == ["healed", "healed"]
 
 
-def test_queued_tasks_fail_once_no_worker_has_held_a_resource_for_create_timeout(make, factory):
+def test_queued_tasks_fail_once_no_worker_has_held_a_resource_for_create_timeout(make, factory, log):
     down = OSError("down")
     factory.fail_always = down
     manager = make(worker_count=2, create_timeout=0.05)
+    eventually(log.loud)  # a creation has failed: what waits fails by it
     futures = [manager.submit(lambda resource: 0) for _ in range(5)]
     for future in futures:
         with pytest.raises(ResourceCreationError, match="create_timeout") as caught:

@@ -129,10 +129,11 @@ def test_stop_returns_during_an_outage(make, factory, monkeypatch):
     assert factory.created == []
 
 
-def test_stop_during_an_outage_with_tasks_waiting_ends_after_create_timeout(make, factory, monkeypatch):
+def test_stop_during_an_outage_with_tasks_waiting_ends_after_create_timeout(make, factory, log, monkeypatch):
     monkeypatch.setattr(tasker.worker, "LONGEST_PAUSE", 0.02)
     factory.fail_always = OSError("down")
     manager = make(worker_count=2, create_timeout=0.1)
+    eventually(log.loud)  # a creation has failed: what waits fails by it
     future = manager.submit(lambda resource: 0)
     assert manager.stop().failed == 1
     assert future.exception(0).__cause__ is factory.fail_always

@@ -16,7 +16,7 @@ from tasker import (
 )
 from tests.placement import hooks
 from tests.placement.conformance import assert_adds_up, assert_destroyed_once
-from tests.placement.hooks import PATIENCE, Gate, Sick
+from tests.placement.hooks import PATIENCE, Gate, Sick, until
 
 # -- resources -------------------------------------------------------------------------------------------------------
 
@@ -86,8 +86,9 @@ def test_a_creation_that_fails_is_tried_again(make, journal, log):
     assert any("OSError: down" in line for line in log.loud())
 
 
-def test_tasks_fail_when_no_resource_can_be_made(make, is_remote):
+def test_tasks_fail_when_no_resource_can_be_made(make, is_remote, log):
     manager = make(on_create=hooks.cannot_create, create_timeout=2.0 if is_remote else 0.1)
+    until(log.loud, "a creation that has failed")
     error = manager.submit(hooks.give, 1).exception(PATIENCE)
     assert type(error) is ResourceCreationError
     assert type(error.__cause__) is OSError

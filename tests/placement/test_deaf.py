@@ -40,7 +40,7 @@ def test_a_deaf_task_is_ended_at_its_deadline_with_its_process(make, journal, ga
 def test_a_task_that_holds_the_gil_is_ended_at_its_deadline(make):
     manager = make()
     process = manager.queue_task(hooks.process_of)
-    future = manager.submit(perils.hold_the_gil, timeout=0.2)
+    future = manager.submit(perils.hold_the_gil, timeout=1.0)
     assert type(future.exception(PATIENCE)) is TaskTimeoutError
     until(lambda: process not in children(), "the process to be gone")
     assert manager.queue_task(hooks.square, 6) == 36
