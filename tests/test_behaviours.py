@@ -846,8 +846,11 @@ def test_a_del_that_the_collector_runs_anywhere_may_use_the_manager(make, factor
                 manager.submit(lambda resource: [[]], timeout=PATIENCE, queue_timeout=1, priority=i % 2 == 0)
             if i % 50 == 0:
                 manager.run_task(lambda resource: [[]])
+                gc.collect()  # without the GIL it does not run by itself for so little
     finally:
         gc.set_threshold(*before)
+    assert manager.join(PATIENCE)
+    Knot()  # one that finds room: all the others may have met a full queue
     gc.collect()
     assert manager.join(PATIENCE)
     assert errors == []
