@@ -22,14 +22,13 @@ SEED = 53  # its first rounds are unbounded
 
 def python(*arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, *arguments], cwd=ROOT, capture_output=True, text=True, timeout=55, check=False
+        [sys.executable, *arguments], cwd=ROOT, capture_output=True, text=True, timeout=120, check=False
     )
 
 
-def soak_with(
-    broken: str, *, seconds: float = 4, placement: str = "threads", patience: float = 1.0
-) -> subprocess.CompletedProcess[str]:
+def soak_with(broken: str, *, placement: str = "threads", patience: float = 1.0) -> subprocess.CompletedProcess[str]:
     """A soak of an engine that `broken` breaks; it ends after the first round in which that shows."""
+    seconds = 50  # a slow machine, too, gets to the second round, which is compared with the first
     code = f"""
 import sys
 from benchmarks import patience, soak
@@ -200,7 +199,7 @@ benchmarks.storm.ENDINGS_THERE = {"stop": benchmarks.storm.ENDINGS_THERE["stop"]
     ],
 )
 def test_an_engine_that_breaks_with_its_children_is_found_out(broken, violation):
-    run = soak_with(LOSING + textwrap.dedent(broken), seconds=20, placement="processes", patience=30.0)
+    run = soak_with(LOSING + textwrap.dedent(broken), placement="processes", patience=30.0)
     assert run.returncode == 1, run.stderr
     assert any(re.search(violation, sentence) for sentence in json.loads(run.stdout)["violations"]), run.stdout
 
