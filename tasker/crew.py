@@ -4,7 +4,8 @@ A worker is a member from before its thread starts until it has destroyed its la
 and the most is never exceeded; a thread that does not start is rolled back. `members` is a tuple replaced under
 `_lock`: who reads it takes no lock. A worker is neither base nor burst: what exceeds the base is burst.
 
-`_lock` guards the membership and the numbering. Threads are started and workers told outside of it.
+`_lock` guards the membership and the numbering. Who is struck off is among `_gone` by then: whoever closes looks at the
+members, then joins those, and misses nobody. Threads are started and workers told outside of it.
 """
 
 from __future__ import annotations
@@ -91,7 +92,8 @@ class Crew(Generic[R]):
         for worker in self.members:
             if worker.began and not worker.thread.is_alive():  # a thread is not "alive" either just before it begins
                 self.leave(worker)  # its thread ended without a word
-        self._gone = [thread for thread in self._gone if thread.is_alive()]
+        with self._lock:
+            self._gone = [thread for thread in self._gone if thread.is_alive()]
         self.fill()
         idle.wake_stranded([worker.seat for worker in self.members])
 
@@ -104,7 +106,6 @@ class Crew(Generic[R]):
     def leave(self, worker: Worker[R]) -> None:
         """A worker has ended: it counts no longer. Said by the worker, or by `heal()`; once counts."""
         if self._strike_off(worker):
-            self._gone.append(worker.thread)
             self._left(worker)
 
     def join_gone(self, timeout: float) -> None:
@@ -134,5 +135,6 @@ class Crew(Generic[R]):
         with self._lock:
             if worker not in self.members:
                 return False
+            self._gone.append(worker.thread)
             self.members = tuple(member for member in self.members if member is not worker)
             return True

@@ -8,6 +8,7 @@ import pytest
 
 from tasker.worker import Worker
 from tests.conftest import PATIENCE, eventually
+from tests.test_context import HookedLock
 
 
 def test_it_never_hires_above_the_most_however_many_ask_at_once(make):
@@ -138,3 +139,21 @@ def test_retired_workers_figures_are_added_to_the_totals_once(make):
     figures = manager._engine.figures
     eventually(lambda: len(figures._shards) == 3)  # one worker's, and the two for all that is no worker
     assert manager.metrics().total_tasks_completed == 20
+
+
+def test_a_worker_that_is_struck_off_is_among_those_whose_end_is_waited_for(make):
+    """Else a closing that comes just then would neither name its thread nor wait for it."""
+    manager = make(worker_count=1, max_worker_count=2, burst_interval=0)
+    crew, idle = manager._engine.crew, manager._engine.queue.idle
+    assert crew.hire(1) == 1
+    assert manager.wait_ready(PATIENCE)
+    eventually(lambda: manager.stats().idle_workers == 2)
+    before, seen = crew.members, []
+
+    def look():
+        seen.extend((worker in crew.members, worker.thread in crew._gone) for worker in before)
+
+    crew._lock = HookedLock(look, "released")  # the next to take it is the worker that leaves
+    assert crew.retire(1, idle) == 1
+    eventually(lambda: seen)
+    assert sorted(seen) == [(False, True), (True, False)]
