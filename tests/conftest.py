@@ -124,6 +124,15 @@ def make(factory: Factory, log: Log) -> Iterator[Callable[..., TaskManager[Resou
             assert manager.kill(PATIENCE).abandoned == ()
 
 
+@pytest.fixture
+def no_collection() -> Iterator[None]:
+    """What dies, dies because nobody refers to it; and no finalizer of a manager that another test forgot runs here."""
+    gc.collect()
+    gc.disable()
+    yield
+    gc.enable()
+
+
 def _ours() -> set[threading.Thread]:
     shared = (tasker.timer._timer._thread,)  # one for the whole process
     return {t for t in threading.enumerate() if t not in shared and t.name != "MainThread" and "pytest" not in t.name}

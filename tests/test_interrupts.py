@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import dis
-import gc
 import sys
 import threading
 from types import FrameType
@@ -113,15 +112,6 @@ SUBMISSIONS = {
     "run_task, context": (False, {"resource_pool_size": 1}, lambda manager, _: manager.run_task(ignore_context)),
     "run_task, no creation": (False, NO_CREATION, lambda manager, task: manager.run_task(task)),
 }
-
-
-@pytest.fixture
-def no_collection():
-    """The collector could stop a manager that another test forgot: in this thread, where the interrupt is."""
-    gc.collect()
-    gc.disable()
-    yield
-    gc.enable()
 
 
 @pytest.mark.parametrize("name", SUBMISSIONS)

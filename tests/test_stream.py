@@ -480,15 +480,6 @@ def test_ctrl_c_while_it_sleeps_ends_it(make, ordered):
     assert cancelled == [True]
 
 
-@pytest.fixture
-def no_collection():
-    """What dies, dies because nobody refers to it."""
-    gc.collect()
-    gc.disable()
-    yield
-    gc.enable()
-
-
 @pytest.mark.skipif(sys.gettrace() is not None, reason="a debugger or a coverage tool traces this thread")
 @pytest.mark.usefixtures("no_collection")
 @ORDERS
