@@ -196,7 +196,7 @@ class World:
 
     def __init__(self, make):
         self.gate, started = threading.Event(), threading.Event()
-        self.manager = make(worker_count=2, queue_size=3, resource_pool_size=1, burst_interval=0)
+        self.manager = make(worker_count=2, queue_size=3, resource_pool_size=1)
         self.running = self.manager.submit(lambda resource: started.set() or self.gate.wait(PATIENCE))
         self.done = self.manager.submit(lambda resource: "done")
         self.done.result(PATIENCE)

@@ -506,7 +506,7 @@ def test_cancelled_entries_do_not_delay_the_task_behind_them(make):
 
 
 def test_workers_that_are_retired_while_tasks_come_lose_none(make):
-    manager = make(worker_count=1, max_worker_count=4, burst_interval=0)
+    manager = make(worker_count=1, max_worker_count=4)
     engine = manager._engine
     futures, done = [], threading.Event()
 

@@ -217,7 +217,7 @@ def test_a_name_that_cannot_be_told_is_no_obstacle(make):
 
 def test_a_wait_inside_of_a_wait_leaves_the_outer_one_in_force(make):
     """A `__del__` may wait while its thread is about to."""
-    manager = make(worker_count=1, max_worker_count=2)
+    manager = make(worker_count=1, max_worker_count=2, burst_interval=10)
     worker = manager._engine.crew.members[0]
     release = threading.Event()
     first, second = (manager.queue_task_async(lambda _: release.wait(PATIENCE)) for _ in range(2))
@@ -233,7 +233,7 @@ def test_a_wait_inside_of_a_wait_leaves_the_outer_one_in_force(make):
 
 def test_many_tasks_that_wait_for_each_other_at_random_all_end(make):
     """Whatever the waits, each task gets its result or is told; nothing hangs."""
-    manager = make(worker_count=3, max_worker_count=3, burst_interval=0)
+    manager = make(worker_count=3, max_worker_count=3)
     futures = []
     known = threading.Event()
 

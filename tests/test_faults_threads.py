@@ -59,7 +59,7 @@ def lose_the_worker(manager):
 
 def test_one_thread_that_starts_runs_all_tasks_while_the_others_cannot_be_started(make, factory, refusals):
     refusals.begin("-worker-", but="tasker-worker-1")
-    manager = make(worker_count=2, max_worker_count=2, burst_interval=0)
+    manager = make(worker_count=2, max_worker_count=2)
     futures = [manager.submit(lambda resource, x: (resource.number, x), i) for i in range(20)]
     assert [future.result(PATIENCE) for future in futures] == [(0, i) for i in range(20)]
     assert len(factory.created) == 1
@@ -111,7 +111,7 @@ def test_a_constructor_whose_burst_thread_cannot_be_started_raises_and_leaves_no
 
 
 def test_a_replacement_that_cannot_be_started_comes_later_and_loses_no_task(make, refusals):
-    manager = make(worker_count=1, max_worker_count=1, burst_interval=0)
+    manager = make(worker_count=1, max_worker_count=1)
     assert manager.wait_ready(PATIENCE)
     refusals.begin("-worker-", times=3)
     lose_the_worker(manager)

@@ -333,7 +333,7 @@ def test_standard_waiters_are_told_once_of_the_right_kind_of_outcome(owner, how)
 
 
 def test_as_completed_yields_futures_that_finish_while_it_waits(make):
-    manager = make(worker_count=4)
+    manager = make(worker_count=5)
     gates = [threading.Event() for _ in range(4)]
     futures = [manager.submit(lambda resource, gate: gate.wait(PATIENCE), gate) for gate in gates]
     order = []

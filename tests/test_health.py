@@ -333,7 +333,7 @@ def test_a_thread_that_cannot_start_is_rolled_back_and_tried_again(make, monkeyp
         real_start(thread)
 
     monkeypatch.setattr(threading.Thread, "start", start)
-    manager = make(worker_count=2, max_worker_count=2, burst_interval=0)
+    manager = make(worker_count=2, max_worker_count=2)
     futures = [manager.submit(lambda resource, x: x, i) for i in range(10)]
     assert [future.result(PATIENCE) for future in futures] == list(range(10))
     assert len(refused) == 3

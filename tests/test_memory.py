@@ -270,7 +270,7 @@ OUTCOMES = [
 
 @pytest.mark.parametrize("outcome", OUTCOMES, ids=lambda outcome: outcome.__name__)
 def test_all_of_a_task_is_freed_with_its_future(make, watch, kind, gate, outcome):
-    manager = make(worker_count=1, max_retries=2, queue_size=1, burst_interval=0)
+    manager = make(worker_count=1, max_retries=2, queue_size=1)
     outcome(manager, watch, kind, gate)
     freed(manager, watch)
 
@@ -319,7 +319,7 @@ def test_a_task_that_nobody_waited_for_keeps_no_context(make, watch):
 
 
 def test_a_worker_that_has_just_parked_holds_nothing(make, watch, kind):
-    manager = make(worker_count=1, burst_interval=0)
+    manager = make(worker_count=1)
     (worker,) = manager._engine.crew.members
     future = manager.submit(kind(watch, "return"), argument(watch))
     future.result(PATIENCE)
