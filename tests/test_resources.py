@@ -102,6 +102,19 @@ def test_a_pool_of_size_zero_keeps_nothing_and_destroys_in_the_callers_thread(po
     assert len(factory.created) == 3
 
 
+def test_an_idle_resource_that_is_lost_is_discarded_and_one_in_use_is_not(pool_of, factory):
+    pool = pool_of(2)
+    idle, used = pool.borrow(), pool.borrow()
+    lost = idle.resource
+    pool.hand_back(idle, healthy=True)
+    assert not pool.discard(used.resource)
+    assert pool.discard(lost)
+    assert factory.destroyed == [lost]
+    assert not pool.discard(lost)
+    pool.hand_back(used, healthy=True)
+    assert (pool.out, pool.available) == (0, 1)
+
+
 def test_an_unhealthy_resource_is_destroyed_and_not_kept(pool_of, factory):
     pool = pool_of(2)
     first, second = pool.borrow(), pool.borrow()

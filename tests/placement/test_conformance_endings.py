@@ -23,7 +23,8 @@ from tests.placement.hooks import PATIENCE, Sick, until
 
 
 def test_a_task_sees_the_values_of_the_managers_context(make):
-    manager = make(ctx=with_value(background(), "tenant", ("blue", 7)))
+    outer = with_value(background(), "tenant", "red")
+    manager = make(ctx=with_value(outer, "tenant", ("blue", 7)))  # the nearest value of a key counts
     assert manager.queue_task(hooks.context_value, "tenant") == ("blue", 7)
     assert manager.queue_task(hooks.context_value, "unknown") is None
 
