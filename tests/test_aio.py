@@ -1980,6 +1980,7 @@ class Watched(Exception):
 @pytest.mark.parametrize(
     "form", ["future", "settled future", "asubmit", "amap", "amap unordered", "input", "async input"]
 )
+@pytest.mark.usefixtures("no_collection")
 def test_a_failure_that_was_awaited_is_freed_without_the_collector(make, form):
     manager = make(worker_count=1)
     failures = []
@@ -2016,15 +2017,10 @@ def test_a_failure_that_was_awaited_is_freed_without_the_collector(make, form):
         manager.queue_task(double, 1)  # free-threaded builds free some things when the worker runs again
         return failures[0]() is None
 
-    gc.collect()
-    gc.disable()
-    try:
-        loop = asyncio.new_event_loop()
-        loop.run_until_complete(main())
-        loop.close()
-        eventually(freed, "the end of the failure")
-    finally:
-        gc.enable()
+    loop = asyncio.new_event_loop()
+    loop.run_until_complete(main())
+    loop.close()
+    eventually(freed, "the end of the failure")
 
 
 @pytest.mark.skipif(not gil_enabled(), reason="there, what two threads held is freed some time later")
@@ -2047,6 +2043,7 @@ def test_a_result_is_freed_as_soon_as_its_consumer_lets_go_of_it(make):
 
 
 @pytest.mark.parametrize("ordered", [True, False])
+@pytest.mark.usefixtures("no_collection")
 def test_what_was_not_handed_out_is_freed_without_the_collector(make, ordered):
     manager = make(worker_count=1)
     references = []
@@ -2067,11 +2064,6 @@ def test_what_was_not_handed_out_is_freed_without_the_collector(make, ordered):
         manager.queue_task(double, 1)
         return not any(reference() for reference in references)
 
-    gc.collect()
-    gc.disable()
-    try:
-        with contextlib.closing(asyncio.new_event_loop()) as loop:
-            loop.run_until_complete(main())
-        eventually(freed, "the end of the results")
-    finally:
-        gc.enable()
+    with contextlib.closing(asyncio.new_event_loop()) as loop:
+        loop.run_until_complete(main())
+    eventually(freed, "the end of the results")

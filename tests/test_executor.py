@@ -377,6 +377,7 @@ def test_no_result_is_kept_by_the_iterator(executor, chunksize):
 
 @pytest.mark.skipif(not gil_enabled(), reason="without the GIL, collecting may be left to the collector")
 @pytest.mark.parametrize("chunksize", [1, 2])
+@pytest.mark.usefixtures("no_collection")
 def test_a_failed_map_leaves_no_reference_cycle(executor, chunksize):
     class Mine(Exception):
         pass
@@ -384,17 +385,12 @@ def test_a_failed_map_leaves_no_reference_cycle(executor, chunksize):
     def call(n):
         raise Mine
 
-    gc.collect()
-    gc.disable()
-    try:
-        with pytest.raises(Mine) as caught:
-            list(executor.map(call, range(3), chunksize=chunksize))
-        gone = weakref.ref(caught.value)
-        del caught
-        executor.shutdown(wait=True)
-        eventually(lambda: gone() is None, "the end of the exception")
-    finally:
-        gc.enable()
+    with pytest.raises(Mine) as caught:
+        list(executor.map(call, range(3), chunksize=chunksize))
+    gone = weakref.ref(caught.value)
+    del caught
+    executor.shutdown(wait=True)
+    eventually(lambda: gone() is None, "the end of the exception")
 
 
 @pytest.mark.parametrize(

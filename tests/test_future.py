@@ -636,13 +636,12 @@ class Thing:
 
 
 @pytest.mark.parametrize("outcome", ["result", "error", "retry", "cancel", "timeout"])
+@pytest.mark.usefixtures("no_collection")
 def test_arguments_result_and_exception_are_freed_with_the_future(make, outcome):
     from tests.conftest import Sick
 
     manager = make(worker_count=1, max_worker_count=1)
     gate = threading.Event()
-    gc.collect()
-    gc.disable()
     try:
         thing = Thing()
         watch = weakref.ref(thing)
@@ -670,7 +669,6 @@ def test_arguments_result_and_exception_are_freed_with_the_future(make, outcome)
             gc.collect()  # what one thread made and another lets go last is freed late there
         assert watch() is None
     finally:
-        gc.enable()
         gate.set()
 
 

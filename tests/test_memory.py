@@ -29,6 +29,8 @@ from tasker import (
 from tasker.parking import gil_enabled
 from tests.conftest import PATIENCE, Sick, eventually
 
+pytestmark = pytest.mark.usefixtures("no_collection")
+
 
 class Sentinel:
     """Something that a weak reference can watch."""
@@ -96,14 +98,6 @@ def gate():
     gate = threading.Event()
     yield gate
     gate.set()
-
-
-@pytest.fixture(autouse=True)
-def no_collector():
-    gc.collect()
-    gc.disable()
-    yield
-    gc.enable()
 
 
 @pytest.fixture(params=[Task, TaskWithContext], ids=["without context", "with context"])

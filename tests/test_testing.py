@@ -573,6 +573,7 @@ def test_each_manager_is_named(make):
     assert sorted(line.partition(",")[0] for line in left) == ["manager 'a'", "manager 'b'"]
 
 
+@pytest.mark.usefixtures("no_collection")
 def test_a_manager_that_was_dropped_is_given_the_time_to_close(factory):
     def block():
         config = Config(on_create=factory.create, on_destroy=factory.destroy, worker_count=1)
@@ -580,12 +581,8 @@ def test_a_manager_that_was_dropped_is_given_the_time_to_close(factory):
         manager.itself = manager  # only a collection finds it
         manager.submit(lambda resource: 1)
 
-    gc.disable()
-    try:
-        with leak_check():
-            block()
-    finally:
-        gc.enable()
+    with leak_check():
+        block()
     eventually(lambda: factory.live == 0)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import os
 import signal
 import threading
@@ -116,16 +115,13 @@ def test_a_child_that_cannot_be_started_leaves_no_descriptor(monkeypatch):
     assert descriptors() == before
 
 
+@pytest.mark.usefixtures("no_collection")
 def test_an_exception_of_a_task_is_freed_without_the_collector(make):
     manager = make(resource_pool_size=1)
-    gc.disable()
-    try:
-        # without the GIL what two threads have held is freed some time later
-        for run in (manager.run_task, manager.queue_task)[: 2 if gil_enabled() else 1]:
-            with pytest.raises(hooks.Faithful) as caught:
-                run(hooks.square_unless_seven, 7)
-            gone = weakref.ref(caught.value)
-            del caught
-            until(lambda gone=gone: gone() is None, "the exception to be freed")
-    finally:
-        gc.enable()
+    # without the GIL what two threads have held is freed some time later
+    for run in (manager.run_task, manager.queue_task)[: 2 if gil_enabled() else 1]:
+        with pytest.raises(hooks.Faithful) as caught:
+            run(hooks.square_unless_seven, 7)
+        gone = weakref.ref(caught.value)
+        del caught
+        until(lambda gone=gone: gone() is None, "the exception to be freed")
