@@ -16,6 +16,7 @@ from collections import deque
 from collections.abc import Callable
 
 from tasker.logger import GuardedLogger
+from tasker.threads import new_thread
 
 __all__ = ["Aside"]
 
@@ -77,7 +78,7 @@ class Aside:
         with self._lock:
             if self._runner is not None:
                 return
-            thread = threading.Thread(target=self._work, name=self._name, daemon=True)
+            thread = new_thread(self._work, self._name)
             self._runner = thread
             self._taken_at = time.monotonic()
             self._busy.append(thread)

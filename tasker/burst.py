@@ -23,6 +23,7 @@ from tasker.parking import Seat
 from tasker.placement.base import Site
 from tasker.queue import TaskQueue
 from tasker.scaling import Limits, Window, decide
+from tasker.threads import new_thread
 from tasker.usercode import UserCode, last_line_of
 
 __all__ = ["Burst"]
@@ -64,7 +65,7 @@ class Burst:
         self._scaled_at = time.monotonic()
         self._held_at = self._scaled_at  # when a worker was last seen to hold a resource
         self._window = Window(interval, self._scaled_at)
-        self.thread: threading.Thread = threading.Thread(target=self._run, name=f"{parts.name}-burst", daemon=True)
+        self.thread: threading.Thread = new_thread(self._run, f"{parts.name}-burst")
 
     def wake(self) -> None:
         """End its sleep: something is to be done now. Signal-safe."""

@@ -28,6 +28,7 @@ from collections.abc import Callable
 from typing import Protocol
 
 from tasker.parking import Seat
+from tasker.threads import new_thread
 
 __all__ = ["Clock", "TimerEntry", "after", "at", "ensure_running", "follow", "now"]
 
@@ -96,7 +97,7 @@ class _Timer:
                 return  # starting: a signal handler interrupted the lines below
             self._starting = True
             try:
-                self._thread = threading.Thread(target=self._run, name="tasker-timer", daemon=True)
+                self._thread = new_thread(self._run, "tasker-timer")
                 with contextlib.suppress(RuntimeError, MemoryError):  # no more threads for now: tried again next time
                     self._thread.start()
             finally:

@@ -15,7 +15,6 @@ place where they are called. The worker's figures go to its own shard; `task` an
 from __future__ import annotations
 
 import contextlib
-import contextvars
 import threading
 import time
 from collections.abc import Callable
@@ -30,6 +29,7 @@ from tasker.logger import GuardedLogger, traceback_of
 from tasker.metrics import FULL, Shard
 from tasker.parking import Seat
 from tasker.queue import TaskQueue
+from tasker.threads import new_thread
 from tasker.usercode import UserCode
 from tasker.wrapping import users_traceback
 
@@ -77,9 +77,7 @@ class Worker(Generic[R]):
         self._terms = terms
         self._queue = terms.queue
         self._leave = leave
-        # an empty context of its own: from 3.14 on a thread may inherit the context of whoever starts it
-        run = contextvars.Context().run
-        self.thread: threading.Thread = threading.Thread(target=run, args=(self._work,), name=name, daemon=True)
+        self.thread: threading.Thread = new_thread(self._work, name)
 
     def start(self) -> None:
         """Start the thread. Raises `RuntimeError` when there can be no more threads."""

@@ -15,7 +15,7 @@ PACKAGE = Path(tasker.__file__).parent
 
 LAYERS = (
     # needs nothing of tasker
-    ("errors", "logger", "parking", "placement.__init__", "placement.protocol", "placement.variables"),
+    ("errors", "logger", "parking", "placement.__init__", "placement.protocol", "placement.variables", "threads"),
     ("placement.records", "placement.wire", "reservoir", "scaling", "snapshots", "wrapping"),
     # needs one or two of those
     ("aside", "awaiting", "checks", "deadlock", "metrics", "placement.base", "placement.envelope", "resources"),
@@ -107,3 +107,13 @@ def test_asyncio_is_imported_by_one_module_which_is_imported_where_it_is_needed(
         for node in ast.parse(PACKAGE.joinpath(*module.split(".")).with_suffix(".py").read_text()).body:
             if module != "aio" and isinstance(node, ast.ImportFrom):
                 assert not {"aio", "awaiting"} & {alias.name for alias in node.names}, module
+
+
+def test_threads_are_made_by_one_module() -> None:
+    # made elsewhere, one would take over the context of the request in which it is started
+    makers = {"Thread", "Timer", "start_new_thread", "start_joinable_thread"}
+    for module in MODULES:
+        for node in ast.walk(ast.parse(PACKAGE.joinpath(*module.split(".")).with_suffix(".py").read_text())):
+            used = node.bases if isinstance(node, ast.ClassDef) else [node.func] if isinstance(node, ast.Call) else ()
+            if makers & {ast.unparse(name).rpartition(".")[2] for name in used}:
+                assert module == "threads", f"{module}, line {node.lineno}: use tasker.threads.new_thread"

@@ -35,6 +35,7 @@ from tasker.cli.loading import one_line, where
 from tasker.cli.records import Record, UnreadableError, error_line, read
 from tasker.errors import TaskManagerKilledError, TaskManagerShutdownError, TaskTimeoutError
 from tasker.manager import TaskManager
+from tasker.threads import new_thread
 from tasker.usercode import last_line_of
 
 __all__ = ["Run"]
@@ -88,7 +89,7 @@ class Run:
 
     def run(self) -> int:
         """Take all lines, write all outcomes; return the exit status."""
-        reader = threading.Thread(target=self._read, name="tasker map-reader", daemon=True)
+        reader = new_thread(self._read, "tasker map-reader")
         broken: OSError | KeyboardInterrupt | None = None
         with self._signals():
             try:

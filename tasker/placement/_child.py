@@ -27,6 +27,7 @@ from tasker.placement.envelope import Outcome
 from tasker.placement.host import Host
 from tasker.placement.records import IDLE_RECORDS, forward_records
 from tasker.placement.wire import Wire
+from tasker.threads import new_thread
 
 
 class _Outbox:
@@ -139,7 +140,7 @@ def main() -> None:
         outbox = _Outbox(wire)
         forward_records(setup.name, setup.levels, outbox.record)
         host = Host(setup, outbox.note)
-        threading.Thread(target=_obey, args=(control, host), name="tasker-control", daemon=True).start()
+        new_thread(_obey, "tasker-control", (control, host)).start()
         _serve(wire, outbox, host)
 
 

@@ -26,6 +26,7 @@ from tasker.placement import envelope, protocol
 from tasker.placement.handle import Answer, GoneError, Handle
 from tasker.placement.records import handle_record
 from tasker.placement.wire import Wire
+from tasker.threads import new_thread
 from tasker.wrapping import Progress
 
 __all__ = ["Child"]
@@ -49,7 +50,7 @@ class Child(Handle):
         self._pidfd = _pidfd_of(self.pid)
         try:
             # a thread of its own, so that nobody has to look now and then
-            threading.Thread(target=self._await_death, name=f"{name}-child", daemon=True).start()
+            new_thread(self._await_death, f"{name}-child").start()
         except BaseException:  # no more threads for now
             self._process.kill()
             self.exit_code = self._process.wait()

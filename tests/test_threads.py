@@ -1,0 +1,95 @@
+"""No thread of tasker takes over the context of the thread that starts it."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+# threads are started while the first request is served; callbacks of the second one run on them
+PROGRAM = """
+import contextvars, gc, sys, threading, weakref
+from tasker import Config, TaskManager, ThreadPoolExecutor
+from tasker.placement.processes import Processes
+
+PATIENCE = 20
+request = contextvars.ContextVar("request", default=None)
+
+class Request: pass
+
+if "tracer" in sys.argv:  # a library that hands a request's context on to the threads that it starts
+    real_start = threading.Thread.start
+
+    def start(thread):
+        run, context = thread.run, contextvars.copy_context()
+        thread.run = lambda: context.run(run)
+        real_start(thread)
+
+    threading.Thread.start = start
+elif not sys.flags.thread_inherit_context:
+    raise SystemExit("this Python does not do what is tested here")
+
+hired = TaskManager(Config(on_create=object, on_destroy=id, worker_count=1))
+elsewhere = TaskManager(Config(on_create=object, on_destroy=id, worker_count=1, placement=Processes()))
+pool = ThreadPoolExecutor(1)
+
+def serve_first():
+    serving = Request()
+    request.set(serving)
+    pool.submit(int).result(PATIENCE)
+    for manager in hired, elsewhere:
+        manager.submit(id, timeout=PATIENCE).result(PATIENCE)
+    with TaskManager(Config(on_create=object, on_destroy=id, worker_count=1)) as manager:
+        manager.submit(id).result(PATIENCE)
+        kept = pool.submit(threading.current_thread).result(PATIENCE)
+    cancelled(request.get)
+    return weakref.ref(serving), kept
+
+def cancelled(call):
+    # the callbacks of a killed manager's contexts run on a thread that is started for them
+    manager = TaskManager(Config(on_create=object, on_destroy=id, worker_count=1))
+    began, seen, told = threading.Event(), [], threading.Event()
+
+    def task(context, resource):
+        context.on_done(lambda: (seen.append(call()), told.set()))
+        began.set()
+        context.wait(PATIENCE)
+
+    manager.submit(task)
+    began.wait(PATIENCE)
+    manager.kill()
+    assert told.wait(PATIENCE)
+    return seen
+
+seen, told = [], threading.Event()
+
+def serve_second():
+    future = hired.submit(lambda context, resource: context.wait(PATIENCE), timeout=0.05)
+    future.add_done_callback(lambda _: (seen.append(request.get()), told.set()))
+    assert told.wait(PATIENCE)
+
+first, worker = contextvars.Context().run(serve_first)
+contextvars.Context().run(serve_second)
+assert seen == [None], "a callback ran in another request's context"
+assert contextvars.Context().run(cancelled, request.get) == [None]
+gc.collect()
+assert first() is None, "a thread keeps the request that it was started in"
+for manager in hired, elsewhere:
+    manager.stop()
+pool.shutdown()
+print("done")
+"""
+
+HOW = [
+    "tracer",
+    pytest.param("flag", marks=pytest.mark.skipif(sys.version_info < (3, 14), reason="threads inherit no context")),
+]
+
+
+@pytest.mark.parametrize("how", HOW)
+def test_no_thread_keeps_or_uses_the_context_of_the_request_that_started_it(how: str) -> None:
+    options = ["-X", "thread_inherit_context=1"] if how == "flag" else []
+    command = [sys.executable, *options, "-c", PROGRAM, how]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert (done.returncode, done.stdout) == (0, "done\n"), done.stderr
