@@ -116,4 +116,4 @@ def test_threads_are_made_by_one_module() -> None:
         for node in ast.walk(ast.parse(PACKAGE.joinpath(*module.split(".")).with_suffix(".py").read_text())):
             used = node.bases if isinstance(node, ast.ClassDef) else [node.func] if isinstance(node, ast.Call) else ()
             if makers & {ast.unparse(name).rpartition(".")[2] for name in used}:
-                assert module == "threads", f"{module}, line {node.lineno}: use tasker.threads.new_thread"
+                assert module == "threads", f"{module}: use tasker.threads.new_thread"
