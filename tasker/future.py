@@ -459,7 +459,7 @@ class TaskFuture(Future[T]):
         if unseen is not None:
             unseen.seen = True
 
-    # -- what concurrent.futures.wait and as_completed look at ------------------------------------------------------
+    # -- what concurrent.futures.wait, as_completed and asyncio look at --------------------------------------------
 
     def _get_state(self) -> str:
         # an outcome that their waiters are yet to be told is not there yet: they must not see it and be told as well
@@ -474,6 +474,18 @@ class TaskFuture(Future[T]):
     def _get_waiters(self) -> list[Any]:
         """Their waiters; they read and change this list with `_condition` held."""
         return self._standard_waiters().waiters
+
+    def _get_snapshot(self) -> tuple[bool, bool, T | None, BaseException | None]:
+        """What asyncio copies, from 3.15 on, in a callback of ours: is it done, cancelled, the result, the exception.
+
+        By `_final`, not by `_state`: a callback that was added a moment ago runs before their waiters are told."""
+        final = self._final
+        if final is not FINISHED:
+            return final is not None, final is not None, None, None
+
+        self._see()
+        error = self._exception
+        return True, False, self._result, None if error is None else for_asyncio(error)
 
     if not TYPE_CHECKING:  # to a type checker they stay the attributes of Future that as_completed() asks for
         _state = property(_get_state)

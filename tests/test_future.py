@@ -9,6 +9,7 @@ import sys
 import threading
 import weakref
 from concurrent.futures import CancelledError, InvalidStateError
+from concurrent.futures._base import CANCELLED_AND_NOTIFIED, FINISHED
 from typing import ClassVar
 
 import pytest
@@ -581,6 +582,66 @@ def test_a_failure_that_nobody_looks_at_is_logged_once_it_is_collected(make, log
     del futures
     gc.collect()
     assert sum("unseen" in line for line in log.loud()) == 1
+
+
+@pytest.mark.parametrize("how", ["wrap_future", "run_in_executor"])
+def test_a_failure_that_a_coroutine_got_by_asyncio_is_not_logged(make, log, how):
+    manager = make()
+
+    def fail(resource=None):
+        raise LookupError("the coroutine gets it")
+
+    async def main():
+        if how == "wrap_future":
+            awaited = asyncio.wrap_future(manager.submit(fail))
+        else:
+            awaited = asyncio.get_running_loop().run_in_executor(manager.executor(), fail)
+        with pytest.raises(LookupError):
+            await awaited
+
+    asyncio.run(main())
+    gc.collect()
+    assert log.loud() == []
+
+
+@pytest.mark.parametrize("outcome", ["pending", "running", 7, KeyError("mine"), "cancelled"])
+def test_the_snapshot_of_a_future_is_what_its_methods_say(owner, outcome):
+    future = owner.future()
+    if outcome == "running":
+        assert future._start(1.0)
+    elif outcome == "cancelled":
+        assert future.cancel()
+    elif outcome != "pending":
+        assert future._take_start()
+        assert future._take_settle()
+        future._publish(*((outcome, None) if isinstance(outcome, KeyError) else (None, outcome)))
+    snapshot = future._get_snapshot()
+    assert snapshot[:2] == (future.done(), future.cancelled())
+    if snapshot[:2] == (True, False):
+        assert (future._result, future.exception()) == snapshot[2:]
+    else:
+        assert snapshot[2:] == (None, None)
+
+
+@pytest.mark.parametrize("outcome", [7, KeyError("mine"), "cancelled"])
+def test_a_coroutine_gets_an_outcome_that_standard_waiters_are_yet_to_be_told(owner, outcome):
+    future = owner.future()
+    with future._condition:
+        assert future._waiters == []  # from here on it has some to tell
+    assert future._take_settle()
+    if outcome == "cancelled":
+        assert future._take_start()
+    # as _publish leaves it before it takes the waiters
+    future._exception, future._result = (outcome, None) if isinstance(outcome, KeyError) else (None, outcome)
+    future._final = CANCELLED_AND_NOTIFIED if outcome == "cancelled" else FINISHED
+
+    async def main():
+        wrapped = asyncio.wrap_future(future)
+        await asyncio.wait([wrapped], timeout=PATIENCE)
+        return "cancelled" if wrapped.cancelled() else wrapped.exception() or wrapped.result()
+
+    assert asyncio.run(main()) == outcome
+    assert future._take_waiters() == []
 
 
 def test_a_failure_that_nobody_looks_at_and_that_cannot_be_printed_costs_nothing(owner, monkeypatch):
