@@ -240,6 +240,7 @@ def test_cancelling_the_awaiting_task_cancels_the_context_of_a_running_one(make,
     async def main():
         future = manager.submit(gate)
         waiter = asyncio.ensure_future(future)
+        await others()  # to_thread() gives way to nobody when the thread is done at once
         await asyncio.to_thread(gate.started_one)
         waiter.cancel()
         with pytest.raises(asyncio.CancelledError):
