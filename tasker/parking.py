@@ -115,9 +115,12 @@ class Parking:
         seat.wake()
 
     def wake_all(self) -> None:
-        """Wake all that are announced now."""
-        while self.announced:
-            self.wake_one()
+        """Wake all that are announced now; not those that announce themselves meanwhile, or there might be no end."""
+        for _ in range(len(self.announced)):
+            seat = self.take_longest()
+            if seat is None:
+                return
+            seat.wake()
 
     def take_longest(self) -> Seat | None:
         """Take the announcement of the one that waits longest, without waking it: it is the caller's now."""
@@ -128,8 +131,10 @@ class Parking:
 
     def wake_stranded(self, seats: Iterable[Seat]) -> None:
         """Wake those that sleep although their announcement is gone: whoever took it did not get to waking them."""
-        for seat in seats:
-            if seat.parked and seat not in self.announced:
+        parked = [seat for seat in seats if seat.parked]  # looked at first: they were announced before
+        listed = {*self.announced.copy()}
+        for seat in parked:
+            if seat not in listed:
                 seat.wake()
 
     def take_back(self, seat: Seat) -> bool:

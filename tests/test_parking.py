@@ -191,6 +191,39 @@ def test_the_last_to_come_is_woken_first_and_the_longest_idle_is_retired_first()
     parking.wake_all()
 
 
+def test_waking_all_ends_although_those_that_are_woken_announce_themselves_again_at_once():
+    parking, woken = Parking(), []
+
+    class Eager(Seat):
+        """Of a thread that looks as soon as it is woken, finds nothing, and announces itself again."""
+
+        def wake(self):
+            woken.append(self)
+            assert len(woken) < 100, "there is no end of it"
+            parking.announced.append(self)
+
+    seats = [Eager() for _ in range(4)]
+    parking.announced.extend(seats)
+    parking.wake_all()
+    assert woken == seats
+    assert list(parking.announced) == seats
+
+
+def test_the_stranded_are_found_without_searching_all_announcements_for_each_sleeper():
+    parking = Parking()
+
+    class Announcements(deque):
+        def __contains__(self, seat):
+            raise AssertionError("searched for one seat")
+
+    seats = [Seat() for _ in range(4)]
+    for seat in seats:
+        seat.parked = True
+    parking.announced = Announcements(seats[1:])
+    parking.wake_stranded(seats)
+    assert [pending(seat) for seat in seats] == [True, False, False, False]
+
+
 def test_only_sleepers_whose_announcement_is_gone_count_as_stranded():
     parking = Parking()
     awake, listed, stranded = Seat(), Seat(), Seat()
