@@ -211,7 +211,7 @@ class BuiltinCollector:
         self._shards: list[Shard] = []
         self._left = Totals()
         self._left_taken = 0
-        self._arrived = 0  # the largest count so far
+        self._queued = 0  # the largest count so far
         self._reservoir = Reservoir(_SAMPLES)
         self._merging = False  # whether a thread that holds the lock is in the middle of `_merge`
         self._quantiles = 0.0, 0.0
@@ -263,11 +263,13 @@ class BuiltinCollector:
             self._outside.count(untaken=1)
 
     def progress(self) -> tuple[int, int]:
-        """Tasks arrived and tasks finished (failures count) so far: what scaling goes by. Both only grow."""
+        """Tasks that came into the lanes, and tasks that workers have finished (failures count): what scaling goes by.
+
+        Both only grow. Neither counts what no worker did: a `run_task`, a timeout, a `kill()`."""
         with self._lock:
-            finished = [shard.finished() for shard in self._shards]
+            finished = [shard.finished() for shard in self._shards if shard not in (self._outside, self._direct)]
             done = self._left.completed + self._left.failed + sum(map(sum, finished))
-        return self._count_arrived(), done
+        return self._count_queued(), done
 
     def sample(self, now: float) -> None:
         """Remember where the totals stood; said once a tick, it makes the rates those of a recent window."""
@@ -282,7 +284,8 @@ class BuiltinCollector:
         """Tasks that were taken and have no outcome; exact only when no worker is busy."""
         with self._lock:
             totals = self.totals()
-            return self._taken() + totals.untaken - totals.completed - totals.failed - totals.cancelled
+            taken = self._taken() + sum(self._direct.finished())
+            return taken + totals.untaken - totals.completed - totals.failed - totals.cancelled
 
     def totals(self) -> Totals:
         """All that is counted so far."""
@@ -342,17 +345,21 @@ class BuiltinCollector:
                 self._samples.popleft()
 
     def _count_arrived(self) -> int:
-        """Tasks arrived so far. Never under `_lock`: `_waiting` takes the queue's lock, whose holder may be interrupted
-        by a signal handler that waits for `_lock`."""
+        """Tasks arrived so far. Never under `_lock`, as `_count_queued`."""
+        return self._count_queued() + sum(self._direct.finished())
+
+    def _count_queued(self) -> int:
+        """Tasks that came into the lanes so far. Never under `_lock`: `_waiting` takes the queue's lock, whose holder
+        may be interrupted by a signal handler that waits for `_lock`."""
         # the order matters: a task moves from waiting to untaken or taken, so ask there last
         with self._lock:
             before = self._taken() + self._left.untaken + self._outside._published[0].untaken
-        arrived = before + self._waiting()
+        queued = before + self._waiting()
         with self._lock:
-            if arrived > self._arrived:  # no call from the look to the store, where a signal handler may count
-                self._arrived = arrived
-            return self._arrived
+            if queued > self._queued:  # no call from the look to the store, where a signal handler may count
+                self._queued = queued
+            return self._queued
 
     def _taken(self) -> int:
-        """Tasks that were taken for the first time, those without a lane included."""
-        return self._left_taken + sum(shard.taken for shard in self._shards) + sum(self._direct.finished())
+        """Tasks that were taken from a lane for the first time."""
+        return self._left_taken + sum(shard.taken for shard in self._shards)

@@ -118,9 +118,23 @@ def test_what_scaling_goes_by_counts_failures_as_finished():
     pool = Pool(workers=2)
     pool.succeed(1.0)
     pool.fail(5)
-    pool.collector.failed_directly()
     pool.waiting = 2
-    assert pool.collector.progress() == (9, 7)
+    assert pool.collector.progress() == (8, 6)
+
+
+def test_what_scaling_goes_by_counts_nothing_that_no_worker_did():
+    pool = Pool(workers=2)
+    pool.succeed(1.0)
+    pool.collector.completed_directly(1.0)
+    pool.collector.failed_directly()
+    pool.collector.failed_outside()
+    pool.collector.never_taken()
+    assert pool.collector.progress() == (2, 1), "one came and was done, one came and timed out as it waited"
+    for shard in pool.shards:
+        pool.collector.retire(shard)
+    assert pool.collector.progress() == (2, 1)
+    assert pool.metrics().total_tasks_arrived == 4
+    assert arithmetic(pool.metrics())
 
 
 def test_cancelled_tasks_count_neither_as_success_nor_as_failure():
