@@ -18,7 +18,7 @@ a moment to leave: the threads that are still busy are abandoned.
 
 from __future__ import annotations
 
-import threading
+import math
 import time
 from collections.abc import Callable
 from functools import partial
@@ -30,6 +30,7 @@ from tasker.context import Callback, Context
 from tasker.crew import Crew
 from tasker.errors import ContextCancelledError, TaskManagerKilledError
 from tasker.metrics import BuiltinCollector
+from tasker.parking import Seat
 from tasker.placement.base import Site
 from tasker.queue import TaskQueue
 from tasker.resources import ResourcePool
@@ -40,6 +41,7 @@ __all__ = ["CLOSED", "KILLING", "OPEN", "STOPPING", "Lifecycle"]
 
 OPEN, STOPPING, KILLING, CLOSED = range(4)
 _JOIN = 1.0  # seconds for a thread that has said it ends to be gone
+_LOOK = 1.0  # seconds after which a thread that waits for the end looks whether anything brings it about
 
 
 class Parts(Protocol):
@@ -75,8 +77,9 @@ class Lifecycle:
         self._empty_since: float | None = None  # when there was nothing left to wait for, but counts
         self._up_since: float | None = None  # since when no more is waited for what runs, but only for who leaves
         self._killed = False
-        self._ended = threading.Event()
-        self.awaiting: list[Any] = []  # what is to be woken when it has ended
+        self._ended = False
+        # what is to be woken when it has ended; no event, whose lock a signal handler may find taken by its own thread
+        self.awaiting: list[Any] = []
         self.abandoned: tuple[str, ...] = ()
 
     @property
@@ -108,18 +111,32 @@ class Lifecycle:
 
     def wait(self, timeout: float | None) -> bool:
         """Wait until CLOSED; `False` when that took longer than `timeout` seconds."""
-        return self._ended.wait(timeout)
+        deadline = math.inf if timeout is None else time.monotonic() + timeout
+        seat = Seat()
+        self.awaiting.append(seat)  # then look: so either this thread sees the end, or the end sees this thread
+        try:
+            while not self._ended:
+                left = deadline - time.monotonic()
+                if left <= 0:
+                    return False
+                self._ensure()
+                seat.sleep(min(left, _LOOK))
+            return True
+        finally:
+            self.awaiting.remove(seat)
+
+    def _ensure(self) -> None:
+        """See to it that a thread does the closing."""
 
     def has_ended(self) -> bool:
         """Whether CLOSED is reached; who awaits that looks after he has put himself into `awaiting`."""
-        return self._ended.is_set()
+        return self._ended
 
     def end_after_fork(self) -> None:
         """In a forked child: closed, as none of the threads exist there."""
-        self._ended = threading.Event()
-        self._ended.set()
         self._killed = True
         self._is_closed = True
+        self._ended = True
 
     def report(self) -> StopReport:
         """What there is to say, final when CLOSED."""
@@ -248,7 +265,7 @@ class Lifecycle:
         self.abandoned = abandoned
         self._is_closed = True
         parts.closed()
-        self._ended.set()
+        self._ended = True
         for waiter in tuple(self.awaiting):
             waiter.wake()
 

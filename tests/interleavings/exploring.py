@@ -29,6 +29,7 @@ import pytest
 import tasker.burst
 import tasker.engine
 import tasker.future
+import tasker.lifecycle
 import tasker.methods
 import tasker.metrics
 import tasker.parking
@@ -234,7 +235,7 @@ def _seams() -> Iterator[None]:
         for module in (tasker.parking, tasker.future, tasker.methods):
             stack.enter_context(mock.patch.object(module, "new_sleeper", Sleeper))
         stack.enter_context(mock.patch.object(tasker.future, "Sleeper", Sleeper))
-        for module in (tasker.queue, tasker.worker, tasker.burst):
+        for module in (tasker.queue, tasker.worker, tasker.burst, tasker.lifecycle):
             stack.enter_context(mock.patch.object(module, "Seat", seat))
         stack.enter_context(mock.patch.object(tasker.future, "_first_waiter", None))  # see _made
         stack.enter_context(mock.patch.object(tasker.queue, "Parking", parking))

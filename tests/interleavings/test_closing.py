@@ -123,7 +123,7 @@ class LateStop(Managed):
 
 
 def close_that_tells_first(self, abandoned, close=Lifecycle._close):
-    self._ended.set()
+    self._ended = True
     close(self, abandoned)
 
 
