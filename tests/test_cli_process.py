@@ -71,8 +71,8 @@ sys.exit(main())
 class Process:
     """`tasker map ARGUMENTS` in a folder that has app.py."""
 
-    def __init__(self, folder: Path, *arguments: str, preamble: str = "", **options: Any) -> None:
-        (folder / "app.py").write_text(APP)
+    def __init__(self, folder: Path, *arguments: str, app: str = APP, preamble: str = "", **options: Any) -> None:
+        (folder / "app.py").write_text(app)
         pipes = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.PIPE)
         path = [str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
         self.popen = subprocess.Popen(

@@ -45,7 +45,7 @@ LAYERS = (
     ("threadpool", "testing.clock", "testing.factory", "testing.leaks"),
     ("testing.__init__",),
     ("__init__",),
-    ("cli.arguments", "cli.records"),
+    ("cli.arguments", "cli.records", "cli.streams"),
     ("cli.files", "cli.job", "cli.loading"),
     ("cli.display",),
     ("cli.mapping",),

@@ -11,12 +11,13 @@ from contextlib import ExitStack
 from typing import BinaryIO, TextIO, cast
 
 from tasker.cli.arguments import Options, UsageError
+from tasker.cli.streams import PrivateFile
 
 __all__ = ["Files", "Sink"]
 
 
 class Sink:
-    """A file that lines go to. Its `OSError`s name it."""
+    """A file that lines go to, until it fails. Its `OSError`s name it."""
 
     def __init__(self, name: str, file: BinaryIO) -> None:
         self._name = name
@@ -26,21 +27,28 @@ class Sink:
         """Have a line written sooner or later. Blocks where the file does; raises `OSError`."""
         try:
             self._file.write(line)
-        except OSError as error:
-            error.filename = self._name
+        except BaseException as error:
+            self._fail(error)
             raise
 
     def flush(self) -> None:
         """Have all lines written now. Blocks and raises as `write`."""
         try:
             self._file.flush()
-        except OSError as error:
-            error.filename = self._name
+        except BaseException as error:
+            self._fail(error)
             raise
 
     def is_terminal(self) -> bool:
         """Whether somebody looks at it."""
         return self._file.isatty()
+
+    def _fail(self, error: BaseException) -> None:
+        if isinstance(error, OSError):
+            error.filename = self._name
+        raw = getattr(self._file, "raw", None)
+        if isinstance(raw, PrivateFile):
+            raw.lead_nowhere()  # what it holds back must not fail again, or block again after Ctrl-C, when it is closed
 
 
 class Files:
@@ -69,10 +77,9 @@ class Files:
                 emptied.append(file)
             return Sink(path, file)
 
-        self._stdout: BinaryIO | None = None
         if options.output == "-":
-            self._stdout = files["standard output"] = _standard_output(stdout, self._outputs)
-            self.output: Sink = Sink("standard output", self._stdout)
+            file = files["standard output"] = _standard_output(stdout, self._outputs)
+            self.output: Sink = Sink("standard output", file)
         else:
             self.output = sink("--output", options.output)
         self.errors: Sink | None = None if options.errors is None else sink("--errors", options.errors)
@@ -93,14 +100,6 @@ class Files:
             self.errors.flush()
         self.output.flush()
 
-    def give_up(self) -> None:
-        """After a failure: what standard output holds back must not fail again when the interpreter exits."""
-        if self._stdout is not None:
-            with contextlib.suppress(OSError, ValueError):
-                nowhere = os.open(os.devnull, os.O_WRONLY)
-                os.dup2(nowhere, self._stdout.fileno())
-                os.close(nowhere)
-
     def count_lines(self) -> int | None:
         """How many lines there are to read; `None` where only reading them would tell."""
         if not _is_regular(self.input):
@@ -115,8 +114,7 @@ def _standard_input() -> BinaryIO:
     if sys.stdin is None:
         raise UsageError("standard input is closed: give an --input")
     try:
-        # not sys.stdin's own buffer: a thread that waits in it would be in the way when the interpreter exits
-        return open(sys.stdin.fileno(), "rb", closefd=False)
+        return _private(os.dup(sys.stdin.fileno()), "rb")
     except (OSError, ValueError) as error:
         raise UsageError(f"standard input: {error}") from None
 
@@ -124,18 +122,28 @@ def _standard_input() -> BinaryIO:
 def _standard_output(stdout: TextIO | None, opened: ExitStack) -> BinaryIO:
     if stdout is None:
         raise UsageError("standard output is closed: give an --output")
-    stdout.flush()
-    if not isinstance(stdout.buffer, io.RawIOBase):
-        return stdout.buffer
-    # python -u: such a file writes less than it is given when a signal comes
-    return opened.enter_context(open(stdout.fileno(), "wb", closefd=False))
+    try:
+        stdout.flush()
+        descriptor = os.dup(stdout.fileno())
+    except io.UnsupportedOperation as error:
+        if hasattr(stdout, "buffer"):  # what is written is kept in memory
+            return stdout.buffer
+        raise UsageError(f"standard output takes no bytes ({error}): give an --output") from None
+    except (OSError, ValueError) as error:
+        raise UsageError(f"standard output: {error}") from None
+    return opened.enter_context(_private(descriptor, "wb"))
 
 
 def _open(option: str, path: str, mode: str) -> BinaryIO:
     try:
-        return cast(BinaryIO, open(path, mode))
+        return _private(path, mode)
     except (OSError, ValueError) as error:
         raise UsageError(f"{option} {path}: {getattr(error, 'strerror', None) or error}") from None
+
+
+def _private(file: str | int, mode: str) -> BinaryIO:
+    raw = PrivateFile(file, mode)
+    return cast(BinaryIO, io.BufferedReader(raw) if mode == "rb" else io.BufferedWriter(raw))
 
 
 def _check_that_they_differ(files: dict[str, BinaryIO]) -> None:

@@ -245,8 +245,6 @@ class Run:
 
     def _report(self, broken: OSError | KeyboardInterrupt | None) -> int:
         """Say how it ended; return the exit status."""
-        if broken is not None:
-            self._files.give_up()
         if isinstance(broken, BrokenPipeError):
             self._display.close()
             return READER_GONE
