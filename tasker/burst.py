@@ -12,7 +12,7 @@ import threading
 import time
 from typing import Any, Protocol
 
-from tasker import timer
+from tasker import deadlock, timer
 from tasker.aside import Aside
 from tasker.crew import Crew
 from tasker.errors import ContextCancelledError, ResourceCreationError
@@ -63,7 +63,9 @@ class Burst:
         self._tick = min(interval or TICK, TICK)
         self._seat = Seat()
         self._scaled_at = time.monotonic()
-        self._held_at = self._scaled_at  # when a worker was last seen to hold a resource
+        self._held_at = self._scaled_at  # when a worker was last seen to hold a resource, without being stuck
+        self.hopeless: bool = False  # whether that is longer ago than `create_timeout`
+        self._stuck = False  # whether all workers that hold a resource wait, at last, for what is in the lanes
         self._window = Window(interval, self._scaled_at)
         self.thread: threading.Thread = new_thread(self._run, f"{parts.name}-burst")
 
@@ -98,31 +100,50 @@ class Burst:
         parts.queue.wake_submitters()
         parts.aside.heal()
         timer.ensure_running()
-        self._fail_without_resources()
+        self._watch_resources()
+        deadlock.look_again(parts.crew.members)
         parts.figures.sample(time.monotonic())
         if parts.watchers:
             parts.worker_changed()
 
-    def _fail_without_resources(self) -> None:
-        """Fail what waits once no worker has held a resource for `create_timeout`."""
+    def _watch_resources(self) -> None:
+        """Once no worker that is free, or will be, has held a resource for `create_timeout`, give up hope: what waits
+        fails, or the waits of the workers do that hold one (see `deadlock`)."""
         parts = self._parts
         now = time.monotonic()
-        if parts.crew.holding():
+        holding = [worker for worker in parts.crew.members if worker.holds_resource]
+        self._stuck = bool(holding) and any(parts.queue.waiting()) and not deadlock.any_free(holding)
+        if holding and not self._stuck:
             self._held_at = now
+        if len(holding) == len(parts.crew.members):
             parts.user.create_error = None
-        elif now - self._held_at >= self._create_timeout:
+        self.hopeless = now - self._held_at >= self._create_timeout
+        if self.hopeless and not holding:
             for task in parts.queue.sweep():
                 task._fail_from_outside(self._creation_error(), ContextCancelledError("no resource"))
                 parts.queue.drop(task)
 
     def _creation_error(self) -> ResourceCreationError:
-        cause = self._parts.user.create_error
-        why = self._parts.site.late() if cause is None else f"on_create raised {last_line_of(cause)}"
-        error = ResourceCreationError(
-            f"{self._parts.name}: no worker has held a resource for {self._create_timeout:g} s (create_timeout): {why}"
-        )
-        error.__cause__ = cause
+        error = ResourceCreationError(f"{self._parts.name}: no worker has held a resource for {self._why_hopeless()}")
+        error.__cause__ = self._parts.user.create_error
         return error
+
+    def trouble(self) -> str:
+        """Why there is no hope, although workers hold resources. Runs code of the user's."""
+        return f"no other worker of {self._parts.name} has got a resource for {self._why_hopeless()}"
+
+    def _why_hopeless(self) -> str:
+        parts = self._parts
+        lacking = [worker for worker in parts.crew.members if not worker.holds_resource]
+        if parts.user.create_error is not None:
+            why = f"on_create raised {last_line_of(parts.user.create_error)}"
+        elif not lacking:
+            why = "none was hired"
+        elif any(worker.creating for worker in lacking):
+            why = parts.site.late()
+        else:
+            why = "on_destroy has not returned"
+        return f"{self._create_timeout:g} s (create_timeout): {why}"
 
     # -- scaling -------------------------------------------------------------------------------------------------
 
@@ -141,6 +162,7 @@ class Burst:
             workers=parts.crew.staying(),
             holding=parts.crew.holding(),
             idle=len(parts.queue.idle.announced),
+            stuck=self._stuck,
         )
         delta = 0 if sample is None else decide(sample, self._limits)
         if delta > 0:

@@ -11,7 +11,7 @@ from typing import Any, Protocol
 
 from tasker.context import Context
 
-__all__ = ["current_context", "current_resource", "current_worker", "here"]
+__all__ = ["current_context", "current_resource", "current_worker", "here", "in_task"]
 
 
 class OnWorker(Protocol):
@@ -20,6 +20,7 @@ class OnWorker(Protocol):
     name: str
     task: Any
     resource: Any
+    holds_resource: bool
 
     def current_context(self) -> Context:
         """The context of its task, made if need be."""
@@ -55,6 +56,12 @@ here: _Here = _Here()
 def current_worker() -> OnWorker | None:
     """The worker whose thread calls, if any."""
     return here.place.worker
+
+
+def in_task() -> bool:
+    """Whether the calling thread is a worker's, or in a `run_task`."""
+    place = here.place
+    return place.worker is not None or place.loan is not None
 
 
 def current_context() -> Context:

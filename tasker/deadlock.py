@@ -1,45 +1,98 @@
-"""Tasks that wait for tasks: which of these waits can never end.
+"""Waits inside of tasks: which of them can never end.
 
-A worker whose task waits without a limit for a future announces that here, and looks whether the wait closes a circle.
-Both happen under `_lock`, one for all managers of the process, so of several waits that close a circle together the
-last one sees it, and a circle that runs through two managers is seen like any other. A wait for a task that has a
-timeout is none of these: it ends.
+A thread that runs a task (a worker, or a thread in `run_task`) announces here what it waits for without a limit: the
+outcomes of tasks, room in a queue, a manager that is to be ready, to come to rest, or to close. Waits of other threads,
+waits with a limit, and waits for what is not tasker's are not announced: they may end.
 
-A set of waits is stuck when each is for a task that runs on a worker whose wait is in the set, or that still has to be
-taken while all workers that could take it wait in the set and nobody more can be hired. Any other wait may end. The
-largest stuck set is what is left when those that may end are taken out, again and again.
+A set of waits is *stuck* when each of them can be ended only by threads whose own waits are in the set. The largest
+stuck set is what is left when the waits that may end are taken out, again and again.
 
-`_lock` is reentrant: a `__del__` may wait in its turn. No code of the user's is called under it.
+- A task that runs may end unless its worker is stuck; one with a timeout ends anyway.
+- A task in a lane may be taken by a worker that holds a resource and is not stuck. Failing that there is hope: a worker
+  that is still to get a resource, or one that will be hired. A manager that has hoped for `create_timeout` is
+  `hopeless`. Scaling and closing keep the promise that a worker is hired: they ask `any_free`, which knows no hope.
+- A manager that is being killed settles all of its tasks: whatever waits for it may end.
+
+The wait that closes a circle raises `PoolDeadlockError` at once. Time may close a circle, too, and so may a change that
+is no wait: the burst threads' ticks `look_again`, and wake one of the stuck waits, which raises.
+
+`_lock` guards the announced waits. It is one for all managers, so of several waits that close a circle together the
+last one sees it, and a circle that runs through two managers is seen like any other. It is reentrant: a `__del__` may
+wait in its turn. No code of the user's is called under it, no other lock is taken, and no thread is woken.
 """
 
 from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Collection, Iterable
-from typing import Any, Protocol
+from collections.abc import Callable, Collection, Iterable
+from concurrent.futures import ALL_COMPLETED, FIRST_COMPLETED
+from types import TracebackType
+from typing import Any, Protocol, Self
 
+from tasker.current import here
 from tasker.errors import PoolDeadlockError
 from tasker.wrapping import users_function
 
-__all__ = ["all_wait", "begin_wait", "end_wait"]
+__all__ = ["Closing", "Outcomes", "Pool", "Ready", "Rest", "Slot", "Wait", "any_free", "look_again"]
+
+
+# -- what is asked of others ---------------------------------------------------------------------------------------
+
+
+class Worker(Protocol):
+    """A worker, as seen from here."""
+
+    name: str
+    task: Any
+    holds_resource: bool
+    dismissed: bool
 
 
 class Pool(Protocol):
-    """A future's manager."""
+    """A manager, as seen from here. Nothing of this takes a lock or runs code of the user's."""
 
-    def workers(self) -> Collection[Waiter]: ...
+    name: str
+
+    def workers(self) -> Collection[Worker]: ...
+
+    def base(self) -> int:
+        """How many workers are always there."""
+        ...
+
+    def waiting(self) -> Collection[Future]:
+        """The tasks in its lanes."""
+        ...
+
+    def has_room(self) -> bool:
+        """Whether its queue takes another task now, or refuses all."""
+        ...
+
+    def is_closing(self) -> bool: ...
+
+    def is_killed(self) -> bool:
+        """Whether all of its tasks are being settled, or are."""
+        ...
 
     def may_hire(self) -> bool:
-        """Whether a backlog can still lead to one more worker."""
+        """Whether a worker will be hired if there are tasks and no worker is free."""
+        ...
+
+    def is_hopeless(self) -> bool:
+        """Whether it has hoped for a free worker with a resource for as long as it does (`create_timeout`)."""
+        ...
+
+    def trouble(self) -> str:
+        """Why it is hopeless. Runs code of the user's: for who holds no lock."""
         ...
 
 
-class Awaited(Protocol):
-    """A future, as seen from here."""
+class Future(Protocol):
+    """A task's future, as seen from here."""
 
     _owner: Any
     _deadline: float | None
+    _exception: BaseException | None
     _fn: Any
     _args: Any
 
@@ -48,72 +101,326 @@ class Awaited(Protocol):
     def _waits_for_start(self) -> bool: ...
 
 
-class Waiter(Protocol):
-    """A worker, as seen from here."""
+class Awaited(Protocol):
+    """What a wait is for. Its `str` says it in words."""
 
-    name: str
-    task: Any
+    def may_end(self, stuck: Waits) -> bool:
+        """Whether the wait may end although all of these are stuck."""
+        ...
 
 
-_Waits = dict[Waiter, Awaited]
+# -- what waits are for --------------------------------------------------------------------------------------------
+
+
+class Outcomes:
+    """The outcomes of tasks: of all of them, of any, or the first error. These are `until`, in the words of
+    `concurrent.futures.wait`."""
+
+    __slots__ = ("_futures", "_until")
+
+    def __init__(self, futures: Collection[Future], until: str = ALL_COMPLETED) -> None:
+        self._futures = futures
+        self._until = until
+
+    def may_end(self, stuck: Waits) -> bool:
+        futures = self._futures
+        if self._until == ALL_COMPLETED:
+            return all(map(stuck.may_settle, futures))
+        if self._until == FIRST_COMPLETED:
+            return any(map(stuck.may_settle, futures))
+        unfinished = [future for future in futures if not future.done()]
+        return (
+            not unfinished
+            or any(future._exception is not None for future in futures)
+            or any(map(stuck.may_settle, unfinished))
+        )
+
+    def __str__(self) -> str:
+        names = [_name(future) for future in tuple(self._futures)[:3]]
+        more = len(self._futures) - len(names)
+        return (" and " if self._until == ALL_COMPLETED else " or ").join([*names, *([f"{more} more"] if more else [])])
+
+
+class Slot:
+    """A slot in the bounded queue of a manager."""
+
+    __slots__ = ("_pool",)
+
+    def __init__(self, pool: Pool) -> None:
+        self._pool = pool
+
+    def may_end(self, stuck: Waits) -> bool:
+        pool = self._pool
+        return pool.has_room() or stuck.may_serve(pool) or any(map(_expires, pool.waiting()))
+
+    def __str__(self) -> str:
+        return f"room in the queue of {self._pool.name}"
+
+
+class Ready:
+    """The base workers of a manager that hold resources."""
+
+    __slots__ = ("_pool",)
+
+    def __init__(self, pool: Pool) -> None:
+        self._pool = pool
+
+    def may_end(self, stuck: Waits) -> bool:
+        pool, workers = self._pool, self._pool.workers()
+        hopeful = sum(worker.holds_resource or worker not in stuck for worker in workers)
+        return pool.is_closing() or len(workers) < pool.base() or hopeful >= pool.base()
+
+    def __str__(self) -> str:
+        return f"{self._pool.name} to be ready"
+
+
+class Rest:
+    """A manager none of whose tasks waits or runs."""
+
+    __slots__ = ("_pool",)
+
+    def __init__(self, pool: Pool) -> None:
+        self._pool = pool
+
+    def may_end(self, stuck: Waits) -> bool:
+        pool = self._pool
+        if pool.is_killed():
+            return True
+        if any(worker in stuck and worker.holds_resource for worker in pool.workers()):
+            return False
+        return stuck.may_serve(pool) or all(map(_expires, pool.waiting()))
+
+    def __str__(self) -> str:
+        return f"{self._pool.name} to come to rest"
+
+
+class Closing:
+    """A manager that is closed: its workers have left, and so have the callers of `run_task`."""
+
+    __slots__ = ("_pool",)
+
+    def __init__(self, pool: Pool) -> None:
+        self._pool = pool
+
+    def may_end(self, stuck: Waits) -> bool:
+        pool = self._pool
+        if pool.is_killed():
+            return True
+        if any(worker in stuck for worker in pool.workers()) or stuck.borrow_from(pool):
+            return False
+        return stuck.may_serve(pool) or all(map(_expires, pool.waiting()))
+
+    def __str__(self) -> str:
+        return f"{self._pool.name} to close"
+
+
+# -- waits ---------------------------------------------------------------------------------------------------------
+
+
+class Wait:
+    """A wait, announced for as long as its `with` block lasts: unless it has a `timeout`, or the thread runs no task.
+
+    Raises `PoolDeadlockError` at the beginning of the block if the wait cannot end, or at the end of it if that was
+    found meanwhile. Then `stuck` is set, and `wake` called until the thread has left the block: by another thread, and
+    perhaps more than once. A wait without `wake` ends when another one of its circle does.
+
+    After the block it refers to nothing, because an error's traceback leads to it."""
+
+    __slots__ = ("_limited", "_loan", "_outer", "_waiter", "awaited", "stuck", "task", "wake", "where")
+
+    def __init__(
+        self, awaited: Awaited, wake: Callable[[], object] | None = None, timeout: float | None = None
+    ) -> None:
+        self.awaited: Awaited | None = awaited
+        self.wake: Callable[[], object] | None = wake
+        self.stuck: Stuck | None = None  # the set in which it was found
+        self.task: Any = None  # what the waiting worker runs
+        self.where: str = ""  # the thread's name
+        self._waiter: Any = None  # the worker; a thread that runs a task itself is known by its place
+        self._loan: Any = None
+        self._limited = timeout is not None
+        self._outer: Wait | None = None  # in which this one was begun, by a callback or a `__del__` say
+
+    def __enter__(self) -> Self:
+        place = here.place
+        worker, loan = place.worker, place.loan
+        if self._limited or (worker is None and loan is None):
+            return self
+        self.where = threading.current_thread().name if worker is None else worker.name
+        if worker is not None and worker.holds_resource:  # else it is what the worker ran before
+            self.task = worker.task
+        self._waiter, self._loan = worker or place, loan
+        try:
+            with _lock:
+                self._outer = _announced.begin(self._waiter, self)
+                self.stuck = None if self.may_end(_announced) else _circle(self._waiter)
+            if self.stuck is not None:
+                raise self._error(self.stuck)
+        except BaseException:
+            self._end()
+            raise
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        if self._waiter is None:
+            return
+        try:
+            if self.stuck is not None and error is None:
+                raise self._error(self.stuck)
+        finally:
+            self._end()
+
+    def may_end(self, stuck: Waits) -> bool:
+        """Whether it may end although all of these are stuck."""
+        return self.awaited is None or self.awaited.may_end(stuck)
+
+    def borrows_from(self, pool: Pool) -> bool:
+        """Whether its thread is in a `run_task` of this manager."""
+        loan = self._loan
+        while loan is not None:
+            if loan.owner is pool:
+                return True
+            loan = loan.outer
+        return False
+
+    def __str__(self) -> str:
+        awaited = self.awaited or "nothing any more"
+        return f"{'a hook or run_task' if self.task is None else _name(self.task)} on {self.where} waits for {awaited}"
+
+    def _end(self) -> None:
+        with _lock:
+            _announced.end(self._waiter, self, self._outer)
+        self.awaited = self.stuck = self.task = self._waiter = self._loan = self._outer = None
+        self.wake = None
+
+    def _error(self, stuck: Stuck) -> PoolDeadlockError:
+        return PoolDeadlockError(
+            f"{self.where}: this wait would never end: {stuck}. Give the awaited task a timeout, raise "
+            "max_worker_count, or do not wait inside of tasks"
+        )
+
+
+class Waits:
+    """Waits that go on, by who waits."""
+
+    def __init__(self) -> None:
+        self.waits: dict[Any, Wait] = {}
+        self._running: set[Any] = set()  # the tasks in which they are
+
+    def begin(self, waiter: Any, wait: Wait) -> Wait | None:
+        """Add a wait; returns the one around it, whose place it takes."""
+        outer = self.waits.get(waiter)
+        self.waits[waiter] = wait
+        self._running.add(wait.task)
+        return outer
+
+    def end(self, waiter: Any, wait: Wait, outer: Wait | None) -> None:
+        """Take a wait out; the one around it goes on. No harm if it is out already."""
+        if self.waits.get(waiter) is not wait:
+            return
+        self._running.discard(wait.task)
+        if outer is None:
+            del self.waits[waiter]
+        else:
+            self.begin(waiter, outer)
+
+    def __contains__(self, waiter: object) -> bool:
+        return waiter in self.waits
+
+    # -- what may happen although all of these are stuck ---------------------------------------------------------
+
+    def may_settle(self, future: Future) -> bool:
+        """Whether a task may get its outcome."""
+        if future.done() or _expires(future):
+            return True
+        pool: Pool = future._owner
+        if future._waits_for_start():
+            return self.may_serve(pool)
+        return future not in self._running or pool.is_killed()
+
+    def may_serve(self, pool: Pool, *, hopes: bool = True) -> bool:
+        """Whether the tasks in the lanes of a manager may be taken, or settled without."""
+        if pool.is_killed():
+            return True
+        free = [worker for worker in pool.workers() if worker not in self.waits and not worker.dismissed]
+        if any(worker.holds_resource for worker in free):
+            return True
+        return hopes and not pool.is_hopeless() and (bool(free) or pool.may_hire())
+
+    def borrow_from(self, pool: Pool) -> bool:
+        """Whether one of these is in a `run_task` of a manager."""
+        return any(wait.borrows_from(pool) for wait in self.waits.values())
+
+
+class Stuck(Waits):
+    """The largest stuck set of some waits. Its `str` says who waits for what.
+
+    A wait that was found before is about to end. Without `hopes` no worker gets a resource any more, nor is hired."""
+
+    def __init__(self, waits: Waits, *, hopes: bool = True) -> None:
+        super().__init__()
+        self._hopes = hopes
+        self._serving: dict[Pool, bool] = {}  # what is known of managers
+        for waiter, wait in waits.waits.items():
+            if wait.stuck is None:
+                self.begin(waiter, wait)
+        while moving := [(waiter, wait) for waiter, wait in self.waits.items() if wait.may_end(self)]:
+            for waiter, wait in moving:
+                self.end(waiter, wait, None)
+            # the fewer are stuck, the more may happen
+            self._serving = {pool: True for pool, serves in self._serving.items() if serves}
+
+    def may_serve(self, pool: Pool, *, hopes: bool = True) -> bool:
+        if pool not in self._serving:
+            self._serving[pool] = super().may_serve(pool, hopes=self._hopes)
+        return self._serving[pool]
+
+    def __str__(self) -> str:
+        trouble = [pool.trouble() for pool in self._serving if pool.is_hopeless()]
+        return "; ".join([*map(str, self.waits.values()), *trouble])
+
 
 _lock = threading.RLock()
-_waits: _Waits = {}
+_announced = Waits()
 
 
-def begin_wait(worker: Waiter, future: Awaited) -> Awaited | None:
-    """Announce a wait without a limit; returns what `end_wait` wants. Raises `PoolDeadlockError` if it cannot end."""
-    with _lock:
-        outer = _waits.get(worker)
-        _waits[worker] = future
-        stuck = {} if _may_end(future, _waits) else _stuck()
-        if worker in stuck:
-            end_wait(worker, outer)
-    if worker in stuck:
-        raise PoolDeadlockError(_explain(worker, stuck))
-    return outer
+def _circle(waiter: Any) -> Stuck | None:
+    stuck = Stuck(_announced)
+    return stuck if waiter in stuck else None
 
 
-def end_wait(worker: Waiter, outer: Awaited | None) -> None:
-    """The wait is over; `outer` is the one in which it was begun, in a callback or a `__del__` say."""
-    with _lock:
-        if outer is None:
-            _waits.pop(worker, None)
-        else:
-            _waits[worker] = outer
-
-
-def all_wait(workers: Iterable[Waiter]) -> bool:
-    """Whether all of them wait for other tasks. True of none."""
-    return all(worker in _waits for worker in workers)
-
-
-def _stuck() -> _Waits:
-    stuck = dict(_waits)
-    while moving := [worker for worker, future in stuck.items() if _may_end(future, stuck)]:
-        for worker in moving:
-            del stuck[worker]
-    return stuck
-
-
-def _may_end(future: Awaited, stuck: _Waits) -> bool:
-    if future.done() or future._deadline is not None:
+def any_free(workers: Collection[Worker]) -> bool:
+    """Whether one of these is free for a task, or will be, although no manager gets a worker more. False of none."""
+    if any(worker not in _announced for worker in workers):
         return True
-    pool: Pool = future._owner
-    if future._waits_for_start():
-        return pool.may_hire() or any(worker not in stuck for worker in pool.workers())
-    return all(worker.task is not future for worker in stuck)
+    if not workers:
+        return False
+    with _lock:
+        stuck = Stuck(_announced, hopes=False)
+    return any(worker not in stuck for worker in workers)
 
 
-def _explain(closing: Waiter, stuck: _Waits) -> str:
-    waits = "; ".join(f"{_name(worker.task)} on {worker.name} waits for {_name(f)}" for worker, f in stuck.items())
-    return (
-        f"{closing.name}: this wait would never end: {waits}. Give the awaited task a timeout, "
-        "raise max_worker_count, or do not wait inside of tasks"
-    )
+def look_again(workers: Iterable[Worker]) -> None:
+    """Look for a circle that something else than a wait has closed, if one of these waits, and end it."""
+    if not any(worker in _announced for worker in workers):
+        return
+    with _lock:
+        stuck = Stuck(_announced)
+        youngest = next((wait for wait in reversed(stuck.waits.values()) if wait.wake is not None), None)
+        if youngest is not None:
+            youngest.stuck = stuck
+        wakes = [wait.wake for wait in _announced.waits.values() if wait.stuck is not None and wait.wake is not None]
+    for wake in wakes:
+        wake()
 
 
-def _name(task: Awaited | None) -> str:
+def _expires(future: Future) -> bool:
+    return future._deadline is not None
+
+
+def _name(task: Any) -> str:
     fn = None if task is None else users_function(task._fn, task._args)
     try:
         return str(getattr(fn, "__qualname__", None) or type(fn).__qualname__)
@@ -123,9 +430,9 @@ def _name(task: Awaited | None) -> str:
 
 def _start_afresh() -> None:
     """In a forked child: no worker is there, and the lock may be held by a thread that is not."""
-    global _lock, _waits
+    global _lock, _announced
     _lock = threading.RLock()
-    _waits = {}
+    _announced = Waits()
 
 
 if hasattr(os, "register_at_fork"):

@@ -17,13 +17,13 @@ from contextvars import copy_context
 from types import CodeType, FrameType, FunctionType
 from typing import Any, Generic, TypeVar
 
-from tasker import checks
+from tasker import checks, deadlock
 from tasker.aside import Aside
 from tasker.burst import Burst
 from tasker.config import Config
 from tasker.context import Callback, Context, TaskContext, without_cancel
 from tasker.crew import Crew
-from tasker.current import here
+from tasker.current import here, in_task
 from tasker.errors import PoolDeadlockError, QueueFullError, ResourceCreationError, TaskManagerShutdownError
 from tasker.future import TaskFuture, new_task
 from tasker.lifecycle import CLOSED, OPEN, STOPPING, Lifecycle
@@ -184,7 +184,7 @@ class Engine(Generic[R]):
             raise
 
     def _reserve(self, task: TaskFuture[Any], timeout: float | None) -> None:
-        if not self.queue.reserve(task, 0.0 if self.runs_this_thread() else timeout):
+        if not self._wait_for_room(task, 0.0 if self.runs_this_thread() else timeout):
             raise QueueFullError(
                 f"{self.name}: queue full: {self.queue.slots()}, {self.busy()} of {len(self.crew.members)} workers "
                 "busy; submit later, wait longer (queue_timeout), or raise queue_size"
@@ -192,6 +192,14 @@ class Engine(Generic[R]):
         if self.queue.closed:  # while it waited: it was in no lane, so nobody is to count it
             raise self.queue.refusal()
         task._queued_at = _monotonic()
+
+    def _wait_for_room(self, task: TaskFuture[Any], timeout: float | None) -> bool:
+        if in_task() and timeout is None:
+            if self.queue.reserve(task, 0.0):
+                return True
+            with deadlock.Wait(deadlock.Slot(self)):
+                return self.queue.reserve(task, None)
+        return self.queue.reserve(task, timeout)
 
     def run_task(self, fn: Callable[..., Any], args: tuple[Any, ...]) -> Any:
         """Run a task here and now on a pooled resource."""
@@ -288,11 +296,30 @@ class Engine(Generic[R]):
     def workers(self) -> tuple[Worker[R], ...]:
         return self.crew.members
 
+    def base(self) -> int:
+        return self.crew.base
+
+    def waiting(self) -> list[TaskFuture[Any]]:
+        return [task for task in self.queue.entries() if task._waits_for_start()]
+
+    def has_room(self) -> bool:
+        return self.queue.has_room()
+
+    def is_closing(self) -> bool:
+        return self.is_stopping()
+
+    def is_killed(self) -> bool:
+        return self.lifecycle.state > STOPPING
+
     def may_hire(self) -> bool:
-        if self.lifecycle.state > STOPPING:  # which settles everything
-            return True
         hires = self.burst.scales or self.lifecycle.state == STOPPING
-        return len(self.crew.members) < (self.crew.most if hires else self.crew.base)
+        return self.crew.staying() < (self.crew.most if hires else self.crew.base)
+
+    def is_hopeless(self) -> bool:
+        return self.burst.hopeless
+
+    def trouble(self) -> str:
+        return self.burst.trouble()
 
     # -- looking -----------------------------------------------------------------------------------------------------
 
@@ -342,14 +369,16 @@ class Engine(Generic[R]):
 
     def wait_ready(self, timeout: float | None) -> bool:
         """Wait until the base workers hold resources; `False` when it took too long or the manager closed."""
-        self._wait_until(lambda: self.is_stopping() or self.crew.holding() >= self.crew.base, timeout)
+        self._wait_until(
+            lambda: self.is_stopping() or self.crew.holding() >= self.crew.base, timeout, deadlock.Ready(self)
+        )
         return self.crew.holding() >= self.crew.base
 
     def join(self, timeout: float | None) -> bool:
         """Wait until no accepted task waits or runs; `False` when it took too long."""
         if self.runs_this_thread():
             raise PoolDeadlockError(f"{self.name}: join() called from one of its own tasks would wait for itself")
-        return self._wait_until(self._at_rest, timeout)
+        return self._wait_until(self._at_rest, timeout, deadlock.Rest(self))
 
     def _at_rest(self) -> bool:
         # a worker is at rest when it is parked, or has no resource and so no task; the count says whether one that was
@@ -360,13 +389,13 @@ class Engine(Generic[R]):
             and self.figures.unfinished() == 0
         )
 
-    def _wait_until(self, reached: Callable[[], bool], timeout: float | None) -> bool:
+    def _wait_until(self, reached: Callable[[], bool], timeout: float | None, awaited: deadlock.Awaited) -> bool:
         limit = None if timeout is None else checks.patience("timeout", timeout)
-        with self._changed:
+        with deadlock.Wait(awaited, self.worker_changed, limit) as wait, self._changed:
             self.watchers += 1
             self.queue.idle.watch = self.worker_changed
             try:
-                return self._changed.wait_for(reached, limit)
+                return self._changed.wait_for(lambda: wait.stuck is not None or reached(), limit)
             finally:
                 self.watchers -= 1
                 if not self.watchers:

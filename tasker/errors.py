@@ -61,9 +61,10 @@ class TaskManagerKilledError(TaskerError, CancelledError):
 
 
 class PoolDeadlockError(TaskerError):
-    """A task waits for another task in a way that could never end: the wait closes a circle of waiting tasks.
+    """A task waits in a way that can never end: its wait is part of a circle of waiting tasks.
 
-    Raised in the task whose wait would do so. Give the awaited task a timeout, allow more workers, or wait outside."""
+    Raised in the task whose wait closes the circle, or by one of its waits if something else has closed it (no other
+    worker gets a resource, say). Give the awaited task a timeout, allow more workers, or wait outside of tasks."""
 
 
 class WorkerLostError(TaskerError):

@@ -24,22 +24,31 @@ Every settlement is: record, wake the waiters, then call back.
 
 from __future__ import annotations
 
+import concurrent.futures
 import contextvars
 import os
 import sys
 import threading
 from collections.abc import Callable, Generator
-from concurrent.futures import CancelledError, Future, InvalidStateError
+from concurrent.futures import (
+    ALL_COMPLETED,
+    FIRST_COMPLETED,
+    FIRST_EXCEPTION,
+    CancelledError,
+    Future,
+    InvalidStateError,
+)
 from concurrent.futures._base import CANCELLED_AND_NOTIFIED, FINISHED, PENDING, RUNNING
+from types import FrameType
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from tasker import checks, deadlock, timer
 from tasker.context import Callback, EndedError, TaskContext
-from tasker.current import current_worker
+from tasker.current import in_task
 from tasker.errors import DeadlineExceededError, TaskTimeoutError, shown
 from tasker.logger import GuardedLogger, traceback_of
 from tasker.metrics import TaskLifecycleTimestamps
-from tasker.parking import Sleeper, new_sleeper
+from tasker.parking import Seat, Sleeper, new_sleeper
 from tasker.signature import check_callable
 from tasker.timer import TimerEntry
 
@@ -429,15 +438,10 @@ class TaskFuture(Future[T]):
         if self._owner.orphaned is not None:  # perhaps it was in the hands of a thread that is not here
             self._end_after_fork(self._owner.orphaned)
         if self._final is None:
-            worker = current_worker() if timeout is None else None
-            if worker is None:
-                self._sleep(limit)
+            if timeout is None and in_task():
+                self._sleep_in_task()
             else:
-                outer = deadlock.begin_wait(worker, self)
-                try:
-                    self._sleep(limit)
-                finally:
-                    deadlock.end_wait(worker, outer)
+                self._sleep(limit)
             if self._final is None:
                 raise TimeoutError(f"no outcome within {shown(timeout)} s; the task goes on")
         if self._final is CANCELLED_AND_NOTIFIED:
@@ -453,6 +457,17 @@ class TaskFuture(Future[T]):
         finally:
             if not woken:
                 self._take_back(sleeper)
+
+    def _sleep_in_task(self) -> None:
+        """Sleep until there is an outcome; raises `PoolDeadlockError` if there could never be one."""
+        seat = Seat()
+        self._announce(seat)
+        try:
+            with deadlock.Wait(deadlock.Outcomes((self,)), seat.wake):
+                if self._final is None:
+                    seat.sleep()
+        finally:
+            self._take_back(seat)
 
     def _see(self) -> None:
         unseen, self._unseen = self._unseen, None
@@ -555,7 +570,7 @@ class _StandardWaiters:
 
     def __init__(self) -> None:
         self.lock = threading.RLock()
-        self.waiters: list[Any] = []
+        self.waiters: list[Any] = _WaiterList()
         self.announced = False
         self.told = False
 
@@ -571,6 +586,49 @@ class _StandardWaiters:
                     waiter.add_exception(future)
                 else:
                     waiter.add_result(future)
+
+
+class _WaiterList(list[Any]):
+    """The standard library's waiters in one future. One that is put in by a task sleeps on an event of ours."""
+
+    __slots__ = ()
+
+    def append(self, waiter: Any) -> None:
+        if in_task() and type(getattr(waiter, "event", None)) is threading.Event:
+            waiter.event = _WatchedEvent(waiter)
+        super().append(waiter)
+
+
+class _WatchedEvent(threading.Event):
+    """What `concurrent.futures.wait` and `as_completed` sleep on in a task: there it is looked whether that may end.
+
+    What they wait for is in the variables of their frames, and nowhere else. A future that is not of tasker's may end;
+    so may a wait of other functions."""
+
+    def __init__(self, waiter: Any) -> None:
+        super().__init__()
+        stops = getattr(waiter, "stop_on_exception", None)  # as_completed and FIRST_COMPLETED have no such thing
+        self._until = FIRST_COMPLETED if stops is None else FIRST_EXCEPTION if stops else ALL_COMPLETED
+
+    def wait(self, timeout: float | None = None) -> bool:
+        futures = () if timeout is not None else _awaited_in(sys._getframe(1))
+        ours: list[Any] = [future for future in futures if isinstance(future, TaskFuture)]
+        if not ours or (len(ours) < len(futures) and self._until != ALL_COMPLETED):
+            return super().wait(timeout)
+        with deadlock.Wait(deadlock.Outcomes(ours, self._until), self.set):
+            return super().wait()
+
+
+# where `wait` and `as_completed` keep the futures that they wait for
+_VARIABLES = {
+    getattr(function, "__code__", None): name
+    for function, name in ((concurrent.futures.wait, "fs"), (concurrent.futures.as_completed, "pending"))
+}
+
+
+def _awaited_in(frame: FrameType) -> tuple[Any, ...]:
+    name = _VARIABLES.get(frame.f_code)
+    return () if name is None else tuple(frame.f_locals.get(name, ()))
 
 
 class _UnseenFailure:

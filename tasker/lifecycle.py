@@ -44,10 +44,9 @@ _JOIN = 1.0  # seconds for a thread that has said it ends to be gone
 _LOOK = 1.0  # seconds after which a thread that waits for the end looks whether anything brings it about
 
 
-class Parts(Protocol):
+class Parts(deadlock.Pool, Protocol):
     """What a lifecycle closes."""
 
-    name: str
     queue: TaskQueue
     crew: Crew[Any]
     pool: ResourcePool[Any]
@@ -110,17 +109,20 @@ class Lifecycle:
         return ("open", "stopping", "being killed", "closed")[self.state]
 
     def wait(self, timeout: float | None) -> bool:
-        """Wait until CLOSED; `False` when that took longer than `timeout` seconds."""
+        """Wait until CLOSED; `False` when that took longer than `timeout` seconds.
+
+        Without a timeout and inside of a task it raises `PoolDeadlockError` if the wait could never end."""
         deadline = math.inf if timeout is None else time.monotonic() + timeout
         seat = Seat()
         self.awaiting.append(seat)  # then look: so either this thread sees the end, or the end sees this thread
         try:
-            while not self._ended:
-                left = deadline - time.monotonic()
-                if left <= 0:
-                    return False
-                self._ensure()
-                seat.sleep(min(left, _LOOK))
+            with deadlock.Wait(deadlock.Closing(self._parts), seat.wake, timeout) as wait:
+                while not self._ended and wait.stuck is None:
+                    left = deadline - time.monotonic()
+                    if left <= 0:
+                        return False
+                    self._ensure()
+                    seat.sleep(min(left, _LOOK))
             return True
         finally:
             self.awaiting.remove(seat)
@@ -170,7 +172,7 @@ class Lifecycle:
             parts.site.killed()
         else:
             parts.queue.compact()
-            if deadlock.all_wait(parts.crew.members) and not parts.queue.is_drained():
+            if not parts.queue.is_drained() and not deadlock.any_free(parts.crew.members):
                 # nobody is there to take what waits: it was put back after the last worker had left, or the workers
                 # wait for it
                 hired = parts.crew.hire(1)

@@ -109,9 +109,9 @@ class TaskManager(Generic[R]):
         a bounded queue (`None`: as long as it takes; 0: refuse at once); nothing else here blocks.
 
         Raises `TypeError` when `fn` can be called neither way or is a coroutine function, `ConfigError` for a wrong
-        time or flag, `QueueFullError` without room (at once in one of the manager's own tasks),
-        `TaskManagerShutdownError` when the manager is stopping or closed. The task is accepted if and only if this
-        returns."""
+        time or flag, `QueueFullError` without room (at once in one of the manager's own tasks), `PoolDeadlockError` in
+        a task when there could never be room, `TaskManagerShutdownError` when the manager is stopping or closed. The
+        task is accepted if and only if this returns."""
         if priority is False and once is False and timeout is None and queue_timeout is None:
             return self._submit(fn, args, {})
         options = {"priority": priority, "once": once, "timeout": timeout, "queue_timeout": queue_timeout}
@@ -363,14 +363,15 @@ class TaskManager(Generic[R]):
     def join(self, timeout: float | None = None) -> bool:
         """Wait until no accepted task waits or runs, without closing; `False` after `timeout` seconds.
 
-        Raises `PoolDeadlockError` in one of the manager's own tasks, which would wait for itself, and `ConfigError` for
-        a wrong time."""
+        Raises `PoolDeadlockError` in one of the manager's own tasks, which would wait for itself, and without a timeout
+        in another one's if that could never end; `ConfigError` for a wrong time."""
         return self._engine.join(timeout)
 
     def wait_ready(self, timeout: float | None = None) -> bool:
         """Wait until the base workers hold resources; `False` after `timeout` seconds, or when closing begins.
 
-        Raises `ConfigError` for a wrong time."""
+        Raises `ConfigError` for a wrong time, and without a timeout `PoolDeadlockError` in a task or hook for which
+        they wait themselves."""
         return self._engine.wait_ready(timeout)
 
     # -- looking ---------------------------------------------------------------------------------------------------
@@ -390,7 +391,9 @@ class TaskManager(Generic[R]):
 
         When that takes longer than `timeout` seconds it goes on as `kill()` does. Called from a task, a callback or a
         signal handler that interrupted tasker, it begins to stop and returns at once with `drained=False`. May be
-        called again, and at the same time as `kill()`. Raises `ConfigError` for a wrong time; then it stops nothing."""
+        called again, and at the same time as `kill()`. Raises `ConfigError` for a wrong time; then it stops nothing.
+        Without a timeout and in a task of another manager, raises `PoolDeadlockError` if the wait could never end; it
+        goes on stopping all the same."""
         return self._engine.stop(timeout)
 
     def kill(self, timeout: float = KILL_TIMEOUT) -> StopReport:

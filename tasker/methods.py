@@ -12,7 +12,7 @@ from concurrent.futures import Future
 from typing import Any, Protocol, TypedDict, TypeVar, TypeVarTuple, overload
 
 from tasker.context import Context
-from tasker.current import current_worker
+from tasker.current import in_task
 from tasker.future import DoneCallback, TaskFuture
 from tasker.parking import new_sleeper
 from tasker.signature import check_callable
@@ -155,7 +155,7 @@ def blocking_method(name: str, *, priority: bool = False, once: bool = False) ->
         sleeper = new_sleeper()
         future = self._submit(fn, args, _options(kind, timeout, queue_timeout), [sleeper])
         try:
-            if current_worker() is None:  # a task's wait is looked at by result()
+            if not in_task():  # a task's wait is looked at by result()
                 sleeper.acquire()
             return future.result()
         except BaseException:

@@ -114,6 +114,10 @@ class TaskQueue:
             if not self._room.take_back(waiter) and not awake:
                 self._room.wake_one()  # a wake-up came that we have no use for
 
+    def has_room(self) -> bool:
+        """Whether another task would get a slot, or be refused, now."""
+        return self._room_or_closed() is not None
+
     def slots(self) -> str:
         """How full a bounded queue is, in words."""
         return f"{len(self._holders)} of {self._capacity} waiting"

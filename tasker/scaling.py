@@ -3,8 +3,9 @@
 Hire. The backlog should be gone in `HORIZON` seconds. As long as the workers that are there can do that, at the pace
 that one busy worker shows, nobody is hired: tasks that wait for a moment are what a steady load looks like. If they
 cannot, (arrival rate + backlog / HORIZON) / pace of them are wanted; a pool that shows no pace (nothing has finished
-lately: slow tasks, slow creation) doubles instead. Workers being created count, so a slow `on_create` is not answered
-by hiring again, and never more are hired than tasks wait.
+lately: slow tasks, slow creation) doubles instead, and so does one that is stuck, whose pace is that of the past.
+Workers being created count, so a slow `on_create` is not answered by hiring again, and never more are hired than tasks
+wait.
 
 Retire. Only by the low-water mark of a whole window: workers that were idle at every tick of it, less a margin of half
 of those that were not, so that a steady load does not make the pool swing. The base is made of workers that hold a
@@ -48,6 +49,8 @@ class Sample:
     """Workers waiting for a task now."""
     idle_low: int
     """Fewest idle workers at any tick of the window; 0 while the window is not full."""
+    stuck: bool = False
+    """Whether all workers that hold a resource run tasks that end only if another worker takes what waits."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +81,7 @@ def decide(sample: Sample, limits: Limits) -> int:
 
 
 def _needed(sample: Sample) -> int:
-    if sample.pace <= 0:
+    if sample.pace <= 0 or sample.stuck:
         return sample.workers * 2
     clearing = sample.backlog / HORIZON / sample.pace
     return math.ceil(sample.arrival_rate / sample.pace + clearing) if clearing > sample.workers else sample.workers
@@ -103,7 +106,16 @@ class Window:
         self._ticks = deque([_Tick(now, 0, 0, 0, 0.0, 0)])
 
     def tick(
-        self, now: float, *, arrived: int, finished: int, backlog: int, workers: int, holding: int, idle: int
+        self,
+        now: float,
+        *,
+        arrived: int,
+        finished: int,
+        backlog: int,
+        workers: int,
+        holding: int,
+        idle: int,
+        stuck: bool = False,
     ) -> Sample | None:
         """The sample to decide by; `None` when it would be a guess.
 
@@ -137,4 +149,5 @@ class Window:
             creating=workers - holding,
             idle=idle,
             idle_low=min(tick.idle for tick in ticks) if past >= self._span * 0.9 else 0,
+            stuck=stuck,
         )

@@ -20,6 +20,7 @@ from __future__ import annotations
 import sys
 from collections import OrderedDict, deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sized
+from concurrent.futures import FIRST_COMPLETED
 from concurrent.futures._base import FINISHED
 from dataclasses import dataclass, replace
 from itertools import islice
@@ -28,7 +29,7 @@ from typing import TYPE_CHECKING, Any, Generic, Self, TypedDict, TypeVar
 
 from tasker import checks, deadlock
 from tasker.context import Context
-from tasker.current import current_worker
+from tasker.current import in_task
 from tasker.errors import ConfigError, DeadlineExceededError, shown
 from tasker.future import TaskFuture
 from tasker.parking import Seat
@@ -404,20 +405,16 @@ class _ThreadWindow(Window):
         future: Future | None = None
         while future is None:
             while not self.landed:
-                self._sleep(oldest)
+                self._sleep()
             future = self.landed.popleft().future
         return future
 
-    def _sleep(self, oldest: Future) -> None:
-        worker = current_worker()
-        if worker is None:
+    def _sleep(self) -> None:
+        if not in_task():
             self._seat.sleep()
             return
-        outer = deadlock.begin_wait(worker, oldest)  # not for any that lands: one that cannot ends the stream never
-        try:
+        with deadlock.Wait(deadlock.Outcomes(tuple(self.flying), FIRST_COMPLETED), self._seat.wake):
             self._seat.sleep()
-        finally:
-            deadlock.end_wait(worker, outer)
 
 
 class _Arrival:

@@ -29,7 +29,6 @@ from tasker.engine import Engine
 from tasker.errors import ContextCancelledError
 from tasker.executor import CallExecutor
 from tasker.future import TaskFuture, new_task
-from tasker.lifecycle import STOPPING
 from tasker.queue import TaskQueue
 from tasker.scaling import Limits
 from tasker.worker import _NONE, Worker
@@ -206,8 +205,6 @@ class OnDemandEngine(Engine[None]):
             self.hire()
 
     def may_hire(self) -> bool:
-        if self.lifecycle.state > STOPPING:
-            return True
         return not self.exiting and len(self.crew.members) < self.most
 
     def _limits(self) -> Limits:

@@ -1,19 +1,46 @@
-"""Tasks that wait for tasks: a wait that can never end raises, any other does not."""
+"""Waits inside of tasks: one that can never end raises, any other does not."""
 
 from __future__ import annotations
 
+import concurrent.futures
+import contextlib
+import random
 import threading
+from concurrent.futures import ALL_COMPLETED, FIRST_COMPLETED, FIRST_EXCEPTION, as_completed
 
 import pytest
 
-from tasker import PoolDeadlockError, TaskTimeoutError, deadlock
-from tests.conftest import PATIENCE, eventually
+from tasker import (
+    Config,
+    PoolDeadlockError,
+    QueueFullError,
+    TaskManager,
+    TaskManagerKilledError,
+    TaskTimeoutError,
+    deadlock,
+)
+from tasker.current import here
+from tasker.threadpool import ThreadPoolExecutor
+from tests.conftest import PATIENCE, Sick, eventually
 
+UNTIL = (ALL_COMPLETED, FIRST_COMPLETED, FIRST_EXCEPTION)
+STANDARD = {
+    "as_completed": lambda futures: [future.result() for future in as_completed(futures)],
+    **{until: lambda futures, until=until: concurrent.futures.wait(futures, return_when=until) for until in UNTIL},
+}
 WAITS = {
     "result": lambda manager, fn: manager.queue_task_async(fn).result(),
     "exception": lambda manager, fn: manager.queue_task_async(fn).exception(),
     "blocking": lambda manager, fn: manager.queue_task(fn),
+    "map": lambda manager, fn: list(manager.map(lambda resource, item: 1, range(3))),
+    "unordered map": lambda manager, fn: list(manager.map(lambda resource, item: 1, range(3), ordered=False)),
+    "executor": lambda manager, fn: list(manager.executor().map(leaf, range(3))),
+    **{
+        name: lambda manager, fn, wait=wait: wait([manager.queue_task_async(fn) for _ in range(2)])
+        for name, wait in STANDARD.items()
+    },
 }
+ONE = {"worker_count": 1, "max_worker_count": 1}
 
 
 def leaf(_):
@@ -28,7 +55,7 @@ def test_the_only_worker_that_waits_for_a_queued_task_is_told(make, wait):
         wait(manager, leaf)
 
     future = manager.queue_task_async(parent)
-    with pytest.raises(PoolDeadlockError, match=r"parent on \S+worker-1 waits for \S*leaf.*max_worker_count"):
+    with pytest.raises(PoolDeadlockError, match=r"parent on \S+worker-1 waits for \S+.*max_worker_count"):
         future.result(PATIENCE)
     assert manager.queue_task_async(leaf).result(PATIENCE) == "done"
     assert manager.stop().drained
@@ -215,19 +242,18 @@ def test_a_name_that_cannot_be_told_is_no_obstacle(make):
         manager.queue_task_async(Nameless()).result(PATIENCE)
 
 
-def test_a_wait_inside_of_a_wait_leaves_the_outer_one_in_force(make):
+def test_a_wait_inside_of_a_wait_leaves_the_outer_one_in_force(make, monkeypatch):
     """A `__del__` may wait while its thread is about to."""
     manager = make(worker_count=1, max_worker_count=2, burst_interval=10)
     worker = manager._engine.crew.members[0]
     release = threading.Event()
     first, second = (manager.queue_task_async(lambda _: release.wait(PATIENCE)) for _ in range(2))
-    assert deadlock.begin_wait(worker, first) is None
-    assert deadlock.begin_wait(worker, second) is first
-    deadlock.end_wait(worker, first)
-    assert deadlock._waits == {worker: first}
-    deadlock.end_wait(worker, None)
-    assert deadlock._waits == {}
-    assert not deadlock.all_wait([worker])
+    monkeypatch.setattr(here.place, "worker", worker)
+    with deadlock.Wait(deadlock.Outcomes((first,)), bool) as outer:
+        with deadlock.Wait(deadlock.Outcomes((second,)), bool) as inner:
+            assert deadlock._announced.waits == {worker: inner}
+        assert deadlock._announced.waits == {worker: outer}
+    assert deadlock._announced.waits == {}
     release.set()
 
 
@@ -253,3 +279,538 @@ def test_many_tasks_that_wait_for_each_other_at_random_all_end(make):
     known.set()
     assert {future.result(PATIENCE) for future in futures} <= {"done", "told"}
     assert manager.stop().drained
+
+
+# -- the standard library's waits ------------------------------------------------------------------------------------
+
+
+def endless(manager, gate):
+    """A task that runs until the gate opens."""
+    future = manager.queue_task_async(lambda _: gate.wait(PATIENCE))
+    eventually(future.running)
+    return future
+
+
+@pytest.mark.parametrize("wait", STANDARD.values(), ids=STANDARD)
+def test_a_standard_wait_of_a_task_is_served_where_a_worker_is_free(make, wait):
+    manager = make(worker_count=2, max_worker_count=2)
+    manager.queue_task(lambda _: wait([manager.queue_task_async(leaf) for _ in range(20)]), timeout=PATIENCE)
+    assert deadlock._announced.waits == {}
+
+
+@pytest.mark.parametrize("until", UNTIL)
+def test_a_standard_wait_with_a_limit_is_no_circle(make, until):
+    manager = make(**ONE)
+
+    def parent(_):
+        futures = [manager.queue_task_async(leaf)]
+        assert concurrent.futures.wait(futures, 0.01, until).not_done == set(futures)
+        with pytest.raises(TimeoutError):
+            list(as_completed(futures, 0.01))
+
+    manager.queue_task(parent)
+
+
+@pytest.mark.parametrize("wait", STANDARD.values(), ids=STANDARD)
+def test_a_standard_wait_for_a_task_with_a_timeout_ends(make, wait):
+    manager = make(**ONE)
+
+    def parent(_):
+        with contextlib.suppress(TaskTimeoutError):
+            wait([manager.submit(leaf, timeout=0.01)])
+        return "done"
+
+    assert manager.queue_task(parent) == "done"
+
+
+@pytest.mark.parametrize("until", [FIRST_COMPLETED, FIRST_EXCEPTION])
+def test_a_standard_wait_may_end_by_a_future_that_is_not_taskers(make, until):
+    manager = make(**ONE)
+    foreign = concurrent.futures.Future()
+
+    def parent(_):
+        child = manager.queue_task_async(leaf)
+        threading.Timer(0.05, foreign.set_exception, [KeyError()]).start()
+        return concurrent.futures.wait([child, foreign], return_when=until).done
+
+    assert manager.queue_task(parent) == {foreign}
+
+
+def test_what_can_never_end_is_told_when_the_rest_has_been_handed_out(make):
+    here, there = make(**ONE), make(**ONE)
+    seen = []
+
+    def parent(_):
+        futures = [here.queue_task_async(leaf), there.queue_task_async(leaf), there.queue_task_async(leaf)]
+        for future in as_completed(futures):
+            seen.append(future.result())  # noqa: PERF401  # what was seen before the error
+
+    with pytest.raises(PoolDeadlockError):
+        here.queue_task(parent)
+    assert seen == ["done", "done"]
+
+
+def test_a_wait_for_all_is_told_although_some_of_them_may_end(make):
+    here, there, gate = make(**ONE), make(**ONE), threading.Event()
+    foreign = concurrent.futures.Future()
+
+    def parent(_):
+        concurrent.futures.wait([here.queue_task_async(leaf), endless(there, gate), foreign])
+
+    try:
+        with pytest.raises(PoolDeadlockError):
+            here.queue_task(parent)
+    finally:
+        gate.set()
+
+
+def test_a_wait_for_the_first_error_is_told_when_what_could_have_raised_has_returned(make):
+    """No wait closes this circle: a tick finds it."""
+    here, there, gate = make(**ONE), make(**ONE), threading.Event()
+
+    def parent(_):
+        futures = [here.queue_task_async(leaf), endless(there, gate)]
+        concurrent.futures.wait(futures, return_when=FIRST_EXCEPTION)
+
+    future = here.queue_task_async(parent)
+    eventually(lambda: here._engine.crew.members[0] in deadlock._announced)
+    assert not future.done()
+    gate.set()
+    with pytest.raises(PoolDeadlockError):
+        future.result(PATIENCE)
+
+
+def test_a_standard_wait_outside_of_tasks_is_as_it_was(make):
+    manager = make()
+    gate = threading.Event()
+    future = endless(manager, gate)
+    with concurrent.futures.ThreadPoolExecutor(1) as thread:
+        waiting = thread.submit(concurrent.futures.wait, [future])
+        eventually(lambda: future._standard is not None and future._standard.waiters)
+        assert type(future._standard.waiters[0].event) is threading.Event
+        gate.set()
+        assert waiting.result(PATIENCE).done == {future}
+
+
+# -- circles that time closes ----------------------------------------------------------------------------------------
+
+
+class OneConnection:
+    """A backend with one connection: who asks for a second one is refused, or waits."""
+
+    def __init__(self, *, refuses):
+        self.refuses = refuses
+        self.free = threading.Semaphore(1)
+        self.gate = threading.Event()
+        self.asked = threading.Event()
+
+    def create(self):
+        if not self.free.acquire(blocking=False):
+            self.asked.set()
+            if self.refuses:
+                raise OSError("too many connections")
+            assert self.gate.wait(PATIENCE)
+        return object()
+
+
+@pytest.mark.parametrize("wait", WAITS.values(), ids=WAITS)
+def test_a_worker_that_gets_no_resource_is_hoped_for_no_longer_than_create_timeout(wait):
+    backend = OneConnection(refuses=True)
+    options = {"worker_count": 2, "burst_interval": 0, "create_timeout": 0.3, "resource_pool_size": 0}
+    with TaskManager(Config(on_create=backend.create, on_destroy=bool, **options)) as manager:
+        with pytest.raises(PoolDeadlockError, match=r"0\.3 s \(create_timeout\): on_create raised OSError: too many"):
+            manager.queue_task(lambda _: wait(manager, leaf))
+        assert manager.queue_task(leaf) == "done"
+
+
+def test_a_worker_that_is_late_with_its_resource_is_waited_for():
+    backend = OneConnection(refuses=False)
+    options = {"worker_count": 2, "burst_interval": 0, "resource_pool_size": 0}
+    with TaskManager(Config(on_create=backend.create, on_destroy=bool, **options)) as manager:
+
+        def parent(_):
+            child = manager.queue_task_async(leaf)
+            assert backend.asked.wait(PATIENCE)
+            threading.Timer(0.3, backend.gate.set).start()
+            return child.result()
+
+        assert manager.queue_task(parent) == "done"
+
+
+def test_one_that_never_comes_back_from_on_destroy_is_hoped_for_no_longer_either():
+    gate, broken = threading.Event(), threading.Event()
+
+    def destroy(resource):
+        if broken.is_set():
+            gate.wait(PATIENCE)
+
+    def breaking(_):
+        broken.set()
+        raise Sick
+
+    options = {"worker_count": 2, "burst_interval": 0, "create_timeout": 0.3, "resource_pool_size": 0}
+    healthy = {"check_health": lambda error: not isinstance(error, Sick), "max_retries": 0}
+    manager = TaskManager(Config(on_create=object, on_destroy=destroy, **options, **healthy))
+    assert manager.wait_ready(PATIENCE)
+    try:
+        with pytest.raises(Sick):
+            manager.queue_task(breaking)
+        eventually(lambda: manager.stats().creating_workers == 1)
+        with pytest.raises(PoolDeadlockError, match="on_destroy has not returned"):
+            manager.queue_task(lambda _: manager.queue_task(leaf))
+    finally:
+        gate.set()
+        manager.stop()
+
+
+def test_there_is_hope_again_once_a_worker_is_free(make, factory):
+    manager = make(worker_count=2, create_timeout=0.2)
+    assert manager.wait_ready(PATIENCE)
+    factory.fail_always = OSError("too many connections")
+
+    def breaking(_):
+        raise Sick
+
+    with pytest.raises(Sick):
+        manager.queue_task_once(breaking)
+    with pytest.raises(PoolDeadlockError):
+        manager.queue_task(lambda _: manager.queue_task(leaf))
+    assert manager.queue_task(leaf) == "done"
+    eventually(lambda: not manager._engine.is_hopeless())
+    factory.fail_always = None
+    assert manager.wait_ready(PATIENCE)
+    assert manager.queue_task(lambda _: manager.queue_task(leaf)) == "done"
+
+
+# -- the promise that a worker is hired ------------------------------------------------------------------------------
+
+
+def test_a_stuck_pool_hires_whatever_pace_it_had(make):
+    manager = make(worker_count=1, max_worker_count=4, burst_interval=0.01)
+    for _ in range(500):  # a good pace
+        manager.queue_task(leaf)
+
+    def parent(_, depth):
+        return manager.queue_task(parent, depth - 1) + 1 if depth else 0
+
+    assert manager.queue_task(parent, 3) == 3
+
+
+def test_two_pools_whose_workers_wait_for_each_other_do_not_leave_the_hiring_to_each_other(make):
+    first, second = (make(worker_count=1, max_worker_count=2, burst_interval=0.01) for _ in range(2))
+    both = threading.Barrier(2)
+
+    def parent(_, other):
+        both.wait(PATIENCE)
+        return other.queue_task(leaf)
+
+    futures = [first.queue_task_async(parent, second), second.queue_task_async(parent, first)]
+    assert [future.result(PATIENCE) for future in futures] == ["done", "done"]
+
+
+def test_one_that_leaves_is_not_counted_on_nor_in_the_way(make):
+    """A worker that was just retired takes nothing any more; another one may be hired in its place."""
+    manager = make(worker_count=1, max_worker_count=2, burst_interval=0.01)
+    engine = manager._engine
+    for _ in range(20):
+        engine.crew.hire(1)
+        eventually(lambda: manager.stats().idle_workers == 2)
+        parent = manager.queue_task_async(
+            lambda _: (engine.crew.retire(1, engine.queue.idle), manager.queue_task(leaf))
+        )
+        assert parent.result(PATIENCE)[1] == "done"
+
+
+# -- waits for managers ----------------------------------------------------------------------------------------------
+
+
+def leave(manager):
+    with manager:
+        pass
+
+
+CLOSINGS = {"stop": lambda manager: manager.stop(), "with": leave, "join": lambda manager: manager.join()}
+
+
+@pytest.mark.parametrize("close", CLOSINGS.values(), ids=CLOSINGS)
+def test_to_wait_for_a_manager_that_waits_for_this_task_is_told(make, close):
+    here, there = make(**ONE), make(**ONE)
+
+    def parent(_):
+        there.queue_task_async(lambda _: here.queue_task(leaf))
+        eventually(lambda: there._engine.crew.members[0] in deadlock._announced)
+        close(there)
+
+    with pytest.raises(PoolDeadlockError, match=r"parent on \S+ waits for tasker to (close|come to rest)"):
+        here.queue_task(parent)
+    assert here.stop().drained
+    assert there.stop().drained
+
+
+@pytest.mark.parametrize("close", CLOSINGS.values(), ids=CLOSINGS)
+def test_to_wait_for_this_task_is_told_where_it_waits_for_the_manager(make, close):
+    here, there = make(**ONE), make(**ONE)
+    told = threading.Event()
+
+    def inner(_, parent):
+        eventually(lambda: here._engine.crew.members[0] in deadlock._announced)
+        try:
+            parent[0].result()
+        except PoolDeadlockError:
+            told.set()
+
+    def outer(_, parent):
+        there.queue_task_async(inner, parent)
+        close(there)
+        return "closed"
+
+    parent = []
+    parent.append(here.queue_task_async(outer, parent))
+    assert parent[0].result(PATIENCE) == "closed"
+    assert told.is_set()
+
+
+@pytest.mark.parametrize("close", CLOSINGS.values(), ids=CLOSINGS)
+def test_to_wait_for_a_manager_that_has_work_to_do_is_no_circle(make, close):
+    here, there, gate = make(**ONE), make(**ONE), threading.Event()
+
+    def parent(_):
+        futures = [there.queue_task_async(lambda _: gate.wait(PATIENCE)) for _ in range(3)]
+        threading.Timer(0.05, gate.set).start()
+        close(there)
+        return [future.result(0) for future in futures]
+
+    assert here.queue_task(parent) == [True] * 3
+
+
+def test_to_shut_down_a_drop_in_pool_whose_call_waits_for_this_task_is_told(make):
+    here = make(**ONE)
+
+    def parent(_):
+        with ThreadPoolExecutor(1) as pool:
+            pool.submit(here.queue_task, leaf)
+            eventually(lambda: pool._engine.crew.members[0] in deadlock._announced)
+
+    with pytest.raises(PoolDeadlockError, match="to close"):
+        here.queue_task(parent)
+    assert here.join(PATIENCE)
+
+
+def test_to_stop_a_manager_in_whose_run_task_this_task_is_waited_for_is_told(make):
+    here, there = make(**ONE), make(**ONE)
+
+    def direct(_):
+        return here.queue_task(lambda _: there.stop())
+
+    with pytest.raises(PoolDeadlockError, match="to close"):
+        there.run_task(direct)
+    assert deadlock._announced.waits == {}
+
+
+def test_a_wait_in_run_task_is_part_of_a_circle_in_whatever_thread(make):
+    here, there = make(**ONE), make(**ONE)
+    with concurrent.futures.ThreadPoolExecutor(1) as thread:
+        waiting = threading.Event()
+
+        def direct(_, future):
+            waiting.set()
+            return future.result()
+
+        def stops(_):
+            assert waiting.wait(PATIENCE)
+            eventually(lambda: deadlock._announced.waits)
+            there.stop()
+
+        future = here.queue_task_async(stops)
+        caller = thread.submit(there.run_task, direct, future)
+        with pytest.raises(PoolDeadlockError, match="run_task on ThreadPoolExecutor"):
+            future.result(PATIENCE)
+        assert isinstance(caller.exception(PATIENCE), PoolDeadlockError)
+
+
+def test_a_hook_that_waits_until_its_manager_is_ready_is_told():
+    managers, said = [], []
+    known = threading.Event()
+
+    def create():
+        assert known.wait(PATIENCE)
+        try:
+            managers[0].wait_ready()
+        except PoolDeadlockError as error:
+            said.append(str(error))
+        return object()
+
+    with TaskManager(Config(on_create=create, on_destroy=bool, worker_count=1, burst_interval=0)) as manager:
+        managers.append(manager)
+        known.set()
+        assert manager.wait_ready(PATIENCE)
+    assert len(said) == 1
+    assert "hook or run_task on tasker-worker-1 waits for tasker to be ready" in said[0]
+
+
+# -- room ------------------------------------------------------------------------------------------------------------
+
+
+def test_to_wait_for_room_that_another_manager_can_make_only_after_this_task_is_told(make):
+    here, there = make(**ONE), make(**ONE, queue_size=1)
+
+    def parent(_):
+        there.queue_task_async(lambda _: here.queue_task(leaf))
+        eventually(lambda: there._engine.crew.members[0] in deadlock._announced)
+        there.queue_task_async(leaf)  # the last place
+        there.queue_task_async(leaf)
+
+    with pytest.raises(PoolDeadlockError, match=r"parent on \S+ waits for room in the queue of tasker"):
+        here.queue_task(parent)
+    assert there.join(PATIENCE)
+
+
+def test_room_in_two_queues_that_each_others_workers_wait_for_is_told(make):
+    first, second = make(**ONE, queue_size=1), make(**ONE, queue_size=1)
+    both = threading.Barrier(2)
+    told = []
+
+    def parent(_, other):
+        both.wait(PATIENCE)
+        try:
+            for _ in range(3):
+                other.queue_task_async(leaf)
+        except PoolDeadlockError as error:
+            told.append(error)
+
+    for manager, other in ((first, second), (second, first)):
+        manager.queue_task_async(parent, other)
+    assert first.join(PATIENCE)
+    assert second.join(PATIENCE)
+    assert len(told) == 1
+
+
+def test_room_that_a_timeout_makes_is_waited_for(make):
+    here, there = make(**ONE), make(**ONE, queue_size=1)
+
+    def parent(_):
+        there.queue_task_async(lambda _: here.queue_task(leaf))
+        eventually(lambda: there._engine.crew.members[0] in deadlock._announced)
+        there.submit(leaf, timeout=0.05)
+        return there.queue_task_async(leaf)
+
+    assert here.queue_task(parent).result(PATIENCE) == "done"
+
+
+def test_in_a_task_of_its_own_a_full_queue_is_still_refused_at_once(make):
+    manager = make(**ONE, queue_size=1)
+
+    def parent(_):
+        manager.queue_task_async(leaf)
+        with pytest.raises(QueueFullError):
+            manager.queue_task_async(leaf)
+
+    manager.queue_task(parent)
+
+
+# -- never a false alarm ---------------------------------------------------------------------------------------------
+
+
+def test_an_unordered_map_whose_oldest_item_waits_for_the_task_may_go_on_with_another_one(make):
+    manager = make(worker_count=3, max_worker_count=3)
+    parent, known = [], threading.Event()
+
+    def child(_, item):
+        if item == "oldest":
+            return parent[0].result()
+        eventually(lambda: len(deadlock._announced.waits) == 2)
+        return item
+
+    def mapping(_):
+        known.wait(PATIENCE)
+        with manager.map(child, ["oldest", "other"], ordered=False) as results:
+            return next(results)
+
+    parent.append(manager.queue_task_async(mapping))
+    known.set()
+    assert parent[0].result(PATIENCE) == "other"
+
+
+def test_what_a_manager_that_is_being_killed_leaves_undone_ends_by_that(make):
+    here, there, gate = make(**ONE), make(**ONE), threading.Event()
+    alarms = []
+
+    def waits(_, future):
+        try:
+            future.result()
+        except PoolDeadlockError as error:
+            alarms.append(error)
+            raise
+
+    def parent(_):
+        child = there.queue_task_async(waits, mine[0])
+        eventually(lambda: there._engine.crew.members[0] in deadlock._announced)
+        there._engine.lifecycle.request_kill(0.2)
+        with pytest.raises(TaskManagerKilledError):
+            child.result()
+
+    mine = []
+    mine.append(here.queue_task_async(lambda _: gate.wait(PATIENCE) and parent(_)))
+    gate.set()
+    mine[0].result(PATIENCE)
+    there.kill(PATIENCE)
+    assert alarms == []
+
+
+def test_a_retry_that_runs_elsewhere_is_not_taken_for_what_its_first_worker_does(make, factory):
+    """A worker that destroys a resource still refers to the task that broke it, and may wait in the hook."""
+    other = make(**ONE)
+    first, second = threading.Event(), threading.Event()
+    attempts = []
+
+    def destroy(resource):
+        if not first.is_set():
+            first.set()
+            assert second.wait(PATIENCE)
+            other.queue_task(waits)
+        factory.destroy(resource)
+
+    def breaking(_):
+        attempts.append(1)
+        if len(attempts) == 1:
+            raise Sick
+        assert first.wait(PATIENCE)
+        second.set()
+        eventually(lambda: len(deadlock._announced.waits) == 2)
+        return "done"
+
+    def waits(_):
+        return future.result()
+
+    manager = make(worker_count=2, max_worker_count=2, on_destroy=destroy)
+    assert manager.wait_ready(PATIENCE)
+    future = manager.queue_task_async(breaking)
+    assert future.result(PATIENCE) == "done"
+    assert manager.stop().destroy_errors == 0
+
+
+def test_waits_of_every_kind_at_random_all_end():
+    """Whatever tasks of two managers wait for, each gets what it waits for or is told, and none hangs."""
+    rng = random.Random(1)
+    options = {"on_create": object, "on_destroy": bool, "resource_pool_size": 0, "burst_interval": 0}
+    managers = [TaskManager(Config(**options, worker_count=2, max_worker_count=2)) for _ in range(2)]
+    ways = [*WAITS.values(), lambda manager, fn: manager.join(), lambda manager, fn: manager.executor().shutdown()]
+
+    def member(_, depth, seed):
+        own = random.Random(seed)
+        manager = own.choice(managers)
+
+        def deeper(resource):
+            return member(resource, depth - 1, seed + 1) if depth else "done"
+
+        with contextlib.suppress(PoolDeadlockError, QueueFullError):
+            own.choice(ways)(manager, deeper)
+        return "done"
+
+    futures = [rng.choice(managers).queue_task_async(member, rng.randint(0, 3), number * 10) for number in range(300)]
+    for future in futures:
+        with contextlib.suppress(PoolDeadlockError, QueueFullError):
+            assert future.result(PATIENCE) == "done"
+    for manager in managers:
+        assert manager.stop(PATIENCE).drained
+    assert deadlock._announced.waits == {}

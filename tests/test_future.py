@@ -17,6 +17,7 @@ import pytest
 import tasker.future
 from tasker import ConfigError, ContextCancelledError, DeadlineExceededError, TaskTimeoutError, background, deadlock
 from tasker.context import TaskContext
+from tasker.current import here
 from tasker.future import TaskFuture, new_task
 from tasker.logger import GuardedLogger
 from tasker.parking import gil_enabled
@@ -989,22 +990,34 @@ def test_a_wait_inside_of_a_wait_leaves_the_outer_one_announced(owner, monkeypat
     class Worker:
         """The worker in whose task all this happens."""
 
+        name, holds_resource, task = "worker", False, None
+
+    class Seat:
+        """The outer one is made first."""
+
+        def __init__(self):
+            self.sleep = sleeps.pop(0)
+
+        def wake(self):
+            """Nobody sleeps here."""
+
     worker, announced = Worker(), []
 
     def settle(future):
-        announced.append(deadlock._waits.get(worker))
+        announced.extend(deadlock._announced.waits[worker].awaited._futures)
         assert future._take_settle()
         future._publish(None)
 
-    def sleep_in_the_outer(limit):
+    def sleep_in_the_outer():
         inner.result()  # of a `__del__`, say
         settle(outer)
 
-    monkeypatch.setattr("tasker.future.current_worker", lambda: worker)
+    sleeps = [sleep_in_the_outer, lambda: settle(inner)]
+    monkeypatch.setattr(here.place, "worker", worker)
+    monkeypatch.setattr("tasker.future.Seat", Seat)
     outer, inner = owner.future(), owner.future()
     for future in (outer, inner):
         future._deadline = float("inf")  # no wait for it is a deadlock
-    outer._sleep, inner._sleep = sleep_in_the_outer, lambda limit: settle(inner)
     outer.result()
     assert announced == [inner, outer]
-    assert worker not in deadlock._waits
+    assert worker not in deadlock._announced

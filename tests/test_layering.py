@@ -18,11 +18,11 @@ LAYERS = (
     ("errors", "logger", "parking", "placement.__init__", "placement.protocol", "placement.variables", "threads"),
     ("placement.records", "placement.wire", "reservoir", "scaling", "snapshots", "wrapping"),
     # needs one or two of those
-    ("aside", "awaiting", "checks", "deadlock", "metrics", "placement.base", "placement.envelope", "resources"),
+    ("aside", "awaiting", "checks", "metrics", "placement.base", "placement.envelope", "resources"),
     ("signature", "timer"),
     ("context",),
     ("current", "placement.handle"),
-    ("placement.child", "placement.elsewhere", "placement.host"),
+    ("deadlock", "placement.child", "placement.elsewhere", "placement.host"),
     ("placement._child", "placement.hosted", "placement.processes"),
     ("placement.actor",),
     ("placement.cluster",),

@@ -42,6 +42,9 @@ HIRING = [  # what the sample shows beside a pace of ten tasks a second and four
     ("no pace: twice as many", {"backlog": 100, "pace": 0.0}, 4),
     ("no pace: never more than tasks wait", {"backlog": 1, "pace": 0.0}, 1),
     ("no pace: never above the most", {"backlog": 100, "pace": 0.0, "workers": 12}, 4),
+    ("stuck, whatever the pace was: twice as many", {"backlog": 100, "pace": 1e3, "stuck": True}, 4),
+    ("stuck: never more than tasks wait", {"backlog": 1, "pace": 1e3, "stuck": True}, 1),
+    ("stuck: those being created count", {"backlog": 1, "workers": 5, "creating": 1, "stuck": True}, 0),
     ("those being created count", {"backlog": 25, "workers": 8, "creating": 4}, 0),
     ("those being created count, without a pace as well", {"backlog": 3, "pace": 0.0, "workers": 7, "creating": 3}, 0),
     ("nobody holds a resource yet", {"backlog": 1, "pace": 0.0, "workers": 2, "creating": 2}, 0),
@@ -106,6 +109,7 @@ def test_no_sample_ever_leads_out_of_the_limits():
             creating=creating,
             idle=idle,
             idle_low=rng.randint(0, idle),
+            stuck=rng.random() < 0.2,
         )
         delta = decide(seen, limits)
         assert min(workers, base) <= workers + delta <= limits.most, (seen, limits)

@@ -1029,7 +1029,7 @@ def test_a_wait_for_a_stream_is_over_when_it_is(make):
     manager = make(worker_count=2)
     for kind in KINDS:
         manager.submit(lambda _, kind=kind: list(manager.map(double, range(50), **kind))).result(PATIENCE)
-    assert deadlock._waits == {}
+    assert deadlock._announced.waits == {}
 
 
 @EVERY_KIND
