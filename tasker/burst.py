@@ -14,6 +14,7 @@ from typing import Any, Protocol
 
 from tasker import deadlock, timer
 from tasker.aside import Aside
+from tasker.backoff import Backoff
 from tasker.crew import Crew
 from tasker.errors import ContextCancelledError, ResourceCreationError
 from tasker.lifecycle import OPEN, Lifecycle
@@ -41,6 +42,7 @@ class Parts(Protocol):
     aside: Aside
     figures: BuiltinCollector
     logger: GuardedLogger
+    backoff: Backoff
     lifecycle: Lifecycle
     user: UserCode[Any]
     watchers: int
@@ -94,6 +96,7 @@ class Burst:
         parts = self._parts
         if parts.lifecycle.state == OPEN:
             parts.heal_crew()
+        parts.queue.ripen(time.monotonic())
         if any(parts.queue.waiting()) and parts.queue.idle.announced:
             parts.queue.idle.wake_all()  # tasks wait and workers sleep: a wake-up got lost
         parts.queue.compact()
@@ -115,6 +118,8 @@ class Burst:
         self._stuck = bool(holding) and any(parts.queue.waiting()) and not deadlock.any_free(holding)
         if holding and not self._stuck:
             self._held_at = now
+        else:  # one that broke between two ticks was held, too
+            self._held_at = max(self._held_at, parts.backoff.made_at)
         if len(holding) == len(parts.crew.members):
             parts.user.create_error = None
         self.hopeless = now - self._held_at >= self._create_timeout

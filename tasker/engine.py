@@ -19,6 +19,7 @@ from typing import Any, Generic, TypeVar
 
 from tasker import checks, deadlock
 from tasker.aside import Aside
+from tasker.backoff import Backoff
 from tasker.burst import Burst
 from tasker.config import Config
 from tasker.context import Callback, Context, TaskContext, without_cancel
@@ -78,6 +79,7 @@ class Engine(Generic[R]):
         self.figures: BuiltinCollector = BuiltinCollector(self.queue.waiting_new)
         self.aside: Aside = Aside(f"{config.name}-aside", self.logger)
         create_timeout = checks.seconds("create_timeout", config.create_timeout)
+        self.backoff: Backoff = Backoff(create_timeout)
         limits = self._limits()
         self.crew: Crew[R] = Crew(
             config.name, limits.base, limits.most, self._new_worker, self._worker_left, self.logger
@@ -186,7 +188,7 @@ class Engine(Generic[R]):
     def _reserve(self, task: TaskFuture[Any], timeout: float | None) -> None:
         if not self._wait_for_room(task, 0.0 if self.runs_this_thread() else timeout):
             raise QueueFullError(
-                f"{self.name}: queue full: {self.queue.room}, {self.busy()} of {len(self.crew.members)} workers "
+                f"{self.name}: queue full: {self.queue.slots()}, {self.busy()} of {len(self.crew.members)} workers "
                 "busy; submit later, wait longer (queue_timeout), or raise queue_size"
             )
         if self.queue.closed:  # while it waited: it was in no lane, so nobody is to count it
@@ -303,7 +305,7 @@ class Engine(Generic[R]):
         return [task for task in self.queue.entries() if task._waits_for_start()]
 
     def has_room(self) -> bool:
-        return self.queue.room.may_enter()
+        return self.queue.has_room()
 
     def is_closing(self) -> bool:
         return self.is_stopping()
@@ -496,7 +498,7 @@ class Engine(Generic[R]):
             f"{self.name} belongs to the process that forked this one: make a new one here"
         )
         self.site.leave_to_parent()
-        new_locks(self, self.queue, self.queue.room, self.crew, self.figures, self.aside, self.pool, self.user)
+        new_locks(self, self.queue, self.crew, self.figures, self.aside, self.pool, self.user, self.backoff)
         self.orphaned = error
         self.queue.close(error)
         self._inherited = self.pool.close()  # neither used nor freed here: they are the parent's

@@ -1,10 +1,15 @@
 """`TaskQueue`: two lanes of waiting tasks, and the parking of the workers that wait for them.
 
 Order. A worker that takes a main task has seen the priority lane empty after that main task was put; each lane is
-taken first in, first out, and a retry goes to the front of its own lane. With the GIL, looking and popping in
+taken first in, first out, but for retries. With the GIL, looking and popping in
 `_take_unlocked` keeps that without a lock, because no thread switch can come between the look and the pop (CPython
 switches on calls and backward jumps only). Free-threaded builds take `_take_lock`, which only takers take, and look at
 the priority lane once more after the pop.
+
+Retries. A retry that need not pause goes to the front of its own lane. One that has to pause waits in `_later` until
+the burst thread's first tick after that; then it goes not to the front, but behind the first task of its lane that was
+never taken. So whatever a task does to resources, and however long it takes to make one, those behind it get their
+turn. What waits in `_later` counts as waiting in its lane.
 
 Waking. Submitters wake one worker at a time: as long as `waking` says that one is on its way they leave it at that.
 That worker takes the flag down, *then* looks at the lanes, and when it has taken a task wakes the next one if there is
@@ -20,20 +25,23 @@ longer in `_requeued`, if it was taken before); whoever takes it drops it. The b
 half of it is dead.
 
 `_take_lock` is held by takers of free-threaded builds, and by a compaction or re-queue, which excludes all takers.
-`_dead_lock` guards `_dead` and `_requeued`. Order: the first, then the second.
+`_dead_lock` guards `_dead`, `_requeued`, `_later` and the slots of the bounded queue. Order: the first, then the
+second.
 """
 
 from __future__ import annotations
 
+import math
 import threading
+import time
 from collections import deque
 from collections.abc import Callable
 from typing import Any
+from weakref import WeakValueDictionary
 
 from tasker.errors import TaskManagerShutdownError
 from tasker.future import TaskFuture
-from tasker.parking import Parking, gil_enabled
-from tasker.room import Room
+from tasker.parking import Parking, Seat, gil_enabled
 
 __all__ = ["TaskQueue"]
 
@@ -45,10 +53,13 @@ class TaskQueue:
 
     def __init__(self, name: str, capacity: int = 0, *, locked: bool | None = None) -> None:
         self._name = name
+        self._capacity = capacity
         self._main: deque[Task] = deque()
         self._priority: deque[Task] = deque()
         self.idle: Parking = Parking()  # workers without a task
-        self.room: Room = Room(capacity)  # for tasks that were not taken before
+        self._room = Parking()  # submitters without a slot
+        self._submitters: set[Seat] = set()  # theirs, announced or not
+        self.lines: WeakValueDictionary[Any, Any] = WeakValueDictionary()  # of each loop, its line for room (see aio)
         self.waking: bool = False  # whether a worker that a submitter woke has yet to look
         self.closed: bool = False
         self._error: TaskManagerShutdownError | None = None
@@ -58,10 +69,10 @@ class TaskQueue:
         self._dead_lock = threading.RLock()  # reentrant: a signal handler may cancel a task
         self._dead = {False: 0, True: 0}  # emptied entries of the main and of the priority lane
         self._requeued = {False: 0, True: 0}  # entries that were taken before
+        self._later: list[tuple[float, Task]] = []  # retries that pause, and until when
+        self._holders: set[Task] = set()  # tasks with a slot: a set, so that freeing one twice frees one
         self._take = self._take_locked if (not gil_enabled() if locked is None else locked) else self._take_unlocked
         self.take: Callable[[], Task | None] = self._take_freeing if capacity else self._take
-        self.reserve = self.room.enter  # before `put` to a bounded queue
-        self.free_slot = self.room.leave
 
     # -- submitters --------------------------------------------------------------------------------------------
 
@@ -74,9 +85,55 @@ class TaskQueue:
             self.waking = True
             self.idle.wake_one()
 
+    def reserve(self, task: Task, timeout: float | None) -> bool:
+        """Before `put` to a bounded queue: get the task a slot, or find the queue closed.
+
+        Blocks for at most `timeout` seconds (`None`: as long as it takes); `False` when there was no room by then."""
+        deadline = None if timeout is None else time.monotonic() + timeout
+        seat: Seat | None = None
+        try:
+            while not self._take_slot(task):
+                left = None if deadline is None else deadline - time.monotonic()
+                if left is not None and left <= 0:
+                    return False
+                if seat is None:
+                    seat = Seat()
+                    self._submitters.add(seat)
+                limit = -1.0 if left is None else min(left, threading.TIMEOUT_MAX)
+                self._room.park(seat, self._room_or_closed, limit)
+            return True
+        finally:
+            if seat is not None:
+                self._submitters.discard(seat)
+
+    async def room(self, waiter: Any) -> None:
+        """As `reserve` waits, in asyncio: until there may be room, or the queue has closed.
+
+        `waiter` can be awaited, and woken as a `Seat`; of several loops the one that waits longest is woken first."""
+        self._submitters.add(waiter)
+        self._room.announced.appendleft(waiter)
+        awake = False
+        try:
+            if self._room_or_closed() is None:
+                await waiter
+            awake = True
+        finally:
+            self._submitters.discard(waiter)
+            if not self._room.take_back(waiter) and not awake:
+                self._room.wake_one()  # a wake-up came that we have no use for
+
+    def has_room(self) -> bool:
+        """Whether another task would get a slot, or be refused, now."""
+        return self._room_or_closed() is not None
+
+    def slots(self) -> str:
+        """How full a bounded queue is, in words."""
+        return f"{len(self._holders)} of {self._capacity} waiting"
+
     def wake_submitters(self) -> None:
-        """Wake all who wait for room if the queue is closed, and else those whose turn it is: they may not know."""
-        self.room.heal()
+        """Wake all who wait for room: the queue closed, or a wake-up may have got lost."""
+        self._room.wake_all()
+        self._room.wake_stranded(list(self._submitters))
 
     # -- workers -----------------------------------------------------------------------------------------------
 
@@ -87,6 +144,12 @@ class TaskQueue:
         with self._take_lock:
             (self._priority if task._priority else self._main).appendleft(task)
         self.idle.wake_one()
+
+    def put_back_later(self, task: Task, pause: float) -> None:
+        """Make a task that ran wait again, for `pause` seconds outside of its lane. Never refused either."""
+        with self._dead_lock:
+            self._later.append((time.monotonic() + pause, task))
+            self._requeued[task._priority] += 1
 
     def wake_next(self) -> None:
         """Said by a worker that was idle and has taken a task: if there are more, wake another one."""
@@ -107,7 +170,8 @@ class TaskQueue:
 
     def is_drained(self) -> bool:
         """Whether the queue is closed and holds nothing: a worker that sees this may leave."""
-        return self.closed and not self._main and not self._priority and not self._compacting
+        # the order matters: a retry moves from `_later` to its lane
+        return self.closed and not self._later and not self._main and not self._priority and not self._compacting
 
     # -- whoever settles a waiting task --------------------------------------------------------------------------
 
@@ -116,7 +180,7 @@ class TaskQueue:
         with self._dead_lock:
             self._dead[task._priority] += 1
             self._requeued[task._priority] -= task.attempts > 0
-        if self.room.capacity:
+        if self._capacity:
             self.free_slot(task)
 
     # -- the burst thread ----------------------------------------------------------------------------------------
@@ -125,17 +189,36 @@ class TaskQueue:
         """Refuse new tasks from now on, with `error`. Signal-safe; whoever sleeps is for the caller to wake."""
         self._error = error
         self.closed = True
-        self.room.closed = True
 
     def entries(self) -> list[Task]:
         """All entries, dead ones included."""
-        return [*self._priority.copy(), *self._main.copy(), *self._kept.copy()]  # copies are made in one step
+        later = [task for _, task in self._later.copy()]  # first: they move to the lanes; copies are made in one step
+        return [*later, *self._priority.copy(), *self._main.copy(), *self._kept.copy()]
 
     def compact(self) -> None:
         """Drop the dead entries of a lane when half of it is dead. Not for threads that Ctrl-C may interrupt."""
         for priority, lane in ((False, self._main), (True, self._priority)):
-            if self._dead[priority] * 2 > len(lane):
+            if lane and self._dead[priority] * 2 > len(lane):
                 self._compact(lane)
+
+    def ripen(self, now: float) -> None:
+        """Put the retries whose pause is over by `now`, or that are dead, into their lanes."""
+        if not self._later:
+            return
+        with self._take_lock, self._dead_lock:
+            ripe: list[tuple[float, Task]] = []
+            unripe: list[tuple[float, Task]] = []
+            for entry in self._later:
+                (ripe if entry[0] <= now or not entry[1]._waits_for_start() else unripe).append(entry)
+            ripe.sort(key=lambda entry: entry[0], reverse=True)
+            for lane, priority in ((self._main, False), (self._priority, True)):
+                tasks = [task for _, task in ripe if task._priority is priority]
+                place = _behind_first_new(lane) if tasks else 0
+                for task in tasks:
+                    lane.insert(place, task)
+            self._later = unripe  # last: see is_drained
+        for _ in ripe:
+            self.idle.wake_one()
 
     def waiting(self) -> tuple[int, int]:
         """Live tasks in the main and in the priority lane. Takes no lock, and may be wrong for a moment."""
@@ -143,10 +226,10 @@ class TaskQueue:
         return max(0, main), max(0, priority)
 
     def _count_waiting(self) -> tuple[int, int]:
-        kept = [0, 0]
-        for task in tuple(self._kept):
-            kept[task._priority] += 1
-        return len(self._main) + kept[0] - self._dead[False], len(self._priority) + kept[1] - self._dead[True]
+        others = [0, 0]
+        for task in (*self._kept.copy(), *(task for _, task in self._later.copy())):
+            others[task._priority] += 1
+        return len(self._main) + others[0] - self._dead[False], len(self._priority) + others[1] - self._dead[True]
 
     def waiting_new(self) -> int:
         """Live tasks that were never taken; at most as many as there are, in any race (see `metrics`)."""
@@ -156,6 +239,7 @@ class TaskQueue:
 
     def sweep(self) -> list[Task]:
         """Take everything out, for settling it."""
+        self.ripen(math.inf)
         tasks: list[Task] = []
         while (task := self.take()) is not None:
             tasks.append(task)
@@ -193,6 +277,24 @@ class TaskQueue:
             self.free_slot(task)
         return task
 
+    def _take_slot(self, task: Task) -> bool:
+        with self._dead_lock:
+            if self.closed or len(self._holders) < self._capacity:  # closed: let put() refuse it
+                self._holders.add(task)
+                return True
+            return False
+
+    def free_slot(self, task: Task) -> None:
+        """Give back the slot of a task that has one: it was taken, settled, or not put after all."""
+        with self._dead_lock:
+            if task not in self._holders:
+                return
+            self._holders.remove(task)
+        self._room.wake_one()
+
+    def _room_or_closed(self) -> bool | None:
+        return True if self.closed or len(self._holders) < self._capacity else None
+
     def _compact(self, lane: deque[Task]) -> None:
         with self._take_lock:
             self._compacting = True
@@ -216,3 +318,15 @@ class TaskQueue:
         if self._error is not None:
             return TaskManagerShutdownError(*self._error.args)
         return TaskManagerShutdownError(f"{self._name} is stopping or closed: the task was not accepted")
+
+
+def _behind_first_new(lane: deque[Task]) -> int:
+    """The place behind the first task that was never taken, or the end. Takers may come in between, and make it a place
+    further behind."""
+    try:
+        for place in range(len(lane)):
+            if not lane[place].attempts:
+                return place + 1
+    except IndexError:  # taken since then
+        pass
+    return len(lane)

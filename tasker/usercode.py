@@ -42,11 +42,20 @@ class UserCode(Generic[R]):
         self.create_error = None
         return resource
 
-    def creation_failed(self, error: BaseException) -> None:
-        """A worker could not make a resource and will try again."""
+    def creation_failed(self, error: BaseException, failures: int) -> None:
+        """A worker could not make a resource and will try again; `failures`: see `Backoff.count_failure`."""
         self.create_error = error
-        self._logger.warning("%s: on_create raised, trying again: %s", self._name, last_line_of(error))
-        self._logger.debug("%s: on_create raised\n%s", self._name, traceback_of(error))
+        self._report("on_create raised, trying again", error, failures)
+
+    def broke_early(self, error: BaseException, failures: int) -> None:
+        """One more resource of a worker broke before it had done a task well; `failures` as above."""
+        self._report("resources break before they have done a task, pausing", error, failures)
+
+    def _report(self, what: str, error: BaseException, failures: int) -> None:
+        if failures:
+            more = f" ({failures} failures since the last warning)" if failures > 1 else ""
+            self._logger.warning("%s: %s: %s%s", self._name, what, last_line_of(error), more)
+        self._logger.debug("%s: %s\n%s", self._name, what, traceback_of(error))
 
     def destroy(self, resource: R) -> None:
         """Free a resource. Raises only what a signal handler raises at its entry: then `on_destroy` was not called."""

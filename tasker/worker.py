@@ -3,10 +3,10 @@
     hired -> CREATING <-> SERVING -> left
                 '-----------'-------^
 
-CREATING: makes a resource, again and again with jittered exponential backoff, until it has one or is not employed any
-more. SERVING: takes tasks; parks where there is none. It goes back to CREATING when a verdict says that the resource is
-broken, or is told that it is lost, and leaves when it was dismissed (retired while idle) or the queue is closed and
-empty.
+CREATING: makes a resource, again and again, until it has one or is not employed any more. Before each attempt it pauses
+for as long as its last failures demand (see `backoff`); what wakes it meanwhile does not end the pause. SERVING: takes
+tasks; parks where there is none. It goes back to CREATING when a verdict says that the resource is broken, or is told
+that it is lost, and leaves when it was dismissed (retired while idle) or the queue is closed and empty.
 
 The resource is created, used and destroyed here, in this thread. Nothing that the user's functions raise leaves the
 place where they are called. The worker's figures go to its own shard; `task` and `thread` tell others what it does.
@@ -21,6 +21,7 @@ from collections.abc import Callable
 from concurrent.futures._base import FINISHED
 from typing import Any, Generic, Protocol, TypeVar
 
+from tasker.backoff import Backoff
 from tasker.context import TaskContext
 from tasker.current import here
 from tasker.errors import ContextCancelledError, TaskManagerKilledError, WorkerLostError
@@ -37,8 +38,6 @@ __all__ = ["Terms", "Worker"]
 
 R = TypeVar("R")
 
-FIRST_PAUSE = 0.05  # seconds after the first failed creation, doubled after each
-LONGEST_PAUSE = 5.0
 _NONE: Any = object()  # no resource: None may be one
 
 
@@ -48,6 +47,7 @@ class Terms(Protocol[R]):
     queue: TaskQueue
     user: UserCode[R]
     logger: GuardedLogger
+    backoff: Backoff
     max_retries: int
     may_retry: bool
     """Whether any task may run more than once."""
@@ -74,6 +74,8 @@ class Worker(Generic[R]):
         self.began: bool = False  # whether its thread has come so far as to run anything
         self.dismissed: bool = False
         self.lost: bool = False  # whether its resource is known to be lost
+        self._failures = 0  # of its resources in a row: not made, or broken or lost before they had done a task well
+        self._completed_before = 0  # tasks completed when it got its resource; -1: the resource is known to work
         self._terms = terms
         self._queue = terms.queue
         self._leave = leave
@@ -120,11 +122,14 @@ class Worker(Generic[R]):
                 self.creating = False
                 self.resource = resource
                 self.holds_resource = True
+                self._completed_before = self.shard.finished()[0]
                 self.lost = self._terms.user.is_lost(resource)  # from now on somebody tells
                 try:
+                    self._terms.backoff.resource_made()
                     self._terms.worker_changed()
                     self._serve(resource)
                 finally:
+                    self._failures = self._failures_with_this()
                     self.holds_resource = False
                     self.resource = _NONE
                     self._terms.user.destroy(resource)
@@ -137,20 +142,37 @@ class Worker(Generic[R]):
             self._leave(self)
 
     def _create(self) -> R:
-        pause = FIRST_PAUSE
-        while self._employed():
+        while self._pause():
             try:
                 return self._terms.user.create()
             except BaseException as error:
                 if isinstance(error, TaskManagerKilledError) and not self._employed():
                     break  # given up by the closing manager itself: nobody's failure
-                self._terms.user.creation_failed(error)
-            import random  # half of what importing tasker would cost, and most programs never get here
-
-            # jitter: workers that failed together must not all try again together
-            self.seat.sleep(random.uniform(pause / 2, pause))
-            pause = min(pause * 2, LONGEST_PAUSE)
+                self._failures += 1
+                self._terms.user.creation_failed(error, self._terms.backoff.count_failure())
         return _NONE  # type: ignore[no-any-return]
+
+    def _pause(self) -> bool:
+        """Pause for as long as the last failures demand; `False` when there is nothing to make a resource for."""
+        if not self._failures:
+            return self._employed()
+        backoff = self._terms.backoff
+        until = time.monotonic() + backoff.worker_pause(self._failures)
+        return self._sleep_until(until) and self._sleep_until(backoff.take_turn())
+
+    def _sleep_until(self, until: float) -> bool:
+        """Sleep until then, whatever wakes the thread meanwhile; `False` as soon as it is not employed any more."""
+        while self._employed():
+            left = until - time.monotonic()
+            if left <= 0:
+                return True
+            self.seat.sleep(left)
+        return False
+
+    def _failures_with_this(self) -> int:
+        """The failures in a row, should its resource fail now: none if that has done a task well."""
+        works = self.shard.finished()[0] != self._completed_before
+        return 0 if works else self._failures + 1
 
     def _serve(self, resource: R) -> None:
         """Run tasks until the resource is broken or the worker leaves. All that a task costs is in this loop."""
@@ -240,11 +262,20 @@ class Worker(Generic[R]):
         terms = self._terms
         _strip_own_frame(error)
         healthy = terms.user.is_healthy(error, self.resource)
+        failures = self._failures_with_this()
+        if healthy:
+            self._completed_before = -1
+        elif failures > 1:  # one may be the task's own fault
+            terms.user.broke_early(error, terms.backoff.count_failure())
         once = task._once and (not isinstance(error, WorkerLostError) or error.began)
         if not healthy and not once and task.attempts <= terms.max_retries and task._requeue():
             self.shard.count(retried=1)
             terms.user.tell("record_retry")
-            self._queue.put_back(task)
+            pause = terms.backoff.task_pause(failures, task.attempts)
+            if pause:
+                self._queue.put_back_later(task, pause)
+            else:
+                self._queue.put_back(task)
         elif task._take_settle():
             if task.attempts > 1:
                 _add_note(error, f"tasker: the last of {task.attempts} attempts, each on another resource")
@@ -269,7 +300,7 @@ class Worker(Generic[R]):
         if self.dismissed or self.lost:  # a task would only find out that there is no resource
             return _NONE  # type: ignore[no-any-return]
         task = self._queue.take()
-        if task is None and self._queue.closed:
+        if task is None and self._queue.is_drained():
             return _NONE  # type: ignore[no-any-return]
         return task
 

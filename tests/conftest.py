@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 import tasker.aside
+import tasker.backoff
 import tasker.timer
 from tasker import Config, TaskManager
 from tasker.testing import DummyResource, ResourceFactory, leak_check
@@ -123,6 +124,21 @@ def make(factory: Factory, log: Log) -> Iterator[Callable[..., TaskManager[Resou
     for manager in managers:
         if repr(manager).find("closed") < 0:
             assert manager.kill(PATIENCE).abandoned == ()
+
+
+@pytest.fixture
+def no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Workers make another resource at once, and what is retried is at once in front of its lane."""
+    monkeypatch.setattr(tasker.backoff, "FIRST_PAUSE", 0.0)
+    monkeypatch.setattr(tasker.backoff, "SPACING", 0.0)
+
+
+@pytest.fixture
+def short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Workers and tasks pause, but not for long."""
+    monkeypatch.setattr(tasker.backoff, "FIRST_PAUSE", 0.001)
+    monkeypatch.setattr(tasker.backoff, "LONGEST_PAUSE", 0.02)
+    monkeypatch.setattr(tasker.backoff, "SPACING", 0.0)
 
 
 @pytest.fixture

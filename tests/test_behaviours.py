@@ -473,7 +473,9 @@ def test_every_behaviour_has_tests_that_exist() -> None:
 # -- order -----------------------------------------------------------------------------------------------------------
 
 
-def test_tasks_that_are_always_sick_keep_no_other_from_running(make):
+@pytest.mark.parametrize("pauses", ["no_pauses", "short_pauses"])
+def test_tasks_that_are_always_sick_keep_no_other_from_running(make, request, pauses):
+    request.getfixturevalue(pauses)
     manager = make(worker_count=1, max_worker_count=1, max_retries=3)
     order = []
 

@@ -12,8 +12,8 @@ import threading
 
 import pytest
 
+import tasker.backoff
 import tasker.engine
-import tasker.worker
 from tasker import ResourceCreationError, TaskManagerKilledError, TaskMetrics, TaskTimeoutError
 from tests.conftest import PATIENCE, Sick, eventually
 
@@ -115,6 +115,7 @@ def recorded(task, raised):
 
 @pytest.mark.parametrize("healthy", [True, False])
 @pytest.mark.parametrize("what", ERRORS)
+@pytest.mark.usefixtures("no_pauses")
 def test_whatever_a_task_raises_reaches_its_own_caller_as_it_is_and_the_next_task_runs(make, log, what, healthy):
     manager = make(worker_count=1, max_worker_count=1, max_retries=1, check_health=lambda error: healthy)
     raised, called = [], []
@@ -152,7 +153,7 @@ def test_run_task_raises_whatever_its_task_raises_and_goes_on(make, what):
 
 
 def test_an_on_create_that_fails_now_and_then_costs_no_task(make, factory, log, monkeypatch):
-    monkeypatch.setattr(tasker.worker, "FIRST_PAUSE", 0.001)
+    monkeypatch.setattr(tasker.backoff, "FIRST_PAUSE", 0.001)
     seed = random.SystemRandom().randrange(10**6)
     print(f"seed {seed}")
     chance = random.Random(seed)
@@ -363,7 +364,7 @@ def test_a_done_callback_may_submit(make):
 @pytest.mark.parametrize("error", [OSError("disk full"), SystemExit("disk full")])
 @pytest.mark.parametrize("level", ["debug", "info", "warning", "error", "every level"])
 def test_a_logger_that_raises_costs_its_messages_and_nothing_else(make, factory, monkeypatch, level, error):
-    monkeypatch.setattr(tasker.worker, "FIRST_PAUSE", 0.001)
+    monkeypatch.setattr(tasker.backoff, "FIRST_PAUSE", 0.001)
     told = []
 
     class Logger:

@@ -6,7 +6,7 @@ import threading
 
 import pytest
 
-import tasker.worker
+import tasker.backoff
 from tasker import ResourceCreationError, TaskTimeoutError
 from tests.conftest import PATIENCE, Sick, eventually
 
@@ -200,7 +200,7 @@ def test_a_creation_that_fails_is_tried_again_until_it_succeeds(make, factory, l
 
 
 def test_an_outage_heals_without_new_submissions(make, factory, monkeypatch):
-    monkeypatch.setattr(tasker.worker, "LONGEST_PAUSE", 0.02)
+    monkeypatch.setattr(tasker.backoff, "LONGEST_PAUSE", 0.02)
     factory.fail_always = OSError("down")
     manager = make(worker_count=3, max_worker_count=3)
     futures = [manager.submit(lambda resource, x: x, i) for i in range(10)]
@@ -211,7 +211,7 @@ def test_an_outage_heals_without_new_submissions(make, factory, monkeypatch):
 
 
 def test_workers_that_turn_unhealthy_during_an_outage_come_back(make, factory, monkeypatch):
-    monkeypatch.setattr(tasker.worker, "LONGEST_PAUSE", 0.02)
+    monkeypatch.setattr(tasker.backoff, "LONGEST_PAUSE", 0.02)
     manager = make(worker_count=2, max_worker_count=2)
     assert manager.wait_ready(PATIENCE)
     failed = threading.Barrier(2)

@@ -16,9 +16,9 @@ PACKAGE = Path(tasker.__file__).parent
 LAYERS = (
     # needs nothing of tasker
     ("errors", "logger", "parking", "placement.__init__", "placement.protocol", "placement.variables", "threads"),
-    ("placement.records", "placement.wire", "reservoir", "scaling", "snapshots", "wrapping"),
+    ("backoff", "placement.records", "placement.wire", "reservoir", "scaling", "snapshots", "wrapping"),
     # needs one or two of those
-    ("aside", "awaiting", "checks", "metrics", "placement.base", "placement.envelope", "resources", "room"),
+    ("aside", "awaiting", "checks", "metrics", "placement.base", "placement.envelope", "resources"),
     ("signature", "timer"),
     ("context",),
     ("current", "placement.handle"),

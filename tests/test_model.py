@@ -42,7 +42,10 @@ TOLD = ("arrived", "completed", "failed", "retried")  # what a collector is told
 FAR_AWAY = 3600.0  # seconds: deadlines pass when the program says so
 IMPATIENCE = 1.0  # seconds for the programs that are tried once one has failed, in order to find a shorter one
 
-pytestmark = pytest.mark.timeout(240 + 20 * SECONDS)  # making a failing program shorter takes a while
+pytestmark = [
+    pytest.mark.timeout(240 + 20 * SECONDS),  # making a failing program shorter takes a while
+    pytest.mark.usefixtures("no_pauses"),
+]
 
 
 def quickly(examples_a_second: float) -> settings:

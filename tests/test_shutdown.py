@@ -14,8 +14,8 @@ import weakref
 
 import pytest
 
+import tasker.backoff
 import tasker.engine
-import tasker.worker
 from tasker import (
     Config,
     ContextCancelledError,
@@ -122,7 +122,7 @@ def test_draining_tasks_run_with_a_live_context_that_says_stopping(make):
 
 
 def test_stop_returns_during_an_outage(make, factory, monkeypatch):
-    monkeypatch.setattr(tasker.worker, "FIRST_PAUSE", 1000.0)  # only a wake-up ends the pause
+    monkeypatch.setattr(tasker.backoff, "FIRST_PAUSE", 1000.0)  # only a wake-up ends the pause
     factory.fail_always = OSError("down")
     manager = make(worker_count=3)
     assert manager.stop().drained
@@ -130,7 +130,7 @@ def test_stop_returns_during_an_outage(make, factory, monkeypatch):
 
 
 def test_stop_during_an_outage_with_tasks_waiting_ends_after_create_timeout(make, factory, log, monkeypatch):
-    monkeypatch.setattr(tasker.worker, "LONGEST_PAUSE", 0.02)
+    monkeypatch.setattr(tasker.backoff, "LONGEST_PAUSE", 0.02)
     factory.fail_always = OSError("down")
     manager = make(worker_count=2, create_timeout=0.1)
     eventually(log.loud)  # a creation has failed: what waits fails by it
@@ -323,7 +323,9 @@ def test_callbacks_of_killed_tasks_run_but_not_inside_kill(make):
     assert names == [("tasker-aside", TaskManagerKilledError)] * 5
 
 
-def test_a_retry_that_races_with_kill_is_settled(make):
+@pytest.mark.parametrize("pauses", ["no_pauses", "short_pauses"])
+def test_a_retry_that_races_with_kill_is_settled(make, request, pauses):
+    request.getfixturevalue(pauses)
     for _ in range(20):
         manager = make(worker_count=2, max_worker_count=2, max_retries=10**6)
 
@@ -437,7 +439,7 @@ def test_a_submission_refused_while_it_waited_for_room_is_not_counted(make):
 
     submitter = threading.Thread(target=submit)
     submitter.start()
-    eventually(lambda: manager._engine.queue.room._line)
+    eventually(lambda: manager._engine.queue._submitters)
     stopper = threading.Thread(target=manager.stop)
     stopper.start()
     submitter.join(PATIENCE)
@@ -495,7 +497,7 @@ def test_submitters_that_wait_for_room_are_refused_when_it_closes(make):
     threads = [threading.Thread(target=submit) for _ in range(3)]
     for thread in threads:
         thread.start()
-    eventually(lambda: len(manager._engine.queue.room._line) == 3)
+    eventually(lambda: len(manager._engine.queue._room.announced) == 3)
     manager._engine.lifecycle.request_stop()
     for thread in threads:
         thread.join(PATIENCE)

@@ -28,7 +28,10 @@ MOST_SICK = 2  # times that an item breaks its resource, unless for ever
 MAX_RETRIES = LONGEST_CHUNK * MOST_SICK  # a chunk's items share them
 FOR_EVER = 10**6
 
-pytestmark = pytest.mark.timeout(240 + 20 * SECONDS)  # making a failing program shorter takes a while
+pytestmark = [
+    pytest.mark.timeout(240 + 20 * SECONDS),  # making a failing program shorter takes a while
+    pytest.mark.usefixtures("no_pauses"),
+]
 
 
 @pytest.fixture(autouse=True)
