@@ -188,7 +188,7 @@ class Engine(Generic[R]):
     def _reserve(self, task: TaskFuture[Any], timeout: float | None) -> None:
         if not self._wait_for_room(task, 0.0 if self.runs_this_thread() else timeout):
             raise QueueFullError(
-                f"{self.name}: queue full: {self.queue.slots()}, {self.busy()} of {len(self.crew.members)} workers "
+                f"{self.name}: queue full: {self.queue.room}, {self.busy()} of {len(self.crew.members)} workers "
                 "busy; submit later, wait longer (queue_timeout), or raise queue_size"
             )
         if self.queue.closed:  # while it waited: it was in no lane, so nobody is to count it
@@ -305,7 +305,7 @@ class Engine(Generic[R]):
         return [task for task in self.queue.entries() if task._waits_for_start()]
 
     def has_room(self) -> bool:
-        return self.queue.has_room()
+        return self.queue.room.may_enter()
 
     def is_closing(self) -> bool:
         return self.is_stopping()
@@ -498,7 +498,9 @@ class Engine(Generic[R]):
             f"{self.name} belongs to the process that forked this one: make a new one here"
         )
         self.site.leave_to_parent()
-        new_locks(self, self.queue, self.crew, self.figures, self.aside, self.pool, self.user, self.backoff)
+        new_locks(
+            self, self.queue, self.queue.room, self.crew, self.figures, self.aside, self.pool, self.user, self.backoff
+        )
         self.orphaned = error
         self.queue.close(error)
         self._inherited = self.pool.close()  # neither used nor freed here: they are the parent's

@@ -18,7 +18,7 @@ LAYERS = (
     ("errors", "logger", "parking", "placement.__init__", "placement.protocol", "placement.variables", "threads"),
     ("backoff", "placement.records", "placement.wire", "reservoir", "scaling", "snapshots", "wrapping"),
     # needs one or two of those
-    ("aside", "awaiting", "checks", "metrics", "placement.base", "placement.envelope", "resources"),
+    ("aside", "awaiting", "checks", "metrics", "placement.base", "placement.envelope", "resources", "room"),
     ("signature", "timer"),
     ("context",),
     ("current", "placement.handle"),
