@@ -15,6 +15,8 @@ from collections.abc import Callable
 
 __all__ = ["new_thread"]
 
+BEGUN = 5.0  # seconds
+
 
 def new_thread(target: Callable[..., object], name: str, args: tuple[object, ...] = ()) -> threading.Thread:
     """A daemon thread, not yet started, that begins with no context variables whichever thread starts it."""
@@ -23,4 +25,21 @@ def new_thread(target: Callable[..., object], name: str, args: tuple[object, ...
 
 class _Thread(threading.Thread):
     def start(self) -> None:
+        """As `Thread.start`, which waits until the thread has begun: here for `BEGUN` seconds at most."""
+        self._started = _Begun()
         contextvars.Context().run(super().start)
+
+    @property
+    def ident(self) -> int | None:
+        """`None` until it has begun: an exception that another thread sends earlier would end it without a trace."""
+        return super().ident if self._started.is_set() else None
+
+
+class _Begun(threading.Event):
+    """Set by a thread that has begun. One that was ended before, by an exception that another thread has sent to it (or
+    to a thread that is gone and had the same number), never does, and `Thread.start` would wait for ever."""
+
+    def wait(self, timeout: float | None = None) -> bool:
+        if super().wait(BEGUN if timeout is None else timeout):
+            return True
+        raise RuntimeError(f"a new thread has not begun within {BEGUN:g} s")
