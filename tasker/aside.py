@@ -1,10 +1,14 @@
 """Runs user code for threads that must not run it themselves: the timer, the burst thread, `kill()`.
 
 Jobs wait in a deque; one daemon thread at a time takes them in order and ends when there are none. If that thread
-cannot be started, or a job keeps it for `STUCK`, whoever calls `heal()` now and then (a manager's burst thread, the
-timer) gives the rest another thread: a callback that blocks for ever holds up no other callback for longer than that.
+cannot be started, or a job keeps it for `STUCK`, `heal()` gives the rest another thread: a callback that blocks for
+ever holds up no other callback for longer than that. A manager's burst thread calls it in each tick, the timer at each
+of its turns.
 
-`_lock` guards the two fields below it, is held for a few lines, and no job ever runs under it.
+To let go of an object may run user code as well: its destructor, or that of what it refers to. `let_go` takes such
+objects over; the same thread drops them, one by one, when no job waits. No closing waits for a destructor.
+
+`_lock` guards `_runner`, `_busy` and `_dropping`, is held for a few lines, and no job ever runs under it.
 """
 
 from __future__ import annotations
@@ -14,11 +18,14 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
+from functools import partial
+from typing import Any
 
-from tasker.logger import GuardedLogger
+from tasker.handover import move_all
+from tasker.logger import GuardedLogger, Logger
 from tasker.threads import new_thread
 
-__all__ = ["Aside"]
+__all__ = ["Aside", "LoggerAside"]
 
 STUCK = 0.1  # seconds after which a job no longer holds up those behind it
 
@@ -32,20 +39,34 @@ class Aside:
         self._name = name
         self._logger = logger
         self._jobs: deque[Job] = deque()
+        self._garbage: deque[Any] = deque()
         self._lock = threading.RLock()
         self._runner: threading.Thread | None = None  # the thread that takes jobs; a stuck one is replaced
-        self._taken_at = 0.0  # when the runner was started or last took a job
+        self._taken_at = 0.0  # when the runner was started or last took something
         self._busy: list[threading.Thread] = []
+        self._dropping: list[threading.Thread] = []  # those of the threads that run no job
 
     def run(self, *jobs: Job) -> None:
         """Run the jobs, in order, on a thread of their own; returns at once. Never raises."""
+        self.run_all(list(jobs))
+
+    def run_all(self, jobs: list[Job]) -> None:
+        """As `run`; empties the list, so that the calling thread is not the last one that refers to a job."""
         if jobs:
-            self._jobs.extend(jobs)
+            move_all(jobs, self._jobs)
+            self._ensure_runner()
+
+    def let_go(self, things: list[Any]) -> None:
+        """Drop what is in the list, on a thread of its own, where destructors may block; returns at once.
+
+        Empties the list. The caller must not refer to the things in any other way."""
+        if things:
+            move_all(things, self._garbage)
             self._ensure_runner()
 
     def heal(self) -> None:
         """Start a thread for jobs that have none: the last one could not start, or is kept by its job."""
-        if self._jobs:
+        if self.waits():
             with self._lock:
                 if self._runner is not None and time.monotonic() - self._taken_at >= STUCK:
                     self._runner = None
@@ -55,24 +76,31 @@ class Aside:
         """Run what waits in the calling thread: for interpreter exit, when no thread can be started any more."""
         thread = threading.current_thread()
         self._runner = thread  # a stuck one may not come back
-        self._run_all(thread)
+        self._run_jobs(thread)
         self._runner = None
 
     def waits(self) -> bool:
-        """Whether a job waits for a thread."""
-        return bool(self._jobs)
+        """Whether anything waits for a thread."""
+        return bool(self._jobs or self._garbage)
 
     def idle(self) -> bool:
-        """Whether nothing waits and nothing runs."""
+        """Whether no job waits or runs."""
         return not self._jobs and not self._busy
 
+    def is_clean(self) -> bool:
+        """Whether nothing waits to be dropped or is being dropped."""
+        return not self._garbage and not self._dropping
+
     def runs_this_thread(self) -> bool:
-        """Whether the calling thread is running one of the jobs."""
-        return threading.current_thread() in self._busy
+        """Whether the calling thread is running one of the jobs, or a destructor."""
+        thread = threading.current_thread()
+        return thread in self._busy or thread in self._dropping
 
     def busy(self) -> list[str]:
-        """The names of the threads that are running a job."""
-        return [thread.name for thread in tuple(self._busy)]
+        """The names of the threads that are running a job, or are kept by a destructor."""
+        moves_on = self._runner if time.monotonic() - self._taken_at < STUCK else None
+        dropping = [thread for thread in self._dropping.copy() if thread is not moves_on]
+        return [thread.name for thread in (*self._busy.copy(), *dropping)]
 
     def _ensure_runner(self) -> None:
         with self._lock:
@@ -81,38 +109,80 @@ class Aside:
             thread = new_thread(self._work, self._name)
             self._runner = thread
             self._taken_at = time.monotonic()
-            self._busy.append(thread)
+            self._dropping.append(thread)
             try:
                 thread.start()
             except BaseException as error:
                 if not thread.is_alive():  # no more threads for now, no memory, or Ctrl-C: heal() tries again
                     self._runner = None
-                    self._busy.remove(thread)
+                    self._dropping.remove(thread)
                 if not isinstance(error, (RuntimeError, MemoryError)):
                     raise
 
     def _work(self) -> None:
         thread = threading.current_thread()
         try:
-            self._run_all(thread)
+            while self.waits() and self._is_wanted(thread):
+                if self._jobs:
+                    self._move(thread, self._dropping, self._busy)
+                    self._run_jobs(thread)
+                    self._move(thread, self._busy, self._dropping)
+                self._drop_garbage(thread)
         finally:
             with self._lock:
-                with contextlib.suppress(ValueError):
-                    self._busy.remove(thread)
+                for threads in (self._busy, self._dropping):
+                    with contextlib.suppress(ValueError):
+                        threads.remove(thread)
                 if self._runner is thread:
                     self._runner = None
-            if self._jobs:  # came in between the last look and the lines above
+            if self.waits():  # came in between the last look and the lines above
                 self._ensure_runner()
 
-    def _run_all(self, thread: threading.Thread) -> None:
-        while self._runner is thread or self._runner is None:
+    def _is_wanted(self, thread: threading.Thread) -> bool:
+        return self._runner is thread or self._runner is None  # None: no other could be started in its place
+
+    def _move(self, thread: threading.Thread, out_of: list[threading.Thread], into: list[threading.Thread]) -> None:
+        with self._lock:
+            into.append(thread)
+            out_of.remove(thread)
+
+    def _run_jobs(self, thread: threading.Thread) -> None:
+        while self._is_wanted(thread):
+            self._taken_at = time.monotonic()
             try:
                 job = self._jobs.popleft()
             except IndexError:
                 return
-            self._taken_at = time.monotonic()
             try:
                 job()
             except BaseException as error:
                 self._logger.error("%s: %r raised %r", self._name, job, error)
             del job
+
+    def _drop_garbage(self, thread: threading.Thread) -> None:
+        while self._is_wanted(thread) and not self._jobs:
+            self._taken_at = time.monotonic()
+            try:
+                self._garbage.popleft()
+            except IndexError:
+                return
+
+
+class LoggerAside:
+    """A logger for threads that must not wait for the user's: what it is told is logged aside, in order."""
+
+    def __init__(self, aside: Aside, logger: Logger) -> None:
+        self._aside = aside
+        self._logger = logger
+
+    def debug(self, msg: str, /, *args: object) -> None:
+        self._aside.run(partial(self._logger.debug, msg, *args))
+
+    def info(self, msg: str, /, *args: object) -> None:
+        self._aside.run(partial(self._logger.info, msg, *args))
+
+    def warning(self, msg: str, /, *args: object) -> None:
+        self._aside.run(partial(self._logger.warning, msg, *args))
+
+    def error(self, msg: str, /, *args: object) -> None:
+        self._aside.run(partial(self._logger.error, msg, *args))

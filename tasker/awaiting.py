@@ -96,16 +96,12 @@ class Message:
 class LoopWaiter(Message):
     """One await, which the message ends."""
 
-    __slots__ = ("_future",)
+    __slots__ = ("_future", "parked")
 
     def __init__(self, mailbox: Mailbox, future: asyncio.Future[None]) -> None:
         super().__init__(mailbox)
         self._future = future
-
-    @property
-    def loop(self) -> asyncio.AbstractEventLoop:
-        """Which must run if the await is to end."""
-        return self._mailbox.loop
+        self.parked: bool = True  # as a thread's seat is: it sleeps, if anybody asks
 
     def deliver(self) -> None:
         if not self._future.done():  # cancelled meanwhile

@@ -2,34 +2,45 @@
 
 It is always there, scaling or not, from before the first worker until CLOSED. A tick is `burst_interval`, or less so
 that healing never waits longer than `TICK`. It sleeps on a seat that anyone may wake. What goes wrong in a tick is
-logged, and the next tick comes all the same. It runs no user code but the logger; at interpreter exit, when no thread
-can be started that would, it runs the callbacks of what it ended.
+logged, and the next tick comes all the same. What takes long, to hire many workers say, is done for the time of a tick,
+and goes on in the next one.
+
+The thread runs no user code: what it logs is logged aside, and what it refers to that may be the user's is dropped
+there. At interpreter exit, when no thread can be started that would, it runs the callbacks of what it ended. One that
+ends before its time is replaced by its own last act, or by whoever waits for the closing (`ensure`).
+
+A tick that comes much too late (the machine slept, the process was stopped) means that nobody could act: the limits
+for others begin to count anew. Where one comes after another that is how things are, and the time counts.
 """
 
 from __future__ import annotations
 
+import contextlib
 import threading
 import time
 from typing import Any, Protocol
 
 from tasker import deadlock, timer
-from tasker.aside import Aside
+from tasker.aside import Aside, LoggerAside
 from tasker.backoff import Backoff
+from tasker.context import Callback
 from tasker.crew import Crew
 from tasker.errors import ContextCancelledError, ResourceCreationError
-from tasker.lifecycle import OPEN, Lifecycle
-from tasker.logger import GuardedLogger, traceback_of
+from tasker.lifecycle import CLOSED, OPEN, Lifecycle
+from tasker.logger import traceback_of
 from tasker.metrics import BuiltinCollector
 from tasker.parking import Seat
 from tasker.placement.base import Site
 from tasker.queue import TaskQueue
 from tasker.scaling import Limits, Window, decide
 from tasker.threads import new_thread
-from tasker.usercode import UserCode, last_line_of
+from tasker.timer import LATE
+from tasker.usercode import UserCode
 
 __all__ = ["Burst"]
 
 TICK = 0.1  # seconds: the longest that a fault stays unhealed
+STUCK = 5.0  # seconds without a tick, while somebody waits for the closing, after which another thread takes over
 
 
 class Parts(Protocol):
@@ -41,7 +52,8 @@ class Parts(Protocol):
     crew: Crew[Any]
     aside: Aside
     figures: BuiltinCollector
-    logger: GuardedLogger
+    service_logger: LoggerAside
+    settling: set[Any]
     backoff: Backoff
     lifecycle: Lifecycle
     user: UserCode[Any]
@@ -69,26 +81,86 @@ class Burst:
         self.hopeless: bool = False  # whether that is longer ago than `create_timeout`
         self._stuck = False  # whether all workers that hold a resource wait, at last, for what is in the lanes
         self._window = Window(interval, self._scaled_at)
+        self._was_late = False
+        self._settling: list[Any] = []  # tasks that were being settled at the last tick
+        self._has_ended = False
+        self._replacing = threading.RLock()
+        self._beats = 0  # ticks begun
+        self._seen = (-1, 0.0)  # beats at an `ensure`, and when they were so many for the first time
         self.thread: threading.Thread = new_thread(self._run, f"{parts.name}-burst")
 
     def wake(self) -> None:
         """End its sleep: something is to be done now. Signal-safe."""
         self._seat.wake()
 
-    def _run(self) -> None:
-        parts = self._parts
-        while True:
-            self._seat.sleep(self._tick)
+    def ensure(self) -> None:
+        """See to it that somebody closes: called now and then by whoever waits for that.
+
+        Replaces a thread that has ended before its time, or has begun no tick for too long: it is kept by a destructor
+        that the garbage collector runs there. Where no thread can be started (the interpreter exits), the tick is done
+        here."""
+        with self._replacing:
+            now, beats = time.monotonic(), self._beats
+            if beats != self._seen[0]:
+                self._seen = beats, now
+            is_stuck = now - self._seen[1] > STUCK
+            if not self._has_ended and (is_stuck or not self.thread.is_alive()):
+                self._replace()
+
+    def _replace(self) -> None:
+        with self._replacing:
+            self.thread = new_thread(self._run, f"{self._parts.name}-burst")
             try:
-                if parts.exiting:  # no thread can be started any more
-                    parts.aside.run_here()
-                if parts.lifecycle.state != OPEN and parts.lifecycle.step():
-                    return
-                self._heal()
-                if parts.lifecycle.state == OPEN:
-                    self._scale()
-            except BaseException as error:
-                parts.logger.error("%s: the burst thread met an error\n%s", parts.name, traceback_of(error))
+                self.thread.start()
+            except (RuntimeError, MemoryError):
+                self._has_ended = self._guarded_tick()
+
+    def _run(self) -> None:
+        thread = threading.current_thread()
+        try:
+            while not self._has_ended and self.thread is thread:
+                try:  # noqa: SIM105  # suppress() needs memory, and there may be none to report an error with
+                    self._has_ended = self._guarded_tick(self._tick)
+                except BaseException:
+                    pass
+        finally:
+            if not self._has_ended and self.thread is thread:  # an exception that another thread sent
+                self._replace()
+
+    def _guarded_tick(self, patience: float = 0.0) -> bool:
+        try:
+            due = time.monotonic() + patience
+            woken = self._seat.sleep(patience)
+            self._beats += 1
+            self._excuse(0.0 if woken else time.monotonic() - due)
+            return self._do()
+        except BaseException as error:
+            with contextlib.suppress(BaseException):  # no memory: then without a word
+                text = traceback_of(error)
+                self._parts.service_logger.error("%s: the burst thread met an error\n%s", self._parts.name, text)
+            return False
+
+    def _excuse(self, late: float) -> None:
+        """The tick comes so many seconds too late."""
+        is_late = late > LATE
+        if is_late and not self._was_late:
+            self._held_at += late
+            self._parts.lifecycle.excuse(late)
+        self._was_late = is_late
+
+    def _do(self) -> bool:
+        """One tick; `True`: everything is closed, and there is nothing left to do."""
+        parts = self._parts
+        if parts.exiting:  # no thread can be started any more
+            parts.aside.run_here()
+        state = parts.lifecycle.state
+        if state == CLOSED or (state != OPEN and parts.lifecycle.step()):
+            return parts.lifecycle.finish()
+
+        self._heal()
+        if parts.lifecycle.state == OPEN:
+            self._scale()
+        return False
 
     # -- healing -------------------------------------------------------------------------------------------------
 
@@ -99,7 +171,8 @@ class Burst:
         parts.queue.ripen(time.monotonic())
         if any(parts.queue.waiting()) and parts.queue.idle.announced:
             parts.queue.idle.wake_all()  # tasks wait and workers sleep: a wake-up got lost
-        parts.queue.compact()
+        parts.aside.let_go(parts.queue.compact())
+        self._finish_settling()
         parts.queue.wake_submitters()
         parts.aside.heal()
         timer.ensure_running()
@@ -120,13 +193,26 @@ class Burst:
             self._held_at = now
         else:  # one that broke between two ticks was held, too
             self._held_at = max(self._held_at, parts.backoff.made_at)
-        if len(holding) == len(parts.crew.members):
-            parts.user.create_error = None
+        if len(holding) == len(parts.crew.members) and parts.user.create_error is not None:
+            parts.aside.let_go([parts.user.take_create_error()])
         self.hopeless = now - self._held_at >= self._create_timeout
         if self.hopeless and not holding:
-            for task in parts.queue.sweep():
-                task._fail_from_outside(self._creation_error(), ContextCancelledError("no resource"))
-                parts.queue.drop(task)
+            parts.queue.fail_waiting(
+                lambda task: task._fail_from_outside(self._creation_error(), ContextCancelledError("no resource")),
+                parts.aside.let_go,
+                TICK,
+            )
+
+    def _finish_settling(self) -> None:
+        """Finish what a collector that blocks has held up since the last tick."""
+        parts = self._parts
+        jobs: list[Callback] = []
+        for place in range(len(self._settling)):
+            if self._settling[place] in parts.settling:
+                jobs += self._settling[place]._finish_aside()
+        parts.aside.run_all(jobs)
+        parts.aside.let_go(self._settling)
+        self._settling = list(parts.settling)
 
     def _creation_error(self) -> ResourceCreationError:
         error = ResourceCreationError(f"{self._parts.name}: no worker has held a resource for {self._why_hopeless()}")
@@ -141,7 +227,7 @@ class Burst:
         parts = self._parts
         lacking = [worker for worker in parts.crew.members if not worker.holds_resource]
         if parts.user.create_error is not None:
-            why = f"on_create raised {last_line_of(parts.user.create_error)}"
+            why = f"on_create raised {parts.user.create_trouble}"
         elif not lacking:
             why = "none was hired"
         elif any(worker.creating for worker in lacking):
@@ -171,6 +257,8 @@ class Burst:
         )
         delta = 0 if sample is None else decide(sample, self._limits)
         if delta > 0:
-            parts.logger.debug("%s: hired %d", parts.name, parts.crew.hire(delta))
+            hired = parts.crew.hire(delta, lambda: parts.lifecycle.state == OPEN, TICK)
+            parts.service_logger.debug("%s: hired %d", parts.name, hired)
         elif delta < 0:
-            parts.logger.debug("%s: retired %d", parts.name, parts.crew.retire(-delta, parts.queue.idle))
+            retired = parts.crew.retire(-delta, parts.queue.idle)
+            parts.service_logger.debug("%s: retired %d", parts.name, retired)

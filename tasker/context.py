@@ -12,14 +12,12 @@ from __future__ import annotations
 
 import functools
 import logging
-import os
 import threading
 from collections.abc import Callable
 from types import TracebackType
-from typing import Protocol, Self
+from typing import Any, Protocol, Self
 
 from tasker import checks, timer
-from tasker.aside import STUCK, Aside
 from tasker.errors import ContextCancelledError, DeadlineExceededError, shown
 from tasker.logger import GuardedLogger, traceback_of
 from tasker.signature import check_callable
@@ -27,8 +25,6 @@ from tasker.signature import check_callable
 __all__ = ["Context", "background", "with_cancel", "with_deadline", "with_timeout", "with_value"]
 
 _logger = GuardedLogger(logging.getLogger("tasker"))
-_aside = Aside("tasker-context", _logger)  # runs callbacks of passed deadlines
-_healing = False  # whether the timer will look after it; said by what fires deadlines, twice at worst
 
 EndedError = ContextCancelledError | DeadlineExceededError
 Callback = Callable[[], object]
@@ -175,7 +171,7 @@ class Context:
         Raises `TypeError` for a `cause` that is no exception, and always on `background()`."""
         if cause is not None and not isinstance(cause, BaseException):
             raise TypeError(f"cause must be an exception or None, not {shown(cause)}")
-        run_callbacks(self._end(ContextCancelledError("context cancelled"), cause))
+        run_callbacks(self._end(ContextCancelledError("context cancelled"), cause, []))
 
     def __enter__(self) -> Self:
         return self
@@ -216,11 +212,14 @@ class Context:
             context = context._parent
         return items[::-1]
 
-    def _end(self, error: EndedError, cause: BaseException | None) -> list[Callback]:
-        """End this context and all below it; return the user's callbacks for the caller to run."""
+    def _end(self, error: EndedError, cause: BaseException | None, things: list[Any]) -> list[Callback]:
+        """End this context and all below it; return the user's callbacks for the caller to run.
+
+        Puts into `things` what may be referred to by nothing else now, for the caller to let go of."""
         callbacks: list[Callback] = []
         ending: list[Context] = [self]
         while ending:  # a loop and not a recursion: chains of contexts may be long
+            things.append(ending[-1])
             context = ending.pop()
             with context._lock:
                 if context._error is not None:
@@ -250,11 +249,11 @@ class Context:
                 if error is None:
                     parent._children[self] = None
             if error is not None:
-                self._end(error, parent._cause)
+                self._end(error, parent._cause, [])
         if self._deadline is None or self._error is not None or self._deadline == (parent and parent.deadline()):
             return
         if self._deadline <= timer.now():
-            self._end(_deadline_error(), None)
+            self._end(_deadline_error(), None, [])
             return
         entry = self._entry = timer.at(self._deadline, self._deadline_passed)
         if self._error is not None:  # ended in between: its entry must not stay behind
@@ -268,9 +267,9 @@ class Context:
         return True
 
     def _deadline_passed(self) -> None:
-        _aside.run(*_guarded(self._end(_deadline_error(), None)))
-        if not _healing:
-            _heal_callbacks()
+        things: list[Any] = []
+        timer.aside.run_all(_guarded(self._end(_deadline_error(), None, things)))
+        timer.aside.let_go(things)
 
 
 class _Background(Context):
@@ -389,15 +388,6 @@ def _check_callback(callback: object) -> None:
     check_callable("callback", callback, 0)
 
 
-def _heal_callbacks() -> None:
-    """On the timer thread: see to it that a callback which blocks holds up no other, as long as others wait."""
-    global _healing
-    _aside.heal()
-    _healing = _aside.waits()
-    if _healing:
-        timer.after(STUCK, _heal_callbacks)
-
-
 def _guarded(callbacks: list[Callback]) -> list[Callback]:
     def guard(callback: Callback) -> Callback:
         def call() -> None:
@@ -408,15 +398,5 @@ def _guarded(callbacks: list[Callback]) -> list[Callback]:
 
         return call
 
-    return [guard(callback) for callback in callbacks]
-
-
-def _start_afresh() -> None:
-    """In a forked child: the thread that ran callbacks is not there."""
-    global _aside, _healing
-    _aside = Aside("tasker-context", _logger)
-    _healing = False
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_start_afresh)
+    callbacks.reverse()
+    return [guard(callbacks.pop()) for _ in range(len(callbacks))]

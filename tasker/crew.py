@@ -11,17 +11,21 @@ members, then joins those, and misses nobody. Threads are started and workers to
 from __future__ import annotations
 
 import itertools
+import math
 import threading
+import time
 from collections.abc import Callable
 from typing import Generic, TypeVar
 
-from tasker.logger import GuardedLogger
+from tasker.logger import Logger
 from tasker.parking import Parking
 from tasker.worker import Worker
 
 __all__ = ["Crew"]
 
 R = TypeVar("R")
+
+_SLICE = 0.1  # seconds of starting threads, after which it is time to look up
 
 
 class Crew(Generic[R]):
@@ -34,7 +38,7 @@ class Crew(Generic[R]):
         most: int,
         new_worker: Callable[[str, Callable[[Worker[R]], None]], Worker[R]],
         left: Callable[[Worker[R]], None],
-        logger: GuardedLogger,
+        logger: Logger,
     ) -> None:
         self._name = name
         self.base = base
@@ -47,16 +51,19 @@ class Crew(Generic[R]):
         self.members: tuple[Worker[R], ...] = ()
         self._gone: list[threading.Thread] = []  # threads that have left, and are about to end
 
-    def fill(self) -> None:
-        """Start workers until the base is there, however many threads do so at once."""
-        self._hire(self.base, lambda: self.staying() < self.base)
+    def fill(self, seconds: float = math.inf) -> None:
+        """Start workers until the base is there, however many threads do so at once, or so many seconds have passed."""
+        self.hire(self.base, lambda: self.staying() < self.base, seconds)
 
-    def hire(self, count: int) -> int:
-        """Start up to `count` workers, never exceeding the most; returns how many. Does not wait for resources."""
-        return self._hire(count, lambda: True)
+    def hire(self, count: int, wanted: Callable[[], bool] = lambda: True, seconds: float = math.inf) -> int:
+        """Start up to `count` workers for about so many seconds, if they are `wanted`, never exceeding the most.
 
-    def _hire(self, count: int, wanted: Callable[[], bool]) -> int:
+        Returns how many. Does not wait for resources. Where tasks compute, a thread may take a tenth of a second to
+        start."""
+        until = time.monotonic() + seconds
         for hired in range(count):
+            if hired and time.monotonic() >= until:
+                return hired
             worker = self._enlist(wanted)
             if worker is None:
                 return hired
@@ -90,11 +97,12 @@ class Crew(Generic[R]):
     def heal(self, idle: Parking) -> None:
         """Bring the crew back to its base, and wake workers that sleep because their wake-up got lost."""
         for worker in self.members:
-            if worker.began and not worker.thread.is_alive():  # a thread is not "alive" either just before it begins
+            # a thread is not "alive" either just before it begins
+            if (worker.began or worker.started) and not worker.thread.is_alive():
                 self.leave(worker)  # its thread ended without a word
         with self._lock:
             self._gone = [thread for thread in self._gone if thread.is_alive()]
-        self.fill()
+        self.fill(_SLICE)
         idle.wake_stranded([worker.seat for worker in self.members])
 
     def wake_all(self, idle: Parking) -> None:
@@ -109,11 +117,12 @@ class Crew(Generic[R]):
             self._left(worker)
 
     def join_gone(self, timeout: float) -> None:
-        """Wait until the threads of those that left have ended, `timeout` seconds for each; they are ending now."""
+        """Wait until the threads of those that left have ended, `timeout` seconds for all; they are ending now."""
+        until = time.monotonic() + timeout
         while self._gone:
             thread = self._gone.pop()
             if thread.ident is not None and thread is not threading.current_thread():
-                thread.join(timeout)
+                thread.join(max(0.0, until - time.monotonic()))
 
     def staying(self) -> int:
         """Members that were not told to leave."""

@@ -18,7 +18,7 @@ from types import CodeType, FrameType, FunctionType
 from typing import Any, Generic, TypeVar
 
 from tasker import checks, deadlock
-from tasker.aside import Aside
+from tasker.aside import Aside, LoggerAside
 from tasker.backoff import Backoff
 from tasker.burst import Burst
 from tasker.config import Config
@@ -27,6 +27,7 @@ from tasker.crew import Crew
 from tasker.current import here, in_task
 from tasker.errors import PoolDeadlockError, QueueFullError, ResourceCreationError, TaskManagerShutdownError
 from tasker.future import TaskFuture, new_task
+from tasker.interrupts import deliver_later
 from tasker.lifecycle import CLOSED, OPEN, STOPPING, Lifecycle
 from tasker.logger import GuardedLogger
 from tasker.metrics import BuiltinCollector, TaskLifecycleTimestamps, TaskMetrics
@@ -78,17 +79,18 @@ class Engine(Generic[R]):
         self.queue: TaskQueue = self._new_queue()
         self.figures: BuiltinCollector = BuiltinCollector(self.queue.waiting_new)
         self.aside: Aside = Aside(f"{config.name}-aside", self.logger)
+        self.service_logger = LoggerAside(self.aside, self.logger)  # for threads that must not wait for the user's
         create_timeout = checks.seconds("create_timeout", config.create_timeout)
         self.backoff: Backoff = Backoff(create_timeout)
         limits = self._limits()
         self.crew: Crew[R] = Crew(
-            config.name, limits.base, limits.most, self._new_worker, self._worker_left, self.logger
+            config.name, limits.base, limits.most, self._new_worker, self._worker_left, self.service_logger
         )
         size = config.worker_count if config.resource_pool_size is None else config.resource_pool_size
         self.pool: ResourcePool[R] = ResourcePool(
-            config.name, size, self.user.create, self.user.destroy, self._wake_burst
+            config.name, size, self.site.create, self.user.destroy, self._wake_burst
         )
-        self.lifecycle: Lifecycle = Lifecycle(self, create_timeout, self._wake_burst)
+        self.lifecycle: Lifecycle = Lifecycle(self, create_timeout, self._wake_burst, self._ensure_burst)
         interval = checks.seconds("burst_interval", config.burst_interval)
         self.burst: Burst = Burst(self, interval, create_timeout, limits)
         self._bounded = config.queue_size > 0
@@ -139,12 +141,28 @@ class Engine(Generic[R]):
         else:
             wants = self._wants_context(fn, len(args))
         task = new_task(self, fn, args, wants, _monotonic(), waiting, copy_context() if self._propagates else None)
-        if options or self._bounded:
-            self._put(task, **options)
-        else:
-            self.queue.put(task)
-        if self.has_collector:
-            self.user.tell("record_arrival")
+        try:
+            if options or self._bounded:
+                self._put(task, **options)
+            else:
+                self.queue.put(task)
+            if self.has_collector:
+                self.user.tell("record_arrival")
+        except BaseException as error:
+            # it may be in its lane already. There may be no room on the stack, so no call before that is decided
+            try:
+                del task._may_start
+            except AttributeError:
+                accepted = not task._refused  # a worker has taken it
+            else:
+                accepted = False
+                task._refused = True  # what takes it out of the lane counts it
+            if not accepted:
+                raise
+            try:  # noqa: SIM105  # suppress() could be struck in its turn
+                deliver_later(error)
+            except BaseException:
+                pass
         return task
 
     def _wants_context(self, fn: Callable[..., Any], given: int) -> bool:
@@ -188,7 +206,7 @@ class Engine(Generic[R]):
     def _reserve(self, task: TaskFuture[Any], timeout: float | None) -> None:
         if not self._wait_for_room(task, 0.0 if self.runs_this_thread() else timeout):
             raise QueueFullError(
-                f"{self.name}: queue full: {self.queue.room}, {self.busy()} of {len(self.crew.members)} workers "
+                f"{self.name}: queue full: {self.queue.slots()}, {self.busy()} of {len(self.crew.members)} workers "
                 "busy; submit later, wait longer (queue_timeout), or raise queue_size"
             )
         if self.queue.closed:  # while it waited: it was in no lane, so nobody is to count it
@@ -290,8 +308,11 @@ class Engine(Generic[R]):
         self.figures.failed_outside()
         self.user.tell("record_failure", future._stamps(_monotonic()))
 
-    def run_aside(self, *jobs: Callback) -> None:
-        self.aside.run(*jobs)
+    def run_aside(self, jobs: list[Callback]) -> None:
+        self.aside.run_all(jobs)
+
+    def let_go(self, things: list[Any]) -> None:
+        self.aside.let_go(things)
 
     # -- what waits between tasks go by (deadlock.Pool) ---------------------------------------------------------------
 
@@ -305,7 +326,7 @@ class Engine(Generic[R]):
         return [task for task in self.queue.entries() if task._waits_for_start()]
 
     def has_room(self) -> bool:
-        return self.queue.room.may_enter()
+        return self.queue.has_room()
 
     def is_closing(self) -> bool:
         return self.is_stopping()
@@ -464,6 +485,8 @@ class Engine(Generic[R]):
         return Worker(name, self, self.figures.new_shard(), leave)
 
     def _worker_left(self, worker: Worker[R]) -> None:
+        if worker.has_heritage():
+            self.aside.run(worker.inherit)
         self.figures.retire(worker.shard)
         self.worker_changed()
         if worker.thread.ident is not None:  # else its thread did not start, and at once it would not start again
@@ -473,7 +496,7 @@ class Engine(Generic[R]):
         """The place where a resource lives is gone. One that is idle is replaced; another one's user finds out."""
         owner = next((worker for worker in self.crew.members if worker.resource is resource), None)
         if self.pool.discard(resource) if owner is None else owner.resource_lost():
-            self.logger.warning("%s: lost an idle resource, %r", self.name, resource)
+            self.service_logger.warning("%s: lost an idle resource, %r", self.name, resource)
 
     def heal_crew(self) -> None:
         """Said by every tick, as long as the manager is open."""
@@ -488,6 +511,9 @@ class Engine(Generic[R]):
     def _wake_burst(self) -> None:
         self.burst.wake()
 
+    def _ensure_burst(self) -> None:
+        self.burst.ensure()
+
     def unfinished(self) -> list[TaskFuture[Any]]:
         """What waits or runs, entries that are dead included."""
         return [*self.queue.entries(), *self.lifecycle.running()]
@@ -498,9 +524,7 @@ class Engine(Generic[R]):
             f"{self.name} belongs to the process that forked this one: make a new one here"
         )
         self.site.leave_to_parent()
-        new_locks(
-            self, self.queue, self.queue.room, self.crew, self.figures, self.aside, self.pool, self.user, self.backoff
-        )
+        new_locks(self, self.queue, self.crew, self.figures, self.aside, self.pool, self.user, self.backoff)
         self.orphaned = error
         self.queue.close(error)
         self._inherited = self.pool.close()  # neither used nor freed here: they are the parent's

@@ -15,11 +15,15 @@ own lock; deleting a *slot* would not be indivisible there), cheaper than a lock
   after `_may_start`, a timeout, `kill()` and the closing before it. It is never put back.
 
 What waits for the outcome lies in the list `_waiting`, which is made for the first that waits: sleeping threads,
-callbacks, the timer entry, the standard library's waiters. Who settles stores the outcome, `_final` last, *then* takes
-everything out of the list; who waits puts himself in, *then* looks at `_final`. So one of them sees the other. The same
-order, announce and then look, decides between a retry and whoever cancels or settles at that moment.
+callbacks, the timer entry, the standard library's waiters. Who settles stores the outcome, `_final` last, *then* looks
+into the list; who waits puts himself in, *then* looks at `_final`. So one of them sees the other. The same order,
+announce and then look, decides between a retry and whoever cancels or settles at that moment.
 
-Every settlement is: record, wake the waiters, then call back.
+Every settlement is: record, wake the waiters, then call back. A waiter stays in the list until it has been told, and a
+callback until it is called: to take it out is the right to call it. So a settlement that an error cuts short (no
+memory, say) can be done again, by any thread: `_store` says what the outcome is, `_finish` makes it final and tells.
+A collector is told in between. It may block, so `Owner.settling` holds the task until it is final, and the burst
+thread's tick finishes what has been there for too long.
 """
 
 from __future__ import annotations
@@ -29,6 +33,7 @@ import contextvars
 import os
 import sys
 import threading
+import time
 from collections.abc import Callable, Generator
 from concurrent.futures import (
     ALL_COMPLETED,
@@ -39,6 +44,7 @@ from concurrent.futures import (
     InvalidStateError,
 )
 from concurrent.futures._base import CANCELLED_AND_NOTIFIED, FINISHED, PENDING, RUNNING
+from functools import partial
 from types import FrameType
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
@@ -57,7 +63,7 @@ __all__ = ["DoneCallback", "Owner", "TaskFuture", "for_asyncio", "new_task"]
 T = TypeVar("T")
 
 _new: Any = object.__new__
-_LAST = object()  # ends the list of what waits, see _take_waiters
+_STORED = 1.0  # seconds after which a thread that has taken the right to settle has stored the outcome, or never will
 _first_waiter = threading.RLock()  # held while `_waiting` is made; reentrant: a signal handler may make another's
 
 
@@ -81,7 +87,8 @@ class Owner(Protocol):
     orphaned: BaseException | None
     """In a forked child: why no task will ever have an outcome."""
     settling: set[TaskFuture[Any]]
-    """Tasks that are being settled from outside, until their callbacks are on their way."""
+    """Tasks that are being settled, from outside or while a collector is told, until their callbacks are on their way.
+    """
 
     def entry_died(self, future: TaskFuture[Any]) -> None:
         """A waiting task will not be taken (again): its entry in the lane is empty from now on, and its slot free."""
@@ -92,8 +99,11 @@ class Owner(Protocol):
     def record_failure(self, future: TaskFuture[Any], error: BaseException, *, was_waiting: bool) -> None:
         """Count a task that was failed from outside; one that was killed while it waited counts as cancelled."""
 
-    def run_aside(self, *jobs: Callback) -> None:
-        """Have user code run by another thread."""
+    def run_aside(self, jobs: list[Callback]) -> None:
+        """Have user code run by another thread. Empties the list."""
+
+    def let_go(self, things: list[Any]) -> None:
+        """Have what is in the list dropped by another thread: it may be the user's. Empties the list."""
 
 
 class TaskFuture(Future[T]):
@@ -124,7 +134,10 @@ class TaskFuture(Future[T]):
     _deadline: float | None = None
     _context: TaskContext | None = None
     _cancel_asked = False  # cancelled while running: never retried
+    _refused = False  # its submission raised when it was in its lane
+    _is_counted = False  # that was counted
     # the outcome
+    _stored: str | None = None  # what `_final` will be
     _final: str | None
     _result: T | None
     _exception: BaseException | None
@@ -199,7 +212,7 @@ class TaskFuture(Future[T]):
         check_callable("fn", fn, 1, given="the future")
         callback = DoneCallback(fn)
         self._announce(callback)
-        if self._final is not None and self._take_back(callback):
+        if self._final is not None:
             self._call_back([callback])
 
     def __await__(self) -> Generator[Any, None, T]:
@@ -293,51 +306,98 @@ class TaskFuture(Future[T]):
     def _fail_from_outside(self, error: BaseException, ending: EndedError) -> bool:
         """Settle a waiting or running task and end its context, in a thread that must not run user code.
 
-        What is the user's (callbacks, a collector to be told first) runs aside. `False` when it is settled."""
+        What is the user's runs aside: callbacks, a collector that is told first, destructors of what the task refers
+        to. The caller sees to it that the task itself is let go of there. `False` when it is settled."""
         if not self._take_settle():
             return False
         owner = self._owner
-        was_waiting = self._take_start()
-        if was_waiting:
-            owner.entry_died(self)
         self._cancel_asked = True
-        jobs = self._context._end(ending, error) if self._context is not None else []
-
-        def settle() -> list[DoneCallback]:
-            owner.record_failure(self, error, was_waiting=was_waiting)
-            return self._publish(error)
-
-        owner.settling.add(self)  # once it is counted, the manager could close before its callbacks are on their way
+        things = [self._fn, self._args, self._variables]
+        self._store(error)
         try:
+            # once it is counted, the manager could close before its callbacks are on their way
+            owner.settling.add(self)
+            was_waiting = self._take_start()
+            if was_waiting:
+                owner.entry_died(self)
+            jobs = [] if self._context is None else self._context._end(ending, error, things)
+
             if owner.has_collector:
-                jobs.insert(0, lambda: self._call_back(settle()))
-            elif callbacks := settle():
-                jobs.insert(0, lambda: self._call_back(callbacks))
-            if jobs:
-                owner.run_aside(*jobs)
-        finally:
+                jobs.insert(0, partial(self._fail_aside, error, was_waiting))
+                owner.run_aside(jobs)
+            else:
+                owner.record_failure(self, error, was_waiting=was_waiting)
+                jobs[:0] = self._finish_aside()
+                owner.run_aside(jobs)
+                owner.settling.discard(self)
+        except BaseException:  # no memory: who waits is told all the same
+            owner.run_aside(self._finish_aside())
             owner.settling.discard(self)
+            raise
+        finally:
+            owner.let_go(things)
         return True
 
-    def _ask_to_end(self, ending: EndedError, cause: BaseException) -> list[Callback]:
-        """End the context of a running task, which is not retried; returns user callbacks for the caller to run."""
+    def _fail_aside(self, error: BaseException, was_waiting: bool) -> None:
+        """The part of `_fail_from_outside` that tells a collector first."""
+        self._owner.record_failure(self, error, was_waiting=was_waiting)
+        callbacks = self._finish()
+        self._owner.settling.discard(self)
+        self._call_back(callbacks)
+
+    def _finish_aside(self) -> list[Callback]:
+        """Make the stored outcome final; returns what calls back, for another thread."""
+        callbacks = self._finish()
+        return [partial(self._call_back, callbacks)] if callbacks else []
+
+    def _settle_lost(self, error: BaseException) -> bool:
+        """Its worker has fallen, perhaps with the right to settle. Returns whether this settled it, as a failure."""
+        if not self._take_settle():
+            # by this worker, or by a thread that will have stored the outcome in a moment
+            deadline = time.monotonic() + _STORED
+            while self._stored is None and self._final is None and time.monotonic() < deadline:
+                time.sleep(0.001)
+        settles = self._stored is None and self._final is None
+        if settles:
+            self._store(error)
+        self._call_back(self._finish())
+        return settles
+
+    def _ask_to_end(self, ending: EndedError, cause: BaseException, things: list[Any]) -> list[Callback]:
+        """End the context of a running task, which is not retried; returns user callbacks for the caller to run.
+
+        Puts into `things` what the caller is to let go of."""
         if self._final is not None or self._cancel_asked:
             return []
         self._cancel_asked = True
-        return self._context._end(ending, cause) if self._context is not None else []
+        return self._context._end(ending, cause, things) if self._context is not None else []
 
-    def _withdraw(self, *, refused: bool = False) -> bool:
-        """Cancel a waiting task; `False` when it was started or settled. Of a refused one nobody is told."""
+    def _withdraw(self) -> bool:
+        """Cancel a waiting task; `False` when it was started or settled."""
         if not self._take_start():
             return False
         settles = self._take_settle()  # or a timeout, say, has taken it, and will see that it must not start
         self._owner.entry_died(self)
         if settles:
             self._owner.record_cancelled()
-            callbacks = self._publish(None, state=CANCELLED_AND_NOTIFIED)
-            if not refused:
+            callbacks: list[DoneCallback] = []
+            try:
+                callbacks = self._publish(None, state=CANCELLED_AND_NOTIFIED)
+            except BaseException:  # Ctrl-C in the middle of it
+                callbacks = self._finish()
+                raise
+            finally:
                 self._call_back(callbacks)
         return settles
+
+    def _count_refusal(self) -> None:
+        """Its submission raised: it was not accepted and will not run. Nobody is told of that."""
+        self._is_counted = True
+        self._owner.entry_died(self)
+        if self._take_settle():
+            self._owner.record_cancelled()
+            self._store(None, state=CANCELLED_AND_NOTIFIED)
+            self._finish()
 
     def _end_after_fork(self, error: BaseException) -> None:
         """In a forked child, where whoever would settle this does not exist, nor who waits."""
@@ -388,6 +448,11 @@ class TaskFuture(Future[T]):
         self, exception: BaseException | None, result: T | None = None, state: str = FINISHED
     ) -> list[DoneCallback]:
         """Store the outcome and wake who waits; returns the callbacks. For the holder of SETTLE."""
+        self._store(exception, result, state)
+        return self._finish()
+
+    def _store(self, exception: BaseException | None, result: T | None = None, state: str = FINISHED) -> None:
+        """Say what the outcome is. For the holder of SETTLE; from now on any thread may `_finish`."""
         if exception is not None and not isinstance(exception, CancelledError):
             self._unseen = _UnseenFailure(exception, self._owner.logger)
             # what a task raises after it was asked to end interests nobody; a stream asks, then looks, at any time
@@ -396,37 +461,56 @@ class TaskFuture(Future[T]):
         self._fn = self._args = self._variables = None
         self._exception = exception
         self._result = result
-        self._final = state
+        self._stored = state
+
+    def _finish(self) -> list[DoneCallback]:
+        """Make the stored outcome final and wake who waits; returns the callbacks. May be repeated."""
+        if self._final is None:
+            self._final = self._stored
         if self._waits_for_start() and self._take_start():  # put back by a worker that does not know that it is settled
             self._owner.entry_died(self)
-        return self._take_waiters()
+        return self._tell_waiters()
 
-    def _take_waiters(self) -> list[DoneCallback]:
-        """Take out and wake whatever waits; returns the callbacks, for the caller to call.
+    def _tell_waiters(self) -> list[DoneCallback]:
+        """Wake whatever waits; returns the callbacks, for the caller to call. May be repeated.
 
-        `_LAST` is put in before: on free-threaded builds that passes through the list's own lock, so that whoever came
-        before is found here, and whoever comes later finds the outcome."""
+        A list is copied under its own lock on free-threaded builds: what was put in before is found here, and who comes
+        later finds the outcome."""
         callbacks: list[DoneCallback] = []
         self._context = None
         waiting = self._waiting
         if waiting is None:
             return callbacks
-        waiting.append(_LAST)
-        while (waiter := waiting.pop(0)) is not _LAST:
-            if type(waiter) is Sleeper:
-                waiter.release()
-            elif type(waiter) is DoneCallback:
+        trouble: BaseException | None = None
+        for waiter in waiting.copy():
+            if type(waiter) is DoneCallback:
                 callbacks.append(waiter)
-            elif type(waiter) is TimerEntry:
-                waiter.cancel()
-            elif type(waiter) is _StandardWaiters:
-                waiter.tell(self)
-            else:
-                waiter.wake()  # an await, or a stream of results
+                continue
+            try:
+                if type(waiter) is Sleeper:
+                    waiter.release()
+                elif type(waiter) is TimerEntry:
+                    waiter.cancel()
+                elif type(waiter) is _StandardWaiters:
+                    waiter.tell(self)
+                else:
+                    waiter.wake()  # an await, or a stream of results
+                waiting.remove(waiter)
+            except ValueError:
+                pass  # it was taken back meanwhile
+            except BaseException as error:
+                if type(waiter) is Sleeper and type(error) is RuntimeError:
+                    self._take_back(waiter)  # it was released before: this is the second time
+                else:
+                    trouble = error  # Ctrl-C, no memory: the others are told before it goes on
+        if trouble is not None:
+            raise trouble
         return callbacks
 
     def _call_back(self, callbacks: list[DoneCallback]) -> None:
         for callback in callbacks:
+            if not self._take_back(callback):
+                continue
             try:
                 callback.fn(self)
             except BaseException as error:

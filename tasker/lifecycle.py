@@ -11,9 +11,12 @@ nothing and run nothing of the user's, so a signal handler may call them anywher
 STOPPING: the queue is closed, workers drain it and leave. CLOSED follows when the lanes are empty, the workers have
 left, `run_task` callers have handed back and callbacks have run. A worker that only tries to create a resource, when
 there is nothing left to do, is waited for as long as `create_timeout`.
-KILLING: waiting tasks fail at once, running ones have their contexts cancelled. When the time given is over their
-futures fail too, and what runs elsewhere is ended. CLOSED follows when whoever waited for that, and the callbacks, had
-a moment to leave: the threads that are still busy are abandoned.
+KILLING: running tasks have their contexts cancelled, and waiting ones fail, so many in a step that the burst thread
+looks up now and then. When the time given is over the futures of running tasks fail too, and what runs elsewhere is
+ended. CLOSED follows when what waited for that, and the callbacks, had a moment to leave: the threads that are still
+busy are abandoned. What waits then, if there was not even time to fail it, fails after that (`finish`).
+
+Time in which nobody could act (the machine slept, the process was stopped) does not count: see `excuse`.
 """
 
 from __future__ import annotations
@@ -40,8 +43,9 @@ from tasker.usercode import UserCode
 __all__ = ["CLOSED", "KILLING", "OPEN", "STOPPING", "Lifecycle"]
 
 OPEN, STOPPING, KILLING, CLOSED = range(4)
-_JOIN = 1.0  # seconds for a thread that has said it ends to be gone
+_JOIN = 1.0  # seconds for a thread that has said it ends to be gone, and for all that a kill has to do at its end
 _LOOK = 1.0  # seconds after which a thread that waits for the end looks whether anything brings it about
+_SLICE = 0.05  # seconds of failing waiting tasks, after which it is time to look up
 
 
 class Parts(deadlock.Pool, Protocol):
@@ -64,10 +68,13 @@ class Parts(deadlock.Pool, Protocol):
 class Lifecycle:
     """The state of one manager, and the only code that moves it."""
 
-    def __init__(self, parts: Parts, create_timeout: float, wake: Callable[[], None]) -> None:
+    def __init__(
+        self, parts: Parts, create_timeout: float, wake: Callable[[], None], ensure: Callable[[], None]
+    ) -> None:
         self._parts = parts
         self._create_timeout = create_timeout
         self._wake = wake  # the burst thread
+        self._ensure = ensure  # that there is one
         # the state: each is set once and never taken back, so threads that run at once cannot undo one another
         self._stop_wanted = False
         self._kill_times: list[float] = []  # when running tasks are given up: the earliest counts
@@ -76,6 +83,7 @@ class Lifecycle:
         self._empty_since: float | None = None  # when there was nothing left to wait for, but counts
         self._up_since: float | None = None  # since when no more is waited for what runs, but only for who leaves
         self._killed = False
+        self._excused = 0.0  # seconds that do not count
         self._ended = False
         # what is to be woken when it has ended; no event, whose lock a signal handler may find taken by its own thread
         self.awaiting: list[Any] = []
@@ -100,8 +108,8 @@ class Lifecycle:
 
     def request_kill(self, timeout: float) -> None:
         """Begin to kill; running tasks get `timeout` seconds, the shortest of several. Signal-safe."""
-        self._parts.queue.close()
-        self._kill_times.append(time.monotonic() + timeout)
+        self._parts.queue.kill()
+        self._kill_times.append(self._now() + timeout)
         self._wake()
 
     def name(self) -> str:
@@ -127,9 +135,6 @@ class Lifecycle:
         finally:
             self.awaiting.remove(seat)
 
-    def _ensure(self) -> None:
-        """See to it that a thread does the closing."""
-
     def has_ended(self) -> bool:
         """Whether CLOSED is reached; who awaits that looks after he has put himself into `awaiting`."""
         return self._ended
@@ -143,23 +148,29 @@ class Lifecycle:
     def report(self) -> StopReport:
         """What there is to say, final when CLOSED."""
         totals = self._parts.figures.totals()
+        # a kill that had no time to fail all that waited does so now
+        left = sum(self._parts.queue.waiting()) if self._killed and self.state == CLOSED else 0
         return StopReport(
             drained=self.state == CLOSED and not self._killed,
             completed=totals.completed,
             failed=totals.failed,
-            cancelled=totals.cancelled,
-            never_started=totals.untaken,
+            cancelled=totals.cancelled + left,
+            never_started=totals.untaken + left,
             destroy_errors=self._parts.user.destroy_errors,
             abandoned=self.abandoned,
         )
 
     # -- the burst thread ----------------------------------------------------------------------------------------
 
+    def excuse(self, seconds: float) -> None:
+        """Nobody could act for so long: all limits begin to count anew."""
+        self._excused += seconds
+
     def step(self) -> bool:
         """Do what closing needs now; `True` when CLOSED is reached."""
         parts = self._parts
         if self._closing_since is None:
-            self._closing_since = time.monotonic()
+            self._closing_since = self._now()
             parts.site.stopping()
             parts.aside.run(*(partial(parts.user.destroy, resource) for resource in parts.pool.close()))
         parts.crew.wake_all(parts.queue.idle)
@@ -167,19 +178,20 @@ class Lifecycle:
         killing = self.state == KILLING  # looked at once: a kill that comes from now on is for the next step
         if killing:
             self._killed = True
-            self._kill_waiting()
             self._cancel_running()
             parts.site.killed()
+            if self._kill_waiting():
+                self._wake()  # the next step follows at once
         else:
-            parts.queue.compact()
-            if not parts.queue.is_drained() and not deadlock.any_free(parts.crew.members):
+            parts.aside.let_go(parts.queue.compact())
+            if not parts.queue.is_empty() and not deadlock.any_free(parts.crew.members):
                 # nobody is there to take what waits: it was put back after the last worker had left, or the workers
                 # wait for it
                 hired = parts.crew.hire(1)
                 if parts.exiting and not hired and not parts.crew.members:
                     self._kill_waiting()  # at interpreter exit no thread can be started: nobody will ever take it
         if self._is_over():
-            self._close(())
+            self._close(tuple(parts.aside.busy()))  # in destructors, if at all
             return True
         if not self._time_is_up(killing=killing):
             self._up_since = None  # a stop's time may be up before that of the kill that overtakes it
@@ -190,30 +202,43 @@ class Lifecycle:
         self._close(self._busy_threads())
         return True
 
+    def finish(self) -> bool:
+        """After CLOSED: fail what a kill had no time for; whether that is done."""
+        if self._killed and self._kill_waiting():
+            self._wake()
+            return False
+        return True
+
+    def _now(self) -> float:
+        return time.monotonic() - self._excused
+
     def _is_leaving(self) -> bool:
         """Whether it is too early to call threads abandoned, although time is up for whatever runs."""
-        parts, now = self._parts, time.monotonic()
+        parts, now = self._parts, self._now()
         if self._up_since is None:
             self._up_since = now
-        patience = parts.site.end() if self._busy_threads() else 0.0
-        if not parts.aside.idle():  # the callbacks of what was given up run now, or wait for a thread
-            patience = max(patience, _JOIN)
-        return now < self._up_since + patience
+        elsewhere = parts.site.end() if self._busy_threads() else 0.0
+        if now < self._up_since + elsewhere:
+            return True
+        # the callbacks of what was given up run now, or wait for a thread; then what they refer to is dropped
+        since = self._kill_at() if self._killed else self._up_since
+        return not (parts.aside.idle() and parts.aside.is_clean()) and now < since + _JOIN
 
     def _is_over(self) -> bool:
         parts = self._parts
-        if parts.crew.members or not parts.queue.is_drained() or parts.pool.out or not parts.aside.idle():
+        if parts.crew.members or not parts.queue.is_empty() or parts.pool.out or not parts.aside.idle():
             return False
         # a timeout or a cancel() may be about to settle its task; a count that is wrong must not hold up the closing
-        now = time.monotonic()
+        now = self._now()
         if self._empty_since is None:
             self._empty_since = now
         unsettled = any(parts.queue.waiting()) or parts.figures.unfinished() or parts.settling
-        settled = not unsettled and parts.aside.idle()  # looked at once more: that is where their callbacks go
+        # looked at once more: that is where their callbacks go, and then what they refer to
+        settled = not unsettled and parts.aside.idle() and parts.aside.is_clean()
         return settled or now >= self._empty_since + _JOIN
 
     def _time_is_up(self, *, killing: bool) -> bool:
-        now = time.monotonic()
+        now = self._now()
         if killing:
             if now < self._kill_at():
                 return False
@@ -234,27 +259,45 @@ class Lifecycle:
     def _kill_at(self) -> float:
         return min(self._kill_times, default=0.0)
 
-    def _kill_waiting(self) -> None:
-        queue = self._parts.queue
-        for task in queue.sweep():
-            task._fail_from_outside(self._killed_error("before the task started"), self._cancelled())
-            queue.drop(task)
+    def _kill_waiting(self) -> bool:
+        """Fail waiting tasks for a while; whether there are more."""
+        return self._parts.queue.fail_waiting(
+            lambda task: task._fail_from_outside(self._killed_error("before the task started"), self._cancelled()),
+            self._parts.aside.let_go,
+            _SLICE,
+        )
 
     def _cancel_running(self) -> None:
         jobs: list[Callback] = []
-        for task in self.running():
-            jobs += task._ask_to_end(self._cancelled(), self._killed_error("while the task was running"))
-        for context in list(self._parts.run_contexts):  # a tuple() is not made in one step without the GIL
-            jobs += context._end(self._cancelled(), self._killed_error("while run_task was running"))
-        self._parts.aside.run(*jobs)
+        things: list[Any] = self._running_that("_cancel_asked", False)
+        for place in range(len(things)):
+            error, cause = self._cancelled(), self._killed_error("while the task was running")
+            jobs += things[place]._ask_to_end(error, cause, things)
+        contexts = list(self._parts.run_contexts)  # a tuple() is not made in one step without the GIL
+        for place in range(len(contexts)):
+            jobs += contexts[place]._end(self._cancelled(), self._killed_error("while run_task was running"), things)
+        self._parts.aside.let_go(contexts)
+        self._parts.aside.run_all(jobs)
+        self._parts.aside.let_go(things)
 
     def _kill_running(self) -> None:
-        for task in self.running():
-            task._fail_from_outside(self._killed_error("while the task was running"), self._cancelled())
+        things = self._running_that("_final", None)
+        for place in range(len(things)):
+            error = self._killed_error("while the task was running")
+            things[place]._fail_from_outside(error, self._cancelled())
+        self._parts.aside.let_go(things)
 
     def running(self) -> list[Any]:
         """The tasks that workers run, or have just run."""
         return [task for worker in self._parts.crew.members if (task := worker.task) is not None]
+
+    def _running_that(self, name: str, value: object) -> list[Any]:
+        """Those of the running tasks whose attribute has this value.
+
+        The burst thread may be the last that refers to them when their workers go on, so it hands the list to
+        `Aside.let_go`; to the others it does not refer for longer than the look takes."""
+        members = [worker for worker in self._parts.crew.members if getattr(worker.task, name, self) is value]
+        return [task for worker in members if (task := worker.task) is not None]
 
     def _busy_threads(self) -> tuple[str, ...]:
         parts = self._parts

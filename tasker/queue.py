@@ -24,27 +24,41 @@ Dead entries. A task that is settled while it waits stays in its lane as an empt
 longer in `_requeued`, if it was taken before); whoever takes it drops it. The burst thread's tick compacts a lane when
 half of it is dead.
 
+Hands. A worker that takes a task must not lose it to an exception that strikes at that moment: the task is in the
+worker's hand (`Hand.task`) before it is out of the lane, with no thread switch in between.
+
 `_take_lock` is held by takers of free-threaded builds, and by a compaction or re-queue, which excludes all takers.
-`_dead_lock` guards `_dead`, `_requeued` and `_later`. Order: the first, then the second.
+`_dead_lock` guards `_dead`, `_requeued`, `_later` and the slots of the bounded queue. Order: the first, then the
+second.
 """
 
 from __future__ import annotations
 
+import contextlib
 import math
 import threading
 import time
 from collections import deque
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Protocol
+from weakref import WeakValueDictionary
 
 from tasker.errors import TaskManagerShutdownError
 from tasker.future import TaskFuture
-from tasker.parking import Parking, gil_enabled
-from tasker.room import Room
+from tasker.handover import append_from
+from tasker.parking import Parking, Seat, gil_enabled
 
 __all__ = ["TaskQueue"]
 
 Task = TaskFuture[Any]
+
+_BATCH = 256  # waiting tasks that are taken out at once in order to fail them
+
+
+class Hand(Protocol):
+    """What takes a task: a worker."""
+
+    task: Any
 
 
 class TaskQueue:
@@ -52,39 +66,100 @@ class TaskQueue:
 
     def __init__(self, name: str, capacity: int = 0, *, locked: bool | None = None) -> None:
         self._name = name
+        self._capacity = capacity
         self._main: deque[Task] = deque()
         self._priority: deque[Task] = deque()
         self.idle: Parking = Parking()  # workers without a task
-        self.room: Room = Room(capacity)  # for tasks that were not taken before
+        self._room = Parking()  # submitters without a slot
+        self._submitters: set[Seat] = set()  # theirs, announced or not
+        self.lines: WeakValueDictionary[Any, Any] = WeakValueDictionary()  # of each loop, its line for room (see aio)
         self.waking: bool = False  # whether a worker that a submitter woke has yet to look
         self.closed: bool = False
+        self._killed = False  # whether what waits is to fail
         self._error: TaskManagerShutdownError | None = None
-        self._compacting = False
+        self._excluding = False  # whether takers take the lock, as a compaction holds it, or get nothing any more
         self._kept: list[Task] = []  # what a compaction has in its hands
         self._take_lock = threading.Lock()
         self._dead_lock = threading.RLock()  # reentrant: a signal handler may cancel a task
         self._dead = {False: 0, True: 0}  # emptied entries of the main and of the priority lane
         self._requeued = {False: 0, True: 0}  # entries that were taken before
         self._later: list[tuple[float, Task]] = []  # retries that pause, and until when
+        self._holders: set[Task] = set()  # tasks with a slot: a set, so that freeing one twice frees one
         self._take = self._take_locked if (not gil_enabled() if locked is None else locked) else self._take_unlocked
-        self.take: Callable[[], Task | None] = self._take_freeing if capacity else self._take
-        self.reserve = self.room.enter  # before `put` to a bounded queue
-        self.free_slot = self.room.leave
+        self.take: Callable[[Hand], Task | None] = self._take_freeing if capacity else self._take
+        self._swept: list[Task] = []  # what `fail_waiting` has in its hands
 
     # -- submitters --------------------------------------------------------------------------------------------
 
     def put(self, task: Task) -> None:
         """Accept a task, or raise `TaskManagerShutdownError`. Takes no lock while all workers are awake."""
         (self._priority if task._priority else self._main).append(task)
-        if self.closed and (task._withdraw(refused=True) or task.cancelled()):  # cancelled: swept by the closing
+        if self.closed and self.takes_back(task):
             raise self.refusal()
         if self.idle.announced and not self.waking:
             self.waking = True
             self.idle.wake_one()
 
+    def takes_back(self, task: Task) -> bool:
+        """Take a task back that was put into a closed queue; `False`: a worker has it, and it is accepted."""
+        try:
+            del task._may_start
+        except AttributeError:
+            task._refused = task.cancelled()  # swept by the closing
+            return task._refused
+        task._refused = True
+        task._count_refusal()
+        return True
+
+    def reserve(self, task: Task, timeout: float | None) -> bool:
+        """Before `put` to a bounded queue: get the task a slot, or find the queue closed.
+
+        Blocks for at most `timeout` seconds (`None`: as long as it takes); `False` when there was no room by then."""
+        deadline = None if timeout is None else time.monotonic() + timeout
+        seat: Seat | None = None
+        try:
+            while not self._take_slot(task):
+                left = None if deadline is None else deadline - time.monotonic()
+                if left is not None and left <= 0:
+                    return False
+                if seat is None:
+                    seat = Seat()
+                    self._submitters.add(seat)
+                limit = -1.0 if left is None else min(left, threading.TIMEOUT_MAX)
+                self._room.park(seat, self._room_or_closed, limit)
+            return True
+        finally:
+            if seat is not None:
+                self._submitters.discard(seat)
+
+    async def room(self, waiter: Any) -> None:
+        """As `reserve` waits, in asyncio: until there may be room, or the queue has closed.
+
+        `waiter` can be awaited, and woken as a `Seat`; of several loops the one that waits longest is woken first."""
+        self._submitters.add(waiter)
+        self._room.announced.appendleft(waiter)
+        awake = False
+        try:
+            if self._room_or_closed() is None:
+                await waiter
+            awake = True
+        finally:
+            self._submitters.discard(waiter)
+            if not self._room.take_back(waiter) and not awake:
+                self._room.wake_one()  # a wake-up came that we have no use for
+
+    def has_room(self) -> bool:
+        """Whether another task would get a slot, or be refused, now."""
+        return self._room_or_closed() is not None
+
+    def slots(self) -> str:
+        """How full a bounded queue is, in words."""
+        return f"{len(self._holders)} of {self._capacity} waiting"
+
     def wake_submitters(self) -> None:
-        """Wake all who wait for room if the queue is closed, and else those whose turn it is: they may not know."""
-        self.room.heal()
+        """Wake all who wait for room: the queue closed, or a wake-up may have got lost."""
+        self._room.wake_all()
+        self._room.wake_stranded(list(self._submitters))
 
     # -- workers -----------------------------------------------------------------------------------------------
 
@@ -102,6 +177,13 @@ class TaskQueue:
             self._later.append((time.monotonic() + pause, task))
             self._requeued[task._priority] += 1
 
+    def give_back(self, task: Task) -> None:
+        """A worker has fallen with this task in its hand: the task waits as before, at the front of its lane."""
+        with self._take_lock:
+            if not any(entry is task for entry in self.entries()):
+                (self._priority if task._priority else self._main).appendleft(task)
+        self.idle.wake_one()
+
     def wake_next(self) -> None:
         """Said by a worker that was idle and has taken a task: if there are more, wake another one."""
         self.waking = False
@@ -111,6 +193,8 @@ class TaskQueue:
 
     def drop(self, task: Task) -> None:
         """A taken entry turned out to be dead."""
+        if task._refused and not task._is_counted:  # its submission did not come to that: see `Engine.submit`
+            task._count_refusal()
         with self._dead_lock:
             self._dead[task._priority] -= 1
 
@@ -120,9 +204,15 @@ class TaskQueue:
             self._requeued[task._priority] -= 1
 
     def is_drained(self) -> bool:
-        """Whether the queue is closed and holds nothing: a worker that sees this may leave."""
+        """Whether the queue is closed and nothing more can be taken: a worker that sees this may leave."""
+        return self.closed and (self._killed or self.is_empty())
+
+    def is_empty(self) -> bool:
+        """Whether nothing is left, dead entries included."""
         # the order matters: a retry moves from `_later` to its lane
-        return self.closed and not self._later and not self._main and not self._priority and not self._compacting
+        if self._later or self._main or self._priority:
+            return False
+        return not (self._kept or self._swept or self._excluding > self._killed)
 
     # -- whoever settles a waiting task --------------------------------------------------------------------------
 
@@ -131,7 +221,7 @@ class TaskQueue:
         with self._dead_lock:
             self._dead[task._priority] += 1
             self._requeued[task._priority] -= task.attempts > 0
-        if self.room.capacity:
+        if self._capacity:
             self.free_slot(task)
 
     # -- the burst thread ----------------------------------------------------------------------------------------
@@ -140,18 +230,28 @@ class TaskQueue:
         """Refuse new tasks from now on, with `error`. Signal-safe; whoever sleeps is for the caller to wake."""
         self._error = error
         self.closed = True
-        self.room.closed = True
+
+    def kill(self) -> None:
+        """Close, and give no worker anything any more: what waits is for the caller to fail. Signal-safe."""
+        self.closed = True
+        self._killed = True
+        self._excluding = True
 
     def entries(self) -> list[Task]:
         """All entries, dead ones included."""
         later = [task for _, task in self._later.copy()]  # first: they move to the lanes; copies are made in one step
-        return [*later, *self._priority.copy(), *self._main.copy(), *self._kept.copy()]
+        lanes = (self._priority, self._main, self._kept, self._swept)
+        return later + [task for lane in lanes for task in lane.copy()]
 
-    def compact(self) -> None:
-        """Drop the dead entries of a lane when half of it is dead. Not for threads that Ctrl-C may interrupt."""
+    def compact(self) -> list[Task]:
+        """Take the dead entries out of a lane when half of it is dead, for the caller to let go of.
+
+        Not for threads that Ctrl-C may interrupt."""
+        dead: list[Task] = []
         for priority, lane in ((False, self._main), (True, self._priority)):
             if lane and self._dead[priority] * 2 > len(lane):
-                self._compact(lane)
+                self._compact(lane, dead)
+        return dead
 
     def ripen(self, now: float) -> None:
         """Put the retries whose pause is over by `now`, or that are dead, into their lanes."""
@@ -179,7 +279,7 @@ class TaskQueue:
 
     def _count_waiting(self) -> tuple[int, int]:
         others = [0, 0]
-        for task in (*self._kept.copy(), *(task for _, task in self._later.copy())):
+        for task in (*self._kept.copy(), *self._swept.copy(), *(task for _, task in self._later.copy())):
             others[task._priority] += 1
         return len(self._main) + others[0] - self._dead[False], len(self._priority) + others[1] - self._dead[True]
 
@@ -189,49 +289,94 @@ class TaskQueue:
         with self._dead_lock:
             return max(0, sum(self._count_waiting()) - self._requeued[False] - self._requeued[True])
 
-    def sweep(self) -> list[Task]:
-        """Take everything out, for settling it."""
-        self.ripen(math.inf)
-        tasks: list[Task] = []
-        while (task := self.take()) is not None:
-            tasks.append(task)
-        return tasks
+    def fail_waiting(
+        self, fail: Callable[[Task], object], let_go: Callable[[list[Any]], object], seconds: float = math.inf
+    ) -> bool:
+        """Take tasks out and settle them by `fail`, which is to be called once for each, for about so many seconds.
+
+        Returns whether there are more. They are given to `let_go`, so that the calling thread is not the last one that
+        refers to them. One whose `fail` raises is the next call's first."""
+        until = time.monotonic() + seconds
+        failed: list[Any] = []
+        while self._swept or self._sweep():
+            try:
+                while self._swept:
+                    fail(self._swept[-1])
+                    self.drop(self._swept[-1])
+                    failed.append(self._swept.pop())
+            finally:
+                let_go(failed)
+            if time.monotonic() >= until:
+                return True
+        return False
 
     # -- the pieces ----------------------------------------------------------------------------------------------
 
-    def _take_unlocked(self) -> Task | None:
-        if self._compacting:
-            return self._take_locked()
+    def _take_unlocked(self, hand: Hand) -> Task | None:
+        if self._excluding:
+            return self._take_locked(hand)
         try:
             if self._priority:
-                return self._priority.popleft()
-            if self._main:
-                return self._main.popleft()
-        except IndexError:  # only where a debugger lets threads switch between any two lines
-            pass
-        return None
-
-    def _take_locked(self) -> Task | None:
-        with self._take_lock:
-            if self._priority:
-                return self._priority.popleft()
-            if not self._main:
+                lane = self._priority
+            elif self._main:
+                lane = self._main
+            else:
                 return None
-            task = self._main.popleft()
-            if self._priority:  # put since the first look, perhaps before the main task was
-                self._main.appendleft(task)
-                return self._priority.popleft()
+            task = hand.task = lane[0]
+            if (taken := lane.popleft()) is not task:
+                task = hand.task = taken
+            return task
+        except IndexError:  # this and the other task: only where a debugger lets threads switch between any two lines
+            return None
+
+    def _take_locked(self, hand: Hand) -> Task | None:
+        hand.task = None  # what it refers to is dropped here and not under the lock
+        with self._take_lock:
+            lane = self._priority or self._main
+            if not lane or self._killed:
+                return None
+            if lane is self._main and self._priority:  # put since the first look, perhaps before the main task was
+                lane = self._priority
+            task = hand.task = lane[0]
+            lane.popleft()
             return task
 
-    def _take_freeing(self) -> Task | None:
-        task = self._take()
+    def _take_freeing(self, hand: Hand) -> Task | None:
+        task = self._take(hand)
         if task is not None:
             self.free_slot(task)
         return task
 
-    def _compact(self, lane: deque[Task]) -> None:
+    def _take_slot(self, task: Task) -> bool:
+        with self._dead_lock:
+            if self.closed or len(self._holders) < self._capacity:  # closed: let put() refuse it
+                self._holders.add(task)
+                return True
+            return False
+
+    def free_slot(self, task: Task) -> None:
+        """Give back the slot of a task that has one: it was taken, settled, or not put after all."""
+        with self._dead_lock:
+            if task not in self._holders:
+                return
+            self._holders.remove(task)
+        self._room.wake_one()
+
+    def _room_or_closed(self) -> bool | None:
+        return True if self.closed or len(self._holders) < self._capacity else None
+
+    def _sweep(self) -> bool:
+        """Take the next tasks out; whether there were any."""
+        self.ripen(math.inf)
+        with self._take_lock, contextlib.suppress(IndexError):  # a taker that takes no lock may be faster
+            while len(self._swept) < _BATCH and (lane := self._priority or self._main):
+                append_from(self._swept, lane.popleft)
+        self._swept.reverse()  # the first one is settled first, from the end of the list
+        return bool(self._swept)
+
+    def _compact(self, lane: deque[Task], dead: list[Task]) -> None:
         with self._take_lock:
-            self._compacting = True
+            self._excluding = True
             try:
                 for _ in range(len(lane)):
                     if not lane:  # a taker was past the flag
@@ -241,11 +386,13 @@ class TaskQueue:
                         self._kept.append(task)
                     else:
                         self.drop(task)
+                        dead.append(task)
+                    del task
             finally:
                 with self._dead_lock:  # or waiting() would count them twice
                     lane.extendleft(reversed(self._kept))
                     self._kept = []
-                self._compacting = False
+                self._excluding = self._killed
         self.idle.wake_all()  # who looked meanwhile found nothing
 
     def refusal(self) -> TaskManagerShutdownError:

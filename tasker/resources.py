@@ -6,7 +6,8 @@ him. `close()` decides once: who borrows later is refused, who hands back later 
 
 Ctrl-C (any exception of a signal handler) may end each of these steps in the middle. Python runs signal handlers when a
 Python function is entered, after a call of a C function, and at a jump back, nowhere else: so a resource changes its
-owner in adjacent statements without a call between them. A `borrow` that raises has handed back. A `hand_back` that
+owner in adjacent statements without a call between them, and a new one is in the loan at once. A `borrow` that
+raises has handed back. A `hand_back` that
 raises may be called again with the same loan, and does what is left to do: the loan counts as out until it is over.
 
 `_lock` guards the idle list, the loans and the flag; it is reentrant, because a signal handler may call `run_task`
@@ -20,6 +21,7 @@ from collections.abc import Callable
 from typing import Any, Generic, TypeVar
 
 from tasker.errors import TaskManagerShutdownError
+from tasker.handover import set_from
 
 __all__ = ["Loan", "ResourcePool"]
 
@@ -45,7 +47,12 @@ class ResourcePool(Generic[R]):
     `destroy` raises nothing but the exception of a signal handler, before it has done anything."""
 
     def __init__(
-        self, name: str, size: int, create: Callable[[], R], destroy: Callable[[R], object], empty: Callable[[], object]
+        self,
+        name: str,
+        size: int,
+        create: Callable[[], R],
+        destroy: Callable[[R], object],
+        empty: Callable[[], object],
     ) -> None:
         self._name = name
         self._size = size
@@ -61,14 +68,16 @@ class ResourcePool(Generic[R]):
         """Make all `size` resources now. When one fails, those made are destroyed and its error is raised."""
         try:
             while len(self._idle) < self._size:
-                self._idle.append(self._create())
+                self.hand_back(self.borrow(new=True), healthy=True)
         except BaseException:
             for resource in self.close():
                 self._destroy(resource)
             raise
 
-    def borrow(self) -> Loan[R]:
-        """An idle resource, or one made here and now. Raises what `create` does; closed, `TaskManagerShutdownError`."""
+    def borrow(self, *, new: bool = False) -> Loan[R]:
+        """An idle resource, or (always, if it is to be `new`) one made here and now.
+
+        Raises what `create` does; closed, `TaskManagerShutdownError`."""
         loan: Loan[R] = Loan()
         loan.resource = _NONE
         try:
@@ -76,11 +85,11 @@ class ResourcePool(Generic[R]):
                 closed = self._closed
                 if not closed:
                     self._loans.add(loan)
-                    if self._idle:
+                    if self._idle and not new:
                         loan.resource = self._idle[-1]
                         del self._idle[-1]
             if loan.resource is _NONE and not closed:
-                loan.resource = self._create()
+                set_from(loan, "resource", self._create)
         except BaseException:
             try:
                 self.hand_back(loan, healthy=True)

@@ -29,9 +29,10 @@ from tasker.engine import Engine
 from tasker.errors import ContextCancelledError
 from tasker.executor import CallExecutor
 from tasker.future import TaskFuture, new_task
+from tasker.interrupts import deliver_later
 from tasker.queue import TaskQueue
 from tasker.scaling import Limits
-from tasker.worker import _NONE, Worker
+from tasker.worker import Worker
 
 __all__ = ["ThreadPoolExecutor"]
 
@@ -151,20 +152,39 @@ class OnDemandEngine(Engine[None]):
         if queue.closed:
             raise self.refusal()
         task = new_task(self, call, args, False, _monotonic())
-        queue._main.append(task)
-        if queue.closed and (task._withdraw(refused=True) or task.cancelled()):
-            raise self.refusal()
-        if queue.idle.announced:
+        try:
+            queue._main.append(task)
+            if queue.closed and queue.takes_back(task):
+                raise self.refusal()
+            self._wake_or_hire()
+        except BaseException as error:  # as in `submit`
             try:
-                seat = queue.idle.announced.pop()
+                del task._may_start
+            except AttributeError:
+                accepted = not task._refused
+            else:
+                accepted = False
+                task._refused = True
+            if not accepted:
+                raise
+            try:  # noqa: SIM105  # suppress() could be struck in its turn
+                deliver_later(error)
+            except BaseException:
+                pass
+        return task
+
+    def _wake_or_hire(self) -> None:
+        """A task was put."""
+        if self.queue.idle.announced:
+            try:
+                seat = self.queue.idle.announced.pop()
             except IndexError:  # somebody else has taken it
                 pass
             else:
                 seat.wake()
-                return task
+                return
         if len(self.crew.members) < self.most:
             self.hire()
-        return task
 
     def refusal(self) -> RuntimeError:
         """Why nothing is accepted any more."""
@@ -178,20 +198,19 @@ class OnDemandEngine(Engine[None]):
 
     def cancel_waiting(self) -> None:
         """Cancel the tasks that wait; their callbacks run here. The queue is closed."""
-        while (task := self.queue.take()) is not None:
-            try:
-                task.cancel()
-            finally:
-                self.queue.drop(task)
+        self.queue.fail_waiting(TaskFuture.cancel, list[Any].clear)
 
     def initializer_failed(self) -> None:
         """Break: nothing that waits will run. Said in an `except` block, by the thread whose initializer raised."""
         _log_failure()
         self.broken = True
         self.lifecycle.request_stop()
-        for task in self.queue.sweep():
-            task._fail_from_outside(BrokenThreadPool(_BROKEN), ContextCancelledError("the pool is broken"))
-            self.queue.drop(task)
+        self.queue.fail_waiting(
+            lambda task: task._fail_from_outside(
+                BrokenThreadPool(_BROKEN), ContextCancelledError("the pool is broken")
+            ),
+            self.aside.let_go,
+        )
 
     def hire(self) -> None:
         """A task was put and nobody is idle."""
@@ -230,14 +249,15 @@ class _InitializedWorker(Worker[None]):
 
     _terms: OnDemandEngine
 
-    def _create(self) -> None:
+    def _create(self) -> bool:
         if not self._employed():
-            return _NONE  # type: ignore[no-any-return]
+            return False
         try:
-            return self._terms.user.create()
+            self._terms.user.create(self)
         except BaseException:
             self._terms.initializer_failed()
-            return _NONE  # type: ignore[no-any-return]
+            return False
+        return True
 
 
 def _initialize(initializer: Callable[..., object] | None, initargs: Iterable[Any]) -> None:

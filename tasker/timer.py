@@ -6,7 +6,14 @@ may set or clear deadlines wherever they interrupt. The thread says when it will
 more, then sleeps; who sets a deadline appends it, *then* looks when the thread will wake.
 
 An entry is a slot that can be cleared, so that a finished task is not kept until the deadline it no longer has; the
-thread drops the cleared ones when they are half of the heap. What fires must be tasker's own and short.
+thread drops the cleared ones when they are half of the heap. What fires must be tasker's own and short. What it refers
+to may be the user's, so the thread hands what has fired to `aside`, which lets go of it on a thread that may block.
+
+The thread survives what goes wrong in a turn: an entry stays in the deque or in the heap until it has been dealt with.
+A thread that is ended all the same is replaced by its own last act, or by `ensure_running`.
+
+Limits set by `after` are tasker's patience with others. When the thread wakes much too late (the machine slept, the
+process was stopped), nobody could act in that time: such a limit is put off by it, once.
 `_lock` guards the starting of the thread, nothing else.
 
 Deadlines are measured by `now()` and set by `at()`, which a test's clock may replace (`follow`). They are variables, so
@@ -25,23 +32,29 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
-from typing import Protocol
+from functools import partial
+from typing import Any, Protocol
 
+from tasker.aside import STUCK, Aside
+from tasker.logger import GuardedLogger, traceback_of
 from tasker.parking import Seat
 from tasker.threads import new_thread
 
-__all__ = ["Clock", "TimerEntry", "after", "at", "ensure_running", "follow", "now"]
+__all__ = ["Clock", "TimerEntry", "after", "aside", "at", "ensure_running", "follow", "now"]
+
+LATE = 1.0  # seconds: a thread that wakes so much too late could not act
 
 _BATCH = 512  # entries that may wait in the deque, or stay cleared in the heap, before the thread is woken for it
 
 
 class TimerEntry:
-    """A place in the timer's heap: fires once unless cancelled first."""
+    """A place in the timer's heap: fires once unless cancelled first. `patient`: put off if the timer is late."""
 
-    __slots__ = ("_fire",)
+    __slots__ = ("_fire", "patient")
 
-    def __init__(self, fire: Callable[[], object]) -> None:
+    def __init__(self, fire: Callable[[], object], *, patient: bool = False) -> None:
         self._fire: Callable[[], object] | None = fire
+        self.patient: bool = patient
 
     def cancel(self) -> None:
         """Forget what was to fire; harmless when it has fired."""
@@ -53,27 +66,33 @@ class TimerEntry:
         """Whether it may still fire."""
         return self._fire is not None
 
-    def fire(self) -> None:
-        """Call what was to fire, unless that was forgotten."""
+    def fire(self, fired: list[Any] | None = None) -> None:
+        """Call what was to fire, unless that was forgotten; puts it into `fired`, for the caller to let go of."""
         fire, self._fire = self._fire, None
         if fire is not None:
+            if fired is not None:
+                fired.append(fire)
             fire()
+
+
+_Item = tuple[float, int, TimerEntry]
 
 
 class _Timer:
     def __init__(self) -> None:
-        self._incoming: deque[tuple[float, int, TimerEntry]] = deque()
-        self._heap: list[tuple[float, int, TimerEntry]] = []  # the thread's own
+        self._incoming: deque[_Item] = deque()
+        self._heap: list[_Item] = []  # the thread's own
         self._cleared: deque[None] = deque()  # as long as there are cleared entries, more or less
         self._wakes_at = -math.inf  # when the thread will wake; in the past while it is awake
         self._seat = Seat()
+        self._was_late = False
         self._order = itertools.count()
         self._lock = threading.RLock()
         self._starting = False
         self._thread: threading.Thread | None = None
 
-    def at(self, when: float, fire: Callable[[], object]) -> TimerEntry:
-        entry = TimerEntry(fire)
+    def at(self, when: float, fire: Callable[[], object], *, patient: bool = False) -> TimerEntry:
+        entry = TimerEntry(fire, patient=patient)
         self._incoming.append((when, next(self._order), entry))
         if when < self._wakes_at or len(self._incoming) > _BATCH:
             self._seat.wake()
@@ -104,26 +123,58 @@ class _Timer:
                 self._starting = False
 
     def _run(self) -> None:
-        while True:
-            self._receive()
-            self._wakes_at = self._heap[0][0] if self._heap else math.inf
-            if not self._receive():
-                left = min(self._wakes_at - time.monotonic(), threading.TIMEOUT_MAX)
-                if left > 0:
-                    self._seat.sleep(left)
-            self._wakes_at = -math.inf
-            self._fire_due()
+        thread = threading.current_thread()
+        try:
+            while self._thread is thread:
+                try:
+                    self._turn()
+                except BaseException as error:  # no memory: the next turn does what is left
+                    _report(error)
+        finally:
+            if self._thread is thread:  # an exception that another thread sent
+                self._thread = None
+                self.ensure_running()
+
+    def _turn(self) -> None:
+        """Sleep until something is due, and fire it."""
+        self._receive()
+        self._wakes_at = self._heap[0][0] if self._heap else math.inf
+        overslept = 0.0
+        if not self._receive():
+            overslept = self._sleep(min(self._wakes_at - time.monotonic(), threading.TIMEOUT_MAX))
+        self._wakes_at = -math.inf
+
+        is_late = overslept > LATE
+        if is_late and not self._was_late:  # late again and again: that is how things are
+            self._put_off(overslept)
+        self._was_late = is_late
+        self._fire_due()
+        aside.heal()
+
+    def _sleep(self, left: float) -> float:
+        """Sleep for so many seconds at most; returns by how many it was too long."""
+        if aside.waits():
+            left = min(left, STUCK)
+        due = time.monotonic() + left
+        if left <= 0 or self._seat.sleep(left):
+            return 0.0
+        return time.monotonic() - due
+
+    def _put_off(self, seconds: float) -> None:
+        """Nobody could act for so long: the limits of those who wait for others begin to count anew."""
+        heap: list[_Item] = []
+        for when, order, entry in self._heap:
+            heap.append((when + seconds if entry.patient else when, order, entry))
+        heapq.heapify(heap)
+        self._heap = heap
 
     def _receive(self) -> bool:
         """Take what was put into the deque; whether there was anything."""
         received = False
-        while True:
-            try:
-                item = self._incoming.popleft()
-            except IndexError:
-                break
+        while self._incoming:
+            heapq.heappush(self._heap, self._incoming[0])
+            self._incoming.popleft()  # not before, or no memory for the heap would lose a deadline
             received = True
-            heapq.heappush(self._heap, item)
         if self._many_cleared():
             self._cleared.clear()
             self._heap = [item for item in self._heap if item[2].is_set()]
@@ -135,13 +186,27 @@ class _Timer:
 
     def _fire_due(self) -> None:
         now = time.monotonic()
-        while self._heap and self._heap[0][0] <= now:
-            try:
-                heapq.heappop(self._heap)[2].fire()
-            except BaseException:
-                logging.getLogger("tasker").exception("tasker: the timer met an error")
+        fired: list[Any] = []
+        try:
+            while self._heap and self._heap[0][0] <= now:
+                try:
+                    self._heap[0][2].fire(fired)
+                except BaseException as error:
+                    _report(error)
+                heapq.heappop(self._heap)
+        finally:
+            aside.let_go(fired)
 
 
+def _report(error: BaseException) -> None:
+    """On the timer thread, which must not wait for a logger."""
+    with contextlib.suppress(BaseException):
+        aside.run(partial(_logger.error, "tasker: the timer met an error\n%s", traceback_of(error)))
+
+
+_logger = GuardedLogger(logging.getLogger("tasker"))
+# runs the user's code for the timer: callbacks of contexts whose deadline has passed, destructors of what has fired
+aside: Aside = Aside("tasker-context", _logger)
 _timer = _Timer()
 
 
@@ -158,8 +223,10 @@ class Clock(Protocol):
 
 
 def after(seconds: float, fire: Callable[[], object]) -> TimerEntry:
-    """Have `fire` called on the timer thread in so many seconds of the real clock. Never blocks or raises."""
-    return _timer.at(time.monotonic() + seconds, fire)
+    """Have `fire` called on the timer thread in so many seconds of the real clock, during which others could act.
+
+    Never blocks or raises."""
+    return _timer.at(time.monotonic() + seconds, fire, patient=True)
 
 
 def _on_time(when: float, fire: Callable[[], object]) -> TimerEntry:
@@ -186,9 +253,10 @@ def ensure_running() -> None:
 
 
 def _start_afresh() -> None:
-    """In a forked child: the timer thread is not there, and its lock may be held by nobody."""
-    global _timer
+    """In a forked child: the threads are not there, and their locks may be held by nobody."""
+    global _timer, aside
     _timer = _Timer()
+    aside = Aside("tasker-context", _logger)
 
 
 if hasattr(os, "register_at_fork"):

@@ -8,14 +8,15 @@ from __future__ import annotations
 
 import threading
 import traceback
-from typing import Generic, Literal, TypeVar
+from typing import Any, Generic, Literal, TypeVar
 
 from tasker.config import Config, every_error_is_healthy
+from tasker.handover import set_from
 from tasker.logger import GuardedLogger, traceback_of
 from tasker.metrics import TaskLifecycleTimestamps, TaskMetrics
 from tasker.placement.base import Site
 
-__all__ = ["UserCode", "last_line_of"]
+__all__ = ["Event", "UserCode", "last_line_of"]
 
 R = TypeVar("R")
 Event = Literal["record_arrival", "record_completion", "record_failure", "record_retry"]
@@ -35,15 +36,23 @@ class UserCode(Generic[R]):
         self.judges: bool = config.check_health is not every_error_is_healthy
         self.destroy_errors: int = 0
         self.create_error: BaseException | None = None  # the last one, until a resource is made
+        self.create_trouble: str = ""  # in a line
 
-    def create(self) -> R:
-        """Make a resource; raises what `on_create` raises, for the caller to hand to `creation_failed`."""
-        resource: R = self._site.create()
+    def create(self, holder: Any) -> None:
+        """Make a resource and put it into `holder.resource`, so that no exception from outside loses it on the way.
+
+        Raises what `on_create` raises, for the caller to hand to `creation_failed`."""
+        set_from(holder, "resource", self._site.create)
         self.create_error = None
-        return resource
+
+    def take_create_error(self) -> BaseException | None:
+        """The last error of `on_create`, for the caller to let go of: it is forgotten here."""
+        error, self.create_error = self.create_error, None
+        return error
 
     def creation_failed(self, error: BaseException, failures: int) -> None:
         """A worker could not make a resource and will try again; `failures`: see `Backoff.count_failure`."""
+        self.create_trouble = last_line_of(error)  # here: to print an error is to run the user's code
         self.create_error = error
         self._report("on_create raised, trying again", error, failures)
 

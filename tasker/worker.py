@@ -10,6 +10,11 @@ that it is lost, and leaves when it was dismissed (retired while idle) or the qu
 
 The resource is created, used and destroyed here, in this thread. Nothing that the user's functions raise leaves the
 place where they are called. The worker's figures go to its own shard; `task` and `thread` tell others what it does.
+
+An exception may strike the loop itself, between two of its steps: no memory, or one that another thread sends. Then the
+worker falls. What it has in its hands lies in `task` and `resource` before anything else is done with it, so the worker
+itself, as its last act, gives the task back to its lane or an outcome, and destroys the resource. Where even that
+fails, the heir does it (`inherit`, run aside when the worker has left).
 """
 
 from __future__ import annotations
@@ -24,14 +29,14 @@ from typing import Any, Generic, Protocol, TypeVar
 from tasker.backoff import Backoff
 from tasker.context import TaskContext
 from tasker.current import here
-from tasker.errors import ContextCancelledError, TaskManagerKilledError, WorkerLostError
+from tasker.errors import TaskManagerKilledError, WorkerLostError
 from tasker.future import TaskFuture
 from tasker.logger import GuardedLogger, traceback_of
 from tasker.metrics import FULL, Shard
 from tasker.parking import Seat
 from tasker.queue import TaskQueue
 from tasker.threads import new_thread
-from tasker.usercode import UserCode
+from tasker.usercode import Event, UserCode
 from tasker.wrapping import users_traceback
 
 __all__ = ["Terms", "Worker"]
@@ -47,6 +52,7 @@ class Terms(Protocol[R]):
     queue: TaskQueue
     user: UserCode[R]
     logger: GuardedLogger
+    settling: set[TaskFuture[Any]]
     backoff: Backoff
     max_retries: int
     may_retry: bool
@@ -72,10 +78,13 @@ class Worker(Generic[R]):
         self.holds_resource: bool = False
         self.creating: bool = True  # as long as it has no resource, nor one to destroy
         self.began: bool = False  # whether its thread has come so far as to run anything
+        self.started: bool = False  # whether its thread is known to be there
         self.dismissed: bool = False
         self.lost: bool = False  # whether its resource is known to be lost
         self._failures = 0  # of its resources in a row: not made, or broken or lost before they had done a task well
         self._completed_before = 0  # tasks completed when it got its resource; -1: the resource is known to work
+        self._retried: TaskFuture[Any] | None = None  # while it puts one back: it may be another worker's now
+        self._uncounted: TaskFuture[Any] | None = None  # while it settles one off the hot path
         self._terms = terms
         self._queue = terms.queue
         self._leave = leave
@@ -84,6 +93,7 @@ class Worker(Generic[R]):
     def start(self) -> None:
         """Start the thread. Raises `RuntimeError` when there can be no more threads."""
         self.thread.start()
+        self.started = True
 
     def dismiss(self) -> None:
         """Tell a worker that was idle to leave; the caller has taken its announcement, so no task is meant for it."""
@@ -115,42 +125,53 @@ class Worker(Generic[R]):
         self.began = True
         try:
             here.place.worker = self
-            while self._employed():
-                resource = self._create()
-                if resource is _NONE:
-                    break
+            while self._employed() and self._create():
                 self.creating = False
-                self.resource = resource
                 self.holds_resource = True
                 self._completed_before = self.shard.finished()[0]
-                self.lost = self._terms.user.is_lost(resource)  # from now on somebody tells
-                try:
-                    self._terms.backoff.resource_made()
-                    self._terms.worker_changed()
-                    self._serve(resource)
-                finally:
-                    self._failures = self._failures_with_this()
-                    self.holds_resource = False
-                    self.resource = _NONE
-                    self._terms.user.destroy(resource)
-                    del resource
-                    self.creating = True
+                self.lost = self._terms.user.is_lost(self.resource)  # from now on somebody tells
+                self._terms.backoff.resource_made()
+                self._terms.worker_changed()
+                self._serve(self.resource)
+                self._failures = self._failures_with_this()
+                self._destroy()
+                self.creating = True
         except BaseException as error:  # not the user's code: that is guarded where it is called
+            self.inherit(error)
             self._terms.logger.error("%s: lost to an error\n%s", self.name, traceback_of(error))
-            self._settle_lost_task(error)
         finally:
             self._leave(self)
 
-    def _create(self) -> R:
+    def inherit(self, error: BaseException | None = None) -> None:
+        """It has fallen: see to what it had in its hands. In its own thread, or when that has ended."""
+        try:
+            self._give_up_task(error or WorkerLostError("the worker's thread ended in the middle of the task"))
+        finally:
+            self._destroy()
+
+    def has_heritage(self) -> bool:
+        """Whether it has left something behind."""
+        return self.task is not None or self.resource is not _NONE
+
+    def _destroy(self) -> None:
+        self.holds_resource = False
+        if self.resource is not _NONE:
+            self._terms.user.destroy(self.resource)  # if that raises, it has not begun
+            self.resource = _NONE
+
+    def _create(self) -> bool:
+        """Make a resource; `False`: there is none, and none is wanted any more."""
         while self._pause():
             try:
-                return self._terms.user.create()
+                self._terms.user.create(self)
+                return True
             except BaseException as error:
+                self._destroy()  # if it is there all the same: the exception came from outside, a moment too late
                 if isinstance(error, TaskManagerKilledError) and not self._employed():
                     break  # given up by the closing manager itself: nobody's failure
                 self._failures += 1
                 self._terms.user.creation_failed(error, self._terms.backoff.count_failure())
-        return _NONE  # type: ignore[no-any-return]
+        return False
 
     def _pause(self) -> bool:
         """Pause for as long as the last failures demand; `False` when there is nothing to make a resource for."""
@@ -176,6 +197,7 @@ class Worker(Generic[R]):
 
     def _serve(self, resource: R) -> None:
         """Run tasks until the resource is broken or the worker leaves. All that a task costs is in this loop."""
+        # what `_give_up_task` goes by: the two durations of a task are appended before and after its call is emptied
         take, shard, terms, monotonic = self._queue.take, self.shard, self._terms, time.monotonic
         collects, may_retry = terms.user.collects, terms.may_retry
         durations = shard.durations
@@ -183,14 +205,13 @@ class Worker(Generic[R]):
         fn: Any  # never None in a task that was started; saying so to a type checker would cost time here
         args: Any
         while True:
-            task = take()
+            task = take(self)  # which puts it into `self.task`
             if task is None:
                 # a parked worker must not keep anything of the last task alive
                 self.task = fn = args = variables = None
                 task = self._next_task()
                 if task is None:
                     return
-            self.task = task
             fn, args = task._fn, task._args  # before the start: whoever settles it afterwards empties it
             try:
                 del task._may_start  # TaskFuture._start, without the call
@@ -238,13 +259,13 @@ class Worker(Generic[R]):
                     result = None
                     continue
                 durations.append(started - task._queued_at)
-                durations.append(now - started)
                 task._fn = task._args = task._variables = variables = None
+                durations.append(now - started)
                 task._result = result
                 result = None
                 task._final = FINISHED
                 if task._waiting is not None:
-                    task._call_back(task._take_waiters())
+                    task._call_back(task._tell_waiters())
                     now = 0.0
                 if len(durations) >= FULL:
                     durations = shard.fold()
@@ -252,9 +273,11 @@ class Worker(Generic[R]):
     def _succeeded_with_collector(self, task: TaskFuture[Any], result: Any) -> None:
         now = time.monotonic()
         if task._take_settle():
+            self._uncounted = task
+            task._store(None, result)
             self.shard.durations += (task._started_at - task._queued_at, now - task._started_at)
-            self._terms.user.tell("record_completion", task._stamps(now))
-            task._call_back(task._publish(None, result))
+            self._uncounted = None
+            self._tell_and_finish(task, "record_completion", now)
 
     def _failed(self, task: TaskFuture[Any], error: BaseException) -> bool:
         """Judge an error, then retry the task or settle it. Returns whether the resource is healthy."""
@@ -272,17 +295,33 @@ class Worker(Generic[R]):
             self.shard.count(retried=1)
             terms.user.tell("record_retry")
             pause = terms.backoff.task_pause(failures, task.attempts)
+            self._retried = task
             if pause:
                 self._queue.put_back_later(task, pause)
             else:
                 self._queue.put_back(task)
-        elif task._take_settle():
+            self._retried = self.task = None
+            return healthy
+
+        if task._take_settle():
+            self._uncounted = task
             if task.attempts > 1:
                 _add_note(error, f"tasker: the last of {task.attempts} attempts, each on another resource")
+            task._store(error)
             self.shard.count(failed=1)
-            terms.user.tell("record_failure", task._stamps(now))
-            task._call_back(task._publish(error))
+            self._uncounted = None
+            self._tell_and_finish(task, "record_failure", now)
         return healthy
+
+    def _tell_and_finish(self, task: TaskFuture[Any], event: Event, now: float) -> None:
+        """Tell a collector, if there is one, what has become of a task, then whoever waits for it."""
+        terms = self._terms
+        if terms.user.collects:
+            terms.settling.add(task)  # if the collector blocks, another thread finishes the task
+            terms.user.tell(event, task._stamps(now))
+        callbacks = task._finish()
+        terms.settling.discard(task)
+        task._call_back(callbacks)
 
     def _next_task(self) -> TaskFuture[Any] | None:
         """Park until there is a task. `None`: dismissed, the resource is lost, or the queue is closed and empty."""
@@ -299,17 +338,29 @@ class Worker(Generic[R]):
         self._queue.waking = False
         if self.dismissed or self.lost:  # a task would only find out that there is no resource
             return _NONE  # type: ignore[no-any-return]
-        task = self._queue.take()
+        task = self._queue.take(self)
         if task is None and self._queue.is_drained():
             return _NONE  # type: ignore[no-any-return]
         return task
 
-    def _settle_lost_task(self, error: BaseException) -> None:
-        """The loop itself failed: what it had in its hands must not be left without an outcome."""
-        task, self.task = self.task, None
-        if task is not None:
-            task._start(time.monotonic())
-            task._fail_from_outside(error, ContextCancelledError("the worker was lost"))
+    def _give_up_task(self, error: BaseException) -> None:
+        """The loop itself failed: a task in its hand goes back to its lane if it waits, else it has an outcome."""
+        task = self.task
+        if task is None:
+            return
+        if task._waits_for_start():
+            self._queue.give_back(task)
+        elif self._retried is not task:  # else it was put back, and another worker has taken it
+            durations = self.shard.durations
+            if len(durations) % 2:
+                durations.pop()
+                counted = False
+            else:
+                counted = task._fn is None  # emptied between the two durations, or when the outcome was stored
+            settles = task._settle_lost(error)
+            if (settles and not counted) or self._uncounted is task:
+                self.shard.count(failed=1)
+        self.task = self._retried = self._uncounted = None
 
 
 def _strip_own_frame(error: BaseException) -> None:

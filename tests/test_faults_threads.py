@@ -185,7 +185,7 @@ def test_after_errors_in_its_ticks_the_burst_thread_still_scales_and_heals_and_c
 
 
 @pytest.mark.parametrize("end", ["stop", "kill"])
-@pytest.mark.parametrize("where", ["lifecycle.step", "crew.wake_all", "crew.join_gone", "aside.run"])
+@pytest.mark.parametrize("where", ["lifecycle.step", "crew.wake_all", "crew.join_gone", "aside.let_go"])
 def test_errors_in_the_steps_of_closing_delay_it_by_some_ticks_and_that_is_all(make, log, where, end):
     manager = make(worker_count=2, max_worker_count=2, burst_interval=0.01)
     futures = [manager.submit(lambda resource, x: x, i) for i in range(10)]

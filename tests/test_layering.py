@@ -15,12 +15,21 @@ PACKAGE = Path(tasker.__file__).parent
 
 LAYERS = (
     # needs nothing of tasker
-    ("errors", "logger", "parking", "placement.__init__", "placement.protocol", "placement.variables", "threads"),
+    (
+        "errors",
+        "handover",
+        "logger",
+        "parking",
+        "placement.__init__",
+        "placement.protocol",
+        "placement.variables",
+        "threads",
+    ),
     ("backoff", "placement.records", "placement.wire", "reservoir", "scaling", "snapshots", "wrapping"),
     # needs one or two of those
-    ("aside", "awaiting", "checks", "metrics", "placement.base", "placement.envelope", "resources", "room"),
+    ("aside", "awaiting", "checks", "metrics", "placement.base", "placement.envelope", "resources"),
     ("signature", "timer"),
-    ("context",),
+    ("context", "interrupts"),
     ("current", "placement.handle"),
     ("deadlock", "placement.child", "placement.elsewhere", "placement.host"),
     ("placement._child", "placement.hosted", "placement.processes"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections import deque
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -35,8 +36,11 @@ class Owner:
     def record_failure(self, future, error, *, was_waiting):
         pass
 
-    def run_aside(self, *jobs):
-        raise AssertionError("nothing of the user's here")
+    def run_aside(self, jobs):
+        assert not jobs, "nothing of the user's here"
+
+    def let_go(self, things):
+        things.clear()
 
 
 @pytest.fixture(params=[False, True], ids=["unlocked", "locked"])
@@ -60,7 +64,7 @@ def put(queue, count, *, priority=False):
 
 def take_all(queue):
     taken = []
-    while (each := queue.take()) is not None:
+    while (each := queue.take(SimpleNamespace())) is not None:
         taken.append(each)
     return taken
 
@@ -69,13 +73,13 @@ def test_priority_first_and_first_in_first_out_in_each_lane(queue):
     main, urgent = put(queue, 3), put(queue, 3, priority=True)
     assert queue.waiting() == (3, 3)
     assert take_all(queue) == urgent + main
-    assert queue.take() is None
+    assert queue.take(SimpleNamespace()) is None
 
 
 def test_a_task_that_is_put_back_goes_to_the_front_of_its_own_lane(queue):
     main, urgent = put(queue, 2), put(queue, 2, priority=True)
     for first in (urgent[0], main[0]):
-        queue._take() if first is urgent[0] else None
+        queue._take(SimpleNamespace()) if first is urgent[0] else None
     taken = [urgent[0]]
     queue.put_back(urgent[0])
     assert take_all(queue) == [*taken, urgent[1], *main]
@@ -100,8 +104,8 @@ def test_a_main_task_is_never_taken_while_a_priority_task_waits_that_was_put_bef
         looked = False
 
     queue._priority = Lane()
-    assert queue.take() is urgent
-    assert queue.take() is main
+    assert queue.take(SimpleNamespace()) is urgent
+    assert queue.take(SimpleNamespace()) is main
 
 
 class Untouchable:
@@ -128,10 +132,10 @@ def test_taking_needs_a_lock_on_builds_without_the_gil_alone(gil, monkeypatch):
     monkeypatch.setattr(queue, "_dead_lock", Untouchable())
     monkeypatch.setattr(queue, "_take_lock", Untouchable())
     if gil:
-        assert queue.take() is first
+        assert queue.take(SimpleNamespace()) is first
     else:
         with pytest.raises(AssertionError, match="a lock was taken"):
-            queue.take()
+            queue.take(SimpleNamespace())
 
 
 def test_one_sleeper_is_woken_for_each_task(queue):
@@ -139,7 +143,7 @@ def test_one_sleeper_is_woken_for_each_task(queue):
     found = []
 
     def work(seat):
-        found.append(queue.idle.park(seat, queue.take))
+        found.append(queue.idle.park(seat, lambda: queue.take(SimpleNamespace())))
         queue.wake_next()
 
     threads = [threading.Thread(target=work, args=(seat,)) for seat in seats]
@@ -158,10 +162,10 @@ def test_submitters_wake_one_worker_and_leave_waking_more_to_it(queue):
     queue.idle.announced.extend(seats)
     put(queue, 2)
     assert list(queue.idle.announced) == seats[:2]
-    queue.take()
+    queue.take(SimpleNamespace())
     queue.wake_next()
     assert list(queue.idle.announced) == seats[:1]
-    queue.take()
+    queue.take(SimpleNamespace())
     queue.wake_next()  # nothing is left: nobody is woken, and the next submitter wakes again
     assert list(queue.idle.announced) == seats[:1]
     put(queue, 1)
@@ -182,7 +186,7 @@ def test_a_task_put_between_announcement_and_sleep_is_not_missed(queue):
     looks, seat = [], Seat()
 
     def look():
-        found = queue.take()
+        found = queue.take(SimpleNamespace())
         looks.append(found)
         if len(looks) == 1:
             put(queue, 1)  # after the worker looked in vain, before it sleeps
@@ -226,9 +230,7 @@ def test_a_submission_that_the_closing_overtakes_is_refused_even_if_it_was_swept
         def append(self, item):
             super().append(item)
             queue.close()
-            for swept in queue.sweep():
-                assert swept._withdraw()
-                queue.drop(swept)
+            assert not queue.fail_waiting(TaskFuture._withdraw, list.clear)
 
     queue._main = Lane()
     with pytest.raises(TaskManagerShutdownError):
@@ -243,7 +245,7 @@ def test_a_submission_that_a_worker_took_before_the_closing_looked_is_accepted(q
         def append(self, item):
             super().append(item)
             queue.close()
-            assert queue.take()._start(0.0)
+            assert queue.take(SimpleNamespace())._start(0.0)
 
     queue._main = Lane()
     queue.put(early)
@@ -312,7 +314,7 @@ def test_a_worker_that_takes_during_a_compaction_waits_for_it():
     class Lane(deque):
         def popleft(self):
             if len(self) == 5 and not threads:
-                threads.append(threading.Thread(target=lambda: taken.append(queue.take())))
+                threads.append(threading.Thread(target=lambda: taken.append(queue.take(SimpleNamespace()))))
                 threads[0].start()
                 threads[0].join(0.05)
                 assert not taken
@@ -351,29 +353,29 @@ def test_a_worker_that_fell_asleep_during_a_compaction_is_woken_for_what_was_kep
 def test_a_dead_entry_that_is_taken_is_dropped_from_the_count(queue):
     dead, live = put(queue, 2)
     dead.cancel()
-    assert queue.take() is dead
+    assert queue.take(SimpleNamespace()) is dead
     assert not dead._start(0.0)
     queue.drop(dead)
     assert queue.waiting() == (1, 0)
-    assert queue.take() is live
+    assert queue.take(SimpleNamespace()) is live
 
 
 @pytest.mark.parametrize("priority", [False, True])
 def test_counts_of_waiting_tasks_that_were_never_taken(queue, priority):
     first, second = put(queue, 2, priority=priority)
     assert queue.waiting_new() == 2
-    assert queue.take()._start(0.0)
+    assert queue.take(SimpleNamespace())._start(0.0)
     assert first._requeue()
     queue.put_back(first)
     assert (sum(queue.waiting()), queue.waiting_new()) == (2, 1)
-    assert queue.take() is first
+    assert queue.take(SimpleNamespace()) is first
     assert first._start(0.0)
     queue.taken_again(first)
     assert (sum(queue.waiting()), queue.waiting_new()) == (1, 1)
     assert first._requeue()
     queue.put_back(first)
     assert first.cancel()
-    assert queue.take() is first
+    assert queue.take(SimpleNamespace()) is first
     queue.drop(first)
     assert (sum(queue.waiting()), queue.waiting_new()) == (1, 1)
     assert second.cancel()
@@ -383,7 +385,7 @@ def test_counts_of_waiting_tasks_that_were_never_taken(queue, priority):
 def test_tasks_that_die_while_they_wait_again_are_neither_new_nor_counted_for_ever(queue, priority):
     tasks = put(queue, 3, priority=priority)
     for each in tasks[:2]:  # each was started once
-        assert queue.take() is each
+        assert queue.take(SimpleNamespace()) is each
         assert each._start(0.0)
     for each in tasks[:2]:
         assert each._requeue()
@@ -391,7 +393,7 @@ def test_tasks_that_die_while_they_wait_again_are_neither_new_nor_counted_for_ev
     assert (sum(queue.waiting()), queue.waiting_new()) == (3, 1)
     for each in tasks[:2]:
         assert each.cancel()
-    for dead in (queue.take(), queue.take()):
+    for dead in (queue.take(SimpleNamespace()), queue.take(SimpleNamespace())):
         queue.drop(dead)
     assert (sum(queue.waiting()), queue.waiting_new()) == (1, 1)
 
@@ -403,11 +405,11 @@ def test_slots_are_given_back_when_a_task_is_taken_or_dies():
         assert queue.reserve(each, 0)
         queue.put(each)
     assert not queue.reserve(tasks[2], 0)
-    assert queue.take() is tasks[0]
+    assert queue.take(SimpleNamespace()) is tasks[0]
     assert queue.reserve(tasks[2], 0)
     queue.put(tasks[2])
     assert tasks[1].cancel()
-    assert queue.take() is tasks[1]  # dead: its slot is not given back twice
+    assert queue.take(SimpleNamespace()) is tasks[1]  # dead: its slot is not given back twice
     assert queue.reserve(tasks[3], 0)
     assert not queue.reserve(task(queue), 0)
 
@@ -417,7 +419,7 @@ def test_a_re_queued_task_needs_no_slot():
     first, second = task(queue), task(queue)
     assert queue.reserve(first, 0)
     queue.put(first)
-    assert queue.take()._start(0.0)
+    assert queue.take(SimpleNamespace())._start(0.0)
     assert queue.reserve(second, 0)
     queue.put(second)
     assert first._requeue()
@@ -427,7 +429,7 @@ def test_a_re_queued_task_needs_no_slot():
 
 def test_a_retry_of_a_task_that_was_settled_meanwhile_is_dropped(queue):
     future = put(queue, 1)[0]
-    assert queue.take()._start(0.0)
+    assert queue.take(SimpleNamespace())._start(0.0)
     assert future._take_settle()  # a timeout, say, before the worker puts the task back
     assert future._requeue() is False
     assert not future._waits_for_start()
@@ -437,7 +439,7 @@ def test_a_retry_that_meets_a_cancellation_is_settled_once(queue):
     """Every order of `_requeue` and `cancel` between their announcements and their looks."""
     for moment in ("before", "between", "after"):
         future = put(queue, 1)[0]
-        assert queue.take()._start(0.0)
+        assert queue.take(SimpleNamespace())._start(0.0)
         if moment == "before":
             assert future.cancel() is False
             assert future._requeue() is False
@@ -458,7 +460,7 @@ def test_a_retry_that_meets_a_cancellation_is_settled_once(queue):
             queue.put_back(future)
             assert future.cancel() is True
         assert queue.waiting() == (0, 0)
-        assert not queue.take()._start(0.0)
+        assert not queue.take(SimpleNamespace())._start(0.0)
         queue.drop(future)
         assert queue.waiting() == (0, 0)
         assert future._owner.cancelled == 1
@@ -477,15 +479,71 @@ def full():
     return queue
 
 
+class Room:
+    """Where submitters wait, by a clock of the test's. Each wait ends with the next of `events`, or by its timeout."""
+
+    def __init__(self, *events):
+        self.now = 1000.0
+        self.events = list(events)  # after how many seconds, and what happens then
+
+    def monotonic(self):
+        return self.now
+
+    def park(self, seat, look, timeout=-1.0):
+        assert isinstance(seat, Seat)
+        assert timeout == -1 or 0 < timeout <= threading.TIMEOUT_MAX
+        found = look()
+        if found is not None:
+            return found
+        after, happen = self.events[0] if self.events else (float("inf"), None)
+        if timeout != -1 and timeout < after:
+            self.now += timeout
+        else:
+            assert happen is not None, "nobody would ever wake it"
+            self.events.pop(0)
+            self.now += after
+            happen()
+        return look()
+
+    def wake_one(self):
+        pass  # it is in the events
+
+
+def spurious():
+    """A wake-up for nothing."""
+
+
+@pytest.mark.parametrize(
+    ("timeout", "wakes", "waited"),
+    [
+        pytest.param(5.0, [], None, id="nobody leaves"),
+        pytest.param(5.0, [2.0, 2.0], None, id="woken for nothing, the deadline stays"),
+        pytest.param(5.0, [2.0, 2.5, "room"], 4.75, id="room in time"),
+        pytest.param(0.5, ["room"], 0.25, id="room within less than a second"),
+        pytest.param(None, [1e6, 1e9, "room"], 1e6 + 1e9 + 0.25, id="as long as it takes"),
+        pytest.param(float("inf"), [1e6, "room"], 1e6 + 0.25, id="infinite"),
+        pytest.param(5.0, [1.0, "close"], 1.25, id="closed"),
+        pytest.param(None, ["close"], 0.25, id="closed, without a timeout"),
+    ],
+)
+def test_a_submitter_waits_for_room_until_its_deadline(full, monkeypatch, timeout, wakes, waited):
+    what = {"room": (0.25, lambda: full.take(SimpleNamespace())), "close": (0.25, full.close)}
+    room = Room(*(what.get(wake) or (wake, spurious) for wake in wakes))
+    monkeypatch.setattr(full, "_room", room)
+    monkeypatch.setattr(tasker.queue, "time", room)
+    assert full.reserve(task(full), timeout) is (waited is not None)
+    assert room.now == 1000.0 + (timeout if waited is None else waited)
+
+
 @pytest.mark.parametrize("timeout", [None, PATIENCE])
 @pytest.mark.parametrize("how", ["taken", "settled", "closed"])
 def test_a_submitter_that_sleeps_is_woken_by_room_and_by_closing(full, how, timeout):
     waiting, results = task(full), []
     thread = threading.Thread(target=lambda: results.append(full.reserve(waiting, timeout)))
     thread.start()
-    eventually(lambda: full.room._line)
+    eventually(lambda: full._room.announced)
     if how == "taken":
-        assert full.take()
+        assert full.take(SimpleNamespace())
     elif how == "settled":
         assert full._main[0].cancel()
     else:
@@ -501,15 +559,46 @@ def test_a_submitter_that_sleeps_is_woken_by_room_and_by_closing(full, how, time
         assert waiting in full.entries()
 
 
+def test_a_submitter_whose_wake_up_got_lost_is_woken_with_the_next_tick(full):
+    results = []
+    thread = threading.Thread(target=lambda: results.append(full.reserve(task(full), None)))
+    thread.start()
+    eventually(lambda: full._room.announced and full._room.announced[0].parked)
+    assert full._room.take_longest()  # by somebody whom Ctrl-C ended before it woke the submitter
+    assert full.take(SimpleNamespace())
+    full.wake_submitters()  # as the tick does
+    thread.join(PATIENCE)
+    assert results == [True]
+    assert not full._submitters
+
+
+@pytest.mark.parametrize("how", ["taken", "closed"])
+def test_room_that_is_made_before_the_submitter_is_announced_is_not_missed(full, how):
+    take_slot = full._take_slot
+    looked = []
+
+    def look_and_be_overtaken(each):
+        found = take_slot(each)
+        if not looked:
+            looked.append(found)
+            full.take(SimpleNamespace()) if how == "taken" else full.close()
+        return found
+
+    full._take_slot = look_and_be_overtaken
+    assert full.reserve(task(full), None)
+    assert looked == [False]
+    assert not full._room.announced
+
+
 def test_a_bounded_queue_says_how_full_it_is():
     queue = TaskQueue("queue", 3)
     for _ in range(2):
         assert queue.reserve(task(queue), 0)
-    assert str(queue.room).startswith("2 of 3")
+    assert queue.slots().startswith("2 of 3")
 
 
 class Entry:
-    _priority, attempts, alive = False, 0, True
+    _priority, attempts, alive, _refused = False, 0, True, False
 
     def _waits_for_start(self):
         return self.alive

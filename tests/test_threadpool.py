@@ -334,15 +334,14 @@ def test_no_call_runs_in_a_thread_whose_initializer_raised(caplog):
 
     pool = ThreadPoolExecutor(1, initializer=initialize)
     engine = pool._engine
-    sweep, late = engine.queue.sweep, new_task(engine, ran.append, (), False, 0.0)
+    fail_waiting, late = engine.queue.fail_waiting, new_task(engine, ran.append, (), False, 0.0)
 
-    def sweep_before_one_comes():  # somebody puts a task who looked at the queue before it closed
-        engine.queue.sweep = sweep
-        swept = sweep()
+    def fail_before_one_comes(*args):  # somebody puts a task who looked at the queue before it closed
+        engine.queue.fail_waiting = fail_waiting
+        fail_waiting(*args)
         engine.queue._main.append(late)
-        return swept
 
-    engine.queue.sweep = sweep_before_one_comes
+    engine.queue.fail_waiting = fail_before_one_comes
     for future in (pool.submit(ran.append, 1), late):
         with pytest.raises(BrokenThreadPool):
             future.result(PATIENCE)

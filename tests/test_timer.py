@@ -26,16 +26,15 @@ def timer(monkeypatch):
     monkeypatch.setattr(tasker.timer, "_timer", timer)
     yield timer
     monkeypatch.undo()
-    if timer._thread is not None:
-
-        def end():
-            raise SystemExit
-
-        monkeypatch.setattr(threading, "excepthook", lambda _: None)
-        timer._receive = end
+    thread, timer._thread = timer._thread, None  # as if another had taken its place
+    if thread is not None:
         timer._seat.wake()
-        timer._thread.join(PATIENCE)
-        assert not timer._thread.is_alive()
+        thread.join(PATIENCE)
+        assert not thread.is_alive()
+
+
+def timer_threads():
+    return sum(thread.name == "tasker-timer" for thread in threading.enumerate())
 
 
 @contextlib.contextmanager
@@ -198,7 +197,7 @@ def test_no_thread_is_started_for_nothing(timer):
 
 
 def test_many_threads_that_set_the_first_deadline_start_one_timer_thread(timer):
-    before = threading.active_count()
+    before = timer_threads()
     barrier, fired = threading.Barrier(8), threading.Semaphore(0)
 
     def first():
@@ -210,7 +209,7 @@ def test_many_threads_that_set_the_first_deadline_start_one_timer_thread(timer):
         thread.start()
     for thread in threads:
         thread.join(PATIENCE)
-    assert threading.active_count() == before + 1
+    assert timer_threads() == before + 1
     for _ in range(8):
         assert fired.acquire(timeout=PATIENCE)
 
@@ -226,9 +225,9 @@ def test_a_signal_handler_that_sets_a_deadline_while_the_thread_is_started_start
         start(thread)
 
     monkeypatch.setattr(threading.Thread, "start", interrupted_start)
-    before = threading.active_count()
+    before = timer_threads()
     timer.at(time.monotonic() + 3600, lambda: None)
-    assert threading.active_count() == before + 1
+    assert timer_threads() == before + 1
     assert fired.wait(PATIENCE)
 
 

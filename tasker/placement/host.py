@@ -135,7 +135,9 @@ class Host:
             cause = TaskManagerKilledError("the manager was killed while the task was running")
         else:
             error = ContextCancelledError("context cancelled")
-        self._aside.run(*context._end(error, cause))
+        things: list[Any] = []
+        self._aside.run_all(context._end(error, cause, things))
+        self._aside.let_go(things)
 
 
 def _context_of(values: list[bytes]) -> Context:

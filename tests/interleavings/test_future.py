@@ -171,7 +171,7 @@ def take_back_that_forgets_all(self, waiter):
 
 
 def publish_that_wakes_first(self, exception, result=None, state=FINISHED):
-    callbacks = self._take_waiters()
+    callbacks = self._tell_waiters()
     self._exception, self._result = exception, result
     self._final = state
     return callbacks

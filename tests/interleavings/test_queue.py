@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import pytest
 
 from tasker import TaskManagerShutdownError
@@ -77,7 +79,7 @@ class PutTwicePastABusyWorker(PutTwice):
     threads = ("put_twice", "get", "take")
 
     def take(self):
-        if (task := self.queue.take()) is not None:
+        if (task := self.queue.take(SimpleNamespace())) is not None:
             self.taken.append(task)
 
     def check(self):

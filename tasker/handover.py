@@ -1,0 +1,35 @@
+"""Steps that nothing can divide: what is given passes from one owner to the next, and is never in nobody's hands.
+
+An exception may strike a thread from outside: a signal handler's in the main thread, one that another thread sends by
+`PyThreadState_SetAsyncExc`. CPython looks for them when a call of a C function has returned, so in `x = give()` the
+result may be lost before it has a name. Each function here is one call of a C function that calls the
+others itself: the result has its new owner before CPython looks.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+from itertools import islice, repeat
+from operator import call
+from typing import TypeVar
+
+__all__ = ["append_from", "move_all", "set_from"]
+
+T = TypeVar("T")
+
+
+def set_from(holder: object, name: str, give: Callable[[], object]) -> None:
+    """`setattr(holder, name, give())`."""
+    next(map(setattr, repeat(holder), repeat(name), map(call, repeat(give))))
+
+
+def append_from(things: list[T], give: Callable[[], T]) -> None:
+    """`things.append(give())`."""
+    next(map(things.append, map(call, repeat(give))))
+
+
+def move_all(things: list[T], into: deque[T]) -> None:
+    """Empty a list into a deque, in order. Afterwards the deque alone refers to the things, not the calling thread."""
+    things.reverse()
+    into.extend(islice(map(call, repeat(things.pop)), len(things)))

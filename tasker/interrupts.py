@@ -1,0 +1,40 @@
+"""Exceptions that strike from outside at a moment when they must not be raised."""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+import threading
+from functools import partial
+
+from tasker import timer
+
+__all__ = ["deliver_later"]
+
+_MOMENT = 0.001  # seconds: by then the call that was struck has returned
+
+
+def deliver_later(error: BaseException) -> None:
+    """Raise an interrupt again in the calling thread, a moment later: the call that it struck returns as usual.
+
+    For a call that has done what it promised, and would say by raising that it has not. An `Exception` (no memory, no
+    room on the stack) is dropped: it said that something could not be done, and it was done. Never raises."""
+    if not isinstance(error, Exception):
+        with contextlib.suppress(BaseException):
+            timer.after(_MOMENT, partial(_raise_in, threading.get_ident(), type(error), error.args))
+
+
+def _raise_in(thread: int, kind: type[BaseException], args: tuple[object, ...]) -> None:
+    """On the timer thread."""
+    main = threading.main_thread().ident
+    if kind is KeyboardInterrupt and thread == main and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        signal.pthread_kill(thread, signal.SIGINT)  # which ends a sleep as well
+        return
+
+    import ctypes  # seldom needed
+
+    def init(self: BaseException) -> None:
+        kind.__init__(self, *args)
+
+    again = type(kind.__name__, (kind,), {"__init__": init, "__module__": kind.__module__})
+    ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(thread), ctypes.py_object(again))
