@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from tasker.cli import main, mapping
+from tasker.cli import job, main, mapping
 from tests.conftest import PATIENCE, eventually
 
 FIGURES = 11  # lines at the end of standard error
@@ -416,6 +416,36 @@ def test_an_unreadable_line_fails_alone_and_a_rerun_knows_it(form, line, unreada
     again = run(None, "app:fn", "--input", "failed", "--format", "errors", "--errors", "failed again")
     assert (again.status, again.said) == (1, ran.said)
     assert Path("failed again").read_bytes() == Path("failed").read_bytes()
+
+
+def test_not_a_number_is_no_json_neither_in_the_input_nor_in_a_result(app, run):
+    app.fn = lambda item: float("inf") if item == "infinite" else item
+    items = '["NaN"]\nNaN\n[1, Infinity]\n{"a": -Infinity}\n1e999\n"infinite"\n'
+    ran = run(items, "app:fn", "--format", "jsonl", "--errors", "failed", "--ordered")
+    assert ran.results == [["NaN"]]
+    assert [said.split(":", 2)[1] for said in ran.said] == [" not JSON"] * 3 + [" the result is not JSON"] * 2
+    failed = [json.loads(line, parse_constant=pytest.fail) for line in Path("failed").read_text().splitlines()]
+    assert [record["line"] for record in failed] == [2, 3, 4, 5, 6]
+    assert [record.get("unreadable") for record in failed] == ["NaN", "[1, Infinity]", '{"a": -Infinity}', None, None]
+
+
+def test_an_unreadable_line_that_was_never_begun_is_written_as_what_it_is(app, run, monkeypatch):
+    monkeypatch.setattr(job, "CREATE_TIMEOUT", 0.1)
+
+    def factory():
+        raise OSError("down")
+
+    app.fn, app.factory = lambda resource, item: item, factory
+    lines = b'["good"]\nnonsense\n"\xff"\n{"a": 1.10}\n'
+    first = run(lines, "app:fn", "--resource", "app:factory", "--format", "jsonl", "--errors", "failed")
+    assert (first.status, first.figure("failed")) == (1, 4)
+    failed = {record["line"]: record for record in map(json.loads, Path("failed").read_text().splitlines())}
+    assert [failed[2]["unreadable"], failed[3]["unreadable"]] == ["nonsense", '"\udcff"']
+    assert failed[2]["error"].startswith("not JSON: ")
+    assert failed[3]["error"].startswith("not UTF-8: ")
+    assert "down" in failed[1]["error"]
+    again = run(None, "app:fn", "--resource", "builtins:object", "--input", "failed", "--format", "errors")
+    assert (again.results, len(again.said)) == ([["good"], {"a": 1.1}], 2)
 
 
 def _circle():

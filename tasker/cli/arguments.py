@@ -27,6 +27,8 @@ MAP_EPILOG = """\
 input    lines: an item is a line without its newline, an empty line is an empty item.
          jsonl: an item is what a line of JSON says; blank lines are skipped.
          errors: the items of a file that --errors wrote, with the numbers they had.
+         JSON is that of RFC 8259, here and in what is written: NaN is none, nor is
+         Infinity. An item is written as it was read, to the letter.
          All are UTF-8, and read only as fast as the items are worked on.
 results  One JSON object a line, as soon as it is there:
          {"line": 3, "input": ..., "result": ...}

@@ -1,15 +1,19 @@
 """What a line is: on its way in a `Record`, on its way out a JSON object.
 
-The item of a record is kept as JSON text from beginning to end. It is parsed by the worker, anew for each attempt, so
-whatever a function does to its item, the output and the errors file show what was read.
+The item of a record is kept as JSON text from beginning to end, also where it comes out of an errors file: written
+anew, 1.10 would become 1.1, 1e999 no JSON, and of two members of the same name one. It is parsed by the worker, anew
+for each attempt, so whatever a function does to its item, the output and the errors file show what was read.
+
+JSON is what RFC 8259 says it is, on the way in and out, so NaN and Infinity are none.
 """
 
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NoReturn
 
 __all__ = ["Record", "ResultError", "UnreadableError", "error_line", "read", "result_line"]
 
@@ -35,7 +39,7 @@ class Record:
         if self.unreadable:
             raise UnreadableError(self.unreadable)
         try:
-            return json.loads(self.text)
+            return _parse(self.text)
         except (ValueError, RecursionError) as error:
             raise UnreadableError(f"not JSON: {error}") from None
 
@@ -55,14 +59,22 @@ def result_line(record: Record, result: object) -> bytes:
         text = _dumps(result)
     except Exception as error:  # also what a subclass of dict or a default of the user's raises
         raise ResultError(f"the result is not JSON: {error}") from error
-    return _encoded(f'{{"line": {record.line}, "input": {record.text}, "result": {text}}}\n')
+    return _encoded(f'{{"line": {record.line:d}, "input": {record.text}, "result": {text}}}\n')
 
 
 def error_line(record: Record, error: str, place: str, *, unreadable: bool) -> bytes:
-    """What is written for a line that failed."""
+    """What is written for a line that failed. `unreadable`: it failed because it could not be read."""
+    if not unreadable:
+        try:
+            record.item()  # it may have failed before it was begun, and so before anything tried to read it
+        except UnreadableError as reason:
+            # a worker, which has another stack to parse it on, may have read what is too deep here
+            if not isinstance(reason.__context__, RecursionError):
+                unreadable, error, place = True, str(reason), ""
+
     source = f'"unreadable": {_dumps(record.text)}' if unreadable else f'"input": {record.text}'
     at = f', "where": {_dumps(place)}' if place else ""
-    return _encoded(f'{{"line": {record.line}, {source}, "error": {_dumps(error)}{at}}}\n')
+    return _encoded(f'{{"line": {record.line:d}, {source}, "error": {_dumps(error)}{at}}}\n')
 
 
 def _decoded(number: int, content: bytes, interpret: Callable[[int, str], Record]) -> Record:
@@ -77,10 +89,13 @@ def _from_text(number: int, text: str) -> Record:
 
 
 def _from_errors(number: int, text: str) -> Record:
+    start, end = _place_of_input(text)
+    item = text[start:end].removeprefix(" ")
     try:
-        match json.loads(text):
-            case {"line": int(line), "input": item}:
-                return Record(line, _dumps(item))
+        # the item itself is for its worker to parse
+        match _parse(f"{text[:start]}null{text[end:]}" if start else text):
+            case {"line": int(line), "input": None} if start:
+                return Record(line, item)
             case {"line": int(line), "unreadable": str(source), "error": str(error)}:
                 return Record(line, source, error)
             case _:
@@ -89,11 +104,36 @@ def _from_errors(number: int, text: str) -> Record:
         return Record(number, text, f"not JSON: {error}")
 
 
+def _place_of_input(text: str) -> tuple[int, int]:
+    """From where to where the value of "input" stands in the text of a JSON object; (0, 0) if there is none."""
+    depth = start = 0
+    before = ""
+    for token in _TOKEN.finditer(text):
+        mark = token[0]
+        if depth == 1 and start and mark in ",}":
+            return start, token.start()
+        if depth == 1 and mark == ":" and before == '"input"':
+            start = token.end()
+        depth += (mark in "{[") - (mark in "}]")
+        before = mark
+    return 0, 0
+
+
+_TOKEN = re.compile(r"""[][{}:,]|"[^"\\]*+(?:\\.[^"\\]*+)*+"?""")  # brackets, separators, strings
+
+
 _FORMATS: Mapping[str, Callable[[int, str], Record]] = {
     "lines": _from_text,
     "jsonl": Record,  # a line of JSON is an item as it is
     "errors": _from_errors,
 }
+
+
+def _refuse(constant: str) -> NoReturn:
+    raise ValueError(f"there is no {constant} in it")
+
+
+_parse = json.JSONDecoder(parse_constant=_refuse).decode
 
 
 def _dumps(value: object) -> str:
