@@ -20,7 +20,6 @@ class OnWorker(Protocol):
     name: str
     task: Any
     resource: Any
-    holds_resource: bool
 
     def current_context(self) -> Context:
         """The context of its task, made if need be."""

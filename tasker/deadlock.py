@@ -247,8 +247,7 @@ class Wait:
         if self._limited or (worker is None and loan is None):
             return self
         self.where = threading.current_thread().name if worker is None else worker.name
-        if worker is not None and worker.holds_resource:  # else it is what the worker ran before
-            self.task = worker.task
+        self.task = None if worker is None else worker.task
         self._waiter, self._loan = worker or place, loan
         try:
             with _lock:

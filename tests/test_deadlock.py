@@ -10,12 +10,14 @@ from concurrent.futures import ALL_COMPLETED, FIRST_COMPLETED, FIRST_EXCEPTION, 
 
 import pytest
 
+import tasker.scaling
 from tasker import (
     Config,
     PoolDeadlockError,
     QueueFullError,
     TaskManager,
     TaskManagerKilledError,
+    TaskManagerShutdownError,
     TaskTimeoutError,
     deadlock,
 )
@@ -485,27 +487,68 @@ def test_there_is_hope_again_once_a_worker_is_free(make, factory):
 # -- the promise that a worker is hired ------------------------------------------------------------------------------
 
 
-def test_a_stuck_pool_hires_whatever_pace_it_had(make):
+def test_a_stuck_pool_is_known_to_scaling_as_such(make, monkeypatch):
+    samples = []
+
+    def decide(sample, limits):
+        samples.append(sample)
+        return tasker.scaling.decide(sample, limits)
+
+    monkeypatch.setattr("tasker.burst.decide", decide)
     manager = make(worker_count=1, max_worker_count=4, burst_interval=0.01)
-    for _ in range(500):  # a good pace
-        manager.queue_task(leaf)
 
     def parent(_, depth):
         return manager.queue_task(parent, depth - 1) + 1 if depth else 0
 
     assert manager.queue_task(parent, 3) == 3
+    stuck = [sample.workers - sample.creating for sample in samples if sample.stuck]
+    assert {1, 2, 3} >= set(stuck) > set()
 
 
-def test_two_pools_whose_workers_wait_for_each_other_do_not_leave_the_hiring_to_each_other(make):
-    first, second = (make(worker_count=1, max_worker_count=2, burst_interval=0.01) for _ in range(2))
+def wait_for_each_other(first, second):
+    """Each has a task on one worker, which waits for a task of the other one. Returns their futures."""
     both = threading.Barrier(2)
 
     def parent(_, other):
+        child = other.queue_task_async(leaf)
         both.wait(PATIENCE)
-        return other.queue_task(leaf)
+        return child.result()
 
-    futures = [first.queue_task_async(parent, second), second.queue_task_async(parent, first)]
+    return [first.queue_task_async(parent, second), second.queue_task_async(parent, first)]
+
+
+def test_two_pools_whose_workers_wait_for_each_other_do_not_leave_the_hiring_to_each_other(make):
+    futures = wait_for_each_other(*(make(worker_count=1, max_worker_count=2, burst_interval=0.01) for _ in range(2)))
     assert [future.result(PATIENCE) for future in futures] == ["done", "done"]
+
+
+def test_two_that_are_stopping_and_whose_workers_wait_for_each_other_do_not_do_so_either(make):
+    managers = [make(worker_count=1, max_worker_count=2) for _ in range(2)]
+    stopping = threading.Event()
+
+    def parent(_, children, other):
+        assert stopping.wait(PATIENCE)
+        return children[other].result()
+
+    children = []
+    futures = [managers[0].queue_task_async(parent, children, 1), managers[1].queue_task_async(parent, children, 0)]
+    children += [manager.queue_task_async(leaf) for manager in managers]
+    for manager in managers:
+        manager._engine.lifecycle.request_stop()
+    stopping.set()
+    assert [future.result(PATIENCE) for future in futures] == ["done", "done"]
+
+
+def test_two_pools_that_get_no_other_resource_do_not_hope_for_each_other():
+    options = {"worker_count": 2, "burst_interval": 0, "create_timeout": 0.3, "resource_pool_size": 0}
+    backends = [OneConnection(refuses=True) for _ in range(2)]
+    managers = [
+        TaskManager(Config(on_create=backend.create, on_destroy=bool, name=name, **options))
+        for backend, name in zip(backends, "ab", strict=True)
+    ]
+    errors = [future.exception(PATIENCE) for future in wait_for_each_other(*managers)]
+    assert PoolDeadlockError in map(type, errors)
+    assert [manager.stop().drained for manager in managers] == [True, True]
 
 
 def test_one_that_leaves_is_not_counted_on_nor_in_the_way(make):
@@ -758,7 +801,6 @@ def test_what_a_manager_that_is_being_killed_leaves_undone_ends_by_that(make):
 
 
 def test_a_retry_that_runs_elsewhere_is_not_taken_for_what_its_first_worker_does(make, factory):
-    """A worker that destroys a resource still refers to the task that broke it, and may wait in the hook."""
     other = make(**ONE)
     first, second = threading.Event(), threading.Event()
     attempts = []
@@ -803,7 +845,7 @@ def test_waits_of_every_kind_at_random_all_end():
         def deeper(resource):
             return member(resource, depth - 1, seed + 1) if depth else "done"
 
-        with contextlib.suppress(PoolDeadlockError, QueueFullError):
+        with contextlib.suppress(PoolDeadlockError, QueueFullError, TaskManagerShutdownError):
             own.choice(ways)(manager, deeper)
         return "done"
 
