@@ -341,12 +341,13 @@ class Waits:
 
     def may_serve(self, pool: Pool, *, hopes: bool = True) -> bool:
         """Whether the tasks in the lanes of a manager may be taken, or settled without."""
-        if pool.is_killed():
-            return True
-        free = [worker for worker in pool.workers() if worker not in self.waits and not worker.dismissed]
-        if any(worker.holds_resource for worker in free):
-            return True
-        return hopes and not pool.is_hopeless() and (bool(free) or pool.may_hire())
+        hope = False
+        for worker in pool.workers():
+            if worker not in self.waits and not worker.dismissed:
+                if worker.holds_resource:
+                    return True
+                hope = True
+        return pool.is_killed() or (hopes and not pool.is_hopeless() and (hope or pool.may_hire()))
 
     def borrow_from(self, pool: Pool) -> bool:
         """Whether one of these is in a `run_task` of a manager."""
