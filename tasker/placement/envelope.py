@@ -44,6 +44,7 @@ Outcome = tuple[int, bytes, Buffers]  # RESULT or ERROR, and what goes with it
 
 _MAIN = b"\x8c\x08__main__"  # as the name of a module it looks like this, as a text too
 _APART = 65536  # bytes from which on a buffer travels beside the pickle and is not copied into it
+_UNTOLD = pickle.dumps(("an exception that cannot even be named", "", "", None))
 _INSTALL = "install cloudpickle (the extra: tasker-pool[processes])"
 
 
@@ -158,17 +159,19 @@ def pack_error(error: BaseException) -> bytes:
     """An exception as bytes, whatever it is."""
     stripped = users_traceback(error.__traceback__)
     try:
-        text = "".join(traceback.format_exception(type(error), error, stripped))
+        trace = "".join(traceback.format_exception(type(error), error, stripped))
     except BaseException:  # it is unable to print itself
-        text = "".join(traceback.format_tb(stripped)) + f"{type(error).__qualname__}\n"
+        trace = "".join(traceback.format_tb(stripped)) + f"{type(error).__qualname__}\n"
+    text = _text(error)
     whole: bytes | None
     try:
+        pickle.dumps(text)  # what `str()` returns may be of a type that does not survive it; then it does not, either
         whole, _ = pack_value(error.with_traceback(None), apart=False)
         if type(unpack(whole)) is not type(error):
             whole = None
     except BaseException:
         whole = None
-    return pickle.dumps((_type_name(error), _text(error), text, whole))
+    return pickle.dumps((_plain(_type_name(error)), _plain(text), _plain(trace), whole))
 
 
 def error_from(body: Any) -> BaseException:
@@ -177,7 +180,9 @@ def error_from(body: Any) -> BaseException:
     error: BaseException = RemoteTaskError(f"{type_name}: {text}" if text else type_name, type_name, trace)
     if whole is not None:
         try:
-            error = pickle.loads(whole)
+            original: BaseException = pickle.loads(whole)
+            original.__cause__ = RemoteTraceback(trace)  # which its type may refuse
+            return original
         except BaseException as trouble:
             error.add_note(f"tasker: it could not be unpickled here: {_text(trouble)}")
     error.__cause__ = RemoteTraceback(trace)
@@ -200,7 +205,10 @@ def outcome_of(fn: Callable[..., Any], *args: Any) -> Outcome:
     try:
         return protocol.RESULT, *pack_result(fn(*args))
     except BaseException as error:
-        return protocol.ERROR, pack_error(error), []
+        try:
+            return protocol.ERROR, pack_error(error), []
+        except BaseException:  # its type raises when it is looked at, or there is no memory
+            return protocol.ERROR, _UNTOLD, []
 
 
 def opened(kind: int, body: Any, buffers: Sequence[Any] = ()) -> tuple[BaseException | None, Any]:
@@ -210,7 +218,9 @@ def opened(kind: int, body: Any, buffers: Sequence[Any] = ()) -> tuple[BaseExcep
     try:
         return None, unpack(body, buffers)
     except Exception as error:
-        return RemoteTaskError(f"the task's result could not be unpickled here: {error!r}", _type_name(error)), None
+        return RemoteTaskError(
+            f"the task's result could not be unpickled here: {shown(error)}", _type_name(error)
+        ), None
 
 
 def _type_name(error: BaseException) -> str:
@@ -223,3 +233,8 @@ def _text(error: BaseException) -> str:
         return str(error) or type(error).__name__
     except BaseException:
         return f"<{type(error).__name__} that cannot be printed>"
+
+
+def _plain(text: str) -> str:
+    """A text and nothing more, whatever type of text it is."""
+    return str.__str__(text)

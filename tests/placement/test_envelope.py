@@ -183,3 +183,60 @@ def test_an_exception_that_is_unable_to_say_anything_is_told_of():
     assert type(got) is RemoteTaskError
     assert got.type_name.endswith("Mute")
     assert "in fail" in got.traceback
+
+
+def test_an_exception_whose_text_is_of_a_type_that_cannot_be_pickled_is_told_of():
+    class Markup(str):
+        def __reduce__(self):
+            raise RuntimeError
+
+    class Marked(Exception):
+        def __str__(self):
+            return Markup("no")
+
+    got, _ = crossed(hooks.fail, None, Marked())
+    assert type(got) is RemoteTaskError
+    assert str(got).endswith("Marked: no")
+    assert type(got.args[0]) is str
+
+
+class Refusing(Exception):
+    @property
+    def __traceback__(self):
+        raise RuntimeError
+
+    @property
+    def __cause__(self):
+        raise RuntimeError
+
+
+class Nameless(type):
+    @property
+    def __module__(cls):
+        raise RuntimeError
+
+
+def raise_nameless(resource):
+    raise Nameless("Unknown", (Exception,), {})()
+
+
+def test_outcome_of_raises_nothing_whatever_was_raised():
+    for task in (raise_nameless, lambda resource: hooks.fail(resource, Refusing())):
+        kind, body, buffers = outcome_of(task, None)
+        assert kind == protocol.ERROR
+        got, _ = opened(kind, body, buffers)
+        assert type(got) is RemoteTaskError
+
+
+class Fixed(Exception):
+    """Refuses all attributes, once it is made."""
+
+    def __setattr__(self, name, value):
+        raise AttributeError(name)
+
+
+def test_an_exception_that_takes_no_cause_is_told_of():
+    got, _ = crossed(hooks.fail, None, Fixed("text"))
+    assert type(got) is RemoteTaskError
+    assert "could not be unpickled here" in got.__notes__[0]
+    assert str(got).endswith("Fixed: text")
