@@ -25,7 +25,8 @@ LAYERS = (
         "placement.variables",
         "threads",
     ),
-    ("backoff", "placement.records", "placement.wire", "reservoir", "scaling", "snapshots", "wrapping"),
+    ("backoff", "placement.launch", "placement.records", "placement.wire", "reservoir", "scaling", "snapshots"),
+    ("placement.mark", "placement.stderr", "wrapping"),
     # needs one or two of those
     ("aside", "awaiting", "checks", "metrics", "placement.base", "placement.envelope", "resources"),
     ("signature", "timer"),

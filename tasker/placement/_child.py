@@ -1,33 +1,45 @@
-"""The program of a child: `python -m tasker.placement._child CALLS ANSWERS CONTROL LIFELINE`,
-the numbers of its descriptors.
+"""The program of a child: `main`, called by what `launch` has a Python run.
 
     CREATING --RESULT--> IDLE <--CALL, RESULT or ERROR--> BUSY
                           '--DESTROY--> the resource is destroyed, RESULT, and the process ends
 
 The main thread receives and answers; the `Host` does the work in it. The control thread reads what must not wait for
 that: orders about the running call, and, by the end of the pipe, that the parent is no more. That ends this process at
-once; where the kernel can say it (a signal on the lifeline), even if no Python code can run.
+once; where the kernel can do it (a signal on the lifeline), even if no Python code can run.
+
+Whatever ends the serving ends the process, whatever threads the user's code has left: the parent waits for an answer.
+Only the parent ends it: signals that ask a process to end are meant for the parent, which drains first.
 
 `_Outbox._lock` is held while a message is sent.
 """
 
 from __future__ import annotations
 
+import atexit
 import contextlib
+import errno
+import fcntl
 import os
 import pickle
 import signal
 import sys
 import threading
+import traceback
 from collections import deque
 from functools import partial
+from typing import NoReturn
 
 from tasker.placement import envelope, protocol
 from tasker.placement.envelope import Outcome
 from tasker.placement.host import Host
+from tasker.placement.launch import DETACHED
+from tasker.placement.mark import shared_number
 from tasker.placement.records import IDLE_RECORDS, forward_records
 from tasker.placement.wire import Wire
 from tasker.threads import new_thread
+
+_HIGH = 512  # the least number for this process's own descriptors
+_FLUSHING = 2  # whole seconds that the end of the process may take
 
 
 class _Outbox:
@@ -68,15 +80,17 @@ class _Outbox:
                 self._records.append(record)
 
 
-def _serve(wire: Wire, outbox: _Outbox, host: Host) -> None:
-    """Create, run what comes, destroy."""
+def _serve(wire: Wire, outbox: _Outbox, host: Host, begun: memoryview) -> None:
+    """Create, run what comes, destroy; count what has begun."""
     outbox.open()
+    begun[0] = 1
     created = host.create()
     outbox.reply(created)
     if created[0] == protocol.ERROR:
         return
     while True:
         kind, body, buffers = wire.receive()
+        begun[0] += 1
         outbox.open()
         if kind == protocol.DESTROY:
             outbox.reply(host.destroy())
@@ -91,58 +105,111 @@ def _serve(wire: Wire, outbox: _Outbox, host: Host) -> None:
         del body, buffers, outcome
 
 
-def _obey(control: int, host: Host) -> None:
+def _obey(orders: int, host: Host) -> None:
     """Do what the parent says; end with it."""
     received = b""
     while True:
-        received += os.read(control, 512) or os._exit(1)
+        received += os.read(orders, 512) or os._exit(1)
         while len(received) >= protocol.ORDER.size:
             host.obey(*protocol.ORDER.unpack_from(received))
             received = received[protocol.ORDER.size :]
 
 
-def _end_with_parent(lifeline: int) -> None:
-    """Have the kernel end this process when the parent, which alone could write there, is no more."""
-    with contextlib.suppress(ImportError, AttributeError, OSError):  # only Linux has all of it
-        import fcntl
-
+def _end_with_parent(lifeline: int, group: bool) -> None:
+    """Have the kernel end this process, or its whole group, when the parent, which alone could write there, is no
+    more."""
+    with contextlib.suppress(AttributeError, OSError):  # only Linux has all of it
         # opened anew: the setting would otherwise be shared with the other children
-        own = os.open(f"/proc/self/fd/{lifeline}", os.O_RDONLY | os.O_NONBLOCK)
-        fcntl.fcntl(own, fcntl.F_SETOWN, os.getpid())
-        fcntl.fcntl(own, fcntl.F_SETFL, os.O_NONBLOCK | os.O_ASYNC)  # SIGIO, which ends a process
+        own = _out_of_reach(os.open(f"/proc/self/fd/{lifeline}", os.O_RDONLY | os.O_NONBLOCK))
+        fcntl.fcntl(own, fcntl.F_SETOWN, -os.getpgrp() if group else os.getpid())
+        fcntl.fcntl(own, fcntl.F_SETSIG, signal.SIGKILL)
+        fcntl.fcntl(own, fcntl.F_SETFL, os.O_NONBLOCK | os.O_ASYNC)
     os.close(lifeline)
 
 
+def _out_of_reach(descriptor: int) -> int:
+    """The same by a high number: code that detaches from its terminal closes the low ones, and new ones are low."""
+    with contextlib.suppress(OSError):  # there are no such numbers
+        high = fcntl.fcntl(descriptor, fcntl.F_DUPFD_CLOEXEC, _HIGH)
+        os.close(descriptor)
+        return high
+    os.set_inheritable(descriptor, False)
+    return descriptor
+
+
 def _leave_to_child(*descriptors: int) -> None:
-    """In a process that the user's code forks: it must not speak for this one, nor hold its connection open."""
+    """In a process that the user's code forks: it must not speak for this one, nor hold its connection open, and may
+    be asked to end."""
     for descriptor in descriptors:
         with contextlib.suppress(OSError):
             os.close(descriptor)
+    for number in DETACHED:
+        if signal.getsignal(number) is _leave_to_parent:
+            signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
 
 
-def main() -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent; it was blocked until here
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
-    calls, answers, control, lifeline = map(int, sys.argv[1:5])
-    for descriptor in (calls, answers, control):
-        os.set_inheritable(descriptor, False)
-    _end_with_parent(lifeline)
-    os.register_at_fork(after_in_child=partial(_leave_to_child, calls, answers, control))
-    with contextlib.suppress(EOFError, OSError):  # the parent is no more, or has no use for this one any more
-        wire = Wire(calls, answers)
-        _, body, _ = wire.receive()
-        setup: protocol.Setup = pickle.loads(body)
-        sys.path[:] = setup.path
-        sys.argv[:] = setup.argv
-        os.environ.clear()
-        os.environ.update(setup.environment)
-        threading.current_thread().name = setup.name
-        outbox = _Outbox(wire)
-        forward_records(setup.name, setup.levels, outbox.record)
-        host = Host(setup, outbox.note)
-        new_thread(_obey, "tasker-control", (control, host)).start()
-        _serve(wire, outbox, host)
+def _leave_to_parent(number: int, frame: object) -> None:
+    """A handler that does nothing: if the signal was ignored, programs that this one starts would ignore it too."""
 
 
-if __name__ == "__main__":
-    main()
+def _leave_signals_to_parent() -> None:
+    for number in DETACHED:
+        if signal.getsignal(number) != signal.SIG_IGN:
+            signal.signal(number, _leave_to_parent)
+            signal.siginterrupt(number, False)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, DETACHED)  # they were blocked until here
+
+
+def _live(calls: int, answers: int, orders: int, mark: int) -> None:
+    """From the first message to the last."""
+    begun = shared_number(mark)
+    wire = Wire(calls, answers)
+    _, body, _ = wire.receive()
+    setup: protocol.Setup = pickle.loads(body)
+    sys.argv[:] = setup.argv
+    os.environ.clear()
+    os.environ.update(setup.environment)
+    threading.current_thread().name = setup.name
+    outbox = _Outbox(wire)
+    forward_records(setup.name, setup.levels, outbox.record)
+    host = Host(setup, outbox.note)
+    new_thread(_obey, "tasker-control", (orders, host)).start()
+    _serve(wire, outbox, host, begun)
+
+
+def _end(exit_code: int) -> NoReturn:
+    """End this process: no thread of the user's, and no stream that takes nothing, may hold it up."""
+    signal.signal(signal.SIGALRM, signal.SIG_DFL)
+    signal.alarm(_FLUSHING)
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(Exception):  # closed, or replaced by something that is no stream
+            stream.flush()
+    with contextlib.suppress(Exception):  # what libraries have printed that are not written in Python
+        import ctypes
+
+        ctypes.CDLL(None).fflush(None)
+    os._exit(exit_code)
+
+
+def main(calls: int, answers: int, orders: int, mark: int, lifeline: int, group: bool) -> NoReturn:
+    """Serve the parent, then end the process."""
+    exit_code, process = 1, os.getpid()
+    try:
+        _leave_signals_to_parent()
+        calls, answers, orders = map(_out_of_reach, (calls, answers, orders))
+        _end_with_parent(lifeline, group)
+        os.register_at_fork(after_in_child=partial(_leave_to_child, calls, answers, orders))
+        _live(calls, answers, orders, mark)
+        atexit._run_exitfuncs()  # the parent waits, but no longer than its grace
+        exit_code = 0
+    except (EOFError, BrokenPipeError):  # the parent is no more, or has no use for this one any more
+        pass
+    except BaseException as error:
+        if os.getpid() != process:  # a task has forked, and returned in the other process as well
+            exit_code = 0
+        elif isinstance(error, OSError) and error.errno == errno.EBADF:
+            print("tasker: the code that ran here has closed this child process's descriptors", file=sys.stderr)
+        else:
+            traceback.print_exc()
+    finally:
+        _end(exit_code)

@@ -66,6 +66,8 @@ class Cluster(Protocol):
 class Actor(Handle):
     """One actor."""
 
+    KIND = "an actor"
+
     def __init__(self, name: str, grace: float, lost: Callable[[Any], None], cluster: Cluster) -> None:
         super().__init__(name, grace, lost)
         self._cluster = cluster
@@ -139,6 +141,9 @@ class Actor(Handle):
                 self._note_loss(error)
                 gone = True
         raise GoneError(began=True)
+
+    def _has_begun(self) -> bool:
+        return bool(self._node)
 
     def _loss(self) -> tuple[str, int | None]:
         return self._how, None

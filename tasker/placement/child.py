@@ -1,11 +1,11 @@
 """`Child`: a child process with a resource in it, as its parent sees it: the `Handle` of `Processes`.
 
 The owner sends what he asks and sleeps in `receive` for the answer; orders go by the control pipe. To kill the place is
-to kill the process, and that is the end of the connection.
+to kill the process with its whole group (what it has started), and that is the end of the connection.
 
-Each child has a thread that waits for its death (of the process itself, by a pidfd where there is one: whatever the
-child has started may hold its end of the connection open), reaps it, and ends the wire for the owner, who first
-reads what was answered before.
+Each child has a thread that waits for its death (of the process itself, by a pidfd where there is one: what has left
+the group may hold the child's end of the connection open), ends what is left of its group, reaps it, and ends the wire
+for the owner, who first reads what was answered before. Until the process is reaped its number is nobody else's.
 """
 
 from __future__ import annotations
@@ -13,18 +13,19 @@ from __future__ import annotations
 import contextlib
 import os
 import pickle
-import select
 import signal
 import subprocess
-import sys
 import threading
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
+from tasker import timer
 from tasker.placement import envelope, protocol
 from tasker.placement.handle import Answer, GoneError, Handle
+from tasker.placement.launch import above_standard, launch, pipe
+from tasker.placement.mark import Mark
 from tasker.placement.records import handle_record
+from tasker.placement.stderr import Stderr
 from tasker.placement.wire import Wire
 from tasker.threads import new_thread
 from tasker.wrapping import Progress
@@ -38,22 +39,34 @@ _REAPED = 5.0  # seconds for a process that was killed to be gone
 class Child(Handle):
     """One child process. `_lock` also guards the use of its descriptors."""
 
-    def __init__(self, name: str, grace: float, lost: Callable[[Any], None]) -> None:
-        """Start the process. Raises `OSError` or `RuntimeError` when there can be no more processes or threads."""
+    KIND = "a child process"
+
+    def __init__(self, name: str, grace: float, lost: Callable[[Any], None], *, group: bool = True) -> None:
+        """Start the process; with its `group` it also ends what it has started.
+
+        Raises `OSError` or `RuntimeError` when there can be no more processes or threads."""
         super().__init__(name, grace, lost)
-        self.exit_code: int | None = None  # as `subprocess` has it, when it is dead
+        self.exit_code: int | None = None  # as `subprocess` has it, when it is dead and that is known
+        self._group = group
+        self._ended = False  # its number may be another's
         self._dead = threading.Event()
         self._wire: Wire
         self._control: int | None
+        self._pidfd: int | None = None
+        self._asked = 0  # how often it was asked to do something
+        self._mark = Mark()  # how much of that it has begun
+        self._stderr: Stderr
         self._process = self._start()
         self.pid: int = self._process.pid
-        self._pidfd = _pidfd_of(self.pid)
         try:
+            self._pidfd = self._open_pidfd()
             # a thread of its own, so that nobody has to look now and then
             new_thread(self._await_death, f"{name}-child").start()
-        except BaseException:  # no more threads for now
-            self._process.kill()
-            self.exit_code = self._process.wait()
+        except BaseException:  # no more descriptors or threads for now
+            self._kill_now()
+            self._process.wait()
+            self._ended = True
+            self._let_go()
             self._close()
             raise
 
@@ -63,19 +76,20 @@ class Child(Handle):
     # -- the owner's thread ----------------------------------------------------------------------------------------
 
     def _ask(self, kind: int, what: Any, progress: Progress | None) -> Answer:
-        sent = False
+        self._asked += 1
         if self._is_lost:
             raise GoneError(began=False)
+        if kind != protocol.SETUP:  # before which it has been started
+            self._stderr.forget()
         try:
             if kind == protocol.CALL:
                 head, packed = what
                 self._wire.send(kind, protocol.CALL_HEAD.pack(*head), packed.body, buffers=packed.buffers)
             else:
                 self._wire.send(kind, pickle.dumps(what))
-            sent = True
             return self._answer(progress)
         except (EOFError, OSError):
-            raise GoneError(began=sent) from None
+            raise GoneError(began=self._has_begun()) from None
 
     def _answer(self, progress: Progress | None) -> Answer:
         while True:
@@ -91,15 +105,26 @@ class Child(Handle):
                     return error, None
                 progress.note(result)
 
+    def _has_begun(self) -> bool:
+        with self._lock:
+            return self._mark.number() >= self._asked
+
     def _loss(self) -> tuple[str, int | None]:
         if not self._dead.wait(_DYING):
             self.kill()
             self._dead.wait(_REAPED)
-        return _how(self.exit_code), self.exit_code
+        return _how(self.exit_code) if self._dead.is_set() else "was killed and has not ended", self.exit_code
+
+    def _last_words(self) -> str:
+        return self._stderr.text()
 
     def _let_end(self, patience: float) -> None:
         try:
-            if not self._dead.wait(patience):
+            if patience:
+                overdue = timer.after(patience, self.kill)
+                self._dead.wait(min(patience + _REAPED, threading.TIMEOUT_MAX))
+                overdue.cancel()
+            if not self._dead.is_set():
                 self.kill()
                 self._dead.wait(_REAPED)
         finally:
@@ -114,126 +139,111 @@ class Child(Handle):
 
     def kill(self) -> None:
         with self._lock:
-            if self.exit_code is not None:
-                return
-            self._is_lost = True  # from now on: who is judged by it, or called next, may come before the end
-            if self._pidfd is None:
-                self._process.kill()
+            if not self._ended:
+                self._is_lost = True  # from now on: who is judged by it, or called next, may come before the end
+                self._kill_now()
+
+    def _kill_now(self) -> None:
+        with contextlib.suppress(OSError):  # it is dead, and nothing is left of its group
+            if self._group:
+                os.killpg(self.pid, signal.SIGKILL)
             else:
-                with contextlib.suppress(ProcessLookupError):
-                    signal.pidfd_send_signal(self._pidfd, signal.SIGKILL)
+                os.kill(self.pid, signal.SIGKILL)
 
     def leave_to_parent(self) -> None:
         self._lock = threading.RLock()
-        self.exit_code = self._process.returncode = 0
-        self._is_lost = True
+        self._process.returncode = 0
+        self._ended = self._is_lost = True
+        self._let_go()
         self._close()
 
     def _close(self) -> None:
         with self._lock:
             self._wire.close()
+            self._mark.close()
             control, self._control = self._control, None
-            pidfd, self._pidfd = (self._pidfd, None) if self.exit_code is not None else (None, self._pidfd)
-        for descriptor in (control, pidfd):
-            if descriptor is not None:
-                os.close(descriptor)
+        if control is not None:
+            os.close(control)
 
     # -- the beginning and the end of the process --------------------------------------------------------------------
 
     def _start(self) -> subprocess.Popen[bytes]:
         ends: list[int] = []
         try:
+            self._stderr = Stderr(outlived=not self._group)
             for _ in range(3):
-                ends += os.pipe()
+                ends += pipe()
             calls, to_child, from_child, answers, orders, control = ends
-            process = _launch((calls, answers, orders, _lifeline()))
+            streams = {"calls": calls, "answers": answers, "orders": orders, "mark": self._mark.descriptor}
+            process = launch(streams, error=self._stderr.end, group=self._group)
         except BaseException:  # no more descriptors, or processes, for now
             for end in ends:
                 os.close(end)
+            self._let_go()
+            self._mark.close()
             raise
         os.close(calls)
         os.close(orders)
+        self._stderr.started()
         os.set_blocking(control, False)
         self._wire, self._control = Wire(from_child, to_child, answers), control
         return process
 
+    def _open_pidfd(self) -> int | None:
+        try:
+            return above_standard(os.pidfd_open(self.pid))
+        except (AttributeError, OSError):  # not Linux, or an old one; or no more descriptors
+            if self._stderr.is_read:
+                raise
+            return None
+
     def _await_death(self) -> None:
-        pidfd = self._pidfd
-        if pidfd is not None:
-            poll = select.poll()
-            poll.register(pidfd, select.POLLIN)
-            poll.poll()
-        exit_code = self._process.wait()
+        if self._pidfd is not None:
+            self._stderr.follow(self._pidfd)
+        else:
+            with contextlib.suppress(AttributeError, OSError):  # some systems can only reap at once
+                os.waitid(os.P_PID, self.pid, os.WEXITED | os.WNOWAIT)
+        with self._lock:
+            if self._group:
+                self._kill_now()
+            self._ended = True
+        exit_code = self._reap()
+        self._stderr.finish(patient=False)
         with self._lock:
             self.exit_code = exit_code
+            self._process.returncode = exit_code or 0  # for `subprocess`, which would look for it later
             self._is_lost = True
             with contextlib.suppress(OSError):
                 self._wire.end()
         self._dead.set()
         self._lost()
+        self._stderr.finish(patient=True)
+        self._let_go()
+
+    def _reap(self) -> int | None:
+        try:
+            if self._pidfd is None:
+                return os.waitstatus_to_exitcode(os.waitpid(self.pid, 0)[1])
+            ended = os.waitid(os.P_PIDFD, self._pidfd, os.WEXITED)
+        except ChildProcessError:  # somebody else has reaped it
+            return None
+        assert ended is not None
+        return ended.si_status if ended.si_code == os.CLD_EXITED else -ended.si_status
+
+    def _let_go(self) -> None:
+        """Of what waits for its death."""
+        self._stderr.close()
+        pidfd, self._pidfd = self._pidfd, None
+        if pidfd is not None:
+            os.close(pidfd)
 
 
 def _how(exit_code: int | None) -> str:
     if exit_code is None:
-        return "was killed and has not ended"
+        return "ended, how is not known: other code of this program has reaped it, or ignores SIGCHLD"
     if exit_code >= 0:
         return f"ended with exit code {exit_code}"
     try:
         return f"was killed by {signal.Signals(-exit_code).name}"
     except ValueError:
         return f"was killed by signal {-exit_code}"
-
-
-def _pidfd_of(pid: int) -> int | None:
-    try:
-        return os.pidfd_open(pid)
-    except (AttributeError, OSError):  # not Linux, or an old one
-        return None
-
-
-# -- launching -----------------------------------------------------------------------------------------------------
-
-
-def _launch(descriptors: tuple[int, ...]) -> subprocess.Popen[bytes]:
-    """Start the program of a child. It inherits these descriptors, standard output and standard error."""
-    # -P: what lies in the working directory must not pass for a module before the parent's path is set
-    flags: list[str] = getattr(subprocess, "_args_from_interpreter_flags", list)()
-    command = [sys.executable, *flags, "-P", "-m", "tasker.placement._child"]
-    package = str(Path(__file__).parents[2])
-    path = os.environ.get("PYTHONPATH")
-    environment = {**os.environ, "PYTHONPATH": package if not path else f"{package}{os.pathsep}{path}"}
-    # a mask is inherited, so that no Ctrl-C in the terminal reaches the child before it ignores them
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-    try:
-        return subprocess.Popen(
-            [*command, *map(str, descriptors)], stdin=subprocess.DEVNULL, pass_fds=descriptors, env=environment
-        )
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
-
-
-_lifeline_lock = threading.RLock()  # reentrant: a signal handler may start a child, too
-_lifeline_ends: tuple[int, int] | None = None
-
-
-def _lifeline() -> int:
-    """The reading end of a pipe whose writing end is this process's alone: the kernel closes it when the process ends,
-    and nobody else does."""
-    global _lifeline_ends
-    with _lifeline_lock:
-        if _lifeline_ends is None:
-            _lifeline_ends = os.pipe()
-        return _lifeline_ends[0]
-
-
-def _start_afresh() -> None:
-    """In a forked child: it must not keep the lifeline of its parent's children alive."""
-    global _lifeline_ends, _lifeline_lock
-    _lifeline_lock = threading.RLock()
-    ends, _lifeline_ends = _lifeline_ends, None
-    for descriptor in ends or ():
-        os.close(descriptor)
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_start_afresh)

@@ -34,6 +34,7 @@ class RemoteSite(Site):
 
     def __init__(self, settings: Settings, new_handle: Callable[[str], Handle]) -> None:
         self._name = settings.name
+        self._callers = f"{self._name}-caller"  # the name of the handles of `run_task`
         self._new_handle = new_handle
         self._propagates = settings.propagate_contextvars
         self._create_timeout = checks.seconds("create_timeout", settings.create_timeout)
@@ -51,7 +52,7 @@ class RemoteSite(Site):
     def _create(self) -> Handle:
         name = threading.current_thread().name
         if not name.startswith(f"{self._name}-"):
-            name = f"{self._name}-caller"  # of `run_task`
+            name = self._callers
         if self._killed:
             raise TaskManagerKilledError(f"{self._name} was killed before the resource was created")
         handle = self._new_handle(name)
@@ -87,7 +88,9 @@ class RemoteSite(Site):
     # -- the manager ---------------------------------------------------------------------------------------------------
 
     def late(self) -> str:
-        return next((handle.late() for handle in self._all()), super().late())
+        # each once, in their order
+        said = dict.fromkeys(handle.late() for handle in self._all() if handle.name != self._callers)
+        return " and ".join(filter(None, said)) or super().late()
 
     def stopping(self) -> None:
         self._stopping = True

@@ -9,7 +9,8 @@ timer when its grace is over, the closing manager. That is why a task can be end
 
 `_lock` guards the state, the number of the running call and how it was asked to end; nothing under it blocks.
 
-What a kind of place has to say itself: `_ask`, `_tell`, `kill`, `_loss`, `_let_end`, and `_lost()` when it is lost.
+What a kind of place has to say itself: `KIND`, `_ask`, `_has_begun`, `_tell`, `kill`, `_loss`, `_let_end`, and when it
+is lost `_lost()`.
 """
 
 from __future__ import annotations
@@ -57,12 +58,16 @@ class GoneError(Exception):
 class Handle:
     """`create` once, then `call`s, then `destroy`; whatever fails, the place is gone in the end."""
 
+    KIND: str
+    """What kind of place it is, in words."""
+
     def __init__(self, name: str, grace: float, lost: Callable[[Any], None]) -> None:
         self.name = name
         self._grace = grace
         self._tell_lost = lost
         self._lock = threading.RLock()  # reentrant: a signal handler may end the context of the call it interrupts
         self._state = STARTING
+        self._hook = "on_create"  # which it is to run, or runs; empty if it has returned
         self._is_lost = False
         self._number = 0  # of the call that runs, or ran last
         self._context: Context | None = None  # of the call that runs
@@ -79,8 +84,12 @@ class Handle:
         return self._is_lost
 
     def late(self) -> str:
-        """What has not happened while there is no resource, in words. Does not block."""
-        return "on_create has not returned"
+        """What has not happened while there is no resource, in words; empty if there is one. Does not block."""
+        if self._hook:
+            return (
+                f"{self._hook} has not returned" if self._has_begun() else f"{self.KIND} has not come to {self._hook}"
+            )
+        return f"{self.KIND} has not ended" if self._state == ENDING else ""
 
     # -- the owner's thread ----------------------------------------------------------------------------------------
 
@@ -91,15 +100,19 @@ class Handle:
         overdue = timer.after(timeout, self.kill)
         try:
             error, _ = self._ask(protocol.SETUP, setup, None)
-        except GoneError:
-            error = self._lost_error("while on_create ran")
-            if not overdue.is_set():
-                error = TimeoutError(f"{self.late()} within {timeout:g} s (create_timeout)")
+        except GoneError as gone:
+            if overdue.is_set():
+                error = self._lost_error(self._when(gone))
+            else:
+                late = self.late()
+                self._loss()
+                error = TimeoutError(f"{late} within {timeout:g} s (create_timeout){self._quoted()}")
         except BaseException:
             self._end(0.0)
             raise
         finally:
             overdue.cancel()
+        self._hook = ""
         if error is None and self._is_lost:  # killed as it answered
             error = self._lost_error("when on_create had returned")
         if error is not None:
@@ -127,7 +140,8 @@ class Handle:
             context._add_sleeper(self)
             error, result = self._ask(protocol.CALL, (head, packed), progress)
         except GoneError as gone:
-            error, result = self._lost_error(f"while it ran {packed.__qualname__}", began=gone.began), None
+            when = "while it ran" if gone.began else "before it ran"
+            error, result = self._lost_error(f"{when} {packed.__qualname__}", began=gone.began), None
         except BaseException:  # Ctrl-C in `run_task`: the answer that comes would be taken for that of the next call
             self.kill()
             raise
@@ -149,15 +163,17 @@ class Handle:
             if self._state == ENDING:
                 return
             self._state = ENDING
+        self._hook = "on_destroy"
         error: BaseException | None = None
         patience = 0.0
         try:
             if not self._is_lost:
                 error, _ = self._ask(protocol.DESTROY, None, None)
                 patience = self._grace
-        except GoneError:
-            error = self._lost_error("while on_destroy ran")
+        except GoneError as gone:
+            error = self._lost_error(self._when(gone))
         finally:
+            self._hook = ""
             self._end(patience)
         if error is not None:
             raise error
@@ -168,7 +184,14 @@ class Handle:
             return _ENDINGS[self._killed_for](
                 f"{self.name}: the task did not end with its context: {self._where()} {how}"
             )
-        return WorkerLostError(f"{self.name}: {self._where()} {how} {doing}", exit_code, began=began)
+        return WorkerLostError(f"{self.name}: {self._where()} {how} {doing}{self._quoted()}", exit_code, began=began)
+
+    def _when(self, gone: GoneError) -> str:
+        return f"{'while' if gone.began else 'before'} {self._hook} ran"
+
+    def _quoted(self) -> str:
+        words = self._last_words()
+        return f"; the last of its standard error:\n{words}" if words else ""
 
     def _begin_call(self, context: Context) -> int:
         with self._lock:
@@ -242,6 +265,10 @@ class Handle:
         """Have it do something and wait for the answer; notes the results of steps. Raises `GoneError`."""
         raise NotImplementedError
 
+    def _has_begun(self) -> bool:
+        """Whether it may have begun what it was last asked."""
+        raise NotImplementedError
+
     def _tell(self, order: int, number: int) -> None:
         """Give an order. With the lock held: must not block, nor raise."""
         raise NotImplementedError
@@ -261,6 +288,10 @@ class Handle:
     def _loss(self) -> tuple[str, int | None]:
         """How it was lost, in words, and the exit code; waits until that is known."""
         raise NotImplementedError
+
+    def _last_words(self) -> str:
+        """What it has said at last, where that is known; asked after `_loss`."""
+        return ""
 
     def _let_end(self, patience: float) -> None:
         """Wait so many seconds until it has ended by itself, then kill it; let go of everything."""

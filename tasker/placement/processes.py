@@ -26,15 +26,20 @@ class Processes:
     its own, and alone in it when it breaks.
 
     Functions, arguments, results and exceptions travel pickled; lambdas, closures and what `__main__` defines need
-    cloudpickle (the extra `processes`). A child that dies costs its task an attempt and is replaced. Needs a POSIX
-    system. Raises `ConfigError` for a wrong `grace`."""
+    cloudpickle (the extra `processes`). A child that dies costs its task an attempt and is replaced. It is ended by its
+    parent alone: SIGTERM, SIGINT and SIGHUP are meant for that, and it does not heed them. Needs a POSIX system. Raises
+    `ConfigError` for a wrong field."""
 
     grace: float | timedelta = 0.5
     """Seconds that a task gets to end after its context has ended, and a child after its resource is destroyed, before
     the process is killed."""
+    kill_group: bool = True
+    """Whether the programs and processes that a child has started are killed with it, however it ends: all that is in
+    the group of processes that it leads. What has left that (`start_new_session=True`) lives on."""
 
     def __post_init__(self) -> None:
         checks.seconds("grace", self.grace)
+        checks.flag("kill_group", self.kill_group)
 
     def open(self, settings: Settings, lost: Callable[[Any], None]) -> Site:
         """A site for one manager.
@@ -47,4 +52,4 @@ class Processes:
         from tasker.placement.elsewhere import RemoteSite
 
         grace = checks.patience("grace", self.grace)
-        return RemoteSite(settings, lambda name: Child(name, grace, lost))
+        return RemoteSite(settings, lambda name: Child(name, grace, lost, group=self.kill_group))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import atexit
+import contextlib
 import ctypes
 import os
 import signal
@@ -86,12 +88,16 @@ def allocate(resource: object, size: int) -> int:
 
 
 def _data_descriptor() -> int:
-    return int(Path("/proc/self/cmdline").read_text().split("\0")[-4])
+    frame: Any = sys._getframe()
+    while "wire" not in frame.f_locals:
+        frame = frame.f_back
+    descriptor: int = frame.f_locals["wire"]._writer
+    return descriptor
 
 
 def start_heir(resource: object) -> tuple[int, int]:
-    """A process that holds this one's end of the connection; it and this one."""
-    heir = subprocess.Popen(["sleep", "1000"], pass_fds=[_data_descriptor()])
+    """A process that has left the group and holds this one's end of the connection; it and this one."""
+    heir = subprocess.Popen(["sleep", "1000"], pass_fds=[_data_descriptor()], start_new_session=True)
     heir.returncode = 0  # nobody waits for it
     return heir.pid, os.getpid()
 
@@ -142,6 +148,16 @@ def start_thread_that_stays(resource: object) -> int:
     return os.getpid()
 
 
+def start_thread_at(resource: object, gate: Gate, journal: Journal) -> None:
+    """A thread that is no daemon, and makes a note when the gate is open."""
+
+    def run() -> None:
+        gate.pass_through()
+        journal.note("passed", "the gate")
+
+    threading.Thread(target=run).start()
+
+
 def descriptors(resource: object) -> dict[str, str]:
     found = {}
     with os.scandir("/proc/self/fd") as entries:
@@ -170,3 +186,92 @@ def threads_of(resource: Resource) -> tuple[int, int]:
 
 def note_where_destroyed(resource: Resource) -> None:
     resource.journal.note("thread", threading.get_ident())
+
+
+def group(resource: object) -> tuple[int, int]:
+    return os.getpid(), os.getpgrp()
+
+
+def start_program(resource: object) -> tuple[int, int]:
+    """A program, and this process."""
+    program = subprocess.Popen(["sleep", "1000"])
+    program.returncode = 0  # nobody waits for it
+    return program.pid, os.getpid()
+
+
+def end_program(resource: object, number: int) -> int:
+    """Ask a program to end; how it did."""
+    program = subprocess.Popen(["sleep", "1000"])
+    program.send_signal(number)
+    return program.wait(PATIENCE)
+
+
+def end_fork(resource: object, number: int) -> int:
+    """Ask a forked process to end; how it did."""
+    reader, writer = os.pipe()
+    child = os.fork()
+    if child == 0:
+        with contextlib.suppress(KeyboardInterrupt):
+            os.write(writer, b"ready")
+            time.sleep(PATIENCE)
+            os._exit(0)
+        os._exit(130)
+    os.read(reader, 5)
+    os.kill(child, number)
+    os.close(reader)
+    os.close(writer)
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+
+def close_descriptors(resource: object, lowest: int, end: int) -> None:
+    """As code does that detaches from a terminal."""
+    os.closerange(lowest, end)
+
+
+def register_at_exit(resource: object, journal: Journal | None) -> int:
+    """Has a note made at the end of the process, or has that blocked."""
+    if journal is None:
+        atexit.register(time.sleep, PATIENCE)
+    else:
+        atexit.register(journal.note, "exits", os.getpid())
+    return os.getpid()
+
+
+def print_to(resource: object, path: Path) -> None:
+    with path.open("w") as file:
+        os.dup2(file.fileno(), 1)
+    ctypes.CDLL(None).puts(b"by a library")
+    sys.stdout.write("by Python\n")
+
+
+def say(resource: object, text: str) -> None:
+    with open(2, "wb", closefd=False) as error:
+        error.write(text.encode())
+
+
+def say_and_leave(resource: object, text: str) -> None:
+    say(resource, text)
+    os._exit(3)
+
+
+def die_creating() -> None:
+    say(None, "no such library\n")
+    os._exit(4)
+
+
+@dataclass
+class SayAndWait:
+    """A hook, and a task: says something, then waits at a gate."""
+
+    gate: Gate
+
+    def __call__(self, resource: object = None) -> None:
+        say(None, "waiting for the licence server\n")
+        self.gate.pass_through()
+
+
+def leave_a_speaker(resource: object, gate: Gate) -> None:
+    """A program that goes on and says something once the gate is open."""
+    script = 'until [ -e "$0" ]; do sleep 0.01; done; echo still here >&2'
+    program = subprocess.Popen(["sh", "-c", script, str(gate.path)])
+    program.returncode = 0  # nobody waits for it

@@ -192,7 +192,7 @@ def test_several_threads_submit_and_each_gets_its_own(make):
 
 
 def test_a_placement_says_what_it_is(placement):
-    assert repr(placement).startswith(("Threads()", "Processes(grace=0.5)", "Ray(address=None, grace=0.5, "))
+    assert repr(placement).startswith(("Threads()", "Processes(grace=0.5, ", "Ray(address=None, grace=0.5, "))
     assert placement == dataclasses.replace(placement)
     assert len({placement, dataclasses.replace(placement)}) == 1
     assert placement != Processes(grace=7)

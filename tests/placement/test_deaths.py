@@ -14,6 +14,7 @@ from tasker.parking import Seat
 from tests.placement import hooks, perils
 from tests.placement.conftest import is_alive, on_linux, on_posix
 from tests.placement.hooks import PATIENCE, Gate, until
+from tests.placement.programs import run
 
 pytestmark = on_posix
 
@@ -105,6 +106,63 @@ def test_a_child_that_ends_is_told_with_its_exit_code(make, task, argument, exit
     assert type(error) is WorkerLostError
     assert error.exit_code == exit_code
     assert manager.queue_task(hooks.square, 6) == 36
+
+
+def test_once_tasks_that_a_dead_child_has_not_read_have_not_begun(make):
+    """They come when it is dead and nobody knows it yet: the pipe to it takes them all the same."""
+    manager = make(worker_count=4)
+    for _ in range(8):
+        assert manager.wait_ready(PATIENCE)
+        until(lambda: manager.stats().idle_workers == 4, "all workers to be idle")
+        processes = {worker.resource.pid for worker in manager._engine.crew.members}
+        for process in processes:
+            kill(process)
+        futures = [manager.submit(hooks.process_of, once=True) for _ in range(4)]
+        assert processes.isdisjoint(future.result(PATIENCE) for future in futures)
+
+
+def test_a_once_task_too_large_for_the_pipe_that_a_dead_child_has_not_read_has_not_begun(make):
+    manager = make()
+    process = manager.queue_task(hooks.process_of)
+    os.kill(process, signal.SIGSTOP)
+    future = manager.submit(hooks.give, "x" * 3_000_000, once=True)
+    until(lambda: manager.stats().running_tasks == 1, "the task to be sent")
+    kill(process)
+    assert len(future.result(PATIENCE)) == 3_000_000
+    assert future.attempts == 2
+
+
+@on_linux
+def test_the_status_of_a_child_that_others_have_reaped_is_not_known(tmp_path):
+    done = run(
+        """
+        signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+        with manager(max_retries=0, on_destroy=len) as m:
+            for code in (7, 0):
+                error = m.submit(lambda resource, code: os._exit(code), code).exception()
+                print(type(error).__name__, error.exit_code, "how is not known" in str(error))
+        """,
+        tmp_path,
+    )
+    assert done.stdout.splitlines() == ["WorkerLostError None True"] * 2
+
+
+@pytest.mark.parametrize("lowest", [0, 3])
+def test_a_task_that_closes_all_low_descriptors_does_no_harm(make, lowest):
+    manager = make()
+    process = manager.queue_task(hooks.process_of)
+    manager.queue_task(perils.close_descriptors, lowest, 256)
+    assert manager.queue_task(hooks.process_of) == process
+
+
+def test_a_task_that_closes_all_descriptors_is_lost_though_a_thread_of_its_own_goes_on(make):
+    manager = make(max_retries=0)
+    process = manager.queue_task(perils.start_thread_that_stays)
+    error = manager.submit(perils.close_descriptors, 3, 1024).exception(PATIENCE)
+    assert type(error) is WorkerLostError
+    assert error.exit_code == 1
+    assert "closed this child process's descriptors" in str(error)
+    assert manager.queue_task(hooks.process_of) != process
 
 
 def test_an_idle_child_that_is_killed_is_replaced_without_any_task(make, journal, log):

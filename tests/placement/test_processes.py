@@ -11,12 +11,13 @@ from functools import partial
 import pytest
 
 import tasker.placement.child
+import tasker.placement.launch
 from tasker import Processes
 from tasker.parking import gil_enabled
 from tasker.placement.child import Child
 from tests.placement import hooks, perils
 from tests.placement.conftest import children, descriptors, is_alive, on_linux, on_posix
-from tests.placement.hooks import until
+from tests.placement.hooks import PATIENCE, until
 
 pytestmark = on_posix
 
@@ -26,12 +27,31 @@ def placement():
     return Processes(grace=0.1)
 
 
-def test_a_child_that_does_not_end_after_its_destruction_is_killed(make):
+def test_a_child_whose_exit_functions_block_after_its_destruction_is_killed(make):
     manager = make()
-    process = manager.queue_task(perils.start_thread_that_stays)
+    process = manager.queue_task(perils.register_at_exit, None)
     report = manager.stop()
     assert (report.drained, report.abandoned) == (True, ())
     assert process not in children()
+
+
+def test_at_its_end_a_child_runs_exit_functions_but_does_not_wait_for_threads(make, journal, gate):
+    manager = make(placement=Processes(grace=PATIENCE))
+    process = manager.queue_task(perils.register_at_exit, journal)
+    manager.queue_task(perils.start_thread_at, gate, journal)
+    opening = threading.Timer(1.0, gate.open)  # or it would be waited for until the test fails
+    opening.start()
+    manager.stop()
+    assert journal.of("exits") == [str(process)]
+    opening.join()
+    assert journal.of("passed") == []
+
+
+def test_at_its_end_a_child_writes_what_was_printed(make, tmp_path):
+    manager = make()
+    manager.queue_task(perils.print_to, tmp_path / "printed")
+    manager.stop()
+    assert sorted((tmp_path / "printed").read_text().splitlines()) == ["by Python", "by a library"]
 
 
 def test_a_resource_is_made_used_and_destroyed_in_the_main_thread(make, journal):
@@ -82,8 +102,8 @@ def test_a_child_inherits_no_descriptor_but_its_own(make, tmp_path):
     assert opened.pop("0") == "/dev/null"
     opened.pop("1")
     opened.pop("2")
-    kinds = sorted(target.partition(":")[0] for target in opened.values())
-    assert kinds == ["pipe"] * 4  # calls, answers, orders, lifeline
+    kinds = sorted(target.partition(":")[0] for target in opened.values() if ".so" not in target)
+    assert kinds == ["/memfd"] + ["pipe"] * 4  # mark; calls, answers, orders, lifeline
 
 
 @on_linux
@@ -103,13 +123,13 @@ def test_twenty_managers_leak_no_descriptor(make, gate):
 
 @on_linux
 def test_a_child_that_cannot_be_started_leaves_no_descriptor(monkeypatch):
-    tasker.placement.child._lifeline()  # which stays
+    tasker.placement.launch.lifeline()  # which stays
     before = descriptors()
 
-    def refuse(descriptors):
+    def refuse(*descriptors, **options):
         raise OSError("no more processes")
 
-    monkeypatch.setattr(tasker.placement.child, "_launch", refuse)
+    monkeypatch.setattr(tasker.placement.child, "launch", refuse)
     with pytest.raises(OSError, match="no more processes"):
         Child("worker", 0.1, print)
     assert descriptors() == before

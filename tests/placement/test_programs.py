@@ -207,8 +207,8 @@ def test_when_the_parent_is_killed_all_children_end(tmp_path):
 @on_linux
 def test_when_the_parent_is_killed_children_end_by_themselves_where_the_kernel_does_not_help(tmp_path):
     code = """
-    import tasker.placement.child
-    tasker.placement.child._lifeline = lambda: os.open(os.devnull, os.O_RDONLY)
+    import tasker.placement.launch
+    tasker.placement.launch.lifeline = lambda: os.open(os.devnull, os.O_RDONLY)
     m = [manager() for _ in range(2)]
     m[1].submit(stand, "deaf")
     until(lambda: os.path.exists("deaf") and open("deaf").read())
