@@ -683,8 +683,12 @@ def test_what_a_task_raises_after_it_was_asked_to_end_is_not_logged_but_a_timeou
     assert not any("asked to end" in line for line in log.loud())
     manager.submit(task, timeout=0.01)
     assert manager.join(PATIENCE)
-    # its thread may still hold it for a moment after it was settled
-    eventually(lambda: gc.collect() is None and any("TaskTimeoutError" in line for line in log.loud()))
+
+    def told():
+        gc.collect()  # each time: its thread may hold it for a moment after it was settled
+        return any("TaskTimeoutError" in line for line in log.loud())
+
+    eventually(told)
 
 
 def test_cancelled_tasks_are_not_logged_as_failures(blocked, log):
