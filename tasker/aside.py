@@ -23,7 +23,7 @@ from typing import Any
 
 from tasker.handover import move_all
 from tasker.logger import GuardedLogger, Logger
-from tasker.threads import new_thread
+from tasker.threads import leave_child, new_thread
 
 __all__ = ["Aside", "LoggerAside"]
 
@@ -156,7 +156,9 @@ class Aside:
             try:
                 job()
             except BaseException as error:
+                leave_child(error)
                 self._logger.error("%s: %r raised %r", self._name, job, error)
+            leave_child()
             del job
 
     def _drop_garbage(self, thread: threading.Thread) -> None:

@@ -1,9 +1,11 @@
 """`Context`: Go's `context` in Python. Deadlines, cancellation and values that flow down to whoever does the work.
 
 A context is live until it is done, once and for good: cancelled, or its deadline passed, or its parent done.
-Being done flows down, never up. Each context's `_lock` guards its own fields for a few lines; no two are held
-together and no callback runs under one. Like in Go, a parent keeps the contexts made from it until they are done, so
-cancel the ones that you make, or use them in a `with` block.
+Being done flows down, never up. Like in Go, a parent keeps the contexts made from it until they are done, so cancel the
+ones that you make, or use them in a `with` block.
+
+One `_lock` guards the fields of all contexts, for a few lines at a time, and no callback runs under it. It is one, so
+that a signal handler can find out whether the thread that it interrupted holds it.
 
 Source of the rules: Go's package `context` (`Background`, `WithCancelCause`, `WithDeadline`, `WithValue`, `AfterFunc`).
 """
@@ -12,6 +14,7 @@ from __future__ import annotations
 
 import functools
 import logging
+import os
 import threading
 from collections.abc import Callable
 from types import TracebackType
@@ -19,12 +22,14 @@ from typing import Any, Protocol, Self
 
 from tasker import checks, timer
 from tasker.errors import ContextCancelledError, DeadlineExceededError, shown
+from tasker.guard import pass_on, tell
 from tasker.logger import GuardedLogger, traceback_of
 from tasker.signature import check_callable
 
 __all__ = ["Context", "background", "with_cancel", "with_deadline", "with_timeout", "with_value"]
 
 _logger = GuardedLogger(logging.getLogger("tasker"))
+_lock = threading.RLock()  # reentrant: a signal handler may cancel what its thread is looking at
 
 EndedError = ContextCancelledError | DeadlineExceededError
 Callback = Callable[[], object]
@@ -67,7 +72,7 @@ class Context:
         self._deadline = inherited if deadline is None or (inherited is not None and inherited < deadline) else deadline
         self._key: object = None
         self._value: object = None
-        self._lock = threading.RLock()  # reentrant: a signal handler may cancel what its thread is looking at
+        self._lock = _lock
         self._error: EndedError | None = None
         self._cause: BaseException | None = None
         self._children: dict[Context, None] = {}  # insertion-ordered, so that ends are told in order
@@ -152,7 +157,7 @@ class Context:
             if live:
                 self._callbacks.append(entry)
         if not live:
-            run_callbacks([entry])
+            tell(lambda: _guarded([entry]))
 
         def take_back() -> bool:
             with self._lock:
@@ -171,7 +176,8 @@ class Context:
         Raises `TypeError` for a `cause` that is no exception, and always on `background()`."""
         if cause is not None and not isinstance(cause, BaseException):
             raise TypeError(f"cause must be an exception or None, not {shown(cause)}")
-        run_callbacks(self._end(ContextCancelledError("context cancelled"), cause, []))
+        error = ContextCancelledError("context cancelled")
+        tell(lambda: _guarded(self._end(error, cause, [])))
 
     def __enter__(self) -> Self:
         return self
@@ -365,12 +371,6 @@ def without_cancel(parent: Context) -> Context:
     return _Values(parent)
 
 
-def run_callbacks(callbacks: list[Callback]) -> None:
-    """Run user callbacks in order in this thread; what one raises is logged and the rest still run."""
-    for callback in _guarded(callbacks):
-        callback()
-
-
 def _derive(parent: Context, deadline: float | None = None, *, key: object = None, value: object = None) -> Context:
     if not isinstance(parent, Context):
         raise TypeError(f"parent must be a Context, for example background(), not {shown(parent)}")
@@ -394,9 +394,20 @@ def _guarded(callbacks: list[Callback]) -> list[Callback]:
             try:
                 callback()
             except BaseException as error:
+                pass_on(error)
                 _logger.error("tasker: a context's on_done callback raised\n%s", traceback_of(error))
 
         return call
 
     callbacks.reverse()
     return [guard(callbacks.pop()) for _ in range(len(callbacks))]
+
+
+def _start_afresh() -> None:
+    """In a forked child: the lock may be held by a thread that is not there."""
+    lock: Any = _lock  # the same object from now on: contexts refer to it
+    lock._at_fork_reinit()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_start_afresh)

@@ -7,14 +7,13 @@ takes it, runs it, and settles it.
 
 from __future__ import annotations
 
-import sys
 import threading
 import time
 import weakref
 from collections.abc import Callable, Mapping
 from concurrent.futures import CancelledError
 from contextvars import copy_context
-from types import CodeType, FrameType, FunctionType
+from types import CodeType, FunctionType
 from typing import Any, Generic, TypeVar
 
 from tasker import checks, deadlock
@@ -32,15 +31,14 @@ from tasker.lifecycle import CLOSED, OPEN, STOPPING, Lifecycle
 from tasker.logger import GuardedLogger
 from tasker.metrics import BuiltinCollector, TaskLifecycleTimestamps, TaskMetrics
 from tasker.placement.base import Site
-from tasker.process import new_locks, watch
+from tasker.process import holds_lock, is_needed_here, new_locks, watch
 from tasker.queue import TaskQueue
 from tasker.resources import Loan, ResourcePool
 from tasker.scaling import Limits
 from tasker.signature import is_plain, wants_context
 from tasker.snapshots import StopReport, TaskStats
-from tasker.usercode import UserCode
+from tasker.usercode import Event, UserCode
 from tasker.worker import Worker
-from tasker.wrapping import WRAPPERS
 
 __all__ = ["Engine"]
 
@@ -48,8 +46,6 @@ R = TypeVar("R")
 T = TypeVar("T")
 
 KILL_TIMEOUT = 5.0  # seconds that a kill gives running tasks
-
-_LOCKLESS = ("tasker.manager", "tasker.stream", "tasker.aio")  # user code may run below their frames
 
 _monotonic = time.monotonic
 
@@ -73,7 +69,7 @@ class Engine(Generic[R]):
         self.watchers: int = 0
         self.exiting = False  # whether the interpreter is
         self.orphaned: BaseException | None = None  # why, in a forked child, no task has an end
-        self._inherited: list[R] = []  # in a forked child: kept, or collecting them would free them
+        self._inherited: list[Any] = []  # in a forked child: kept, or collecting them would free them
         self._changed = threading.Condition()
         self._values = without_cancel(config.ctx)
         self.queue: TaskQueue = self._new_queue()
@@ -248,15 +244,16 @@ class Engine(Generic[R]):
             result = fn(self.call_context(loan), loan.resource, *args) if wants else fn(loan.resource, *args)
         except BaseException as error:
             healthy = False  # if a Ctrl-C ends the check
-            healthy = self.user.is_healthy(error, loan.resource)
-            self._run_task_failed(started)
+            try:
+                healthy = self.user.is_healthy(error, loan.resource)
+            finally:
+                self._run_task_failed(started)
             raise
         else:
             finished = _monotonic()
             self.figures.completed_directly(finished - started)
             if self.has_collector:
-                self.user.tell("record_arrival")
-                self.user.tell("record_completion", TaskLifecycleTimestamps(started, started, finished))
+                self._tell_of_run_task("record_completion", TaskLifecycleTimestamps(started, started, finished))
             return result
         finally:
             place.loan = outer
@@ -279,8 +276,13 @@ class Engine(Generic[R]):
     def _run_task_failed(self, started: float) -> None:
         self.figures.failed_directly()
         if self.has_collector:
+            self._tell_of_run_task("record_failure", TaskLifecycleTimestamps(started, started, _monotonic()))
+
+    def _tell_of_run_task(self, end: Event, stamps: TaskLifecycleTimestamps) -> None:
+        try:
             self.user.tell("record_arrival")
-            self.user.tell("record_failure", TaskLifecycleTimestamps(started, started, _monotonic()))
+        finally:
+            self.user.tell(end, stamps)
 
     # -- what workers use (worker.Terms) -----------------------------------------------------------------------------
 
@@ -429,13 +431,13 @@ class Engine(Generic[R]):
     def stop(self, timeout: float | None) -> StopReport:
         limit = None if timeout is None else checks.patience("timeout", timeout)
         self.lifecycle.request_stop()
-        if not self._called_from_inside() and not self.lifecycle.wait(limit):
+        if not self.closing_needs_this_thread() and not self.lifecycle.wait(limit):
             return self.kill(KILL_TIMEOUT)
         return self.lifecycle.report()
 
     def kill(self, timeout: float) -> StopReport:
         self.lifecycle.request_kill(checks.seconds("timeout", timeout))
-        if not self._called_from_inside():
+        if not self.closing_needs_this_thread():
             self.lifecycle.wait(None)
         return self.lifecycle.report()
 
@@ -444,29 +446,31 @@ class Engine(Generic[R]):
         thread = threading.current_thread()
         return thread is self.burst.thread or any(worker.thread is thread for worker in self.crew.members)
 
-    def _called_from_inside(self) -> bool:
-        """Whether waiting for the end would be waiting for the caller itself.
+    def closing_needs_this_thread(self) -> bool:
+        """Whether to wait for the end would be to wait for the calling thread itself: it runs a task, a callback or
+        `run_task` of this engine, or was interrupted, by what calls this, in something that others need."""
+        return (
+            self.runs_this_thread()
+            or self.aside.runs_this_thread()
+            or self.pool.lends_to_this_thread()
+            or self.tasks_need_this_thread()
+        )
 
-        That is: in one of this engine's threads, or in a thread that is inside tasker or inside the waiting functions
-        of `concurrent.futures`: a signal handler that interrupted them, a callback, a function in `run_task`. Whoever
-        runs as a task of another manager may wait."""
-        if self.runs_this_thread() or self.aside.runs_this_thread():
-            return True
-        frame: FrameType | None = sys._getframe(1)
-        while frame is not None and _module(frame).startswith("tasker."):  # the call itself
-            frame = frame.f_back
-        while frame is not None:
-            module = _module(frame)
-            if module == "tasker.worker":  # a task of another manager: its worker holds no lock here
-                return False
-            if frame.f_code is Engine.run_task.__code__ and frame.f_locals.get("self") is not self:  # pyright: ignore[reportUnknownMemberType]
-                pass  # nor does its run_task
-            elif frame.f_code in WRAPPERS or module in _LOCKLESS:
-                pass  # nor does what its worker calls a task through, nor a façade, nor what asks an input for items
-            elif module == "concurrent.futures._base" or module.startswith("tasker."):
-                return True
-            frame = frame.f_back
-        return False
+    def tasks_need_this_thread(self) -> bool:
+        """Whether tasks may have to wait for what the calling thread was interrupted in, by what calls this."""
+        return is_needed_here()
+
+    def is_held_up_here(self) -> bool:
+        """Whether threads of this engine may have to wait for what the calling thread was interrupted in."""
+        return (
+            threading.current_thread() is self.burst.thread
+            or any(worker.is_started_here() for worker in self.crew.members)
+            or holds_lock(*self._own_parts(), *self.site.parts())
+        )
+
+    def _own_parts(self) -> tuple[object, ...]:
+        """What has locks."""
+        return (self, self.queue, self.crew, self.figures, self.aside, self.pool, self.user, self.backoff)
 
     # -- the pieces --------------------------------------------------------------------------------------------------
 
@@ -523,11 +527,14 @@ class Engine(Generic[R]):
         error = TaskManagerShutdownError(
             f"{self.name} belongs to the process that forked this one: make a new one here"
         )
-        self.site.leave_to_parent()
-        new_locks(self, self.queue, self.crew, self.figures, self.aside, self.pool, self.user, self.backoff)
+        self.user.leave_to_parent()
+        new_locks(*self._own_parts())
         self.orphaned = error
         self.queue.close(error)
-        self._inherited = self.pool.close()  # neither used nor freed here: they are the parent's
+        here_too = [worker.task for worker in self.crew.members if worker.thread is threading.current_thread()]
+        unfinished += [task for task in here_too if task is not None]  # if a Ctrl-C has ended the look
+        # neither used nor freed here: they are the parent's
+        self._inherited = [self.pool.close(), *((task._fn, task._args) for task in unfinished)]
         self.lifecycle.end_after_fork()
         self.crew.members = ()
         for task in unfinished:
@@ -540,10 +547,6 @@ def _optional_seconds(field: str, value: float | None, *, zero: bool = True) -> 
         return None
     seconds = checks.seconds(field, value, zero=zero, infinite=True)
     return None if seconds == float("inf") else seconds
-
-
-def _module(frame: Any) -> str:
-    return str(frame.f_globals.get("__name__", ""))
 
 
 def _weakly(method: Callable[[], None]) -> Callback:

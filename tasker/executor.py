@@ -6,8 +6,9 @@ which the engine remembers. How a task is accepted is what its subclasses add (`
 `ManagerExecutor` is a view of a manager's workers. Submitters and whoever closes the view share no lock, as accepting a
 task may run code of the user's (a collector) and may block (a bounded queue). A submitter *announces* itself in
 `_entering`, *then* looks at `_closed`; it puts the future into `_futures` before it takes the announcement back. Who
-closes sets `_closed`, then waits for the announced, then for the futures. So a submission that began before the closing
-is waited for, and none that begins later is accepted.
+closes sets `_closed`, then waits for the announced of other threads (its own is one that a signal handler interrupted),
+then for the futures. So a submission that began before the closing is waited for, and none that begins later is
+accepted.
 
 `map` keeps its submitted tasks in a deque. Its iterator takes them from the left, and cancels what is in it when it
 fails or is closed.
@@ -17,18 +18,19 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import threading
 import time
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import CancelledError, Executor, Future
 from itertools import islice
+from threading import get_ident
 from types import BuiltinFunctionType, FunctionType, MethodType, TracebackType
 from typing import Any, Generic, ParamSpec, Protocol, TypeVar
 
 from tasker.current import current_context, current_worker
 from tasker.errors import shown
 from tasker.future import DoneCallback, TaskFuture
+from tasker.parking import Seat
 from tasker.signature import ASYNCHRONOUS, is_asynchronous
 from tasker.wrapping import Progress, users_traceback, wrapper
 
@@ -143,15 +145,15 @@ class ManagerExecutor(CallExecutor):
         self._submit = manager._engine.submit
         self._closed = False
         self._cancels = False
-        self._entering: set[DoneCallback] = set()  # submissions under way
+        self._entering: dict[DoneCallback, int] = {}  # submissions under way, and in which thread
         self._futures: set[TaskFuture[Any]] = set()  # accepted and unfinished
         self._done = self._futures.discard
-        self._entered = threading.Condition()  # notified, once closed, of every submission that is no more under way
+        self._closers: list[Seat] = []  # woken, once closed, when a submission is no more under way
 
     def _accept(self, call: Callable[..., Any], args: tuple[Any, ...]) -> TaskFuture[Any]:
         done = DoneCallback(self._done)
         try:
-            self._entering.add(done)
+            self._entering[done] = get_ident()
             if self._closed:
                 raise RuntimeError(_AFTER_SHUTDOWN)
             future: TaskFuture[Any] = self._submit(call, args, {}, [done])
@@ -162,10 +164,10 @@ class ManagerExecutor(CallExecutor):
                 future._withdraw()
             return future
         finally:
-            self._entering.discard(done)
+            self._entering.pop(done, None)
             if self._closed:
-                with self._entered:
-                    self._entered.notify_all()
+                for closer in self._closers.copy():
+                    closer.wake()
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
         """Refuse new calls from now on; the manager stays open.
@@ -182,15 +184,23 @@ class ManagerExecutor(CallExecutor):
         if not wait:
             return
         if current_worker() is None:
-            engine = self._manager._engine
-            if engine.orphaned is not None or engine._called_from_inside():
+            if self._manager._engine.orphaned is not None or self._manager._engine.tasks_need_this_thread():
                 return
-            with self._entered:
-                self._entered.wait_for(lambda: not self._entering)
+            self._wait_for_submissions()
         while self._futures:
             for future in self._futures.copy():
                 _wait(future)
                 self._futures.discard(future)
+
+    def _wait_for_submissions(self) -> None:
+        """Wait until no other thread is in the middle of a submission that began before the view was closed."""
+        thread, seat = get_ident(), Seat()
+        self._closers.append(seat)  # then look
+        try:
+            while any(submitter != thread for submitter in self._entering.copy().values()):
+                seat.sleep()
+        finally:
+            self._closers.remove(seat)
 
 
 @wrapper

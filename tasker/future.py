@@ -30,6 +30,7 @@ from __future__ import annotations
 
 import concurrent.futures
 import contextvars
+import math
 import os
 import sys
 import threading
@@ -43,7 +44,7 @@ from concurrent.futures import (
     Future,
     InvalidStateError,
 )
-from concurrent.futures._base import CANCELLED_AND_NOTIFIED, FINISHED, PENDING, RUNNING
+from concurrent.futures._base import CANCELLED_AND_NOTIFIED, FINISHED, PENDING, RUNNING, _Waiter
 from functools import partial
 from types import FrameType
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
@@ -52,13 +53,15 @@ from tasker import checks, deadlock, timer
 from tasker.context import Callback, EndedError, TaskContext
 from tasker.current import in_task
 from tasker.errors import DeadlineExceededError, TaskTimeoutError, shown
+from tasker.guard import pass_on, tell
 from tasker.logger import GuardedLogger, traceback_of
 from tasker.metrics import TaskLifecycleTimestamps
 from tasker.parking import Seat, Sleeper, new_sleeper
 from tasker.signature import check_callable
+from tasker.threads import holds, leave_child
 from tasker.timer import TimerEntry
 
-__all__ = ["DoneCallback", "Owner", "TaskFuture", "for_asyncio", "new_task"]
+__all__ = ["DoneCallback", "Owner", "TaskFuture", "for_asyncio", "is_looked_into_here", "new_task"]
 
 T = TypeVar("T")
 
@@ -71,6 +74,7 @@ def _start_afresh() -> None:
     """In a forked child the lock may be held by a thread that does not exist."""
     global _first_waiter
     _first_waiter = threading.RLock()
+    _looked_into.clear()
 
 
 if hasattr(os, "register_at_fork"):
@@ -213,7 +217,7 @@ class TaskFuture(Future[T]):
         callback = DoneCallback(fn)
         self._announce(callback)
         if self._final is not None:
-            self._call_back([callback])
+            tell(lambda: self._calls_of([callback]))
 
     def __await__(self) -> Generator[Any, None, T]:
         from tasker import awaiting  # which imports asyncio: only programs that await need it
@@ -380,15 +384,15 @@ class TaskFuture(Future[T]):
         self._owner.entry_died(self)
         if settles:
             self._owner.record_cancelled()
-            callbacks: list[DoneCallback] = []
             try:
-                callbacks = self._publish(None, state=CANCELLED_AND_NOTIFIED)
-            except BaseException:  # Ctrl-C in the middle of it
-                callbacks = self._finish()
+                tell(lambda: self._calls_of(self._publish(None, state=CANCELLED_AND_NOTIFIED)))
+            except BaseException:  # an interrupt in the middle of it: the others are told all the same
+                tell(lambda: self._calls_of(self._finish()))
                 raise
-            finally:
-                self._call_back(callbacks)
         return settles
+
+    def _calls_of(self, callbacks: list[DoneCallback]) -> list[Callback]:
+        return [partial(self._call_back, [callback]) for callback in callbacks]
 
     def _count_refusal(self) -> None:
         """Its submission raised: it was not accepted and will not run. Nobody is told of that."""
@@ -402,7 +406,8 @@ class TaskFuture(Future[T]):
     def _end_after_fork(self, error: BaseException) -> None:
         """In a forked child, where whoever would settle this does not exist, nor who waits."""
         if self._final is None:
-            self.__dict__.pop("_standard", None)  # its lock may be held by nobody
+            self._take_settle()  # or the worker that forked would do so, coming back from the task
+            _looked_into.discard(self.__dict__.pop("_standard", None))  # its lock may be held by nobody
             self._waiting = None
             self._publish(error)
 
@@ -514,7 +519,9 @@ class TaskFuture(Future[T]):
             try:
                 callback.fn(self)
             except BaseException as error:
+                pass_on(error)
                 self._owner.logger.error("tasker: callback %r raised\n%s", callback.given, traceback_of(error))
+            leave_child()
 
     def _wait(self, timeout: float | None) -> None:
         """Sleep until there is an outcome; raises `TimeoutError` when there is none, `CancelledError` if cancelled."""
@@ -657,6 +664,11 @@ class _StandardWaiters:
         self.waiters: list[Any] = _WaiterList()
         self.announced = False
         self.told = False
+        _looked_into.add(self)
+
+    def is_held_here(self) -> bool:
+        """Whether the calling thread holds a lock that is needed to tell the waiters."""
+        return holds(self.lock) or any(holds(waiter.lock) for waiter in self.waiters.copy() if _is_standard(waiter))
 
     def tell(self, future: TaskFuture[Any]) -> None:
         """Tell the waiters of the outcome, once."""
@@ -670,20 +682,66 @@ class _StandardWaiters:
                     waiter.add_exception(future)
                 else:
                     waiter.add_result(future)
+            _looked_into.discard(self)  # not before: their locks are needed until here
+
+
+_looked_into: set[_StandardWaiters] = set()  # those that are yet to be told
 
 
 class _WaiterList(list[Any]):
-    """The standard library's waiters in one future. One that is put in by a task sleeps on an event of ours."""
+    """The standard library's waiters in one future.
+
+    The lock of a waiter and that inside of its event know no owner, and who settles a future takes both. A thread that
+    a signal handler interrupts may hold them, and the handler has to know. So it gets a lock that says who holds it,
+    and an event that needs none; in a task, one of those that are watched."""
 
     __slots__ = ()
 
     def append(self, waiter: Any) -> None:
-        if in_task() and type(getattr(waiter, "event", None)) is threading.Event:
-            waiter.event = _WatchedEvent(waiter)
+        if _is_standard(waiter) and not isinstance(waiter.event, _Event):  # which is in no other list yet
+            waiter.lock = threading.RLock()
+            waiter.event = _WatchedEvent(waiter) if in_task() else _Event()
         super().append(waiter)
 
 
-class _WatchedEvent(threading.Event):
+def _is_standard(waiter: Any) -> bool:
+    return isinstance(waiter, _Waiter)
+
+
+class _Event:
+    """A `threading.Event` for one thread that waits."""
+
+    def __init__(self) -> None:
+        self._is_set = False
+        self._seat = Seat()
+
+    def is_set(self) -> bool:
+        return self._is_set
+
+    def set(self) -> None:
+        self._is_set = True
+        self._seat.wake()
+
+    def clear(self) -> None:
+        self._is_set = False
+
+    def wait(self, timeout: float | None = None) -> bool:
+        """Sleep until it is set, for `timeout` seconds at most; whether it is."""
+        deadline = math.inf if timeout is None else time.monotonic() + timeout
+        while not self._is_set:
+            left = deadline - time.monotonic()
+            if left <= 0:
+                break
+            self._seat.sleep(-1.0 if left == math.inf else min(left, threading.TIMEOUT_MAX))
+        return self._is_set
+
+
+def is_looked_into_here() -> bool:
+    """Whether the calling thread, in `wait()` or `as_completed()`, holds a lock that is needed to settle a future."""
+    return any(standard.is_held_here() for standard in _looked_into.copy())
+
+
+class _WatchedEvent(_Event):
     """What `concurrent.futures.wait` and `as_completed` sleep on in a task: there it is looked whether that may end.
 
     What they wait for is in the variables of their frames, and nowhere else. A future that is not of tasker's may end;

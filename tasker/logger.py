@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
 import traceback
-from typing import Protocol
+from typing import Any, Protocol
+
+from tasker.guard import is_interrupt, pass_on
 
 __all__ = ["GuardedLogger", "Logger", "traceback_of"]
 
@@ -29,33 +30,45 @@ class Logger(Protocol):
 
 
 class GuardedLogger:
-    """The user's logger with its own exceptions swallowed: a broken logger may cost its messages and nothing else."""
+    """The user's logger with its own exceptions swallowed: a broken logger may cost its messages and nothing else.
+
+    Only an interrupt gets out."""
 
     __slots__ = ("_logger",)
 
     def __init__(self, logger: Logger) -> None:
-        self._logger = logger
+        self._logger: Logger | None = logger
 
     def debug(self, msg: str, /, *args: object) -> None:
-        with contextlib.suppress(BaseException):
-            self._logger.debug(msg, *args)
+        self._log("debug", msg, args)
 
     def info(self, msg: str, /, *args: object) -> None:
-        with contextlib.suppress(BaseException):
-            self._logger.info(msg, *args)
+        self._log("info", msg, args)
 
     def warning(self, msg: str, /, *args: object) -> None:
-        with contextlib.suppress(BaseException):
-            self._logger.warning(msg, *args)
+        self._log("warning", msg, args)
 
     def error(self, msg: str, /, *args: object) -> None:
-        with contextlib.suppress(BaseException):
-            self._logger.error(msg, *args)
+        self._log("error", msg, args)
+
+    def leave_to_parent(self) -> None:
+        """In a forked child: what is logged here is for the parent to say."""
+        self._logger = None
+
+    def _log(self, level: str, msg: str, args: tuple[Any, ...]) -> None:
+        if self._logger is None:
+            return
+        try:
+            getattr(self._logger, level)(msg, *args)
+        except BaseException as error:
+            pass_on(error)
 
 
 def traceback_of(error: BaseException) -> str:
-    """An exception as it would be printed, or its type alone if it is unable to print itself. Never raises."""
+    """An exception as it would be printed, or its type if it is unable to print itself. Raises interrupts alone."""
     try:
         return "".join(traceback.format_exception(error))
-    except BaseException:
+    except BaseException as trouble:
+        if is_interrupt(trouble):
+            raise
         return type(error).__name__

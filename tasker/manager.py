@@ -356,7 +356,8 @@ class TaskManager(Generic[R]):
         from tasker import aio  # which imports asyncio
 
         engine = self._engine
-        await aio.close(engine.lifecycle, kind, kill_timeout=KILL_TIMEOUT, from_inside=engine._called_from_inside())
+        inside = engine.closing_needs_this_thread()
+        await aio.close(engine.lifecycle, kind, kill_timeout=KILL_TIMEOUT, from_inside=inside)
 
     # -- waiting ---------------------------------------------------------------------------------------------------
 

@@ -1,10 +1,13 @@
-"""What happens to all managers of the process at once: the interpreter exits, the process forks.
+"""What concerns all managers of the process at once: the interpreter exits, the process forks, a thread is interrupted.
 
 Exit comes in two steps. When the main thread has ended, before the non-daemon threads are joined, the engines that
 finish all that they accepted are waited for, as long as it takes: that is when the standard library waits for its
 executors. `atexit` comes later, and is when all other managers close: until then they are at everybody's disposal. They
 close before whatever was registered with `atexit` until the last of them was made: libraries that their resources need
 may close then, too.
+
+A signal handler, or a destructor, interrupts its thread at any moment and may wait for the end of a manager there. That
+would be for ever if the closing, or a task, needed what the interrupted lines have in their hands: `is_needed_here`.
 
 `_registering` is held for two lines.
 """
@@ -14,14 +17,18 @@ from __future__ import annotations
 import atexit
 import contextlib
 import os
+import sys
 import threading
 import time
 import weakref
 from typing import Any, Protocol
 
+from tasker import context, deadlock, future, timer
+from tasker.guard import here
 from tasker.lifecycle import Lifecycle
+from tasker.threads import holds
 
-__all__ = ["new_locks", "watch"]
+__all__ = ["holds_lock", "is_needed_here", "new_locks", "watch"]
 
 _LOCK, _RLOCK = type(threading.Lock()), type(threading.RLock())
 
@@ -39,6 +46,8 @@ class Watched(Protocol):
     def unfinished(self) -> list[Any]: ...
 
     def start_afresh_in_child(self, unfinished: list[Any]) -> None: ...
+
+    def is_held_up_here(self) -> bool: ...
 
 
 _watched: weakref.WeakSet[Watched] = weakref.WeakSet()
@@ -105,6 +114,28 @@ def _start_afresh_in_child() -> None:
     for engine in _all_watched():
         engine.start_afresh_in_child(unfinished.get(engine, []))
     _watched.clear()
+
+
+def is_needed_here() -> bool:
+    """Whether other threads may have to wait for what the calling thread was interrupted in.
+
+    It holds a lock of tasker's, the one of `threading` that each thread takes when it starts and ends, or those of a
+    wait in `concurrent.futures`; it has in its hands what others wait to be told, or a worker that it starts; or it is
+    a thread that serves all others."""
+    modules = (context, deadlock, future, threading, sys.modules[__name__])
+    return (
+        here.telling
+        or holds_lock(*modules, timer.aside)
+        or timer.is_needed_here()
+        or future.is_looked_into_here()
+        or any(engine.is_held_up_here() for engine in _all_watched() if not engine.lifecycle.has_ended())
+    )
+
+
+def holds_lock(*parts: object) -> bool:
+    """Whether the calling thread holds a lock that is an attribute of one of these."""
+    values = (value for part in parts for value in tuple(vars(part).values()))
+    return any(holds(value) for value in values if isinstance(value, (_RLOCK, threading.Condition)))
 
 
 def new_locks(*parts: object) -> None:

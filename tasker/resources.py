@@ -21,6 +21,7 @@ from collections.abc import Callable
 from typing import Any, Generic, TypeVar
 
 from tasker.errors import TaskManagerShutdownError
+from tasker.guard import raise_interrupt
 from tasker.handover import set_from
 
 __all__ = ["Loan", "ResourcePool"]
@@ -32,8 +33,9 @@ _NONE: Any = object()  # no resource: None may be one
 class Loan(Generic[R]):
     """What a borrower holds: the resource, from the moment it is his until it is handed back."""
 
-    __slots__ = ("context", "outer", "owner", "resource")
+    __slots__ = ("borrower", "context", "outer", "owner", "resource")
 
+    borrower: int  # the identifier of his thread
     resource: R  # or _NONE
     # what its borrower notes here
     owner: Any
@@ -44,7 +46,8 @@ class Loan(Generic[R]):
 class ResourcePool(Generic[R]):
     """At most `size` idle resources, and the loans of those that are out.
 
-    `destroy` raises nothing but the exception of a signal handler, before it has done anything."""
+    `destroy` raises nothing but the exception of a signal handler, before it has done anything, and returns that which
+    has ended it: an interrupt, to be raised here when the loan is over."""
 
     def __init__(
         self,
@@ -70,8 +73,8 @@ class ResourcePool(Generic[R]):
             while len(self._idle) < self._size:
                 self.hand_back(self.borrow(new=True), healthy=True)
         except BaseException:
-            for resource in self.close():
-                self._destroy(resource)
+            for interrupt in [self._destroy(resource) for resource in self.close()]:
+                raise_interrupt(interrupt)
             raise
 
     def borrow(self, *, new: bool = False) -> Loan[R]:
@@ -79,6 +82,7 @@ class ResourcePool(Generic[R]):
 
         Raises what `create` does; closed, `TaskManagerShutdownError`."""
         loan: Loan[R] = Loan()
+        loan.borrower = threading.get_ident()
         loan.resource = _NONE
         try:
             with self._lock:
@@ -112,11 +116,14 @@ class ResourcePool(Generic[R]):
                 return
         if loan.resource is not _NONE:
             try:
-                self._destroy(loan.resource)
+                interrupt = self._destroy(loan.resource)
             except Exception:  # the end of the loan all the same; after an interrupt, the second call ends it
                 self._end(loan)
                 raise
             loan.resource = _NONE
+            self._end(loan)
+            raise_interrupt(interrupt)
+            return
         self._end(loan)
 
     def discard(self, resource: R) -> bool:
@@ -126,7 +133,7 @@ class ResourcePool(Generic[R]):
             for place in found:
                 del self._idle[place]
         if found:
-            self._destroy(resource)
+            raise_interrupt(self._destroy(resource))
         return bool(found)
 
     def close(self) -> list[R]:
@@ -145,6 +152,11 @@ class ResourcePool(Generic[R]):
     def out(self) -> int:
         """Callers that have a resource now, or make one, or destroy one."""
         return len(self._loans)
+
+    def lends_to_this_thread(self) -> bool:
+        """Whether the calling thread is one of those callers, in `run_task` or in the middle of borrowing for it."""
+        thread = threading.get_ident()
+        return any(loan.borrower == thread for loan in self._loans.copy())
 
     def _end(self, loan: Loan[R]) -> None:
         with self._lock:

@@ -32,11 +32,13 @@ from tasker.future import TaskFuture, new_task
 from tasker.interrupts import deliver_later
 from tasker.queue import TaskQueue
 from tasker.scaling import Limits
+from tasker.threads import leave_child
 from tasker.worker import Worker
 
 __all__ = ["ThreadPoolExecutor"]
 
 _BROKEN = "A thread initializer failed, the thread pool is not usable anymore"
+_JOIN = 1.0  # seconds for the burst thread, which has done its work, to be gone
 _numbers = itertools.count()
 _monotonic = time.monotonic
 
@@ -90,9 +92,9 @@ class ThreadPoolExecutor(CallExecutor, concurrent.futures.ThreadPoolExecutor):
         if wait:
             if engine.runs_this_thread():
                 raise RuntimeError("cannot join current thread")
-            if not engine._called_from_inside():
+            if not engine.closing_needs_this_thread():
                 engine.lifecycle.wait(None)
-                engine.burst.thread.join()
+                engine.burst.thread.join(_JOIN)
 
     def __repr__(self) -> str:
         engine = self._engine
@@ -198,7 +200,13 @@ class OnDemandEngine(Engine[None]):
 
     def cancel_waiting(self) -> None:
         """Cancel the tasks that wait; their callbacks run here. The queue is closed."""
-        self.queue.fail_waiting(TaskFuture.cancel, list[Any].clear)
+        # in their lanes, from which workers drop them: a task that an interrupt found taken out would have no end. And
+        # again, as a compaction may have had some in its hands
+        withdrawn = True
+        while withdrawn:
+            withdrawn = False
+            for task in self.queue.entries():
+                withdrawn |= task._withdraw()
 
     def initializer_failed(self) -> None:
         """Break: nothing that waits will run. Said in an `except` block, by the thread whose initializer raised."""
@@ -254,6 +262,7 @@ class _InitializedWorker(Worker[None]):
             return False
         try:
             self._terms.user.create(self)
+            leave_child()
         except BaseException:
             self._terms.initializer_failed()
             return False

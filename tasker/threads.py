@@ -5,15 +5,24 @@ all others. So it must take nothing over from the thread that starts it: neither
 inherits from CPython 3.14 on if it is asked to (`-X thread_inherit_context=1`, the default without the GIL), nor what a
 tracing library keeps in them and hands on by a replaced `Thread.start`. It would run the work of one request in the
 context of another, and keep that context as long as it lives.
+
+The user's code may fork on such a thread. It is the one thread of the child, and comes back from that code into a loop
+that is the parent's. So the child ends there, by `leave_child`, as a program ends.
 """
 
 from __future__ import annotations
 
+import contextlib
 import contextvars
+import os
+import sys
 import threading
 from collections.abc import Callable
+from typing import Any
 
-__all__ = ["new_thread"]
+__all__ = ["holds", "leave_child", "new_thread"]
+
+_stray: threading.Thread | None = None  # in a forked child: the thread of tasker's that forked
 
 BEGUN = 5.0  # seconds
 
@@ -23,11 +32,53 @@ def new_thread(target: Callable[..., object], name: str, args: tuple[object, ...
     return _Thread(target=target, name=name, args=args, daemon=True)
 
 
+def holds(lock: Any) -> bool:
+    """Whether the calling thread holds a reentrant lock, or a condition that was made with one."""
+    return bool(lock._is_owned())
+
+
+def leave_child(error: BaseException | None = None) -> None:
+    """End the process if it is a child that the user's code on this very thread has forked; else do nothing.
+
+    Called where that code has returned, or raised `error`. The exit status is what it is of a program: that of a
+    `SystemExit`, 1 after another error, which is printed, and 0."""
+    if _stray is None or threading.current_thread() is not _stray:
+        return
+    status = 1
+    try:
+        status = _status(error)
+        for stream in (sys.stdout, sys.stderr):
+            with contextlib.suppress(Exception):  # closed, or none
+                stream.flush()
+    finally:
+        os._exit(status)
+
+
+def _status(error: BaseException | None) -> int:
+    if error is None:
+        return 0
+    if not isinstance(error, SystemExit):
+        sys.excepthook(type(error), error, error.__traceback__)
+        return 1
+    if error.code is None or isinstance(error.code, int):
+        return error.code or 0
+    print(error.code, file=sys.stderr)
+    return 1
+
+
 class _Thread(threading.Thread):
     def start(self) -> None:
         """As `Thread.start`, which waits until the thread has begun: here for `BEGUN` seconds at most."""
         self._started = _Begun()
         contextvars.Context().run(super().start)
+
+    def run(self) -> None:
+        try:
+            super().run()
+        except BaseException as error:
+            leave_child(error)
+            raise
+        leave_child()
 
     @property
     def ident(self) -> int | None:
@@ -43,3 +94,13 @@ class _Begun(threading.Event):
         if super().wait(BEGUN if timeout is None else timeout):
             return True
         raise RuntimeError(f"a new thread has not begun within {BEGUN:g} s")
+
+
+def _note_stray() -> None:
+    global _stray
+    thread = threading.current_thread()
+    _stray = thread if isinstance(thread, _Thread) else None
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_note_stray)

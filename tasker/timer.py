@@ -38,7 +38,7 @@ from typing import Any, Protocol
 from tasker.aside import STUCK, Aside
 from tasker.logger import GuardedLogger, traceback_of
 from tasker.parking import Seat
-from tasker.threads import new_thread
+from tasker.threads import holds, new_thread
 
 __all__ = ["Clock", "TimerEntry", "after", "aside", "at", "ensure_running", "follow", "now"]
 
@@ -245,6 +245,11 @@ def follow(other: Clock | None) -> None:
     global clock, now, at
     clock = other
     now, at = (time.monotonic, _on_time) if other is None else (other.now, other.at)
+
+
+def is_needed_here() -> bool:
+    """Whether deadlines may have to wait for the calling thread: it is the timer thread, or is starting it."""
+    return _timer._thread is threading.current_thread() or holds(_timer._lock)
 
 
 def ensure_running() -> None:

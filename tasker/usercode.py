@@ -1,6 +1,7 @@
 """`UserCode`: where the functions and objects of a `Config` are called.
 
-Each call is guarded so that what it raises costs nothing but itself, and is logged. Nothing here is called under a lock
+Each call is guarded so that what it raises costs nothing but itself, and is logged; what is an interrupt is raised (see
+`guard`). Nothing here is called under a lock
 of tasker's. `_counting` guards `destroy_errors`, which many threads count.
 """
 
@@ -11,10 +12,12 @@ import traceback
 from typing import Any, Generic, Literal, TypeVar
 
 from tasker.config import Config, every_error_is_healthy
+from tasker.guard import is_interrupt, pass_on
 from tasker.handover import set_from
 from tasker.logger import GuardedLogger, traceback_of
 from tasker.metrics import TaskLifecycleTimestamps, TaskMetrics
 from tasker.placement.base import Site
+from tasker.threads import leave_child
 
 __all__ = ["Event", "UserCode", "last_line_of"]
 
@@ -42,7 +45,11 @@ class UserCode(Generic[R]):
         """Make a resource and put it into `holder.resource`, so that no exception from outside loses it on the way.
 
         Raises what `on_create` raises, for the caller to hand to `creation_failed`."""
-        set_from(holder, "resource", self._site.create)
+        try:
+            set_from(holder, "resource", self._site.create)
+        except BaseException as error:
+            leave_child(error)
+            raise
         self.create_error = None
 
     def take_create_error(self) -> BaseException | None:
@@ -66,17 +73,27 @@ class UserCode(Generic[R]):
             self._logger.warning("%s: %s: %s%s", self._name, what, last_line_of(error), more)
         self._logger.debug("%s: %s\n%s", self._name, what, traceback_of(error))
 
-    def destroy(self, resource: R) -> None:
-        """Free a resource. Raises only what a signal handler raises at its entry: then `on_destroy` was not called."""
+    def destroy(self, resource: R) -> BaseException | None:
+        """Free a resource. Returns the interrupt that ended that, for the caller to raise when his books are right.
+
+        Raises only what a signal handler raises at its entry: then `on_destroy` was not called."""
         try:
             self._site.destroy(resource)
         except BaseException as error:
+            interrupt: BaseException | None = None
             try:
+                leave_child(error)
+                if is_interrupt(error):
+                    interrupt = error
                 with self._counting:
                     self.destroy_errors += 1
                 self._logger.warning("%s: on_destroy raised\n%s", self._name, traceback_of(error))
-            except BaseException:  # Ctrl-C: if it got out of here, the resource would be destroyed a second time
-                pass  # not suppress(): a Ctrl-C as that is entered or left would get out
+                return interrupt
+            except BaseException as second:  # if it got out of here, the resource would be destroyed a second time
+                return interrupt or second
+            finally:
+                del interrupt  # its traceback holds this frame
+        return None
 
     def is_healthy(self, error: BaseException, resource: R) -> bool:
         """The verdict on a task's error: `False`, or a check that raises, means that it broke the resource."""
@@ -87,9 +104,17 @@ class UserCode(Generic[R]):
         try:
             return bool(self._check_health(error))
         except BaseException as trouble:
+            pass_on(trouble)
             text = traceback_of(trouble)
             self._logger.warning("%s: check_health raised; the resource is replaced\n%s", self._name, text)
             return False
+
+    def leave_to_parent(self) -> None:
+        """In a forked child: all of this is the parent's, and none is called here."""
+        self._collector = None
+        self._check_health = every_error_is_healthy
+        self._site.leave_to_parent()
+        self._logger.leave_to_parent()
 
     def is_lost(self, resource: R) -> bool:
         """Whether the place where this resource lives is gone."""
@@ -102,6 +127,7 @@ class UserCode(Generic[R]):
         try:
             getattr(self._collector, event)(*stamps)
         except BaseException as error:
+            pass_on(error)
             self._logger.warning("%s: the collector's %s() raised\n%s", self._name, event, traceback_of(error))
 
     def metrics(self) -> TaskMetrics | None:
@@ -119,5 +145,7 @@ def last_line_of(error: BaseException) -> str:
     """An exception in a line: its type and text, or the type alone if it is unable to print itself."""
     try:
         return "".join(traceback.format_exception_only(error)).strip()
-    except BaseException:
+    except BaseException as trouble:
+        if is_interrupt(trouble):
+            raise
         return type(error).__name__

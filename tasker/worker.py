@@ -22,6 +22,7 @@ from __future__ import annotations
 import contextlib
 import threading
 import time
+import weakref
 from collections.abc import Callable
 from concurrent.futures._base import FINISHED
 from typing import Any, Generic, Protocol, TypeVar
@@ -35,7 +36,7 @@ from tasker.logger import GuardedLogger, traceback_of
 from tasker.metrics import FULL, Shard
 from tasker.parking import Seat
 from tasker.queue import TaskQueue
-from tasker.threads import new_thread
+from tasker.threads import leave_child, new_thread
 from tasker.usercode import Event, UserCode
 from tasker.wrapping import users_traceback
 
@@ -89,11 +90,18 @@ class Worker(Generic[R]):
         self._queue = terms.queue
         self._leave = leave
         self.thread: threading.Thread = new_thread(self._work, name)
+        self._hired_by = weakref.ref(threading.current_thread())
 
     def start(self) -> None:
         """Start the thread. Raises `RuntimeError` when there can be no more threads."""
         self.thread.start()
         self.started = True
+
+    def is_started_here(self) -> bool:
+        """Whether the calling thread is in the middle of hiring it."""
+        if self.began or self.thread.is_alive():
+            return False
+        return self._hired_by() is threading.current_thread()
 
     def dismiss(self) -> None:
         """Tell a worker that was idle to leave; the caller has taken its announcement, so no task is meant for it."""
@@ -164,6 +172,7 @@ class Worker(Generic[R]):
         while self._pause():
             try:
                 self._terms.user.create(self)
+                leave_child()
                 return True
             except BaseException as error:
                 self._destroy()  # if it is there all the same: the exception came from outside, a moment too late
@@ -255,7 +264,8 @@ class Worker(Generic[R]):
                 now = monotonic()
                 try:
                     del task._may_settle
-                except AttributeError:  # a timeout, say, has settled it
+                except AttributeError:  # a timeout, say, has settled it, or the task has forked and this is the child
+                    leave_child()
                     result = None
                     continue
                 durations.append(started - task._queued_at)
@@ -278,12 +288,15 @@ class Worker(Generic[R]):
             self.shard.durations += (task._started_at - task._queued_at, now - task._started_at)
             self._uncounted = None
             self._tell_and_finish(task, "record_completion", now)
+        else:
+            leave_child()
 
     def _failed(self, task: TaskFuture[Any], error: BaseException) -> bool:
         """Judge an error, then retry the task or settle it. Returns whether the resource is healthy."""
         now = time.monotonic()
         terms = self._terms
         _strip_own_frame(error)
+        leave_child(error)
         healthy = terms.user.is_healthy(error, self.resource)
         failures = self._failures_with_this()
         if healthy:

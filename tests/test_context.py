@@ -640,18 +640,41 @@ def test_a_callback_that_raises_is_logged_and_the_rest_run(error, caplog):
     def fail():
         raise error
 
+    def use():
+        ctx = with_cancel(background())
+        ctx.on_done(fail)
+        with_cancel(ctx).on_done(lambda: calls.append(1))
+        ctx.cancel()
+        assert calls == [1]
+        assert len(caplog.records) == 1
+        assert repr(error).partition("(")[0] in caplog.text
+        ctx.on_done(fail)  # done already: here, and guarded as well
+        assert len(caplog.records) == 2
+
+    calls = []
+    with caplog.at_level(logging.ERROR, "tasker"):
+        in_another_thread(use)  # in the main one the last two are raised
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt(), SystemExit(1)])
+def test_an_interrupt_that_comes_in_a_callback_is_raised_when_the_rest_has_run(error, caplog):
+    """A signal handler raises in the main thread, wherever that is."""
+
+    def fail():
+        raise error
+
     ctx = with_cancel(background())
     calls = []
     ctx.on_done(fail)
     with_cancel(ctx).on_done(lambda: calls.append(1))
-    with caplog.at_level(logging.ERROR, "tasker"):
+    with_cancel(ctx).on_done(fail)
+    with_cancel(ctx).on_done(lambda: calls.append(2))
+    with pytest.raises(type(error)):
         ctx.cancel()
-    assert calls == [1]
-    assert len(caplog.records) == 1
-    assert repr(error).partition("(")[0] in caplog.text
-    with caplog.at_level(logging.ERROR, "tasker"):
-        ctx.on_done(fail)  # done already: here, and guarded as well
-    assert len(caplog.records) == 2
+    assert calls == [1, 2]
+    with pytest.raises(type(error)):
+        ctx.on_done(fail)
+    assert caplog.records == []
 
 
 def test_a_logger_that_raises_does_not_keep_the_rest_from_running():

@@ -10,6 +10,7 @@ from concurrent.futures import ALL_COMPLETED, FIRST_COMPLETED, FIRST_EXCEPTION, 
 
 import pytest
 
+import tasker.future
 import tasker.scaling
 from tasker import (
     Config,
@@ -389,7 +390,7 @@ def test_a_standard_wait_outside_of_tasks_is_as_it_was(make):
     with concurrent.futures.ThreadPoolExecutor(1) as thread:
         waiting = thread.submit(concurrent.futures.wait, [future])
         eventually(lambda: future._standard is not None and future._standard.waiters)
-        assert type(future._standard.waiters[0].event) is threading.Event
+        assert type(future._standard.waiters[0].event) is tasker.future._Event  # which watches nothing
         gate.set()
         assert waiting.result(PATIENCE).done == {future}
 

@@ -560,7 +560,7 @@ def test_a_submission_that_began_before_the_closing_is_waited_for(make):
     assert inside.wait(PATIENCE)
     closer = threading.Thread(target=lambda: (view.shutdown(), seen.append([f.result(0) for f in futures])))
     closer.start()
-    eventually(lambda: view._closed and view._entered._waiters, "the closer to wait")
+    eventually(lambda: view._closed and view._closers, "the closer to wait")
     gate.set()
     submitter.join(PATIENCE)
     closer.join(PATIENCE)

@@ -7,6 +7,7 @@ process in `test_faults_exit`.
 
 from __future__ import annotations
 
+import concurrent.futures
 import random
 import threading
 
@@ -230,7 +231,9 @@ def test_whatever_on_destroy_raises_is_counted_and_reported_and_the_resource_is_
     manager = make(worker_count=1, max_worker_count=1, on_destroy=destroy, max_retries=1)
     assert isinstance(manager.submit(raises(Sick())).exception(PATIENCE), Sick)
     assert manager.queue_task(lambda resource: resource.number) == 2
-    assert manager.run_task(lambda resource: resource.number) == 3  # a temporary one: destroyed in this thread
+    # a temporary one, destroyed in this thread, the main one: there it may be a signal handler that raises
+    came = outcome_of(manager.run_task, lambda resource: resource.number)
+    assert came == 3 if isinstance(error, Exception) else came is error
     report = manager.stop()
     assert report.drained
     assert report.destroy_errors == len(factory.created) == 4
@@ -281,17 +284,17 @@ def raise_(error):
 
 
 @pytest.mark.parametrize(
-    ("check", "healthy"),
+    ("check", "healthy", "exits"),
     [
-        pytest.param(lambda error: raise_(ValueError("no verdict")), False, id="raises an Exception"),
-        pytest.param(lambda error: raise_(SystemExit("no verdict")), False, id="raises SystemExit"),
-        pytest.param(lambda error: raise_(error), False, id="raises what it judges"),
-        pytest.param(lambda error: Undecided(), False, id="its verdict cannot be read"),
-        pytest.param(lambda error: None, False, id="None"),
-        pytest.param(lambda error: "fine", True, id="a string"),
+        pytest.param(lambda error: raise_(ValueError("no verdict")), False, False, id="raises an Exception"),
+        pytest.param(lambda error: raise_(SystemExit("no verdict")), False, True, id="raises SystemExit"),
+        pytest.param(lambda error: raise_(error), False, False, id="raises what it judges"),
+        pytest.param(lambda error: Undecided(), False, True, id="its verdict cannot be read"),
+        pytest.param(lambda error: None, False, False, id="None"),
+        pytest.param(lambda error: "fine", True, False, id="a string"),
     ],
 )
-def test_a_check_health_without_a_clear_yes_costs_the_resource_and_nothing_else(make, log, check, healthy):
+def test_a_check_health_without_a_clear_yes_costs_the_resource_and_nothing_else(make, log, check, healthy, exits):
     manager = make(worker_count=1, max_worker_count=1, check_health=check, max_retries=1)
     error = LookupError("mine")
     future = manager.submit(raises(error))
@@ -299,7 +302,9 @@ def test_a_check_health_without_a_clear_yes_costs_the_resource_and_nothing_else(
     assert future.attempts == (1 if healthy else 2)
     assert manager.queue_task(lambda resource: resource.number) == (0 if healthy else 2)
     ends_exactly(manager, arrived=2)
-    assert outcome_of(manager.run_task, raises(error)) is error
+    come = outcome_of(manager.run_task, raises(error))
+    # in the main thread a SystemExit may be that of a signal handler, and is raised
+    assert isinstance(come, SystemExit) if exits else come is error
 
 
 # -- callbacks -------------------------------------------------------------------------------------------------------
@@ -332,8 +337,10 @@ def test_whatever_callbacks_raise_is_logged_and_the_other_callbacks_and_tasks_ru
         assert started.wait(PATIENCE)
         return future
 
+    exits = not isinstance(error, Exception)  # in the main thread it may be that of a signal handler, and is raised
     future = start_task()
-    future.cancel()  # runs the context's callbacks in this thread, the worker runs the future's
+    # runs the context's callbacks in this thread, the worker runs the future's
+    assert outcome_of(future.cancel) is (error if exits else False)
     assert future.result(PATIENCE) is True
     manager.queue_task_with_callback(lambda resource: 0, bad)
     assert manager.queue_task(lambda resource: "the next") == "the next"
@@ -345,7 +352,7 @@ def test_whatever_callbacks_raise_is_logged_and_the_other_callbacks_and_tasks_ru
     assert sorted(called) == ["bad"] * 5 + ["good"] * 4
     # a context's callbacks that its canceller runs are no manager's: the library's own logger is told
     told = log.loud() + [record.getMessage() for record in caplog.records]
-    assert sum("from a callback" in line for line in told) == 5
+    assert sum("from a callback" in line for line in told) == 5 - exits
 
 
 def test_a_done_callback_may_submit(make):
@@ -430,14 +437,19 @@ def test_a_collector_that_raises_loses_no_task_and_no_count_of_ours(make, log, m
     collector = BadCollector(method, error)
     manager = make(worker_count=1, max_worker_count=1, collector=collector, max_retries=1)
     gate = threading.Event()
-    assert manager.queue_task(lambda resource: "done") == "done"
-    assert isinstance(manager.submit(raises(Sick())).exception(PATIENCE), Sick)
-    late = manager.submit(lambda resource: gate.wait(PATIENCE), timeout=0.01)  # fails on a thread of its own
-    assert isinstance(late.exception(PATIENCE), TaskTimeoutError)
-    gate.set()
-    assert manager.run_task(lambda resource: "here") == "here"
-    assert isinstance(outcome_of(manager.run_task, raises(ValueError())), ValueError)
-    assert manager.queue_task(lambda resource: "the next") == "the next"
+
+    def use():
+        assert manager.queue_task(lambda resource: "done") == "done"
+        assert isinstance(manager.submit(raises(Sick())).exception(PATIENCE), Sick)
+        late = manager.submit(lambda resource: gate.wait(PATIENCE), timeout=0.01)  # fails on a thread of its own
+        assert isinstance(late.exception(PATIENCE), TaskTimeoutError)
+        gate.set()
+        assert manager.run_task(lambda resource: "here") == "here"
+        assert isinstance(outcome_of(manager.run_task, raises(ValueError())), ValueError)
+        assert manager.queue_task(lambda resource: "the next") == "the next"
+
+    with concurrent.futures.ThreadPoolExecutor(1) as another:  # in the main thread a SystemExit is raised
+        another.submit(use).result(PATIENCE)
     metrics = ends_exactly(manager, arrived=6)
     assert (metrics.total_tasks_completed, metrics.total_tasks_failed, metrics.total_tasks_retried) == (3, 3, 1)
     assert [collector.told.count(name) for name in METHODS] == [6, 3, 3, 1]

@@ -135,7 +135,8 @@ def test_an_exception_that_cannot_be_read_is_reported_by_its_type_and_loses_noth
         meet_unreadable(make, factory, log, caplog, where)
     except (Unreadable, SystemExit) as error:
         came_through = type(error)  # pytest could not read it either
-    assert came_through is None
+    # told in this thread: in the main one a SystemExit may be that of a signal handler, and is raised
+    assert came_through is (SystemExit if where in ("record_arrival", "metrics") else None)
     assert lost == []
 
 

@@ -376,8 +376,26 @@ def test_one_raising_callback_stops_neither_the_rest_nor_the_worker(blocked, log
     blocked.release()
     assert calls == [future]
     assert any("from a callback" in line for line in log.loud())
-    future.add_done_callback(bad)
+    with pytest.raises(SystemExit):  # here in the main thread it may be that of a signal handler
+        future.add_done_callback(bad)
     assert blocked.manager.queue_task(lambda resource: "alive") == "alive"
+
+
+@pytest.mark.parametrize("error", [SystemExit(3), KeyboardInterrupt()])
+def test_an_interrupt_in_a_callback_is_raised_by_cancel_when_the_rest_has_run(blocked, log, error):
+    calls = []
+
+    def bad(done):
+        raise error
+
+    future = blocked.manager.submit(lambda resource: 0)
+    for callback in (bad, calls.append, bad, calls.append):
+        future.add_done_callback(callback)
+    with pytest.raises(type(error)):
+        future.cancel()
+    assert calls == [future, future]
+    assert future.cancelled()
+    assert log.loud() == []
 
 
 def test_callbacks_of_a_cancelled_task_run_in_the_thread_that_cancels(blocked):

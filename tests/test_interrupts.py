@@ -44,8 +44,7 @@ class Interrupter:
         # back from a Python function Python does not look for signals, back from a constructor it may
         if caller in self.last and self.last[caller][0] in ("CALL", "CALL_KW") and frame.f_code.co_name != "__init__":
             del self.last[caller]
-        module = frame.f_globals.get("__name__", "")
-        if not module.startswith("tasker.") or module.startswith("tasker.testing."):  # the resources: a user's code
+        if not self.concerns(frame.f_globals.get("__name__", "")):
             return None
         frame.f_trace = self.on_bytecode  # 3.13 asks for it before the next line
         frame.f_trace_opcodes = True
@@ -63,7 +62,13 @@ class Interrupter:
         if not self.left:
             sys.settrace(None)
             self.where = f"{frame.f_code.co_qualname}, line {frame.f_lineno}, {name_of_bytecode(frame)}"
-            raise KeyboardInterrupt
+            self.act()
+
+    def concerns(self, module: str) -> bool:
+        return module.startswith("tasker.") and not module.startswith("tasker.testing.")  # the resources: a user's code
+
+    def act(self) -> None:
+        raise KeyboardInterrupt
 
     def runs_signal_handlers(self, frame: FrameType) -> bool:
         name, at = name_of_bytecode(frame), frame.f_lasti

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import threading
 
 import pytest
@@ -208,3 +210,64 @@ def test_run_task_is_refused_as_soon_as_stop_has_been_called(make, monkeypatch):
     finally:
         noticed.set()
         manager.stop()
+
+
+# -- interrupts ----------------------------------------------------------------------------------------------------
+
+
+class Interrupted:
+    """Collector, logger and hooks at once; a signal handler raises while `place` is called."""
+
+    def __init__(self, factory, place):
+        self.factory, self.place, self.called = factory, place, []
+
+    def __getattr__(self, name):
+        return lambda *args: self.call(name)
+
+    def call(self, name):
+        if threading.current_thread() is not threading.main_thread():
+            return
+        self.called.append(name)
+        if name == self.place:
+            os.kill(os.getpid(), signal.SIGTERM)
+            threading.Event().wait(PATIENCE)  # until the handler raises
+
+    def destroy(self, resource):
+        self.factory.destroy(resource)
+        self.call("on_destroy")
+
+    def check(self, error):
+        self.call("check_health")
+        return not isinstance(error, Sick)
+
+
+@pytest.mark.skipif(os.name != "posix", reason="signals to the own process")
+@pytest.mark.parametrize("error", [SystemExit(3), KeyboardInterrupt()])
+@pytest.mark.parametrize(
+    "place", ["on_destroy", "check_health", "record_arrival", "record_completion", "record_failure"]
+)
+def test_what_a_signal_handler_raises_in_code_of_the_users_is_raised_when_the_books_are_right(
+    pooled, factory, error, place
+):
+    def handler(*_):
+        raise error
+
+    user = Interrupted(factory, place)
+    manager = pooled(
+        resource_pool_size=0, on_destroy=user.destroy, check_health=user.check, collector=user, logger=user
+    )
+    fails = place in ("check_health", "record_failure")
+    previous = signal.signal(signal.SIGTERM, handler)
+    try:
+        with pytest.raises(type(error)) as caught:
+            manager.run_task(lambda resource: 1 / 0 if fails else resource)
+    finally:
+        signal.signal(signal.SIGTERM, previous)
+    assert caught.value is error
+    assert manager._engine.pool.out == 0
+    end = "record_failure" if fails else "record_completion"
+    assert [name for name in user.called if name.startswith("record")] == ["record_arrival", end]
+    assert "on_destroy" in user.called
+    report = manager.stop()
+    assert (report.completed + report.failed, report.abandoned) == (1, ())
+    assert report.destroy_errors == (place == "on_destroy")

@@ -74,8 +74,15 @@ class Site:
     def closed(self) -> None:
         """The manager has closed: nothing of the site's is to be left. May block."""
 
+    def parts(self) -> tuple[object, ...]:
+        """What has locks that the manager's threads need."""
+        return (self,)
+
     def leave_to_parent(self) -> None:
-        """In a forked child: let go of what belongs to the parent."""
+        """In a forked child: let go of what belongs to the parent, which alone destroys it. It is kept here, as to
+        collect it would free it, too."""
+        kept: list[Any] = []
+        self.destroy = kept.append
 
 
 class Placement(Protocol):

@@ -111,7 +111,11 @@ class RemoteSite(Site):
     def closed(self) -> None:
         self.end()  # what a Ctrl-C at the wrong moment has left
 
+    def parts(self) -> tuple[object, ...]:
+        return (self, *self._handles.copy())
+
     def leave_to_parent(self) -> None:
+        super().leave_to_parent()
         self._lock = threading.RLock()
         for handle in self._handles:
             handle.leave_to_parent()

@@ -322,6 +322,9 @@ class Still(Engine[int]):
     def _start(self) -> None:
         pass
 
+    def tasks_need_this_thread(self) -> bool:
+        return False  # no thread of a world is interrupted by another one's code
+
 
 class Managed(World):
     """A world around an engine, whose resources are numbers."""
