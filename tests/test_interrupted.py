@@ -185,7 +185,7 @@ class Cancel(Program):
         self.running = self.manager.submit(task)
         self.waiting = self.manager.submit(ignore)
         assert started.wait(PATIENCE)
-        self.manager._engine.run_aside(ignore)  # so that there is something to do for the aside thread
+        self.manager._engine.run_aside([ignore])  # so that there is something to do for the aside thread
 
     def close(self, method):
         self.running.cancel()  # or the task would run for as long as nothing interrupts it
