@@ -133,8 +133,8 @@ def _audit_remains(ledger: Ledger) -> None:
     dead = {False: len(queue._main), True: len(queue._priority)}  # withdrawn after the last compaction
     if queue._dead != dead:
         ledger.broken(f"the lanes hold {dead} entries, {queue._dead} dead ones are counted")
-    if any(queue._requeued.values()) or queue._holders:
-        ledger.broken(f"the empty queue counts {queue._requeued} re-queued tasks and {len(queue._holders)} slots")
+    if any(queue._requeued.values()) or queue.room.used():
+        ledger.broken(f"the empty queue counts {queue._requeued} re-queued tasks and {queue.room}")
     children: list[Any] = getattr(engine.site, "_all", list)()
     if children:
         ledger.broken(f"the closed manager has {children}")

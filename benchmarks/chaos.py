@@ -245,10 +245,14 @@ def trip(chaos: Chaos, holder: Any, name: str) -> None:
 
 def steal_wake_up(chaos: Chaos, engine: Any) -> None:
     """Take the announcement of a waiting thread, as who is interrupted before he wakes it does."""
-    for parking in (engine.queue.idle, engine.queue._room):
-        with contextlib.suppress(IndexError):
-            parking.announced.pop()
-            chaos.note("a wake-up gets lost")
+    room = engine.queue.room
+    with contextlib.suppress(IndexError):
+        engine.queue.idle.announced.pop()
+        chaos.note("a wake-up gets lost")
+    with contextlib.suppress(IndexError), room._lock:
+        room._called[room._line[0]] = time.monotonic()
+        room._line.popleft()
+        chaos.note("one that waits for room is not told of its turn")
 
 
 @contextlib.contextmanager

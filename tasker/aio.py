@@ -3,8 +3,7 @@
 Nothing here blocks the loop, and nothing waits that is not woken: a future, the queue and the lifecycle each know who
 awaits them. A cancelled await cancels what it waited for.
 
-For room, the coroutines of a loop stand in a line, and only the first one tries and waits: so they are served in the
-order in which they came. Each loop has its own, or one that does not run would hold up the others.
+For room, coroutines stand in the same line as threads (see `room`), and are served in the order in which they came.
 
 `results` is `map` for a loop. What the consumer's thread does there, two coroutines share here, so that results are
 handed out while the input lets itself be waited for: the *puller*, a task of its own, takes items and submits them as
@@ -25,6 +24,7 @@ from tasker.awaiting import Mailbox, Message, mailbox_here, waiter_here
 from tasker.errors import QueueFullError
 from tasker.future import TaskFuture, for_asyncio
 from tasker.queue import TaskQueue
+from tasker.room import Room
 from tasker.stream import Plan, Window, iterator_over
 
 __all__ = ["close", "results", "submit"]
@@ -76,7 +76,7 @@ async def submit(
     queue_timeout: float | None,
 ) -> Any:
     """The result of a task; `options` are those of `Engine.submit`, but for the time to wait for room."""
-    if queue_timeout is None and not engine.queue._capacity:  # by far the most frequent case
+    if queue_timeout is None and not engine.queue.room.capacity:  # by far the most frequent case
         return await engine.submit(fn, args, options)
     at_once = {**options, "queue_timeout": 0.0}
     return await (await _with_room(engine, lambda: engine.submit(fn, args, at_once), queue_timeout))
@@ -85,26 +85,31 @@ async def submit(
 async def _with_room(engine: Parts, launch: Callable[[], Future], queue_timeout: float | None = None) -> Future:
     """What `launch()` returns, tried again whenever there may be room."""
     limit = None if queue_timeout is None else checks.seconds("queue_timeout", queue_timeout, infinite=True)
-    queue = engine.queue
-    if not queue._capacity or limit == 0 or engine.runs_this_thread():  # which would wait for itself
+    room = engine.queue.room
+    if not room.capacity or limit == 0 or engine.runs_this_thread():  # which would wait for itself
         return launch()
     try:
-        async with asyncio.timeout(None if limit == float("inf") else limit), _line(queue):
-            while True:
-                with contextlib.suppress(QueueFullError):
-                    return launch()
-                await queue.room(waiter_here())
+        return launch()
+    except QueueFullError:
+        pass
+    try:
+        async with asyncio.timeout(None if limit == float("inf") else limit):
+            return await _in_turn(room, launch)
     except TimeoutError:
         return launch()  # its error says how full the queue is
 
 
-def _line(queue: TaskQueue) -> asyncio.Lock:
-    """The running loop's line: whoever holds this lock is the first. It lives as long as anybody stands there."""
-    loop = asyncio.get_running_loop()
-    line: asyncio.Lock | None = queue.lines.get(loop)
-    if line is None:
-        line = queue.lines[loop] = asyncio.Lock()
-    return line
+async def _in_turn(room: Room, launch: Callable[[], Future]) -> Future:
+    while True:
+        waiter = waiter_here()
+        try:
+            room.line_up(waiter)
+            await waiter
+        except BaseException:
+            room.give_up(waiter)
+            raise
+        with contextlib.suppress(QueueFullError):  # the loop did not run for too long: line up again
+            return room.in_turn(waiter, launch)
 
 
 # -- map -----------------------------------------------------------------------------------------------------------

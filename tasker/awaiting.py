@@ -96,12 +96,16 @@ class Message:
 class LoopWaiter(Message):
     """One await, which the message ends."""
 
-    __slots__ = ("_future", "parked")
+    __slots__ = ("_future",)
 
     def __init__(self, mailbox: Mailbox, future: asyncio.Future[None]) -> None:
         super().__init__(mailbox)
         self._future = future
-        self.parked: bool = True  # as a thread's seat is: it sleeps, if anybody asks
+
+    @property
+    def loop(self) -> asyncio.AbstractEventLoop:
+        """Which must run if the await is to end."""
+        return self._mailbox.loop
 
     def deliver(self) -> None:
         if not self._future.done():  # cancelled meanwhile

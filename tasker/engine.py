@@ -202,7 +202,7 @@ class Engine(Generic[R]):
     def _reserve(self, task: TaskFuture[Any], timeout: float | None) -> None:
         if not self._wait_for_room(task, 0.0 if self.runs_this_thread() else timeout):
             raise QueueFullError(
-                f"{self.name}: queue full: {self.queue.slots()}, {self.busy()} of {len(self.crew.members)} workers "
+                f"{self.name}: queue full: {self.queue.room}, {self.busy()} of {len(self.crew.members)} workers "
                 "busy; submit later, wait longer (queue_timeout), or raise queue_size"
             )
         if self.queue.closed:  # while it waited: it was in no lane, so nobody is to count it
@@ -328,7 +328,7 @@ class Engine(Generic[R]):
         return [task for task in self.queue.entries() if task._waits_for_start()]
 
     def has_room(self) -> bool:
-        return self.queue.has_room()
+        return self.queue.room.may_enter()
 
     def is_closing(self) -> bool:
         return self.is_stopping()
@@ -470,7 +470,8 @@ class Engine(Generic[R]):
 
     def _own_parts(self) -> tuple[object, ...]:
         """What has locks."""
-        return (self, self.queue, self.crew, self.figures, self.aside, self.pool, self.user, self.backoff)
+        parts = self.queue, self.queue.room, self.crew, self.figures, self.aside, self.pool, self.user, self.backoff
+        return (self, *parts)
 
     # -- the pieces --------------------------------------------------------------------------------------------------
 

@@ -58,6 +58,8 @@ class Seat:
 
     __slots__ = ("_lock", "parked")
 
+    loop: None = None  # it needs none to run
+
     def __init__(self) -> None:
         self._lock = new_sleeper()
         self.parked: bool = False  # whether its thread sleeps in a parking, with nothing in its hands

@@ -28,8 +28,7 @@ Hands. A worker that takes a task must not lose it to an exception that strikes 
 worker's hand (`Hand.task`) before it is out of the lane, with no thread switch in between.
 
 `_take_lock` is held by takers of free-threaded builds, and by a compaction or re-queue, which excludes all takers.
-`_dead_lock` guards `_dead`, `_requeued`, `_later` and the slots of the bounded queue. Order: the first, then the
-second.
+`_dead_lock` guards `_dead`, `_requeued` and `_later`. Order: the first, then the second.
 """
 
 from __future__ import annotations
@@ -41,12 +40,12 @@ import time
 from collections import deque
 from collections.abc import Callable
 from typing import Any, Protocol
-from weakref import WeakValueDictionary
 
 from tasker.errors import TaskManagerShutdownError
 from tasker.future import TaskFuture
 from tasker.handover import append_from
-from tasker.parking import Parking, Seat, gil_enabled
+from tasker.parking import Parking, gil_enabled
+from tasker.room import Room
 
 __all__ = ["TaskQueue"]
 
@@ -66,13 +65,10 @@ class TaskQueue:
 
     def __init__(self, name: str, capacity: int = 0, *, locked: bool | None = None) -> None:
         self._name = name
-        self._capacity = capacity
         self._main: deque[Task] = deque()
         self._priority: deque[Task] = deque()
         self.idle: Parking = Parking()  # workers without a task
-        self._room = Parking()  # submitters without a slot
-        self._submitters: set[Seat] = set()  # theirs, announced or not
-        self.lines: WeakValueDictionary[Any, Any] = WeakValueDictionary()  # of each loop, its line for room (see aio)
+        self.room: Room = Room(capacity)  # for tasks that were not taken before
         self.waking: bool = False  # whether a worker that a submitter woke has yet to look
         self.closed: bool = False
         self._killed = False  # whether what waits is to fail
@@ -84,10 +80,11 @@ class TaskQueue:
         self._dead = {False: 0, True: 0}  # emptied entries of the main and of the priority lane
         self._requeued = {False: 0, True: 0}  # entries that were taken before
         self._later: list[tuple[float, Task]] = []  # retries that pause, and until when
-        self._holders: set[Task] = set()  # tasks with a slot: a set, so that freeing one twice frees one
         self._take = self._take_locked if (not gil_enabled() if locked is None else locked) else self._take_unlocked
         self.take: Callable[[Hand], Task | None] = self._take_freeing if capacity else self._take
         self._swept: list[Task] = []  # what `fail_waiting` has in its hands
+        self.reserve = self.room.enter  # before `put` to a bounded queue
+        self.free_slot = self.room.leave
 
     # -- submitters --------------------------------------------------------------------------------------------
 
@@ -111,55 +108,9 @@ class TaskQueue:
         task._count_refusal()
         return True
 
-    def reserve(self, task: Task, timeout: float | None) -> bool:
-        """Before `put` to a bounded queue: get the task a slot, or find the queue closed.
-
-        Blocks for at most `timeout` seconds (`None`: as long as it takes); `False` when there was no room by then."""
-        deadline = None if timeout is None else time.monotonic() + timeout
-        seat: Seat | None = None
-        try:
-            while not self._take_slot(task):
-                left = None if deadline is None else deadline - time.monotonic()
-                if left is not None and left <= 0:
-                    return False
-                if seat is None:
-                    seat = Seat()
-                    self._submitters.add(seat)
-                limit = -1.0 if left is None else min(left, threading.TIMEOUT_MAX)
-                self._room.park(seat, self._room_or_closed, limit)
-            return True
-        finally:
-            if seat is not None:
-                self._submitters.discard(seat)
-
-    async def room(self, waiter: Any) -> None:
-        """As `reserve` waits, in asyncio: until there may be room, or the queue has closed.
-
-        `waiter` can be awaited, and woken as a `Seat`; of several loops the one that waits longest is woken first."""
-        self._submitters.add(waiter)
-        self._room.announced.appendleft(waiter)
-        awake = False
-        try:
-            if self._room_or_closed() is None:
-                await waiter
-            awake = True
-        finally:
-            self._submitters.discard(waiter)
-            if not self._room.take_back(waiter) and not awake:
-                self._room.wake_one()  # a wake-up came that we have no use for
-
-    def has_room(self) -> bool:
-        """Whether another task would get a slot, or be refused, now."""
-        return self._room_or_closed() is not None
-
-    def slots(self) -> str:
-        """How full a bounded queue is, in words."""
-        return f"{len(self._holders)} of {self._capacity} waiting"
-
     def wake_submitters(self) -> None:
-        """Wake all who wait for room: the queue closed, or a wake-up may have got lost."""
-        self._room.wake_all()
-        self._room.wake_stranded(list(self._submitters))
+        """Wake all who wait for room if the queue is closed, and else those whose turn it is: they may not know."""
+        self.room.heal()
 
     # -- workers -----------------------------------------------------------------------------------------------
 
@@ -221,7 +172,7 @@ class TaskQueue:
         with self._dead_lock:
             self._dead[task._priority] += 1
             self._requeued[task._priority] -= task.attempts > 0
-        if self._capacity:
+        if self.room.capacity:
             self.free_slot(task)
 
     # -- the burst thread ----------------------------------------------------------------------------------------
@@ -230,10 +181,12 @@ class TaskQueue:
         """Refuse new tasks from now on, with `error`. Signal-safe; whoever sleeps is for the caller to wake."""
         self._error = error
         self.closed = True
+        self.room.closed = True
 
     def kill(self) -> None:
         """Close, and give no worker anything any more: what waits is for the caller to fail. Signal-safe."""
         self.closed = True
+        self.room.closed = True
         self._killed = True
         self._excluding = True
 
@@ -346,24 +299,6 @@ class TaskQueue:
         if task is not None:
             self.free_slot(task)
         return task
-
-    def _take_slot(self, task: Task) -> bool:
-        with self._dead_lock:
-            if self.closed or len(self._holders) < self._capacity:  # closed: let put() refuse it
-                self._holders.add(task)
-                return True
-            return False
-
-    def free_slot(self, task: Task) -> None:
-        """Give back the slot of a task that has one: it was taken, settled, or not put after all."""
-        with self._dead_lock:
-            if task not in self._holders:
-                return
-            self._holders.remove(task)
-        self._room.wake_one()
-
-    def _room_or_closed(self) -> bool | None:
-        return True if self.closed or len(self._holders) < self._capacity else None
 
     def _sweep(self) -> bool:
         """Take the next tasks out; whether there were any."""

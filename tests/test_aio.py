@@ -13,6 +13,7 @@ import traceback
 import weakref
 from collections import Counter, deque
 from concurrent.futures import CancelledError as StandardCancelledError
+from functools import partial
 
 import pytest
 
@@ -25,7 +26,6 @@ from tasker import (
     awaiting,
 )
 from tasker.parking import gil_enabled
-from tasker.queue import TaskQueue
 from tasker.testing import ManualClock
 from tests.conftest import PATIENCE, Sick, eventually
 
@@ -1023,6 +1023,32 @@ def test_who_comes_later_does_not_overtake_one_that_waits_for_room(block, gate):
     run(main)
 
 
+def test_threads_and_coroutines_wait_for_room_in_one_line(block, gate):
+    manager = block(queue_size=1)
+    unhealed(manager)
+    order, threads, line = [], [], manager._engine.queue.room._line
+
+    async def main():
+        filling = manager.submit(double, 1)
+        tasks = []
+        for i in range(9):
+            if i % 3:
+                note = partial(manager.queue_task, lambda resource, i=i: order.append(i))
+                threads.append(threading.Thread(target=note))
+                threads[-1].start()
+            else:
+                tasks.append(asyncio.create_task(manager.asubmit(lambda resource, i=i: order.append(i))))
+                await others()
+            eventually(lambda i=i: len(line) == i + 1)
+        gate.opened.set()
+        await asyncio.gather(*tasks, filling)
+
+    run(main)
+    for thread in threads:
+        thread.join(PATIENCE)
+    assert order == list(range(9))
+
+
 @pytest.mark.parametrize("at", ["first", "middle", "all but the last"])
 def test_those_that_are_cancelled_while_they_wait_for_room_hold_up_nobody(block, gate, at):
     manager = block(queue_size=1)
@@ -1043,54 +1069,7 @@ def test_those_that_are_cancelled_while_they_wait_for_room_hold_up_nobody(block,
         assert order == [i for i, task in enumerate(tasks) if task not in leaving]
 
     run(main)
-    assert not manager._engine.queue._submitters
-    assert not manager._engine.queue._room.announced
-
-
-class Sleepy:
-    """A waiter for room that sleeps whatever happens, and counts who wants to wake it."""
-
-    parked = True
-
-    def __init__(self):
-        self.woken = 0
-
-    def wake(self):
-        self.woken += 1
-
-    def __await__(self):
-        yield
-
-
-@pytest.mark.parametrize("was_woken", [True, False])
-def test_a_wake_up_that_a_cancelled_coroutine_cannot_use_goes_to_the_next(was_woken):
-    queue = TaskQueue("tasker", 1)
-    queue._holders.add(None)  # no room
-    waiters = [Sleepy(), Sleepy()]
-    rooms = [queue.room(waiter) for waiter in waiters]
-    for room in rooms:
-        room.send(None)
-    if was_woken:
-        queue._room.wake_one()
-        assert [waiter.woken for waiter in waiters] == [1, 0]
-    with pytest.raises(asyncio.CancelledError):
-        rooms[0].throw(asyncio.CancelledError())
-    assert waiters[1].woken == was_woken
-    with pytest.raises(StopIteration):
-        rooms[1].send(None)
-    assert not queue._submitters
-    assert not queue._room.announced
-
-
-@pytest.mark.parametrize("what", ["room", "the end"])
-def test_what_came_before_a_coroutine_waits_for_room_is_seen(what):
-    queue = TaskQueue("tasker", 1)
-    if what == "the end":
-        queue._holders.add(None)
-        queue.close()
-    with pytest.raises(StopIteration):
-        queue.room(Sleepy()).send(None)
-    assert not queue._room.announced
+    assert not manager._engine.queue.room.is_wanted()
 
 
 @pytest.mark.usefixtures("hasty")
@@ -1136,7 +1115,7 @@ def test_none_is_lost_of_threads_loops_and_cancelled_ones_that_wait_for_room(mak
     assert manager.join(PATIENCE)
     assert expected - ran == Counter()
     assert max(ran.values()) == 1
-    assert not manager._engine.queue._holders
+    assert manager._engine.queue.room.used() == 0
 
 
 def test_queue_timeout_bounds_the_wait_for_room(block):

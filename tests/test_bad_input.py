@@ -224,7 +224,7 @@ class World:
             "stats": self.manager.stats(),
             "arrived": totals.total_tasks_arrived,
             "ended": totals.total_tasks_completed + totals.total_tasks_failed + totals.total_tasks_cancelled,
-            "slots": engine.queue.slots(),
+            "slots": engine.queue.room.used(),
             "entries": engine.queue.entries(),
             "closed": engine.queue.closed,
             "watchers": engine.watchers,
@@ -736,7 +736,7 @@ WAITS = {  # what waits for so long, how to see that it does, and what ends it w
     "join": (lambda w, t: w.manager.join(t), lambda w: w.manager._engine.watchers, True),
     "queue_timeout": (
         lambda w, t: w.manager.submit(task, queue_timeout=t).result(PATIENCE),
-        lambda w: w.manager._engine.queue._room.announced,
+        lambda w: w.manager._engine.queue.room._line,
         "done",
     ),
     "stop": (lambda w, t: w.manager.stop(t).drained, lambda w: w.manager._engine.queue.closed, True),

@@ -382,19 +382,10 @@ def test_a_submitter_whose_wake_up_got_lost_does_not_wait_for_ever(make, end):
 
     thread = threading.Thread(target=submit, daemon=True)
     thread.start()
-    announced = manager._engine.queue._room.announced
-
-    def steal():  # as who is interrupted between taking an announcement and waking
-        try:
-            seat = announced.pop()
-        except IndexError:  # a tick has woken it just now
-            return False
-        if seat.parked:
-            return True
-        seat.wake()
-        return False
-
-    eventually(steal)
+    room = manager._engine.queue.room
+    eventually(lambda: room._line)
+    room.leave = room._holders.discard  # as who is interrupted between freeing a slot and giving it to the next
+    manager._engine.queue.free_slot = room.leave
     gate.set()
     if end == "stops":
         manager.stop()
@@ -507,31 +498,36 @@ def test_stop_does_not_return_before_a_timeout_has_settled_its_task(make):
     assert done or not closed_early
 
 
-def test_metrics_in_a_signal_handler_that_interrupted_a_submitter_does_not_wait_for_ever(make):
+def test_metrics_in_a_signal_handler_that_interrupted_a_cancellation_does_not_wait_for_ever(make):
     manager = make(worker_count=1, queue_size=5)
     figures, queue = manager._engine.figures, manager._engine.queue
-    asked, waiting_new = threading.Event(), figures._waiting
+    asked, started, gate, waiting_new = threading.Event(), threading.Event(), threading.Event(), figures._waiting
     another = threading.Thread(target=manager.metrics, daemon=True)
 
     def ask():
         asked.set()
         return waiting_new()  # waits for the queue's lock
 
-    class Interrupted(set):
-        """The tasks with a slot: one is added under the queue's lock, where a signal handler may run."""
+    class Interrupted(dict):
+        """The counts of dead entries: one is counted under the queue's lock, where a signal handler may run."""
 
-        def add(self, task):
-            super().add(task)
-            figures._waiting = ask
-            another.start()
-            assert asked.wait(PATIENCE)
-            manager.metrics()
+        def __setitem__(self, priority, count):
+            super().__setitem__(priority, count)
+            if not asked.is_set():
+                figures._waiting = ask
+                another.start()
+                assert asked.wait(PATIENCE)
+                manager.metrics()
 
-    queue._holders = Interrupted()
-    submitter = threading.Thread(target=manager.submit, args=(lambda resource: None,), daemon=True)
-    submitter.start()
-    submitter.join(PATIENCE)
-    assert not submitter.is_alive()
+    manager.submit(lambda resource: (started.set(), gate.wait(PATIENCE)))
+    assert started.wait(PATIENCE)
+    future = manager.submit(lambda resource: None)
+    queue._dead = Interrupted(queue._dead)
+    canceller = threading.Thread(target=future.cancel, daemon=True)
+    canceller.start()
+    canceller.join(PATIENCE)
+    gate.set()
+    assert not canceller.is_alive()
     another.join(PATIENCE)
     assert not another.is_alive()
 

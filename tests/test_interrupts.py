@@ -140,7 +140,7 @@ def test_an_interrupt_at_every_moment_of_a_submission_strands_nothing(name, make
         interrupted = interrupter.where is not None
         assert manager.queue_task_async(lambda _, number: number, moment).result(PATIENCE) == moment, interrupter.where
         assert manager.join(PATIENCE), interrupter.where
-        assert engine.queue._holders == set(), interrupter.where
+        assert engine.queue.room.used() == 0, interrupter.where
         assert engine.pool.out == 0, interrupter.where
         assert engine.run_contexts == set(), interrupter.where
         m = manager.metrics()

@@ -37,7 +37,7 @@ LAYERS = (
     ),
     ("placement.mark", "placement.stderr", "wrapping"),
     # needs one or two of those
-    ("aside", "awaiting", "checks", "metrics", "placement.base", "placement.envelope", "resources"),
+    ("aside", "awaiting", "checks", "metrics", "placement.base", "placement.envelope", "resources", "room"),
     ("signature", "timer"),
     ("context", "interrupts"),
     ("current", "placement.handle"),

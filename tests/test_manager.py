@@ -327,7 +327,7 @@ def test_a_full_queue_refuses_at_once_or_waits_for_room(make):
     accepted = []
     thread = threading.Thread(target=lambda: accepted.append(manager.queue_task(lambda resource: "waited")))
     thread.start()
-    eventually(lambda: manager._engine.queue._room.announced)
+    eventually(lambda: manager._engine.queue.room._line)
     gate.set()
     thread.join(PATIENCE)
     assert accepted == ["waited"]

@@ -479,69 +479,13 @@ def full():
     return queue
 
 
-class Room:
-    """Where submitters wait, by a clock of the test's. Each wait ends with the next of `events`, or by its timeout."""
-
-    def __init__(self, *events):
-        self.now = 1000.0
-        self.events = list(events)  # after how many seconds, and what happens then
-
-    def monotonic(self):
-        return self.now
-
-    def park(self, seat, look, timeout=-1.0):
-        assert isinstance(seat, Seat)
-        assert timeout == -1 or 0 < timeout <= threading.TIMEOUT_MAX
-        found = look()
-        if found is not None:
-            return found
-        after, happen = self.events[0] if self.events else (float("inf"), None)
-        if timeout != -1 and timeout < after:
-            self.now += timeout
-        else:
-            assert happen is not None, "nobody would ever wake it"
-            self.events.pop(0)
-            self.now += after
-            happen()
-        return look()
-
-    def wake_one(self):
-        pass  # it is in the events
-
-
-def spurious():
-    """A wake-up for nothing."""
-
-
-@pytest.mark.parametrize(
-    ("timeout", "wakes", "waited"),
-    [
-        pytest.param(5.0, [], None, id="nobody leaves"),
-        pytest.param(5.0, [2.0, 2.0], None, id="woken for nothing, the deadline stays"),
-        pytest.param(5.0, [2.0, 2.5, "room"], 4.75, id="room in time"),
-        pytest.param(0.5, ["room"], 0.25, id="room within less than a second"),
-        pytest.param(None, [1e6, 1e9, "room"], 1e6 + 1e9 + 0.25, id="as long as it takes"),
-        pytest.param(float("inf"), [1e6, "room"], 1e6 + 0.25, id="infinite"),
-        pytest.param(5.0, [1.0, "close"], 1.25, id="closed"),
-        pytest.param(None, ["close"], 0.25, id="closed, without a timeout"),
-    ],
-)
-def test_a_submitter_waits_for_room_until_its_deadline(full, monkeypatch, timeout, wakes, waited):
-    what = {"room": (0.25, lambda: full.take(SimpleNamespace())), "close": (0.25, full.close)}
-    room = Room(*(what.get(wake) or (wake, spurious) for wake in wakes))
-    monkeypatch.setattr(full, "_room", room)
-    monkeypatch.setattr(tasker.queue, "time", room)
-    assert full.reserve(task(full), timeout) is (waited is not None)
-    assert room.now == 1000.0 + (timeout if waited is None else waited)
-
-
 @pytest.mark.parametrize("timeout", [None, PATIENCE])
 @pytest.mark.parametrize("how", ["taken", "settled", "closed"])
 def test_a_submitter_that_sleeps_is_woken_by_room_and_by_closing(full, how, timeout):
     waiting, results = task(full), []
     thread = threading.Thread(target=lambda: results.append(full.reserve(waiting, timeout)))
     thread.start()
-    eventually(lambda: full._room.announced)
+    eventually(lambda: full.room._line)
     if how == "taken":
         assert full.take(SimpleNamespace())
     elif how == "settled":
@@ -559,42 +503,11 @@ def test_a_submitter_that_sleeps_is_woken_by_room_and_by_closing(full, how, time
         assert waiting in full.entries()
 
 
-def test_a_submitter_whose_wake_up_got_lost_is_woken_with_the_next_tick(full):
-    results = []
-    thread = threading.Thread(target=lambda: results.append(full.reserve(task(full), None)))
-    thread.start()
-    eventually(lambda: full._room.announced and full._room.announced[0].parked)
-    assert full._room.take_longest()  # by somebody whom Ctrl-C ended before it woke the submitter
-    assert full.take(SimpleNamespace())
-    full.wake_submitters()  # as the tick does
-    thread.join(PATIENCE)
-    assert results == [True]
-    assert not full._submitters
-
-
-@pytest.mark.parametrize("how", ["taken", "closed"])
-def test_room_that_is_made_before_the_submitter_is_announced_is_not_missed(full, how):
-    take_slot = full._take_slot
-    looked = []
-
-    def look_and_be_overtaken(each):
-        found = take_slot(each)
-        if not looked:
-            looked.append(found)
-            full.take(SimpleNamespace()) if how == "taken" else full.close()
-        return found
-
-    full._take_slot = look_and_be_overtaken
-    assert full.reserve(task(full), None)
-    assert looked == [False]
-    assert not full._room.announced
-
-
 def test_a_bounded_queue_says_how_full_it_is():
     queue = TaskQueue("queue", 3)
     for _ in range(2):
         assert queue.reserve(task(queue), 0)
-    assert queue.slots().startswith("2 of 3")
+    assert str(queue.room).startswith("2 of 3")
 
 
 class Entry:

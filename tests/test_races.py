@@ -123,4 +123,4 @@ def test_nothing_is_lost_whatever_happens_at_once(make, factory, end, bound):
     queue = manager._engine.queue
     assert queue._dead == {False: len(queue._main), True: len(queue._priority)}  # withdrawn after the last compaction
     assert queue._requeued == {False: 0, True: 0}
-    assert queue._holders == set()
+    assert queue.room.used() == 0

@@ -439,7 +439,7 @@ def test_a_submission_refused_while_it_waited_for_room_is_not_counted(make):
 
     submitter = threading.Thread(target=submit)
     submitter.start()
-    eventually(lambda: manager._engine.queue._submitters)
+    eventually(lambda: manager._engine.queue.room._line)
     stopper = threading.Thread(target=manager.stop)
     stopper.start()
     submitter.join(PATIENCE)
@@ -497,7 +497,7 @@ def test_submitters_that_wait_for_room_are_refused_when_it_closes(make):
     threads = [threading.Thread(target=submit) for _ in range(3)]
     for thread in threads:
         thread.start()
-    eventually(lambda: len(manager._engine.queue._room.announced) == 3)
+    eventually(lambda: len(manager._engine.queue.room._line) == 3)
     manager._engine.lifecycle.request_stop()
     for thread in threads:
         thread.join(PATIENCE)

@@ -1043,7 +1043,7 @@ def test_a_task_of_another_manager_may_map(make, kind):
 def test_a_bounded_queue_may_be_smaller_than_the_window(make, kind):
     manager = make(worker_count=2, queue_size=1)
     assert sorted(manager.map(double, range(100), max_in_flight=50, **kind)) == [2 * i for i in range(100)]
-    assert manager._engine.queue._holders == set()
+    assert manager._engine.queue.room.used() == 0
 
 
 def test_in_a_task_a_full_queue_refuses_after_the_results_of_what_it_had_room_for(make, gated):

@@ -34,6 +34,7 @@ import tasker.methods
 import tasker.metrics
 import tasker.parking
 import tasker.queue
+import tasker.room
 import tasker.worker
 from tasker import Config
 from tasker.engine import Engine
@@ -205,6 +206,9 @@ class SeenLock:
     def __exit__(self, *_: object) -> None:
         self.lock.release()
 
+    def _is_owned(self) -> bool:
+        return bool(self.lock._is_owned())
+
 
 class Gate:
     """As an event: who has passed lets the next one pass."""
@@ -235,12 +239,12 @@ def _seams() -> Iterator[None]:
         for module in (tasker.parking, tasker.future, tasker.methods):
             stack.enter_context(mock.patch.object(module, "new_sleeper", Sleeper))
         stack.enter_context(mock.patch.object(tasker.future, "Sleeper", Sleeper))
-        for module in (tasker.queue, tasker.worker, tasker.burst, tasker.lifecycle):
+        for module in (tasker.room, tasker.worker, tasker.burst, tasker.lifecycle):
             stack.enter_context(mock.patch.object(module, "Seat", seat))
         stack.enter_context(mock.patch.object(tasker.future, "_first_waiter", None))  # see _made
         stack.enter_context(mock.patch.object(tasker.queue, "Parking", parking))
         stack.enter_context(mock.patch.object(tasker.metrics, "Shard", shard))
-        for module in (tasker.parking, tasker.queue):
+        for module in (tasker.parking, tasker.queue, tasker.room):
             stack.enter_context(mock.patch.object(module, "deque", Lane))
         # frontrun lets the next thread go just before a step is done: the GIL must not change hands in between
         stack.callback(sys.setswitchinterval, sys.getswitchinterval())
