@@ -195,7 +195,7 @@ class Burst:
             self._held_at = max(self._held_at, parts.backoff.made_at)
         if len(holding) == len(parts.crew.members) and parts.user.create_error is not None:
             parts.aside.let_go([parts.user.take_create_error()])
-        self.hopeless = now - self._held_at >= self._create_timeout
+        self.hopeless = parts.site.impossible is not None or now - self._held_at >= self._create_timeout
         if self.hopeless and not holding:
             parts.queue.fail_waiting(
                 lambda task: task._fail_from_outside(self._creation_error(), ContextCancelledError("no resource")),
@@ -215,7 +215,11 @@ class Burst:
         self._settling = list(parts.settling)
 
     def _creation_error(self) -> ResourceCreationError:
-        error = ResourceCreationError(f"{self._parts.name}: no worker has held a resource for {self._why_hopeless()}")
+        if self._parts.site.impossible is None:
+            what = f"no worker has held a resource for {self._why_hopeless()}"
+        else:
+            what = f"no worker will ever hold a resource: {self._parts.user.create_trouble}"
+        error = ResourceCreationError(f"{self._parts.name}: {what}")
         error.__cause__ = self._parts.user.create_error
         return error
 
@@ -227,7 +231,7 @@ class Burst:
         parts = self._parts
         lacking = [worker for worker in parts.crew.members if not worker.holds_resource]
         if parts.user.create_error is not None:
-            why = f"on_create raised {parts.user.create_trouble}"
+            why = parts.user.create_trouble
         elif not lacking:
             why = "none was hired"
         elif any(worker.creating for worker in lacking):

@@ -37,9 +37,10 @@ class InCaller(Protocol):
 class Place:
     """What one thread runs."""
 
-    __slots__ = ("loan", "worker")
+    __slots__ = ("imports", "loan", "worker")
 
     def __init__(self) -> None:
+        self.imports: bool = False  # what was sent to a child or an actor is unpickled, which may import anything
         self.worker: OnWorker | None = None
         self.loan: InCaller | None = None
 

@@ -30,6 +30,12 @@ class ConfigError(TaskerError, ValueError):
     """A `Config` field or an argument has a wrong value: names the field, the value, and what is allowed."""
 
 
+class EndlessError(ConfigError):
+    """A module that a child imports for its parent makes a manager with children, which would import it too, and so on.
+
+    What the user sees is a `ConfigError`."""
+
+
 class QueueFullError(TaskerError):
     """A bounded queue had no room within `queue_timeout`: the task is not accepted. Submit later or raise the bound."""
 

@@ -59,9 +59,13 @@ class UserCode(Generic[R]):
 
     def creation_failed(self, error: BaseException, failures: int) -> None:
         """A worker could not make a resource and will try again; `failures`: see `Backoff.count_failure`."""
-        self.create_trouble = last_line_of(error)  # here: to print an error is to run the user's code
+        if error is self._site.impossible and error is self.create_error:  # as was reported
+            return
+        raised = "on_create raised" if self._site.is_of_hook(error) else "no resource was made:"
+        self.create_trouble = f"{raised} {last_line_of(error)}"  # here: to print an error is to run the user's code
         self.create_error = error
-        self._report("on_create raised, trying again", error, failures)
+        again = "" if error is self._site.impossible else ", trying again"
+        self._report(f"{raised.rstrip(':')}{again}", error, failures)
 
     def broke_early(self, error: BaseException, failures: int) -> None:
         """One more resource of a worker broke before it had done a task well; `failures` as above."""

@@ -16,6 +16,7 @@ from collections.abc import Callable
 from datetime import timedelta
 from decimal import Decimal
 from fractions import Fraction
+from pathlib import Path
 from typing import Any
 from unittest.mock import AsyncMock
 
@@ -336,6 +337,13 @@ argument(
     lambda world, value: Processes(grace=value),
     wrong=seconds("0 or more", finite=True),
     right=[0, 0.0, *TIMES],
+)
+argument("Processes.kill_group", lambda world, value: Processes(kill_group=value), wrong=FLAGS, right=[True, False])
+argument(
+    "Processes.executable",
+    lambda world, value: Processes(executable=value),
+    wrong=[*(Bad(value, "path of a Python") for value in ("", 3, b"python", ["python"])), *unprintable("path")],
+    right=[None, "/usr/bin/python3", Path("python3")],
 )
 argument(
     "Ray.grace",

@@ -28,14 +28,15 @@ LAYERS = (
     (
         "backoff",
         "logger",
-        "placement.launch",
+        "placement.python",
         "placement.records",
         "placement.wire",
         "reservoir",
         "scaling",
         "snapshots",
     ),
-    ("placement.mark", "placement.stderr", "wrapping"),
+    ("placement.launch", "wrapping"),
+    ("placement.mark", "placement.stderr"),
     # needs one or two of those
     ("aside", "awaiting", "checks", "metrics", "placement.base", "placement.envelope", "resources", "room"),
     ("signature", "timer"),

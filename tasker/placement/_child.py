@@ -169,6 +169,10 @@ def _live(calls: int, answers: int, orders: int, mark: int) -> None:
     sys.argv[:] = setup.argv
     os.environ.clear()
     os.environ.update(setup.environment)
+    if setup.authkey is not None:
+        from multiprocessing.process import current_process
+
+        current_process().authkey = setup.authkey
     threading.current_thread().name = setup.name
     outbox = _Outbox(wire)
     forward_records(setup.name, setup.levels, outbox.record)

@@ -41,9 +41,16 @@ class Site:
     block; the rest runs in any thread, and must not."""
 
     create: Callable[[], Any]
-    """Makes a resource, and returns it or its handle. Raises what `on_create` raises."""
+    """Makes a resource, and returns it or its handle. Raises what `on_create` raises, or what the place does."""
     destroy: Callable[[Any], object]
     """Frees it. Raises what `on_destroy` raises."""
+
+    impossible: Exception | None = None
+    """Why no resource will ever be made, once that is known: `create` raises it from then on, at once."""
+
+    def is_of_hook(self, error: BaseException) -> bool:
+        """Whether `on_create` itself has raised what `create` has raised."""
+        return True
 
     def is_lost(self, resource: Any) -> bool:
         """Whether the place where it lives is gone."""

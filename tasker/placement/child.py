@@ -15,6 +15,7 @@ import os
 import pickle
 import signal
 import subprocess
+import sys
 import threading
 from collections.abc import Callable
 from typing import Any
@@ -41,8 +42,16 @@ class Child(Handle):
 
     KIND = "a child process"
 
-    def __init__(self, name: str, grace: float, lost: Callable[[Any], None], *, group: bool = True) -> None:
-        """Start the process; with its `group` it also ends what it has started.
+    def __init__(
+        self,
+        name: str,
+        grace: float,
+        lost: Callable[[Any], None],
+        *,
+        python: str = sys.executable,
+        group: bool = True,
+    ) -> None:
+        """Have `python` start as the process; with its `group` it also ends what it has started.
 
         Raises `OSError` or `RuntimeError` when there can be no more processes or threads."""
         super().__init__(name, grace, lost)
@@ -56,7 +65,7 @@ class Child(Handle):
         self._asked = 0  # how often it was asked to do something
         self._mark = Mark()  # how much of that it has begun
         self._stderr: Stderr
-        self._process = self._start()
+        self._process = self._start(python)
         self.pid: int = self._process.pid
         try:
             self._pidfd = self._open_pidfd()
@@ -167,7 +176,7 @@ class Child(Handle):
 
     # -- the beginning and the end of the process --------------------------------------------------------------------
 
-    def _start(self) -> subprocess.Popen[bytes]:
+    def _start(self, python: str) -> subprocess.Popen[bytes]:
         ends: list[int] = []
         try:
             self._stderr = Stderr(outlived=not self._group)
@@ -175,7 +184,7 @@ class Child(Handle):
                 ends += pipe()
             calls, to_child, from_child, answers, orders, control = ends
             streams = {"calls": calls, "answers": answers, "orders": orders, "mark": self._mark.descriptor}
-            process = launch(streams, error=self._stderr.end, group=self._group)
+            process = launch(python, streams, error=self._stderr.end, group=self._group)
         except BaseException:  # no more descriptors, or processes, for now
             for end in ends:
                 os.close(end)

@@ -13,10 +13,11 @@ from typing import Any
 
 from tasker import checks
 from tasker.context import Context
-from tasker.errors import ConfigError, TaskManagerKilledError, WorkerLostError, shown
+from tasker.current import here
+from tasker.errors import ConfigError, EndlessError, TaskManagerKilledError, WorkerLostError, shown
 from tasker.placement import envelope, protocol
 from tasker.placement.base import Settings, Site
-from tasker.placement.envelope import Packed
+from tasker.placement.envelope import Packed, RemoteTraceback
 from tasker.placement.handle import Handle
 from tasker.placement.records import levels
 from tasker.placement.variables import pack_variables
@@ -33,6 +34,11 @@ class RemoteSite(Site):
     Raises `ConfigError` when `on_create` or `on_destroy` cannot be pickled. `_lock` guards the set of handles."""
 
     def __init__(self, settings: Settings, new_handle: Callable[[str], Handle]) -> None:
+        if here.place.imports:
+            raise EndlessError(
+                "a module that a child process imports for its parent makes a manager with children of its own, which "
+                "would import that module as well, and so on: make the manager in a function, or in another module"
+            )
         self._name = settings.name
         self._callers = f"{self._name}-caller"  # the name of the handles of `run_task`
         self._new_handle = new_handle
@@ -55,6 +61,8 @@ class RemoteSite(Site):
             name = self._callers
         if self._killed:
             raise TaskManagerKilledError(f"{self._name} was killed before the resource was created")
+        if self.impossible is not None:
+            raise self.impossible.with_traceback(None)
         handle = self._new_handle(name)
         with self._lock:
             self._handles.add(handle)
@@ -64,6 +72,8 @@ class RemoteSite(Site):
             handle.create(self._setup(name), self._create_timeout)
         except BaseException as error:
             self._forget(handle)
+            if isinstance(error, EndlessError):
+                raise self._found_impossible(error).with_traceback(None) from None
             if self._killed and isinstance(error, WorkerLostError):  # by this site, which may not say so itself
                 raise TaskManagerKilledError(f"{self._name} was killed while the resource was created") from None
             raise
@@ -86,6 +96,11 @@ class RemoteSite(Site):
         return resource.call(context, packed)
 
     # -- the manager ---------------------------------------------------------------------------------------------------
+
+    def is_of_hook(self, error: BaseException) -> bool:
+        if isinstance(error, EndlessError) or getattr(error, "type_name", None) == "":  # see `Host._unpacked`
+            return False
+        return isinstance(error.__cause__, RemoteTraceback)
 
     def late(self) -> str:
         # each once, in their order
@@ -130,17 +145,30 @@ class RemoteSite(Site):
         with self._lock:
             self._handles.discard(handle)
 
+    def _found_impossible(self, error: Exception) -> Exception:
+        """What it says is the same in every child: the first one counts."""
+        with self._lock:
+            if self.impossible is None:
+                self.impossible = error
+            return self.impossible
+
     def _setup(self, name: str) -> protocol.Setup:
         return protocol.Setup(
             name=name,
             path=[entry for entry in sys.path if isinstance(entry, str)],
             argv=list(sys.argv),
             environment=dict(os.environ),
+            authkey=_authkey(),
             levels=levels(),
             values=self._values,
             stopping=self._stopping,
             hooks=self._hooks,
         )
+
+
+def _authkey() -> bytes | None:
+    process: Any = sys.modules.get("multiprocessing.process")
+    return None if process is None else bytes(process.current_process().authkey)
 
 
 def _pack_hooks(settings: Settings) -> bytes:

@@ -20,7 +20,14 @@ from tasker import timer
 from tasker.aside import Aside
 from tasker.context import Context, TaskContext, background, with_value, without_cancel
 from tasker.current import here
-from tasker.errors import ContextCancelledError, DeadlineExceededError, RemoteTaskError, TaskManagerKilledError
+from tasker.errors import (
+    ContextCancelledError,
+    DeadlineExceededError,
+    EndlessError,
+    RemoteTaskError,
+    TaskManagerKilledError,
+    shown,
+)
 from tasker.logger import GuardedLogger
 from tasker.placement import envelope, protocol
 from tasker.placement.envelope import Outcome
@@ -40,7 +47,7 @@ class Host:
         self._ended: dict[int, int] = {}  # how contexts ended, by the number of the call
         self._stopping = setup.stopping
         self._aside = Aside(f"{setup.name}-context", GuardedLogger(logging.getLogger("tasker")))
-        self._values = _context_of(setup.values)
+        self._values = self._imported(_context_of, setup.values)
         self._hooks = setup.hooks
         self._on_destroy: Callable[[Any], object]
         self._deadline: float | None = None
@@ -74,7 +81,7 @@ class Host:
 
     @wrapper
     def _create(self) -> None:
-        create, self._on_destroy = envelope.unpack(self._hooks)
+        create, self._on_destroy = self._unpacked("on_create", self._hooks, ())
         self.resource = create()
 
     @wrapper
@@ -83,10 +90,7 @@ class Host:
 
     @wrapper
     def _call(self, body: Any, buffers: Any, done: int) -> Any:
-        try:
-            fn, args, wants_context, variables = envelope.unpack(body, buffers)
-        except BaseException as error:
-            raise RemoteTaskError(f"the call could not be unpickled where it was to run: {error!r}") from error
+        fn, args, wants_context, variables = self._unpacked("the call", body, buffers)
         if args and isinstance(args[-1], Progress):
             args[-1].told, args[-1].done = self._note, done
         place = here.place
@@ -94,12 +98,30 @@ class Host:
         try:
             scope = contextvars.Context()
             if variables:
-                scope.run(set_variables, variables)
+                self._imported(scope.run, set_variables, variables)
             if wants_context:
                 return scope.run(fn, self.call_context(self), self.resource, *args)
             return scope.run(fn, self.resource, *args)
         finally:
             place.loan = None
+
+    def _unpacked(self, what: str, body: Any, buffers: Any) -> Any:
+        """What was sent. Raises `RemoteTaskError`, without the name of a type."""
+        try:
+            return self._imported(envelope.unpack, body, buffers)
+        except EndlessError:
+            raise
+        except BaseException as error:
+            raise RemoteTaskError(f"{what} could not be unpickled where it was to run: {shown(error)}") from error
+
+    def _imported(self, fn: Callable[..., Any], *args: Any) -> Any:
+        """The result of what imports modules for the parent: those must not make children that would import them."""
+        place = here.place
+        place.imports = True
+        try:
+            return fn(*args)
+        finally:
+            place.imports = False
 
     def call_context(self, loan: object) -> TaskContext:
         """The context of the running call, made if need be."""

@@ -17,15 +17,17 @@ import sys
 import threading
 from pathlib import Path
 
+from tasker.placement.python import STARTING
+
 __all__ = ["DETACHED", "above_standard", "is_standard", "launch", "lifeline", "pipe"]
 
 # signals that ask a process to end, and that those send who mean the parent: a terminal, a supervisor, `kill`
 DETACHED = (signal.SIGHUP, signal.SIGINT, signal.SIGTERM)
 
-_PROGRAM = "import sys; sys.path[:] = sys.argv[1:]; from tasker.placement._child import main; main({})"
+_PROGRAM = "import sys; {} sys.argv[1:]; from tasker.placement._child import main; main({})"
 
 
-def launch(descriptors: dict[str, int], *, error: int | None, group: bool) -> subprocess.Popen[bytes]:
+def launch(python: str, descriptors: dict[str, int], *, error: int | None, group: bool) -> subprocess.Popen[bytes]:
     """Start the program of a child with its descriptors, as its `main` names them. `error`: what it gets as its
     standard error, if not this process's own. `group`: whether its whole group ends with this process.
 
@@ -33,12 +35,15 @@ def launch(descriptors: dict[str, int], *, error: int | None, group: bool) -> su
     descriptors = {**descriptors, "lifeline": lifeline()}
     arguments = ", ".join(f"{name}={number}" for name, number in descriptors.items())
     flags: list[str] = getattr(subprocess, "_args_from_interpreter_flags", list)()
-    command = [sys.executable, *flags, "-c", _PROGRAM.format(f"{arguments}, group={group}"), *_path()]
+    # the standard library of a frozen program is in the program
+    set_path = "sys.path +=" if getattr(sys, "frozen", False) else "sys.path[:] ="
+    command = [python, *flags, "-c", _PROGRAM.format(set_path, f"{arguments}, group={group}"), *_path()]
     # a mask is inherited, so that none of these reaches the child before it has seen to them
     before = signal.pthread_sigmask(signal.SIG_BLOCK, DETACHED)
     try:
         return subprocess.Popen(
             command,
+            env={**os.environ, STARTING: str(os.getpid())},
             stdin=subprocess.DEVNULL,
             stdout=_standard(1),
             stderr=_standard(2) if error is None else error,

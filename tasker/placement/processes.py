@@ -14,10 +14,12 @@ from datetime import timedelta
 from typing import Any
 
 from tasker import checks
-from tasker.errors import ConfigError
+from tasker.errors import ConfigError, shown
 from tasker.placement.base import Settings, Site
 
 __all__ = ["Processes"]
+
+_AT_FIRST = sys.executable  # which may be changed
 
 
 @dataclass(frozen=True)
@@ -36,20 +38,28 @@ class Processes:
     kill_group: bool = True
     """Whether the programs and processes that a child has started are killed with it, however it ends: all that is in
     the group of processes that it leads. What has left that (`start_new_session=True`) lives on."""
+    executable: str | os.PathLike[str] | None = None
+    """The Python that children run, of this version, where `sys.executable` is none: in frozen programs, and where
+    Python is embedded. `None`: what `multiprocessing.set_executable` was given, or else `sys.executable`."""
 
     def __post_init__(self) -> None:
         checks.seconds("grace", self.grace)
         checks.flag("kill_group", self.kill_group)
+        if not isinstance(self.executable, str | os.PathLike | None) or self.executable == "":
+            raise ConfigError(f"executable must be None or the path of a Python, not {shown(self.executable)}")
 
     def open(self, settings: Settings, lost: Callable[[Any], None]) -> Site:
         """A site for one manager.
 
-        Raises `ConfigError` when `on_create` or `on_destroy` cannot be pickled, or where there is no POSIX system."""
-        if os.name != "posix" or not sys.executable:
-            raise ConfigError("placement must be Threads() here: Processes() needs a POSIX system and sys.executable")
+        Raises `ConfigError` when `on_create` or `on_destroy` cannot be pickled, when there is no Python for children or
+        no POSIX system, and in a child process that imports the calling module for its parent."""
+        if os.name != "posix":
+            raise ConfigError("placement must be Threads() here: Processes() needs a POSIX system")
         # a fifth of what importing tasker costs, and most programs never get here
         from tasker.placement.child import Child
         from tasker.placement.elsewhere import RemoteSite
+        from tasker.placement.python import python
 
+        program = python(None if self.executable is None else os.fspath(self.executable), _AT_FIRST)
         grace = checks.patience("grace", self.grace)
-        return RemoteSite(settings, lambda name: Child(name, grace, lost, group=self.kill_group))
+        return RemoteSite(settings, lambda name: Child(name, grace, lost, python=program, group=self.kill_group))

@@ -30,6 +30,8 @@ class Setup(NamedTuple):
     """`sys.path`."""
     argv: list[str]
     environment: dict[str, str]
+    authkey: bytes | None
+    """By which processes of `multiprocessing` know each other: its proxies need it."""
     levels: dict[str, int]
     """Of loggers that have one."""
     values: list[bytes]

@@ -1,0 +1,235 @@
+"""Which Python children run, and programs that would start themselves without end."""
+
+from __future__ import annotations
+
+import multiprocessing.spawn
+import os
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import pytest
+
+from tasker import ConfigError, Processes
+from tests.placement import hooks
+from tests.placement.conftest import on_posix
+from tests.placement.hooks import PATIENCE
+from tests.placement.programs import environment, run
+
+pytestmark = on_posix
+
+
+@pytest.fixture
+def placement():
+    return Processes(grace=0.1)
+
+
+def script(path: Path, *lines: str) -> Path:
+    path.write_text("\n".join(("#!/bin/sh", *lines, "")))
+    path.chmod(0o755)
+    return path
+
+
+@pytest.fixture
+def host(tmp_path):
+    """A program that is no Python, and notes each start."""
+    return script(tmp_path / "host", f"echo started >> {tmp_path}/starts", "exit 1")
+
+
+def starts(directory: Path) -> int:
+    noted = directory / "starts"
+    return len(noted.read_text().splitlines()) if noted.exists() else 0
+
+
+def executable_of(resource: object) -> str:
+    return sys.executable
+
+
+# -- what is no Python -----------------------------------------------------------------------------------------------
+
+
+def test_a_frozen_program_is_refused(make, monkeypatch):
+    monkeypatch.setattr(sys, "frozen", True, raising=False)
+    with pytest.raises(ConfigError, match=r"frozen program: .*Processes\(executable=\.\.\.\)"):
+        make()
+
+
+def test_an_embedding_program_is_refused_and_not_started(make, monkeypatch, host, tmp_path):
+    monkeypatch.setattr(sys, "executable", str(host))
+    with pytest.raises(ConfigError, match=r"sys\.executable is no Python: '.*host'"):
+        make()
+    assert starts(tmp_path) == 0
+
+
+@pytest.mark.parametrize("path", ["", None, "/no/such/python3"])
+def test_a_missing_executable_is_refused(make, monkeypatch, path):
+    monkeypatch.setattr(sys, "executable", path)
+    with pytest.raises(ConfigError, match=r"sys\.executable is no Python"):
+        make()
+
+
+@pytest.mark.parametrize(
+    ("lines", "said"),
+    [
+        (["exit 1"], "nothing"),
+        (["echo cpython-27"], "cpython-27"),
+        (["echo 'no option -c' >&2; exit 2"], "no option -c"),
+    ],
+)
+def test_what_is_given_and_is_no_python_like_this_one_is_refused(make, tmp_path, lines, said):
+    path = script(tmp_path / "given", *lines)
+    with pytest.raises(ConfigError, match=f"executable must be a Python like this one .*{said}"):
+        make(placement=Processes(executable=path))
+
+
+def test_a_given_program_that_does_not_exist_is_refused(make):
+    with pytest.raises(ConfigError, match="there is no such program"):
+        make(placement=Processes(executable="/no/such/python"))
+
+
+@pytest.mark.parametrize("value", ["", 3, b"python"])
+def test_an_executable_must_be_a_path(value):
+    with pytest.raises(ConfigError, match="executable must be None or the path of a Python"):
+        Processes(executable=value)
+
+
+# -- what is one -----------------------------------------------------------------------------------------------------
+
+
+def test_a_given_python_is_run_and_asked_once_which_it_is(make, tmp_path, monkeypatch):
+    monkeypatch.setattr(sys, "frozen", True, raising=False)
+    given = script(tmp_path / "given", f"echo started >> {tmp_path}/starts", f'exec {sys.executable} "$@"')
+    monkeypatch.setattr(sys, "executable", "/a/frozen/program")
+    for _ in range(2):
+        assert make(placement=Processes(executable=str(given))).queue_task(hooks.square, 6) == 36
+    assert starts(tmp_path) == 3
+
+
+def test_what_multiprocessing_was_told_to_run_is_run(make, tmp_path, monkeypatch):
+    given = script(tmp_path / "given", f"echo started >> {tmp_path}/starts", f'exec {sys.executable} "$@"')
+    before = multiprocessing.spawn.get_executable()
+    multiprocessing.set_executable(str(given))
+    try:
+        assert make().queue_task(executable_of) == sys.executable
+    finally:
+        multiprocessing.spawn.set_executable(os.fsdecode(before))
+    assert starts(tmp_path) == 2
+
+
+# -- programs that start themselves ----------------------------------------------------------------------------------
+
+
+def generations(directory: Path) -> dict[int, int]:
+    noted = [int(line) for line in (directory / "generations").read_text().splitlines()]
+    return {each: noted.count(each) for each in set(noted)}
+
+
+COUNT = """
+    import os
+    generation = int(os.environ.get("GENERATION", "0")) + 1
+    os.environ["GENERATION"] = str(generation)
+    open({path!r}, "a").write(f"{{generation}}\\n")
+    if generation > 4: os._exit(9)  # a fuse
+"""
+
+
+def count(directory: Path) -> str:
+    return textwrap.dedent(COUNT).format(path=str(directory / "generations"))
+
+
+def test_a_program_that_passes_for_a_python_starts_itself_once_and_is_told_why(tmp_path):
+    app = tmp_path / "python-app"
+    main = tmp_path / "main.py"
+    code = """
+        import sys
+        sys.executable = {app!r}
+        from tasker import Config, Processes, TaskManager
+        config = Config(
+            on_create=list, on_destroy=len, worker_count=1, placement=Processes(), create_timeout=0.5, burst_interval=0
+        )
+        with TaskManager(config) as manager:
+            print(manager.submit(len).exception())
+    """
+    main.write_text(count(tmp_path) + textwrap.dedent(code).format(app=str(app)))
+    script(app, f'exec {sys.executable} {main} "$@"')
+    done = subprocess.run([app], capture_output=True, text=True, timeout=PATIENCE, env=environment())
+    assert max(generations(tmp_path)) == 2
+    assert "before on_create ran" in done.stdout
+    assert "this program was started as a child process" in done.stdout
+
+
+POOL = """
+    import logging
+    from tasker import Config, Processes, TaskManager
+
+    def connect():
+        return object()
+
+    def work(resource):
+        return 1
+
+    logging.basicConfig()
+    manager = TaskManager(Config(on_create=connect, on_destroy=repr, worker_count=2, placement=Processes(),
+        create_timeout=600, resource_pool_size=0, burst_interval=0))
+"""
+
+
+def test_a_manager_at_the_top_level_of_the_module_that_its_children_import_is_refused_there_once(tmp_path):
+    (tmp_path / "pool.py").write_text(count(tmp_path) + textwrap.dedent(POOL))
+    done = run(
+        """
+        import pool
+        for submit in (pool.manager.queue_task, pool.manager.run_task):
+            try:
+                submit(pool.work)
+            except ResourceCreationError as error:
+                print(isinstance(error.__cause__, ConfigError), "in a function" in str(error.__cause__), error)
+        time.sleep(1)  # in which a worker would try again
+        print(pool.manager.stop().drained)
+        """,
+        tmp_path,
+    )
+    first, second, drained = done.stdout.splitlines()
+    assert first.startswith("True True tasker: no worker will ever hold a resource: no resource was made:")
+    assert second.startswith("True True")
+    assert drained == "True"
+    assert done.stderr.count("in a function") == 1, done.stderr
+    counted = generations(tmp_path)
+    assert counted[1] == 1
+    assert counted[2] <= 2
+    assert max(counted) == 2
+
+
+def test_a_module_that_makes_a_manager_may_be_imported_by_a_task_for_itself(tmp_path):
+    (tmp_path / "pool.py").write_text(count(tmp_path) + textwrap.dedent(POOL))
+    done = run(
+        """
+        def use(resource):
+            import pool
+            return type(pool.manager.submit(pool.work).exception()).__name__
+        with manager(on_destroy=len) as m:
+            print(m.queue_task(use))
+        """,
+        tmp_path,
+    )
+    assert done.stdout == "ResourceCreationError\n"
+    assert max(generations(tmp_path)) == 2  # the task's, and its children
+
+
+# -- what they know of multiprocessing -------------------------------------------------------------------------------
+
+
+def test_proxies_of_multiprocessing_work_in_children(tmp_path):
+    done = run(
+        """
+        import multiprocessing
+        if __name__ == "__main__":
+            with multiprocessing.Manager() as shared, manager(on_destroy=len) as m:
+                numbers = shared.dict()
+                m.queue_task(lambda resource, numbers: numbers.update(a=1), numbers)
+                print(dict(numbers))
+        """,
+        tmp_path,
+    )
+    assert (done.stdout, done.stderr) == ("{'a': 1}\n", "")
