@@ -3,7 +3,8 @@
 It is always there, scaling or not, from before the first worker until CLOSED. A tick is `burst_interval`, or less so
 that healing never waits longer than `TICK`. It sleeps on a seat that anyone may wake. What goes wrong in a tick is
 logged, and the next tick comes all the same. What takes long, to hire many workers say, is done for the time of a tick,
-and goes on in the next one.
+and goes on in the next one. Where nothing happens the thread rests: it sleeps without a tick until something does
+(`TaskQueue.stir`).
 
 The thread runs no user code: what it logs is logged aside, and what it refers to that may be the user's is dropped
 there. At interpreter exit, when no thread can be started that would, it runs the callbacks of what it ended. One that
@@ -32,6 +33,7 @@ from tasker.metrics import BuiltinCollector
 from tasker.parking import Seat
 from tasker.placement.base import Site
 from tasker.queue import TaskQueue
+from tasker.resources import ResourcePool
 from tasker.scaling import Limits, Window, decide
 from tasker.threads import new_thread
 from tasker.timer import LATE
@@ -41,6 +43,8 @@ __all__ = ["Burst"]
 
 TICK = 0.1  # seconds: the longest that a fault stays unhealed
 STUCK = 5.0  # seconds without a tick, while somebody waits for the closing, after which another thread takes over
+QUIET = 1.0  # seconds in which nothing has happened, after which the thread rests
+REST = 30.0  # seconds until it looks again all the same
 
 
 class Parts(Protocol):
@@ -50,6 +54,7 @@ class Parts(Protocol):
     site: Site
     queue: TaskQueue
     crew: Crew[Any]
+    pool: ResourcePool[Any]
     aside: Aside
     figures: BuiltinCollector
     service_logger: LoggerAside
@@ -87,6 +92,9 @@ class Burst:
         self._replacing = threading.RLock()
         self._beats = 0  # ticks begun
         self._seen = (-1, 0.0)  # beats at an `ensure`, and when they were so many for the first time
+        self._arrived: int = 0  # tasks, as the last tick saw
+        self._stirred_at = self._scaled_at  # when there was last anything to see to
+        parts.queue.wake_burst = self.wake
         self.thread: threading.Thread = new_thread(self._run, f"{parts.name}-burst")
 
     def wake(self) -> None:
@@ -120,7 +128,7 @@ class Burst:
         try:
             while not self._has_ended and self.thread is thread:
                 try:  # noqa: SIM105  # suppress() needs memory, and there may be none to report an error with
-                    self._has_ended = self._guarded_tick(self._tick)
+                    self._has_ended = self._guarded_tick(self._patience())
                 except BaseException:
                     pass
         finally:
@@ -133,6 +141,7 @@ class Burst:
             woken = self._seat.sleep(patience)
             self._beats += 1
             self._excuse(0.0 if woken else time.monotonic() - due)
+            self._end_rest(woken=woken)
             return self._do()
         except BaseException as error:
             with contextlib.suppress(BaseException):  # no memory: then without a word
@@ -162,6 +171,48 @@ class Burst:
             self._scale()
         return False
 
+    # -- resting -------------------------------------------------------------------------------------------------
+
+    def _patience(self) -> float:
+        """Seconds to sleep: a tick, or many when there has been nothing to do for `QUIET` seconds. Then it rests."""
+        queue, now = self._parts.queue, time.monotonic()
+        queue.resting = False
+        if not self._is_quiet():
+            self._stirred_at = now
+        elif now - self._stirred_at >= QUIET:
+            queue.resting = True  # announce, then look: whoever makes work looks for this afterwards
+            if self._is_quiet():
+                return REST
+            queue.resting = False
+        return self._tick
+
+    def _end_rest(self, *, woken: bool) -> None:
+        parts, now = self._parts, time.monotonic()
+        if not parts.queue.resting:
+            return
+        parts.queue.resting = False
+        if woken:
+            self._stirred_at = now
+        self._held_at = now  # the workers have kept their resources: the loss of one would have ended the rest
+        parts.figures.rested(now)
+
+    def _is_quiet(self) -> bool:
+        """Whether there is nothing that a tick could see to: all workers are there, hold resources, and are parked."""
+        parts, crew = self._parts, self._parts.crew
+        members = crew.members
+        return (
+            len(parts.queue.idle.announced) == len(members)
+            and (len(members) == crew.base or (len(members) > crew.base and not self.scales))
+            and parts.lifecycle.state == OPEN
+            and not parts.exiting
+            and not parts.watchers
+            and not parts.settling
+            and not parts.pool.out
+            and parts.aside.idle()
+            and all(worker.seat.parked for worker in members)
+            and parts.queue.is_quiet()
+        )
+
     # -- healing -------------------------------------------------------------------------------------------------
 
     def _heal(self) -> None:
@@ -178,7 +229,10 @@ class Burst:
         timer.ensure_running()
         self._watch_resources()
         deadlock.look_again(parts.crew.members)
-        parts.figures.sample(time.monotonic())
+        now = time.monotonic()
+        arrived = parts.figures.sample(now)
+        if arrived != self._arrived:
+            self._arrived, self._stirred_at = arrived, now
         if parts.watchers:
             parts.worker_changed()
 

@@ -97,6 +97,8 @@ class Crew(Generic[R]):
     def heal(self, idle: Parking) -> None:
         """Bring the crew back to its base, and wake workers that sleep because their wake-up got lost."""
         for worker in self.members:
+            if worker.seat.parked:  # then it is alive; to ask all threads costs more than all the rest
+                continue
             # a thread is not "alive" either just before it begins
             if (worker.began or worker.started) and not worker.thread.is_alive():
                 self.leave(worker)  # its thread ended without a word

@@ -226,6 +226,8 @@ class Engine(Generic[R]):
             wants = False
         else:
             wants = self._wants_context(fn, len(args))
+        if self.queue.resting:
+            self.queue.stir()
         place = here.place
         started, outer = _monotonic(), place.loan
         try:
@@ -312,9 +314,11 @@ class Engine(Generic[R]):
 
     def run_aside(self, jobs: list[Callback]) -> None:
         self.aside.run_all(jobs)
+        self.queue.stir()
 
     def let_go(self, things: list[Any]) -> None:
         self.aside.let_go(things)
+        self.queue.stir()
 
     # -- what waits between tasks go by (deadlock.Pool) ---------------------------------------------------------------
 
@@ -418,6 +422,7 @@ class Engine(Generic[R]):
         limit = None if timeout is None else checks.patience("timeout", timeout)
         with deadlock.Wait(awaited, self.worker_changed, limit) as wait, self._changed:
             self.watchers += 1
+            self.queue.stir()
             self.queue.idle.watch = self.worker_changed
             try:
                 return self._changed.wait_for(lambda: wait.stuck is not None or reached(), limit)
@@ -502,6 +507,7 @@ class Engine(Generic[R]):
         owner = next((worker for worker in self.crew.members if worker.resource is resource), None)
         if self.pool.discard(resource) if owner is None else owner.resource_lost():
             self.service_logger.warning("%s: lost an idle resource, %r", self.name, resource)
+            self.queue.stir()
 
     def heal_crew(self) -> None:
         """Said by every tick, as long as the manager is open."""

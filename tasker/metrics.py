@@ -271,14 +271,23 @@ class BuiltinCollector:
             done = self._left.completed + self._left.failed + sum(map(sum, finished))
         return self._count_queued(), done
 
-    def sample(self, now: float) -> None:
-        """Remember where the totals stood; said once a tick, it makes the rates those of a recent window."""
+    def sample(self, now: float) -> int:
+        """Remember where the totals stood; said once a tick, it makes the rates those of a recent window.
+
+        Returns the tasks that have arrived so far."""
         arrived = self._count_arrived()
         with self._lock:
             if now - self._samples[-1][0] >= RATE_WINDOW / 100:  # bounds the memory, however short the tick
                 completed = self._left.completed + sum(shard.finished()[0] for shard in self._shards)
                 self._samples.append((now, arrived, completed))
             self._forget_samples(now)
+        return arrived
+
+    def rested(self, now: float) -> None:
+        """Nothing happened since the last sample: where the totals stood then, they stood when the window began."""
+        with self._lock:
+            then, arrived, completed = self._samples[-1]
+            self._samples.append((max(then, now - RATE_WINDOW), arrived, completed))
 
     def unfinished(self) -> int:
         """Tasks that were taken and have no outcome; exact only when no worker is busy."""

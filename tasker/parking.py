@@ -10,6 +10,7 @@ for another reason (Ctrl-C between taking an announcement and sending the wake-u
 
 from __future__ import annotations
 
+import contextlib
 import sys
 import threading
 from collections import deque
@@ -17,7 +18,7 @@ from collections.abc import Callable, Iterable
 from queue import Empty, SimpleQueue
 from typing import Any, TypeVar
 
-__all__ = ["Parking", "Seat", "Sleeper", "gil_enabled", "new_sleeper"]
+__all__ = ["Parking", "Seat", "Sleeper", "copy_of", "gil_enabled", "new_sleeper"]
 
 T = TypeVar("T")
 
@@ -51,6 +52,18 @@ def _taken_lock() -> threading.Lock:
 # what one thread sleeps on: its `acquire` returns when another has said, or says, `release`
 new_sleeper: Callable[[], threading.Lock | _Parker] = _taken_lock if gil_enabled() else _Parker
 Sleeper: type[Any] = type(new_sleeper())
+
+
+def copy_of(line: deque[T]) -> list[T]:
+    """What is in a deque that others change meanwhile. Without the GIL some of what they take or put may be missing."""
+    for _ in range(10):
+        with contextlib.suppress(RuntimeError):  # it has changed meanwhile: 3.13 copies item by item
+            return [*line.copy()]
+    items: list[T] = []
+    with contextlib.suppress(IndexError):
+        for place in range(len(line)):
+            items.append(line[place])  # noqa: PERF401  # what was there before it got shorter is kept
+    return items
 
 
 class Seat:
@@ -134,7 +147,7 @@ class Parking:
     def wake_stranded(self, seats: Iterable[Seat]) -> None:
         """Wake those that sleep although their announcement is gone: whoever took it did not get to waking them."""
         parked = [seat for seat in seats if seat.parked]  # looked at first: they were announced before
-        listed = {*self.announced.copy()}
+        listed = {*copy_of(self.announced)}
         for seat in parked:
             if seat not in listed:
                 seat.wake()

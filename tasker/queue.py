@@ -16,6 +16,10 @@ That worker takes the flag down, *then* looks at the lanes, and when it has take
 more. So a burst of tasks costs as many wake-ups as workers find work, and its submitter one. A worker that is about to
 sleep takes the flag down as well. What a Ctrl-C leaves of it the burst thread's tick makes good.
 
+Rest. When there is nothing to do all workers are parked, and the burst thread sleeps without a tick. It says so
+(`resting`), *then* looks once more, then sleeps. What there may be to do is done first, and whoever does it looks
+*then* whether the burst thread rests. A submitter looks where it wakes a worker, which at rest it always does.
+
 Closing. `close()` sets the flag, and a submitter looks at it before *and* after it appends: what it appended too late
 it withdraws, and is refused. A worker leaves when it has seen the flag and, after that, empty lanes; whoever re-queues
 a task is a worker that looks again. So nothing accepted is stranded.
@@ -44,7 +48,7 @@ from typing import Any, Protocol
 from tasker.errors import TaskManagerShutdownError
 from tasker.future import TaskFuture
 from tasker.handover import append_from
-from tasker.parking import Parking, gil_enabled
+from tasker.parking import Parking, copy_of, gil_enabled
 from tasker.room import Room
 
 __all__ = ["TaskQueue"]
@@ -70,6 +74,8 @@ class TaskQueue:
         self.idle: Parking = Parking()  # workers without a task
         self.room: Room = Room(capacity)  # for tasks that were not taken before
         self.waking: bool = False  # whether a worker that a submitter woke has yet to look
+        self.resting: bool = False  # whether the burst thread sleeps until it is woken; its own
+        self.wake_burst: Callable[[], object] = bool
         self.closed: bool = False
         self._killed = False  # whether what waits is to fail
         self._error: TaskManagerShutdownError | None = None
@@ -94,8 +100,15 @@ class TaskQueue:
         if self.closed and self.takes_back(task):
             raise self.refusal()
         if self.idle.announced and not self.waking:
+            if self.resting:
+                self.wake_burst()  # first: it makes good what a Ctrl-C leaves of the rest
             self.waking = True
             self.idle.wake_one()
+
+    def stir(self) -> None:
+        """End the burst thread's rest: something has happened that its tick is to see. Signal-safe."""
+        if self.resting:
+            self.wake_burst()
 
     def takes_back(self, task: Task) -> bool:
         """Take a task back that was put into a closed queue; `False`: a worker has it, and it is accepted."""
@@ -192,9 +205,9 @@ class TaskQueue:
 
     def entries(self) -> list[Task]:
         """All entries, dead ones included."""
-        later = [task for _, task in self._later.copy()]  # first: they move to the lanes; copies are made in one step
-        lanes = (self._priority, self._main, self._kept, self._swept)
-        return later + [task for lane in lanes for task in lane.copy()]
+        later = [task for _, task in self._later.copy()]  # first: they move to the lanes
+        lanes = (copy_of(self._priority), copy_of(self._main), self._kept.copy(), self._swept.copy())
+        return later + [task for lane in lanes for task in lane]
 
     def compact(self) -> list[Task]:
         """Take the dead entries out of a lane when half of it is dead, for the caller to let go of.
@@ -224,6 +237,11 @@ class TaskQueue:
             self._later = unripe  # last: see is_drained
         for _ in ripe:
             self.idle.wake_one()
+
+    def is_quiet(self) -> bool:
+        """Whether no task is in it, nobody waits for room, and no worker is on its way."""
+        lanes = self._later or self._main or self._priority or self._kept or self._swept
+        return not (lanes or self.waking or self.room.is_wanted())
 
     def waiting(self) -> tuple[int, int]:
         """Live tasks in the main and in the priority lane. Takes no lock, and may be wrong for a moment."""

@@ -99,7 +99,8 @@ class Room:
 
     def line_up(self, place: Place) -> None:
         """Stand in the line. The place is woken when it is called and when the room closes, perhaps now."""
-        self._line.append(place)
+        with self._lock:
+            self._line.append(place)
         if self.closed:
             place.wake()
         else:

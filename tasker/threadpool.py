@@ -178,6 +178,8 @@ class OnDemandEngine(Engine[None]):
     def _wake_or_hire(self) -> None:
         """A task was put."""
         if self.queue.idle.announced:
+            if self.queue.resting:
+                self.queue.wake_burst()
             try:
                 seat = self.queue.idle.announced.pop()
             except IndexError:  # somebody else has taken it
@@ -222,6 +224,7 @@ class OnDemandEngine(Engine[None]):
 
     def hire(self) -> None:
         """A task was put and nobody is idle."""
+        self.queue.stir()
         if not self.queue.closed:
             self.crew.hire(1)
 

@@ -8,7 +8,7 @@ from collections import deque
 
 import pytest
 
-from tasker.parking import Parking, Seat
+from tasker.parking import Parking, Seat, copy_of
 from tests.conftest import PATIENCE, eventually
 
 
@@ -222,6 +222,41 @@ def test_the_stranded_are_found_without_searching_all_announcements_for_each_sle
     parking.announced = Announcements(seats[1:])
     parking.wake_stranded(seats)
     assert [pending(seat) for seat in seats] == [True, False, False, False]
+
+
+def test_a_deque_is_copied_while_others_change_it():
+    busy, changes = deque(range(1000)), 0
+
+    class Changing(deque):
+        """One that has always changed when its copy is half made, as on 3.13 without the GIL."""
+
+        def copy(self):
+            raise RuntimeError("deque mutated during iteration")
+
+        def __getitem__(self, place):
+            if place == 500:
+                self.popleft()
+            return super().__getitem__(place)
+
+    assert copy_of(busy) == [*range(1000)]
+    assert {*copy_of(Changing(busy))} == {*range(1000)} - {500}
+
+    over = threading.Event()
+
+    def change():
+        nonlocal changes
+        while not over.is_set():
+            busy.append(busy.popleft())
+            changes += 1
+
+    thread = threading.Thread(target=change)
+    thread.start()
+    try:
+        while changes < 1000:
+            assert len(copy_of(busy)) >= 999
+    finally:
+        over.set()
+        thread.join(PATIENCE)
 
 
 def test_only_sleepers_whose_announcement_is_gone_count_as_stranded():
