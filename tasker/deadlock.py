@@ -386,11 +386,6 @@ _lock = threading.RLock()
 _announced = Waits()
 
 
-def _circle(waiter: Any) -> Stuck | None:
-    stuck = Stuck(_announced)
-    return stuck if waiter in stuck else None
-
-
 def any_free(workers: Collection[Worker]) -> bool:
     """Whether one of these is free for a task, or will be, although no manager gets a worker more. False of none."""
     if any(worker not in _announced for worker in workers):
@@ -398,8 +393,7 @@ def any_free(workers: Collection[Worker]) -> bool:
     if not workers:
         return False
     with _lock:
-        stuck = Stuck(_announced, hopes=False)
-    return any(worker not in stuck for worker in workers)
+        return _comes_back(workers)
 
 
 def look_again(workers: Iterable[Worker]) -> None:
@@ -407,13 +401,32 @@ def look_again(workers: Iterable[Worker]) -> None:
     if not any(worker in _announced for worker in workers):
         return
     with _lock:
-        stuck = Stuck(_announced)
-        youngest = next((wait for wait in reversed(stuck.waits.values()) if wait.wake is not None), None)
-        if youngest is not None:
-            youngest.stuck = stuck
+        _tell_the_youngest()
         wakes = [wait.wake for wait in _announced.waits.values() if wait.stuck is not None and wait.wake is not None]
     for wake in wakes:
         wake()
+
+
+# With the lock, as all that refers to waits of other threads: they go on afterwards, and what they wait for must not be
+# let go of by a service thread.
+
+
+def _circle(waiter: Any) -> Stuck | None:
+    stuck = Stuck(_announced)
+    return stuck if waiter in stuck else None
+
+
+def _comes_back(workers: Collection[Worker]) -> bool:
+    stuck = Stuck(_announced, hopes=False)
+    return any(worker not in stuck for worker in workers)
+
+
+def _tell_the_youngest() -> None:
+    stuck = Stuck(_announced)
+    for wait in reversed(stuck.waits.values()):
+        if wait.wake is not None:
+            wait.stuck = stuck
+            return
 
 
 def _expires(future: Future) -> bool:
