@@ -6,6 +6,7 @@ import concurrent.futures
 import contextlib
 import random
 import threading
+import weakref
 from concurrent.futures import ALL_COMPLETED, FIRST_COMPLETED, FIRST_EXCEPTION, as_completed
 
 import pytest
@@ -282,6 +283,18 @@ def test_many_tasks_that_wait_for_each_other_at_random_all_end(make):
     known.set()
     assert {future.result(PATIENCE) for future in futures} <= {"done", "told"}
     assert manager.stop().drained
+
+
+@pytest.mark.usefixtures("no_collection")
+@pytest.mark.parametrize("wait", WAITS.values(), ids=WAITS)
+def test_the_error_keeps_no_reference_to_the_task_that_it_ends(make, wait):
+    manager = make(**ONE)
+    future = manager.queue_task_async(lambda _: wait(manager, leaf))
+    watched = weakref.ref(future)
+    assert isinstance(future.exception(PATIENCE), PoolDeadlockError)
+    assert manager.join(PATIENCE)
+    del future
+    eventually(lambda: watched() is None)
 
 
 # -- the standard library's waits ------------------------------------------------------------------------------------
