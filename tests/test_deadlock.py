@@ -248,10 +248,9 @@ def test_a_name_that_cannot_be_told_is_no_obstacle(make):
 
 def test_a_wait_inside_of_a_wait_leaves_the_outer_one_in_force(make, monkeypatch):
     """A `__del__` may wait while its thread is about to."""
-    manager = make(worker_count=1, max_worker_count=2, burst_interval=10)
-    worker = manager._engine.crew.members[0]
-    release = threading.Event()
-    first, second = (manager.queue_task_async(lambda _: release.wait(PATIENCE)) for _ in range(2))
+    worker = make(**ONE)._engine.crew.members[0]
+    other, release = make(), threading.Event()
+    first, second = (other.queue_task_async(lambda _: release.wait(PATIENCE)) for _ in range(2))
     monkeypatch.setattr(here.place, "worker", worker)
     with deadlock.Wait(deadlock.Outcomes((first,)), bool) as outer:
         with deadlock.Wait(deadlock.Outcomes((second,)), bool) as inner:
