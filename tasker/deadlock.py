@@ -222,17 +222,15 @@ class Wait:
 
     Raises `PoolDeadlockError` at the beginning of the block if the wait cannot end, or at the end of it if that was
     found meanwhile. Then `stuck` is set, and `wake` called until the thread has left the block: by another thread, and
-    perhaps more than once. A wait without `wake` ends when another one of its circle does.
+    perhaps more than once.
 
     After the block it refers to nothing, because an error's traceback leads to it."""
 
     __slots__ = ("_limited", "_loan", "_outer", "_waiter", "awaited", "stuck", "task", "wake", "where")
 
-    def __init__(
-        self, awaited: Awaited, wake: Callable[[], object] | None = None, timeout: float | None = None
-    ) -> None:
+    def __init__(self, awaited: Awaited, wake: Callable[[], object], timeout: float | None = None) -> None:
         self.awaited: Awaited | None = awaited
-        self.wake: Callable[[], object] | None = wake
+        self.wake: Callable[[], object] = wake
         self.stuck: Stuck | None = None  # the set in which it was found
         self.task: Any = None  # what the waiting worker runs
         self.where: str = ""  # the thread's name
@@ -292,7 +290,7 @@ class Wait:
         with _lock:
             _announced.end(self._waiter, self, self._outer)
         self.awaited = self.stuck = self.task = self._waiter = self._loan = self._outer = None
-        self.wake = None
+        self.wake = bool
 
     def _error(self, stuck: Stuck) -> PoolDeadlockError:
         return PoolDeadlockError(
@@ -402,7 +400,7 @@ def look_again(workers: Iterable[Worker]) -> None:
         return
     with _lock:
         _tell_the_youngest()
-        wakes = [wait.wake for wait in _announced.waits.values() if wait.stuck is not None and wait.wake is not None]
+        wakes = [wait.wake for wait in _announced.waits.values() if wait.stuck is not None]
     for wake in wakes:
         wake()
 
@@ -423,10 +421,8 @@ def _comes_back(workers: Collection[Worker]) -> bool:
 
 def _tell_the_youngest() -> None:
     stuck = Stuck(_announced)
-    for wait in reversed(stuck.waits.values()):
-        if wait.wake is not None:
-            wait.stuck = stuck
-            return
+    if stuck.waits:
+        next(reversed(stuck.waits.values())).stuck = stuck
 
 
 def _expires(future: Future) -> bool:

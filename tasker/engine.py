@@ -30,6 +30,7 @@ from tasker.interrupts import deliver_later
 from tasker.lifecycle import CLOSED, OPEN, STOPPING, Lifecycle
 from tasker.logger import GuardedLogger
 from tasker.metrics import BuiltinCollector, TaskLifecycleTimestamps, TaskMetrics
+from tasker.parking import Seat
 from tasker.placement.base import Site
 from tasker.process import holds_lock, is_needed_here, new_locks, watch
 from tasker.queue import TaskQueue
@@ -213,8 +214,9 @@ class Engine(Generic[R]):
         if in_task() and timeout is None:
             if self.queue.reserve(task, 0.0):
                 return True
-            with deadlock.Wait(deadlock.Slot(self)):
-                return self.queue.reserve(task, None)
+            seat = Seat()
+            with deadlock.Wait(deadlock.Slot(self), seat.wake):
+                return self.queue.reserve(task, None, seat)
         return self.queue.reserve(task, timeout)
 
     def run_task(self, fn: Callable[..., Any], args: tuple[Any, ...]) -> Any:

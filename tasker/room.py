@@ -64,26 +64,26 @@ class Room:
         self._turns: dict[int, Place] = {}  # of threads that submit for a coroutine whose turn it is
         self._lock: Any = threading.RLock()
 
-    def enter(self, task: Hashable, timeout: float | None) -> bool:
+    def enter(self, task: Hashable, timeout: float | None, seat: Seat | None = None) -> bool:
         """Get the task a slot, or find the room closed. Blocks for at most `timeout` seconds (`None`: as long as it
-        takes); `False` when there was no room by then."""
+        takes); `False` when there was no room by then, or when the `seat` on which to wait was woken by others."""
         if self.closed or self._take(task, self._turns.get(threading.get_ident())):
             return True
         # a signal handler that has interrupted this very thread in the middle of it would wait for ever
         if timeout == 0 or self._lock._is_owned():
             return False
         deadline = None if timeout is None else time.monotonic() + timeout
-        seat, came = Seat(), False
+        place, came = seat or Seat(), False
         try:
-            self.line_up(seat)
-            came = self._wait(task, seat, deadline)
+            self.line_up(place)
+            came = self._wait(task, place, deadline, given=seat is not None)
             return came or self.closed
         finally:
             if not came:
                 try:
-                    self.give_up(seat)
+                    self.give_up(place)
                 except BaseException:  # Ctrl-C in the middle of it
-                    self.give_up(seat)
+                    self.give_up(place)
                     raise
 
     def leave(self, task: Hashable) -> None:
@@ -158,13 +158,14 @@ class Room:
 
     # -- the pieces ----------------------------------------------------------------------------------------------
 
-    def _wait(self, task: Hashable, seat: Seat, deadline: float | None) -> bool:
-        """Sleep until it is called. `False`: the deadline has passed, or the room is closed."""
+    def _wait(self, task: Hashable, seat: Seat, deadline: float | None, *, given: bool) -> bool:
+        """Sleep until it is called. `False`: the deadline has passed, the room is closed, or others have woken it."""
+        woken = False
         while not self._take(task, seat):
             left = -1.0 if deadline is None else min(deadline - time.monotonic(), threading.TIMEOUT_MAX)
-            if self.closed or (deadline is not None and left <= 0):
+            if self.closed or (given and woken) or (deadline is not None and left <= 0):
                 return False
-            seat.sleep(left)
+            woken = seat.sleep(left)
         return True
 
     def _take(self, task: Hashable, place: Place | None) -> bool:

@@ -848,7 +848,7 @@ def test_waits_of_every_kind_at_random_all_end():
     """Whatever tasks of two managers wait for, each gets what it waits for or is told, and none hangs."""
     rng = random.Random(1)
     options = {"on_create": object, "on_destroy": bool, "resource_pool_size": 0, "burst_interval": 0}
-    managers = [TaskManager(Config(**options, worker_count=2, max_worker_count=2)) for _ in range(2)]
+    managers = [TaskManager(Config(**options, worker_count=2, max_worker_count=2, queue_size=4)) for _ in range(2)]
     ways = [*WAITS.values(), lambda manager, fn: manager.join(), lambda manager, fn: manager.executor().shutdown()]
 
     def member(_, depth, seed):

@@ -6,6 +6,7 @@ import contextlib
 import sys
 import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 
 import pytest
@@ -356,3 +357,15 @@ def test_a_signal_handler_at_every_moment_of_a_handover_loses_no_slot(what):
             room.give_up(place)
         assert room.used() == 0, where
     assert moment > 10, "no trace function was called"
+
+
+def test_a_thread_whose_seat_is_woken_by_others_gives_up_its_place(full):
+    seat = Seat()
+    with ThreadPoolExecutor(1) as thread:
+        waiting = thread.submit(full.enter, "second", None, seat)
+        eventually(lambda: full._line)
+        seat.wake()
+        assert not waiting.result(PATIENCE)
+    assert full.is_empty()
+    full.leave("first")
+    assert full.enter("third", 0)
