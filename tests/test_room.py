@@ -366,6 +366,6 @@ def test_a_thread_whose_seat_is_woken_by_others_gives_up_its_place(full):
         eventually(lambda: full._line)
         seat.wake()
         assert not waiting.result(PATIENCE)
-    assert full.is_empty()
+    assert not full._line
     full.leave("first")
     assert full.enter("third", 0)
