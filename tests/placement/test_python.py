@@ -145,11 +145,12 @@ def test_a_program_that_passes_for_a_python_starts_itself_once_and_is_told_why(t
         import sys
         sys.executable = {app!r}
         from tasker import Config, Processes, TaskManager
-        config = Config(
-            on_create=list, on_destroy=len, worker_count=1, placement=Processes(), create_timeout=0.5, burst_interval=0
-        )
+        config = Config(on_create=list, on_destroy=len, worker_count=1, placement=Processes(), resource_pool_size=0)
         with TaskManager(config) as manager:
-            print(manager.submit(len).exception())
+            try:
+                manager.run_task(len)
+            except Exception as error:
+                print(error.__cause__)
     """
     main.write_text(count(tmp_path) + textwrap.dedent(code).format(app=str(app)))
     script(app, f'exec {sys.executable} {main} "$@"')

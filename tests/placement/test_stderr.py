@@ -43,7 +43,7 @@ def test_words_from_before_a_task_are_not_taken_for_its_own(make, capfd):
 
 
 def test_the_last_words_of_an_on_create_that_ends_its_process_reach_those_who_wait(make, log):
-    manager = make(on_create=perils.die_creating, on_destroy=hooks.forget, create_timeout=1.0)
+    manager = make(on_create=perils.die_creating, on_destroy=hooks.forget, create_timeout=3.0)
     error = manager.submit(hooks.square, 6).exception(PATIENCE)
     assert type(error) is ResourceCreationError
     assert "ended with exit code 4 while on_create ran" in str(error)
@@ -53,16 +53,16 @@ def test_the_last_words_of_an_on_create_that_ends_its_process_reach_those_who_wa
 
 def test_the_last_words_of_a_child_that_cannot_start_reach_those_who_wait(make, monkeypatch):
     monkeypatch.setattr(launch, "_PROGRAM", "import no_such_module  # {}")
-    error = make(create_timeout=1.0).submit(hooks.square, 6).exception(PATIENCE)
+    error = make(create_timeout=3.0).submit(hooks.square, 6).exception(PATIENCE)
     assert type(error) is ResourceCreationError
     assert "before on_create ran" in str(error)
     assert "No module named 'no_such_module'" in str(error)
 
 
 def test_the_last_words_of_an_on_create_that_takes_too_long_are_in_its_error(make, log, gate):
-    make(on_create=perils.SayAndWait(gate), on_destroy=hooks.forget, create_timeout=2.0)
+    make(on_create=perils.SayAndWait(gate), on_destroy=hooks.forget, create_timeout=3.0)
     gate.await_reached()
-    until(lambda: any("on_create has not returned within 2 s" in line for line in log.loud()), "the error")
+    until(lambda: any("on_create has not returned within 3 s" in line for line in log.loud()), "the error")
     assert any("waiting for the licence server" in line for line in log.loud())
 
 
