@@ -20,8 +20,9 @@ import threading
 from collections.abc import Callable
 from typing import Any
 
-__all__ = ["holds", "leave_child", "new_thread"]
+__all__ = ["claim_thread", "holds", "leave_child", "new_thread"]
 
+_claimed: threading.Thread | None = None
 _stray: threading.Thread | None = None  # in a forked child: the thread of tasker's that forked
 
 BEGUN = 5.0  # seconds
@@ -30,6 +31,12 @@ BEGUN = 5.0  # seconds
 def new_thread(target: Callable[..., object], name: str, args: tuple[object, ...] = ()) -> threading.Thread:
     """A daemon thread, not yet started, that begins with no context variables whichever thread starts it."""
     return _Thread(target=target, name=name, args=args, daemon=True)
+
+
+def claim_thread() -> None:
+    """The calling thread is one of tasker's from now on, although it was not made here: one such in a process."""
+    global _claimed
+    _claimed = threading.current_thread()
 
 
 def holds(lock: Any) -> bool:
@@ -99,7 +106,7 @@ class _Begun(threading.Event):
 def _note_stray() -> None:
     global _stray
     thread = threading.current_thread()
-    _stray = thread if isinstance(thread, _Thread) else None
+    _stray = thread if isinstance(thread, _Thread) or thread is _claimed else None
 
 
 if hasattr(os, "register_at_fork"):

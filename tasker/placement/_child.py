@@ -197,7 +197,7 @@ def _end(exit_code: int) -> NoReturn:
 
 def main(calls: int, answers: int, orders: int, mark: int, lifeline: int, group: bool) -> NoReturn:
     """Serve the parent, then end the process."""
-    exit_code, process = 1, os.getpid()
+    exit_code = 1
     try:
         _leave_signals_to_parent()
         calls, answers, orders = map(_out_of_reach, (calls, answers, orders))
@@ -209,9 +209,7 @@ def main(calls: int, answers: int, orders: int, mark: int, lifeline: int, group:
     except (EOFError, BrokenPipeError):  # the parent is no more, or has no use for this one any more
         pass
     except BaseException as error:
-        if os.getpid() != process:  # a task has forked, and returned in the other process as well
-            exit_code = 0
-        elif isinstance(error, OSError) and error.errno == errno.EBADF:
+        if isinstance(error, OSError) and error.errno == errno.EBADF:
             print("tasker: the code that ran here has closed this child process's descriptors", file=sys.stderr)
         else:
             traceback.print_exc()

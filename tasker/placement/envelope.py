@@ -23,6 +23,7 @@ from typing import Any
 
 from tasker.errors import RemoteTaskError, shown
 from tasker.placement import protocol
+from tasker.threads import leave_child
 from tasker.wrapping import Progress, users_function, users_traceback, wrapper
 
 __all__ = [
@@ -203,8 +204,11 @@ def pack_result(value: object) -> tuple[bytes, Buffers]:
 def outcome_of(fn: Callable[..., Any], *args: Any) -> Outcome:
     """The outcome of a call, ready to be sent. Raises nothing."""
     try:
-        return protocol.RESULT, *pack_result(fn(*args))
+        result = fn(*args)
+        leave_child()
+        return protocol.RESULT, *pack_result(result)
     except BaseException as error:
+        leave_child(error)
         try:
             return protocol.ERROR, pack_error(error), []
         except BaseException:  # its type raises when it is looked at, or there is no memory

@@ -32,15 +32,19 @@ from tasker.logger import GuardedLogger
 from tasker.placement import envelope, protocol
 from tasker.placement.envelope import Outcome
 from tasker.placement.variables import set_variables
+from tasker.threads import claim_thread
 from tasker.wrapping import Progress, wrapper
 
 __all__ = ["Host"]
 
 
 class Host:
-    """The resource, and the call that runs on it. `note` is told the results of the steps of a call."""
+    """The resource, and the call that runs on it. `note` is told the results of the steps of a call.
+
+    Made by the resource's thread."""
 
     def __init__(self, setup: protocol.Setup, note: Callable[[object], object]) -> None:
+        claim_thread()  # what a task forks must not serve
         self._note = note
         self._lock = threading.RLock()
         self._number = 0  # of the call that runs, or ran last

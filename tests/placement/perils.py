@@ -139,6 +139,16 @@ def fork_and_return(resource: object) -> str:
     return "the child's own"
 
 
+def fork_and_leave(resource: object, error: BaseException | None) -> int:
+    """The exit status of a forked process in which the task ends like this."""
+    child = os.fork()
+    if child == 0:
+        if error is not None:
+            raise error
+        return -1
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+
 def hold_the_gil(resource: object) -> int:
     return sum(range(10**12))
 

@@ -245,6 +245,19 @@ def test_a_task_may_fork_and_its_child_says_nothing(make, capfd):
     assert capfd.readouterr().err == ""
 
 
+@pytest.mark.parametrize(
+    ("error", "status"), [(None, 0), (SystemExit(7), 7), (SystemExit(), 0), (ValueError("there"), 1)], ids=repr
+)
+def test_what_a_task_forks_ends_as_a_program_does_where_the_task_ends(make, journal, capfd, error, status):
+    manager = make()
+    process = manager.queue_task(hooks.process_of)
+    assert manager.queue_task(perils.fork_and_leave, error) == status
+    assert manager.queue_task(hooks.process_of) == process
+    assert manager.stop().drained
+    assert len(journal.of("destroyed")) == 1
+    assert ("ValueError: there" in capfd.readouterr().err) == (status == 1)
+
+
 def test_a_task_that_comes_as_an_idle_child_is_found_dead_is_not_sent_to_it(make, monkeypatch):
     wake, late = Seat.wake, []
 
