@@ -142,6 +142,13 @@ def short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
+def endless_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A worker that pauses, or a task, does so until it has nothing to pause for."""
+    monkeypatch.setattr(tasker.backoff, "FIRST_PAUSE", 1000.0)
+    monkeypatch.setattr(tasker.backoff, "LONGEST_PAUSE", 1000.0)
+
+
+@pytest.fixture
 def no_collection() -> Iterator[None]:
     """What dies, dies because nobody refers to it; and no finalizer of a manager that another test forgot runs here."""
     gc.collect()

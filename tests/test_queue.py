@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import threading
+import time
 from collections import deque
 from types import SimpleNamespace
 from typing import Any
@@ -464,6 +466,127 @@ def test_a_retry_that_meets_a_cancellation_is_settled_once(queue):
         queue.drop(future)
         assert queue.waiting() == (0, 0)
         assert future._owner.cancelled == 1
+
+
+# -- retries that pause ----------------------------------------------------------------------------------------------
+
+
+def start_first(queue, count):
+    """Take the first tasks, as workers whose resources break."""
+    tasks = [queue.take() for _ in range(count)]
+    assert all(each._start(0.0) for each in tasks)
+    return tasks
+
+
+def pause(queue, tasks, seconds=3600.0):
+    for each in tasks:
+        assert each._requeue()
+        queue.put_back_later(each, seconds)
+
+
+@pytest.mark.parametrize("priority", [False, True])
+def test_a_retry_that_pauses_counts_as_waiting_and_is_not_taken(queue, priority):
+    put(queue, 2, priority=priority)
+    retry = start_first(queue, 1)
+    pause(queue, retry)
+    assert queue.waiting() == ((0, 2) if priority else (2, 0))
+    assert queue.waiting_new() == 1
+    assert retry[0] in queue.entries()
+    queue.ripen(time.monotonic())
+    assert len(take_all(queue)) == 1
+    assert sum(queue.waiting()) == 1
+    queue.ripen(math.inf)
+    assert sum(queue.waiting()) == 1
+    assert take_all(queue) == retry
+
+
+@pytest.mark.parametrize("priority", [False, True])
+def test_retries_whose_pause_is_over_let_one_task_go_first_and_keep_their_order(queue, priority):
+    tasks = put(queue, 5, priority=priority)
+    first, second = start_first(queue, 2)
+    pause(queue, [second], 2.0)
+    pause(queue, [first], 1.0)
+    queue.ripen(math.inf)
+    assert queue.waiting_new() == 3
+    assert take_all(queue) == [tasks[2], first, second, *tasks[3:]]
+
+
+def test_a_retry_goes_behind_those_that_were_there_before_it_and_a_task_that_had_no_turn(queue):
+    tasks = put(queue, 5)
+    first, second, third = start_first(queue, 3)
+    pause(queue, [first])
+    queue.ripen(math.inf)
+    queue.put_back(second)  # at once
+    pause(queue, [third])
+    queue.ripen(math.inf)
+    assert take_all(queue) == [second, tasks[3], third, first, tasks[4]]
+
+
+def test_retries_among_themselves_wait_in_line(queue):
+    put(queue, 3)
+    tasks = start_first(queue, 3)
+    for each in tasks:
+        pause(queue, [each])
+        queue.ripen(math.inf)
+    assert take_all(queue) == tasks
+
+
+def test_a_retry_that_pauses_goes_back_into_its_own_lane(queue):
+    main, urgent = put(queue, 2), put(queue, 2, priority=True)
+    taken = start_first(queue, 3)
+    assert taken == [*urgent, main[0]]
+    pause(queue, [urgent[0], main[0]])
+    queue.ripen(math.inf)
+    assert queue.waiting() == (2, 1)
+    assert take_all(queue) == [urgent[0], main[1], main[0]]
+
+
+def test_a_retry_that_dies_while_it_pauses_is_dropped_with_its_lane_at_the_next_tick(queue):
+    put(queue, 2)
+    (retry,) = start_first(queue, 1)
+    pause(queue, [retry])
+    assert retry.cancel()
+    assert (sum(queue.waiting()), queue.waiting_new()) == (1, 1)
+    queue.compact()
+    assert queue._dead[False] == 1, "it is not in its lane yet"
+    queue.ripen(time.monotonic())
+    assert (sum(queue.waiting()), queue.waiting_new()) == (1, 1)
+    queue.compact()
+    take_all(queue)
+    assert queue.waiting() == (0, 0)
+    assert not queue._later
+
+
+def test_a_closed_queue_is_not_drained_as_long_as_a_retry_pauses(queue):
+    put(queue, 1)
+    (retry,) = start_first(queue, 1)
+    pause(queue, [retry])
+    queue.close()
+    assert not queue.is_drained()
+    queue.ripen(math.inf)
+    assert not queue.is_drained()
+    assert take_all(queue) == [retry]
+    assert queue.is_drained()
+
+
+def test_a_sweep_takes_what_pauses(queue):
+    tasks = put(queue, 2)
+    pause(queue, start_first(queue, 1))
+    assert set(queue.sweep()) == set(tasks)
+    assert not queue._later
+
+
+def test_a_retry_whose_pause_is_over_wakes_a_worker(queue):
+    put(queue, 1)
+    (retry,) = start_first(queue, 1)
+    pause(queue, [retry], 0.0)
+    seat, found = Seat(), []
+    worker = threading.Thread(target=lambda: found.append(queue.idle.park(seat, queue.take)))
+    worker.start()
+    eventually(lambda: seat.parked)
+    queue.ripen(time.monotonic())
+    worker.join(PATIENCE)
+    assert found == [retry]
 
 
 # -- waiting for room ----------------------------------------------------------------------------------------------

@@ -121,8 +121,8 @@ def test_draining_tasks_run_with_a_live_context_that_says_stopping(make):
     assert seen == [(True, False)]
 
 
-def test_stop_returns_during_an_outage(make, factory, monkeypatch):
-    monkeypatch.setattr(tasker.backoff, "FIRST_PAUSE", 1000.0)  # only a wake-up ends the pause
+@pytest.mark.usefixtures("endless_pauses")
+def test_stop_returns_during_an_outage(make, factory):
     factory.fail_always = OSError("down")
     manager = make(worker_count=3)
     assert manager.stop().drained

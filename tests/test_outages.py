@@ -1,0 +1,327 @@
+"""What breaks again and again: workers pause, a task's attempts are spaced, and everybody else gets his turn."""
+
+from __future__ import annotations
+
+import threading
+import time
+
+import pytest
+
+from tasker import ResourceCreationError, TaskManagerKilledError, TaskTimeoutError
+from tasker.backoff import WARNINGS, Backoff
+from tasker.errors import ContextCancelledError
+from tests.conftest import PATIENCE, Sick, eventually
+
+
+def sick(resource):
+    raise Sick
+
+
+def is_waiting(manager):
+    return sum(manager._engine.queue.waiting()) > 0
+
+
+# -- workers ---------------------------------------------------------------------------------------------------------
+
+
+def never_wakes_up(manager, worker):
+    """Wake a pausing worker until it has slept on twice, as closing and healing do."""
+    slept = []
+    sleep = worker.seat.sleep
+
+    class Seat(type(worker.seat)):
+        __slots__ = ()
+
+        def sleep(self, timeout=-1.0):
+            slept.append(timeout)
+            return sleep(timeout)
+
+    worker.seat.__class__ = Seat
+    while len(slept) < 3:
+        manager._engine.crew.wake_all(manager._engine.queue.idle)
+        time.sleep(0.001)
+
+
+@pytest.mark.usefixtures("endless_pauses")
+@pytest.mark.parametrize("closing", [False, True])
+def test_a_worker_whose_creation_failed_sleeps_its_pause_out_whatever_wakes_it(make, factory, log, closing):
+    factory.fail_next = [OSError("down")]
+    manager = make(worker_count=1, max_worker_count=1)
+    future = manager.submit(lambda resource: 0)
+    eventually(log.loud)
+    if closing:
+        manager._engine.lifecycle.request_stop()
+    never_wakes_up(manager, manager._engine.crew.members[0])
+    assert factory.created == []
+    assert not future.done()
+    manager.kill(0)
+    assert isinstance(future.exception(0), TaskManagerKilledError)
+
+
+@pytest.mark.usefixtures("endless_pauses")
+def test_a_worker_whose_resource_broke_at_its_first_use_pauses(make, factory):
+    manager = make(worker_count=1, max_worker_count=1)
+    future = manager.submit(sick)
+    eventually(lambda: manager.metrics().total_tasks_retried == 1)
+    eventually(lambda: manager.stats().creating_workers == 1)
+    never_wakes_up(manager, manager._engine.crew.members[0])
+    assert len(factory.created) == len(factory.destroyed) == 1
+    assert not future.done()
+
+
+@pytest.mark.usefixtures("endless_pauses")
+@pytest.mark.parametrize("end", ["stop", "kill"])
+def test_a_worker_that_pauses_leaves_when_there_is_nothing_left_to_do(make, factory, end):
+    manager = make(worker_count=1, max_worker_count=1)
+    assert isinstance(manager.submit(sick, once=True).exception(PATIENCE), Sick)
+    assert getattr(manager, end)(PATIENCE).abandoned == ()
+    assert len(factory.created) == 1
+
+
+@pytest.mark.usefixtures("endless_pauses")
+@pytest.mark.parametrize("proof", ["a result", "a healthy error", "a result for a collector"])
+def test_a_resource_that_has_done_a_task_well_is_replaced_at_once(make, proof):
+    class Collector:
+        def __getattr__(self, name):
+            return lambda *_: None
+
+    more = {"collector": Collector()} if proof.endswith("collector") else {}
+    manager = make(worker_count=1, max_worker_count=1, **more)
+    for number in range(3):  # as often as it happens
+
+        def work(resource):
+            if proof == "a healthy error":
+                raise ValueError
+
+        assert isinstance(manager.submit(work).exception(PATIENCE), (ValueError, type(None)))
+        assert isinstance(manager.submit(sick, once=True).exception(PATIENCE), Sick)
+        assert manager.queue_task(lambda resource: resource.number, timeout=PATIENCE) == number + 1
+
+
+def test_the_pause_grows_with_every_failure_whatever_its_kind(make, factory, monkeypatch):
+    asked = []
+    monkeypatch.setattr(Backoff, "worker_pause", lambda backoff, failures: asked.append(failures) or 0.0)
+    factory.fail_next = [OSError("down")]
+    manager = make(worker_count=1, max_worker_count=1, max_retries=0)
+    for _ in range(2):
+        assert isinstance(manager.submit(sick).exception(PATIENCE), Sick)
+    factory.fail_next = [OSError("down"), OSError("down")]
+    assert isinstance(manager.submit(sick).exception(PATIENCE), Sick)
+    assert manager.queue_task(lambda resource: "well") == "well"
+    assert asked[:6] == [1, 2, 3, 4, 5, 6]
+    assert isinstance(manager.submit(sick).exception(PATIENCE), Sick)
+    factory.fail_next = [OSError("down")]
+    assert isinstance(manager.submit(sick).exception(PATIENCE), Sick)
+    eventually(lambda: len(asked) > 6)
+    assert asked[6] == 1, "the row ended with the task that was done well"
+
+
+def test_an_outage_is_told_by_a_few_warnings(make, factory, log, monkeypatch, short_pauses):
+    factory.fail_always = OSError("down")
+    manager = make(worker_count=4, max_worker_count=4)
+    eventually(lambda: sum("on_create raised\n" in text or "trying again" in text for _, text in log.lines) > 40)
+    manager.kill(0)
+    assert [line for line in log.loud() if "down" in line] == log.loud()
+    assert len(log.loud()) == WARNINGS
+
+
+def test_resources_that_break_before_they_have_done_a_task_are_told_of(make, log, short_pauses):
+    manager = make(worker_count=1, max_worker_count=1)
+    assert isinstance(manager.submit(sick, once=True).exception(PATIENCE), Sick)
+    assert log.loud() == [], "one may be the fault of its task"
+    assert isinstance(manager.submit(sick, once=True).exception(PATIENCE), Sick)
+    assert [line for line in log.loud() if "break before they have done a task" in line] == log.loud() != []
+
+
+def test_tasks_wait_as_long_as_resources_can_be_made_even_if_they_break_between_two_ticks(make, monkeypatch):
+    """create_timeout is for resources that cannot be made: here one is made and broken again and again."""
+    monkeypatch.setattr(Backoff, "worker_pause", lambda backoff, failures: 0.0)
+    monkeypatch.setattr(Backoff, "task_pause", lambda backoff, failures, attempts: 0.0)
+    manager = make(worker_count=1, max_worker_count=1, max_retries=10**6, create_timeout=0.3)
+    engine, ticks, gate = manager._engine, [], threading.Event()
+    watch = engine.burst._watch_resources
+
+    def watch_while_none_is_held():
+        held = engine.backoff.made_at
+        while engine.crew.holding() or engine.backoff.made_at == held:  # one was made since the last tick, and is gone
+            time.sleep(0)
+        ticks.append(watch())
+
+    def task(resource):
+        if not gate.is_set():
+            raise Sick
+        return "well"
+
+    monkeypatch.setattr(engine.burst, "_watch_resources", watch_while_none_is_held)
+    future = manager.submit(task)
+    eventually(lambda: len(ticks) > 8)  # for longer than create_timeout
+    gate.set()
+    monkeypatch.undo()
+    assert future.result(PATIENCE) == "well"
+
+
+# -- tasks -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def pausing(make, factory, monkeypatch):
+    """`pausing(**options)`: a manager with one worker, which is idle, and a task that waits for its next attempt."""
+    monkeypatch.setattr(Backoff, "worker_pause", lambda backoff, failures: 0.0)
+    monkeypatch.setattr(Backoff, "task_pause", lambda backoff, failures, attempts: 1000.0)
+
+    def make_pausing(task=sick, manager_options=None, **options):
+        manager = make(worker_count=1, max_worker_count=1, **(manager_options or {}))
+        future = manager.submit(task, **options)
+        eventually(lambda: manager._engine.queue._later)
+        eventually(lambda: manager.stats().idle_workers == 1)
+        return manager, future
+
+    return make_pausing
+
+
+def end_its_pause(manager):
+    queue = manager._engine.queue
+    with queue._dead_lock:
+        queue._later = [(0.0, task) for _, task in queue._later]
+
+
+def sick_once():
+    seen = []
+
+    def task(resource):
+        seen.append(resource)
+        if len(seen) == 1:
+            raise Sick
+        return len(seen)
+
+    return task
+
+
+def adds_up(manager, **totals):
+    metrics = manager.metrics()
+    assert {name: getattr(metrics, f"total_tasks_{name}") for name in totals} == totals
+    ended = metrics.total_tasks_completed + metrics.total_tasks_failed + metrics.total_tasks_cancelled
+    assert metrics.total_tasks_arrived == ended
+    assert manager._engine.queue.waiting() == (0, 0)
+
+
+@pytest.mark.parametrize("priority", [False, True])
+def test_a_task_that_pauses_is_waiting_and_others_run(pausing, priority):
+    manager, future = pausing(sick_once(), priority=priority)
+    assert not future.running()
+    assert not future.done()
+    stats = manager.stats()
+    assert (stats.queued_tasks, stats.priority_tasks) == ((0, 1) if priority else (1, 0))
+    assert manager.queue_task(lambda resource: "another") == "another"
+    assert manager.join(0.01) is False
+    end_its_pause(manager)
+    assert future.result(PATIENCE) == future.attempts == 2
+    assert manager.join(PATIENCE)
+    adds_up(manager, arrived=2, completed=2, retried=1)
+
+
+@pytest.mark.parametrize("stopping", [False, True])
+def test_a_task_that_pauses_can_be_cancelled(pausing, stopping):
+    manager, future = pausing()
+    if stopping:
+        manager._engine.lifecycle.request_stop()
+    assert future.cancel()
+    assert manager.stop().drained
+    adds_up(manager, arrived=1, cancelled=1)
+
+
+@pytest.mark.parametrize("stopping", [False, True])
+def test_a_task_that_pauses_ends_at_its_deadline(pausing, stopping):
+    manager, future = pausing(timeout=3600)
+    if stopping:
+        manager._engine.lifecycle.request_stop()
+    future._expire()
+    with pytest.raises(TaskTimeoutError):
+        future.result(0)
+    assert manager.stop().drained
+    adds_up(manager, arrived=1, failed=1)
+
+
+@pytest.mark.parametrize("stopping", [False, True])
+def test_kill_ends_a_task_that_pauses(pausing, stopping):
+    manager, future = pausing()
+    if stopping:
+        manager._engine.lifecycle.request_stop()
+    assert manager.kill().abandoned == ()
+    assert isinstance(future.exception(0), TaskManagerKilledError)
+    adds_up(manager, arrived=1, cancelled=1)
+
+
+def test_stop_waits_for_a_task_that_pauses_and_does_not_shorten_its_pause(pausing, factory):
+    manager, future = pausing(sick_once())
+    stopper = threading.Thread(target=manager.stop)
+    stopper.start()
+    worker = manager._engine.crew.members[0]
+    eventually(manager._engine.is_stopping)
+    looks = []
+    worker._look = lambda look=worker._look: looks.append(None) or look()
+    eventually(lambda: len(looks) > 3)
+    assert worker.seat.parked or len(looks) < 1000, "a worker that has nothing to do but wait sleeps"
+    assert not future.done()
+    assert future.attempts == 1
+    end_its_pause(manager)
+    stopper.join(PATIENCE)
+    assert future.result(0) == 2
+    adds_up(manager, arrived=1, completed=1, retried=1)
+
+
+def test_a_task_that_pauses_fails_when_no_resource_can_be_made(pausing, factory):
+    manager, future = pausing(manager_options={"create_timeout": 0.2})
+    factory.fail_always = OSError("down")
+    assert isinstance(manager.submit(sick, once=True).exception(PATIENCE), Sick)
+    with pytest.raises(ResourceCreationError, match="down"):
+        future.result(PATIENCE)
+
+
+def test_a_bounded_queue_keeps_its_room_for_others_while_a_task_pauses(pausing):
+    manager, future = pausing(manager_options={"queue_size": 1})
+    gate = threading.Event()
+    eventually(manager.submit(lambda resource: gate.wait(PATIENCE)).running)
+    manager.submit(lambda resource: 0, queue_timeout=0)
+    gate.set()
+    assert future.cancel()
+
+
+def test_whoever_forks_finds_a_task_that_pauses_among_the_unfinished(pausing):
+    manager, future = pausing()
+    assert future in manager._engine.unfinished()
+    manager.kill()
+
+
+def test_a_task_that_is_settled_while_it_pauses_keeps_nothing_alive_for_long(pausing):
+    manager, future = pausing()
+    future._fail_from_outside(Sick(), ContextCancelledError())
+    eventually(lambda: not manager._engine.queue._later)
+    adds_up(manager, arrived=1, failed=1)
+
+
+# -- what waits behind -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("priority", [False, True])
+@pytest.mark.parametrize("slow", [False, True])
+def test_tasks_that_break_every_resource_keep_nobody_behind_them_from_running(
+    make, factory, short_pauses, slow, priority
+):
+    """Also where it takes so long to make a resource that their pauses are over by then."""
+    managers, poisons = [], 4
+
+    def create():
+        if slow and managers:
+            queue = managers[0]._engine.queue
+            eventually(lambda: not queue._later or queue.closed)
+        return factory.create()
+
+    often = 0.002  # seconds between two ticks
+    manager = make(worker_count=2, max_worker_count=2, max_retries=10**9, on_create=create, burst_interval=often)
+    managers.append(manager)
+    poison = [manager.submit(sick, priority=priority) for _ in range(poisons)]
+    others = [manager.submit(lambda resource, i: i, i, priority=priority) for i in range(20)]
+    assert [future.result(PATIENCE) for future in others] == list(range(20))
+    eventually(lambda: min(future.attempts for future in poison) > 2)
+    manager.kill()
