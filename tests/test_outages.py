@@ -138,12 +138,14 @@ def test_tasks_wait_as_long_as_resources_can_be_made_even_if_they_break_between_
     monkeypatch.setattr(Backoff, "worker_pause", lambda backoff, failures: 0.0)
     monkeypatch.setattr(Backoff, "task_pause", lambda backoff, failures, attempts: 0.0)
     manager = make(worker_count=1, max_worker_count=1, max_retries=10**6, create_timeout=0.3)
-    engine, ticks, gate = manager._engine, [], threading.Event()
+    engine, ticks, gate, accepted = manager._engine, [], threading.Event(), []
     watch = engine.burst._watch_resources
 
     def watch_while_none_is_held():
         held = engine.backoff.made_at
         while engine.crew.holding() or engine.backoff.made_at == held:  # one was made since the last tick, and is gone
+            if gate.is_set() or any(future.done() for future in accepted):
+                break
             time.sleep(0)
         ticks.append(watch())
 
@@ -154,9 +156,9 @@ def test_tasks_wait_as_long_as_resources_can_be_made_even_if_they_break_between_
 
     monkeypatch.setattr(engine.burst, "_watch_resources", watch_while_none_is_held)
     future = manager.submit(task)
-    eventually(lambda: len(ticks) > 8)  # for longer than create_timeout
+    accepted.append(future)
+    eventually(lambda: len(ticks) > 8 or future.done())  # for longer than create_timeout
     gate.set()
-    monkeypatch.undo()
     assert future.result(PATIENCE) == "well"
 
 

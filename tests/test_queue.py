@@ -557,6 +557,15 @@ def test_a_retry_that_dies_while_it_pauses_is_dropped_with_its_lane_at_the_next_
     assert not queue._later
 
 
+def test_an_empty_lane_is_not_compacted_for_what_died_beside_it(queue, monkeypatch):
+    put(queue, 1)
+    (retry,) = start_first(queue, 1)
+    pause(queue, [retry])
+    assert retry.cancel()
+    monkeypatch.setattr(queue, "_compact", None)  # it would wake all workers, tick by tick
+    queue.compact()
+
+
 def test_a_closed_queue_is_not_drained_as_long_as_a_retry_pauses(queue):
     put(queue, 1)
     (retry,) = start_first(queue, 1)
@@ -581,10 +590,11 @@ def test_a_retry_whose_pause_is_over_wakes_a_worker(queue):
     (retry,) = start_first(queue, 1)
     pause(queue, [retry], 0.0)
     seat, found = Seat(), []
-    worker = threading.Thread(target=lambda: found.append(queue.idle.park(seat, queue.take)))
+    worker = threading.Thread(target=lambda: found.append(queue.idle.park(seat, queue.take, PATIENCE)))
     worker.start()
     eventually(lambda: seat.parked)
     queue.ripen(time.monotonic())
+    assert not queue.idle.announced
     worker.join(PATIENCE)
     assert found == [retry]
 
