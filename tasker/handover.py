@@ -14,7 +14,7 @@ from itertools import islice, repeat
 from operator import call
 from typing import TypeVar
 
-__all__ = ["append_from", "move_all", "set_from"]
+__all__ = ["append_from", "do_both", "move_all", "set_from"]
 
 T = TypeVar("T")
 
@@ -27,6 +27,11 @@ def set_from(holder: object, name: str, give: Callable[[], object]) -> None:
 def append_from(things: list[T], give: Callable[[], T]) -> None:
     """`things.append(give())`."""
     next(map(things.append, map(call, repeat(give))))
+
+
+def do_both(first: Callable[[], object], second: Callable[[], object]) -> None:
+    """`first(); second()`. If the first raises, the second is not done."""
+    deque(map(call, (first, second)), maxlen=0)
 
 
 def move_all(things: list[T], into: deque[T]) -> None:

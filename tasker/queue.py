@@ -1,10 +1,10 @@
 """`TaskQueue`: two lanes of waiting tasks, and the parking of the workers that wait for them.
 
 Order. A worker that takes a main task has seen the priority lane empty after that main task was put; each lane is
-taken first in, first out, but for retries. With the GIL, looking and popping in
-`_take_unlocked` keeps that without a lock, because no thread switch can come between the look and the pop (CPython
-switches on calls and backward jumps only). Free-threaded builds take `_take_lock`, which only takers take, and look at
-the priority lane once more after the pop.
+taken first in, first out, but for retries. With the GIL, looking and popping in `_take_unlocked` keeps that without a
+lock, because no thread switch can come between the look and the pop (CPython switches on calls and backward jumps
+only). Free-threaded builds take `_take_lock`, which only takers take, and look at the priority lane once more after the
+pop.
 
 Retries. A retry that need not pause goes to the front of its own lane. One that has to pause waits in `_later` until
 the burst thread's first tick after that; then it goes not to the front, but behind the first task of its lane that was
@@ -43,11 +43,12 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
+from functools import partial
 from typing import Any, Protocol
 
 from tasker.errors import TaskManagerShutdownError
 from tasker.future import TaskFuture
-from tasker.handover import append_from
+from tasker.handover import append_from, do_both
 from tasker.parking import Parking, copy_of, gil_enabled
 from tasker.room import Room
 
@@ -138,8 +139,8 @@ class TaskQueue:
     def put_back_later(self, task: Task, pause: float) -> None:
         """Make a task that ran wait again, for `pause` seconds outside of its lane. Never refused either."""
         with self._dead_lock:
-            self._later.append((time.monotonic() + pause, task))
             self._requeued[task._priority] += 1
+            self._later.append((time.monotonic() + pause, task))
 
     def give_back(self, task: Task) -> None:
         """A worker has fallen with this task in its hand: the task waits as before, at the front of its lane."""
@@ -224,18 +225,12 @@ class TaskQueue:
         if not self._later:
             return
         with self._take_lock, self._dead_lock:
-            ripe: list[tuple[float, Task]] = []
-            unripe: list[tuple[float, Task]] = []
-            for entry in self._later:
-                (ripe if entry[0] <= now or not entry[1]._waits_for_start() else unripe).append(entry)
-            ripe.sort(key=lambda entry: entry[0], reverse=True)
-            for lane, priority in ((self._main, False), (self._priority, True)):
-                tasks = [task for _, task in ripe if task._priority is priority]
-                place = _behind_first_new(lane) if tasks else 0
-                for task in tasks:
-                    lane.insert(place, task)
-            self._later = unripe  # last: see is_drained
-        for _ in ripe:
+            self._excluding = True  # so that no task ends while this thread refers to it
+            try:
+                ripened = self._ripen(now)
+            finally:
+                self._excluding = self._killed
+        for _ in range(ripened):
             self.idle.wake_one()
 
     def is_quiet(self) -> bool:
@@ -327,6 +322,23 @@ class TaskQueue:
         self._swept.reverse()  # the first one is settled first, from the end of the list
         return bool(self._swept)
 
+    def _ripen(self, now: float) -> int:
+        """Put what is ripe into its lane, with both locks held; returns how many those were."""
+        due = [(until if task._waits_for_start() else -math.inf, task) for until, task in self._later]
+        due.sort(key=lambda entry: entry[0], reverse=True)
+        self._later = due
+        places: dict[bool, int] = {}
+        paused = len(due)
+        while due and due[-1][0] <= now:
+            task = due[-1][1]
+            lane = self._priority if task._priority else self._main
+            place = places.get(task._priority)
+            if place is None:
+                place = _behind_first_new(lane)
+            do_both(partial(lane.insert, place, task), due.pop)  # in this order: see is_empty
+            places[task._priority] = place + 1
+        return paused - len(due)
+
     def _compact(self, lane: deque[Task], dead: list[Task]) -> None:
         with self._take_lock:
             self._excluding = True
@@ -355,12 +367,8 @@ class TaskQueue:
 
 
 def _behind_first_new(lane: deque[Task]) -> int:
-    """The place behind the first task that was never taken, or the end. Takers may come in between, and make it a place
-    further behind."""
-    try:
-        for place in range(len(lane)):
-            if not lane[place].attempts:
-                return place + 1
-    except IndexError:  # taken since then
-        pass
+    """The place behind the first task that was never taken, or the end."""
+    for place in range(len(lane)):  # not over the lane itself: submitters append to it
+        if not lane[place].attempts:
+            return place + 1
     return len(lane)

@@ -80,6 +80,7 @@ class Worker(Generic[R]):
         self.creating: bool = True  # as long as it has no resource, nor one to destroy
         self.began: bool = False  # whether its thread has come so far as to run anything
         self.started: bool = False  # whether its thread is known to be there
+        self.pausing: bool = False  # before it makes a resource: it only has to wake up in order to leave
         self.dismissed: bool = False
         self.lost: bool = False  # whether its resource is known to be lost
         self._failures = 0  # of its resources in a row: not made, or broken or lost before they had done a task well
@@ -187,8 +188,11 @@ class Worker(Generic[R]):
         if not self._failures:
             return self._employed()
         backoff = self._terms.backoff
+        self.pausing = True
         until = time.monotonic() + backoff.worker_pause(self._failures)
-        return self._sleep_until(until) and self._sleep_until(backoff.take_turn())
+        wanted = self._sleep_until(until) and self._sleep_until(backoff.take_turn())
+        self.pausing = False
+        return wanted
 
     def _sleep_until(self, until: float) -> bool:
         """Sleep until then, whatever wakes the thread meanwhile; `False` as soon as it is not employed any more."""

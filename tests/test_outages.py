@@ -79,6 +79,15 @@ def test_a_worker_that_pauses_leaves_when_there_is_nothing_left_to_do(make, fact
 
 
 @pytest.mark.usefixtures("endless_pauses")
+def test_a_kill_at_once_abandons_no_worker_that_only_pauses(make, factory):
+    factory.fail_always = OSError("down")
+    manager = make(worker_count=32, max_worker_count=32)
+    manager.submit(lambda resource: 0)
+    eventually(lambda: all(worker.pausing for worker in manager._engine.crew.members))
+    assert manager.kill(0).abandoned == ()
+
+
+@pytest.mark.usefixtures("endless_pauses")
 @pytest.mark.parametrize("proof", ["a result", "a healthy error", "a result for a collector"])
 def test_a_resource_that_has_done_a_task_well_is_replaced_at_once(make, proof):
     class Collector:

@@ -473,7 +473,7 @@ def test_a_retry_that_meets_a_cancellation_is_settled_once(queue):
 
 def start_first(queue, count):
     """Take the first tasks, as workers whose resources break."""
-    tasks = [queue.take() for _ in range(count)]
+    tasks = [queue.take(SimpleNamespace()) for _ in range(count)]
     assert all(each._start(0.0) for each in tasks)
     return tasks
 
@@ -557,6 +557,30 @@ def test_a_retry_that_dies_while_it_pauses_is_dropped_with_its_lane_at_the_next_
     assert not queue._later
 
 
+@pytest.mark.parametrize("priority", [False, True])
+@pytest.mark.parametrize("fails_at", [0, 1, 2])
+def test_no_retry_is_lost_or_there_twice_where_there_is_no_memory_for_its_place(queue, monkeypatch, fails_at, priority):
+    class Lane(deque):
+        """One that has no room for a moment."""
+
+        def insert(self, place, item):
+            nonlocal fails_at
+            fails_at -= 1
+            if fails_at == -1:
+                raise MemoryError
+            super().insert(place, item)
+
+    monkeypatch.setattr(queue, "_priority" if priority else "_main", Lane())
+    tasks = put(queue, 5, priority=priority)
+    pause(queue, start_first(queue, 3), 0.0)
+    with pytest.raises(MemoryError):
+        queue.ripen(math.inf)
+    assert sum(queue.waiting()) == 5
+    queue.ripen(math.inf)
+    assert (sum(queue.waiting()), queue.waiting_new()) == (5, 2)
+    assert sorted(map(id, take_all(queue))) == sorted(map(id, tasks))
+
+
 def test_an_empty_lane_is_not_compacted_for_what_died_beside_it(queue, monkeypatch):
     put(queue, 1)
     (retry,) = start_first(queue, 1)
@@ -581,7 +605,9 @@ def test_a_closed_queue_is_not_drained_as_long_as_a_retry_pauses(queue):
 def test_a_sweep_takes_what_pauses(queue):
     tasks = put(queue, 2)
     pause(queue, start_first(queue, 1))
-    assert set(queue.sweep()) == set(tasks)
+    failed = []
+    assert not queue.fail_waiting(failed.append, list.clear)
+    assert set(failed) == set(tasks)
     assert not queue._later
 
 
@@ -590,7 +616,11 @@ def test_a_retry_whose_pause_is_over_wakes_a_worker(queue):
     (retry,) = start_first(queue, 1)
     pause(queue, [retry], 0.0)
     seat, found = Seat(), []
-    worker = threading.Thread(target=lambda: found.append(queue.idle.park(seat, queue.take, PATIENCE)))
+
+    def park():
+        return queue.idle.park(seat, lambda: queue.take(SimpleNamespace()), PATIENCE)
+
+    worker = threading.Thread(target=lambda: found.append(park()))
     worker.start()
     eventually(lambda: seat.parked)
     queue.ripen(time.monotonic())
