@@ -396,7 +396,7 @@ def any_free(workers: Collection[Worker]) -> bool:
 
 def look_again(workers: Iterable[Worker]) -> None:
     """Look for a circle that something else than a wait has closed, if one of these waits, and end it."""
-    if not any(worker in _announced for worker in workers):
+    if not _announced.waits or not any(worker in _announced for worker in workers):
         return
     with _lock:
         _tell_the_youngest()

@@ -266,8 +266,9 @@ class BuiltinCollector:
         """Tasks that came into the lanes, and tasks that workers have finished (failures count): what scaling goes by.
 
         Both only grow. Neither counts what no worker did: a `run_task`, a timeout, a `kill()`."""
+        outside, direct = self._outside, self._direct
         with self._lock:
-            finished = [shard.finished() for shard in self._shards if shard not in (self._outside, self._direct)]
+            finished = [shard.finished() for shard in self._shards if shard is not outside and shard is not direct]
             done = self._left.completed + self._left.failed + sum(map(sum, finished))
         return self._count_queued(), done
 

@@ -57,8 +57,8 @@ Sleeper: type[Any] = type(new_sleeper())
 def copy_of(line: deque[T]) -> list[T]:
     """What is in a deque that others change meanwhile. Without the GIL some of what they take or put may be missing."""
     for _ in range(10):
-        with contextlib.suppress(RuntimeError):  # it has changed meanwhile: 3.13 copies item by item
-            return [*line.copy()]
+        with contextlib.suppress(RuntimeError):  # it has changed meanwhile
+            return list(line)  # without the GIL 3.13 takes hundreds of times as long for its `copy()`
     items: list[T] = []
     with contextlib.suppress(IndexError):
         for place in range(len(line)):

@@ -228,9 +228,9 @@ def test_a_deque_is_copied_while_others_change_it():
     busy, changes = deque(range(1000)), 0
 
     class Changing(deque):
-        """One that has always changed when its copy is half made, as on 3.13 without the GIL."""
+        """One that has always changed when its copy is half made, as may be without the GIL."""
 
-        def copy(self):
+        def __iter__(self):
             raise RuntimeError("deque mutated during iteration")
 
         def __getitem__(self, place):
