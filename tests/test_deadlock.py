@@ -6,6 +6,7 @@ import concurrent.futures
 import contextlib
 import random
 import threading
+import time
 import weakref
 from concurrent.futures import ALL_COMPLETED, FIRST_COMPLETED, FIRST_EXCEPTION, as_completed
 
@@ -17,6 +18,7 @@ from tasker import (
     Config,
     PoolDeadlockError,
     QueueFullError,
+    ResourceCreationError,
     TaskManager,
     TaskManagerKilledError,
     TaskManagerShutdownError,
@@ -753,6 +755,27 @@ def test_room_that_a_timeout_makes_is_waited_for(make):
     assert here.queue_task(parent).result(PATIENCE) == "done"
 
 
+def test_room_that_a_timeout_made_and_another_one_got_is_told(make):
+    """No wait closes this circle: a tick finds it."""
+    here, there = make(**ONE), make(**ONE, queue_size=1)
+    lined_up = threading.Event()
+
+    def parent(_):
+        there.queue_task_async(lambda _: here.queue_task(leaf))
+        eventually(lambda: there._engine.crew.members[0] in deadlock._announced)
+        there.submit(leaf, timeout=0.5)
+        lined_up.set()
+        eventually(lambda: there._engine.queue.room._line)
+        there.queue_task_async(leaf)
+
+    future = here.queue_task_async(parent)
+    assert lined_up.wait(PATIENCE)
+    other = there.queue_task_async(leaf)  # waits for the room before the task does, and is no task
+    with pytest.raises(PoolDeadlockError, match="room in the queue"):
+        future.result(PATIENCE)
+    assert other.result(PATIENCE) == "done"
+
+
 def test_in_a_task_of_its_own_a_full_queue_is_still_refused_at_once(make):
     manager = make(**ONE, queue_size=1)
 
@@ -842,6 +865,49 @@ def test_a_retry_that_runs_elsewhere_is_not_taken_for_what_its_first_worker_does
     future = manager.queue_task_async(breaking)
     assert future.result(PATIENCE) == "done"
     assert manager.stop().destroy_errors == 0
+
+
+def test_waits_that_only_go_one_way_are_never_told():
+    """Tasks wait for tasks of later managers alone: each wait ends, whatever breaks, comes late, is hired or leaves."""
+    rng = random.Random(1)
+
+    def create():
+        if rng.random() < 0.2:
+            raise OSError
+        time.sleep(rng.random() / 100)
+        return object()
+
+    options = {"on_create": create, "on_destroy": bool, "check_health": lambda error: not isinstance(error, Sick)}
+    managers = [
+        TaskManager(Config(**options, worker_count=1, max_worker_count=3, burst_interval=0.01, queue_size=size))
+        for size in (0, 3, 0)
+    ]
+    ways = [
+        *WAITS.values(),
+        lambda manager, fn: manager.run_task(fn),
+        lambda manager, fn: manager.executor().shutdown(),
+    ]
+    alarms, broken = [], set()
+
+    def member(_, level, seed):
+        own = random.Random(seed)
+        if level + 1 < len(managers):
+            later = own.randrange(level + 1, len(managers))
+            try:
+                own.choice(ways)(managers[later], lambda resource: member(resource, later, seed + 1))
+            except PoolDeadlockError as error:
+                alarms.append(error)
+            except (ResourceCreationError, Sick):  # in run_task, which tries nothing again
+                pass
+        if own.random() < 0.05 and seed not in broken:
+            broken.add(seed)
+            raise Sick
+
+    futures = [managers[0].queue_task_async(member, 0, number * 10) for number in range(150)]
+    assert not concurrent.futures.wait(futures, PATIENCE).not_done
+    assert [future.exception() for future in futures if future.exception() is not None] == []
+    assert [manager.stop(PATIENCE).drained for manager in managers] == [True] * 3
+    assert alarms == []
 
 
 def test_waits_of_every_kind_at_random_all_end():
