@@ -2,11 +2,11 @@
 
     python examples/graceful_shutdown.py       (then `kill PID` from another terminal, or Ctrl-C)
 
-The signal's handler calls `manager.stop()`. A handler interrupts the main thread wherever that is: if it was waiting
-inside tasker, as this one nearly always is, stop() only begins the closing and returns at once; elsewhere it waits
-there until all is finished. Either way the next submission raises TaskManagerShutdownError, which ends the main loop;
-then the main thread waits for the rest and reads the report. (If a signal may find it with a lock that your tasks need,
-cancel a `Config.ctx` in the handler instead: that begins to stop in the same way and never waits.)
+The signal's handler calls `manager.stop()`. A handler interrupts the main thread wherever that is; stop() waits there
+until all is finished. (Only if the thread had something in its hands that the closing needs, a lock of tasker's, stop()
+begins the closing and returns at once.) The next submission raises TaskManagerShutdownError, which ends the main loop;
+then the main thread waits for what is left, if anything, and reads the report. If a signal may find the main thread
+with a lock that your tasks need, cancel a `Config.ctx` in the handler instead: that begins to stop and never waits.
 
 On Windows no other process can send SIGTERM: `taskkill /F` and os.kill() end the process at once. What does arrive is
 Ctrl-C, and Ctrl-Break as SIGBREAK; before Python 3.14 their handlers run only when the main thread ends a wait.

@@ -175,7 +175,8 @@ class ManagerExecutor(CallExecutor):
         `cancel_futures`: cancel this view's calls that have not started. `wait`: return when all calls of this view
         have ended, however long that takes. In a task it does not wait for submissions that other threads are in the
         middle of, and raises `PoolDeadlockError` if the wait could never end, as in one of the view's own calls. In a
-        signal handler that interrupted tasker or `concurrent.futures` it does not wait at all."""
+        signal handler it does not wait for a submission that this has interrupted, and if it has interrupted this
+        thread while others need what it holds (a lock of tasker's) it does not wait at all."""
         self._closed = True
         if cancel_futures:
             self._cancels = True

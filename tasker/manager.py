@@ -390,11 +390,14 @@ class TaskManager(Generic[R]):
     def stop(self, timeout: float | None = None) -> StopReport:
         """Refuse new tasks, finish all accepted ones, destroy all resources, end all threads; then return.
 
-        When that takes longer than `timeout` seconds it goes on as `kill()` does. Called from a task, a callback or a
-        signal handler that interrupted tasker, it begins to stop and returns at once with `drained=False`. May be
-        called again, and at the same time as `kill()`. Raises `ConfigError` for a wrong time; then it stops nothing.
-        Without a timeout and in a task of another manager, raises `PoolDeadlockError` if the wait could never end; it
-        goes on stopping all the same."""
+        When that takes longer than `timeout` seconds it goes on as `kill()` does. May be called again, and at the same
+        time as `kill()`. Raises `ConfigError` for a wrong time; then it stops nothing. Without a timeout and in a task
+        of another manager, raises `PoolDeadlockError` if the wait could never end; it goes on stopping all the same.
+
+        Where it would wait for the calling thread itself, it begins to stop and returns at once with `drained=False`:
+        in this manager's tasks, in callbacks and hooks that its threads run, inside of its `run_task`, and in a signal
+        handler or a destructor that has interrupted this thread while others need what it holds (a lock of tasker's).
+        Elsewhere it waits, also in a signal handler that has interrupted another call of this manager."""
         return self._engine.stop(timeout)
 
     def kill(self, timeout: float = KILL_TIMEOUT) -> StopReport:
