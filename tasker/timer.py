@@ -13,7 +13,7 @@ The thread survives what goes wrong in a turn: an entry stays in the deque or in
 A thread that is ended all the same is replaced by its own last act, or by `ensure_running`.
 
 Limits set by `after` are tasker's patience with others. When the thread wakes much too late (the machine slept, the
-process was stopped), nobody could act in that time: such a limit is put off by it, once.
+process was stopped), nobody could act in some of that time: such a limit is put off by all of it, once.
 `_lock` guards the starting of the thread, nothing else.
 
 Deadlines are measured by `now()` and set by `at()`, which a test's clock may replace (`follow`). They are variables, so
@@ -144,24 +144,25 @@ class _Timer:
             overslept = self._sleep(min(self._wakes_at - time.monotonic(), threading.TIMEOUT_MAX))
         self._wakes_at = -math.inf
 
-        is_late = overslept > LATE
-        if is_late and not self._was_late:  # late again and again: that is how things are
+        if overslept and not self._was_late:  # late again and again: that is how things are
             self._put_off(overslept)
-        self._was_late = is_late
+        self._was_late = overslept > 0.0
         self._fire_due()
         aside.heal()
 
     def _sleep(self, left: float) -> float:
-        """Sleep for so many seconds at most; returns by how many it was too long."""
+        """Sleep for so many seconds at most; returns how many it has slept if that was much too long, else 0."""
         if aside.waits():
             left = min(left, STUCK)
-        due = time.monotonic() + left
+        asleep = time.monotonic()
         if left <= 0 or self._seat.sleep(left):
             return 0.0
-        return time.monotonic() - due
+        slept = time.monotonic() - asleep
+        return slept if slept - left > LATE else 0.0
 
     def _put_off(self, seconds: float) -> None:
-        """Nobody could act for so long: the limits of those who wait for others begin to count anew."""
+        """Nobody could act in some of that time, it is not known when: the limits of those who wait for others begin to
+        count anew where they were before it."""
         heap: list[_Item] = []
         for when, order, entry in self._heap:
             heap.append((when + seconds if entry.patient else when, order, entry))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import textwrap
+import time
 
 import pytest
 
@@ -296,3 +297,27 @@ def test_children_go_on_when_their_parent_survives_ctrl_c(tmp_path):
     assert error == ""
     assert out.splitlines()[:2] == ["passed True 1", "True 0"]
     assert program.returncode == 0
+
+
+@on_linux
+def test_a_parent_that_was_stopped_for_longer_than_a_creation_may_take_goes_on_waiting_for_it(tmp_path):
+    code = """
+    def create_behind():
+        open("created", "a").write("x")
+        until(lambda: os.path.exists("go"))
+    m = manager(on_create=create_behind, on_destroy=process_of, create_timeout=2)
+    future = m.submit(process_of)
+    until(lambda: os.path.exists("created"))
+    say("ready")
+    say(type(future.result()).__name__, os.path.getsize("created"))
+    m.stop()
+    """
+    with running(code, tmp_path) as program:
+        assert program.stdout.readline() == "ready\n"
+        os.kill(program.pid, signal.SIGSTOP)
+        time.sleep(4)
+        os.kill(program.pid, signal.SIGCONT)
+        time.sleep(0.5)  # in which an impatient one would give up
+        (tmp_path / "go").touch()
+        out, error = program.communicate(timeout=PATIENCE)
+    assert (out, error) == ("int 1\n", "")
