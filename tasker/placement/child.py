@@ -207,27 +207,41 @@ class Child(Handle):
             return None
 
     def _await_death(self) -> None:
+        exit_code: int | None = None
+        try:
+            self._watch()
+            with self._lock:
+                if self._group:
+                    self._kill_now()
+                self._ended = True
+            exit_code = self._reap()
+        except BaseException:  # no memory, or others have closed its descriptors
+            self.kill()  # as nothing watches it any more
+            raise
+        finally:
+            self._announce(exit_code)
+            self._stderr.finish(patient=True)
+            self._let_go()
+
+    def _watch(self) -> None:
+        """Wait until it is dead, and not yet reaped."""
         if self._pidfd is not None:
             self._stderr.follow(self._pidfd)
         else:
-            with contextlib.suppress(AttributeError, OSError):  # some systems can only reap at once
+            with contextlib.suppress(AttributeError, ChildProcessError):  # some systems can only reap at once
                 os.waitid(os.P_PID, self.pid, os.WEXITED | os.WNOWAIT)
-        with self._lock:
-            if self._group:
-                self._kill_now()
-            self._ended = True
-        exit_code = self._reap()
+
+    def _announce(self, exit_code: int | None) -> None:
+        """It is dead."""
         self._stderr.finish(patient=False)
         with self._lock:
+            self._ended = self._is_lost = True
             self.exit_code = exit_code
             self._process.returncode = exit_code or 0  # for `subprocess`, which would look for it later
-            self._is_lost = True
             with contextlib.suppress(OSError):
                 self._wire.end()
         self._dead.set()
         self._lost()
-        self._stderr.finish(patient=True)
-        self._let_go()
 
     def _reap(self) -> int | None:
         try:

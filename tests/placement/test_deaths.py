@@ -147,6 +147,20 @@ def test_the_status_of_a_child_that_others_have_reaped_is_not_known(tmp_path):
     assert done.stdout.splitlines() == ["WorkerLostError None True"] * 2
 
 
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_a_child_that_nothing_watches_any_more_is_ended(make, monkeypatch):
+    def follow(self, process):
+        raise MemoryError
+
+    monkeypatch.setattr(tasker.placement.child.Stderr, "follow", follow)
+    manager = make(max_retries=0)
+    futures = [manager.submit(hooks.process_of) for _ in range(2)]
+    monkeypatch.undo()
+    for future in futures:
+        assert future.exception(PATIENCE) is None or type(future.exception()) is WorkerLostError
+    assert manager.submit(hooks.square, 6).exception(PATIENCE) is None
+
+
 @pytest.mark.parametrize("lowest", [0, 3])
 def test_a_task_that_closes_all_low_descriptors_does_no_harm(make, lowest):
     manager = make()
