@@ -85,6 +85,7 @@ class Burst:
         self._held_at = self._scaled_at  # when a worker was last seen to hold a resource, without being stuck
         self.hopeless: bool = False  # whether that is longer ago than `create_timeout`
         self._stuck = False  # whether all workers that hold a resource wait, at last, for what is in the lanes
+        self._look_at = 0.0  # when to look at waits again
         self._window = Window(interval, self._scaled_at)
         self._was_late = False
         self._settling: list[Any] = []  # tasks that were being settled at the last tick
@@ -228,7 +229,6 @@ class Burst:
         parts.aside.heal()
         timer.ensure_running()
         self._watch_resources()
-        deadlock.look_again(parts.crew.members)
         now = time.monotonic()
         arrived = parts.figures.sample(now)
         if arrived != self._arrived:
@@ -242,7 +242,7 @@ class Burst:
         parts = self._parts
         now = time.monotonic()
         holding = [worker for worker in parts.crew.members if worker.holds_resource]
-        self._stuck = bool(holding) and any(parts.queue.waiting()) and not deadlock.any_free(holding)
+        self._look_at_waits(holding)
         if holding and not self._stuck:
             self._held_at = now
         else:  # one that broke between two ticks was held, too
@@ -267,6 +267,16 @@ class Burst:
         parts.aside.run_all(jobs)
         parts.aside.let_go(self._settling)
         self._settling = list(parts.settling)
+
+    def _look_at_waits(self, holding: list[Any]) -> None:
+        """Look whether the workers that hold a resource wait for what is in the lanes, and for circles. That takes
+        long where tasks wait for thousands of others, so it is not done at every tick there."""
+        now = time.monotonic()
+        if now >= self._look_at:
+            parts = self._parts
+            self._stuck = bool(holding) and any(parts.queue.waiting()) and not deadlock.any_free(holding)
+            deadlock.look_again(parts.crew.members)
+            self._look_at = now + 50 * (time.monotonic() - now)
 
     def _creation_error(self) -> ResourceCreationError:
         if self._parts.site.impossible is None:

@@ -27,6 +27,7 @@ import os
 import threading
 from collections.abc import Callable, Collection, Iterable
 from concurrent.futures import ALL_COMPLETED, FIRST_COMPLETED
+from itertools import islice
 from types import TracebackType
 from typing import Any, Protocol, Self
 
@@ -114,31 +115,42 @@ class Awaited(Protocol):
 
 class Outcomes:
     """The outcomes of tasks: of all of them, of any, or the first error. These are `until`, in the words of
-    `concurrent.futures.wait`."""
+    `concurrent.futures.wait`.
 
-    __slots__ = ("_futures", "_until")
+    A future that is not of the `kind` is not tasker's: it may end. The collection may change once the wait is over."""
 
-    def __init__(self, futures: Collection[Future], until: str = ALL_COMPLETED) -> None:
+    __slots__ = ("_futures", "_kind", "_until")
+
+    def __init__(self, futures: Collection[Any], until: str = ALL_COMPLETED, kind: Any = object) -> None:
         self._futures = futures
         self._until = until
+        self._kind = kind
 
     def may_end(self, stuck: Waits) -> bool:
-        futures = self._futures
+        kind = self._kind
         if self._until == ALL_COMPLETED:
-            return all(map(stuck.may_settle, futures))
+            return all(not isinstance(future, kind) or stuck.may_settle(future) for future in self._futures)
         if self._until == FIRST_COMPLETED:
-            return any(map(stuck.may_settle, futures))
-        unfinished = [future for future in futures if not future.done()]
-        return (
-            not unfinished
-            or any(future._exception is not None for future in futures)
-            or any(map(stuck.may_settle, unfinished))
-        )
+            return any(not isinstance(future, kind) or stuck.may_settle(future) for future in self._futures)
+        over = True
+        for future in self._futures:
+            if not isinstance(future, kind) or future._exception is not None:
+                return True
+            if not future.done():
+                over = False
+                if stuck.may_settle(future):
+                    return True
+        return over
 
     def __str__(self) -> str:
-        names = [_name(future) for future in tuple(self._futures)[:3]]
-        more = len(self._futures) - len(names)
-        return (" and " if self._until == ALL_COMPLETED else " or ").join([*names, *([f"{more} more"] if more else [])])
+        try:
+            futures = tuple(self._futures)
+        except RuntimeError:  # the wait is over
+            return "tasks"
+        names = [_name(future) for future in futures[:3]]
+        if len(futures) > 3:
+            names.append(f"{len(futures) - 3} more")
+        return (" and " if self._until == ALL_COMPLETED else " or ").join(names)
 
 
 class Slot:
@@ -376,8 +388,10 @@ class Stuck(Waits):
         return self._serving[pool]
 
     def __str__(self) -> str:
-        trouble = [pool.trouble() for pool in self._serving if pool.is_hopeless()]
-        return "; ".join([*map(str, self.waits.values()), *trouble])
+        said = [str(wait) for wait in islice(self.waits.values(), 20)]
+        if len(self.waits) > 20:
+            said.append(f"and {len(self.waits) - 20} more wait")
+        return "; ".join([*said, *(pool.trouble() for pool in self._serving if pool.is_hopeless())])
 
 
 _lock = threading.RLock()
@@ -430,7 +444,7 @@ def _expires(future: Future) -> bool:
 
 
 def _name(task: Any) -> str:
-    fn = None if task is None else users_function(task._fn, task._args)
+    fn = users_function(task._fn, task._args) if hasattr(task, "_fn") else task
     try:
         return str(getattr(fn, "__qualname__", None) or type(fn).__qualname__)
     except Exception:  # an attribute of the user's

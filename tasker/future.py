@@ -35,7 +35,7 @@ import os
 import sys
 import threading
 import time
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Collection, Generator
 from concurrent.futures import (
     ALL_COMPLETED,
     FIRST_COMPLETED,
@@ -693,14 +693,14 @@ class _WaiterList(list[Any]):
 
     The lock of a waiter and that inside of its event know no owner, and who settles a future takes both. A thread that
     a signal handler interrupts may hold them, and the handler has to know. So it gets a lock that says who holds it,
-    and an event that needs none; in a task, one of those that are watched."""
+    and an event that needs none."""
 
     __slots__ = ()
 
     def append(self, waiter: Any) -> None:
         if _is_standard(waiter) and not isinstance(waiter.event, _Event):  # which is in no other list yet
             waiter.lock = threading.RLock()
-            waiter.event = _WatchedEvent(waiter) if in_task() else _Event()
+            waiter.event = _Event(waiter)
         super().append(waiter)
 
 
@@ -709,11 +709,15 @@ def _is_standard(waiter: Any) -> bool:
 
 
 class _Event:
-    """A `threading.Event` for one thread that waits."""
+    """A `threading.Event` for one thread that waits. In a task it is looked whether the wait may end.
 
-    def __init__(self) -> None:
+    What `wait` and `as_completed` wait for is in the variables of their frames, and nowhere else."""
+
+    def __init__(self, waiter: Any) -> None:
         self._is_set = False
         self._seat = Seat()
+        stops = getattr(waiter, "stop_on_exception", None)  # as_completed and FIRST_COMPLETED have no such thing
+        self._until = FIRST_COMPLETED if stops is None else FIRST_EXCEPTION if stops else ALL_COMPLETED
 
     def is_set(self) -> bool:
         return self._is_set
@@ -727,6 +731,13 @@ class _Event:
 
     def wait(self, timeout: float | None = None) -> bool:
         """Sleep until it is set, for `timeout` seconds at most; whether it is."""
+        futures = _awaited_in(sys._getframe(1)) if timeout is None and in_task() else None
+        if futures is None:
+            return self._sleep(timeout)
+        with deadlock.Wait(deadlock.Outcomes(futures, self._until, TaskFuture), self.set):
+            return self._sleep(None)
+
+    def _sleep(self, timeout: float | None) -> bool:
         deadline = math.inf if timeout is None else time.monotonic() + timeout
         while not self._is_set:
             left = deadline - time.monotonic()
@@ -741,26 +752,6 @@ def is_looked_into_here() -> bool:
     return any(standard.is_held_here() for standard in _looked_into.copy())
 
 
-class _WatchedEvent(_Event):
-    """What `concurrent.futures.wait` and `as_completed` sleep on in a task: there it is looked whether that may end.
-
-    What they wait for is in the variables of their frames, and nowhere else. A future that is not of tasker's may end;
-    so may a wait of other functions."""
-
-    def __init__(self, waiter: Any) -> None:
-        super().__init__()
-        stops = getattr(waiter, "stop_on_exception", None)  # as_completed and FIRST_COMPLETED have no such thing
-        self._until = FIRST_COMPLETED if stops is None else FIRST_EXCEPTION if stops else ALL_COMPLETED
-
-    def wait(self, timeout: float | None = None) -> bool:
-        futures = () if timeout is not None else _awaited_in(sys._getframe(1))
-        ours: list[Any] = [future for future in futures if isinstance(future, TaskFuture)]
-        if not ours or (len(ours) < len(futures) and self._until != ALL_COMPLETED):
-            return super().wait(timeout)
-        with deadlock.Wait(deadlock.Outcomes(ours, self._until), self.set):
-            return super().wait()
-
-
 # where `wait` and `as_completed` keep the futures that they wait for
 _VARIABLES = {
     getattr(function, "__code__", None): name
@@ -768,9 +759,10 @@ _VARIABLES = {
 }
 
 
-def _awaited_in(frame: FrameType) -> tuple[Any, ...]:
+def _awaited_in(frame: FrameType) -> Collection[Any] | None:
+    """What the caller waits for; `None`: it is another function, and nothing is known of its wait."""
     name = _VARIABLES.get(frame.f_code)
-    return () if name is None else tuple(frame.f_locals.get(name, ()))
+    return None if name is None else frame.f_locals.get(name)
 
 
 class _UnseenFailure:

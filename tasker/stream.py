@@ -413,7 +413,7 @@ class _ThreadWindow(Window):
         if not in_task():
             self._seat.sleep()
             return
-        with deadlock.Wait(deadlock.Outcomes(tuple(self.flying), FIRST_COMPLETED), self._seat.wake):
+        with deadlock.Wait(deadlock.Outcomes(self.flying, FIRST_COMPLETED), self._seat.wake):
             self._seat.sleep()
 
 
