@@ -1,0 +1,248 @@
+"""Retries that pause: on their way from a worker to its lane they are cancelled, timed out, killed, and drained."""
+
+from __future__ import annotations
+
+import math
+from types import SimpleNamespace
+
+import pytest
+
+from tasker.context import ContextCancelledError
+from tasker.queue import TaskQueue
+from tests.interleavings.exploring import Managed, Queued, catches, exhaust, sample
+
+# -- the pause is over -------------------------------------------------------------------------------------------------
+
+
+class RipenAndGet(Queued):
+    """A retry whose pause is over, and a worker that goes to sleep."""
+
+    threads = ("ripen", "get")
+    locked = False
+
+    def __init__(self):
+        super().__init__()
+        self.consumer = self.worker()
+        self.retry = self.task()
+        self.taken = []
+        assert self.retry._start(0.0)
+        assert self.retry._requeue()
+        self.queue.put_back_later(self.retry, 0.0)
+
+    def ripen(self):
+        self.queue.ripen(math.inf)
+
+    def get(self):
+        self.taken.append(self.consumer._next_task())
+
+    def check(self):
+        assert self.taken == [self.retry]
+        assert self.queue.waiting() == (0, 0)
+        assert self.queue.idle.announced == []
+
+
+class RipenAndGetLocked(RipenAndGet):
+    """The same where threads run at once."""
+
+    locked = True
+
+
+class RipenAndLeave(RipenAndGet):
+    """The same when the queue is closed: the worker leaves when there is nothing left."""
+
+    threads = ("ripen", "drain")
+
+    def __init__(self):
+        super().__init__()
+        self.queue.close()
+
+    def drain(self):
+        while (task := self.consumer._next_task()) is not None:
+            self.taken.append(task)
+
+
+class RipenAndLeaveLocked(RipenAndLeave):
+    locked = True
+
+
+class RipenAndPut(RipenAndGet):
+    """The same, and a submitter; the worker wants both."""
+
+    threads = ("ripen", "put", "get_both")
+
+    def __init__(self):
+        super().__init__()
+        self.another = self.task()
+
+    def put(self):
+        self.queue.put(self.another)
+
+    def get_both(self):
+        self.get()
+        self.get()
+
+    def check(self):
+        assert set(self.taken) == {self.retry, self.another}
+        assert self.queue.waiting() == (0, 0)
+
+
+def ripen_that_wakes_nobody(self, now):
+    with self._take_lock, self._dead_lock:
+        self._ripen(now)
+
+
+def empty_that_looks_at_what_pauses_last(self):
+    return not (self._main or self._priority or self._kept or self._swept or self._later)
+
+
+@pytest.mark.parametrize("world", [RipenAndGet, RipenAndGetLocked])
+def test_a_worker_that_goes_to_sleep_gets_the_retry_whose_pause_is_over(world):
+    exhaust(world, preemptions=1)
+
+
+@pytest.mark.parametrize("world", [RipenAndLeave, RipenAndLeaveLocked])
+def test_no_worker_leaves_before_a_retry_whose_pause_is_over(world):
+    exhaust(world, preemptions=1)
+    sample(world, 100)  # the two steps of `do_both` are one to frontrun, unless it goes by instructions
+
+
+def test_a_worker_gets_the_retry_and_the_task_that_is_put_whatever_the_schedule():
+    sample(RipenAndPut, 100)
+
+
+def test_a_pause_that_ends_unheard_is_caught(monkeypatch):
+    monkeypatch.setattr(TaskQueue, "ripen", ripen_that_wakes_nobody)
+    assert catches(RipenAndGet)
+
+
+def test_a_worker_that_leaves_while_a_retry_changes_places_is_caught(monkeypatch):
+    monkeypatch.setattr(TaskQueue, "is_empty", empty_that_looks_at_what_pauses_last)
+    assert catches(RipenAndLeaveLocked)
+
+
+# -- what ends a task that is retried --------------------------------------------------------------------------------
+
+
+class RetryAndEnd(Managed):
+    """A worker's resource is broken; the task, whose next attempt has to wait, is ended from outside."""
+
+    threads = ("retry", "end", "tick")
+
+    def __init__(self):
+        super().__init__(check_health=lambda error: False, max_retries=9)
+        self.worker.task = self.future = self.task()
+        assert self.future._start(0.0)
+        self.future.attempts = 5
+        self.worker.shard.taken += 1
+
+    def retry(self):
+        self.worker._failed(self.future, ValueError("broken"))
+
+    def tick(self):
+        self.queue.ripen(math.inf)
+
+    def check(self):
+        self.finish()
+        totals = self.engine.figures.totals()
+        assert self.future.done()
+        assert totals.completed + totals.failed + totals.cancelled == 1
+        assert totals.completed == (not self.future.cancelled() and self.future.exception(0) is None)
+        assert self.queue._count_waiting() == (0, 0)
+        assert self.queue.waiting_new() == 0
+        assert self.queue.is_empty()
+
+    def finish(self):
+        """What ticks and a worker do afterwards."""
+        self.tick()
+        while (task := self.queue.take(SimpleNamespace())) is not None:
+            if not task._start(0.0):
+                self.queue.drop(task)
+                continue
+            self.queue.taken_again(task)
+            self.worker._succeeded_with_collector(task, 42)
+
+
+class RetryAndCancel(RetryAndEnd):
+    def end(self):
+        self.future.cancel()
+
+
+class RetryAndTimeOut(RetryAndEnd):
+    def end(self):
+        self.future._fail_from_outside(TimeoutError(), ContextCancelledError())
+
+
+class RetryAndKill(RetryAndEnd):
+    """One that is killed while it waits counts as cancelled."""
+
+    def end(self):
+        self.lifecycle.request_kill(0.0)
+        self.kill_waiting()
+        self.lifecycle._cancel_running()
+
+    def kill_waiting(self):
+        assert not self.lifecycle._kill_waiting()
+
+    def finish(self):
+        self.kill_waiting()
+        self.lifecycle._kill_running()
+
+
+class RetryAndStop(RetryAndEnd):
+    """The worker leaves only when its task has had its next attempt."""
+
+    threads = ("retry_and_leave", "end", "tick_on")
+
+    def __init__(self):
+        super().__init__()
+        self.worker._failures = 0
+
+    def retry_and_leave(self):
+        self.retry()
+        self.worker.task = None
+        while (task := self.worker._next_task()) is not None:
+            assert task._start(0.0)
+            self.queue.taken_again(task)
+            self.worker._succeeded_with_collector(task, 42)
+
+    def end(self):
+        self.lifecycle.request_stop()
+        self.crew.wake_all(self.queue.idle)
+
+    def tick_on(self):
+        while not self.future.done():
+            self.tick()
+            self.engine.burst._seat.sleep(0.1)
+        self.crew.wake_all(self.queue.idle)
+
+    def check(self):
+        assert self.future.result(0) == 42
+        assert self.queue.is_drained()
+
+
+def later_without_counting(self, task, pause):
+    self._later.append((0.0, task))
+
+
+def ripen_that_forgets_the_dead(self, now):
+    self._later = [entry for entry in self._later if entry[1]._waits_for_start()]
+    ripe, self._later = self._later, []
+    self._main.extend(task for _, task in ripe)
+
+
+@pytest.mark.parametrize("world", [RetryAndCancel, RetryAndTimeOut])
+def test_a_task_that_is_ended_while_it_is_retried_has_one_outcome(world):
+    exhaust(world, preemptions=1)
+
+
+@pytest.mark.parametrize("world", [RetryAndCancel, RetryAndTimeOut, RetryAndKill, RetryAndStop])
+def test_a_task_that_is_ended_while_it_is_retried_has_one_outcome_whatever_the_schedule(world):
+    sample(world, 40)
+
+
+@pytest.mark.parametrize(
+    ("name", "broken"), [("put_back_later", later_without_counting), ("ripen", ripen_that_forgets_the_dead)]
+)
+def test_retries_that_are_miscounted_are_caught(monkeypatch, name, broken):
+    monkeypatch.setattr(TaskQueue, name, broken)
+    assert catches(RetryAndCancel, preemptions=1)
