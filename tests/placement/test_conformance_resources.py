@@ -42,6 +42,18 @@ def test_an_unhealthy_error_replaces_the_resource_and_the_task_is_tried_again(ma
     assert_adds_up(manager, arrived=2, completed=2, retried=2)
 
 
+@pytest.mark.usefixtures("endless_pauses")
+def test_a_resource_that_breaks_at_its_first_use_is_not_replaced_at_once(make, journal):
+    manager = make(worker_count=1)
+    worker = manager._engine.crew.members[0]
+    assert type(manager.submit(hooks.sick_at_first, 99, once=True).exception(PATIENCE)) is Sick
+    until(lambda: worker.pausing, "the pause")
+    for _ in range(10):
+        manager._engine.crew.wake_all(manager._engine.queue.idle)
+    assert worker.pausing
+    assert len(journal.of("created")) == len(journal.of("destroyed")) == 1
+
+
 def test_after_the_last_attempt_its_error_is_the_outcome(make, journal):
     manager = make(max_retries=1)
     future = manager.submit(hooks.sick_at_first, 99)

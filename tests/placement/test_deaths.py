@@ -108,6 +108,7 @@ def test_a_child_that_ends_is_told_with_its_exit_code(make, task, argument, exit
     assert manager.queue_task(hooks.square, 6) == 36
 
 
+@pytest.mark.usefixtures("short_pauses")  # half of the children have done no task before they are killed
 def test_once_tasks_that_a_dead_child_has_not_read_have_not_begun(make):
     """They come when it is dead and nobody knows it yet: the pipe to it takes them all the same."""
     manager = make(worker_count=4)
@@ -177,6 +178,29 @@ def test_a_task_that_closes_all_descriptors_is_lost_though_a_thread_of_its_own_g
     assert error.exit_code == 1
     assert "closed this child process's descriptors" in str(error)
     assert manager.queue_task(hooks.process_of) != process
+
+
+@pytest.mark.usefixtures("endless_pauses")
+def test_a_child_that_dies_before_it_has_done_a_task_is_not_replaced_at_once(make, journal, log):
+    manager = make(worker_count=1)
+    worker = manager._engine.crew.members[0]
+    until(lambda: manager.stats().idle_workers == 1, "the worker to be idle")
+    kill(worker.resource.pid)
+    until(lambda: worker.pausing, "the pause")
+    for _ in range(10):
+        manager._engine.crew.wake_all(manager._engine.queue.idle)
+    assert worker.pausing
+    assert len(journal.of("created")) == 1
+
+
+@pytest.mark.usefixtures("endless_pauses")
+def test_a_child_that_dies_after_it_has_done_a_task_is_replaced_at_once(make, journal, log):
+    manager = make(worker_count=1)
+    first = manager.queue_task(hooks.process_of)
+    until(lambda: manager.stats().idle_workers == 1, "the worker to be idle")
+    kill(first)
+    until(lambda: len(journal.of("created")) == 2, "another child")
+    assert manager.queue_task(hooks.process_of) != first
 
 
 def test_an_idle_child_that_is_killed_is_replaced_without_any_task(make, journal, log):
