@@ -532,22 +532,26 @@ class Engine(Generic[R]):
         return [*self.queue.entries(), *self.lifecycle.running()]
 
     def start_afresh_in_child(self, unfinished: list[TaskFuture[Any]]) -> None:
-        """In a forked child none of the threads exist: refuse everything, and fail what can never end."""
+        """In a forked child none of the threads exist: refuse everything; what can never end fails when it is looked
+        at. Lanes and tasks, which the others were changing perhaps (see `process`), are left alone."""
         error = TaskManagerShutdownError(
             f"{self.name} belongs to the process that forked this one: make a new one here"
         )
         self.user.leave_to_parent()
-        new_locks(*self._own_parts())
-        self.orphaned = error
-        self.queue.close(error)
-        here_too = [worker.task for worker in self.crew.members if worker.thread is threading.current_thread()]
-        unfinished += [task for task in here_too if task is not None]  # if a Ctrl-C has ended the look
         # neither used nor freed here: they are the parent's
-        self._inherited = [self.pool.close(), *((task._fn, task._args) for task in unfinished)]
+        self._inherited = [self.queue, *((task, task._fn, task._args) for task in unfinished)]
+        self.queue = self._new_queue()
+        self.queue.close(error)
+        self.figures._waiting = self.queue.waiting_new
+        new_locks(*self._own_parts())
+        self._inherited += self.pool.close()
+        self.orphaned = error
         self.lifecycle.end_after_fork()
+        forked_by = [worker for worker in self.crew.members if worker.thread is threading.current_thread()]
         self.crew.members = ()
-        for task in unfinished:
-            task._end_after_fork(error)
+        for worker in forked_by:
+            if worker.task is not None:
+                worker.task._end_after_fork(error)
 
 
 def _optional_seconds(field: str, value: float | None, *, zero: bool = True) -> float | None:

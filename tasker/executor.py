@@ -158,7 +158,7 @@ class ManagerExecutor(CallExecutor):
                 raise RuntimeError(_AFTER_SHUTDOWN)
             future: TaskFuture[Any] = self._submit(call, args, {}, [done])
             self._futures.add(future)
-            if future.done():  # perhaps it was before it was in there
+            if future._final is not None:  # perhaps it was before it was in there
                 self._futures.discard(future)
             if self._cancels:
                 future._withdraw()

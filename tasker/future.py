@@ -186,6 +186,7 @@ class TaskFuture(Future[T]):
 
         Of a running task this cancels the context and returns `False`; it will not be retried. Does not wait, but runs
         the callbacks of the future or of the context, in this thread."""
+        self._look()
         if self._withdraw():
             return True
         if self._final is None:
@@ -198,15 +199,15 @@ class TaskFuture(Future[T]):
 
     def cancelled(self) -> bool:
         """Whether the task was cancelled before it started."""
-        return self._final is CANCELLED_AND_NOTIFIED
+        return self._look() is CANCELLED_AND_NOTIFIED
 
     def running(self) -> bool:
         """Whether the task is being executed."""
-        return self._final is None and not self._waits_for_start()
+        return self._look() is None and not self._waits_for_start()
 
     def done(self) -> bool:
         """Whether there is an outcome."""
-        return self._final is not None
+        return self._look() is not None
 
     def add_done_callback(self, fn: Callable[[Future[T]], object]) -> None:
         """Call `fn(self)` when there is an outcome, at once if there is; callbacks run in the order they were added.
@@ -215,6 +216,7 @@ class TaskFuture(Future[T]):
         `kill()`. What it raises is logged. Raises `TypeError` for what cannot be called with one argument."""
         check_callable("fn", fn, 1, given="the future")
         callback = DoneCallback(fn)
+        self._look()
         self._announce(callback)
         if self._final is not None:
             tell(lambda: self._calls_of([callback]))
@@ -222,11 +224,8 @@ class TaskFuture(Future[T]):
     def __await__(self) -> Generator[Any, None, T]:
         from tasker import awaiting  # which imports asyncio: only programs that await need it
 
-        if self._final is None:
-            if self._owner.orphaned is not None:  # as in _wait
-                self._end_after_fork(self._owner.orphaned)
-            else:
-                yield from awaiting.outcome(self)
+        if self._look() is None:
+            yield from awaiting.outcome(self)
         if self._final is CANCELLED_AND_NOTIFIED:
             raise awaiting.CancelledError
         if self._exception is not None:
@@ -411,6 +410,14 @@ class TaskFuture(Future[T]):
             self._waiting = None
             self._publish(error)
 
+    def _look(self) -> str | None:
+        """How it is settled; `None` if it is not. What a forked child has inherited ends when the child looks at it.
+
+        Not before: on free-threaded 3.13 an object that another thread changes as the process forks stays locked."""
+        if self._final is None and self._owner.orphaned is not None:
+            self._end_after_fork(self._owner.orphaned)
+        return self._final
+
     # -- the pieces --------------------------------------------------------------------------------------------
 
     def _take_start(self) -> bool:
@@ -526,9 +533,7 @@ class TaskFuture(Future[T]):
     def _wait(self, timeout: float | None) -> None:
         """Sleep until there is an outcome; raises `TimeoutError` when there is none, `CancelledError` if cancelled."""
         limit = checks.patience("timeout", timeout, negative=True)
-        if self._owner.orphaned is not None:  # perhaps it was in the hands of a thread that is not here
-            self._end_after_fork(self._owner.orphaned)
-        if self._final is None:
+        if self._look() is None:
             if timeout is None and in_task():
                 self._sleep_in_task()
             else:
@@ -569,8 +574,9 @@ class TaskFuture(Future[T]):
 
     def _get_state(self) -> str:
         # an outcome that their waiters are yet to be told is not there yet: they must not see it and be told as well
-        if self._final is not None and (self._standard is None or self._standard.told):
-            return self._final
+        final = self._look()
+        if final is not None and (self._standard is None or self._standard.told):
+            return final
         return PENDING if self._waits_for_start() else RUNNING
 
     def _get_condition(self) -> Any:
@@ -599,6 +605,7 @@ class TaskFuture(Future[T]):
         _waiters = property(_get_waiters)
 
     def _standard_waiters(self) -> _StandardWaiters:
+        self._look()
         standard = self._standard
         if standard is None:
             standard = self.__dict__.setdefault("_standard", _StandardWaiters())  # indivisible: there is one

@@ -98,8 +98,7 @@ def _close_all_at_exit() -> None:
 
 def _look_before_fork() -> None:
     """Without the GIL an object that two threads want at the moment of the fork may stay locked in the child (on 3.13),
-    and workers and lanes are such objects: so they are looked at before. What comes between the two learns of its end
-    when it is waited for."""
+    and workers, lanes and tasks are such objects. So they are looked at before, and left alone in the child."""
     _forking.unfinished = {engine: engine.unfinished() for engine in _all_watched()}
 
 

@@ -106,7 +106,9 @@ class UserCode(Generic[R]):
         if not isinstance(error, Exception):
             return True  # SystemExit and its like say nothing about the resource
         try:
-            return bool(self._check_health(error))
+            healthy = bool(self._check_health(error))
+            leave_child()
+            return healthy
         except BaseException as trouble:
             pass_on(trouble)
             text = traceback_of(trouble)
@@ -130,6 +132,7 @@ class UserCode(Generic[R]):
             return
         try:
             getattr(self._collector, event)(*stamps)
+            leave_child()
         except BaseException as error:
             pass_on(error)
             self._logger.warning("%s: the collector's %s() raised\n%s", self._name, event, traceback_of(error))

@@ -167,6 +167,7 @@ class Worker(Generic[R]):
         if self.resource is not _NONE:
             self._terms.user.destroy(self.resource)  # if that raises, it has not begun
             self.resource = _NONE
+            leave_child()
 
     def _create(self) -> bool:
         """Make a resource; `False`: there is none, and none is wanted any more."""
