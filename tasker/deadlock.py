@@ -47,6 +47,7 @@ class Worker(Protocol):
     name: str
     task: Any
     holds_resource: bool
+    creating: bool
     dismissed: bool
 
 
@@ -117,30 +118,33 @@ class Outcomes:
     """The outcomes of tasks: of all of them, of any, or the first error. These are `until`, in the words of
     `concurrent.futures.wait`.
 
-    A future that is not of the `kind` is not tasker's: it may end. The collection may change once the wait is over."""
+    A future that is not of this `kind`, if one is given, is not tasker's: it may end. The collection may change once
+    the wait is over."""
 
     __slots__ = ("_futures", "_kind", "_until")
 
-    def __init__(self, futures: Collection[Any], until: str = ALL_COMPLETED, kind: Any = object) -> None:
+    def __init__(self, futures: Collection[Any], until: str = ALL_COMPLETED, kind: type[Any] | None = None) -> None:
         self._futures = futures
         self._until = until
         self._kind = kind
 
     def may_end(self, stuck: Waits) -> bool:
-        kind = self._kind
         if self._until == ALL_COMPLETED:
-            return all(not isinstance(future, kind) or stuck.may_settle(future) for future in self._futures)
+            return all(self._is_foreign(future) or stuck.may_settle(future) for future in self._futures)
         if self._until == FIRST_COMPLETED:
-            return any(not isinstance(future, kind) or stuck.may_settle(future) for future in self._futures)
+            return any(self._is_foreign(future) or stuck.may_settle(future) for future in self._futures)
         over = True
         for future in self._futures:
-            if not isinstance(future, kind) or future._exception is not None:
+            if self._is_foreign(future) or future._exception is not None:
                 return True
             if not future.done():
                 over = False
                 if stuck.may_settle(future):
                     return True
         return over
+
+    def _is_foreign(self, future: Any) -> bool:
+        return self._kind is not None and type(future) is not self._kind  # no isinstance(): that may run a user's code
 
     def __str__(self) -> str:
         try:
@@ -207,7 +211,8 @@ class Rest:
 
 
 class Closing:
-    """A manager that is closed: its workers have left, and so have the callers of `run_task`."""
+    """A manager that is closed: its workers have left, and so have the callers of `run_task`. A worker that only tries
+    to make a resource does not hold that up for ever."""
 
     __slots__ = ("_pool",)
 
@@ -218,7 +223,7 @@ class Closing:
         pool = self._pool
         if pool.is_killed():
             return True
-        if any(worker in stuck for worker in pool.workers()) or stuck.borrow_from(pool):
+        if any(worker in stuck and not worker.creating for worker in pool.workers()) or stuck.borrow_from(pool):
             return False
         return stuck.may_serve(pool) or all(map(_expires, pool.waiting()))
 
@@ -314,8 +319,9 @@ class Wait:
 class Waits:
     """Waits that go on, by who waits."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, hopes: bool = True) -> None:
         self.waits: dict[Any, Wait] = {}
+        self._hopes = hopes  # whether workers may still get a resource, or be hired
         self._running: set[Any] = set()  # the tasks in which they are
 
     def begin(self, waiter: Any, wait: Wait) -> Wait | None:
@@ -349,7 +355,7 @@ class Waits:
             return self.may_serve(pool)
         return future not in self._running or pool.is_killed()
 
-    def may_serve(self, pool: Pool, *, hopes: bool = True) -> bool:
+    def may_serve(self, pool: Pool) -> bool:
         """Whether the tasks in the lanes of a manager may be taken, or settled without."""
         hope = False
         for worker in pool.workers():
@@ -357,7 +363,7 @@ class Waits:
                 if worker.holds_resource:
                     return True
                 hope = True
-        return pool.is_killed() or (hopes and not pool.is_hopeless() and (hope or pool.may_hire()))
+        return pool.is_killed() or (self._hopes and not pool.is_hopeless() and (hope or pool.may_hire()))
 
     def borrow_from(self, pool: Pool) -> bool:
         """Whether one of these is in a `run_task` of a manager."""
@@ -367,11 +373,10 @@ class Waits:
 class Stuck(Waits):
     """The largest stuck set of some waits. Its `str` says who waits for what.
 
-    A wait that was found before is about to end. Without `hopes` no worker gets a resource any more, nor is hired."""
+    A wait that was found before is about to end."""
 
     def __init__(self, waits: Waits, *, hopes: bool = True) -> None:
-        super().__init__()
-        self._hopes = hopes
+        super().__init__(hopes=hopes)
         self._serving: dict[Pool, bool] = {}  # what is known of managers
         for waiter, wait in waits.waits.items():
             if wait.stuck is None:
@@ -382,9 +387,9 @@ class Stuck(Waits):
             # the fewer are stuck, the more may happen
             self._serving = {pool: True for pool, serves in self._serving.items() if serves}
 
-    def may_serve(self, pool: Pool, *, hopes: bool = True) -> bool:
+    def may_serve(self, pool: Pool) -> bool:
         if pool not in self._serving:
-            self._serving[pool] = super().may_serve(pool, hopes=self._hopes)
+            self._serving[pool] = super().may_serve(pool)
         return self._serving[pool]
 
     def __str__(self) -> str:
@@ -419,8 +424,8 @@ def look_again(workers: Iterable[Worker]) -> None:
         wake()
 
 
-# With the lock, as all that refers to waits of other threads: they go on afterwards, and what they wait for must not be
-# let go of by a service thread.
+# These are called with the lock, and let go of other threads' waits before it is released: those threads go on then,
+# and a service thread must not be the last to refer to a task.
 
 
 def _circle(waiter: Any) -> Stuck | None:

@@ -82,8 +82,9 @@ class ThreadPoolExecutor(CallExecutor, concurrent.futures.ThreadPoolExecutor):
         """Refuse new calls from now on, and end the threads when all accepted calls have ended.
 
         `cancel_futures`: cancel the calls that have not started. `wait`: return when all threads have ended, however
-        long that takes; in one of the executor's own threads that raises `RuntimeError`, and it does not wait where
-        `TaskManager.stop` would not. May be called again."""
+        long that takes; in one of the executor's own threads that raises `RuntimeError`, in a task of another one
+        `PoolDeadlockError` if it could never end, and it does not wait where `TaskManager.stop` would not. May be
+        called again."""
         engine = self._engine
         engine.was_shut_down = True
         engine.lifecycle.request_stop()

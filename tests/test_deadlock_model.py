@@ -37,6 +37,7 @@ class Worker:
     def __init__(self, rng):
         self.task = None
         self.holds_resource = rng.random() < 0.7
+        self.creating = not self.holds_resource and rng.random() < 0.7  # or it destroys its last one
         self.dismissed = rng.random() < 0.1
 
 
@@ -161,6 +162,7 @@ class World:
         lanes_empty = ended.issuperset(of.lane)
         if kind == "rest":
             return of.killed or (lanes_empty and not any(worker.holds_resource for worker in held_up))
+        held_up = [worker for worker in held_up if not worker.creating]
         borrowed = any(
             self.waits.waits[waiter]._loan is not None and self.waits.waits[waiter]._loan.owner is of
             for waiter in waiting
