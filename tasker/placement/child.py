@@ -67,15 +67,17 @@ class Child(Handle):
         self._stderr: Stderr
         self._process = self._start(python)
         self.pid: int = self._process.pid
+        # a thread of its own, so that nobody has to look now and then
+        watcher = new_thread(self._await_death, f"{name}-child")
         try:
             self._pidfd = self._open_pidfd()
-            # a thread of its own, so that nobody has to look now and then
-            new_thread(self._await_death, f"{name}-child").start()
-        except BaseException:  # no more descriptors or threads for now
-            self._kill_now()
-            self._process.wait()
-            self._ended = True
-            self._let_go()
+            watcher.start()
+        except BaseException:  # no more descriptors or threads for now, or Ctrl-C
+            self.kill()
+            if not watcher.is_alive():
+                self._process.wait()
+                self._ended = True
+                self._let_go()
             self._close()
             raise
 
@@ -115,8 +117,9 @@ class Child(Handle):
                 progress.note(result)
 
     def _has_begun(self) -> bool:
-        with self._lock:
+        with self._lock, contextlib.suppress(OSError):  # others have closed it
             return self._mark.number() >= self._asked
+        return True
 
     def _loss(self) -> tuple[str, int | None]:
         if not self._dead.wait(_DYING):

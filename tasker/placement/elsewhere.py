@@ -36,8 +36,8 @@ class RemoteSite(Site):
     def __init__(self, settings: Settings, new_handle: Callable[[str], Handle]) -> None:
         if here.place.imports:
             raise EndlessError(
-                "a module that a child process imports for its parent makes a manager with children of its own, which "
-                "would import that module as well, and so on: make the manager in a function, or in another module"
+                "a module that a child process (or an actor) imports for its parent makes a manager with children of "
+                "its own, which would import it as well, and so on: make it in a function, or in another module"
             )
         self._name = settings.name
         self._callers = f"{self._name}-caller"  # the name of the handles of `run_task`

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import textwrap
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -180,6 +181,17 @@ def test_signals_that_ask_to_end_are_meant_for_the_parent(make, gate, number):
     assert manager.queue_task(hooks.process_of) == process
 
 
+@pytest.fixture
+def heeded() -> Iterator[None]:
+    """A child leaves alone what its parent ignores, as what a shell starts in the background does with Ctrl-C."""
+    before = {number: signal.signal(number, signal.SIG_DFL) for number in launch.DETACHED}
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
+@pytest.mark.usefixtures("heeded")
 @pytest.mark.parametrize("number", launch.DETACHED)
 def test_programs_and_forks_that_a_task_starts_heed_those_signals(make, number):
     manager = make()
