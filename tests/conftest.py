@@ -178,3 +178,12 @@ def no_thread_is_left_behind() -> Iterator[None]:
     while (left := _ours() - before) and time.monotonic() < deadline:
         time.sleep(0.005)
     assert not left, f"threads left behind: {sorted(thread.name for thread in left)}"
+
+
+@pytest.fixture
+def hasty() -> Iterator[None]:
+    """Threads switch as often as can be."""
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    yield
+    sys.setswitchinterval(before)

@@ -7,7 +7,6 @@ import contextlib
 import gc
 import os
 import random
-import sys
 import threading
 import traceback
 import weakref
@@ -775,15 +774,6 @@ class Note(awaiting.Message):
     def deliver(self):
         self.delivered += 1
         self.told()
-
-
-@pytest.fixture
-def hasty():
-    """Threads switch as often as can be."""
-    before = sys.getswitchinterval()
-    sys.setswitchinterval(1e-6)
-    yield
-    sys.setswitchinterval(before)
 
 
 def test_a_message_that_is_put_when_a_delivery_has_just_ended_is_delivered_too():

@@ -92,20 +92,58 @@ def test_a_pool_that_hires_when_needed_rests_and_is_stirred(used):
         eventually(lambda: ticks.count, "a tick")
 
 
-def test_a_pool_at_rest_hires_although_no_thread_could_be_started_at_first(monkeypatch):
+@pytest.fixture
+def no_thread_at_first(monkeypatch):
+    """The next thread cannot be started; returns the list of those that could not."""
+    start, failed = threading.Thread.start, []
+
+    def start_later(thread):
+        if not failed:
+            failed.append(thread)
+            raise RuntimeError("can't start new thread")
+        start(thread)
+
+    return lambda: monkeypatch.setattr(threading.Thread, "start", start_later) or failed
+
+
+def test_a_pool_at_rest_hires_although_no_thread_could_be_started_at_first(no_thread_at_first):
     with ThreadPoolExecutor(1) as pool:
         resting(pool)
-        start, failed = threading.Thread.start, []
-
-        def start_later(thread):
-            if not failed:
-                failed.append(thread)
-                raise RuntimeError("can't start new thread")
-            start(thread)
-
-        monkeypatch.setattr(threading.Thread, "start", start_later)
+        failed = no_thread_at_first()
         assert pool.submit(len, ()).result(PATIENCE) == 0
         assert failed
+
+
+def test_a_manager_at_rest_runs_a_job_although_no_thread_could_be_started_at_first(make, no_thread_at_first):
+    engine = resting(make())
+    failed, ran = no_thread_at_first(), threading.Event()
+    engine.run_aside([ran.set])
+    assert ran.wait(PATIENCE)
+    assert failed
+
+
+def test_a_pool_that_goes_to_rest_while_a_task_comes_misses_none(monkeypatch):
+    """Each task needs a tick, as no thread can be started for it at first, and comes at another moment."""
+    start, refusing = threading.Thread.start, []
+
+    def start_later(thread):
+        if thread.name.startswith("seldom_") and refusing:
+            refusing.clear()
+            raise RuntimeError("can't start new thread")
+        start(thread)
+
+    monkeypatch.setattr(threading.Thread, "start", start_later)
+    with ThreadPoolExecutor(40, thread_name_prefix="seldom") as pool:
+        queue, busy, gate = pool._engine.queue, [], threading.Event()
+        for moment in range(12):
+            for _ in range(moment):
+                queue.stir()  # an end of the rest, and another beginning, soon
+            refusing.append(True)
+            busy.append(pool.submit(gate.wait, PATIENCE))
+            eventually(busy[-1].running, "a thread for the task")
+            assert not refusing
+        gate.set()
+        assert all(future.result(PATIENCE) for future in busy)
 
 
 def test_a_wake_up_that_is_lost_at_rest_is_made_good(make):

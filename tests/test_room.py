@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import random
 import sys
 import threading
 from collections.abc import Callable
@@ -369,3 +370,35 @@ def test_a_thread_whose_seat_is_woken_by_others_gives_up_its_place(full):
     assert not full._line
     full.leave("first")
     assert full.enter("third", 0)
+
+
+@pytest.mark.usefixtures("hasty")
+@pytest.mark.parametrize("capacity", [1, 3])
+def test_no_more_than_there_is_room_for_are_in_it_whoever_comes_and_goes(capacity):
+    room, seed = Room(capacity), random.randrange(1 << 30)
+    print(f"seed {seed}")
+    inside, most, entered = set(), [], []
+
+    def come_and_go(number):
+        rng = random.Random(seed + number)
+        for turn in range(200):
+            task = (number, turn)
+            if room.enter(task, rng.choice([0, 0.0001, 0.001, None, None])):
+                inside.add(task)
+                most.append(len(inside))
+                entered.append(task)
+                inside.discard(task)  # before the slot is free
+                room.leave(task)
+                if rng.random() < 0.3:
+                    room.leave(task)
+
+    threads = [threading.Thread(target=come_and_go, args=(number,)) for number in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(PATIENCE)
+        assert not thread.is_alive(), "waits for ever"
+    assert max(most) <= capacity
+    assert len(entered) >= 8 * 200 // 4
+    assert room.used() == 0
+    assert not room.is_wanted()
