@@ -29,6 +29,7 @@ thread's tick finishes what has been there for too long.
 from __future__ import annotations
 
 import concurrent.futures
+import contextlib
 import contextvars
 import math
 import os
@@ -54,6 +55,7 @@ from tasker.context import Callback, EndedError, TaskContext
 from tasker.current import in_task
 from tasker.errors import DeadlineExceededError, TaskTimeoutError, shown
 from tasker.guard import pass_on, tell
+from tasker.interrupts import deliver_later
 from tasker.logger import GuardedLogger, traceback_of
 from tasker.metrics import TaskLifecycleTimestamps
 from tasker.parking import Seat, Sleeper, new_sleeper
@@ -784,8 +786,15 @@ class _UnseenFailure:
 
     def __del__(self) -> None:
         if not self.seen and not sys.is_finalizing():
-            text = traceback_of(self.error)
-            self.logger.error("tasker: a task failed and nobody asked for its result or exception\n%s", text)
+            # what is raised in here Python drops: an error that cannot be read still has a type, and an interrupt comes
+            # a moment later
+            text = type(self.error).__name__
+            with contextlib.suppress(BaseException):
+                text = traceback_of(self.error)
+            try:
+                self.logger.error("tasker: a task failed and nobody asked for its result or exception\n%s", text)
+            except BaseException as error:
+                deliver_later(error)
 
 
 def _called_by_asyncio() -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import concurrent.futures
 import gc
+import signal
 import sys
 import threading
 import weakref
@@ -664,6 +665,29 @@ def test_a_coroutine_gets_an_outcome_that_standard_waiters_are_yet_to_be_told(ow
 
     assert asyncio.run(main()) == outcome
     assert future._tell_waiters() == []
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="signals to the own process")
+@pytest.mark.skipif(not gil_enabled(), reason="without the GIL another thread may run the destructor, at any time")
+@pytest.mark.usefixtures("no_collection")
+def test_an_interrupt_that_comes_while_an_unseen_failure_is_logged_comes_a_moment_later(make):
+    """Python drops what a destructor raises."""
+
+    class Interrupted:
+        def __getattr__(self, name):
+            return lambda *_: signal.raise_signal(signal.SIGINT)
+
+    manager = make(logger=Interrupted())
+    previous = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        future = manager.submit(lambda resource: 1 / 0)
+        assert manager.join(PATIENCE)
+        eventually(lambda: manager.stats().idle_workers)  # none of them holds the future any more
+        with pytest.raises(KeyboardInterrupt):  # noqa: PT012
+            del future
+            eventually(lambda: False)
+    finally:
+        signal.signal(signal.SIGINT, previous)
 
 
 def test_a_failure_that_nobody_looks_at_and_that_cannot_be_printed_costs_nothing(owner, monkeypatch):
