@@ -8,7 +8,7 @@ from concurrent.futures import ALL_COMPLETED, FIRST_COMPLETED, FIRST_EXCEPTION
 
 import pytest
 
-from tasker.deadlock import Closing, Outcomes, Ready, Rest, Slot, Stuck, Wait, Waits
+from tasker.deadlock import Closing, Outcomes, Ready, Rest, Slot, Stuck, Wait, Waits, look_again
 
 SEED = int(os.environ.get("TASKER_SEED", "1"))
 WORLDS = int(os.environ.get("TASKER_WORLDS", "6000"))
@@ -192,3 +192,22 @@ def test_a_wait_that_may_end_although_all_others_are_stuck_is_in_no_circle():
         world = World(rng)
         stuck = Stuck(world.waits)
         assert not [waiter for waiter in stuck.waits if world.waits.waits[waiter].may_end(world.waits)]
+
+
+def test_a_look_ends_one_wait_of_a_circle_and_leaves_the_others_to_that(monkeypatch):
+    pool = Pool(random.Random(SEED))
+    pool.killed = False
+    workers, woken = [Worker(random.Random(SEED)) for _ in range(3)], []
+    for worker in workers:
+        worker.task = Task(pool, deadline=False)
+        worker.task.waits = False
+    waits = Waits()
+    for number, worker in enumerate(workers):
+        wait = Wait(Outcomes((workers[number - 1].task,)), lambda number=number: woken.append(number))
+        wait.task = worker.task
+        waits.begin(worker, wait)
+    monkeypatch.setattr("tasker.deadlock._announced", waits)
+    look_again(workers)
+    look_again(workers)  # before the thread has left its wait
+    assert woken == [2, 2], "the youngest, until it has heard"
+    assert [wait.stuck is not None for wait in waits.waits.values()] == [False, False, True]
