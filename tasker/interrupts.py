@@ -5,7 +5,9 @@ from __future__ import annotations
 import contextlib
 import signal
 import threading
+from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 from tasker import timer
 
@@ -19,9 +21,20 @@ def deliver_later(error: BaseException) -> None:
 
     For a call that has done what it promised, and would say by raising that it has not. An `Exception` (no memory, no
     room on the stack) is dropped: it said that something could not be done, and it was done. Never raises."""
-    if not isinstance(error, Exception):
+    if isinstance(error, Exception):
+        return
+    returned: list[bool] = []
+    try:
         with contextlib.suppress(BaseException):
-            timer.after(_MOMENT, partial(_raise_in, threading.get_ident(), type(error), error.args))
+            raise_it = partial(_raise_in, threading.get_ident(), type(error), error.args)
+            timer.after(_MOMENT, partial(_deliver, returned, raise_it))
+    finally:
+        returned.append(True)
+
+
+def _deliver(returned: list[bool], raise_it: Callable[[], object]) -> None:
+    """On the timer thread. As long as the call above has not returned (it may start that thread) it would be lost."""
+    timer.after(_MOMENT, raise_it if returned else partial(_deliver, returned, raise_it))
 
 
 def _raise_in(thread: int, kind: type[BaseException], args: tuple[object, ...]) -> None:
@@ -33,7 +46,7 @@ def _raise_in(thread: int, kind: type[BaseException], args: tuple[object, ...]) 
 
     import ctypes  # seldom needed
 
-    def init(self: BaseException) -> None:
+    def init(self: Any) -> None:
         kind.__init__(self, *args)
 
     again = type(kind.__name__, (kind,), {"__init__": init, "__module__": kind.__module__})

@@ -669,7 +669,6 @@ def test_a_coroutine_gets_an_outcome_that_standard_waiters_are_yet_to_be_told(ow
 
 @pytest.mark.skipif(sys.platform == "win32", reason="signals to the own process")
 @pytest.mark.skipif(not gil_enabled(), reason="without the GIL another thread may run the destructor, at any time")
-@pytest.mark.usefixtures("no_collection")
 def test_an_interrupt_that_comes_while_an_unseen_failure_is_logged_comes_a_moment_later(make):
     """Python drops what a destructor raises."""
 
@@ -685,6 +684,7 @@ def test_an_interrupt_that_comes_while_an_unseen_failure_is_logged_comes_a_momen
         eventually(lambda: manager.stats().idle_workers)  # none of them holds the future any more
         with pytest.raises(KeyboardInterrupt):  # noqa: PT012
             del future
+            gc.collect()
             eventually(lambda: False)
     finally:
         signal.signal(signal.SIGINT, previous)
