@@ -211,3 +211,4 @@ def test_a_look_ends_one_wait_of_a_circle_and_leaves_the_others_to_that(monkeypa
     look_again(workers)  # before the thread has left its wait
     assert woken == [2, 2], "the youngest, until it has heard"
     assert [wait.stuck is not None for wait in waits.waits.values()] == [False, False, True]
+    assert not Stuck(waits).waits, "that wait ends, and so all may"
