@@ -57,7 +57,8 @@ class Backoff:
 
     def task_pause(self, failures: int, attempts: int) -> float:
         """Seconds before a task is tried again after so many attempts; `failures` are its worker's in a row."""
-        return self._pause(max(failures, attempts) - 1)
+        row = max(failures, attempts)
+        return self._pause(row) if row > 1 else 0.0
 
     def take_turn(self) -> float:
         """When a worker whose pause is over may try again (`time.monotonic()`)."""
