@@ -6,7 +6,7 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from benchmarks import patience
-from benchmarks.chaos import ERRORS, Chaos, fail
+from benchmarks.chaos import ERRORS, Chaos, Sick, fail
 from benchmarks.ledger import Job, Resource
 from tasker import Context
 
@@ -36,6 +36,8 @@ class Acts:
         try:
             if context is not None and context.cancelled():
                 self._ledger.met_end(job)
+            if self._chaos.is_out("late outage") and self._chaos.strikes("resources break at their first use", 1.0):
+                raise Sick(job.number)
             result = self._act(job, context)
         finally:
             self._ledger.give_back(resource, job)

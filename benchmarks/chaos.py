@@ -86,7 +86,7 @@ class Chaos:
         self.rng = random.Random(seed)  # one for many threads: who gets which number is left to them
         self._folder = folder
         self._calm = False
-        self._outage_until = 0.0
+        self._outage_until = {"outage": 0.0, "late outage": 0.0}
         self._struck: list[str] = []
 
     def calm_down(self) -> None:
@@ -98,14 +98,15 @@ class Chaos:
     def is_calm(self) -> bool:
         return self._calm
 
-    def begin_outage(self, seconds: float) -> None:
-        """For so long no resource can be made."""
-        self._outage_until = time.monotonic() + seconds
+    def begin_outage(self, seconds: float, *, late: bool) -> None:
+        """For so long no resource can be made, or each breaks at its first use."""
+        kind = "late outage" if late else "outage"
+        self._outage_until[kind] = time.monotonic() + seconds
         if self._folder is not None:
-            (self._folder / "outage").write_text(repr(self._outage_until))
+            (self._folder / kind).write_text(repr(self._outage_until[kind]))
 
-    def is_out(self) -> bool:
-        return time.monotonic() < self._outage_until
+    def is_out(self, kind: str = "outage") -> bool:
+        return time.monotonic() < self._outage_until[kind]
 
     def strikes(self, fault: str, chance: float) -> bool:
         """Whether a fault happens now."""

@@ -49,7 +49,7 @@ class Load:
             killer = partial(kill_at_random, self.chaos, self.ledger, random.Random(f"{self._seed}/kill"), self.over)
             self._start("killer", killer)
         if self.rng.random() < 0.3:
-            self.chaos.begin_outage(0.5)
+            self.chaos.begin_outage(0.5, late=random.Random(f"{self._seed}/outage").random() < 0.5)
         while time.monotonic() < deadline:
             self._burst(self.rng, HASTY)
             time.sleep(self.rng.random() * 0.005)

@@ -41,7 +41,7 @@ from benchmarks.acts import nothing, square
 from benchmarks.children import descriptors
 from benchmarks.machine import describe, resident_bytes
 from benchmarks.storm import Storm
-from tasker import Config, Processes, TaskManager, Threads
+from tasker import Config, Processes, TaskManager, Threads, backoff
 
 __all__ = ["main"]
 
@@ -51,6 +51,7 @@ BATCHES_GROW = 8  # MiB
 FEW_ROUNDS = 8  # of fewer nothing can be said
 ROUND = (0.4, 1.2)  # seconds of load, at least and at most
 ROUND_THERE = (0.8, 2.5)  # in child processes
+PAUSES = ((0.0, 0.0, 0.0), (0.001, 0.02, 0.001), (0.01, 0.1, 0.01))  # rounds are too short for the usual ones
 BATCH = 10_000
 TASKS = 2_000_000  # in the last phase of a run of a minute or more; shorter runs have their share
 TASKS_THERE = 50_000
@@ -90,6 +91,7 @@ class Soak:
                 self._run_batches()
 
     def _round(self, number: int) -> None:
+        backoff.FIRST_PAUSE, backoff.LONGEST_PAUSE, backoff.SPACING = PAUSES[number % len(PAUSES)]
         storm = self._storm = Storm(number, self._seed, self._placement)
         left = self._seconds - (time.monotonic() - self._began)
         try:

@@ -46,9 +46,9 @@ class ChaosThere(Chaos):
     def is_calm(self) -> bool:
         return (self._signs / "calm").exists()
 
-    def is_out(self) -> bool:
+    def is_out(self, kind: str = "outage") -> bool:
         try:
-            return time.monotonic() < float((self._signs / "outage").read_text())
+            return time.monotonic() < float((self._signs / kind).read_text())
         except (OSError, ValueError):
             return False
 
