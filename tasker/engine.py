@@ -228,8 +228,6 @@ class Engine(Generic[R]):
             wants = False
         else:
             wants = self._wants_context(fn, len(args))
-        if self.queue.resting:
-            self.queue.stir()
         place = here.place
         started, outer = _monotonic(), place.loan
         try:
@@ -245,6 +243,8 @@ class Engine(Generic[R]):
         try:
             loan.owner, loan.outer = self, outer
             place.loan = loan
+            if self.queue.resting:  # looked at when the resource is out: see `Burst._is_quiet`
+                self.queue.stir()
             result = fn(self.call_context(loan), loan.resource, *args) if wants else fn(loan.resource, *args)
         except BaseException as error:
             healthy = False  # if a Ctrl-C ends the check

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 
 import pytest
 
@@ -85,9 +86,12 @@ def test_one_that_waits_for_a_resource_ends_the_rest(make):
 @pytest.mark.parametrize("used", [False, True])
 def test_a_pool_that_hires_when_needed_rests_and_is_stirred(used):
     with ThreadPoolExecutor(2) as pool:
+        ticks = Ticks(resting(pool))
         if used:
             pool.submit(len, ()).result(PATIENCE)
-        ticks = Ticks(resting(pool))
+            eventually(lambda: ticks.count, "the end of this rest")
+            resting(pool)
+            ticks.count = 0
         assert pool.submit(len, ()).result(PATIENCE) == 0
         eventually(lambda: ticks.count, "a tick")
 
@@ -200,17 +204,16 @@ def test_a_manager_does_not_rest_while_there_is_anything_to_see_to(make, factory
         assert burst._is_quiet()
 
 
-def test_a_rest_is_no_time_without_resources(make, factory, monkeypatch):
+def test_a_rest_is_no_time_without_resources(make, monkeypatch):
     """`create_timeout` counts from the loss of the resources on, not from the last tick before the rest."""
-    manager = make(worker_count=1, create_timeout=PATIENCE)
-    engine = resting(manager)
-    engine.burst._held_at -= 10 * PATIENCE
-    factory.down = True
-    engine.resource_lost(engine.crew.members[0].resource)
-    future = manager.submit(lambda resource: "done")
-    eventually(lambda: not engine.queue.resting)
-    factory.down = False
-    assert future.result(PATIENCE) == "done"
+    engine = resting(make())
+    burst, watch, seen = engine.burst, engine.burst._watch_resources, []
+    monkeypatch.setattr(burst, "_watch_resources", lambda: (seen.append(burst._held_at), watch()))
+    began = time.monotonic()
+    burst._held_at = began - 1e6
+    engine.queue.stir()
+    eventually(lambda: seen, "a tick")
+    assert seen[0] >= began
 
 
 # -- rates ---------------------------------------------------------------------------------------------------------
