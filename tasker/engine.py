@@ -399,10 +399,13 @@ class Engine(Generic[R]):
     # -- waiting -----------------------------------------------------------------------------------------------------
 
     def wait_ready(self, timeout: float | None) -> bool:
-        """Wait until the base workers hold resources; `False` when it took too long or the manager closed."""
-        self._wait_until(
-            lambda: self.is_stopping() or self.crew.holding() >= self.crew.base, timeout, deadlock.Ready(self)
-        )
+        """Wait until the base workers hold resources; `False` when it took too long, the manager closed, or they never
+        will."""
+
+        def over() -> bool:
+            return self.is_stopping() or self.site.impossible is not None or self.crew.holding() >= self.crew.base
+
+        self._wait_until(over, timeout, deadlock.Ready(self))
         return self.crew.holding() >= self.crew.base
 
     def join(self, timeout: float | None) -> bool:

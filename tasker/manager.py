@@ -369,7 +369,8 @@ class TaskManager(Generic[R]):
         return self._engine.join(timeout)
 
     def wait_ready(self, timeout: float | None = None) -> bool:
-        """Wait until the base workers hold resources; `False` after `timeout` seconds, or when closing begins.
+        """Wait until the base workers hold resources; `False` after `timeout` seconds, when closing begins, or when it
+        is known that no resource can be made.
 
         Raises `ConfigError` for a wrong time, and without a timeout `PoolDeadlockError` in a task or hook for which
         they wait themselves."""
