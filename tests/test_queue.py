@@ -23,6 +23,7 @@ class Owner:
     """Counts what futures tell their manager."""
 
     has_collector = False
+    orphaned = None
     logger: Any = None
 
     def __init__(self, queue: TaskQueue) -> None:
