@@ -19,10 +19,11 @@ import time
 from collections import deque
 from collections.abc import Callable
 from functools import partial
+from operator import call
 from typing import Any
 
-from tasker.handover import move_all
-from tasker.logger import GuardedLogger, Logger
+from tasker.handover import hand_on, move_all
+from tasker.logger import GuardedLogger, Logger, traceback_of
 from tasker.threads import leave_child, new_thread
 
 __all__ = ["Aside", "LoggerAside"]
@@ -147,19 +148,14 @@ class Aside:
             out_of.remove(thread)
 
     def _run_jobs(self, thread: threading.Thread) -> None:
-        while self._is_wanted(thread):
+        while self._jobs and self._is_wanted(thread):
             self._taken_at = time.monotonic()
             try:
-                job = self._jobs.popleft()
-            except IndexError:
-                return
-            try:
-                job()
+                hand_on(self._jobs.popleft, call)
             except BaseException as error:
                 leave_child(error)
-                self._logger.error("%s: %r raised %r", self._name, job, error)
+                self._logger.error("%s: a job raised %r\n%s", self._name, error, traceback_of(error))
             leave_child()
-            del job
 
     def _drop_garbage(self, thread: threading.Thread) -> None:
         while self._is_wanted(thread) and not self._jobs:

@@ -19,6 +19,7 @@ from __future__ import annotations
 import contextlib
 import threading
 import time
+from functools import partial
 from typing import Any, Protocol
 
 from tasker import deadlock, timer
@@ -38,6 +39,7 @@ from tasker.scaling import Limits, Window, decide
 from tasker.threads import new_thread
 from tasker.timer import LATE
 from tasker.usercode import UserCode
+from tasker.worker import Worker
 
 __all__ = ["Burst"]
 
@@ -59,6 +61,7 @@ class Parts(Protocol):
     figures: BuiltinCollector
     service_logger: LoggerAside
     settling: set[Any]
+    fallen: list[Worker[Any]]
     backoff: Backoff
     lifecycle: Lifecycle
     user: UserCode[Any]
@@ -66,6 +69,10 @@ class Parts(Protocol):
     exiting: bool
 
     def heal_crew(self) -> None: ...
+
+    def inherit(self, worker: Worker[Any]) -> None: ...
+
+    def correct_counts(self) -> None: ...
 
     def worker_changed(self) -> None: ...
 
@@ -220,10 +227,15 @@ class Burst:
         parts = self._parts
         if parts.lifecycle.state == OPEN:
             parts.heal_crew()
+        else:
+            parts.crew.bury()  # or the closing would wait for them
         parts.queue.ripen(time.monotonic())
         if any(parts.queue.waiting()) and parts.queue.idle.announced:
             parts.queue.idle.wake_all()  # tasks wait and workers sleep: a wake-up got lost
         parts.aside.let_go(parts.queue.compact())
+        while parts.fallen:
+            parts.aside.run(partial(parts.inherit, parts.fallen[-1]))
+            parts.fallen.pop()
         self._finish_settling()
         parts.queue.wake_submitters()
         parts.aside.heal()
@@ -234,6 +246,7 @@ class Burst:
         if arrived != self._arrived:
             self._arrived, self._stirred_at = arrived, now
         if parts.watchers:
+            parts.correct_counts()
             parts.worker_changed()
 
     def _watch_resources(self) -> None:

@@ -29,7 +29,10 @@ _SLICE = 0.1  # seconds of starting threads, after which it is time to look up
 
 
 class Crew(Generic[R]):
-    """Between `base` and `most` workers, made by `new_worker(name, leave)`; `left(worker)` is told when one is gone."""
+    """Between `base` and `most` workers, made by `new_worker(name, leave)`.
+
+    `leaving(worker)` is called when one has ended, before it is struck off, so that nothing of it is lost if that
+    fails: perhaps twice. `left(worker)` is called when it is struck off."""
 
     def __init__(
         self,
@@ -37,6 +40,7 @@ class Crew(Generic[R]):
         base: int,
         most: int,
         new_worker: Callable[[str, Callable[[Worker[R]], None]], Worker[R]],
+        leaving: Callable[[Worker[R]], None],
         left: Callable[[Worker[R]], None],
         logger: Logger,
     ) -> None:
@@ -44,6 +48,7 @@ class Crew(Generic[R]):
         self.base = base
         self.most = most
         self._new_worker = new_worker
+        self._leaving = leaving
         self._left = left
         self._logger = logger
         self._lock = threading.RLock()
@@ -94,14 +99,18 @@ class Crew(Generic[R]):
                     worker.dismiss()
         return count
 
-    def heal(self, idle: Parking) -> None:
-        """Bring the crew back to its base, and wake workers that sleep because their wake-up got lost."""
+    def bury(self) -> None:
+        """Strike off workers whose threads have ended without a word."""
         for worker in self.members:
             if worker.seat.parked:  # then it is alive; to ask all threads costs more than all the rest
                 continue
             # a thread is not "alive" either just before it begins
             if (worker.began or worker.started) and not worker.thread.is_alive():
-                self.leave(worker)  # its thread ended without a word
+                self.leave(worker)
+
+    def heal(self, idle: Parking) -> None:
+        """Bring the crew back to its base, and wake workers that sleep because their wake-up got lost."""
+        self.bury()
         with self._lock:
             self._gone = [thread for thread in self._gone if thread.is_alive()]
         self.fill(_SLICE)
@@ -115,6 +124,7 @@ class Crew(Generic[R]):
 
     def leave(self, worker: Worker[R]) -> None:
         """A worker has ended: it counts no longer. Said by the worker, or by `heal()`; once counts."""
+        self._leaving(worker)
         if self._strike_off(worker):
             self._left(worker)
 

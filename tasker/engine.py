@@ -67,7 +67,9 @@ class Engine(Generic[R]):
         self.may_retry: bool = self.max_retries > 0 and self.user.judges
         self.run_contexts: set[Context] = set()
         self.settling: set[TaskFuture[Any]] = set()
+        self.fallen: list[Worker[R]] = []  # workers that left something behind
         self.watchers: int = 0
+        self._wrong = 0  # tasks that seemed unfinished at the last tick, when nothing ran
         self.exiting = False  # whether the interpreter is
         self.orphaned: BaseException | None = None  # why, in a forked child, no task has an end
         self._inherited: list[Any] = []  # in a forked child: kept, or collecting them would free them
@@ -81,7 +83,13 @@ class Engine(Generic[R]):
         self.backoff: Backoff = Backoff(create_timeout)
         limits = self._limits()
         self.crew: Crew[R] = Crew(
-            config.name, limits.base, limits.most, self._new_worker, self._worker_left, self.service_logger
+            config.name,
+            limits.base,
+            limits.most,
+            self._new_worker,
+            self._worker_leaving,
+            self._worker_left,
+            self.service_logger,
         )
         size = config.worker_count if config.resource_pool_size is None else config.resource_pool_size
         self.pool: ResourcePool[R] = ResourcePool(
@@ -423,6 +431,18 @@ class Engine(Generic[R]):
             and self.figures.unfinished() == 0
         )
 
+    def correct_counts(self) -> None:
+        """Called by each tick while a thread waits for rest. Where nothing runs, and the unfinished are not 0 for the
+        second time, an error struck between two counts: nobody is to wait for ever for that."""
+        runs = any(not worker.seat.parked and worker.holds_resource for worker in self.crew.members)
+        if runs or any(self.queue.waiting()) or self.settling or self.fallen or not self.aside.idle():
+            self._wrong = 0
+            return
+        wrong = self.figures.unfinished()
+        if wrong and wrong == self._wrong:
+            self.figures.correct(wrong)
+        self._wrong = wrong
+
     def _wait_until(self, reached: Callable[[], bool], timeout: float | None, awaited: deadlock.Awaited) -> bool:
         limit = None if timeout is None else checks.patience("timeout", timeout)
         with deadlock.Wait(awaited, self.worker_changed, limit) as wait, self._changed:
@@ -499,10 +519,20 @@ class Engine(Generic[R]):
     def _new_worker(self, name: str, leave: Callable[[Worker[R]], None]) -> Worker[R]:
         return Worker(name, self, self.figures.new_shard(), leave)
 
-    def _worker_left(self, worker: Worker[R]) -> None:
+    def _worker_leaving(self, worker: Worker[R]) -> None:
         if worker.has_heritage():
-            self.aside.run(worker.inherit)
-        self.figures.retire(worker.shard)
+            self.fallen.append(worker)
+        else:
+            self.figures.retire(worker.shard)
+
+    def inherit(self, worker: Worker[R]) -> None:
+        """See to what a worker that fell has left behind, then to its figures. Runs code of the user's."""
+        try:
+            worker.inherit()
+        finally:
+            self._worker_leaving(worker)
+
+    def _worker_left(self, worker: Worker[R]) -> None:
         self.worker_changed()
         if worker.thread.ident is not None:  # else its thread did not start, and at once it would not start again
             self._wake_burst()

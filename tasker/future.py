@@ -313,15 +313,17 @@ class TaskFuture(Future[T]):
 
         What is the user's runs aside: callbacks, a collector that is told first, destructors of what the task refers
         to. The caller sees to it that the task itself is let go of there. `False` when it is settled."""
+        owner = self._owner
+        things: list[Any] = []
         if not self._take_settle():
             return False
-        owner = self._owner
-        self._cancel_asked = True
-        things = [self._fn, self._args, self._variables]
-        self._store(error)
+        was_waiting = counted = False
         try:
             # once it is counted, the manager could close before its callbacks are on their way
             owner.settling.add(self)
+            self._cancel_asked = True
+            things += (self._fn, self._args, self._variables)
+            self._store(error)
             was_waiting = self._take_start()
             if was_waiting:
                 owner.entry_died(self)
@@ -332,10 +334,16 @@ class TaskFuture(Future[T]):
                 owner.run_aside(jobs)
             else:
                 owner.record_failure(self, error, was_waiting=was_waiting)
+                counted = True
                 jobs[:0] = self._finish_aside()
                 owner.run_aside(jobs)
                 owner.settling.discard(self)
-        except BaseException:  # no memory: who waits is told all the same
+        except BaseException:  # no memory: whatever else is left undone, what waits for the outcome is told
+            if self._stored is None:
+                self._exception = error  # neither needs memory
+                self._final = FINISHED
+            if not counted:
+                owner.record_failure(self, error, was_waiting=was_waiting)
             owner.run_aside(self._finish_aside())
             owner.settling.discard(self)
             raise
@@ -523,10 +531,9 @@ class TaskFuture(Future[T]):
 
     def _call_back(self, callbacks: list[DoneCallback]) -> None:
         for callback in callbacks:
-            if not self._take_back(callback):
-                continue
             try:
-                callback.fn(self)
+                if self._take_back(callback):
+                    callback.fn(self)
             except BaseException as error:
                 pass_on(error)
                 self._owner.logger.error("tasker: callback %r raised\n%s", callback.given, traceback_of(error))
@@ -785,7 +792,7 @@ class _UnseenFailure:
         self.seen = False
 
     def __del__(self) -> None:
-        if not self.seen and not sys.is_finalizing():
+        if not getattr(self, "seen", True) and not sys.is_finalizing():
             # what is raised in here Python drops: an error that cannot be read still has a type, and an interrupt comes
             # a moment later
             text = type(self.error).__name__

@@ -14,7 +14,7 @@ from itertools import islice, repeat
 from operator import call
 from typing import TypeVar
 
-__all__ = ["append_from", "do_both", "move_all", "set_from"]
+__all__ = ["do_both", "hand_on", "move_all", "set_from"]
 
 T = TypeVar("T")
 
@@ -24,9 +24,9 @@ def set_from(holder: object, name: str, give: Callable[[], object]) -> None:
     next(map(setattr, repeat(holder), repeat(name), map(call, repeat(give))))
 
 
-def append_from(things: list[T], give: Callable[[], T]) -> None:
-    """`things.append(give())`."""
-    next(map(things.append, map(call, repeat(give))))
+def hand_on(give: Callable[[], T], take: Callable[[T], object]) -> None:
+    """`take(give())`."""
+    next(map(take, map(call, repeat(give))))
 
 
 def do_both(first: Callable[[], object], second: Callable[[], object]) -> None:

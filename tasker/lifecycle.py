@@ -60,6 +60,7 @@ class Parts(deadlock.Pool, Protocol):
     site: Site
     run_contexts: set[Context]
     settling: set[Any]
+    fallen: list[Any]
     exiting: bool
 
     def closed(self) -> None: ...
@@ -226,7 +227,7 @@ class Lifecycle:
 
     def _is_over(self) -> bool:
         parts = self._parts
-        if parts.crew.members or not parts.queue.is_empty() or parts.pool.out or not parts.aside.idle():
+        if parts.crew.members or not parts.queue.is_empty() or parts.pool.out or parts.fallen or not parts.aside.idle():
             return False
         # a timeout or a cancel() may be about to settle its task; a count that is wrong must not hold up the closing
         now = self._now()

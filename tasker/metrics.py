@@ -290,6 +290,11 @@ class BuiltinCollector:
             then, arrived, completed = self._samples[-1]
             self._samples.append((max(then, now - RATE_WINDOW), arrived, completed))
 
+    def correct(self, unfinished: int) -> None:
+        """So many more (or fewer) were taken than ended, although nothing runs: an error struck between two counts."""
+        with self._outside_lock:
+            self._outside.count(untaken=-unfinished)
+
     def unfinished(self) -> int:
         """Tasks that were taken and have no outcome; exact only when no worker is busy."""
         with self._lock:

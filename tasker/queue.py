@@ -44,11 +44,13 @@ import time
 from collections import deque
 from collections.abc import Callable
 from functools import partial
+from itertools import islice, repeat
+from operator import call
 from typing import Any, Protocol
 
 from tasker.errors import TaskManagerShutdownError
 from tasker.future import TaskFuture
-from tasker.handover import append_from, do_both
+from tasker.handover import do_both, hand_on
 from tasker.parking import Parking, copy_of, gil_enabled
 from tasker.room import Room
 
@@ -85,6 +87,7 @@ class TaskQueue:
         self._take_lock = threading.Lock()
         self._dead_lock = threading.RLock()  # reentrant: a signal handler may cancel a task
         self._dead = {False: 0, True: 0}  # emptied entries of the main and of the priority lane
+        self._wrong = {False: 0, True: 0}  # `_dead` of empty lanes at the last look
         self._requeued = {False: 0, True: 0}  # entries that were taken before
         self._later: list[tuple[float, Task]] = []  # retries that pause, and until when
         self._take = self._take_locked if (not gil_enabled() if locked is None else locked) else self._take_unlocked
@@ -215,6 +218,9 @@ class TaskQueue:
 
         Not for threads that Ctrl-C may interrupt."""
         dead: list[Task] = []
+        if self._kept or self._excluding > self._killed:  # an error has ended the last one
+            self._end_compaction()
+        self._correct_counts()
         for priority, lane in ((False, self._main), (True, self._priority)):
             if lane and self._dead[priority] * 2 > len(lane):
                 self._compact(lane, dead)
@@ -318,7 +324,7 @@ class TaskQueue:
         self.ripen(math.inf)
         with self._take_lock, contextlib.suppress(IndexError):  # a taker that takes no lock may be faster
             while len(self._swept) < _BATCH and (lane := self._priority or self._main):
-                append_from(self._swept, lane.popleft)
+                hand_on(lane.popleft, self._swept.append)
         self._swept.reverse()  # the first one is settled first, from the end of the list
         return bool(self._swept)
 
@@ -342,22 +348,34 @@ class TaskQueue:
     def _compact(self, lane: deque[Task], dead: list[Task]) -> None:
         with self._take_lock:
             self._excluding = True
-            try:
-                for _ in range(len(lane)):
-                    if not lane:  # a taker was past the flag
-                        break
-                    task = lane.popleft()
-                    if task._waits_for_start():
-                        self._kept.append(task)
-                    else:
-                        self.drop(task)
-                        dead.append(task)
-                    del task
-            finally:
+            for _ in range(len(lane)):
+                if not lane:  # a taker was past the flag
+                    break
+                hand_on(lane.popleft, self._kept.append)
+                if not self._kept[-1]._waits_for_start():
+                    self.drop(self._kept[-1])
+                    dead.append(self._kept.pop())
+        self._end_compaction()
+
+    def _correct_counts(self) -> None:
+        """Of an empty lane nothing is dead. If something seems so twice, an error struck between two counts: that is
+        no reason to count wrongly for ever."""
+        with self._dead_lock:
+            for priority, lane in ((False, self._main), (True, self._priority)):
+                wrong = self._dead[priority] if not (lane or self._swept or self._later) else 0
+                if wrong and wrong == self._wrong[priority]:
+                    self._dead[priority] = wrong = 0
+                self._wrong[priority] = wrong
+
+    def _end_compaction(self) -> None:
+        """Put back what a compaction has in its hands: this one, or one that an error has ended."""
+        kept = self._kept
+        with self._take_lock:
+            if kept:
+                lane = self._priority if kept[-1]._priority else self._main
                 with self._dead_lock:  # or waiting() would count them twice
-                    lane.extendleft(reversed(self._kept))
-                    self._kept = []
-                self._excluding = self._killed
+                    lane.extendleft(islice(map(call, repeat(kept.pop)), len(kept)))
+            self._excluding = self._killed
         self.idle.wake_all()  # who looked meanwhile found nothing
 
     def refusal(self) -> TaskManagerShutdownError:

@@ -265,7 +265,7 @@ class _InitializedWorker(Worker[None]):
         if not self._employed():
             return False
         try:
-            self._terms.user.create(self)
+            self._terms.user.create(self._held)
             leave_child()
         except BaseException:
             self._terms.initializer_failed()

@@ -42,6 +42,8 @@ from tasker.threads import holds, new_thread
 
 __all__ = ["Clock", "TimerEntry", "after", "aside", "at", "ensure_running", "follow", "now"]
 
+TRIES = 10  # of what fires and fails
+AGAIN = 0.05  # seconds from one to the next
 LATE = 1.0  # seconds: a thread that wakes so much too late could not act
 
 _BATCH = 512  # entries that may wait in the deque, or stay cleared in the heap, before the thread is woken for it
@@ -50,11 +52,12 @@ _BATCH = 512  # entries that may wait in the deque, or stay cleared in the heap,
 class TimerEntry:
     """A place in the timer's heap: fires once unless cancelled first. `patient`: put off if the timer is late."""
 
-    __slots__ = ("_fire", "patient")
+    __slots__ = ("_fire", "patient", "tries")
 
     def __init__(self, fire: Callable[[], object], *, patient: bool = False) -> None:
         self._fire: Callable[[], object] | None = fire
         self.patient: bool = patient
+        self.tries: int = 0  # that failed
 
     def cancel(self) -> None:
         """Forget what was to fire; harmless when it has fired."""
@@ -70,9 +73,13 @@ class TimerEntry:
         """Call what was to fire, unless that was forgotten; puts it into `fired`, for the caller to let go of."""
         fire, self._fire = self._fire, None
         if fire is not None:
-            if fired is not None:
-                fired.append(fire)
-            fire()
+            try:
+                if fired is not None:
+                    fired.append(fire)
+                fire()
+            except BaseException:
+                self._fire = fire  # it may be tried again: what fires may be done twice
+                raise
 
 
 _Item = tuple[float, int, TimerEntry]
@@ -190,10 +197,15 @@ class _Timer:
         fired: list[Any] = []
         try:
             while self._heap and self._heap[0][0] <= now:
+                _, order, entry = self._heap[0]
                 try:
-                    self._heap[0][2].fire(fired)
-                except BaseException as error:
+                    entry.fire(fired)
+                except BaseException as error:  # no memory, say
                     _report(error)
+                    entry.tries += 1
+                    if entry.tries < TRIES:
+                        heapq.heapreplace(self._heap, (now + AGAIN, order, entry))
+                        continue
                 heapq.heappop(self._heap)
         finally:
             aside.let_go(fired)

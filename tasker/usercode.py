@@ -9,11 +9,11 @@ from __future__ import annotations
 
 import threading
 import traceback
-from typing import Any, Generic, Literal, TypeVar
+from typing import Generic, Literal, TypeVar
 
 from tasker.config import Config, every_error_is_healthy
 from tasker.guard import is_interrupt, pass_on
-from tasker.handover import set_from
+from tasker.handover import hand_on
 from tasker.logger import GuardedLogger, traceback_of
 from tasker.metrics import TaskLifecycleTimestamps, TaskMetrics
 from tasker.placement.base import Site
@@ -41,12 +41,12 @@ class UserCode(Generic[R]):
         self.create_error: BaseException | None = None  # the last one, until a resource is made
         self.create_trouble: str = ""  # in a line
 
-    def create(self, holder: Any) -> None:
-        """Make a resource and put it into `holder.resource`, so that no exception from outside loses it on the way.
+    def create(self, held: list[R]) -> None:
+        """Make a resource and put it into a list, so that no exception from outside loses it on the way.
 
         Raises what `on_create` raises, for the caller to hand to `creation_failed`."""
         try:
-            set_from(holder, "resource", self._site.create)
+            hand_on(self._site.create, held.append)
         except BaseException as error:
             leave_child(error)
             raise
@@ -78,12 +78,18 @@ class UserCode(Generic[R]):
         self._logger.debug("%s: %s\n%s", self._name, what, traceback_of(error))
 
     def destroy(self, resource: R) -> BaseException | None:
-        """Free a resource. Returns the interrupt that ended that, for the caller to raise when his books are right.
+        """Free a resource. Returns the interrupt that ended that, for the caller to raise when its books are right.
 
-        Raises only what a signal handler raises at its entry: then `on_destroy` was not called."""
+        Raises only what strikes from outside, and only if `on_destroy` was not called."""
+        return self.destroy_held([resource])
+
+    def destroy_held(self, held: list[R]) -> BaseException | None:
+        """As `destroy`, for a resource that lies in a list, from which it is taken in the same step."""
         try:
-            self._site.destroy(resource)
+            hand_on(held.pop, self._site.destroy)
         except BaseException as error:
+            if held:
+                raise
             interrupt: BaseException | None = None
             try:
                 leave_child(error)

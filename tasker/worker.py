@@ -12,7 +12,7 @@ The resource is created, used and destroyed here, in this thread. Nothing that t
 place where they are called. The worker's figures go to its own shard; `task` and `thread` tell others what it does.
 
 An exception may strike the loop itself, between two of its steps: no memory, or one that another thread sends. Then the
-worker falls. What it has in its hands lies in `task` and `resource` before anything else is done with it, so the worker
+worker falls. What it has in its hands lies in `task` and `_held` before anything else is done with it, so the worker
 itself, as its last act, gives the task back to its lane or an outcome, and destroys the resource. Where even that
 fails, the heir does it (`inherit`, run aside when the worker has left).
 """
@@ -76,6 +76,7 @@ class Worker(Generic[R]):
         self.shard = shard
         self.task: TaskFuture[Any] | None = None  # what it runs, or has just run
         self.resource: R = _NONE
+        self._held: list[R] = []  # the resource, from when it is made until `on_destroy` is called
         self.holds_resource: bool = False
         self.creating: bool = True  # as long as it has no resource, nor one to destroy
         self.began: bool = False  # whether its thread has come so far as to run anything
@@ -85,8 +86,10 @@ class Worker(Generic[R]):
         self.lost: bool = False  # whether its resource is known to be lost
         self._failures = 0  # of its resources in a row: not made, or broken or lost before they had done a task well
         self._completed_before = 0  # tasks completed when it got its resource; -1: the resource is known to work
+        self._taken_before = 0  # `shard.taken`, before it took its task
         self._retried: TaskFuture[Any] | None = None  # while it puts one back: it may be another worker's now
         self._uncounted: TaskFuture[Any] | None = None  # while it settles one off the hot path
+        self._counted_before = (0, 0)  # `shard.finished()` before that
         self._terms = terms
         self._queue = terms.queue
         self._leave = leave
@@ -136,6 +139,7 @@ class Worker(Generic[R]):
             here.place.worker = self
             while self._employed() and self._create():
                 self.creating = False
+                self.resource = self._held[0]
                 self.holds_resource = True
                 self._completed_before = self.shard.finished()[0]
                 self.lost = self._terms.user.is_lost(self.resource)  # from now on somebody tells
@@ -160,20 +164,20 @@ class Worker(Generic[R]):
 
     def has_heritage(self) -> bool:
         """Whether it has left something behind."""
-        return self.task is not None or self.resource is not _NONE
+        return self.task is not None or bool(self._held)
 
     def _destroy(self) -> None:
         self.holds_resource = False
-        if self.resource is not _NONE:
-            self._terms.user.destroy(self.resource)  # if that raises, it has not begun
-            self.resource = _NONE
+        self.resource = _NONE
+        if self._held:
+            self._terms.user.destroy_held(self._held)  # if that raises, it has not begun
             leave_child()
 
     def _create(self) -> bool:
         """Make a resource; `False`: there is none, and none is wanted any more."""
         while self._pause():
             try:
-                self._terms.user.create(self)
+                self._terms.user.create(self._held)
                 leave_child()
                 return True
             except BaseException as error:
@@ -211,7 +215,7 @@ class Worker(Generic[R]):
 
     def _serve(self, resource: R) -> None:
         """Run tasks until the resource is broken or the worker leaves. All that a task costs is in this loop."""
-        # what `_give_up_task` goes by: the two durations of a task are appended before and after its call is emptied
+        # what is counted when stands in the order that `_give_up_task` goes by
         take, shard, terms, monotonic = self._queue.take, self.shard, self._terms, time.monotonic
         collects, may_retry = terms.user.collects, terms.may_retry
         durations = shard.durations
@@ -219,6 +223,7 @@ class Worker(Generic[R]):
         fn: Any  # never None in a task that was started; saying so to a type checker would cost time here
         args: Any
         while True:
+            self._taken_before = shard.taken
             task = take(self)  # which puts it into `self.task`
             if task is None:
                 # a parked worker must not keep anything of the last task alive
@@ -233,11 +238,12 @@ class Worker(Generic[R]):
                 self._queue.drop(task)
                 continue
             task._started_at = started = now if now > task._queued_at else monotonic()
-            task.attempts = attempts = task.attempts + 1
+            attempts = task.attempts + 1
             if attempts == 1:
                 shard.taken += 1
             else:
                 self._queue.taken_again(task)
+            task.attempts = attempts  # last, for `_give_up_task`
             try:
                 variables = task._variables
                 if variables is not None:
@@ -288,7 +294,7 @@ class Worker(Generic[R]):
     def _succeeded_with_collector(self, task: TaskFuture[Any], result: Any) -> None:
         now = time.monotonic()
         if task._take_settle():
-            self._uncounted = task
+            self._counted_before, self._uncounted = self.shard.finished(), task
             task._store(None, result)
             self.shard.durations += (task._started_at - task._queued_at, now - task._started_at)
             self._uncounted = None
@@ -322,7 +328,7 @@ class Worker(Generic[R]):
             return healthy
 
         if task._take_settle():
-            self._uncounted = task
+            self._counted_before, self._uncounted = self.shard.finished(), task
             if task.attempts > 1:
                 _add_note(error, f"tasker: the last of {task.attempts} attempts, each on another resource")
             task._store(error)
@@ -376,7 +382,12 @@ class Worker(Generic[R]):
             else:
                 counted = task._fn is None  # emptied between the two durations, or when the outcome was stored
             settles = task._settle_lost(error)
-            if (settles and not counted) or self._uncounted is task:
+            if settles and not task.attempts and self.shard.taken == self._taken_before:
+                self.shard.taken += 1
+            if self._uncounted is task:
+                counted = self.shard.finished() != self._counted_before
+                settles = True
+            if settles and not counted:
                 self.shard.count(failed=1)
         self.task = self._retried = self._uncounted = None
 

@@ -85,6 +85,7 @@ def test_a_member_whose_thread_ended_without_a_word_is_replaced(make, monkeypatc
 def slow_start(monkeypatch):
     """Workers whose threads have an identity and are not known to be alive yet, until the event is set."""
     gate, work = threading.Event(), Worker._work
+    monkeypatch.setattr(Worker, "start", lambda worker: worker.thread.start())  # which has not returned, so to say
     monkeypatch.setattr(Worker, "_work", lambda worker: (gate.wait(PATIENCE), work(worker)))
     alive = threading.Thread.is_alive
     monkeypatch.setattr(

@@ -16,7 +16,9 @@ class Retire(Queued):
 
     def __init__(self):
         super().__init__()
-        self.crew = Crew("crew", 1, 2, lambda name, leave: self.worker(), lambda worker: None, self.logger)
+        self.crew = Crew(
+            "crew", 1, 2, lambda name, leave: self.worker(), lambda worker: None, lambda worker: None, self.logger
+        )
         self.workers = [self.crew._enlist(lambda: True) for _ in range(2)]
         self.future = self.task()
         self.taken = Sleeper()

@@ -235,7 +235,7 @@ def drained_that_looks_at_the_lanes_first(self):
 
 
 def test_a_task_put_during_the_closing_is_run_or_refused():
-    exhaust(PutAndLeave)
+    exhaust(PutAndLeave, preemptions=3)
     exhaust(PutAndClose, preemptions=1)
 
 

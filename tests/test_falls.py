@@ -1,0 +1,269 @@
+"""An exception that strikes tasker's own code between any two bytecodes costs a turn of a loop, and nothing else.
+
+Another thread may send one (`PyThreadState_SetAsyncExc`), and every allocation may fail. A tracing function raises one
+here: once, at the n-th bytecode that a thread of tasker runs in tasker's modules. Whatever it strikes, each task has
+one outcome, each resource is destroyed once, and the manager comes to rest and closes. `TASKER_FALLS` is how many
+places are tried of each thread, spread evenly (0: all of them).
+"""
+
+from __future__ import annotations
+
+import dis
+import functools
+import os
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import pytest
+
+import tasker
+from tasker import Config, TaskManager, TaskTimeoutError
+from tasker.parking import gil_enabled
+from tests.conftest import PATIENCE, Factory, Sick, eventually
+
+PLACES = int(os.environ.get("TASKER_FALLS", "60"))
+PACKAGE = str(Path(tasker.__file__).parent)
+
+
+class StruckError(Exception):
+    """What strikes."""
+
+
+class Striker:
+    """Traces the threads whose name ends in `suffix`, and raises at the bytecode with this number (-1: never)."""
+
+    def __init__(self, suffix: str, place: int) -> None:
+        self.suffix = suffix
+        self.place = place
+        self.count = 0
+        self.armed = False
+        self.struck: str | None = None
+
+    def __enter__(self) -> Striker:
+        threading.settrace(self._trace_call)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        threading.settrace(None)  # type: ignore[arg-type]
+
+    def _trace_call(self, frame, event, arg):
+        thread = threading._active.get(threading.get_ident())  # current_thread() makes one where there is none
+        if thread is None or not thread.name.endswith(self.suffix):
+            return None
+        path = frame.f_code.co_filename
+        if not path.startswith(PACKAGE) or "testing" in path or frame.f_code.co_name in NOT_OURS:
+            return None
+        frame.f_trace_opcodes = True
+        frame.f_trace_lines = False
+        return self._trace
+
+    def _trace(self, frame, event, arg):
+        if event == "opcode" and self.armed and self.struck is None:
+            if frame.f_lasti in _in_a_with(frame.f_code):
+                return self._trace
+            self.count += 1
+            if self.count == self.place:
+                self.struck = f"{Path(frame.f_code.co_filename).name}:{frame.f_lineno} in {frame.f_code.co_name}"
+                raise StruckError(self.struck)
+        return self._trace
+
+
+@functools.cache
+def _in_a_with(code) -> frozenset[int]:
+    """The bytecodes next to the calls of `__enter__` and `__exit__` that a `with` makes: nothing but this test can
+    strike there, where a lock would stay taken."""
+    instructions = list(dis.get_instructions(code))
+    names = [each.opname for each in instructions]
+    found = set()
+    for place, name in enumerate(names):
+        if name == "BEFORE_WITH" or (name == "CALL" and place and names[place - 1] == "LOAD_SPECIAL"):  # from 3.14 on
+            found.add(instructions[place + 1].offset)
+        nones = [each.argval for each in instructions[place : place + 3] if each.opname == "LOAD_CONST"]
+        if nones == [None, None, None]:
+            begin = place - (names[place - 1] == "SWAP")
+            end = next(later for later in range(place, len(names)) if names[later] == "CALL")
+            found |= {each.offset for each in instructions[begin : end + 1]}
+    return frozenset(found)
+
+
+# `new_thread`'s own are before and after all that a loop of tasker's does
+NOT_OURS = {"start", "ident", "wait"}
+
+
+def work(manager: TaskManager, log: Told) -> list:
+    """Tasks of every kind; returns their futures."""
+    gate = threading.Event()
+
+    def sick(resource, times=[0]):  # noqa: B006  # counts the attempts
+        times[0] += 1
+        if times[0] == 1:
+            raise Sick
+
+    futures = [
+        manager.submit(lambda resource: 1),
+        manager.submit(lambda ctx, resource: ctx.remaining(), priority=True),
+        manager.submit(lambda resource: 1 / 0),
+        manager.submit(sick),
+        manager.submit(lambda resource: gate.wait(0.05), timeout=PATIENCE),
+        manager.submit(lambda resource: None, timeout=0.01),
+    ]
+    called: list[object] = []
+    for future in futures:
+        future.add_done_callback(called.append)
+    manager.submit(lambda resource: 2).cancel()
+    futures.append(manager.submit(lambda resource: 3))
+    for future in futures:
+        future.exception(PATIENCE)
+    # struck at its very entry, a callback is told of as one that raised
+    eventually(lambda: len(called) + log.text.count("callback") >= len(futures) - 1, "the callbacks")
+    return futures
+
+
+def run(suffix: str, place: int) -> Striker:
+    factory, log = Factory(), Told()
+    with Striker(suffix, place) as striker:
+        manager = TaskManager(
+            Config(
+                on_create=factory.create,
+                on_destroy=factory.destroy,
+                worker_count=1,
+                max_worker_count=2,
+                burst_interval=0.01,
+                check_health=lambda error: not isinstance(error, Sick),
+                logger=log,
+            )
+        )
+        striker.armed = True
+        futures = work(manager, log)
+        assert manager.join(PATIENCE), f"not at rest: {striker.struck}"
+        report = manager.stop(PATIENCE)
+    assert report.drained, striker.struck
+    assert all(future.done() for future in futures)
+    for future in futures:
+        error = future.exception()
+        assert error is None or isinstance(error, (StruckError, ZeroDivisionError, Sick, TaskTimeoutError)), (
+            striker.struck
+        )
+    factory.check()
+    return striker
+
+
+class Told:
+    """A logger that keeps what it is told."""
+
+    text = ""
+
+    def debug(self, msg, *args):
+        self.text += f"{msg % args}\n"
+
+    info = warning = error = debug
+
+
+@pytest.fixture(autouse=True)
+def at_once(monkeypatch):
+    """No pauses, and a timer of this test's own, whose thread begins in it."""
+    monkeypatch.setattr(tasker.backoff, "FIRST_PAUSE", 0.001)
+    monkeypatch.setattr(tasker.backoff, "SPACING", 0.0)
+    timer = tasker.timer._Timer()
+    monkeypatch.setattr(tasker.timer, "_timer", timer)
+    yield
+    thread, timer._thread = timer._thread, None  # as if another had taken its place
+    if thread is not None:
+        timer._seat.wake()
+        thread.join(PATIENCE)
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("suffix", ["-worker-1", "-burst", "-timer"])
+def test_an_exception_between_any_two_bytecodes_costs_a_turn_and_no_task(suffix):
+    total = run(suffix, -1).count
+    assert total > 100
+    for place in range(1, total, max(1, total // PLACES) if PLACES else 1):
+        print(run(suffix, place).struck)
+
+
+@pytest.mark.skipif(not hasattr(os, "fork") or not gil_enabled(), reason="allocations cannot be made to fail there")
+@pytest.mark.parametrize("what", ["failing task", "task", "timeout", "burst"])
+def test_an_allocation_that_fails_leaves_no_task_without_an_outcome_and_ends_no_thread(what):
+    pytest.importorskip("_testcapi")
+    done = subprocess.run(
+        [sys.executable, "-c", NO_MEMORY, what], capture_output=True, text=True, timeout=100, check=False
+    )
+    assert (done.stdout, done.returncode) == ("[]\n", 0), done.stderr
+
+
+NO_MEMORY = """
+import gc, logging, os, sys, threading, time
+import _testcapi
+from tasker import Config, TaskManager
+
+logging.disable(logging.CRITICAL)
+threading.excepthook = sys.unraisablehook = lambda _: None
+gc.disable()
+what = sys.argv[1]
+gate = threading.Lock()
+
+
+def new():
+    manager = TaskManager(Config(on_create=object, on_destroy=lambda resource: None, worker_count=1, burst_interval=0))
+    assert manager.wait_ready(20)
+    return manager
+
+
+def held(resource, fails):
+    gate.acquire()
+    gate.release()
+    if fails:
+        raise ValueError(1)
+
+
+def with_failing(allocation):
+    called = []
+    gate.acquire()
+    if what == "timeout":
+        future = manager.submit(held, False, timeout=0.02)
+    else:
+        future = manager.submit(held, what == "failing task")
+    future.add_done_callback(called.append)
+    while not future.running():
+        time.sleep(0.001)
+    if what == "burst":
+        gate.release()
+    _testcapi.set_nomemory(allocation, allocation + (30 if what == "burst" else 1))
+    try:
+        if what in ("task", "failing task"):
+            gate.release()
+        time.sleep(0.15 if what == "burst" else 0.03 if what == "timeout" else 0.005)
+    except MemoryError:  # of this thread's own
+        pass
+    finally:
+        _testcapi.remove_mem_hooks()
+    try:
+        future.exception(10)
+    finally:
+        if what == "timeout":
+            gate.release()
+    return manager.join(10)
+
+
+manager, lost = new(), []
+for allocation in range(0, 60, 2 if what == "burst" else 1):
+    try:
+        right = with_failing(allocation)
+    except TimeoutError:
+        right = False
+    if not right:
+        lost.append(allocation)
+        if len(lost) == 3:
+            break
+        manager = new()
+closed = []
+closer = threading.Thread(target=lambda: closed.append(manager.kill(0.1)), daemon=True)
+closer.start()
+closer.join(20)
+print(lost if closed else "kill() does not return", flush=True)
+os._exit(0)
+"""
