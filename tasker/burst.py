@@ -215,6 +215,7 @@ class Burst:
             and not parts.exiting
             and not parts.watchers
             and not parts.settling
+            and not parts.fallen
             and not parts.pool.out
             and parts.aside.idle()
             and all(worker.seat.parked for worker in members)
