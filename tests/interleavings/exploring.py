@@ -37,6 +37,7 @@ import tasker.queue
 import tasker.room
 import tasker.worker
 from tasker import Config
+from tasker.aside import Aside
 from tasker.engine import Engine
 from tasker.future import TaskFuture
 from tasker.lifecycle import CLOSED, OPEN
@@ -47,7 +48,7 @@ if not hasattr(frontrun, "explore"):  # an old one, which every Python can insta
     pytest.skip(NEEDED, allow_module_level=True)
 
 SEED = int(os.environ.get("TASKER_STRESS_SEED", str(random.SystemRandom().randrange(10**6))))
-MAX_OPS = 2_000  # instructions of a random schedule that are drawn; the rest takes turns
+MAX_OPS = 4_000  # instructions of a random schedule that are drawn; the rest takes turns
 TOO_MANY = 1_000  # interleavings after which an exploration is given up as not exhaustible
 
 _OPTIONS: dict[str, Any] = {
@@ -225,6 +226,9 @@ class Gate:
             self.gate.release()
         return passed
 
+    def is_set(self) -> bool:
+        return False  # asked of threads, and none of a world's is one of the pool's own
+
 
 def without_slots(cls: type) -> type:
     """The class again, its instances' attributes in a dictionary."""
@@ -320,10 +324,25 @@ class Queued(World):
         things.clear()
 
 
+class InPlace(Aside):
+    """Runs jobs, and drops what is let go of, in the thread that asks for it: a world has no threads but its own."""
+
+    def run_all(self, jobs: list[Callable[[], object]]) -> None:
+        for job in jobs:
+            job()
+        jobs.clear()
+
+    def let_go(self, things: list[Any]) -> None:
+        things.clear()
+
+
 class Still(Engine[int]):
     """An engine none of whose threads run: the world's threads do their work."""
 
     def _start(self) -> None:
+        self.aside = InPlace("aside", self.logger)
+
+    def _ensure_burst(self) -> None:
         pass
 
     def tasks_need_this_thread(self) -> bool:
