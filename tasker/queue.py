@@ -93,8 +93,8 @@ class TaskQueue:
         self._take = self._take_locked if (not gil_enabled() if locked is None else locked) else self._take_unlocked
         self.take: Callable[[Hand], Task | None] = self._take_freeing if capacity else self._take
         self._swept: list[Task] = []  # what `fail_waiting` has in its hands
-        self.reserve = self.room.enter  # before `put` to a bounded queue
-        self.free_slot = self.room.leave
+        self.reserve: Callable[..., bool] = self.room.enter  # before `put` to a bounded queue
+        self.free_slot: Callable[[Task], None] = self.room.leave
 
     # -- submitters --------------------------------------------------------------------------------------------
 
@@ -116,6 +116,7 @@ class TaskQueue:
 
     def takes_back(self, task: Task) -> bool:
         """Take a task back that was put into a closed queue; `False`: a worker has it, and it is accepted."""
+        task._is_counted = True  # before it is refused: a worker that drops it meanwhile leaves the counting to this
         try:
             del task._may_start
         except AttributeError:
@@ -219,7 +220,8 @@ class TaskQueue:
         Not for threads that Ctrl-C may interrupt."""
         dead: list[Task] = []
         if self._kept or self._excluding > self._killed:  # an error has ended the last one
-            self._end_compaction()
+            with self._take_lock:
+                self._end_compaction_locked()
         self._correct_counts()
         for priority, lane in ((False, self._main), (True, self._priority)):
             if lane and self._dead[priority] * 2 > len(lane):
@@ -355,7 +357,8 @@ class TaskQueue:
                 if not self._kept[-1]._waits_for_start():
                     self.drop(self._kept[-1])
                     dead.append(self._kept.pop())
-        self._end_compaction()
+            self._end_compaction_locked()
+        self.idle.wake_all()  # who looked meanwhile found nothing
 
     def _correct_counts(self) -> None:
         """Of an empty lane nothing is dead. If something seems so twice, an error struck between two counts: that is
@@ -367,16 +370,14 @@ class TaskQueue:
                     self._dead[priority] = wrong = 0
                 self._wrong[priority] = wrong
 
-    def _end_compaction(self) -> None:
+    def _end_compaction_locked(self) -> None:
         """Put back what a compaction has in its hands: this one, or one that an error has ended."""
         kept = self._kept
-        with self._take_lock:
-            if kept:
-                lane = self._priority if kept[-1]._priority else self._main
-                with self._dead_lock:  # or waiting() would count them twice
-                    lane.extendleft(islice(map(call, repeat(kept.pop)), len(kept)))
-            self._excluding = self._killed
-        self.idle.wake_all()  # who looked meanwhile found nothing
+        if kept:
+            lane = self._priority if kept[-1]._priority else self._main
+            with self._dead_lock:  # or waiting() would count them twice
+                lane.extendleft(islice(map(call, repeat(kept.pop)), len(kept)))
+        self._excluding = self._killed
 
     def refusal(self) -> TaskManagerShutdownError:
         if self._error is not None:

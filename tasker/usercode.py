@@ -1,8 +1,7 @@
 """`UserCode`: where the functions and objects of a `Config` are called.
 
 Each call is guarded so that what it raises costs nothing but itself, and is logged; what is an interrupt is raised (see
-`guard`). Nothing here is called under a lock
-of tasker's. `_counting` guards `destroy_errors`, which many threads count.
+`guard`). Nothing here is called under a lock of tasker's. `_counting` guards `destroy_errors`, which many threads count, and `_reported_impossible`.
 """
 
 from __future__ import annotations
@@ -38,6 +37,7 @@ class UserCode(Generic[R]):
         self.collects: bool = config.collector is not None
         self.judges: bool = config.check_health is not every_error_is_healthy
         self.destroy_errors: int = 0
+        self._reported_impossible = False
         self.create_error: BaseException | None = None  # the last one, until a resource is made
         self.create_trouble: str = ""  # in a line
 
@@ -59,8 +59,11 @@ class UserCode(Generic[R]):
 
     def creation_failed(self, error: BaseException, failures: int) -> None:
         """A worker could not make a resource and will try again; `failures`: see `Backoff.count_failure`."""
-        if error is self._site.impossible and error is self.create_error:  # as was reported
-            return
+        if error is self._site.impossible:
+            with self._counting:
+                was_reported, self._reported_impossible = self._reported_impossible, True
+            if was_reported:
+                return
         raised = "on_create raised" if self._site.is_of_hook(error) else "no resource was made:"
         self.create_trouble = f"{raised} {last_line_of(error)}"  # here: to print an error is to run the user's code
         self.create_error = error

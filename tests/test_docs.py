@@ -41,7 +41,7 @@ def methods() -> Iterator[tuple[Where, str, Any]]:
     for where, thing in public().items():
         if inspect.isclass(thing):
             for owner in _ours(thing):
-                for name, method in vars(owner).items():
+                for name, method in list(vars(owner).items()):
                     if not name.startswith("_") and not _is_field(owner, name):
                         yield where, name, method
 

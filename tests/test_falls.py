@@ -80,8 +80,7 @@ def _in_a_with(code) -> frozenset[int]:
     for place, name in enumerate(names):
         if name == "BEFORE_WITH" or (name == "CALL" and place and names[place - 1] == "LOAD_SPECIAL"):  # from 3.14 on
             found.add(instructions[place + 1].offset)
-        nones = [each.argval for each in instructions[place : place + 3] if each.opname == "LOAD_CONST"]
-        if nones == [None, None, None]:
+        if [each.argrepr for each in instructions[place : place + 3]] == ["None"] * 3:
             begin = place - (names[place - 1] == "SWAP")
             end = next(later for later in range(place, len(names)) if names[later] == "CALL")
             found |= {each.offset for each in instructions[begin : end + 1]}
