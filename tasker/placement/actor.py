@@ -66,7 +66,7 @@ class Cluster(Protocol):
 class Actor(Handle):
     """One actor."""
 
-    KIND = "an actor"
+    KIND: str = "an actor"
 
     def __init__(self, name: str, grace: float, lost: Callable[[Any], None], cluster: Cluster) -> None:
         super().__init__(name, grace, lost)

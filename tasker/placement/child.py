@@ -40,7 +40,7 @@ _REAPED = 5.0  # seconds for a process that was killed to be gone
 class Child(Handle):
     """One child process. `_lock` also guards the use of its descriptors."""
 
-    KIND = "a child process"
+    KIND: str = "a child process"
 
     def __init__(
         self,

@@ -50,6 +50,7 @@ class RemoteSite(Site):
         self._handles: set[Handle] = set()
         self._stopping = False
         self._killed = False
+        self.impossible: Exception | None = None
         self.create: Callable[[], Any] = self._create
         self.destroy: Callable[[Any], object] = self._destroy
 
