@@ -78,7 +78,8 @@ class Engine(Generic[R]):
         self.queue: TaskQueue = self._new_queue()
         self.figures: BuiltinCollector = BuiltinCollector(self.queue.waiting_new)
         self.aside: Aside = Aside(f"{config.name}-aside", self.logger)
-        self.service_logger: LoggerAside = LoggerAside(self.aside, self.logger)  # for threads that must not wait for the user's
+        # for threads that must not wait for the user's
+        self.service_logger: LoggerAside = LoggerAside(self.aside, self.logger)
         create_timeout = checks.seconds("create_timeout", config.create_timeout)
         self.backoff: Backoff = Backoff(create_timeout)
         limits = self._limits()

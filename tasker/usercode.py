@@ -1,7 +1,8 @@
 """`UserCode`: where the functions and objects of a `Config` are called.
 
 Each call is guarded so that what it raises costs nothing but itself, and is logged; what is an interrupt is raised (see
-`guard`). Nothing here is called under a lock of tasker's. `_counting` guards `destroy_errors`, which many threads count, and `_reported_impossible`.
+`guard`). Nothing here is called under a lock of tasker's. `_counting` guards `destroy_errors`, which many threads
+count, and `_reported_impossible`.
 """
 
 from __future__ import annotations
