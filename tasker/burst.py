@@ -172,6 +172,7 @@ class Burst:
             parts.aside.run_here()
         state = parts.lifecycle.state
         if state == CLOSED or (state != OPEN and parts.lifecycle.step()):
+            parts.aside.let_go(self._settling)
             return parts.lifecycle.finish()
 
         self._heal()
@@ -276,7 +277,8 @@ class Burst:
         parts = self._parts
         jobs: list[Callback] = []
         for place in range(len(self._settling)):
-            if self._settling[place] in parts.settling:
+            # a thread that is about to store the outcome may have to wait for its turn longer than a tick
+            if self._settling[place] in parts.settling and self._settling[place]._has_outcome():
                 jobs += self._settling[place]._finish_aside()
         parts.aside.run_all(jobs)
         parts.aside.let_go(self._settling)

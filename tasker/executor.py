@@ -30,6 +30,7 @@ from typing import Any, Generic, ParamSpec, Protocol, TypeVar
 from tasker.current import current_context, current_worker
 from tasker.errors import shown
 from tasker.future import DoneCallback, TaskFuture
+from tasker.interrupts import deliver_later
 from tasker.parking import Seat
 from tasker.signature import ASYNCHRONOUS, is_asynchronous
 from tasker.wrapping import Progress, users_traceback, wrapper
@@ -152,22 +153,42 @@ class ManagerExecutor(CallExecutor):
 
     def _accept(self, call: Callable[..., Any], args: tuple[Any, ...]) -> TaskFuture[Any]:
         done = DoneCallback(self._done)
+        future: Any = None
         try:
             self._entering[done] = get_ident()
             if self._closed:
                 raise RuntimeError(_AFTER_SHUTDOWN)
-            future: TaskFuture[Any] = self._submit(call, args, {}, [done])
-            self._futures.add(future)
-            if future._final is not None:  # perhaps it was before it was in there
+            future = self._submit(call, args, {}, [done])
+            self._keep(future)
+            self._entered(done)
+            return future  # type: ignore[no-any-return]
+        except BaseException as error:
+            if future is None:
+                self._entered(done)
+                raise
+            if future._refuse():
                 self._futures.discard(future)
-            if self._cancels:
-                future._withdraw()
-            return future
-        finally:
-            self._entering.pop(done, None)
-            if self._closed:
-                for closer in self._closers.copy():
-                    closer.wake()
+                self._entered(done)
+                raise
+            self._keep(future)
+            self._entered(done)
+            deliver_later(error)
+            return future  # type: ignore[no-any-return]
+
+    def _keep(self, future: TaskFuture[Any]) -> None:
+        """It is accepted. May be repeated."""
+        self._futures.add(future)
+        if future._final is not None:  # perhaps it was before it was in there
+            self._futures.discard(future)
+        if self._cancels:
+            future._withdraw()
+
+    def _entered(self, done: DoneCallback) -> None:
+        """A submission is no more under way. May be repeated."""
+        self._entering.pop(done, None)
+        if self._closed:
+            for closer in self._closers.copy():
+                closer.wake()
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
         """Refuse new calls from now on; the manager stays open.

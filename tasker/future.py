@@ -363,14 +363,18 @@ class TaskFuture(Future[T]):
         callbacks = self._finish()
         return [partial(self._call_back, callbacks)] if callbacks else []
 
+    def _has_outcome(self) -> bool:
+        """Whether the outcome is stored, so that any thread may `_finish`."""
+        return self._stored is not None or self._final is not None
+
     def _settle_lost(self, error: BaseException) -> bool:
         """Its worker has fallen, perhaps with the right to settle. Returns whether this settled it, as a failure."""
         if not self._take_settle():
             # by this worker, or by a thread that will have stored the outcome in a moment
             deadline = time.monotonic() + _STORED
-            while self._stored is None and self._final is None and time.monotonic() < deadline:
+            while not self._has_outcome() and time.monotonic() < deadline:
                 time.sleep(0.001)
-        settles = self._stored is None and self._final is None
+        settles = not self._has_outcome()
         if settles:
             self._store(error)
         self._call_back(self._finish())
@@ -402,6 +406,12 @@ class TaskFuture(Future[T]):
 
     def _calls_of(self, callbacks: list[DoneCallback]) -> list[Callback]:
         return [partial(self._call_back, [callback]) for callback in callbacks]
+
+    def _refuse(self) -> bool:
+        """Its submission is about to raise although it was put: take it back. `False`: it is accepted."""
+        if self._take_start():
+            self._refused = True  # what takes it out of the lane counts it
+        return self._refused
 
     def _count_refusal(self) -> None:
         """Its submission raised: it was not accepted and will not run. Nobody is told of that."""
