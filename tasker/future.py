@@ -315,7 +315,7 @@ class TaskFuture(Future[T]):
         to. The caller sees to it that the task itself is let go of there. `False` when it is settled."""
         owner = self._owner
         things: list[Any] = []
-        if not self._take_settle():
+        if self._refused or not self._take_settle():  # refused: its timeout may outlive it, and concerns nobody
             return False
         was_waiting = counted = False
         try:
