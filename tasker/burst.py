@@ -94,6 +94,7 @@ class Burst:
         self._stuck = False  # whether all workers that hold a resource wait, at last, for what is in the lanes
         self._look_at = 0.0  # when to look at waits again
         self._window = Window(interval, self._scaled_at)
+        self._began = self._scaled_at  # when the last tick began
         self._was_late = False
         self._settling: list[Any] = []  # tasks that were being settled at the last tick
         self._has_ended = False
@@ -145,10 +146,9 @@ class Burst:
 
     def _guarded_tick(self, patience: float = 0.0) -> bool:
         try:
-            due = time.monotonic() + patience
             woken = self._seat.sleep(patience)
             self._beats += 1
-            self._excuse(0.0 if woken else time.monotonic() - due)
+            self._excuse(patience)
             self._end_rest(woken=woken)
             return self._do()
         except BaseException as error:
@@ -157,8 +157,10 @@ class Burst:
                 self._parts.service_logger.error("%s: the burst thread met an error\n%s", self._parts.name, text)
             return False
 
-    def _excuse(self, late: float) -> None:
-        """The tick comes so many seconds too late."""
+    def _excuse(self, patience: float) -> None:
+        """A tick begins: it was to come so many seconds after the last one."""
+        began, self._began = self._began, time.monotonic()
+        late = self._began - began - patience
         is_late = late > LATE
         if is_late and not self._was_late:
             self._held_at += late
@@ -255,7 +257,7 @@ class Burst:
         """Once no worker that is free, or will be, has held a resource for `create_timeout`, give up hope: what waits
         fails, or the waits of the workers do that hold one (see `deadlock`)."""
         parts = self._parts
-        now = time.monotonic()
+        now = self._began  # what is late in the middle of this tick the next one excuses
         holding = [worker for worker in parts.crew.members if worker.holds_resource]
         self._look_at_waits(holding)
         if holding and not self._stuck:

@@ -273,7 +273,39 @@ def test_an_interrupt_whose_task_waits_is_raised_at_once_and_the_task_never_runs
     assert manager.metrics().total_tasks_cancelled == 1
 
 
+@pytest.mark.parametrize("kind", [RecursionError, MemoryError, OSError])
+@pytest.mark.parametrize("name", ["submit", "executor", "drop-in"])
+def test_what_strikes_when_a_worker_has_the_task_already_is_no_refusal(name, make, monkeypatch, kind):
+    world = World(name, make)
+    queue, began = world.engine.queue, threading.Event()
+    place = (world.engine, "_wake_or_hire") if name == "drop-in" else (queue, "put")
+    original = getattr(*place)
+
+    def struck(*task):
+        original(*task)
+        assert began.wait(PATIENCE)
+        raise kind
+
+    def run(number):
+        began.set()
+        world.ran.append(number)
+
+    monkeypatch.setattr(*place, struck)
+    if name == "submit":
+        future = world.target.submit(lambda _: run(1))
+    else:
+        future = (world.target if name == "drop-in" else world.target.executor()).submit(run, 1)
+    assert future.result(PATIENCE) is None
+    assert world.ran == [-1, 1]
+    monkeypatch.undo()
+    world.close()
+
+
 def test_what_is_no_interrupt_is_not_delivered_later(monkeypatch):
-    monkeypatch.setattr(tasker.timer, "after", None)  # would raise
+    told: list[float] = []
+    monkeypatch.setattr(tasker.timer, "after", lambda seconds, fire: told.append(seconds))
     deliver_later(MemoryError())
     deliver_later(RecursionError())
+    assert told == []
+    deliver_later(KeyboardInterrupt())
+    assert told

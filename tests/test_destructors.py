@@ -388,7 +388,7 @@ class Blocking:
         class Thing:
             def __del__(self):
                 world.reached.set()
-                world.gate.wait(PATIENCE)
+                world.gate.wait(5 * PATIENCE)
 
         return Thing()
 

@@ -82,7 +82,7 @@ def _in_a_with(code) -> frozenset[int]:
             found.add(instructions[place + 1].offset)
         if [each.argrepr for each in instructions[place : place + 3]] == ["None"] * 3:
             begin = place - (names[place - 1] == "SWAP")
-            end = next(later for later in range(place, len(names)) if names[later] == "CALL")
+            end = next((later for later in range(place, len(names)) if names[later] == "CALL"), begin - 1)
             found |= {each.offset for each in instructions[begin : end + 1]}
     return frozenset(found)
 
