@@ -173,7 +173,7 @@ class Burst:
         if parts.exiting:  # no thread can be started any more
             parts.aside.run_here()
         state = parts.lifecycle.state
-        if state == CLOSED or (state != OPEN and parts.lifecycle.step()):
+        if state == CLOSED or (state != OPEN and parts.lifecycle.step(self._began)):
             parts.aside.let_go(self._settling)
             return parts.lifecycle.finish()
 

@@ -85,6 +85,7 @@ class Lifecycle:
         self._up_since: float | None = None  # since when no more is waited for what runs, but only for who leaves
         self._killed = False
         self._excused = 0.0  # seconds that do not count
+        self._stepped_at = 0.0  # when the step began, those not counted
         self._ended = False
         # what is to be woken when it has ended; no event, whose lock a signal handler may find taken by its own thread
         self.awaiting: list[Any] = []
@@ -167,11 +168,14 @@ class Lifecycle:
         """Nobody could act for so long: all limits begin to count anew."""
         self._excused += seconds
 
-    def step(self) -> bool:
-        """Do what closing needs now; `True` when CLOSED is reached."""
+    def step(self, began: float) -> bool:
+        """Do what closing needs now; `True` when CLOSED is reached.
+
+        Limits go by when the tick `began` (`time.monotonic()`): what is late in its middle the next one excuses."""
         parts = self._parts
+        self._stepped_at = began - self._excused
         if self._closing_since is None:
-            self._closing_since = self._now()
+            self._closing_since = self._stepped_at
             parts.site.stopping()
             parts.aside.run(*(partial(parts.user.destroy, resource) for resource in parts.pool.close()))
         parts.crew.wake_all(parts.queue.idle)
@@ -215,7 +219,7 @@ class Lifecycle:
 
     def _is_leaving(self) -> bool:
         """Whether it is too early to call threads abandoned, although time is up for whatever runs."""
-        parts, now = self._parts, self._now()
+        parts, now = self._parts, self._stepped_at
         if self._up_since is None:
             self._up_since = now
         elsewhere = parts.site.end() if self._busy_threads() else 0.0
@@ -230,7 +234,7 @@ class Lifecycle:
         if parts.crew.members or not parts.queue.is_empty() or parts.pool.out or parts.fallen or not parts.aside.idle():
             return False
         # a timeout or a cancel() may be about to settle its task; a count that is wrong must not hold up the closing
-        now = self._now()
+        now = self._stepped_at
         if self._empty_since is None:
             self._empty_since = now
         unsettled = any(parts.queue.waiting()) or parts.figures.unfinished() or parts.settling
@@ -239,7 +243,7 @@ class Lifecycle:
         return settled or now >= self._empty_since + _JOIN
 
     def _time_is_up(self, *, killing: bool) -> bool:
-        now = self._now()
+        now = self._stepped_at
         if killing:
             if now < self._kill_at():
                 return False

@@ -427,6 +427,33 @@ def test_a_process_that_is_stopped_does_not_fail_what_waits(burst, monkeypatch, 
     assert burst.hopeless
 
 
+@pytest.mark.parametrize("when", ["between ticks", "in the middle of a tick"])
+def test_a_process_that_is_stopped_leaves_running_tasks_the_time_of_a_kill(burst, monkeypatch, when):
+    engine, clock = burst._parts, burst.clock
+    monkeypatch.setattr(tasker.lifecycle, "time", clock)
+    gate, running = threading.Event(), threading.Event()
+    future = engine.submit(lambda _: (running.set(), gate.wait(PATIENCE)), (), {})
+    assert running.wait(PATIENCE)
+    engine.lifecycle.request_kill(5.0)
+    cancel = engine.lifecycle._cancel_running
+
+    def stop():
+        clock.now += 100.0
+        cancel()
+
+    for tick in range(6):
+        clock.now += 0.1
+        with monkeypatch.context() as stopped:
+            if tick == 3:
+                stopped.setattr(engine.lifecycle, "_cancel_running", stop)
+                clock.now += 100.0 if when == "between ticks" else 0.0
+            if tick != 3 or when != "between ticks":
+                burst._guarded_tick(0.0)
+        assert not future.done()
+    gate.set()
+    assert future.result(PATIENCE)
+
+
 SUSPENDED = """
 import sys, threading, time
 from tasker import Config, TaskManager

@@ -377,7 +377,7 @@ class Managed(World):
 
     def closing(self) -> None:
         """What the burst thread does once it is woken."""
-        while not (self.lifecycle.state != OPEN and self.lifecycle.step()):
+        while not (self.lifecycle.state != OPEN and self.lifecycle.step(tasker.lifecycle.time.monotonic())):
             self.engine.burst._seat.sleep(0.5)
 
     def check(self) -> None:
