@@ -65,7 +65,7 @@ class Parts(Protocol):
     backoff: Backoff
     lifecycle: Lifecycle
     user: UserCode[Any]
-    watchers: int
+    watchers: list[Seat]
     exiting: bool
 
     def heal_crew(self) -> None: ...

@@ -7,6 +7,7 @@ takes it, runs it, and settles it.
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 import weakref
@@ -68,12 +69,11 @@ class Engine(Generic[R]):
         self.run_contexts: set[Context] = set()
         self.settling: set[TaskFuture[Any]] = set()
         self.fallen: list[Worker[R]] = []  # workers that left something behind
-        self.watchers: int = 0
+        self.watchers: list[Seat] = []  # of the threads in `_wait_until`
         self._wrong = 0  # tasks that seemed unfinished at the last tick, when nothing ran
         self.exiting = False  # whether the interpreter is
         self.orphaned: BaseException | None = None  # why, in a forked child, no task has an end
         self._inherited: list[Any] = []  # in a forked child: kept, or collecting them would free them
-        self._changed = threading.Condition()
         self._values = without_cancel(config.ctx)
         self.queue: TaskQueue = self._new_queue()
         self.figures: BuiltinCollector = BuiltinCollector(self.queue.waiting_new)
@@ -303,8 +303,8 @@ class Engine(Generic[R]):
         return task._make_context(TaskContext(self._values, task._deadline, self.is_stopping))
 
     def worker_changed(self) -> None:
-        with self._changed:
-            self._changed.notify_all()
+        for seat in self.watchers.copy():
+            seat.wake()
 
     # -- what futures use (future.Owner) -----------------------------------------------------------------------------
 
@@ -446,16 +446,25 @@ class Engine(Generic[R]):
 
     def _wait_until(self, reached: Callable[[], bool], timeout: float | None, awaited: deadlock.Awaited) -> bool:
         limit = None if timeout is None else checks.patience("timeout", timeout)
-        with deadlock.Wait(awaited, self.worker_changed, limit) as wait, self._changed:
-            self.watchers += 1
-            self.queue.stir()
+        until = math.inf if limit is None else time.monotonic() + limit
+        seat = Seat()
+        try:
+            self.watchers.append(seat)  # then look: either this thread sees a change, or what makes it sees this thread
             self.queue.idle.watch = self.worker_changed
-            try:
-                return self._changed.wait_for(lambda: wait.stuck is not None or reached(), limit)
-            finally:
-                self.watchers -= 1
-                if not self.watchers:
-                    self.queue.idle.watch = None
+            self.queue.stir()
+            with deadlock.Wait(awaited, seat.wake, limit) as wait:
+                while not reached() and wait.stuck is None:
+                    left = until - time.monotonic()
+                    if left <= 0:
+                        return False
+                    seat.sleep(left if limit is not None else -1.0)
+            return True
+        finally:
+            self.watchers.remove(seat)
+            if not self.watchers:
+                self.queue.idle.watch = None
+                if self.watchers:  # one has come in between
+                    self.queue.idle.watch = self.worker_changed
 
     # -- closing -----------------------------------------------------------------------------------------------------
 

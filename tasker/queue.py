@@ -134,23 +134,25 @@ class TaskQueue:
 
     def put_back(self, task: Task) -> None:
         """Make a task that ran wait again, at the front of its own lane. Never refused: the caller looks again."""
-        with self._dead_lock:
-            self._requeued[task._priority] += 1
-        with self._take_lock:
+        with self._take_lock, self._dead_lock:  # counted if it is in, and only then
             (self._priority if task._priority else self._main).appendleft(task)
+            self._requeued[task._priority] += 1
         self.idle.wake_one()
 
     def put_back_later(self, task: Task, pause: float) -> None:
         """Make a task that ran wait again, for `pause` seconds outside of its lane. Never refused either."""
         with self._dead_lock:
-            self._requeued[task._priority] += 1
             self._later.append((time.monotonic() + pause, task))
+            self._requeued[task._priority] += 1
 
-    def give_back(self, task: Task) -> None:
-        """A worker has fallen with this task in its hand: the task waits as before, at the front of its lane."""
-        with self._take_lock:
+    def give_back(self, task: Task, *, retried: bool = False) -> None:
+        """A worker has fallen with this task in its hand: the task waits as before, at the front of its lane.
+
+        `retried`: the worker was about to put it back after an attempt."""
+        with self._take_lock, self._dead_lock:
             if not any(entry is task for entry in self.entries()):
                 (self._priority if task._priority else self._main).appendleft(task)
+                self._requeued[task._priority] += retried
         self.idle.wake_one()
 
     def wake_next(self) -> None:

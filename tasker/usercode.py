@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import threading
 import traceback
+from collections import deque
 from typing import Generic, Literal, TypeVar
 
 from tasker.config import Config, every_error_is_healthy
@@ -42,8 +43,8 @@ class UserCode(Generic[R]):
         self.create_error: BaseException | None = None  # the last one, until a resource is made
         self.create_trouble: str = ""  # in a line
 
-    def create(self, held: list[R]) -> None:
-        """Make a resource and put it into a list, so that no exception from outside loses it on the way.
+    def create(self, held: deque[R]) -> None:
+        """Make a resource and put it into a deque, so that no exception from outside loses it on the way.
 
         Raises what `on_create` raises, for the caller to hand to `creation_failed`."""
         try:
@@ -85,10 +86,10 @@ class UserCode(Generic[R]):
         """Free a resource. Returns the interrupt that ended that, for the caller to raise when its books are right.
 
         Raises only what strikes from outside, and only if `on_destroy` was not called."""
-        return self.destroy_held([resource])
+        return self.destroy_held(deque([resource]))
 
-    def destroy_held(self, held: list[R]) -> BaseException | None:
-        """As `destroy`, for a resource that lies in a list, from which it is taken in the same step."""
+    def destroy_held(self, held: deque[R]) -> BaseException | None:
+        """As `destroy`, for a resource that lies in a deque, from which it is taken in the same step."""
         try:
             hand_on(held.pop, self._site.destroy)
         except BaseException as error:

@@ -23,6 +23,7 @@ import contextlib
 import threading
 import time
 import weakref
+from collections import deque
 from collections.abc import Callable
 from concurrent.futures._base import FINISHED
 from typing import Any, Generic, Protocol, TypeVar
@@ -76,7 +77,9 @@ class Worker(Generic[R]):
         self.shard = shard
         self.task: TaskFuture[Any] | None = None  # what it runs, or has just run
         self.resource: R = _NONE
-        self._held: list[R] = []  # the resource, from when it is made until `on_destroy` is called
+        # the resource, from when it is made until `on_destroy` is called; to append to a deque, unlike a list, needs no
+        # memory, for want of which a resource would be lost
+        self._held: deque[R] = deque()
         self.holds_resource: bool = False
         self.creating: bool = True  # as long as it has no resource, nor one to destroy
         self.began: bool = False  # whether its thread has come so far as to run anything
@@ -316,10 +319,10 @@ class Worker(Generic[R]):
             terms.user.broke_early(error, terms.backoff.count_failure())
         once = task._once and (not isinstance(error, WorkerLostError) or error.began)
         if not healthy and not once and task.attempts <= terms.max_retries and task._requeue():
+            self._retried = task
             self.shard.count(retried=1)
             terms.user.tell("record_retry")
             pause = terms.backoff.task_pause(failures, task.attempts)
-            self._retried = task
             if pause:
                 self._queue.put_back_later(task, pause)
             else:
@@ -373,7 +376,7 @@ class Worker(Generic[R]):
         if task is None:
             return
         if task._waits_for_start():
-            self._queue.give_back(task)
+            self._queue.give_back(task, retried=self._retried is task)
         elif self._retried is not task:  # else it was put back, and another worker has taken it
             durations = self.shard.durations
             if len(durations) % 2:

@@ -228,7 +228,7 @@ class World:
             "slots": engine.queue.room.used(),
             "entries": engine.queue.entries(),
             "closed": engine.queue.closed,
-            "watchers": engine.watchers,
+            "watchers": len(engine.watchers),
             "pool out": engine.pool.out,
             "waiting": list(self.running._waiting or ()),
             "asked": self.running._cancel_asked,

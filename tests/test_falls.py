@@ -20,6 +20,7 @@ import pytest
 
 import tasker
 from tasker import Config, TaskManager, TaskTimeoutError
+from tasker.metrics import Shard
 from tasker.parking import gil_enabled
 from tests.conftest import PATIENCE, Factory, Sick, eventually
 
@@ -269,3 +270,47 @@ closer.join(20)
 print(lost if closed else "kill() does not return", flush=True)
 os._exit(0)
 """
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_a_retry_whose_worker_falls_before_it_is_put_back_has_arrived_once(make, monkeypatch):
+    manager = make(worker_count=1, burst_interval=0, check_health=lambda error: not isinstance(error, Sick))
+    queue, count, struck, sick = manager._engine.queue, Shard.count, [], [Sick()]
+
+    def fall_once(shard, *, retried=0, **others):
+        if retried and not struck:
+            struck.append(True)
+            raise MemoryError
+        count(shard, retried=retried, **others)
+
+    def task(resource):
+        if sick:
+            raise sick.pop()
+
+    monkeypatch.setattr(Shard, "count", fall_once)
+    manager.submit(task).result(PATIENCE)
+    assert struck
+    assert manager.join(PATIENCE)
+    assert queue._requeued == {False: 0, True: 0}
+    assert manager.metrics().total_tasks_arrived == 1
+
+
+def test_a_resource_that_is_made_when_memory_ends_is_not_lost(make, factory):
+    _testcapi = pytest.importorskip("_testcapi")
+    if not (gil_enabled() and hasattr(_testcapi, "set_nomemory")):
+        pytest.skip("allocations cannot be made to fail here")
+
+    def create():
+        made = factory.create()
+        _testcapi.set_nomemory(0, 1)  # the next allocation fails, whatever it is for
+        return made
+
+    def destroy(resource):
+        _testcapi.remove_mem_hooks()
+        factory.destroy(resource)
+
+    manager = make(worker_count=1, burst_interval=0, on_create=create, on_destroy=destroy, create_timeout=PATIENCE)
+    eventually(lambda: factory.live, "a resource")
+    assert manager.stop(PATIENCE).drained
+    _testcapi.remove_mem_hooks()
+    factory.check()

@@ -10,7 +10,7 @@ import pytest
 import tasker.burst
 import tasker.metrics
 from tasker.metrics import RATE_WINDOW, BuiltinCollector
-from tasker.parking import Parking
+from tasker.parking import Parking, Seat
 from tasker.threadpool import ThreadPoolExecutor
 from tests.conftest import PATIENCE, eventually
 
@@ -192,7 +192,7 @@ def test_a_manager_does_not_rest_while_there_is_anything_to_see_to(make, factory
     assert manager.run_task(lambda resource: burst._is_quiet()) is False
     for holder, name, value in [
         (queue, "waking", True),
-        (engine, "watchers", 1),
+        (engine, "watchers", [Seat()]),
         (engine, "exiting", True),
         (engine.crew, "base", 3),
         (burst, "scales", True),  # the second worker is to be retired
