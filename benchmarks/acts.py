@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import os
+import signal
+import sys
 import time
+from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from benchmarks import patience
-from benchmarks.chaos import ERRORS, Chaos, Sick, fail
+from benchmarks.chaos import ERRORS, Burden, Burdened, Chaos, Sick, fail
 from benchmarks.ledger import Job, Resource
 from tasker import Context
 
@@ -15,10 +20,19 @@ if TYPE_CHECKING:
     from benchmarks.ledger import Ledger
     from benchmarks.work import Work
 
-__all__ = ["ACTS", "Acts", "ActsHere", "nothing", "square"]
+__all__ = ["ACTS", "FORKS", "Acts", "ActsHere", "nothing", "square"]
 
 ACTS = ["returns"] * 80 + ["sleeps"] * 6 + ["submits another"] * 6 + ["cancels another"] * 4 + ["recurses for ever"]
-ACTS += [*ERRORS] + ["is sick"] * 2
+ACTS += [*ERRORS] + ["is sick"] * 2 + ["returns a burden"] * 6
+
+# what the child does, and its exit status, by the name of the act
+FORKS: dict[str, tuple[Callable[[], object], int]] = {
+    "forks a child that calls os._exit": (partial(os._exit, 3), 3),
+    "forks a child that calls sys.exit": (partial(sys.exit, 4), 4),
+    "forks a child that returns": (int, 0),
+}
+if hasattr(os, "fork"):
+    ACTS += FORKS
 
 
 class Acts:
@@ -72,9 +86,35 @@ class ActsHere(Acts):
             work.released.wait(patience.SECONDS)
         elif act.endswith("from a task"):
             work.end_from_inside(act)
+        elif act == "returns a burden":
+            result = Burdened(job.number)
+            result.burden = Burden(work.chaos, work.ledger)
+            return result
+        elif act in FORKS and self._chaos.strikes(f"a task {act}", 0.3):
+            self._fork(job)
         else:
             return super()._act(job, context)
         return job.number
+
+    def _fork(self, job: Job) -> None:
+        """The child, too, comes back from here, if it does not end before."""
+        end, expected = FORKS[job.act]
+        child = os.fork()
+        if not child:
+            end()
+            return
+        ended: list[int] = []
+
+        def reap() -> bool:
+            pid, how = os.waitpid(child, os.WNOHANG)
+            ended.extend([os.waitstatus_to_exitcode(how)] * (pid == child))
+            return bool(ended)
+
+        if not patience.eventually(reap):
+            os.kill(child, signal.SIGKILL)
+            patience.eventually(reap)
+        if ended != [expected]:
+            self._work.ledger.broken(f"the child that {job} forked ended with {ended}, not with {expected}")
 
 
 def nothing(_: None = None) -> None:

@@ -14,12 +14,16 @@ from typing import TYPE_CHECKING, Any
 
 from benchmarks.ledger import Job, Ledger, Resource
 from tasker import TaskLifecycleTimestamps
+from tasker.parking import gil_enabled
 
 if TYPE_CHECKING:
     from benchmarks.journal import Journal
 
 __all__ = [
     "ERRORS",
+    "HOOK_ERRORS",
+    "Burden",
+    "Burdened",
     "Chaos",
     "Collector",
     "Hooks",
@@ -76,7 +80,11 @@ ERRORS: dict[str, type[BaseException]] = {
     "raises StopIteration": StopIteration,
 }
 
-_HOOK_ERRORS: tuple[type[BaseException], ...] = (OSError, Unprintable, SystemExit, KeyboardInterrupt, Fatal)
+BLOCKED = 0.3  # seconds, at most
+
+HOOK_ERRORS: tuple[type[BaseException], ...] = (OSError, Unprintable, SystemExit, KeyboardInterrupt, Fatal)
+# in the main thread all else is an interrupt, which is for the program: see `tasker.guard`
+_HOOK_ERRORS_IN_MAIN: tuple[type[BaseException], ...] = (OSError, Unprintable)
 
 
 class Chaos:
@@ -125,12 +133,21 @@ class Chaos:
     def raise_in(self, hook: str, chance: float) -> None:
         """Raise something from a function of the user's, perhaps."""
         if self.strikes(f"{hook} raises", chance):
-            raise self.rng.choice(_HOOK_ERRORS)(hook)
+            raise self.rng.choice(self._hook_errors())(hook)
+
+    def _hook_errors(self) -> tuple[type[BaseException], ...]:
+        in_main = threading.current_thread() is threading.main_thread()
+        return _HOOK_ERRORS_IN_MAIN if in_main else HOOK_ERRORS
 
     def delay(self, hook: str, chance: float) -> None:
         """Make a function of the user's slow, perhaps."""
         if self.strikes(f"{hook} is slow", chance):
             time.sleep(self.rng.random() * 0.01)
+
+    def block(self, what: str, chance: float) -> None:
+        """Let code of the user's block for a while, perhaps."""
+        if self.strikes(f"{what} blocks", chance):
+            time.sleep(self.rng.random() * BLOCKED)
 
 
 class Hooks:
@@ -163,13 +180,15 @@ class Hooks:
 
 
 class Log:
-    """Formats what it is told, and raises now and then. What the engine says of itself is a violation."""
+    """Formats what it is told, and blocks or raises now and then. What the engine says of itself is a violation."""
 
     def __init__(self, chaos: Chaos, ledger: Ledger) -> None:
         self._chaos = chaos
         self._ledger = ledger
 
     def debug(self, msg: str, /, *args: object) -> None:
+        self._ledger.entered("the logger")
+        self._chaos.block("the logger", 0.02)
         self._chaos.raise_in("the logger", 0.05)
         text = msg % args
         if "lost to an error" in text or ("the burst thread met" in text and "Tripped" not in text):
@@ -195,10 +214,11 @@ class Listener(logging.Handler):
 
 
 class Collector:
-    """Counts what it is told, then raises now and then."""
+    """Counts what it is told, then blocks or raises now and then."""
 
-    def __init__(self, chaos: Chaos) -> None:
+    def __init__(self, chaos: Chaos, ledger: Ledger) -> None:
         self._chaos = chaos
+        self._ledger = ledger
         self._told: list[str] = []
 
     def counts(self) -> Counter[str]:
@@ -206,6 +226,8 @@ class Collector:
 
     def _tell(self, event: str) -> None:
         self._told.append(event)
+        self._ledger.entered("the collector")
+        self._chaos.block("the collector", 0.002)
         self._chaos.raise_in("the collector", 0.02)
 
     def record_arrival(self) -> None:
@@ -221,8 +243,31 @@ class Collector:
         self._tell("retried")
 
     def metrics(self) -> None:
+        self._chaos.block("the collector", 0.002)
         if self._chaos.strikes("the collector raises", 0.02):
             raise OSError("no metrics")
+
+
+class Burden:
+    """What a task carries along: to let go of it may block. In a child it is nothing."""
+
+    def __init__(self, chaos: Chaos, ledger: Ledger) -> None:
+        self._chaos = chaos
+        self._ledger = ledger
+
+    def __del__(self) -> None:
+        if gil_enabled():  # else a thread may run it wherever it is, for another that has let go of the object
+            self._ledger.entered("a destructor")
+        self._chaos.block("a destructor", 0.03)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return int, ()
+
+
+class Burdened(int):
+    """A number with a burden."""
+
+    burden: Burden
 
 
 def fail(job: Job) -> None:

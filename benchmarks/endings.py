@@ -12,6 +12,7 @@ from functools import partial
 from benchmarks import patience
 from benchmarks.ledger import Resource
 from benchmarks.load import Load
+from benchmarks.signalling import signalling
 from tasker import TaskManager
 
 __all__ = ["ENDINGS", "ENDINGS_THERE", "STUCK"]
@@ -36,6 +37,11 @@ def _stop(load: Load) -> None:
     report = _manager(load).stop()
     if not report.drained:
         load.ledger.broken(f"stop() returned {report}")
+
+
+def _stop_signalled(load: Load) -> None:
+    with signalling(load.chaos, load.ledger, load.rng):
+        _stop(load)
 
 
 def _stop_soon(load: Load) -> None:
@@ -109,3 +115,4 @@ ENDINGS: dict[str, Callable[[Load], None]] = {
 
 # where tasks run in child processes, they cannot reach the manager
 ENDINGS_THERE = {way: end for way, end in ENDINGS.items() if not way.endswith("from a task")}
+ENDINGS_THERE["stop while all processes are signalled"] = _stop_signalled

@@ -19,6 +19,7 @@ from typing import Any
 from benchmarks import patience
 from benchmarks.chaos import fail, steal_wake_up
 from benchmarks.children import kill_at_random
+from benchmarks.signalling import can_suspend, suspend
 from benchmarks.work import AT_ONCE, FORMS, HASTY, PATIENT, UNHURRIED, Work
 from tasker import TaskFuture
 
@@ -50,6 +51,8 @@ class Load:
             self._start("killer", killer)
         if self.rng.random() < 0.3:
             self.chaos.begin_outage(0.5, late=random.Random(f"{self._seed}/outage").random() < 0.5)
+        if can_suspend() and self.rng.random() < 0.1:
+            suspend(self.chaos)
         while time.monotonic() < deadline:
             self._burst(self.rng, HASTY)
             time.sleep(self.rng.random() * 0.005)

@@ -3,7 +3,8 @@
 Rounds of about a second: each makes a manager with a random configuration, loads it from several threads, ends it in a
 random way, and audits it (see `storm`). With `--placement processes` resources live in child processes, which are also
 killed at random, and end themselves; they keep journals, from which the same audit is made (see `journal`), and neither
-a child nor a descriptor may stay behind. A last phase runs many tasks without faults and looks at the memory. Prints
+a child nor a descriptor may stay behind. Now and then allocations fail for a round, in a process of its own (see
+`starving`). A last phase runs many tasks without faults and looks at the memory. Prints
 one JSON object; what else there is to say goes to stderr, the seed first of all.
 
 Memory. Resident memory is read at the end of each round, after a collection: the median of the last quarter of the
@@ -25,6 +26,7 @@ import logging
 import math
 import os
 import random
+import subprocess
 import sys
 import threading
 import time
@@ -32,6 +34,7 @@ import traceback
 import weakref
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from statistics import median
 from typing import Any
 
@@ -40,6 +43,7 @@ from benchmarks.__main__ import Parser
 from benchmarks.acts import nothing, square
 from benchmarks.children import descriptors
 from benchmarks.machine import describe, resident_bytes
+from benchmarks.starving import can_starve
 from benchmarks.storm import Storm
 from tasker import Config, Processes, TaskManager, Threads, backoff
 
@@ -48,6 +52,7 @@ __all__ = ["main"]
 STILL = 60.0  # seconds without any movement after which the run has hung
 ROUNDS_GROW = 16  # MiB
 BATCHES_GROW = 8  # MiB
+STARVING = 6  # every so many rounds allocations fail
 FEW_ROUNDS = 8  # of fewer nothing can be said
 ROUND = (0.4, 1.2)  # seconds of load, at least and at most
 ROUND_THERE = (0.8, 2.5)  # in child processes
@@ -85,7 +90,10 @@ class Soak:
             rounds = 0
             while not self.violations and time.monotonic() - self._began < self._seconds:
                 rounds += 1
-                self._round(rounds)
+                if rounds % STARVING == 0 and self._placement == "threads" and can_starve():
+                    self._starve(rounds)
+                else:
+                    self._round(rounds)
             if not self.violations:
                 self._judge_rounds()
                 self._run_batches()
@@ -116,6 +124,23 @@ class Soak:
         self._count_descriptors(number)
         if (resident := resident_bytes()) is not None:
             self._resident.append(resident / _MIB)
+
+    def _starve(self, number: int) -> None:
+        """A round in which allocations fail."""
+        run = subprocess.run(
+            [sys.executable, "-m", "benchmarks.starving", f"{self._seed}/{number}", str(ROUND[1])],
+            cwd=Path(__file__).parents[1],
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        self._ways["starved of memory"] += 1
+        if run.returncode != 0:
+            self.violations.append(f"round {number}: starving ended with {run.returncode}: {run.stderr[-2000:]}")
+            return
+        told = json.loads(run.stdout)
+        self._faults["allocations fail"] += told["struck"]
+        self.violations += [f"{violation} (round {number}: starved of memory)" for violation in told["violations"]]
 
     def _count_descriptors(self, number: int) -> None:
         if self._descriptors is None:

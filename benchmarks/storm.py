@@ -47,7 +47,7 @@ class Storm:
         self.faults: Counter[str] = Counter()
         self.way = ""  # how it ends
         self._seed = f"{seed}/{number}"
-        self._collector = Collector(self.chaos) if self.rng.random() < 0.3 else None
+        self._collector = Collector(self.chaos, self.ledger) if self.rng.random() < 0.3 else None
 
     def engine_reference(self) -> weakref.ref[Any] | None:
         """For seeing whether the engine is collected; `None` when the manager could not be made."""
@@ -70,6 +70,7 @@ class Storm:
                 self._check_no_child_is_left()
         finally:
             sys.setswitchinterval(interval)
+            self.chaos.calm_down()  # destructors may run later still
             self.faults += self.chaos.counts()
             if self._folder is not None:
                 shutil.rmtree(self._folder, ignore_errors=True)
@@ -210,7 +211,8 @@ class Storm:
             logger.removeHandler(handler)
 
     def _check_no_child_is_left(self) -> None:
-        if self._folder is not None and not patience.eventually(lambda: not left_behind(), 1.0):
+        """Neither one in which a resource lives, nor one that a task has forked."""
+        if not patience.eventually(lambda: not left_behind(), 1.0):
             self.ledger.hung("a child process of the closed manager is left")
 
     def _check_no_thread_is_left(self) -> None:

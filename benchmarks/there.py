@@ -17,7 +17,7 @@ from typing import Any
 
 from benchmarks import patience
 from benchmarks.acts import Acts
-from benchmarks.chaos import ERRORS, Chaos, Hooks
+from benchmarks.chaos import ERRORS, HOOK_ERRORS, Chaos, Hooks
 from benchmarks.journal import Journal
 from benchmarks.ledger import Job, Resource
 from tasker import Context, current_context
@@ -51,6 +51,9 @@ class ChaosThere(Chaos):
             return time.monotonic() < float((self._signs / kind).read_text())
         except (OSError, ValueError):
             return False
+
+    def _hook_errors(self) -> tuple[type[BaseException], ...]:
+        return HOOK_ERRORS  # no program is waiting for interrupts here
 
     def note(self, fault: str) -> None:
         self._journal.write("faults", fault)

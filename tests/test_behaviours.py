@@ -327,7 +327,7 @@ BEHAVIOURS: dict[int, tuple[str, tuple[str, ...]]] = {
         "Ctrl-C",
         (
             "test_shutdown.py::test_ctrl_c_in_a_blocked_call_raises_at_once_and_cancels_the_task",
-            "test_shutdown.py::test_ctrl_c_in_the_middle_of_submissions_strands_nothing",
+            "test_shutdown.py::test_ctrl_c_in_the_middle_of_submissions_strands_nothing_and_refuses_what_it_ends",
             "test_interrupts.py::test_an_interrupt_at_every_moment_of_a_submission_strands_nothing",
         ),
     ),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import subprocess
 import sys
@@ -14,7 +15,9 @@ import pytest
 from benchmarks.audit import audit_order, audit_resources
 from benchmarks.journal import Replay
 from benchmarks.ledger import Job, Ledger
+from benchmarks.signalling import can_suspend
 from benchmarks.soak import main
+from benchmarks.starving import can_starve
 
 ROOT = Path(__file__).parents[1]
 SEED = 53  # its first rounds are unbounded
@@ -22,11 +25,18 @@ SEED = 53  # its first rounds are unbounded
 
 def python(*arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, *arguments], cwd=ROOT, capture_output=True, text=True, timeout=120, check=False
+        [sys.executable, *arguments],
+        cwd=ROOT,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+        start_new_session=True,  # it sends signals to its process group, and stops itself
     )
 
 
-def soak_with(broken: str, *, placement: str = "threads", patience: float = 1.0) -> subprocess.CompletedProcess[str]:
+def soak_with(broken: str, *, placement: str = "threads", patience: float = 3.0) -> subprocess.CompletedProcess[str]:
     """A soak of an engine that `broken` breaks; it ends after the first round in which that shows."""
     seconds = 50  # a slow machine, too, gets to the second round, which is compared with the first
     code = f"""
@@ -56,6 +66,37 @@ def test_a_short_soak_passes_and_prints_what_it_did():
     assert report["memory"].keys() == {"rounds", "batches"}
     assert report["memory"]["batches"]["tasks"] == 50_000
     assert report["violations"] == []
+
+
+def test_every_fault_strikes_in_time():
+    run = python("-m", "benchmarks.soak", "--seconds", "5", "--tasks", "0", "--seed", "3")
+    assert run.returncode == 0, run.stderr
+    faults = json.loads(run.stdout)["faults"]
+    expected = {"a destructor blocks", "the logger blocks", "resources break at their first use"}
+    if hasattr(os, "fork"):
+        assert any("forks a child" in fault for fault in faults)
+    assert expected <= faults.keys()
+
+
+@pytest.mark.skipif(not can_starve(), reason="allocations cannot be made to fail here")
+def test_rounds_in_which_allocations_fail_say_what_they_did():
+    run = python("-m", "benchmarks.starving", "1", "1")
+    assert run.returncode == 0, run.stderr
+    report = json.loads(run.stdout)
+    assert report.keys() == {"tasks", "struck", "violations"}
+    assert report["tasks"] >= report["struck"] > 0
+
+
+@pytest.mark.skipif(not can_suspend(), reason="no process can be stopped here")
+def test_a_process_that_is_suspended_goes_on():
+    code = """
+from benchmarks.chaos import Chaos
+from benchmarks.signalling import suspend
+chaos = Chaos("1")
+suspend(chaos)
+print(dict(chaos.counts()))
+"""
+    assert python("-c", code).stdout.strip() == "{'the process is suspended': 1}"
 
 
 @pytest.mark.parametrize(
@@ -90,7 +131,7 @@ def test_a_wrong_option_is_one_line_and_status_2(arguments, words, capsys):
                     put_back(queue, task)
             TaskQueue.put_back = lose_some
             """,
-            "never settled|had arrived and|without an outcome",
+            "never settled|had arrived and|without an outcome|still waits",
             id="a retry is lost",
         ),
         pytest.param(

@@ -1,0 +1,199 @@
+"""`python -m benchmarks.starving SEED SECONDS`: rounds of the soak in which allocations fail, wherever that is.
+
+They are a program of their own: a failed allocation strikes any thread of the process, those of the harness as well.
+Each round makes a manager and submits task after task. While some of them are submitted, run and settled, the n-th
+allocation fails, alone or with those that follow it. In the end the manager is closed, and the round is audited: what
+was accepted ran and has an outcome, what was refused never ran, each resource was destroyed once, and the figures add
+up. All that the audit goes by is written without allocating anything.
+
+Prints one JSON object: the faults and the violations.
+"""
+
+from __future__ import annotations
+
+import faulthandler
+import gc
+import importlib
+import json
+import logging
+import random
+import sys
+import threading
+import time
+from concurrent.futures import TimeoutError as NoOutcome
+from types import ModuleType
+from typing import Any
+
+from benchmarks import patience
+from tasker import Config, TaskFuture, TaskManager, WorkerLostError, backoff
+
+__all__ = ["can_starve", "main"]
+
+ROUND = 0.5  # seconds
+MOST_TASKS = 2_000  # in a round
+STRUCK = 0.002  # seconds for which allocations fail
+
+
+def can_starve() -> bool:
+    """Whether this Python can let allocations fail: a test module of CPython's, and a process that has one GIL."""
+    return _testcapi() is not None
+
+
+def _testcapi() -> ModuleType | None:
+    if not getattr(sys, "_is_gil_enabled", lambda: True)():
+        return None
+    try:
+        module = importlib.import_module("_testcapi")
+    except ImportError:
+        return None
+    return module if hasattr(module, "set_nomemory") else None
+
+
+class Made:
+    """A resource."""
+
+    __slots__ = ("destroyed", "twice")
+
+    def __init__(self) -> None:
+        self.destroyed = self.twice = False
+
+
+class Starving:
+    """One manager, and what became of its tasks."""
+
+    def __init__(self, number: int, rng: random.Random) -> None:
+        self.violations: list[str] = []
+        self.struck = 0
+        self._name = f"starving-{number}"
+        self._rng = rng
+        self._ran = bytearray(MOST_TASKS)
+        self._submitted = 0
+        self._refused: list[int] = []
+        self._resources: list[Made] = []
+
+    def run(self, seconds: float) -> None:
+        manager = TaskManager(
+            Config(
+                on_create=self._create,
+                on_destroy=self._destroy,
+                worker_count=self._rng.randint(1, 3),
+                burst_interval=self._rng.choice([0, 0.005]),
+                check_health=lambda error: not isinstance(error, LookupError),
+                create_timeout=patience.SECONDS,
+                name=self._name,
+            )
+        )
+        deadline = time.monotonic() + seconds
+        manager.wait_ready(patience.SECONDS)
+        while time.monotonic() < deadline and self._submitted < MOST_TASKS:
+            self._submit(manager)
+        report = self._close(manager)
+        if report is not None:
+            self._audit(manager)
+
+    def _create(self) -> Made:
+        made = Made()
+        self._resources.append(made)
+        return made
+
+    def _destroy(self, made: Made) -> None:
+        made.twice = made.destroyed
+        made.destroyed = True
+
+    def _task(self, made: Made, number: int) -> int:
+        self._ran[number] += 1
+        if made.destroyed:
+            self.violations.append(f"task {number} got a resource that was destroyed")
+        if number % 5 == 1:
+            raise ValueError(number)
+        if number % 5 == 2:
+            raise LookupError(number)
+        return number
+
+    def _submit(self, manager: TaskManager[Made]) -> None:
+        number = self._submitted
+        self._submitted += 1
+        future: TaskFuture[int] | None = None
+        if self._rng.random() < 0.7:
+            future = manager.submit(self._task, number)
+        else:
+            future = self._submit_starved(manager, number)
+        if future is None:
+            return
+        try:
+            error = future.exception(patience.SECONDS)
+        except NoOutcome:
+            self.violations.append(f"task {number} has no outcome")
+            return
+        if error is None and (future.result() != number or not self._ran[number]):
+            self.violations.append(f"task {number} returned {future.result()} after {self._ran[number]} runs")
+        if not isinstance(error, (MemoryError, ValueError, LookupError, WorkerLostError, type(None))):
+            self.violations.append(f"task {number} got {error!r}")
+
+    def _submit_starved(self, manager: TaskManager[Made], number: int) -> TaskFuture[int] | None:
+        capi: Any = _testcapi()
+        first, many = self._rng.randrange(80), self._rng.choice([1, 1, 2, 30])
+        unhook, sleep, submit, task, seconds = capi.remove_mem_hooks, time.sleep, manager.submit, self._task, STRUCK
+        future = None
+        capi.set_nomemory(first, first + many)
+        try:
+            future = submit(task, number)
+            sleep(seconds)  # while it is run and settled
+        except MemoryError:
+            pass
+        finally:
+            unhook()
+        self.struck += 1
+        if future is None:
+            self._refused.append(number)
+        return future
+
+    def _close(self, manager: TaskManager[Made]) -> Any:
+        """The report; `None` when closing does not end."""
+        reports: list[Any] = []
+        thread = threading.Thread(target=lambda: reports.append(manager.stop()), name="harness-stop", daemon=True)
+        thread.start()
+        thread.join(patience.SECONDS)
+        if not reports:
+            self.violations.append(f"stop() has not returned within {patience.SECONDS:g} s")
+            return None
+        return reports[0]
+
+    def _audit(self, manager: TaskManager[Made]) -> None:
+        for number in self._refused:
+            if self._ran[number]:
+                self.violations.append(f"task {number} was refused, and ran")
+        for made in self._resources:
+            if not made.destroyed or made.twice:
+                self.violations.append(f"a resource was destroyed {'twice' if made.twice else 'never'}")
+        metrics = manager.metrics()
+        arrived = metrics.total_tasks_arrived
+        ended = metrics.total_tasks_completed + metrics.total_tasks_failed + metrics.total_tasks_cancelled
+        accepted = self._submitted - len(self._refused)
+        if ended != arrived or not accepted <= arrived <= self._submitted:
+            self.violations.append(f"{accepted} tasks were accepted, {arrived} arrived and {ended} ended")
+
+
+def main(seed: str, seconds: float) -> dict[str, Any]:
+    """Rounds until the time is over or one goes wrong."""
+    faulthandler.dump_traceback_later(seconds + 1.5 * patience.SECONDS, exit=True)  # a harness that hangs itself
+    logging.disable(logging.CRITICAL)
+    threading.excepthook = lambda _: None  # a worker that falls is replaced
+    sys.unraisablehook = lambda _: None
+    backoff.FIRST_PAUSE, backoff.LONGEST_PAUSE, backoff.SPACING = 0.001, 0.02, 0.001
+    rng, deadline = random.Random(seed), time.monotonic() + seconds
+    struck = tasks = number = 0
+    violations: list[str] = []
+    while time.monotonic() < deadline and not violations:
+        number += 1
+        starving = Starving(number, rng)
+        starving.run(min(ROUND, max(deadline - time.monotonic(), 0.1)))
+        struck += starving.struck
+        tasks += starving._submitted
+        violations += [f"{violation} ({starving._name})" for violation in starving.violations[:5]]
+        gc.collect()
+    return {"tasks": tasks, "struck": struck, "violations": violations}
+
+
+if __name__ == "__main__":
+    print(json.dumps(main(sys.argv[1], float(sys.argv[2]))))
