@@ -150,6 +150,9 @@ def bytecodes(world: World, number: int) -> int:
     return striker.count
 
 
+@pytest.mark.skipif(
+    (3, 12) <= sys.version_info < (3, 14), reason="CPython crashes where one of several threads is traced by bytecodes"
+)
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize("name", SUBMISSIONS)
 def test_struck_at_any_bytecode_a_submission_raises_or_its_task_runs_once(name, make):
