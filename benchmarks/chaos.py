@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 __all__ = [
     "ERRORS",
     "HOOK_ERRORS",
+    "HOOK_ERRORS_IN_MAIN",
     "Burden",
     "Burdened",
     "Chaos",
@@ -84,7 +85,7 @@ BLOCKED = 0.3  # seconds, at most
 
 HOOK_ERRORS: tuple[type[BaseException], ...] = (OSError, Unprintable, SystemExit, KeyboardInterrupt, Fatal)
 # in the main thread all else is an interrupt, which is for the program: see `tasker.guard`
-_HOOK_ERRORS_IN_MAIN: tuple[type[BaseException], ...] = (OSError, Unprintable)
+HOOK_ERRORS_IN_MAIN: tuple[type[BaseException], ...] = (OSError, Unprintable)
 
 
 class Chaos:
@@ -137,7 +138,7 @@ class Chaos:
 
     def _hook_errors(self) -> tuple[type[BaseException], ...]:
         in_main = threading.current_thread() is threading.main_thread()
-        return _HOOK_ERRORS_IN_MAIN if in_main else HOOK_ERRORS
+        return HOOK_ERRORS_IN_MAIN if in_main else HOOK_ERRORS
 
     def delay(self, hook: str, chance: float) -> None:
         """Make a function of the user's slow, perhaps."""
