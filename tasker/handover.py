@@ -2,8 +2,8 @@
 
 An exception may strike a thread from outside: a signal handler's in the main thread, one that another thread sends by
 `PyThreadState_SetAsyncExc`. CPython looks for them when a call of a C function has returned, so in `x = give()` the
-result may be lost before it has a name. Each function here is one call of a C function that calls the
-others itself: the result has its new owner before CPython looks.
+result may be lost before it has a name. Each function here is one call of a C function, which makes the other calls
+itself: the result has its new owner before CPython looks.
 """
 
 from __future__ import annotations
