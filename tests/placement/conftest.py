@@ -8,6 +8,7 @@ import re
 import signal
 import sys
 import tempfile
+import time
 from collections.abc import Callable, Iterator
 from importlib.util import find_spec
 from pathlib import Path
@@ -121,7 +122,9 @@ def nothing_is_left_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> I
     monkeypatch.setenv("TMPDIR", str(temporary))
     before = children()
     yield
-    left = children() - before
+    deadline = time.monotonic() + 5.0
+    while (left := children() - before) and time.monotonic() < deadline:
+        time.sleep(0.005)  # killed, and not reaped yet
     assert not left, f"processes left behind: {left}"
     assert list(temporary.iterdir()) == []
 
