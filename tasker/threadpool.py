@@ -159,7 +159,8 @@ class OnDemandEngine(Engine[None]):
             queue._main.append(task)
             if queue.closed and queue.takes_back(task):
                 raise self.refusal()
-            self._wake_or_hire()
+            if queue.idle.announced or len(self.crew.members) < self.most:  # in a crowd neither
+                self._wake_or_hire()
         except BaseException as error:  # as in `submit`
             try:
                 del task._may_start
