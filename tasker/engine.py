@@ -147,6 +147,11 @@ class Engine(Generic[R]):
         else:
             wants = self._wants_context(fn, len(args))
         task = new_task(self, fn, args, wants, _monotonic(), waiting, copy_context() if self._propagates else None)
+        self._accept(task, options)
+        return task
+
+    def _accept(self, task: TaskFuture[Any], options: Mapping[str, Any]) -> None:
+        """Put a task into its lane, or raise: what raises is not accepted, at whichever bytecode it is struck."""
         try:
             if options or self._bounded:
                 self._put(task, **options)
@@ -169,7 +174,6 @@ class Engine(Generic[R]):
                 deliver_later(error)
             except BaseException:
                 pass
-        return task
 
     def _wants_context(self, fn: Callable[..., Any], given: int) -> bool:
         """`wants_context`; remembers the code of the last plain function, as many are submitted again and again."""

@@ -39,12 +39,7 @@ class RemoteEngine(Engine[R]):
         packed = self.site.pack(fn, args, self._wants_context(fn, len(args)))
         # as Engine.submit goes on, which would ask anew whether this function takes a context: a microsecond a task
         task = new_task(self, self._call, (packed,), True, time.monotonic(), waiting)
-        if options or self._bounded:
-            self._put(task, **options)
-        else:
-            self.queue.put(task)
-        if self.has_collector:
-            self.user.tell("record_arrival")
+        self._accept(task, options)
         return task
 
     def run_task(self, fn: Callable[..., Any], args: tuple[Any, ...]) -> Any:

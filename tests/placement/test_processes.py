@@ -13,7 +13,7 @@ import pytest
 import tasker.placement.child
 import tasker.placement.launch
 from tasker import Processes
-from tasker.parking import gil_enabled
+from tasker.parking import Parking, gil_enabled
 from tasker.placement.child import Child
 from tests.placement import hooks, perils
 from tests.placement.conftest import children, descriptors, is_alive, on_linux, on_posix
@@ -145,3 +145,24 @@ def test_an_exception_of_a_task_is_freed_without_the_collector(make):
         gone = weakref.ref(caught.value)
         del caught
         until(lambda gone=gone: gone() is None, "the exception to be freed")
+
+
+def test_a_submission_that_raises_when_its_task_was_put_is_not_accepted(make, monkeypatch):
+    manager = make(worker_count=1, max_worker_count=1)
+    before = manager.queue_task(hooks.process_of)
+    until(lambda: manager.stats().idle_workers == 1, "the worker is idle")
+    wake_one, raised = Parking.wake_one, []
+
+    def fail_once(parking):
+        if threading.current_thread() is threading.main_thread() and not raised:
+            raised.append(1)
+            raise RecursionError("no room on the stack")
+        wake_one(parking)
+
+    monkeypatch.setattr(Parking, "wake_one", fail_once)
+    with pytest.raises(RecursionError):
+        manager.submit(hooks.process_of)
+    assert manager.queue_task(hooks.process_of) == before
+    assert manager.join(PATIENCE)
+    metrics = manager.metrics()
+    assert (metrics.total_tasks_completed, metrics.total_tasks_cancelled) == (2, 1)
