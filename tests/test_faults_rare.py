@@ -84,7 +84,7 @@ def test_stop_waits_for_an_on_destroy_that_takes_longer_than_create_timeout(make
     assert destroying.wait(PATIENCE)
     ticks = []
     step = manager._engine.lifecycle.step
-    manager._engine.lifecycle.step = lambda: (ticks.append(1), step())[1]
+    manager._engine.lifecycle.step = lambda began: (ticks.append(1), step(began))[1]
     eventually(lambda: len(ticks) > 3 or reports)
     assert reports == []
     gate.set()

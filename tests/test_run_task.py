@@ -201,7 +201,7 @@ def test_it_works_inside_a_task_of_the_same_manager(pooled):
 
 def test_run_task_is_refused_as_soon_as_stop_has_been_called(make, monkeypatch):
     noticed, step = threading.Event(), Lifecycle.step
-    monkeypatch.setattr(Lifecycle, "step", lambda self: noticed.is_set() and step(self))
+    monkeypatch.setattr(Lifecycle, "step", lambda self, began: noticed.is_set() and step(self, began))
     manager = make(worker_count=1, max_worker_count=1)
     manager.queue_task(lambda resource: manager.stop())
     try:

@@ -370,8 +370,8 @@ def test_shutdown_waits_for_all_that_was_accepted_and_for_the_threads(gate):
     futures = occupy(pool, gate, 2) + [pool.submit(abs, -1) for _ in range(50)]
     threads, step = pool._threads, pool._engine.lifecycle.step
 
-    def slow_step():
-        over = step()
+    def slow_step(began):
+        over = step(began)
         time.sleep(0.02 * over)  # the thread that has closed everything is slow to end
         return over
 
