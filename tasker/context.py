@@ -276,6 +276,8 @@ class Context:
         things: list[Any] = []
         timer.aside.run_all(_guarded(self._end(_deadline_error(), None, things)))
         timer.aside.let_go(things)
+        if timer.clock is not None:  # a test's: this is not the timer thread
+            timer.look_after_aside()
 
 
 class _Background(Context):

@@ -161,13 +161,13 @@ class Engine(Generic[R]):
                 self.user.tell("record_arrival")
         except BaseException as error:
             # it may be in its lane already. There may be no room on the stack, so no call before that is decided
+            accepted, task._refused = not task._refused, True  # announced: what takes it out of the lane counts it
             try:
                 del task._may_start
             except AttributeError:
-                accepted = not task._refused  # a worker has taken it
+                task._refused = not accepted  # a worker has taken it, unless the closed queue has refused it
             else:
                 accepted = False
-                task._refused = True  # what takes it out of the lane counts it
             if not accepted:
                 raise
             try:  # noqa: SIM105  # suppress() could be struck in its turn

@@ -409,8 +409,9 @@ class TaskFuture(Future[T]):
 
     def _refuse(self) -> bool:
         """Its submission is about to raise although it was put: take it back. `False`: it is accepted."""
-        if self._take_start():
-            self._refused = True  # what takes it out of the lane counts it
+        was_refused, self._refused = self._refused, True  # announced first: what takes it out of the lane counts it
+        if not self._take_start():
+            self._refused = was_refused
         return self._refused
 
     def _count_refusal(self) -> None:

@@ -162,13 +162,13 @@ class OnDemandEngine(Engine[None]):
             if queue.idle.announced or len(self.crew.members) < self.most:  # in a crowd neither
                 self._wake_or_hire()
         except BaseException as error:  # as in `submit`
+            accepted, task._refused = not task._refused, True
             try:
                 del task._may_start
             except AttributeError:
-                accepted = not task._refused
+                task._refused = not accepted
             else:
                 accepted = False
-                task._refused = True
             if not accepted:
                 raise
             try:  # noqa: SIM105  # suppress() could be struck in its turn

@@ -40,7 +40,7 @@ from tasker.logger import GuardedLogger, traceback_of
 from tasker.parking import Seat
 from tasker.threads import holds, new_thread
 
-__all__ = ["Clock", "TimerEntry", "after", "aside", "at", "ensure_running", "follow", "now"]
+__all__ = ["Clock", "TimerEntry", "after", "aside", "at", "ensure_running", "follow", "look_after_aside", "now"]
 
 TRIES = 10  # of what fires and fails
 AGAIN = 0.05  # seconds from one to the next
@@ -263,6 +263,15 @@ def follow(other: Clock | None) -> None:
 def is_needed_here() -> bool:
     """Whether deadlines may have to wait for the calling thread: it is the timer thread, or is starting it."""
     return _timer._thread is threading.current_thread() or holds(_timer._lock)
+
+
+def look_after_aside() -> None:
+    """Have the timer thread heal `aside`, which it does by itself when it fires: for who gives it jobs in its place."""
+    after(STUCK, _nothing)
+
+
+def _nothing() -> None:
+    pass
 
 
 def ensure_running() -> None:
