@@ -25,7 +25,7 @@ __all__ = ["claim_thread", "holds", "leave_child", "new_thread"]
 _claimed: threading.Thread | None = None
 _stray: threading.Thread | None = None  # in a forked child: the thread of tasker's that forked
 
-BEGUN = 5.0  # seconds
+BEGUN = 2.0  # seconds
 
 
 def new_thread(target: Callable[..., object], name: str, args: tuple[object, ...] = ()) -> threading.Thread:
