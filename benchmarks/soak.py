@@ -68,8 +68,9 @@ _MIB = 2**20
 class Soak:
     """The run: what it has counted so far, and how it ends."""
 
-    def __init__(self, seconds: float, seed: int, tasks: int, placement: str) -> None:
+    def __init__(self, seconds: float, rounds: int, seed: int, tasks: int, placement: str) -> None:
         self._seconds = seconds
+        self._least_rounds = rounds
         self._seed = seed
         self._tasks = tasks
         self._placement = placement
@@ -85,10 +86,10 @@ class Soak:
         self.violations: list[str] = []
 
     def run(self) -> None:
-        """Rounds until the time is over or one goes wrong, then the batches."""
+        """Rounds until there were enough and the time is over, or one goes wrong; then the batches."""
         with self._watched(), self._overheard():
             rounds = 0
-            while not self.violations and time.monotonic() - self._began < self._seconds:
+            while not self.violations and (rounds < self._least_rounds or self._left() > 0):
                 rounds += 1
                 if rounds % STARVING == 0 and self._placement == "threads" and can_starve():
                     self._starve(rounds)
@@ -98,13 +99,18 @@ class Soak:
                 self._judge_rounds()
                 self._run_batches()
 
+    def _left(self) -> float:
+        """Seconds."""
+        return self._seconds - (time.monotonic() - self._began)
+
     def _round(self, number: int) -> None:
         backoff.FIRST_PAUSE, backoff.LONGEST_PAUSE, backoff.SPACING = PAUSES[number % len(PAUSES)]
         storm = self._storm = Storm(number, self._seed, self._placement)
-        left = self._seconds - (time.monotonic() - self._began)
         try:
-            longest = ROUND_THERE if self._placement == "processes" else ROUND
-            storm.run(min(storm.rng.uniform(*longest), max(left, 0.1)))
+            seconds = storm.rng.uniform(*(ROUND_THERE if self._placement == "processes" else ROUND))
+            if number > self._least_rounds:
+                seconds = min(seconds, max(self._left(), 0.1))
+            storm.run(seconds)
         except Exception as error:  # a signal handler's, say: the harness raises none of its own
             traceback.print_exc()
             storm.ledger.broken(f"the round met {type(error).__name__}: {error}")
@@ -295,7 +301,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         file=sys.stderr,
         flush=True,
     )
-    soak = Soak(options.seconds, options.seed, options.tasks, options.placement)
+    soak = Soak(options.seconds, options.rounds, options.seed, options.tasks, options.placement)
     soak.run()
     print(json.dumps(soak.report(), indent=1))
     for violation in soak.violations:
@@ -306,6 +312,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = Parser(prog="python -m benchmarks.soak", description=__doc__, allow_abbrev=False)
     parser.add_argument("--seconds", type=_seconds, default=60.0, help="how long the rounds last (default: 60)")
+    parser.add_argument("--rounds", type=_count, default=1, help="how many there are at least (default: 1)")
     parser.add_argument("--seed", type=int, help="repeats the choices of a run (default: a fresh one)")
     parser.add_argument(
         "--tasks", type=_count, help=f"tasks of the last phase (default: {TASKS:,} in runs of a minute)"
