@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from concurrent.futures import CancelledError
 
 __all__ = [
@@ -110,3 +111,18 @@ def shown(value: object) -> str:
     except Exception as error:  # an int of thousands of digits raises, too
         return f"<{type(value).__name__} whose repr raises {type(error).__name__}>"
     return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}... ({len(text)} characters)"
+
+
+def put_note(error: BaseException, about: str, text: str) -> None:
+    """Write a note of tasker's on an exception, `tasker: {about}{text}`, in the place of the last one about that.
+
+    One exception object may be raised by task after task: its notes must not grow with them."""
+    begin = f"tasker: {about}"
+    with contextlib.suppress(BaseException):  # an exception may refuse notes
+        notes: list[str] = getattr(error, "__notes__", [])
+        for place, note in enumerate(notes):
+            if note.startswith(begin):
+                notes[place] = begin + text
+                return
+
+        error.add_note(begin + text)

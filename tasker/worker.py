@@ -31,7 +31,7 @@ from typing import Any, Generic, Protocol, TypeVar
 from tasker.backoff import Backoff
 from tasker.context import TaskContext
 from tasker.current import here
-from tasker.errors import TaskManagerKilledError, WorkerLostError
+from tasker.errors import TaskManagerKilledError, WorkerLostError, put_note
 from tasker.future import TaskFuture
 from tasker.logger import GuardedLogger, traceback_of
 from tasker.metrics import FULL, Shard
@@ -333,7 +333,7 @@ class Worker(Generic[R]):
         if task._take_settle():
             self._counted_before, self._uncounted = self.shard.finished(), task
             if task.attempts > 1:
-                _add_note(error, f"tasker: the last of {task.attempts} attempts, each on another resource")
+                put_note(error, "the last of ", f"{task.attempts} attempts, each on another resource")
             task._store(error)
             self.shard.count(failed=1)
             self._uncounted = None
@@ -400,8 +400,3 @@ def _strip_own_frame(error: BaseException) -> None:
     with contextlib.suppress(BaseException):
         if error.__traceback__ is not None:
             error.__traceback__ = users_traceback(error.__traceback__.tb_next)
-
-
-def _add_note(error: BaseException, note: str) -> None:
-    with contextlib.suppress(BaseException):  # an exception may refuse notes
-        error.add_note(note)

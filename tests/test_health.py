@@ -57,6 +57,36 @@ def test_an_always_sick_task_runs_once_and_then_max_retries_times(make, retries)
     assert manager.queue_task(lambda resource: resource.broken) is False
 
 
+@pytest.mark.usefixtures("no_pauses")
+def test_an_error_object_that_is_raised_by_many_tasks_has_one_note_of_ours_and_keeps_those_of_others(make):
+    manager = make(max_retries=3, worker_count=1, max_worker_count=1)
+    shared = Sick("port is not open")
+    shared.add_note("a note of the driver's")
+
+    def task(resource):
+        raise shared
+
+    for once in (False, False, True, False):
+        assert manager.submit(task, once=once).exception(PATIENCE) is shared
+    assert shared.__notes__ == [
+        "a note of the driver's",
+        "tasker: the last of 4 attempts, each on another resource",
+    ]
+
+
+@pytest.mark.parametrize("notes", [None, (), [b"bytes"], "text"])
+def test_notes_that_are_no_list_of_texts_cost_nothing(make, notes):
+    manager = make(max_retries=1)
+    error = Sick()
+    error.__notes__ = notes
+
+    def task(resource):
+        raise error
+
+    assert manager.submit(task).exception(PATIENCE) is error
+    assert manager.queue_task(lambda resource: "goes on") == "goes on"
+
+
 @pytest.mark.parametrize("priority", [False, True])
 def test_a_once_task_runs_at_most_once_and_its_resource_is_replaced_all_the_same(make, factory, priority):
     manager = make(worker_count=1, max_worker_count=1)

@@ -21,7 +21,7 @@ from importlib import import_module
 from types import FunctionType
 from typing import Any
 
-from tasker.errors import RemoteTaskError, shown
+from tasker.errors import RemoteTaskError, put_note, shown
 from tasker.placement import protocol
 from tasker.threads import leave_child
 from tasker.wrapping import Progress, users_function, users_traceback, wrapper
@@ -111,7 +111,7 @@ def pack_value(value: object, *, apart: bool = True) -> tuple[bytes, Buffers]:
         except ImportError:
             if isinstance(error, _NotFoundThereError):
                 raise pickle.PicklingError(f"it contains what is defined in __main__: {_INSTALL}") from None
-            error.add_note(f"tasker: for lambdas, closures and functions of __main__, {_INSTALL}")
+            put_note(error, "for lambdas, closures and functions of __main__, ", _INSTALL)
             raise error from None
     buffers.clear()
     by_value: bytes = cloudpickle.dumps(value, 5, buffer_callback=take_apart)
@@ -185,7 +185,7 @@ def error_from(body: Any) -> BaseException:
             original.__cause__ = RemoteTraceback(trace)  # which its type may refuse
             return original
         except BaseException as trouble:
-            error.add_note(f"tasker: it could not be unpickled here: {_text(trouble)}")
+            put_note(error, "it could not be unpickled here: ", _text(trouble))
     error.__cause__ = RemoteTraceback(trace)
     return error
 
