@@ -8,6 +8,7 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from datetime import timedelta
+from functools import partial
 from typing import Any, Generic, TypedDict, TypeVar, Unpack, cast
 
 from tasker import checks
@@ -55,9 +56,9 @@ class ConfigOptions(TypedDict, total=False):
 class Config(Generic[R]):
     """The settings of a `TaskManager`, in the type `R` of its resources.
 
-    Immutable and keyword-only; `dataclasses.replace` makes variants. A wrong value raises `ConfigError` (a
-    `ValueError`) that names the field, the value and what is allowed. Fields keep what was given; the manager resolves
-    `None`."""
+    Immutable and keyword-only; `dataclasses.replace` makes variants. It can be copied, deeply too, and pickled where
+    its parts can; a copy has the same `ctx`. A wrong value raises `ConfigError` (a `ValueError`) that names the field,
+    the value and what is allowed. Fields keep what was given; the manager resolves `None`."""
 
     on_create: Callable[[], R]
     """Makes a resource. Runs in the thread of the worker that will own it (for `run_task`: see resource_pool_size)."""
@@ -155,13 +156,20 @@ class Config(Generic[R]):
 class _EnteredManagers(Generic[R]):
     """Remembers which context manager a resource came from, by identity, and who entered it.
 
-    Several may yield the same object (`None`, say): then a thread exits the one that it entered itself. `_lock` guards
-    the dictionary; nothing of the user's runs under it."""
+    Several may yield the same object (`None`, say): then a thread exits the one that it entered itself. A copy is the
+    same: `dataclasses.asdict` copies the two hooks of a config apart from each other. `_lock` guards the dictionary;
+    nothing of the user's runs under it."""
 
     def __init__(self, factory: Callable[[], AbstractContextManager[R]]) -> None:
         self._factory = factory
         self._entered: dict[int, list[tuple[int, AbstractContextManager[R]]]] = {}
         self._lock = threading.RLock()
+
+    def __copy__(self) -> _EnteredManagers[R]:
+        return self
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> _EnteredManagers[R]:
+        return self
 
     def __reduce__(self) -> tuple[Any, ...]:
         return _EnteredManagers, (self._factory,)  # elsewhere it begins with nothing
@@ -193,10 +201,11 @@ def unhealthy_on(*exception_types: type[BaseException]) -> Callable[[Exception],
         if not (isinstance(kind, type) and issubclass(kind, BaseException)):
             raise ConfigError(f"unhealthy_on takes exception types, not {shown(kind)}")
 
-    def check_health(error: Exception) -> bool:
-        return not isinstance(error, exception_types)
+    return partial(_is_none_of, exception_types)  # no closure, which could not be pickled
 
-    return check_health
+
+def _is_none_of(exception_types: tuple[type[BaseException], ...], error: Exception) -> bool:
+    return not isinstance(error, exception_types)
 
 
 def _check_callable(field_name: str, value: object, *, arguments: int) -> None:

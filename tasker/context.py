@@ -192,6 +192,17 @@ class Context:
         until = "" if self._deadline is None else f", {self.remaining():.3f} s left"
         return f"<{type(self).__name__} {state}{until}>"
 
+    # a context is what others cancel and wait for: a copy of what refers to it refers to the same one
+
+    def __copy__(self) -> Self:
+        return self
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Self:
+        return self
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        raise TypeError(f"a context cannot be pickled, as its end would not be told elsewhere: {self!r}")
+
     # -- inside tasker -----------------------------------------------------------------------------------------
 
     def _add_sleeper(self, sleeper: Sleeper) -> None:
@@ -287,6 +298,9 @@ class _Background(Context):
 
     def cancel(self, cause: BaseException | None = None) -> None:
         raise TypeError("background() cannot be cancelled: cancel a with_cancel(background()) instead")
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return background, ()
 
     def on_done(self, callback: Callback) -> Callable[[], bool]:
         _check_callback(callback)

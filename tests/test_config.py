@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import functools
 import logging
+import pickle
 import sqlite3
 import threading
 from collections import Counter
@@ -20,6 +22,7 @@ from tasker import (
     Config,
     ConfigError,
     Processes,
+    Ray,
     TaskerError,
     TaskManager,
     TaskMetrics,
@@ -38,6 +41,10 @@ def config(**options):
 async def coroutine(*_): ...
 async def asynchronous_generator(*_):
     yield
+
+
+def is_healthy(error):
+    return True
 
 
 class Collector:
@@ -125,6 +132,85 @@ def test_replace_makes_a_variant_that_is_checked_again():
         dataclasses.replace(made, worker_count=0)
     with pytest.raises(ConfigError, match="max_worker_count"):
         dataclasses.replace(config(max_worker_count=3), worker_count=4)
+
+
+COPIES = {
+    "copy": copy.copy,
+    "deepcopy": copy.deepcopy,
+    "replace": dataclasses.replace,
+    "asdict": lambda made: Config(**{**dataclasses.asdict(made), "placement": made.placement}),
+    "pickle": lambda made: pickle.loads(pickle.dumps(made)),
+    "deepcopy of a pickled one": lambda made: copy.deepcopy(pickle.loads(pickle.dumps(made))),
+}
+
+
+@pytest.fixture(params=COPIES)
+def copied(request):
+    return COPIES[request.param]
+
+
+def test_a_copy_is_equal(copied):
+    for made in (
+        config(),
+        config(check_health=is_healthy, logger=logging.getLogger("elsewhere"), burst_interval=timedelta(seconds=1)),
+        config(placement=Processes(grace=1.5)),
+        config(placement=Ray(num_cpus=0.5, resources={"gpu": 1})),
+    ):
+        assert copied(made) == made
+
+
+def test_a_copy_has_the_same_background_and_the_same_logger(copied):
+    made = copied(config())
+    assert made.ctx is background()
+    assert made.logger is logging.getLogger("tasker")
+
+
+def test_a_copy_judges_as_unhealthy_on_was_told(copied):
+    made = copied(config(check_health=unhealthy_on(OSError, KeyError)))
+    assert [made.check_health(error) for error in (TimeoutError(), KeyError(), ValueError())] == [False, False, True]
+
+
+class Opened:
+    """A context manager at the top level of a module, where pickle finds it."""
+
+    open = 0
+
+    def __enter__(self):
+        Opened.open += 1
+        return self
+
+    def __exit__(self, *_):
+        Opened.open -= 1
+
+
+def test_managers_of_a_config_and_of_its_copy_enter_and_exit_what_is_theirs(copied):
+    made = Config.from_context_manager(Opened, worker_count=2, resource_pool_size=1, burst_interval=0)
+    assert Opened.open == 0
+    with TaskManager(copied(made)) as second:
+        with TaskManager(made) as first:
+            assert second.wait_ready(PATIENCE)
+            assert first.wait_ready(PATIENCE)
+            assert Opened.open == 6
+        assert Opened.open == 3
+        assert second.queue_task(lambda resource: type(resource).__name__) == "Opened"
+    assert Opened.open == 0
+    assert (first.stop().destroy_errors, second.stop().destroy_errors) == (0, 0)
+
+
+def test_a_copy_has_the_same_context_and_one_that_can_end_cannot_be_pickled():
+    ctx = with_cancel(background())
+    made = config(ctx=ctx)
+    for how in (copy.copy, copy.deepcopy, dataclasses.replace):
+        assert how(made).ctx is ctx
+    assert dataclasses.asdict(made)["ctx"] is ctx
+    with pytest.raises(TypeError, match="a context cannot be pickled"):
+        pickle.dumps(made)
+    ctx.cancel()
+
+
+def test_a_config_of_what_cannot_be_pickled_says_so_as_pickle_does():
+    with pytest.raises((pickle.PicklingError, AttributeError), match="lambda"):
+        pickle.dumps(config(on_create=lambda: 1))
 
 
 def test_the_largest_and_smallest_right_values_are_taken():
