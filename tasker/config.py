@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import threading
 from collections.abc import Callable
@@ -13,6 +14,7 @@ from typing import Any, Generic, TypedDict, TypeVar, Unpack, cast
 
 from tasker import checks
 from tasker.context import Context, background
+from tasker.current import here
 from tasker.errors import ConfigError, shown
 from tasker.logger import Logger
 from tasker.metrics import MetricsCollector
@@ -145,8 +147,11 @@ class Config(Generic[R]):
     ) -> Config[T]:
         """A `Config` whose resources are what `with factory() as resource` yields: entering creates, exiting destroys.
 
-        `factory` is called, entered and exited in the thread that owns the resource. Every other field goes by name.
-        Raises `ConfigError` as the constructor does."""
+        `factory` is called, entered and exited in the thread that owns the resource. `__exit__` gets the error that
+        broke the resource, as at the end of a `with` block, `TaskManagerKilledError` when the manager was killed, and
+        `None` at a normal end. A resource that `run_task` does not keep gets what its task raised. What `__exit__`
+        returns is not looked at: it swallows nothing. Every other field goes by name. Raises `ConfigError` as the
+        constructor does."""
         _check_callable("factory", factory, arguments=0)
         managers = _EnteredManagers(factory)
         made = cast("type[Config[T]]", cls)  # `Config.from_context_manager` says nothing of R: `factory` does
@@ -188,7 +193,23 @@ class _EnteredManagers(Generic[R]):
             _, manager = entered.pop(mine[-1] if mine else -1)
             if not entered:
                 del self._entered[id(resource)]
-        manager.__exit__(None, None, None)
+        error = here.place.ending
+        if error is None:
+            manager.__exit__(None, None, None)
+            return
+
+        traceback = None
+        with contextlib.suppress(BaseException):  # an exception may refuse to be looked at
+            traceback = error.__traceback__
+        try:
+            manager.__exit__(type(error), error, traceback)
+        except BaseException as raised:
+            if raised is not error:
+                raise
+            with contextlib.suppress(BaseException):
+                error.__traceback__ = traceback  # which its caller sees: not that it came by here
+        finally:
+            del error, traceback  # which may hold this frame
 
 
 def unhealthy_on(*exception_types: type[BaseException]) -> Callable[[Exception], bool]:

@@ -37,9 +37,10 @@ class InCaller(Protocol):
 class Place:
     """What one thread runs."""
 
-    __slots__ = ("imports", "loan", "worker")
+    __slots__ = ("ending", "imports", "loan", "worker")
 
     def __init__(self) -> None:
+        self.ending: BaseException | None = None  # why the resource that it destroys ends, if not as usual
         self.imports: bool = False  # what was sent to a child or an actor is unpickled, which may import anything
         self.worker: OnWorker | None = None
         self.loan: InCaller | None = None

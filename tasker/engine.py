@@ -260,7 +260,7 @@ class Engine(Generic[R]):
                 self.queue.stir()
             result = fn(self.call_context(loan), loan.resource, *args) if wants else fn(loan.resource, *args)
         except BaseException as error:
-            healthy = False  # if a Ctrl-C ends the check
+            healthy, loan.error = False, error  # if a Ctrl-C ends the check
             try:
                 healthy = self.user.is_healthy(error, loan.resource)
             finally:

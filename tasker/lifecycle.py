@@ -110,6 +110,7 @@ class Lifecycle:
 
     def request_kill(self, timeout: float) -> None:
         """Begin to kill; running tasks get `timeout` seconds, the shortest of several. Signal-safe."""
+        self._parts.user.killed = True  # before any worker leaves
         self._parts.queue.kill()
         self._kill_times.append(self._now() + timeout)
         self._wake()

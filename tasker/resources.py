@@ -33,11 +33,12 @@ _NONE: Any = object()  # no resource: None may be one
 class Loan(Generic[R]):
     """What a borrower holds: the resource, from the moment it is his until it is handed back."""
 
-    __slots__ = ("borrower", "context", "outer", "owner", "resource")
+    __slots__ = ("borrower", "context", "error", "outer", "owner", "resource")
 
     borrower: int  # the identifier of his thread
     resource: R  # or _NONE
     # what its borrower notes here
+    error: BaseException | None  # by which the use of the resource ended
     owner: Any
     outer: Any  # the loan of the call around this one
     context: Any
@@ -46,15 +47,16 @@ class Loan(Generic[R]):
 class ResourcePool(Generic[R]):
     """At most `size` idle resources, and the loans of those that are out.
 
-    `destroy` raises nothing but the exception of a signal handler, before it has done anything, and returns that which
-    has ended it: an interrupt, to be raised here when the loan is over."""
+    `destroy` is called with a resource that is not kept, and with the error by which its last use ended, if one did. It
+    raises nothing but the exception of a signal handler, before it has done anything, and returns that which has ended
+    it: an interrupt, to be raised here when the loan is over."""
 
     def __init__(
         self,
         name: str,
         size: int,
         create: Callable[[], R],
-        destroy: Callable[[R], object],
+        destroy: Callable[[R, BaseException | None], object],
         empty: Callable[[], object],
     ) -> None:
         self._name = name
@@ -73,7 +75,7 @@ class ResourcePool(Generic[R]):
             while len(self._idle) < self._size:
                 self.hand_back(self.borrow(new=True), healthy=True)
         except BaseException:
-            for interrupt in [self._destroy(resource) for resource in self.close()]:
+            for interrupt in [self._destroy(resource, None) for resource in self.close()]:
                 raise_interrupt(interrupt)
             raise
 
@@ -84,6 +86,7 @@ class ResourcePool(Generic[R]):
         loan: Loan[R] = Loan()
         loan.borrower = threading.get_ident()
         loan.resource = _NONE
+        loan.error = None
         try:
             with self._lock:
                 closed = self._closed
@@ -111,12 +114,13 @@ class ResourcePool(Generic[R]):
             room = len(self._idle) < self._size  # the call comes first: a handler that runs after it may close the pool
             if healthy and room and not self._closed and loan.resource is not _NONE:
                 resource, loan.resource = loan.resource, _NONE
+                loan.error = None  # the borrower's frame, which its traceback holds, has the loan
                 self._idle.append(resource)
                 self._loans.discard(loan)
                 return
         if loan.resource is not _NONE:
             try:
-                interrupt = self._destroy(loan.resource)
+                interrupt = self._destroy(loan.resource, loan.error)
             except Exception:  # the end of the loan all the same; after an interrupt, the second call ends it
                 self._end(loan)
                 raise
@@ -133,7 +137,7 @@ class ResourcePool(Generic[R]):
             for place in found:
                 del self._idle[place]
         if found:
-            raise_interrupt(self._destroy(resource))
+            raise_interrupt(self._destroy(resource, None))
         return bool(found)
 
     def close(self) -> list[R]:
@@ -159,6 +163,7 @@ class ResourcePool(Generic[R]):
         return any(loan.borrower == thread for loan in self._loans.copy())
 
     def _end(self, loan: Loan[R]) -> None:
+        loan.error = None
         with self._lock:
             self._loans.discard(loan)
             last = self._closed and not self._loans

@@ -13,6 +13,8 @@ from collections import deque
 from typing import Generic, Literal, TypeVar
 
 from tasker.config import Config, every_error_is_healthy
+from tasker.current import here
+from tasker.errors import TaskManagerKilledError
 from tasker.guard import is_interrupt, pass_on
 from tasker.handover import hand_on
 from tasker.logger import GuardedLogger, traceback_of
@@ -39,6 +41,7 @@ class UserCode(Generic[R]):
         self.collects: bool = config.collector is not None
         self.judges: bool = config.check_health is not every_error_is_healthy
         self.destroy_errors: int = 0
+        self.killed: bool = False  # whether the manager is, by which its resources end
         self._reported_impossible = False
         self.create_error: BaseException | None = None  # the last one, until a resource is made
         self.create_trouble: str = ""  # in a line
@@ -82,33 +85,49 @@ class UserCode(Generic[R]):
             self._logger.warning("%s: %s: %s%s", self._name, what, last_line_of(error), more)
         self._logger.debug("%s: %s\n%s", self._name, what, traceback_of(error))
 
-    def destroy(self, resource: R) -> BaseException | None:
-        """Free a resource. Returns the interrupt that ended that, for the caller to raise when its books are right.
+    def destroy(self, resource: R, reason: BaseException | None = None) -> BaseException | None:
+        """Free a resource; the `reason` is what broke it, if anything has. Returns the interrupt that ended that, for
+        the caller to raise when its books are right.
 
         Raises only what strikes from outside, and only if `on_destroy` was not called."""
-        return self.destroy_held(deque([resource]))
-
-    def destroy_held(self, held: deque[R]) -> BaseException | None:
-        """As `destroy`, for a resource that lies in a deque, from which it is taken in the same step."""
         try:
+            return self.destroy_held(deque([resource]), reason)
+        finally:
+            del reason  # its traceback may hold this frame
+
+    def destroy_held(self, held: deque[R], reason: BaseException | None = None) -> BaseException | None:
+        """As `destroy`, for a resource that lies in a deque, from which it is taken in the same step."""
+        place = here.place
+        outer = place.ending
+        try:
+            if reason is None and self.killed:
+                reason = TaskManagerKilledError(f"{self._name} was killed")
+            place.ending = reason
             hand_on(held.pop, self._site.destroy)
         except BaseException as error:
             if held:
                 raise
-            interrupt: BaseException | None = None
-            try:
-                leave_child(error)
-                if is_interrupt(error):
-                    interrupt = error
-                with self._counting:
-                    self.destroy_errors += 1
-                self._logger.warning("%s: on_destroy raised\n%s", self._name, traceback_of(error))
-                return interrupt
-            except BaseException as second:  # if it got out of here, the resource would be destroyed a second time
-                return interrupt or second
-            finally:
-                del interrupt  # its traceback holds this frame
+            return self._destroy_failed(error)
+        finally:
+            place.ending = outer
+            del reason
         return None
+
+    def _destroy_failed(self, error: BaseException) -> BaseException | None:
+        """Report it; returns it if it is an interrupt. Raises nothing, or the resource would be destroyed again."""
+        interrupt: BaseException | None = None
+        try:
+            leave_child(error)
+            if is_interrupt(error):
+                interrupt = error
+            with self._counting:
+                self.destroy_errors += 1
+            self._logger.warning("%s: on_destroy raised\n%s", self._name, traceback_of(error))
+            return interrupt
+        except BaseException as second:
+            return interrupt or second
+        finally:
+            del interrupt, error  # its traceback may hold this frame
 
     def is_healthy(self, error: BaseException, resource: R) -> bool:
         """The verdict on a task's error: `False`, or a check that raises, means that it broke the resource."""

@@ -80,6 +80,7 @@ class Worker(Generic[R]):
         # the resource, from when it is made until `on_destroy` is called; to append to a deque, unlike a list, needs no
         # memory, for want of which a resource would be lost
         self._held: deque[R] = deque()
+        self._broken_by: BaseException | None = None  # until that resource is destroyed
         self.holds_resource: bool = False
         self.creating: bool = True  # as long as it has no resource, nor one to destroy
         self.began: bool = False  # whether its thread has come so far as to run anything
@@ -160,9 +161,13 @@ class Worker(Generic[R]):
 
     def inherit(self, error: BaseException | None = None) -> None:
         """It has fallen: see to what it had in its hands. In its own thread, or when that has ended."""
+        if error is None:
+            error = WorkerLostError("the worker's thread ended in the middle of the task")
         try:
-            self._give_up_task(error or WorkerLostError("the worker's thread ended in the middle of the task"))
+            self._give_up_task(error)
         finally:
+            if self._broken_by is None:
+                self._broken_by = error
             self._destroy()
 
     def has_heritage(self) -> bool:
@@ -173,8 +178,9 @@ class Worker(Generic[R]):
         self.holds_resource = False
         self.resource = _NONE
         if self._held:
-            self._terms.user.destroy_held(self._held)  # if that raises, it has not begun
+            self._terms.user.destroy_held(self._held, self._broken_by)  # if that raises, it has not begun
             leave_child()
+        self._broken_by = None
 
     def _create(self) -> bool:
         """Make a resource; `False`: there is none, and none is wanted any more."""
@@ -184,6 +190,7 @@ class Worker(Generic[R]):
                 leave_child()
                 return True
             except BaseException as error:
+                self._broken_by = error
                 self._destroy()  # if it is there all the same: the exception came from outside, a moment too late
                 if isinstance(error, TaskManagerKilledError) and not self._employed():
                     break  # given up by the closing manager itself: nobody's failure
@@ -315,8 +322,10 @@ class Worker(Generic[R]):
         failures = self._failures_with_this()
         if healthy:
             self._completed_before = -1
-        elif failures > 1:  # one may be the task's own fault
-            terms.user.broke_early(error, terms.backoff.count_failure())
+        else:
+            self._broken_by = error
+            if failures > 1:  # one may be the task's own fault
+                terms.user.broke_early(error, terms.backoff.count_failure())
         once = task._once and (not isinstance(error, WorkerLostError) or error.began)
         if not healthy and not once and task.attempts <= terms.max_retries and task._requeue():
             self._retried = task

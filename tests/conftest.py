@@ -49,6 +49,10 @@ class Factory(ResourceFactory[Resource]):
             raise error
         return super().create()
 
+    def destroy(self, resource: Resource, reason: BaseException | None = None) -> None:
+        """As a pool calls it, too."""
+        super().destroy(resource)
+
 
 class Log:
     """A logger that keeps what it is told."""

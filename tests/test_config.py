@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import dataclasses
 import functools
@@ -9,6 +10,8 @@ import logging
 import pickle
 import sqlite3
 import threading
+import traceback
+import weakref
 from collections import Counter
 from contextlib import contextmanager
 from datetime import timedelta
@@ -25,13 +28,14 @@ from tasker import (
     Ray,
     TaskerError,
     TaskManager,
+    TaskManagerKilledError,
     TaskMetrics,
     Threads,
     background,
     unhealthy_on,
     with_cancel,
 )
-from tests.conftest import PATIENCE, Log, Sick
+from tests.conftest import PATIENCE, Log, Sick, eventually
 
 
 def config(**options):
@@ -328,12 +332,13 @@ def test_a_manager_takes_nothing_but_a_config():
 
 
 class Records:
-    """A factory of context managers that records where each of them is entered and exited."""
+    """A factory of context managers that records where each of them is entered and exited, and with what error."""
 
     def __init__(self, resource=lambda number: number):
         self.lock = threading.Lock()
         self.made = 0
         self.entered, self.exited = {}, {}
+        self.errors = {}
         self.resource = resource
 
     @contextmanager
@@ -341,13 +346,18 @@ class Records:
         with self.lock:
             number, self.made = self.made, self.made + 1
             self.entered[number] = threading.get_ident()
+        error = None
         try:
             yield self.resource(number)
-        except BaseException as error:
-            raise AssertionError("what tasks raise is no business of the resource's") from error
-        with self.lock:
-            assert number not in self.exited, "exited twice"
-            self.exited[number] = threading.get_ident()
+        except BaseException as raised:
+            error = raised
+            raise
+        finally:
+            with self.lock:
+                assert number not in self.exited, "exited twice"
+                self.exited[number] = threading.get_ident()
+                self.errors[number] = type(error)
+            del error
 
 
 def test_entering_creates_and_exiting_destroys():
@@ -445,6 +455,209 @@ def test_workers_enter_and_exit_each_context_manager_once_in_their_own_thread(re
     # the failures broke four, but closing may come before the last of them are replaced
     assert records.made >= 3 + 1 + 1
     assert records.exited == records.entered
+    assert Counter(records.errors.values()) == {Sick: 4, type(None): records.made - 4}
+
+
+class Session:
+    """A context manager that keeps what its `__exit__` is given, and does there what it is told."""
+
+    def __init__(self, exits, at_exit=lambda error: None):
+        self.exits, self.at_exit = exits, at_exit
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, kind, error, traceback):
+        self.exits.append((kind, error, traceback))
+        return self.at_exit(error)
+
+
+@pytest.fixture
+def exits():
+    return []
+
+
+@pytest.fixture
+def opened(exits, log):
+    """`opened(**options)`: a manager on sessions that note in `exits` how they end, killed if it is left open."""
+    managers = []
+
+    def make(at_exit=lambda error: None, **options):
+        options = {
+            "worker_count": 1,
+            "max_worker_count": 1,
+            "check_health": unhealthy_on(Sick),
+            "max_retries": 0,
+            "logger": log,
+            "burst_interval": 0,
+            **options,
+        }
+        managers.append(TaskManager(Config.from_context_manager(lambda: Session(exits, at_exit), **options)))
+        return managers[-1]
+
+    yield make
+    for manager in managers:
+        assert manager.kill(PATIENCE).abandoned == ()
+
+
+def be_sick(session):
+    raise Sick("half done")
+
+
+@pytest.mark.usefixtures("no_pauses")
+def test_what_broke_a_resource_reaches_its_exit_with_the_traceback_of_the_task(opened, exits):
+    manager = opened()
+    error = manager.submit(be_sick).exception(PATIENCE)
+    eventually(lambda: exits)
+    ((kind, told, traceback),) = exits
+    assert kind is Sick
+    assert told is error
+    assert traceback is error.__traceback__
+    assert traceback.tb_frame.f_code is be_sick.__code__
+    manager.queue_task(lambda session: None)  # on another
+    manager.stop()
+    assert exits[1:] == [(None, None, None)]
+
+
+@pytest.mark.usefixtures("no_pauses")
+def test_each_resource_that_a_task_broke_is_exited_with_the_error_of_its_own_attempt(opened, exits):
+    raised = []
+
+    def fail_twice(session):
+        if len(raised) < 2:
+            raised.append(Sick(len(raised)))
+            raise raised[-1]
+
+    with opened(max_retries=2) as manager:
+        manager.queue_task(fail_twice)
+    assert [error for _, error, _ in exits] == [*raised, None]
+
+
+def test_an_error_that_leaves_its_resource_healthy_is_not_told_at_its_end(opened, exits):
+    with opened() as manager:
+        assert isinstance(manager.submit(lambda session: 1 / 0).exception(PATIENCE), ZeroDivisionError)
+        manager.queue_task(lambda session: None)
+    assert exits == [(None, None, None)]
+
+
+def test_a_check_that_raises_breaks_a_resource_by_the_error_that_it_was_to_judge(opened, exits):
+    with opened(check_health=lambda error: 1 / 0) as manager:
+        assert isinstance(manager.submit(be_sick).exception(PATIENCE), Sick)
+    assert exits[0][0] is Sick
+
+
+def test_the_resources_of_a_killed_manager_are_exited_with_that(opened, exits):
+    manager = opened(worker_count=2, max_worker_count=2, resource_pool_size=1)
+    assert manager.wait_ready(PATIENCE)
+    manager.kill(PATIENCE)
+    assert [kind for kind, _, _ in exits] == [TaskManagerKilledError] * 3
+    assert "tasker was killed" in str(exits[0][1])
+
+
+def test_a_resource_that_run_task_does_not_keep_is_exited_with_what_its_task_raised(opened, exits):
+    manager = opened(resource_pool_size=0)
+    for task in (be_sick, lambda session: 1 / 0):
+        with pytest.raises((Sick, ZeroDivisionError)) as caught:
+            manager.run_task(task)
+        assert exits.pop()[1] is caught.value
+    manager.run_task(lambda session: None)
+    assert exits.pop() == (None, None, None)
+
+
+def test_a_resource_of_the_pool_is_exited_with_what_broke_it_and_kept_after_other_errors(opened, exits):
+    manager = opened(resource_pool_size=1)
+    with pytest.raises(ZeroDivisionError):
+        manager.run_task(lambda session: 1 / 0)
+    assert exits == []
+    with pytest.raises(Sick) as caught:
+        manager.run_task(be_sick)
+    assert [error for _, error, _ in exits] == [caught.value]
+
+
+def test_what_an_exit_returns_swallows_nothing(opened, exits):
+    manager = opened(at_exit=lambda error: True)
+    assert isinstance(manager.submit(be_sick).exception(PATIENCE), Sick)
+    with pytest.raises(Sick):
+        manager.run_task(be_sick)
+    report = manager.stop()
+    assert (report.failed, report.destroy_errors) == (2, 0)
+    assert [kind for kind, _, _ in exits][:2] == [Sick, Sick]
+
+
+def raise_again(error):
+    if error is not None:
+        raise error
+
+
+def raise_another(error):
+    if error is not None:
+        raise OSError("cannot roll back")
+
+
+def test_an_exit_that_raises_what_it_was_given_is_not_reported_and_leaves_its_traceback_alone(opened, log):
+    manager = opened(at_exit=raise_again)
+    with pytest.raises(Sick):
+        manager.run_task(be_sick)
+    future = manager.submit(be_sick)
+    assert isinstance(future.exception(PATIENCE), Sick)
+    assert manager.stop().destroy_errors == 0
+    assert traceback.extract_tb(future.exception().__traceback__)[0].name == "be_sick"
+    assert len(traceback.extract_tb(future.exception().__traceback__)) == 1
+    assert log.loud() == []
+
+
+def test_an_exit_that_raises_something_else_is_reported(opened, log):
+    manager = opened(at_exit=raise_another)
+    assert isinstance(manager.submit(be_sick).exception(PATIENCE), Sick)
+    assert manager.stop().destroy_errors == 1
+    assert "cannot roll back" in log.loud()[0]
+
+
+@pytest.mark.usefixtures("no_pauses")
+def test_a_transaction_that_broke_is_rolled_back_and_a_healthy_one_committed():
+    done = []
+
+    @contextmanager
+    def transaction():
+        try:
+            yield done
+        except Sick:
+            done.append("rolled back")
+            raise
+        else:
+            done.append("committed")
+
+    made = Config.from_context_manager(transaction, worker_count=1, check_health=unhealthy_on(Sick), max_retries=0)
+    with TaskManager(made) as manager:
+        assert isinstance(manager.submit(be_sick).exception(PATIENCE), Sick)
+        assert manager.queue_task(list.copy) == ["rolled back"]
+    assert done == ["rolled back", "committed"]
+
+
+@pytest.mark.usefixtures("no_collection")
+@pytest.mark.parametrize("at_exit", [lambda error: None, raise_again, raise_another], ids=["quiet", "again", "other"])
+@pytest.mark.parametrize("way", ["submit", "run_task", "run_task without a pool"])
+def test_nothing_of_an_error_is_kept_after_the_exit_that_it_was_given(opened, exits, log, at_exit, way):
+    class Held:
+        pass
+
+    watched = []
+
+    def fail(session):
+        held = Held()
+        watched.append(weakref.ref(held))
+        raise Sick
+
+    manager = opened(at_exit=at_exit, resource_pool_size=0 if way == "run_task without a pool" else None)
+    if way == "submit":
+        assert isinstance(manager.submit(fail).exception(PATIENCE), Sick)
+    else:
+        with contextlib.suppress(Sick):
+            manager.run_task(fail)
+    eventually(lambda: exits)
+    exits.clear()
+    eventually(lambda: watched[0]() is None)
+    log.lines.clear()
 
 
 def test_a_wrong_factory_is_refused_by_that_name():

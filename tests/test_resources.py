@@ -130,7 +130,7 @@ def test_an_unhealthy_resource_is_destroyed_and_not_kept(pool_of, factory):
 
 def test_none_is_a_resource_like_any_other(emptied):
     made = []
-    pool = ResourcePool("pool", 1, lambda: made.append(1), lambda resource: made.remove(1), emptied)
+    pool = ResourcePool("pool", 1, lambda: made.append(1), lambda resource, reason: made.remove(1), emptied)
     for healthy in (True, False):
         loan = pool.borrow()
         assert loan.resource is None
@@ -244,7 +244,7 @@ def test_a_creation_that_fails_after_closing_tells_that_the_last_is_back(emptied
 def test_a_destruction_that_raises_still_ends_the_borrowing(factory, emptied, closed):
     factory.any_thread = True
 
-    def destroy(resource):
+    def destroy(resource, reason):
         factory.destroy(resource)
         raise OSError("cannot close")
 
@@ -363,7 +363,7 @@ def test_nothing_of_the_users_runs_under_the_lock(factory):
             in_another_thread(lambda: use_pool("create"))
         return factory.create()
 
-    def destroy(resource):
+    def destroy(resource, reason):
         if "destroy" not in ran:
             in_another_thread(lambda: use_pool("destroy"))
         factory.destroy(resource)
@@ -520,7 +520,7 @@ def test_an_interrupt_at_the_entry_of_a_destruction_leaves_the_loan_to_the_secon
     factory.any_thread = True
     interrupts = [KeyboardInterrupt()]
 
-    def destroy(resource):
+    def destroy(resource, reason):
         if interrupts:
             raise interrupts.pop()
         factory.destroy(resource)

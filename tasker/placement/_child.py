@@ -93,7 +93,7 @@ def _serve(wire: Wire, outbox: _Outbox, host: Host, begun: memoryview) -> None:
         begun[0] += 1
         outbox.open()
         if kind == protocol.DESTROY:
-            outbox.reply(host.destroy())
+            outbox.reply(host.destroy(pickle.loads(body)))
             return
         number, remaining, done = protocol.CALL_HEAD.unpack_from(body)
         outcome = host.run(number, remaining, done, body[protocol.CALL_HEAD.size :], buffers)

@@ -103,7 +103,7 @@ class Actor(Handle):
             # the node has an environment of its own, and need not see what is in this one
             reply = actor.create.remote(pickle.dumps(what._replace(argv=[], environment={}, authkey=None)))
         else:
-            reply = actor.destroy.remote()
+            reply = actor.destroy.remote(what)
         answered: Answered = self._await(reply)
         if isinstance(answered, bytes):
             return envelope.opened(answered[0], memoryview(answered)[1:])

@@ -43,7 +43,7 @@ class Site:
     create: Callable[[], Any]
     """Makes a resource, and returns it or its handle. Raises what `on_create` raises, or what the place does."""
     destroy: Callable[[Any], object]
-    """Frees it. Raises what `on_destroy` raises."""
+    """Frees it; why, `here.place.ending` says. Raises what `on_destroy` raises."""
 
     impossible: Exception | None = None
     """Why no resource will ever be made, once that is known: `create` raises it from then on, at once."""

@@ -82,7 +82,7 @@ class RemoteSite(Site):
 
     def _destroy(self, resource: Handle) -> None:
         try:
-            resource.destroy()
+            resource.destroy(here.place.ending)
         finally:
             self._forget(resource)
 

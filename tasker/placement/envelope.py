@@ -35,6 +35,7 @@ __all__ = [
     "outcome_of",
     "pack_call",
     "pack_error",
+    "pack_reason",
     "pack_result",
     "pack_value",
     "unpack",
@@ -52,8 +53,9 @@ _INSTALL = "install cloudpickle (the extra: tasker-pool[processes])"
 class RemoteTraceback(Exception):
     """The traceback of an error where it was raised: the `__cause__` of that error here."""
 
-    def __init__(self, text: str) -> None:
+    def __init__(self, text: str, packed: bytes = b"") -> None:
         super().__init__(text)
+        self.packed = packed  # the error, as it has come
 
     def __str__(self) -> str:
         return f"\n\n{self.args[0].rstrip()}\n"
@@ -182,12 +184,23 @@ def error_from(body: Any) -> BaseException:
     if whole is not None:
         try:
             original: BaseException = pickle.loads(whole)
-            original.__cause__ = RemoteTraceback(trace)  # which its type may refuse
+            original.__cause__ = RemoteTraceback(trace, bytes(body))  # which its type may refuse
             return original
         except BaseException as trouble:
             put_note(error, "it could not be unpickled here: ", _text(trouble))
-    error.__cause__ = RemoteTraceback(trace)
+    error.__cause__ = RemoteTraceback(trace, bytes(body))
     return error
+
+
+def pack_reason(error: BaseException) -> bytes:
+    """An error that has come, or was made here, to be sent back.
+
+    One that has come goes as it came: to pack it anew takes its traceback away, which its user may see by now."""
+    try:
+        cause = error.__cause__
+        return cause.packed if isinstance(cause, RemoteTraceback) else pack_error(error)
+    except Exception:  # its type raises when it is looked at
+        return _UNTOLD
 
 
 def pack_result(value: object) -> tuple[bytes, Buffers]:

@@ -30,7 +30,7 @@ from tasker.errors import (
     TaskTimeoutError,
     WorkerLostError,
 )
-from tasker.placement import protocol
+from tasker.placement import envelope, protocol
 from tasker.placement.envelope import Packed
 from tasker.timer import TimerEntry
 from tasker.wrapping import Progress, wrapper
@@ -155,8 +155,9 @@ class Handle:
             del error  # its traceback holds this frame
         return result  # even if it was killed meanwhile: the next call finds that out before it is sent
 
-    def destroy(self) -> None:
-        """Have the resource destroyed, and the place end. Raises what `on_destroy` raised there.
+    def destroy(self, reason: BaseException | None = None) -> None:
+        """Have the resource destroyed, and the place end; the `reason` is told there. Raises what `on_destroy` raised
+        there.
 
         What has not ended `grace` seconds after the answer is killed."""
         with self._lock:
@@ -168,13 +169,15 @@ class Handle:
         patience = 0.0
         try:
             if not self._is_lost:
-                error, _ = self._ask(protocol.DESTROY, None, None)
+                packed = None if reason is None else envelope.pack_reason(reason)
+                error, _ = self._ask(protocol.DESTROY, packed, None)
                 patience = self._grace
         except GoneError as gone:
             error = self._lost_error(self._when(gone))
         finally:
             self._hook = ""
             self._end(patience)
+            del reason  # its traceback may hold this frame
         if error is not None:
             raise error
 

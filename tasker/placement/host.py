@@ -79,9 +79,9 @@ class Host:
             self._ended.clear()
         return outcome
 
-    def destroy(self) -> Outcome:
-        """Free the resource."""
-        return envelope.outcome_of(self._destroy)
+    def destroy(self, reason: bytes | None) -> Outcome:
+        """Free the resource; the packed `reason` is what broke it, if anything has."""
+        return envelope.outcome_of(self._destroy, reason)
 
     @wrapper
     def _create(self) -> None:
@@ -89,8 +89,13 @@ class Host:
         self.resource = create()
 
     @wrapper
-    def _destroy(self) -> None:
-        self._on_destroy(self.resource)
+    def _destroy(self, reason: bytes | None) -> None:
+        if reason is not None:
+            here.place.ending = self._imported(envelope.error_from, reason)
+        try:
+            self._on_destroy(self.resource)
+        finally:
+            here.place.ending = None
 
     @wrapper
     def _call(self, body: Any, buffers: Any, done: int) -> Any:

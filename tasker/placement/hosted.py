@@ -75,10 +75,10 @@ class Hosted:
                 with self._noting:
                     self._noting.notify_all()
 
-    def destroy(self) -> Answered:
-        """Free the resource."""
+    def destroy(self, reason: bytes | None) -> Answered:
+        """Free the resource; the packed `reason` is what broke it, if anything has."""
         assert self._host is not None
-        return self._with_records(self._host.destroy())
+        return self._with_records(self._host.destroy(reason))
 
     # -- beside those --------------------------------------------------------------------------------------------------
 

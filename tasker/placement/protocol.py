@@ -7,7 +7,8 @@ from typing import NamedTuple
 
 __all__ = ["Setup"]
 
-# to the child, by the wire. One is answered before the next is sent.
+# to the child, by the wire. One is answered before the next is sent. DESTROY has the packed error that broke the
+# resource, or `None`.
 SETUP, CALL, DESTROY = 1, 2, 3
 # from the child
 RESULT, ERROR = 11, 12  # the answer

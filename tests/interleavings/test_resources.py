@@ -20,13 +20,16 @@ class HandBackAndClose(World):
         self.created = 0
         self.destroyed = []
         self.empty = 0
-        self.pool = ResourcePool("pool", 1, self.create, self.destroyed.append, self.told_empty)
+        self.pool = ResourcePool("pool", 1, self.create, self.destroy, self.told_empty)
         self.out_at_close = None
         self.loan = self.pool.borrow()
 
     def create(self):
         self.created += 1
         return self.created
+
+    def destroy(self, resource, reason):
+        self.destroyed.append(resource)
 
     def told_empty(self):
         self.empty += 1

@@ -106,6 +106,21 @@ class Gate:
         self.pass_through()
 
 
+@dataclass(frozen=True)
+class Session:
+    """A context manager that notes what its `__exit__` is given, and raises that again."""
+
+    journal: Journal
+
+    def __enter__(self) -> Session:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: object) -> None:
+        self.journal.note("exited", kind and kind.__name__, error)
+        if error is not None:
+            raise error
+
+
 def until(condition: Callable[[], object], what: str) -> None:
     """Wait for what nothing signals."""
     deadline = time.monotonic() + PATIENCE

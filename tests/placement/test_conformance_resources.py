@@ -54,6 +54,23 @@ def test_a_resource_that_breaks_at_its_first_use_is_not_replaced_at_once(make, j
     assert len(journal.of("created")) == len(journal.of("destroyed")) == 1
 
 
+def test_a_context_manager_is_exited_with_the_error_that_broke_its_resource(make, journal):
+    opened = Config.from_context_manager(partial(hooks.Session, journal), worker_count=1)
+    hooks_of = {"on_create": opened.on_create, "on_destroy": opened.on_destroy}
+    manager = make(max_retries=0, **hooks_of)
+    for make_error in (partial(Sick, "half", "done"), partial(ValueError, "healthy")):
+        error = manager.submit(hooks.raise_made, make_error).exception(PATIENCE)
+        assert isinstance(error, make_error.func)
+    report = manager.stop()
+    assert (report.drained, report.destroy_errors) == (True, 0)
+    assert journal.of("exited") == ["Sick ('half', 'done')", "None None"]
+
+    manager = make(**hooks_of)
+    assert manager.wait_ready(PATIENCE)
+    manager.kill(PATIENCE)
+    assert journal.of("exited")[2:] == ["TaskManagerKilledError tasker was killed"]
+
+
 def test_after_the_last_attempt_its_error_is_the_outcome(make, journal):
     manager = make(max_retries=1)
     future = manager.submit(hooks.sick_at_first, 99)

@@ -6,12 +6,23 @@ import pickle
 import sys
 import threading
 from functools import partial
+from unittest import mock
 
 import pytest
 
 from tasker import RemoteTaskError
 from tasker.placement import protocol
-from tasker.placement.envelope import RemoteTraceback, opened, outcome_of, pack_call, pack_value, unpack
+from tasker.placement.envelope import (
+    RemoteTraceback,
+    error_from,
+    opened,
+    outcome_of,
+    pack_call,
+    pack_error,
+    pack_reason,
+    pack_value,
+    unpack,
+)
 from tasker.wrapping import Progress
 from tests.placement import hooks
 from tests.placement.hooks import Faithful, Lossy
@@ -240,3 +251,20 @@ def test_an_exception_that_takes_no_cause_is_told_of():
     assert type(got) is RemoteTaskError
     assert "could not be unpickled here" in got.__notes__[0]
     assert str(got).endswith("Fixed: text")
+
+
+def test_an_error_is_sent_back_as_it_came_and_keeps_its_traceback_meanwhile():
+    with pytest.raises(Faithful) as caught:
+        raise error_from(pack_error(Faithful(7, "text")))
+    traceback = caught.value.__traceback__
+    again = error_from(pack_reason(caught.value))
+    assert caught.value.__traceback__ is traceback
+    assert (type(again), again.code, again.args) == (Faithful, 7, (7, "text"))
+
+
+def test_an_error_that_stayed_unnamed_here_is_itself_again_where_it_came_from():
+    packed = pack_error(Faithful(7, "text"))
+    with mock.patch.object(pickle, "loads", side_effect=[pickle.loads(packed), ImportError("not here")]):
+        unnamed = error_from(packed)
+    assert type(unnamed) is RemoteTaskError
+    assert type(error_from(pack_reason(unnamed))) is Faithful
