@@ -32,7 +32,9 @@ class TaskManager(Generic[R]):
 
     The constructor starts the workers and returns without waiting for their resources (`wait_ready()` does). Leaving
     the `with` block stops the manager; leaving it by `KeyboardInterrupt` or `SystemExit` kills it. A manager that is
-    forgotten is stopped when it is collected, and all are at interpreter exit (5 seconds to drain, then killed).
+    forgotten is stopped when it is collected, and all are at interpreter exit (5 seconds to drain, then killed). One
+    whose own hooks, health check, logger or collector refer to it (methods of the object that has it, say) is never
+    collected, as its workers need those: stop it.
 
     Raises `ConfigError` for what is no `Config`, and `ResourceCreationError` when `resource_pool_size` is a number and
     a resource cannot be made."""

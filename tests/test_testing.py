@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import gc
+import logging
 import os
 import sqlite3
 import subprocess
@@ -533,6 +535,88 @@ def left_behind(block):
     head, *left = str(caught.value).split("\n  ")
     assert head == "left behind:"
     return left
+
+
+class Service:
+    """Has a manager, whose hooks are its methods."""
+
+    def __init__(self, kind=TaskManager, **options):
+        self.manager = kind(
+            Config(**{"on_create": dict, "on_destroy": dict.clear, "worker_count": 1, **self.hooks(), **options})
+        )
+
+    def hooks(self):
+        return {"on_create": self.connect, "on_destroy": self.close}
+
+    def connect(self):
+        return {}
+
+    def close(self, resource):
+        pass
+
+    def __repr__(self):
+        return "<a service>"
+
+
+class Judge(Service):
+    def hooks(self):
+        return {"check_health": functools.partial(lambda service, error: True, self)}
+
+
+class Deep(Service):
+    def hooks(self):
+        return {"on_destroy": lambda resource, of=[{"service": [self]}]: None}
+
+
+class InPool(Service):
+    def __init__(self):
+        self.pool = tasker.ThreadPoolExecutor(1, "pool", self.connect)
+        self.pool.submit(int).result()
+
+
+@pytest.mark.parametrize(
+    ("kind", "says"),
+    [
+        (Service, "its on_create, <bound method Service.connect of <a service>>, refers to it"),
+        (Judge, "its check_health, functools.partial"),
+        (Deep, "its on_destroy, <function"),
+        (InPool, "its on_create, <function"),
+    ],
+)
+def test_a_forgotten_manager_whose_config_refers_to_it_is_left_open_and_that_is_said(impatient, kind, says):
+    (left,) = left_behind(kind)
+    assert "open: 1 worker" in left
+    assert f"it is not stopped when it is forgotten, as {says}" in left
+
+
+def test_a_manager_that_is_left_open_for_another_reason_is_not_said_to_keep_itself(impatient):
+    kept = []
+
+    def create():
+        return threading  # and so all modules, and their variables
+
+    for log in (None, logging.getLogger("tasker")):
+        options = {} if log is None else {"logger": log}
+        (left,) = left_behind(
+            lambda options=options: kept.append(
+                TaskManager(Config(on_create=create, on_destroy=id, worker_count=1, **options))
+            )
+        )
+        assert "forgotten" not in left
+
+
+def test_a_forgotten_manager_whose_hooks_do_not_refer_to_it_is_stopped(impatient):
+    class Static(Service):
+        def hooks(self):
+            return {"on_create": Tools().make}
+
+    class Tools:
+        def make(self):
+            return {}
+
+    with leak_check():
+        Static()
+        gc.collect()
 
 
 @pytest.mark.parametrize("end", ["stop", "kill"])

@@ -9,19 +9,26 @@ from __future__ import annotations
 
 import contextlib
 import gc
+import threading
 import time
 import weakref
 from collections.abc import Generator, Iterator
+from types import CodeType, FunctionType, ModuleType
 from typing import Any, cast
 
 from tasker import process
 from tasker.engine import Engine
+from tasker.errors import shown
+from tasker.executor import CallExecutor
 from tasker.lifecycle import CLOSED, OPEN
+from tasker.manager import TaskManager
 from tasker.worker import Worker
 
 __all__ = ["leak_check"]
 
 PATIENCE = 5.0  # seconds that a manager which is closing has to close, and its threads to end
+_PARTS = ("on_create", "on_destroy", "check_health", "logger", "collector")  # of a config that may refer to anything
+_FAR = 10_000  # objects, after which no more are looked at
 
 
 @contextlib.contextmanager
@@ -31,7 +38,8 @@ def leak_check() -> Generator[None, None, None]:
     That is: a manager that it made and that is open still; of a closed one a thread (a worker that `kill()` abandoned,
     a callback that runs), a resource that `run_task` has not handed back, a future without an outcome. Managers that
     are closing and threads that are ending get 5 seconds. A manager that was left open is killed, so that it disturbs
-    nothing afterwards. When the block itself raises, nothing is checked."""
+    nothing afterwards; if something of its own config refers to it, and so keeps it from being collected, that is named
+    too. When the block itself raises, nothing is checked."""
     __tracebackhide__ = True
     before = set(map(weakref.ref, process._watched))  # a WeakSet would cost several times as much
     yield
@@ -93,7 +101,43 @@ def _still_there(engine: Engine[Any]) -> str:
     ]
     if stats.available_resources + engine.pool.out:
         parts.append(f"{_count(stats.available_resources + engine.pool.out, 'resource')} of run_task")
-    return f"manager {engine.name!r}, {engine.lifecycle.name()}: {', '.join(parts)}"
+    return f"manager {engine.name!r}, {engine.lifecycle.name()}: {', '.join(parts)}{_kept_by(engine)}"
+
+
+def _kept_by(engine: Engine[Any]) -> str:
+    """What of a config refers to the manager that it made, in words."""
+    for name in _PARTS:
+        part = getattr(engine.config, name)
+        if _leads_to(part, engine):
+            return (
+                f"; it is not stopped when it is forgotten, as its {name}, {shown(part)}, refers to it: "
+                "stop it, or leave its `with` block"
+            )
+    return ""
+
+
+def _leads_to(start: object, engine: Engine[Any]) -> bool:
+    """Whether an object refers to the manager (or the executor) of an engine, if that is not too far away."""
+    found = [start]
+    seen = {id(start)}
+    for thing in found:  # which grows meanwhile
+        if issubclass(type(thing), (TaskManager, CallExecutor)) and vars(thing).get("_engine") is engine:
+            return True
+        if len(found) < _FAR:
+            news = [each for each in _referents(thing) if id(each) not in seen]
+            seen.update(map(id, news))
+            found += news
+    return False
+
+
+def _referents(thing: object) -> list[Any]:
+    """What an object refers to, without what is there for all: modules and their variables, types, threads."""
+    if isinstance(thing, (ModuleType, type, CodeType, threading.Thread, Engine)):
+        return []
+    referents = gc.get_referents(thing)
+    if isinstance(thing, FunctionType):
+        referents = [each for each in referents if each is not thing.__globals__]
+    return referents
 
 
 def _described(worker: Worker[Any]) -> str:
