@@ -27,7 +27,7 @@ posix_only = pytest.mark.skipif(os.name != "posix", reason="needs POSIX signals 
 FIGURES = 11  # lines at the end of standard error
 
 APP = """
-import contextlib, hashlib, pathlib, sys, threading
+import contextlib, functools, hashlib, os, pathlib, signal, sys, threading
 
 def inverse(item):
     return 1 / int(item)
@@ -51,6 +51,31 @@ def wait(ctx, resource, item):
 
 def long(item):
     return item * 1_000_000
+
+def computes(item):
+    return [sum(range(int(item))), os.getpid()]
+
+times = functools.partial(lambda factor, item: int(item) * factor, 3)
+shout = lambda item: item.upper()
+
+class Odd(Exception):
+    def __init__(self, one, two):  # which does not survive being pickled
+        super().__init__(f"{one} {two}")
+
+def fails(item):
+    if item == "odd":
+        raise Odd("not", item)
+    if item == "killed":
+        print("last words", file=sys.stderr, flush=True)
+        os.kill(os.getpid(), signal.SIGKILL)
+    if item == "exit":
+        sys.exit(3)
+    return item
+
+def breaks(resource, item):
+    if item == "odd" and not pathlib.Path("closed").exists():
+        raise Odd("not", item)
+    return [item, os.getpid()]
 
 def never(ctx, resource, item):
     ctx.on_done(lambda: print("cancelled", file=sys.stderr, flush=True))
@@ -150,12 +175,16 @@ def test_a_result_is_in_the_pipe_before_the_next_line_is_there_to_be_read(start)
     assert (status, out) == (1, "")
 
 
+PLACEMENTS = [(), ("--placement", "processes")]
+
+
 @posix_only
+@pytest.mark.parametrize("placement", PLACEMENTS)
 @pytest.mark.parametrize("unbuffered", ["", "1"])
-def test_when_nobody_reads_the_results_any_more_it_ends_quietly(unbuffered, start, monkeypatch):
+def test_when_nobody_reads_the_results_any_more_it_ends_quietly(unbuffered, placement, start, monkeypatch):
     monkeypatch.setenv("PYTHONUNBUFFERED", unbuffered)
     endless = subprocess.Popen(["yes", "1"], stdout=subprocess.PIPE)
-    process = start("app:inverse", stdin=endless.stdout)
+    process = start("app:inverse", *placement, stdin=endless.stdout)
     assert endless.stdout is not None
     endless.stdout.close()
     assert process.result() == 1.0
@@ -168,9 +197,9 @@ def test_when_nobody_reads_the_results_any_more_it_ends_quietly(unbuffered, star
 
 @posix_only
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-@pytest.mark.parametrize("ordered", [(), ("--ordered",)])
-def test_a_signal_keeps_what_was_finished_and_cancels_the_rest(number, ordered, start, tmp_path):
-    options = ["--resource", "app:connect", "--workers", "1", "--errors", "failed", *ordered]
+@pytest.mark.parametrize("more", [(), ("--ordered",), ("--placement", "processes")])
+def test_a_signal_keeps_what_was_finished_and_cancels_the_rest(number, more, start, tmp_path):
+    options = ["--resource", "app:connect", "--workers", "1", "--errors", "failed", *more]
     process = start("app:wait", *options)
     process.write(b"a\nb\nwait\nnever begun\n")
     assert [process.result(), process.result()] == ["a", "b"]
@@ -205,8 +234,9 @@ FOR_EVER = "import tasker.cli.mapping; tasker.cli.mapping.GRACE = 1e6"
 
 
 @posix_only
-def test_a_second_ctrl_c_gives_up_functions_that_do_not_listen(start):
-    process = start("app:never", "--resource", "app:connect", "--workers", "1", preamble=FOR_EVER)
+@pytest.mark.parametrize("placement", [(), ("--placement", "processes", "--grace", "1e6")])
+def test_a_second_ctrl_c_gives_up_functions_that_do_not_listen(placement, start):
+    process = start("app:never", "--resource", "app:connect", "--workers", "1", *placement, preamble=FOR_EVER)
     process.write(b"a\n")
     process.wait_until_it_says(b"waiting")
     process.popen.send_signal(signal.SIGINT)
@@ -246,6 +276,103 @@ def test_a_signal_does_not_cut_a_result_short(writing):
 def test_a_second_signal_gives_up_a_result_that_nobody_takes(writing):
     writing.interrupt_until_it_ends()
     assert writing.popen.returncode == 128 + signal.SIGTERM
+
+
+# -- processes ---------------------------------------------------------------------------------------------------------
+
+PROCESSES = ("--placement", "processes", "--workers", "2")
+
+
+def feed(process: Process, lines: bytes) -> tuple[int, list[dict[str, Any]], str]:
+    """The status, the results in the order of the input, and standard error."""
+    out, err = process.popen.communicate(lines, timeout=PATIENCE * 2)
+    results = sorted(map(json.loads, out.decode().splitlines()), key=lambda record: record["line"])
+    return process.popen.returncode, results, err.decode()
+
+
+@posix_only
+def test_a_function_computes_in_processes_by_whatever_it_is_named(start):
+    process = start("app:computes", *PROCESSES)
+    status, done, err = feed(process, b"3\n4\n5\n")
+    assert (status, [record["result"][0] for record in done]) == (0, [3, 6, 10])
+    assert process.popen.pid not in {record["result"][1] for record in done}
+    assert len(err.splitlines()) == FIGURES
+    assert [record["result"] for record in feed(start("app:times", *PROCESSES), b"3\n4\n")[1]] == [9, 12]
+    assert [record["result"] for record in feed(start("app:shout", *PROCESSES), b"a\nb\n")[1]] == ["A", "B"]
+    assert [record["result"] for record in feed(start("builtins:str.title", *PROCESSES), b"a\n")[1]] == ["A"]
+
+
+@posix_only
+def test_errors_in_processes_are_told_as_those_in_threads(start, tmp_path):
+    options = ["--errors", "failed", "--retries", "1"]
+    status, done, err = feed(start("app:fails", *options, *PROCESSES), b"a\nodd\nexit\n")
+    assert (status, [record["result"] for record in done]) == (1, ["a"])
+    apart = records(tmp_path / "failed")
+    assert "tasker: line 2: app.Odd: not odd (app.py:" in err
+    feed(start("app:fails", "--errors", "failed", "--workers", "2"), b"a\nodd\nexit\n")
+    assert sorted(map(str, apart)) == sorted(map(str, records(tmp_path / "failed")))
+
+
+@posix_only
+def test_a_process_that_dies_costs_its_line_alone_and_as_many_attempts_as_it_may_have(start, tmp_path):
+    status, done, err = feed(start("app:fails", "--retries", "1", *PROCESSES), b"a\nkilled\nb\nc\n")
+    assert (status, [record["result"] for record in done]) == (1, ["a", "b", "c"])
+    (line,) = (line for line in err.splitlines() if "tasker: line 2: " in line)
+    assert "was killed by SIGKILL while it ran app:fails" in line
+    assert "last words" in line
+    assert "the last of 2 attempts" in line
+
+
+@posix_only
+def test_an_error_that_breaks_the_resource_is_known_where_it_is_raised(start, tmp_path):
+    options = ["--resource", "app:connect", "--unhealthy", "app:Odd", "--placement", "processes", "--workers", "1"]
+    status, done, _ = feed(start("app:breaks", *options), b"a\nodd\n")
+    assert (status, [record["result"][0] for record in done]) == (0, ["a", "odd"])
+    assert done[0]["result"][1] != done[1]["result"][1]  # another process, after the resource of the first was freed
+
+
+@posix_only
+def test_a_line_that_takes_too_long_is_ended_in_a_process(start, tmp_path):
+    options = ["--resource", "app:connect", "--timeout", "0.5", "--grace", "0", "--placement", "processes"]
+    status, done, err = feed(start("app:never", *options, "--workers", "1"), b"a\n")
+    assert (status, done) == (1, [])
+    assert "line 1: tasker.errors.TaskTimeoutError: " in err
+
+
+@posix_only
+def test_a_run_that_goes_on_where_its_standard_output_was_appended_to(start, tmp_path):
+    (tmp_path / "results").write_text('{"line": 1, "input": "a", "result": "A"}\n{"line": 2, "inp')
+    with (tmp_path / "results").open("ab") as file:
+        status, _, _ = start("app:shout", "--resume", "results", stdout=file, stdin=subprocess.DEVNULL).end()
+    assert status == 0
+    with (tmp_path / "results").open("ab") as file:
+        process = start("app:shout", "--resume", "results", "--ordered", stdout=file)
+        process.write(b"a\nb\nc\n")
+        assert process.end()[0] == 0
+    assert [record["result"] for record in records(tmp_path / "results")] == ["A", "B", "C"]
+
+
+@posix_only
+def test_whoever_reads_the_calls_of_a_dry_run_may_go(start):
+    endless = subprocess.Popen(["yes", "1"], stdout=subprocess.PIPE)
+    process = start("app:inverse", "--dry-run", stdin=endless.stdout)
+    assert endless.stdout is not None
+    endless.stdout.close()
+    assert process.popen.stdout.readline() == b"app:inverse('1')\n"
+    process.popen.stdout.close()
+    process.popen.stdout = None
+    assert process.end() == (141, "", "")
+    endless.kill()
+    endless.wait()
+
+
+@posix_only
+def test_ctrl_c_ends_a_dry_run_that_waits_for_input(start):
+    process = start("app:inverse", "--dry-run")
+    process.write(b"1\n")
+    assert process.popen.stdout.readline() == b"app:inverse('1')\n"
+    process.interrupt_until_it_ends()
+    assert process.popen.returncode == 130
 
 
 # -- a terminal --------------------------------------------------------------------------------------------------------

@@ -181,6 +181,14 @@ WRITERS = (
 )
 
 
+@pytest.mark.parametrize("who", WRITERS[:-2])
+def test_what_a_process_prints_goes_to_standard_error_as_well(who, start, monkeypatch):
+    monkeypatch.setenv("WHO", who)
+    status, out, err = end_with_input(start("app:writes", "--placement", "processes", "--workers", "2"), b"1\n2\n")
+    assert (status, results(out)) == (0, ["1", "2"])
+    assert err.count("loud") == 1
+
+
 @pytest.mark.parametrize("who", WRITERS)
 @pytest.mark.parametrize("unbuffered", ["", "1"])
 def test_what_is_printed_goes_to_standard_error_and_never_between_the_results(who, unbuffered, start, monkeypatch):

@@ -14,7 +14,8 @@ import tasker
 __all__ = ["Options", "UsageError", "parse"]
 
 MAP_DESCRIPTION = """\
-Call a Python function for every line of the input, on worker threads.
+Call a Python function for every line of the input, on worker threads or in worker
+processes.
 
 FUNCTION is called as FUNCTION(item). With --resource every worker makes a resource
 of its own, and FUNCTION is called as FUNCTION(resource, item), or as
@@ -35,6 +36,15 @@ results  One JSON object a line, as soon as it is there:
 failures A line each on standard error, and in --errors as a JSON object:
          {"line": 4, "input": ..., "error": "ValueError: ...", "where": "app.py:7"}
          A line that cannot be read has "unreadable" in place of "input".
+dry run  The calls, a line each on standard output. Nothing is called, nor written elsewhere.
+resume   FILE has results, and may be the --output: they stay in there. An item is known by
+         what was read, not by its number, and a result stands for one item: of two that
+         are the same one is skipped. Failed items are done again. A result that a killed
+         run has torn does not count.
+processes
+         Each worker is a process, with a resource of its own, that looks FUNCTION up by
+         its name. Python that computes then uses all CPUs. A process that dies is replaced
+         and its line tried again.
 resource What FACTORY() returns. If it has close(), that is called in the end; else if it
          is a context manager it is entered, and exited in the end. A generator function
          yields the resource once.
@@ -56,6 +66,8 @@ example
         --unhealthy sqlite3:OperationalError --errors failed.jsonl < words.txt > counts.jsonl
   $ tasker map app:count --resource app:connect \\
         --input failed.jsonl --format errors >> counts.jsonl     # the failed lines again
+  $ tasker map app:count --resource app:connect --placement processes \\
+        --output counts.jsonl --resume counts.jsonl < words.txt    # whatever is left to do
 """
 
 
@@ -79,6 +91,11 @@ class Options:
     retries: int
     timeout: float | None
     ordered: bool
+    placement: str
+    grace: float | None
+    dry_run: bool
+    limit: int | None
+    resume: str | None
 
 
 def parse(arguments: Sequence[str] | None) -> Options:
@@ -88,10 +105,19 @@ def parse(arguments: Sequence[str] | None) -> Options:
         raise UsageError(f"there is no option {unknown[0]} (see tasker map --help)")
     if given.max_workers is not None and given.max_workers < given.workers:
         raise UsageError(f"--max-workers must be at least --workers ({given.workers}), not {given.max_workers}")
-    if given.retries and not given.unhealthy:
-        raise UsageError("--retries needs --unhealthy: only errors that broke the resource are tried again")
-    if given.errors == "-":
-        raise UsageError("--errors needs a file of its own, not -")
+    in_processes = given.placement == "processes"
+    if in_processes and os.name != "posix":
+        raise UsageError("--placement processes needs a POSIX system")
+    if given.grace is not None and not in_processes:
+        raise UsageError("--grace needs --placement processes: a thread cannot be ended")
+    if given.retries and not (given.unhealthy or in_processes):
+        raise UsageError(
+            "--retries needs --unhealthy or --placement processes: only a line whose resource broke, or whose process "
+            "died, is tried again"
+        )
+    for option, name in (("--errors", given.errors), ("--resume", given.resume)):
+        if name == "-":
+            raise UsageError(f"{option} needs a file of its own, not -")
     return Options(
         function=given.function,
         input=given.input,
@@ -105,6 +131,11 @@ def parse(arguments: Sequence[str] | None) -> Options:
         retries=3 if given.retries is None else given.retries,
         timeout=given.timeout,
         ordered=given.ordered,
+        placement=given.placement,
+        grace=given.grace,
+        dry_run=given.dry_run,
+        limit=given.limit,
+        resume=given.resume,
     )
 
 
@@ -139,9 +170,20 @@ def _add_map(parser: argparse.ArgumentParser) -> None:
     add("--output", metavar="FILE", default="-", help="where results go (default: -, standard output)")
     add("--errors", metavar="FILE", help="where failed lines go, for --format errors")
     add("--ordered", action="store_true", help="write results in the order of the input, not as they are finished")
+    add("--limit", metavar="N", type=_count(1), help="take the first N items of the input, and no more")
+    add("--resume", metavar="FILE", help="skip the items that this file has results of, as --output writes them")
+    add("--dry-run", action="store_true", help="write what would be called, and call nothing")
     add("--resource", metavar="MODULE:FACTORY", help="makes a resource for a worker")
-    add("--workers", metavar="N", type=_count(1), default=cores, help=f"threads (default: {cores}, the CPUs)")
-    add("--max-workers", metavar="M", type=_count(1), help="threads under load (default: as --workers)")
+    add("--workers", metavar="N", type=_count(1), default=cores, help=f"at any time (default: {cores}, the CPUs)")
+    add("--max-workers", metavar="M", type=_count(1), help="under load (default: as --workers)")
+    add("--placement", choices=("threads", "processes"), default="threads", help="what workers are (default: threads)")
+    add(
+        "--grace",
+        metavar="S",
+        type=_seconds(zero=True),
+        help="seconds that a process gets to end after a timeout, Ctrl-C or its last line, before it is killed "
+        "(default: 0.5)",
+    )
     add(
         "--unhealthy",
         metavar="EXCEPTION",
@@ -154,8 +196,9 @@ def _add_map(parser: argparse.ArgumentParser) -> None:
     add(
         "--timeout",
         metavar="S",
-        type=_seconds,
-        help="seconds for a line, retries included; it then fails, and its worker stays busy until FUNCTION returns",
+        type=_seconds(zero=False),
+        help="seconds for a line, retries included; it then fails, and a thread stays busy until FUNCTION returns; "
+        "a process is ended after its --grace",
     )
 
 
@@ -172,11 +215,15 @@ def _count(least: int) -> Callable[[str], int]:
     return whole_number
 
 
-def _seconds(text: str) -> float:
-    try:
-        number = float(text)
-    except ValueError:
-        number = 0.0
-    if not 0 < number < math.inf:  # nor NaN
-        raise argparse.ArgumentTypeError(f"must be a number of seconds, more than 0, not {text!r}")
-    return number
+def _seconds(*, zero: bool) -> Callable[[str], float]:
+    def number_of_seconds(text: str) -> float:
+        try:
+            number = float(text)
+        except ValueError:
+            number = -1.0
+        if not (0 < number < math.inf or (zero and number == 0)):  # nor NaN
+            least = "0 or more" if zero else "more than 0"
+            raise argparse.ArgumentTypeError(f"must be a number of seconds, {least}, not {text!r}")
+        return number
+
+    return number_of_seconds

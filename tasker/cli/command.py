@@ -9,11 +9,13 @@ from contextlib import ExitStack
 
 from tasker.cli.arguments import Options, UsageError, parse
 from tasker.cli.display import Display, say
+from tasker.cli.dry import show
 from tasker.cli.files import Files
-from tasker.cli.job import Job
-from tasker.cli.loading import add_current_folder, exception_type, function, resource_factory
+from tasker.cli.job import Job, Work
+from tasker.cli.loading import add_current_folder
 from tasker.cli.mapping import Run
 from tasker.cli.streams import hide_standard_streams, open_nowhere
+from tasker.errors import ConfigError
 
 __all__ = ["main"]
 
@@ -52,16 +54,17 @@ def _map(options: Options, undo: ExitStack) -> int:
 
     with Files(options, output) as files:  # opened while the streams are to be seen: a path may be /dev/stdin
         hide_standard_streams(nowhere, output, undo)
-        return Run(job, files, Display(files)).run()
+        return show(job, files) if options.dry_run else _run(job, files)
 
 
 def _load(options: Options) -> Job:
     add_current_folder()
-    fn, wants_context = function(options.function, with_resource=options.resource is not None)
-    return Job(
-        options=options,
-        function=fn,
-        wants_context=wants_context,
-        factory=None if options.resource is None else resource_factory(options.resource),
-        unhealthy=tuple(map(exception_type, options.unhealthy)),
-    )
+    return Job(options=options, work=Work(options.function, options.resource, options.unhealthy))
+
+
+def _run(job: Job, files: Files) -> int:
+    try:
+        run = Run(job, files, Display(files))
+    except ConfigError as error:  # there is no Python for child processes
+        raise UsageError(f"--placement {job.options.placement}: {error}") from None
+    return run.run()

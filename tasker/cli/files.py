@@ -7,10 +7,14 @@ import io
 import os
 import stat
 import sys
+from collections.abc import Iterator
 from contextlib import ExitStack
+from itertools import combinations, islice
 from typing import BinaryIO, TextIO, cast
 
 from tasker.cli.arguments import Options, UsageError
+from tasker.cli.earlier import Earlier
+from tasker.cli.records import Record, read
 from tasker.cli.streams import PrivateFile
 
 __all__ = ["Files", "Sink"]
@@ -55,9 +59,12 @@ class Files:
     """The files of a run. A `with` block closes the outputs; the input is closed by whoever reads it.
 
     Raises `UsageError` when one cannot be opened, or two are the same file. An existing file is emptied only after all
-    are open."""
+    are open. The results that a run resumes may stand in its own output, which then keeps them. A dry run writes to
+    standard output alone."""
 
     def __init__(self, options: Options, stdout: TextIO | None) -> None:
+        self._format, self._limit = options.format, options.limit
+        self._earlier: Earlier | None = None
         self.input: BinaryIO = _standard_input() if options.input == "-" else _open("--input", options.input, "rb")
         self._outputs = ExitStack()  # closes them
         try:
@@ -77,15 +84,28 @@ class Files:
                 emptied.append(file)
             return Sink(path, file)
 
-        if options.output == "-":
-            file = files["standard output"] = _standard_output(stdout, self._outputs)
-            self.output: Sink = Sink("standard output", file)
+        if options.output == "-" or options.dry_run:
+            output = files["standard output"] = _standard_output(stdout, self._outputs)
+            self.output: Sink = Sink("standard output", output)
         else:
             self.output = sink("--output", options.output)
-        self.errors: Sink | None = None if options.errors is None else sink("--errors", options.errors)
-        _check_that_they_differ(files)
+            output = files[f"--output {options.output}"]
+        to_errors = options.errors is not None and not options.dry_run
+        self.errors: Sink | None = sink("--errors", str(options.errors)) if to_errors else None
+
+        resumed = _open_resumed(options)
+        with resumed or contextlib.nullcontext():
+            goes_on = resumed is not None and not options.dry_run and _are_same(resumed, output)
+            if resumed is not None and not goes_on:
+                files[f"--resume {options.resume}"] = resumed
+            _check_that_they_differ(files)
+            if resumed is not None:
+                self._earlier = Earlier(str(options.resume), resumed)
         for file in emptied:
-            file.truncate(0)
+            if not (goes_on and file is output):
+                file.truncate(0)
+        if goes_on and self._earlier is not None:
+            self._earlier.mend(output)
 
     def __enter__(self) -> Files:
         return self
@@ -100,6 +120,13 @@ class Files:
             self.errors.flush()
         self.output.flush()
 
+    def records(self) -> Iterator[tuple[int, Record, bool]]:
+        """The records of the input, as far as they are asked for: each with the number of its line, and whether an
+        earlier run has done it."""
+        earlier = self._earlier
+        for number, record in islice(read(self.input, self._format), self._limit):
+            yield number, record, earlier is not None and earlier.has(record)
+
     def count_lines(self) -> int | None:
         """How many lines there are to read; `None` where only reading them would tell."""
         if not _is_regular(self.input):
@@ -107,7 +134,7 @@ class Files:
         start = self.input.tell()
         count = sum(block.count(b"\n") for block in iter(lambda: self.input.read(1 << 20), b""))
         self.input.seek(start)
-        return count
+        return count if self._limit is None else min(count, self._limit)
 
 
 def _standard_input() -> BinaryIO:
@@ -141,19 +168,31 @@ def _open(option: str, path: str, mode: str) -> BinaryIO:
         raise UsageError(f"{option} {path}: {getattr(error, 'strerror', None) or error}") from None
 
 
+def _open_resumed(options: Options) -> BinaryIO | None:
+    """The results to resume; `None` if there are none: a run that is to go on in its own output begins it."""
+    if options.resume is None:
+        return None
+    if options.dry_run and options.resume == options.output and not os.path.exists(options.resume):
+        return None
+    return _open("--resume", options.resume, "rb")
+
+
 def _private(file: str | int, mode: str) -> BinaryIO:
     raw = PrivateFile(file, mode)
     return cast(BinaryIO, io.BufferedReader(raw) if mode == "rb" else io.BufferedWriter(raw))
 
 
 def _check_that_they_differ(files: dict[str, BinaryIO]) -> None:
-    seen: dict[tuple[int, int], str] = {}
-    for name, file in files.items():
-        if _is_regular(file):
-            status = os.fstat(file.fileno())
-            other = seen.setdefault((status.st_dev, status.st_ino), name)
-            if other != name:
-                raise UsageError(f"{other} and {name} are the same file: what is in it would be lost")
+    for (name, file), (other_name, other) in combinations(files.items(), 2):
+        if _are_same(file, other):
+            raise UsageError(f"{name} and {other_name} are the same file: what is in it would be lost")
+
+
+def _are_same(file: BinaryIO, other: BinaryIO) -> bool:
+    """Whether both are one regular file."""
+    if not (_is_regular(file) and _is_regular(other)):
+        return False
+    return os.path.sameopenfile(file.fileno(), other.fileno())
 
 
 def _is_regular(file: BinaryIO) -> bool:

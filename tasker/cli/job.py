@@ -1,23 +1,85 @@
-"""`Job`: what a run does with a line, and the manager's configuration for it."""
+"""`Job`: what a run does with a line, and the manager's configuration for it. `Work`: the part of it that workers do.
+
+With `--placement processes` the work is sent to child processes. It is sent by the names on the command line and looked
+up once where it arrives, so whatever has a name can be called there, be it a partial or a lambda. What has no name,
+such as what functions return, stays there: a worker makes the line that is to be written, and judges the error.
+"""
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable
+import functools
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any
 
 from tasker.cli.arguments import Options
+from tasker.cli.loading import exception_type, function, one_line, resource_factory, where
 from tasker.cli.records import Record, ResultError, UnreadableError, result_line
-from tasker.config import Config, unhealthy_on
+from tasker.config import Config
 from tasker.context import Context
 from tasker.logger import Logger
+from tasker.placement.base import Placement, Threads
+from tasker.placement.processes import Processes
+from tasker.threads import leave_child
+from tasker.usercode import last_line_of
+from tasker.wrapping import wrapper
 
-__all__ = ["CREATE_TIMEOUT", "OURS", "Job"]
+__all__ = ["CREATE_TIMEOUT", "OURS", "Failure", "Job", "Work"]
 
 CREATE_TIMEOUT = 30.0  # seconds without any resource after which lines fail
 OURS = (UnreadableError, ResultError)  # not the function's
+
+
+class Failure(Exception):
+    """What a function raised, as it is told: `place` is where, `breaks` whether the resource is broken."""
+
+    def __init__(self, text: str, place: str, breaks: bool) -> None:
+        super().__init__(text, place, breaks)
+        self.text = text
+        self.place = place
+        self.breaks = breaks
+
+    def __str__(self) -> str:
+        return self.text
+
+
+class Work:
+    """The functions and exception types that the command line names. Raises `UsageError`."""
+
+    def __init__(self, function_name: str, resource_name: str | None, unhealthy: tuple[str, ...]) -> None:
+        self._names = (function_name, resource_name, unhealthy)
+        self.__qualname__: str = function_name  # errors of tasker's name a task by it
+        self.has_resource: bool = resource_name is not None
+        self._function, self.wants_context = function(function_name, with_resource=self.has_resource)
+        self._factory = contextlib.nullcontext if resource_name is None else resource_factory(resource_name)
+        self._unhealthy = tuple(map(exception_type, unhealthy))
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _arrived, self._names
+
+    def open(self) -> AbstractContextManager[Any]:
+        """A new resource, until the end of a `with` block; `None` if none was asked for."""
+        return self._factory()
+
+    def line(self, record: Record, *before: Any) -> bytes:
+        """What is to be written for a record; the function gets `before` before the item.
+
+        Raises one of `OURS`, or `Failure` for whatever the function raises."""
+        item = record.item()
+        try:
+            result = self._function(*before, item)
+        except BaseException as error:
+            leave_child(error)
+            breaks = isinstance(error, Exception) and isinstance(error, self._unhealthy)
+            raise Failure(one_line(last_line_of(error)), where(error), breaks) from None
+        return result_line(record, result)
+
+
+@functools.cache
+def _arrived(function_name: str, resource_name: str | None, unhealthy: tuple[str, ...]) -> Work:
+    """In a child: looked up when the first resource is made there, so that no line pays for imports."""
+    return Work(function_name, resource_name, unhealthy)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,40 +87,52 @@ class Job:
     """The options of a run, and what their names stand for."""
 
     options: Options
-    function: Callable[..., Any]
-    wants_context: bool
-    factory: Callable[[], AbstractContextManager[Any]] | None
-    unhealthy: tuple[type[BaseException], ...]
+    work: Work
 
     def config(self, logger: Logger) -> Config[Any]:
         """The manager's configuration; without a factory the resource is None."""
-        judge = unhealthy_on(*self.unhealthy) if self.unhealthy else None
         return Config.from_context_manager(
-            self.factory or contextlib.nullcontext,
+            self.work.open,
             name="tasker map",
             worker_count=self.options.workers,
             max_worker_count=self.options.max_workers,
             # bad JSON is no resource's fault, even where a ValueError is
-            check_health=lambda error: isinstance(error, OURS) or judge is None or judge(error),
+            check_health=lambda error: not (isinstance(error, Failure) and error.breaks),
             max_retries=self.options.retries,
             create_timeout=CREATE_TIMEOUT,
             resource_pool_size=0,
             logger=logger,
+            placement=self._placement(),
         )
 
-    def task(self) -> Callable[..., bytes]:
-        """What workers run for a record; it returns what is to be written."""
-        fn = self.function
+    def task(self) -> Any:
+        """What workers call with the work and a record; it returns what is to be written."""
+        if not self.work.has_resource:
+            return _alone
+        return _with_context if self.work.wants_context else _with_resource
 
-        def alone(_: Any, record: Record) -> bytes:
-            return result_line(record, fn(record.item()))
+    def call(self, item: object) -> str:
+        """The call for an item as one would write it."""
+        before = ["context"] if self.work.wants_context else []
+        before += [f"{self.options.resource}()"] if self.work.has_resource else []
+        return f"{self.options.function}({', '.join([*before, repr(item)])})"
 
-        def with_resource(resource: Any, record: Record) -> bytes:
-            return result_line(record, fn(resource, record.item()))
+    def _placement(self) -> Placement:
+        if self.options.placement == "threads":
+            return Threads()
+        return Processes() if self.options.grace is None else Processes(grace=self.options.grace)
 
-        def with_context(context: Context, resource: Any, record: Record) -> bytes:
-            return result_line(record, fn(context, resource, record.item()))
 
-        if self.factory is None:
-            return alone
-        return with_context if self.wants_context else with_resource
+@wrapper
+def _alone(_: Any, work: Work, record: Record) -> bytes:
+    return work.line(record)
+
+
+@wrapper
+def _with_resource(resource: Any, work: Work, record: Record) -> bytes:
+    return work.line(record, resource)
+
+
+@wrapper
+def _with_context(context: Context, resource: Any, work: Work, record: Record) -> bytes:
+    return work.line(record, context, resource)

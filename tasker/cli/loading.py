@@ -20,7 +20,8 @@ from tasker.usercode import last_line_of
 
 __all__ = ["add_current_folder", "exception_type", "function", "one_line", "resource_factory", "where"]
 
-_NOT_THERE = ("<frozen ", os.path.dirname(__file__))  # files in which no error is the user's: the import system, this
+# files in which no error is the user's: the import system, and tasker
+_NOT_THERE = ("<frozen ", os.path.join(os.path.dirname(os.path.dirname(__file__)), ""))
 
 
 def add_current_folder() -> None:

@@ -30,9 +30,9 @@ from typing import Any, NamedTuple
 
 from tasker.cli.display import Display
 from tasker.cli.files import Files
-from tasker.cli.job import CREATE_TIMEOUT, OURS, Job
-from tasker.cli.loading import one_line, where
-from tasker.cli.records import Record, UnreadableError, error_line, read
+from tasker.cli.job import CREATE_TIMEOUT, OURS, Failure, Job
+from tasker.cli.loading import one_line
+from tasker.cli.records import Record, UnreadableError, error_line
 from tasker.errors import TaskManagerKilledError, TaskManagerShutdownError, TaskTimeoutError
 from tasker.manager import TaskManager
 from tasker.threads import new_thread
@@ -51,7 +51,8 @@ _CANCELLED = (TaskManagerKilledError, TaskManagerShutdownError)
 
 
 class Outcome(NamedTuple):
-    """What became of a line taken: `result` is what to write, `error` why there is none. `number` counts them."""
+    """What became of a line taken: `result` is what to write, `error` why there is none; it has neither if an earlier
+    run has done it. `number` counts them."""
 
     number: int
     record: Record
@@ -65,7 +66,7 @@ class Run:
 
     def __init__(self, job: Job, files: Files, display: Display) -> None:
         self._options = job.options
-        self._task: Any = job.task()
+        self._task, self._work = job.task(), job.work
         self._files = files
         self._display = display
         self._lane: SimpleQueue[Outcome | None] = SimpleQueue()
@@ -81,7 +82,7 @@ class Run:
         # the main thread's
         self._closing = False
         self._signal = 0
-        self._written = self._done = self._failed = 0
+        self._written = self._done = self._failed = self._skipped = 0
         self._timed_out = False
         self._cancelled: list[int] = []  # numbers of lines
         self._early: dict[int, Outcome] = {}  # ordered: what waits for others to be written first
@@ -111,10 +112,9 @@ class Run:
         try:
             if self._options.timeout is not None:
                 self._manager.wait_ready(CREATE_TIMEOUT)  # no line is to pay for the first resources
-            records = read(self._files.input, self._options.format)
+            records = self._files.records()
             while self._has_room():
-                number, record = next(records)
-                self._take(number, record)
+                self._take(*next(records))
         except StopIteration:
             pass
         except BaseException as error:  # the input failed
@@ -128,15 +128,19 @@ class Run:
         self._window.acquire()
         return not self._closing
 
-    def _take(self, line: int, record: Record) -> None:
+    def _take(self, line: int, record: Record, is_done: bool) -> None:
         number = self._taken
         self._taken, self._last_line = number + 1, line
 
         def ended(result: bytes | None, error: BaseException | None) -> None:
             self._lane.put(Outcome(number, record, result, error))
 
+        if is_done:
+            ended(None, None)
+            return
+        timeout = self._options.timeout
         try:
-            self._manager.queue_task_with_callback(self._task, ended, record, timeout=self._options.timeout)
+            self._manager.queue_task_with_callback(self._task, ended, self._work, record, timeout=timeout)
         except TaskManagerShutdownError as error:
             ended(None, error)
 
@@ -177,7 +181,9 @@ class Run:
         self._written += 1
         if outcome.error is not None:
             self._write_failure(outcome.record, outcome.error)
-        elif outcome.result is not None:
+        elif outcome.result is None:
+            self._skipped += 1
+        else:
             self._done += 1
             with self._display.out_of_the_way():
                 self._files.output.write(outcome.result)
@@ -185,8 +191,8 @@ class Run:
         self._window.release()
 
     def _write_failure(self, record: Record, error: BaseException) -> None:
-        text = one_line(str(error) if isinstance(error, OURS) else last_line_of(error))
-        place = "" if isinstance(error, (*OURS, *_CANCELLED, TaskTimeoutError)) else where(error)
+        text = one_line(_told(error) if isinstance(error, (*OURS, Failure)) else last_line_of(error))
+        place = error.place if isinstance(error, Failure) else ""
         if isinstance(error, _CANCELLED):
             text = "cancelled"
             self._cancelled.append(record.line)
@@ -268,10 +274,17 @@ class Run:
         yield "done", self._done
         yield "failed", self._failed
         yield "cancelled", len(self._cancelled)
+        if self._options.resume is not None:
+            yield "skipped", self._skipped
         yield "retries", metrics.total_tasks_retried
         yield "workers", self._workers
         yield "seconds", f"{seconds:.2f}"
-        yield "lines a second", f"{self._written / seconds:.1f}"
+        yield "lines a second", f"{(self._written - self._skipped) / seconds:.1f}"
         yield "mean milliseconds", f"{metrics.average_execution_time * 1000:.2f}"
         yield "p95 milliseconds", f"{metrics.p95_execution_time * 1000:.2f}"
         yield "p99 milliseconds", f"{metrics.p99_execution_time * 1000:.2f}"
+
+
+def _told(error: Exception) -> str:
+    """What it says, and how often it was tried."""
+    return "\n".join([str(error), *getattr(error, "__notes__", ())])

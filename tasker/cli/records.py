@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, NoReturn
 
-__all__ = ["Record", "ResultError", "UnreadableError", "error_line", "read", "result_line"]
+__all__ = ["Record", "ResultError", "UnreadableError", "done_item", "error_line", "read", "result_line"]
 
 
 class UnreadableError(ValueError):
@@ -62,6 +62,18 @@ def result_line(record: Record, result: object) -> bytes:
     return _encoded(f'{{"line": {record.line:d}, "input": {record.text}, "result": {text}}}\n')
 
 
+def done_item(line: bytes) -> str | None:
+    """The item of a line that `result_line` made, to the letter; `None` of any other line."""
+    try:
+        text = line.decode()
+    except UnicodeDecodeError:
+        return None
+    start, end = _place_of_input(text)
+    if not (start and _is_result(f"{text[:start]}null{text[end:]}")):
+        return None
+    return text[start:end].removeprefix(" ")
+
+
 def error_line(record: Record, error: str, place: str, *, unreadable: bool) -> bytes:
     """What is written for a line that failed. `unreadable`: it failed because it could not be read."""
     if not unreadable:
@@ -75,6 +87,19 @@ def error_line(record: Record, error: str, place: str, *, unreadable: bool) -> b
     source = f'"unreadable": {_dumps(record.text)}' if unreadable else f'"input": {record.text}'
     at = f', "where": {_dumps(place)}' if place else ""
     return _encoded(f'{{"line": {record.line:d}, {source}, "error": {_dumps(error)}{at}}}\n')
+
+
+def _is_result(text: str) -> bool:
+    try:
+        match _parse(text):
+            case {"line": int(), "input": None, "result": _}:
+                return True
+            case _:
+                return False
+    except RecursionError:  # a worker, which has another stack, has written what is too deep here
+        return True
+    except ValueError:
+        return False
 
 
 def _decoded(number: int, content: bytes, interpret: Callable[[int, str], Record]) -> Record:
