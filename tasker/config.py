@@ -16,6 +16,7 @@ from tasker import checks
 from tasker.context import Context, background
 from tasker.current import here
 from tasker.errors import ConfigError, shown
+from tasker.health import takes_resource
 from tasker.logger import Logger
 from tasker.metrics import MetricsCollector
 from tasker.placement.base import Placement, Threads
@@ -34,12 +35,12 @@ def every_error_is_healthy(_: Exception) -> bool:
     return True
 
 
-class ConfigOptions(TypedDict, total=False):
+class ConfigOptions(TypedDict, Generic[R], total=False):
     """The fields of `Config` that have defaults, with the same meanings."""
 
     name: str
     ctx: Context
-    check_health: Callable[[Exception], bool]
+    check_health: Callable[[Exception], bool] | Callable[[Exception, R], bool]
     max_worker_count: int | None
     burst_interval: float | timedelta
     max_retries: int
@@ -72,8 +73,11 @@ class Config(Generic[R]):
     """Used in thread names, log messages, errors and `repr`."""
     ctx: Context = field(default_factory=background)
     """Cancelling it starts a graceful stop. Tasks see its values, not its cancellation or deadline."""
-    check_health: Callable[[Exception], bool] = every_error_is_healthy
-    """`False` means that the error broke the resource: it is replaced and the task retried. So does raising."""
+    check_health: Callable[[Exception], bool] | Callable[[Exception, R], bool] = every_error_is_healthy
+    """`False` means that the error broke the resource: it is replaced and the task retried. So does raising.
+
+    Called with the error and the resource, in the thread that has raised the error, if it requires two arguments: as in
+    `lambda error, conn: not conn.closed`. Else with the error alone."""
     max_worker_count: int | None = None
     """Most workers at any time, those still creating included. `None`: `worker_count * 2`, or with a
     `burst_task_threshold` `worker_count + burst_worker_count`."""
@@ -104,13 +108,18 @@ class Config(Generic[R]):
 
     placement: Placement = field(default_factory=Threads)
     """Where the resources live and the tasks run: `Threads()`, in this process, `Processes()`, each resource in a
-    child process of its own, or `Ray()`, each in an actor on a cluster. `on_create` and `on_destroy` run there too; all
-    else runs here."""
+    child process of its own, or `Ray()`, each in an actor on a cluster. `on_create`, `on_destroy` and a `check_health`
+    that takes the resource run there too; all else runs here."""
 
     def __post_init__(self) -> None:
         _check_callable("on_create", self.on_create, arguments=0)
         _check_callable("on_destroy", self.on_destroy, arguments=1)
-        _check_callable("check_health", self.check_health, arguments=1)
+        _check_callable(
+            "check_health",
+            self.check_health,
+            arguments=2 if takes_resource(self.check_health) else 1,
+            given="the error, or with the error and the resource",
+        )
         checks.whole_number("worker_count", self.worker_count, least=1)
         if not isinstance(self.name, str) or not self.name:
             raise ConfigError(f"name must be a non-empty string, not {shown(self.name)}")
@@ -143,7 +152,7 @@ class Config(Generic[R]):
         factory: Callable[[], AbstractContextManager[T]],
         *,
         worker_count: int,
-        **options: Unpack[ConfigOptions],
+        **options: Unpack[ConfigOptions[T]],
     ) -> Config[T]:
         """A `Config` whose resources are what `with factory() as resource` yields: entering creates, exiting destroys.
 
@@ -229,8 +238,8 @@ def _is_none_of(exception_types: tuple[type[BaseException], ...], error: Excepti
     return not isinstance(error, exception_types)
 
 
-def _check_callable(field_name: str, value: object, *, arguments: int) -> None:
-    check_callable(field_name, value, arguments, thorough=True, error=ConfigError)
+def _check_callable(field_name: str, value: object, *, arguments: int, given: str | None = None) -> None:
+    check_callable(field_name, value, arguments, given=given, thorough=True, error=ConfigError)
 
 
 def _check_methods(field_name: str, value: object, names: tuple[str, ...]) -> None:

@@ -10,13 +10,15 @@ from __future__ import annotations
 import threading
 import traceback
 from collections import deque
-from typing import Generic, Literal, TypeVar
+from collections.abc import Callable
+from typing import Any, Generic, Literal, TypeVar
 
 from tasker.config import Config, every_error_is_healthy
 from tasker.current import here
 from tasker.errors import TaskManagerKilledError
 from tasker.guard import is_interrupt, pass_on
 from tasker.handover import hand_on
+from tasker.health import takes_resource
 from tasker.logger import GuardedLogger, traceback_of
 from tasker.metrics import TaskLifecycleTimestamps, TaskMetrics
 from tasker.placement.base import Site
@@ -33,7 +35,10 @@ class UserCode(Generic[R]):
 
     def __init__(self, config: Config[R], site: Site, logger: GuardedLogger) -> None:
         self._site = site
-        self._check_health = config.check_health
+        check: Callable[..., object] = config.check_health
+        self._judge: Callable[[Exception, R], object] = (
+            site.judge if takes_resource(check) else _without_resource(check)
+        )
         self._name = config.name
         self._logger = logger
         self._collector = config.collector
@@ -136,7 +141,7 @@ class UserCode(Generic[R]):
         if not isinstance(error, Exception):
             return True  # SystemExit and its like say nothing about the resource
         try:
-            healthy = bool(self._check_health(error))
+            healthy = bool(self._judge(error, resource))
             leave_child()
             return healthy
         except BaseException as trouble:
@@ -148,7 +153,7 @@ class UserCode(Generic[R]):
     def leave_to_parent(self) -> None:
         """In a forked child: all of this is the parent's, and none is called here."""
         self._collector = None
-        self._check_health = every_error_is_healthy
+        self._judge = _without_resource(every_error_is_healthy)
         self._site.leave_to_parent()
         self._logger.leave_to_parent()
 
@@ -176,6 +181,10 @@ class UserCode(Generic[R]):
         except Exception as error:
             self._logger.warning("%s: the collector's metrics() raised\n%s", self._name, traceback_of(error))
             return None
+
+
+def _without_resource(check: Callable[..., object]) -> Callable[[Exception, Any], object]:
+    return lambda error, _: check(error)
 
 
 def last_line_of(error: BaseException) -> str:

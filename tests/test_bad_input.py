@@ -287,7 +287,7 @@ FIELDS = {  # beyond what test_config has: the extremes, and what cannot print i
     "collector": ([*unprintable("record_"), Bad(AsynchronousCollector(), "asyncio")], [None, Collector()]),
     "on_create": (unprintable("no arguments"), [list, Incomparable]),
     "on_destroy": (unprintable("1 argument"), [list.clear, len]),
-    "check_health": (unprintable("1 argument"), [bool]),
+    "check_health": (unprintable("the error, or with the error and the resource"), [bool, isinstance]),
 }
 for _field, (_wrong, _right) in FIELDS.items():
     argument(

@@ -241,6 +241,8 @@ def test_the_largest_and_smallest_right_values_are_taken():
         {"on_create": lambda size=10: [0] * size, "on_destroy": lambda resource, *, force=True: None},
         {"on_create": dict, "on_destroy": dict.update},  # its signature cannot be read, so it is believed
         {"check_health": bool},
+        {"check_health": lambda error, resource: True},
+        {"check_health": functools.partial(lambda kinds, error, resource: True, (OSError,))},
     ):
         config(**options)
 
@@ -287,8 +289,11 @@ WRONG = [
     ("on_destroy", lambda resource, *, force: 0, "called with 1 argument"),
     ("on_create", functools.partial(lambda host, port: 0, "localhost"), "called with no arguments"),
     ("on_destroy", functools.partial(lambda pool, resource, reason: 0, "pool"), "called with 1 argument"),
-    *(("check_health", value, "called with 1 argument") for value in (None, 1, lambda: 0, lambda a, b: 0, Sick("x"))),
-    ("check_health", lambda error, resource: True, "missing a required argument: 'resource'"),
+    *(
+        ("check_health", value, "called with the error, or with the error and the resource")
+        for value in (None, 1, Sick("x"), lambda: 0, lambda a, b, c: 0, lambda error, *, conn: 0)
+    ),
+    ("check_health", lambda error, conn, reason: True, "missing a required argument: 'reason'"),
     *(
         (field, value, "asyncio.run")
         for field in ("on_create", "on_destroy", "check_health")

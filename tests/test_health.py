@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import functools
 import threading
+from unittest.mock import Mock, create_autospec
 
 import pytest
 
 import tasker.backoff
-from tasker import ResourceCreationError, TaskTimeoutError
+from tasker import Config, ResourceCreationError, TaskTimeoutError, unhealthy_on
+from tasker.health import takes_resource
 from tests.conftest import PATIENCE, Sick, eventually
 
 
@@ -159,6 +162,143 @@ def test_a_check_health_that_raises_counts_as_unhealthy_and_kills_nobody(make, l
     assert isinstance(future.exception(PATIENCE), ValueError)
     assert future.attempts == 2
     assert any("broken check" in line for line in log.loud())
+
+
+def test_a_check_health_that_takes_the_resource_is_asked_where_the_error_was_raised(make):
+    asked, used = [], []
+
+    def check(error, resource):
+        asked.append((error.args, resource, threading.get_ident()))
+        return not resource.broken
+
+    manager = make(worker_count=1, max_worker_count=1, check_health=check)
+
+    def task(resource):
+        used.append((resource, threading.get_ident()))
+        resource.broken = len(used) == 2
+        if len(used) <= 2:
+            raise ValueError(len(used))
+
+    first = manager.submit(task)
+    assert isinstance(first.exception(PATIENCE), ValueError)
+    second = manager.submit(task)
+    assert second.result(PATIENCE) is None
+    assert (first.attempts, second.attempts) == (1, 2)
+    assert [resource.number for resource, _ in used] == [0, 0, 1]
+    assert asked == [((1,), *used[0]), ((2,), *used[1])]
+
+
+def test_run_task_asks_a_check_health_that_takes_the_resource_in_the_thread_that_called(make):
+    asked, destroyed = [], []
+
+    def check(error, resource):
+        asked.append((resource, threading.get_ident()))
+        return "broken" not in resource
+
+    manager = make(on_create=list, on_destroy=destroyed.append, check_health=check, resource_pool_size=1)
+
+    def task(resource, *words):
+        resource += words
+        raise LookupError
+
+    pooled = manager.run_task(lambda resource: resource)
+    for words in ((), ("broken",)):
+        assert destroyed == []
+        with pytest.raises(LookupError):
+            manager.run_task(task, *words)
+    assert asked == [(pooled, threading.get_ident())] * 2
+    assert destroyed[0] is pooled
+
+
+def test_a_check_health_that_takes_the_resource_and_raises_counts_as_unhealthy(make, log):
+    def check(error, resource):
+        raise RuntimeError(f"cannot ask number {resource.number}")
+
+    manager = make(worker_count=1, max_worker_count=1, check_health=check, max_retries=1)
+
+    def fail(resource):
+        raise ValueError("mine")
+
+    future = manager.submit(fail)
+    assert str(future.exception(PATIENCE)) == "mine"
+    assert future.attempts == 2
+    assert all(any(f"cannot ask number {number}" in line for line in log.loud()) for number in (0, 1))
+
+
+def wrapped(function):
+    @functools.wraps(function)
+    def wrapper(*args, **kwargs):
+        return function(*args, **kwargs)
+
+    return wrapper
+
+
+def adapted(function):
+    @functools.wraps(function)
+    def wrapper(error):
+        return function(error, "resource")
+
+    return wrapper
+
+
+class Judge:
+    def __init__(self, error, resource):
+        pass
+
+    def alone(self, error):
+        return True
+
+    def both(self, error, resource):
+        return True
+
+    __call__ = both
+
+    @wrapped
+    def decorated(self, error, resource):
+        return True
+
+
+def alone(error):
+    return True
+
+
+def both(error, resource):
+    return True
+
+
+@pytest.mark.parametrize(
+    ("check", "takes"),
+    [
+        (alone, False),
+        (lambda *args: True, False),
+        (lambda error, *rest: True, False),
+        (lambda error, verbose=False: True, False),
+        (lambda error, *, verbose=False: True, False),
+        (unhealthy_on(OSError), False),
+        (bool, False),
+        (Mock(), False),
+        (functools.partial(both, resource=None), False),
+        (functools.partial(both, OSError()), False),
+        (Judge(1, 2).alone, False),
+        (wrapped(alone), False),
+        (adapted(both), False),
+        (both, True),
+        (lambda error, resource, verbose=False: True, True),
+        (lambda error, resource, *rest: True, True),
+        (isinstance, True),
+        (create_autospec(both), True),
+        (functools.partial(lambda kinds, error, resource: True, ()), True),
+        (Judge, True),
+        (Judge(1, 2), True),
+        (Judge(1, 2).both, True),
+        (Judge(1, 2).decorated, True),
+        (wrapped(both), True),
+        (functools.partial(wrapped(both)), True),
+    ],
+)
+def test_a_check_health_gets_the_resource_if_it_cannot_do_without(check, takes):
+    assert takes_resource(check) is takes
+    Config(on_create=list, on_destroy=len, worker_count=1, check_health=check)
 
 
 def test_a_verdict_need_not_be_a_bool(make):

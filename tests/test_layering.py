@@ -18,6 +18,7 @@ LAYERS = (
     (
         "errors",
         "handover",
+        "health",
         "parking",
         "placement.__init__",
         "placement.protocol",

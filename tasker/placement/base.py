@@ -27,6 +27,8 @@ class Settings(Protocol):
     @property
     def on_destroy(self) -> Callable[[Any], object]: ...
     @property
+    def check_health(self) -> Callable[..., object]: ...
+    @property
     def name(self) -> str: ...
     @property
     def ctx(self) -> Any: ...
@@ -37,13 +39,16 @@ class Settings(Protocol):
 
 
 class Site:
-    """The resources of one manager. `create`, `destroy` and `call` run in the thread that owns the resource, and may
-    block; the rest runs in any thread, and must not."""
+    """The resources of one manager. `create`, `destroy`, `judge` and `call` run in the thread that owns the resource,
+    and may block; the rest runs in any thread, and must not."""
 
     create: Callable[[], Any]
     """Makes a resource, and returns it or its handle. Raises what `on_create` raises, or what the place does."""
     destroy: Callable[[Any], object]
     """Frees it; why, `here.place.ending` says. Raises what `on_destroy` raises."""
+    judge: Callable[[Any, Any], object]
+    """What a `check_health` that takes the resource says of an error and a resource that is not lost. Raises what it
+    raises."""
 
     impossible: Exception | None = None
     """Why no resource will ever be made, once that is known: `create` raises it from then on, at once."""
@@ -108,6 +113,7 @@ class _Here(Site):
             settings.on_create
         )  # themselves: a function around them could be interrupted at its entry
         self.destroy: Callable[[Any], object] = settings.on_destroy
+        self.judge: Callable[[Any, Any], object] = settings.check_health
 
 
 @dataclass(frozen=True)

@@ -113,7 +113,7 @@ class Child(Handle):
                 error, result = envelope.opened(kind, body, buffers)
                 if error is not None:
                     self.kill()  # a result is missing, and those after it would be taken for it
-                    return error, None
+                    return error, False
                 progress.note(result)
 
     def _has_begun(self) -> bool:

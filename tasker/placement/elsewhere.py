@@ -15,6 +15,7 @@ from tasker import checks
 from tasker.context import Context
 from tasker.current import here
 from tasker.errors import ConfigError, EndlessError, TaskManagerKilledError, WorkerLostError, shown
+from tasker.health import takes_resource
 from tasker.placement import envelope, protocol
 from tasker.placement.base import Settings, Site
 from tasker.placement.envelope import Packed, RemoteTraceback
@@ -31,7 +32,8 @@ _LEAVING = 3.0  # seconds for the owner of a place that was ended: the kernel, o
 class RemoteSite(Site):
     """The handles of one manager, each made by `new_handle(name)` in its owner's thread.
 
-    Raises `ConfigError` when `on_create` or `on_destroy` cannot be pickled. `_lock` guards the set of handles."""
+    Raises `ConfigError` when `on_create`, `on_destroy` or a `check_health` that takes the resource cannot be pickled.
+    `_lock` guards the set of handles."""
 
     def __init__(self, settings: Settings, new_handle: Callable[[str], Handle]) -> None:
         if here.place.imports:
@@ -53,6 +55,7 @@ class RemoteSite(Site):
         self.impossible: Exception | None = None
         self.create: Callable[[], Any] = self._create
         self.destroy: Callable[[Any], object] = self._destroy
+        self.judge: Callable[[Any, Any], object] = self._judge
 
     # -- the owner's thread ------------------------------------------------------------------------------------------
 
@@ -85,6 +88,9 @@ class RemoteSite(Site):
             resource.destroy(here.place.ending)
         finally:
             self._forget(resource)
+
+    def _judge(self, error: Exception, resource: Handle) -> bool:
+        return resource.verdict()  # on the same error: it has come with it
 
     def is_lost(self, resource: Handle) -> bool:
         return resource.is_lost()
@@ -173,16 +179,19 @@ def _authkey() -> bytes | None:
 
 
 def _pack_hooks(settings: Settings) -> bytes:
-    hooks = (settings.on_create, settings.on_destroy)
+    check = settings.check_health if takes_resource(settings.check_health) else None
+    hooks = (settings.on_create, settings.on_destroy, check)
     try:
         return _packed_whole(hooks)  # together: they may share what they refer to
     except Exception as error:
-        for name, hook in zip(("on_create", "on_destroy"), hooks, strict=True):
+        for name, hook in zip(("on_create", "on_destroy", "check_health"), hooks, strict=True):
             try:
                 _packed_whole(hook)
             except Exception as trouble:
                 raise ConfigError(f"{name} cannot be sent to another process: {shown(hook)}: {trouble}") from trouble
-        raise ConfigError(f"on_create and on_destroy cannot be sent to another process: {error}") from error
+        raise ConfigError(
+            f"on_create, on_destroy and check_health cannot be sent to another process: {error}"
+        ) from error
 
 
 def _pack_values(context: Context) -> list[bytes]:

@@ -30,6 +30,7 @@ __all__ = [
     "Outcome",
     "Packed",
     "RemoteTraceback",
+    "Verdict",
     "error_from",
     "opened",
     "outcome_of",
@@ -43,10 +44,12 @@ __all__ = [
 
 Buffers = list[Any]
 Outcome = tuple[int, bytes, Buffers]  # RESULT or ERROR, and what goes with it
+Verdict = bool | bytes  # whether a resource is healthy after an error; or, as in an ERROR, what `check_health` raised
 
 _MAIN = b"\x8c\x08__main__"  # as the name of a module it looks like this, as a text too
 _APART = 65536  # bytes from which on a buffer travels beside the pickle and is not copied into it
-_UNTOLD = pickle.dumps(("an exception that cannot even be named", "", "", None))
+_UNNAMED = pickle.dumps(("an exception that cannot even be named", "", "", None))
+_UNTOLD = {healthy: pickle.dumps((_UNNAMED, healthy)) for healthy in (False, True)}
 _INSTALL = "install cloudpickle (the extra: tasker-pool[processes])"
 
 
@@ -200,7 +203,7 @@ def pack_reason(error: BaseException) -> bytes:
         cause = error.__cause__
         return cause.packed if isinstance(cause, RemoteTraceback) else pack_error(error)
     except Exception:  # its type raises when it is looked at
-        return _UNTOLD
+        return _UNNAMED
 
 
 def pack_result(value: object) -> tuple[bytes, Buffers]:
@@ -213,31 +216,38 @@ def pack_result(value: object) -> tuple[bytes, Buffers]:
         ) from error
 
 
+def _healthy(error: BaseException) -> Verdict:
+    return True
+
+
 @wrapper
-def outcome_of(fn: Callable[..., Any], *args: Any) -> Outcome:
-    """The outcome of a call, ready to be sent. Raises nothing."""
+def outcome_of(fn: Callable[..., Any], *args: Any, judge: Callable[[BaseException], Verdict] = _healthy) -> Outcome:
+    """The outcome of a call, ready to be sent; that of an error has the verdict of `judge` with it. Raises nothing."""
     try:
         result = fn(*args)
         leave_child()
         return protocol.RESULT, *pack_result(result)
     except BaseException as error:
         leave_child(error)
+        verdict: Verdict = False
         try:
-            return protocol.ERROR, pack_error(error), []
+            verdict = judge(error)  # before it is packed, which takes its traceback away
+            return protocol.ERROR, pickle.dumps((pack_error(error), verdict)), []
         except BaseException:  # its type raises when it is looked at, or there is no memory
-            return protocol.ERROR, _UNTOLD, []
+            return protocol.ERROR, _UNTOLD[verdict is True], []
 
 
 def opened(kind: int, body: Any, buffers: Sequence[Any] = ()) -> tuple[BaseException | None, Any]:
-    """An outcome that has come: an error, or `None` and the result."""
+    """An outcome that has come: an error and the verdict on it, or `None` and the result."""
     if kind == protocol.ERROR:
-        return error_from(body), None
+        packed, verdict = pickle.loads(body)
+        return error_from(packed), verdict
     try:
         return None, unpack(body, buffers)
     except Exception as error:
         return RemoteTaskError(
             f"the task's result could not be unpickled here: {shown(error)}", _type_name(error)
-        ), None
+        ), True
 
 
 def _type_name(error: BaseException) -> str:

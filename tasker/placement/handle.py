@@ -31,7 +31,7 @@ from tasker.errors import (
     WorkerLostError,
 )
 from tasker.placement import envelope, protocol
-from tasker.placement.envelope import Packed
+from tasker.placement.envelope import Packed, Verdict
 from tasker.timer import TimerEntry
 from tasker.wrapping import Progress, wrapper
 
@@ -44,7 +44,7 @@ _ENDINGS: dict[int, type[TaskerError]] = {
     protocol.KILLED: TaskManagerKilledError,
 }
 
-Answer = tuple[BaseException | None, Any]  # an error, or `None` and a result
+Answer = tuple[BaseException | None, Any]  # an error and the verdict on it, or `None` and a result
 
 
 class GoneError(Exception):
@@ -74,6 +74,7 @@ class Handle:
         self._order = 0  # how the running call was asked to end
         self._killed_for = 0  # the order that it did not obey in time
         self._entry: TimerEntry | None = None  # the end of its grace
+        self._verdict: Verdict = True  # on the error that the last call has raised
 
     def __repr__(self) -> str:
         state = "lost" if self._is_lost else ("starting", "ready", "ending")[self._state]
@@ -141,7 +142,7 @@ class Handle:
             error, result = self._ask(protocol.CALL, (head, packed), progress)
         except GoneError as gone:
             when = "while it ran" if gone.began else "before it ran"
-            error, result = self._lost_error(f"{when} {packed.__qualname__}", began=gone.began), None
+            error, result = self._lost_error(f"{when} {packed.__qualname__}", began=gone.began), False
         except BaseException:  # Ctrl-C in `run_task`: the answer that comes would be taken for that of the next call
             self.kill()
             raise
@@ -150,10 +151,22 @@ class Handle:
             context._remove_sleeper(self)
         try:
             if error is not None:
+                self._verdict = result
                 raise error
         finally:
             del error  # its traceback holds this frame
         return result  # even if it was killed meanwhile: the next call finds that out before it is sent
+
+    def verdict(self) -> bool:
+        """What `check_health` has said there of the error that the last call has raised. Raises what it has raised."""
+        if isinstance(self._verdict, bytes):
+            error, _ = envelope.opened(protocol.ERROR, self._verdict)
+            assert error is not None
+            try:
+                raise error
+            finally:
+                del error  # its traceback holds this frame
+        return self._verdict
 
     def destroy(self, reason: BaseException | None = None) -> None:
         """Have the resource destroyed, and the place end; the `reason` is told there. Raises what `on_destroy` raised
@@ -200,6 +213,7 @@ class Handle:
         with self._lock:
             self._number += 1
             self._order = self._killed_for = 0
+            self._verdict = True
             self._context = context
             return self._number
 

@@ -30,7 +30,7 @@ from tasker.errors import (
 )
 from tasker.logger import GuardedLogger
 from tasker.placement import envelope, protocol
-from tasker.placement.envelope import Outcome
+from tasker.placement.envelope import Outcome, Verdict
 from tasker.placement.variables import set_variables
 from tasker.threads import claim_thread
 from tasker.wrapping import Progress, wrapper
@@ -54,6 +54,7 @@ class Host:
         self._values = self._imported(_context_of, setup.values)
         self._hooks = setup.hooks
         self._on_destroy: Callable[[Any], object]
+        self._check_health: Callable[[Exception, Any], object] | None = None  # if it takes the resource
         self._deadline: float | None = None
         # as `current_context()` sees it
         self.resource: Any = None
@@ -73,7 +74,7 @@ class Host:
         self._deadline = None if remaining < 0 else timer.now() + remaining
         with self._lock:
             self._number = number
-        outcome = envelope.outcome_of(self._call, body, buffers, done)
+        outcome = envelope.outcome_of(self._call, body, buffers, done, judge=self._judge)
         with self._lock:
             self.context = None
             self._ended.clear()
@@ -85,7 +86,7 @@ class Host:
 
     @wrapper
     def _create(self) -> None:
-        create, self._on_destroy = self._unpacked("on_create", self._hooks, ())
+        create, self._on_destroy, self._check_health = self._unpacked("on_create", self._hooks, ())
         self.resource = create()
 
     @wrapper
@@ -113,6 +114,13 @@ class Host:
             return scope.run(fn, self.resource, *args)
         finally:
             place.loan = None
+
+    def _judge(self, error: BaseException) -> Verdict:
+        check = self._check_health
+        if check is None or not isinstance(error, Exception):
+            return True
+        kind, body, _ = envelope.outcome_of(_is_healthy, check, error, self.resource)
+        return body if kind == protocol.ERROR else bool(envelope.unpack(body))
 
     def _unpacked(self, what: str, body: Any, buffers: Any) -> Any:
         """What was sent. Raises `RemoteTaskError`, without the name of a type."""
@@ -169,6 +177,11 @@ class Host:
         things: list[Any] = []
         self._aside.run_all(context._end(error, cause, things))
         self._aside.let_go(things)
+
+
+@wrapper
+def _is_healthy(check: Callable[[Exception, Any], object], error: Exception, resource: Any) -> bool:
+    return bool(check(error, resource))
 
 
 def _context_of(values: list[bytes]) -> Context:

@@ -39,4 +39,5 @@ class Setup(NamedTuple):
     """`(key, value)` of the manager's context, each packed, those of the root first."""
     stopping: bool
     hooks: bytes
-    """`(on_create, on_destroy)`, packed: they may need all of the above to be unpacked."""
+    """`(on_create, on_destroy, check_health)`, packed: they may need all of the above to be unpacked. `check_health` is
+    there only if it takes the resource; else it is `None`."""

@@ -138,6 +138,7 @@ class Resource:
         self.pid = os.getpid()
         self.thread = threading.get_ident()
         self.uses = 0
+        self.broken = False
 
 
 class Sick(Exception):
@@ -146,6 +147,16 @@ class Sick(Exception):
 
 def is_healthy(error: Exception) -> bool:
     return not isinstance(error, Sick)
+
+
+def is_whole(error: Exception, resource: Resource) -> bool:
+    """Looks at the resource, and at an error that cannot be sent."""
+    resource.journal.note("asked", os.getpid() == resource.pid, type(error).__name__)
+    return not resource.broken
+
+
+def cannot_judge(error: Exception, resource: Resource) -> bool:
+    raise OSError(f"cannot ask {resource.key}")
 
 
 class Faithful(Exception):
@@ -240,6 +251,24 @@ def fail(resource: object, error: BaseException) -> None:
 
 def fail_lossily(resource: object) -> None:
     raise Lossy(7, "seven")
+
+
+def break_at_first(resource: Resource, broken: int) -> str:
+    """Breaks so many resources with an error that cannot be sent."""
+    resource.journal.note("attempt", resource.key)
+    resource.broken = len(resource.journal.of("attempt")) <= broken
+    if resource.broken:
+        raise Lossy(7, "seven")
+    return resource.key
+
+
+def break_at_item(resource: Resource, item: int, *, journal: Journal) -> int:
+    """Breaks its resource at the first visit of item 3."""
+    journal.note("item", item)
+    resource.broken = item == 3 and journal.of("item").count("3") == 1
+    if resource.broken:
+        raise Lossy(item, "three")
+    return item
 
 
 def fail_with_a_cause(resource: object) -> None:

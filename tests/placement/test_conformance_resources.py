@@ -196,6 +196,50 @@ def test_errors_are_judged_and_told_here(make):
     assert told == [(os.getpid(), True, (1,))]
 
 
+def test_a_check_health_that_takes_the_resource_is_asked_where_that_lives(make, journal):
+    manager = make(check_health=hooks.is_whole)
+    with pytest.raises(ValueError, match="whole"):
+        manager.queue_task(hooks.fail, ValueError("whole"))
+    first = manager.queue_task(hooks.key)
+    future = manager.submit(hooks.break_at_first, 1)
+    last = future.result(PATIENCE)
+    assert (future.attempts, journal.of("attempt")) == (2, [first, last])
+    assert journal.of("asked") == ["True ValueError", "True Lossy"]
+    manager.stop()
+    assert_destroyed_once(journal, 2)
+    assert_adds_up(manager, arrived=3, completed=2, failed=1, retried=1)
+
+
+def test_a_check_health_that_takes_the_resource_is_asked_for_run_task_and_for_items_of_a_chunk(make, journal):
+    manager = make(check_health=hooks.is_whole, resource_pool_size=1)
+    key = manager.run_task(hooks.key)
+    with pytest.raises(Exception, match="seven"):
+        manager.run_task(hooks.break_at_first, 1)
+    assert journal.of("destroyed") == [key]
+    results = list(manager.map(partial(hooks.break_at_item, journal=journal), range(6), chunksize=6))
+    assert results == list(range(6))
+    assert journal.of("item") == ["0", "1", "2", "3", "3", "4", "5"]
+    assert journal.of("asked") == ["True Lossy"] * 2
+
+
+def test_a_check_health_that_takes_the_resource_and_raises_replaces_it_and_is_logged_here(make, journal, log):
+    manager = make(check_health=hooks.cannot_judge, max_retries=0)
+    key = manager.queue_task(hooks.key)
+    with pytest.raises(Sick, match="mine"):
+        manager.queue_task(hooks.fail, Sick("mine"))
+    assert manager.queue_task(hooks.key) != key
+    (told,) = [line for line in log.loud() if "check_health raised" in line]
+    assert f"cannot ask {key}" in told
+
+
+def test_a_check_health_that_takes_the_resource_is_not_asked_about_what_is_no_exception(make, journal):
+    manager = make(check_health=hooks.cannot_judge)
+    key = manager.queue_task(hooks.key)
+    with pytest.raises(SystemExit):
+        manager.queue_task(hooks.fail, SystemExit())
+    assert manager.queue_task(hooks.key) == key
+
+
 # -- run_task --------------------------------------------------------------------------------------------------------
 
 

@@ -176,6 +176,8 @@ def test_hooks_that_cannot_be_sent_are_refused_before_anything_is_started(make):
         make(on_create=lambda: lock)
     with pytest.raises(ConfigError, match=r"on_destroy cannot be sent to another process: .*lock"):
         make(on_destroy=lambda resource: lock)
+    with pytest.raises(ConfigError, match=r"check_health cannot be sent to another process: .*lock"):
+        make(check_health=lambda error, resource: lock)
     assert children() == before
 
 

@@ -62,6 +62,16 @@ def test_a_poison_task_fails_alone_after_its_last_attempt(make):
     assert {future.attempts for future in (*before, *after)} == {1}
 
 
+def test_a_check_health_that_takes_the_resource_is_not_asked_about_one_that_is_lost(make, journal):
+    manager = make(check_health=hooks.is_whole, max_retries=1)
+    future = manager.submit(perils.die, signal.SIGKILL)
+    assert type(future.exception(PATIENCE)) is WorkerLostError
+    assert future.attempts == 2
+    with pytest.raises(ValueError, match="whole"):
+        manager.queue_task(hooks.fail, ValueError("whole"))
+    assert journal.of("asked") == ["True ValueError"]
+
+
 def test_a_once_task_whose_child_is_killed_ran_once(make, journal, gate):
     manager = make()
     future = manager.queue_task_once_async(perils.note_and_stand, gate)

@@ -143,8 +143,8 @@ def test_a_result_crosses():
     "error", [ValueError(1, 2), Faithful(7, "seven"), SystemExit(3), KeyboardInterrupt()], ids=repr
 )
 def test_an_exception_crosses_with_its_traceback_as_the_cause(error):
-    got, result = crossed(hooks.fail, None, error)
-    assert (type(got), got.args, result) == (type(error), error.args, None)
+    got, verdict = crossed(hooks.fail, None, error)
+    assert (type(got), got.args, verdict) == (type(error), error.args, True)
     assert type(got.__cause__) is RemoteTraceback
     text = str(got.__cause__)
     assert text.startswith("\n\nTraceback (most recent call last):\n")
@@ -237,6 +237,43 @@ def test_outcome_of_raises_nothing_whatever_was_raised():
         assert kind == protocol.ERROR
         got, _ = opened(kind, body, buffers)
         assert type(got) is RemoteTaskError
+
+
+class NotOpened:
+    def __reduce__(self):
+        return NotOpened.refuse, ()
+
+    @staticmethod
+    def refuse():
+        raise LookupError
+
+
+@pytest.mark.parametrize("verdict", [True, False, b"what check_health has raised"])
+def test_an_error_has_the_verdict_on_it_with_it(verdict):
+    judged = []
+
+    def judge(error):
+        judged.append((error, error.__traceback__ is not None))
+        return verdict
+
+    error = ValueError("text")
+    kind, body, buffers = outcome_of(hooks.fail, None, error, judge=judge)
+    got, told = opened(kind, body, buffers)
+    assert (type(got), str(got), told) == (ValueError, "text", verdict)
+    assert judged == [(error, True)]
+
+
+def test_an_error_that_cannot_be_told_or_judged_has_a_verdict_all_the_same():
+    for verdict in (True, False):
+        _, told = opened(*outcome_of(raise_nameless, None, judge=lambda error, verdict=verdict: verdict))
+        assert told is verdict
+    error, told = opened(*outcome_of(hooks.fail, None, ValueError(), judge=lambda error: divmod(1, 0)))
+    assert (type(error), told) == (RemoteTaskError, False)
+
+
+def test_a_result_that_cannot_be_unpickled_here_says_nothing_against_the_resource():
+    error, told = opened(*outcome_of(hooks.call, None, NotOpened))
+    assert (type(error), told) == (RemoteTaskError, True)
 
 
 class Fixed(Exception):

@@ -762,6 +762,42 @@ def config_from_other_context_managers(m: TaskManager[Connection]) -> None:
     assert_type(Config.from_context_manager(lambda: io.StringIO("text"), worker_count=1), Config[io.StringIO])
 
 
+def is_whole(error: Exception, db: Connection) -> bool:
+    return db.ping() == 1
+
+
+def is_fatal(error: Exception, kind: type[Exception] = OSError) -> bool:
+    return isinstance(error, kind)
+
+
+def checks_that_take_the_resource(m: TaskManager[Connection]) -> None:
+    config = Config(
+        on_create=Connection,
+        on_destroy=Connection.close,
+        worker_count=1,
+        check_health=lambda error, db: not isinstance(error, OSError) and db.ping() == 1,
+    )
+    assert_type(config, Config[Connection])
+    config = Config(on_create=Connection, on_destroy=lambda db: db.close(), worker_count=1, check_health=is_whole)
+    assert_type(config, Config[Connection])
+    config = Config(on_create=Connection, on_destroy=Connection.close, worker_count=1, check_health=is_fatal)
+    assert_type(config, Config[Connection])
+    # mypy infers the resource from such a lambda alone, so it is to be named where nothing else has a type
+    config = Config[Connection](
+        on_create=lambda: Connection(),
+        on_destroy=lambda db: db.close(),
+        worker_count=1,
+        check_health=lambda error, db: db.ping() == 1,
+    )
+    assert_type(Config.from_context_manager(connected, worker_count=1, check_health=is_whole), Config[Connection])
+    entered: Config[Connection] = Config.from_context_manager(
+        connected, worker_count=1, check_health=lambda error, db: db.ping() == 1
+    )
+    for each in (config, entered):
+        with TaskManager(each) as other:
+            assert_type(other.queue_task(ping), int)
+
+
 def verdicts(m: TaskManager[Connection]) -> None:
     assert_type(unhealthy_on(OSError, sqlite3.Error)(OSError()), bool)
     verdict: Callable[[Exception], bool] = unhealthy_on(ConnectionError)

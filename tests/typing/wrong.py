@@ -54,6 +54,10 @@ class Browser:
         pass
 
 
+def is_open(error: Exception, browser: Browser) -> bool:
+    return True
+
+
 def ping(db: Connection) -> int:
     return db.ping()
 
@@ -241,7 +245,10 @@ def configs(c: Callable[[], Connection], d: Callable[[Connection], None], config
     Config(on_create=c, on_destroy=d, worker_count="4")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
     Config(on_create=c, on_destroy=d, worker_count=1, workers=1)  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
     Config(on_create=c, on_destroy=d, worker_count=1, check_health=True)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
-    Config(on_create=c, on_destroy=d, worker_count=1, check_health=lambda: True)  # type: ignore[arg-type, misc]  # pyright: ignore[reportArgumentType]
+    Config(on_create=c, on_destroy=d, worker_count=1, check_health=lambda: True)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    Config(on_create=c, on_destroy=d, worker_count=1, check_health=lambda error, db, more: True)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    Config(on_create=c, on_destroy=d, worker_count=1, check_health=is_open)  # type: ignore[misc]  # pyright: ignore[reportArgumentType]
+    Config.from_context_manager(Connections, worker_count=1, check_health=is_open)  # type: ignore[misc]  # pyright: ignore[reportArgumentType]
     Config(on_create=c, on_destroy=d, worker_count=1, burst_interval="0.1")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
     Config(on_create=c, on_destroy=d, worker_count=1, max_retries=None)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
     Config(on_create=c, on_destroy=d, worker_count=1, ctx=None)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
