@@ -55,6 +55,7 @@ _monotonic = time.monotonic
 class Engine(Generic[R]):
     """Everything of a manager but its methods. Made running; ends by `lifecycle`."""
 
+    packs = False  # whether what is submitted is sent elsewhere
     finishes_at_exit = False  # whether interpreter exit waits for all that was accepted, however long
 
     def __init__(self, config: Config[R]) -> None:
@@ -135,9 +136,11 @@ class Engine(Generic[R]):
         args: tuple[Any, ...],
         options: Mapping[str, Any],
         waiting: list[Any] | None = None,
+        make: Callable[..., TaskFuture[Any]] = new_task,
     ) -> TaskFuture[Any]:
         """Accept a task, or raise. `options` are those of `TaskManager.submit`, `waiting` what waits for the outcome
         (a sleeper, a `DoneCallback`): there before the task is put, or a callback might run in the submitter's thread.
+        `make` makes the future.
         """
         if self.queue.closed:
             raise self.queue.refusal()
@@ -146,7 +149,7 @@ class Engine(Generic[R]):
             wants = False
         else:
             wants = self._wants_context(fn, len(args))
-        task = new_task(self, fn, args, wants, _monotonic(), waiting, copy_context() if self._propagates else None)
+        task = make(self, fn, args, wants, _monotonic(), waiting, copy_context() if self._propagates else None)
         self._accept(task, options)
         return task
 

@@ -1,7 +1,9 @@
-"""`concurrent.futures.Executor`s on workers of tasker's.
+"""`concurrent.futures.ThreadPoolExecutor`s on workers of tasker's.
 
 `CallExecutor` turns calls into tasks: a task is `_call(resource, fn, args, kwargs)`, one plain function for all calls,
-which the engine remembers. How a task is accepted is what its subclasses add (`_accept`).
+which the engine remembers. How a task is accepted is what its subclasses add (`_accept`). They are subclasses of the
+standard class because programs ask for that, and then use what it has (see `standard`): its `submit`, where
+instrumentation has replaced that, and its private attributes.
 
 `ManagerExecutor` is a view of a manager's workers. Submitters and whoever closes the view share no lock, as accepting a
 task may run code of the user's (a collector) and may block (a bounded queue). A submitter *announces* itself in
@@ -11,7 +13,8 @@ then for the futures. So a submission that began before the closing is waited fo
 accepted.
 
 `map` keeps its submitted tasks in a deque. Its iterator takes them from the left, and cancels what is in it when it
-fails or is closed.
+fails or is closed. It does without `submit`, unless that is another's: a subclass's, one that was assigned, that of
+instrumentation.
 """
 
 from __future__ import annotations
@@ -21,21 +24,24 @@ import functools
 import time
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator
-from concurrent.futures import CancelledError, Executor, Future
-from itertools import islice
+from concurrent.futures import CancelledError, Future
+from itertools import islice, starmap
+from operator import attrgetter
 from threading import get_ident
 from types import BuiltinFunctionType, FunctionType, MethodType, TracebackType
-from typing import Any, Generic, ParamSpec, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, ParamSpec, Protocol, TypeVar
 
+from tasker import standard
 from tasker.current import current_context, current_worker
 from tasker.errors import shown
-from tasker.future import DoneCallback, TaskFuture
+from tasker.future import DoneCallback, TaskFuture, new_task, task_made_of
 from tasker.interrupts import deliver_later
 from tasker.parking import Seat
 from tasker.signature import ASYNCHRONOUS, is_asynchronous
+from tasker.standard import Standard, StandardParts
 from tasker.wrapping import Progress, users_traceback, wrapper
 
-__all__ = ["CallExecutor", "ManagerExecutor"]
+__all__ = ["CallExecutor", "ManagerExecutor", "look"]
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -43,10 +49,10 @@ T = TypeVar("T")
 _AFTER_SHUTDOWN = "cannot schedule new futures after shutdown"
 
 
-class CallExecutor(Executor):
+class CallExecutor(StandardParts):
     """An executor whose calls are tasks. Subclasses say how a task is accepted, and close."""
 
-    _accept: Callable[[Callable[..., Any], tuple[Any, ...]], TaskFuture[Any]]
+    _accept: Callable[..., TaskFuture[Any]]
     _judges = True  # whether what a call raises may break a resource, and so has to reach the worker
 
     def submit(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Future[T]:
@@ -57,6 +63,8 @@ class CallExecutor(Executor):
         # pyright takes any callable for a FunctionType
         if type(fn) is not FunctionType or fn.__code__.co_flags & ASYNCHRONOUS:  # pyright: ignore
             _check_function(fn)
+        if Standard.submit is not _plain and self._is_instrumented():
+            return super().submit(fn, *args, **kwargs)
         return self._accept(_call, (fn, args, kwargs))
 
     def map(
@@ -70,7 +78,8 @@ class CallExecutor(Executor):
         """An iterator over the results of `fn(*items)`, one item from each of `iterables`, in order.
 
         All calls are submitted at once, before this returns; with a `buffersize` no more tasks than that are ahead of
-        the consumer, and the iterables are read as results are taken. A task is `chunksize` calls, one after the other.
+        the consumer, and the iterables are read as results are taken. A task is `chunksize` calls, one after the other;
+        but where `submit` is another's, each call is submitted to it by itself, as by the standard class.
         `timeout` (seconds, from now on; `None`: no limit) is how long the results may take: then the iterator raises
         `TimeoutError`. It raises what a call raised in that call's place, and ends.
 
@@ -89,12 +98,26 @@ class CallExecutor(Executor):
             raise ValueError("buffersize must be None or > 0")
         deadline = None if timeout is None else time.monotonic() + timeout
         items = zip(*iterables, strict=False)
+        if not self._submits_itself():
+            return self._results(_take_result, (self.submit(fn, *args) for args in items), buffersize, deadline)
         if chunksize == 1:
             return self._results(_take_result, self._submit_each(fn, items), buffersize, deadline)
         chunks: Results[deque[_Outcome]] = self._results(
             _take_chunk, self._submit_chunks(fn, items, chunksize), buffersize, deadline
         )
         return Results(_each_outcome(chunks), chunks.close)
+
+    def _submits_itself(self) -> bool:
+        """Whether `self.submit` is the method above, and calls no other."""
+        submit: Any = self.submit
+        is_ours = type(submit) is MethodType and submit.__func__ is _submit and submit.__self__ is self
+        return is_ours and not self._is_instrumented()
+
+    def _is_instrumented(self) -> bool:
+        """Whether calls go by what has taken the place of the standard `submit`. What it makes of a function refers to
+        things of this process, so calls that leave the process go without."""
+        look()
+        return _plain is None and not self._engine.packs
 
     def _results(
         self,
@@ -128,6 +151,29 @@ class CallExecutor(Executor):
         # not inherited: to `Engine.stop`, whoever calls from inside of `concurrent.futures` must not be made to wait
         self.shutdown(wait=True)
 
+    # -- what the standard class, and other programs, ask of it (see `standard`) ---------------------------------------
+
+    def _submit_item(self, item: Any) -> None:
+        call = item.task if hasattr(item, "task") else (item.fn, item.args, item.kwargs)
+        self._accept(_call, tuple(call), functools.partial(task_made_of, item.future))
+
+    def _call_of(self, fn: Any, args: tuple[Any, ...]) -> standard.Call:
+        if fn is _call:
+            function, positional, keywords = args
+            return function, positional, keywords or {}
+        function, _, chunk = args
+        return list, (starmap(function, chunk.left()),), {}
+
+
+_submit: Any = CallExecutor.submit
+_plain: Any = None  # the standard `submit` itself, if it stood in its place at the last look
+
+
+def look() -> None:
+    """See whether the standard `submit` has been replaced, or is back."""
+    global _plain
+    _plain = standard.plain_submit()
+
 
 class Managed(Protocol):
     """A manager, as seen from here."""
@@ -136,13 +182,15 @@ class Managed(Protocol):
 
 
 class ManagerExecutor(CallExecutor):
-    """A manager's workers as a `concurrent.futures.Executor`: made by `TaskManager.executor()`, not by users.
+    """A manager's workers as a `ThreadPoolExecutor`: made by `TaskManager.executor()`, not by users.
 
     A call does not get the worker's resource as an argument; `manager.current_resource()` is it. It is judged and
     retried like any task. The view keeps its manager, which is not stopped when only its views are left."""
 
     def __init__(self, manager: Managed) -> None:
         self._manager = manager
+        self._engine = manager._engine
+        look()
         self._submit = manager._engine.submit
         self._closed = False
         self._cancels = False
@@ -151,14 +199,19 @@ class ManagerExecutor(CallExecutor):
         self._done = self._futures.discard
         self._closers: list[Seat] = []  # woken, once closed, when a submission is no more under way
 
-    def _accept(self, call: Callable[..., Any], args: tuple[Any, ...]) -> TaskFuture[Any]:
+    def _accept(
+        self,
+        call: Callable[..., Any],
+        args: tuple[Any, ...],
+        make: Callable[..., TaskFuture[Any]] = new_task,
+    ) -> TaskFuture[Any]:
         done = DoneCallback(self._done)
         future: Any = None
         try:
             self._entering[done] = get_ident()
             if self._closed:
                 raise RuntimeError(_AFTER_SHUTDOWN)
-            future = self._submit(call, args, {}, [done])
+            future = self._submit(call, args, {}, [done], make)
             self._keep(future)
             self._entered(done)
             return future  # type: ignore[no-any-return]
@@ -206,7 +259,7 @@ class ManagerExecutor(CallExecutor):
         if not wait:
             return
         if current_worker() is None:
-            if self._manager._engine.orphaned is not None or self._manager._engine.tasks_need_this_thread():
+            if self._engine.orphaned is not None or self._engine.tasks_need_this_thread():
                 return
             self._wait_for_submissions()
         while self._futures:
@@ -223,6 +276,32 @@ class ManagerExecutor(CallExecutor):
                 seat.sleep()
         finally:
             self._closers.remove(seat)
+
+    def _waiting(self) -> list[TaskFuture[Any]]:
+        waiting = [future for future in self._futures.copy() if future._waits_for_start()]
+        return sorted(waiting, key=attrgetter("_queued_at"))
+
+    def _count_waiting(self) -> int:
+        return sum(future._waits_for_start() for future in self._futures.copy())
+
+    if not TYPE_CHECKING:  # there they are attributes
+
+        @property
+        def _max_workers(self) -> int:
+            crew = self._engine.crew
+            return crew.most if self._engine.burst.scales else crew.base
+
+        @_max_workers.setter
+        def _max_workers(self, number: object) -> None:
+            raise AttributeError("_max_workers of a manager's executor cannot be set: give Config max_worker_count")
+
+        @property
+        def _broken(self) -> bool:
+            return False
+
+        @property
+        def _shutdown(self) -> bool:
+            return self._closed or self._engine.is_stopping()
 
 
 @wrapper
@@ -333,7 +412,7 @@ def _give_up(tasks: deque[Any]) -> None:
         task = tasks.popleft()
         if isinstance(task, _Chunk):
             task = task.future  # if it runs it ends with the call that it is in
-        if not task.cancel():
+        if not task.cancel() and isinstance(task, TaskFuture):
             task._see()  # that it failed is not worth a line in the log
 
 

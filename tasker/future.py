@@ -63,7 +63,7 @@ from tasker.signature import check_callable
 from tasker.threads import holds, leave_child
 from tasker.timer import TimerEntry
 
-__all__ = ["DoneCallback", "Owner", "TaskFuture", "for_asyncio", "is_looked_into_here", "new_task"]
+__all__ = ["DoneCallback", "Owner", "TaskFuture", "for_asyncio", "is_looked_into_here", "new_task", "task_made_of"]
 
 T = TypeVar("T")
 
@@ -664,6 +664,18 @@ def new_task(
     task._result = task._exception = task._final = None
     task.attempts = 0
     return task
+
+
+def task_made_of(future: Future[Any], *call: Any) -> TaskFuture[Any]:
+    """`new_task`, but it is the given future that becomes the task: a new one, known to the calling thread alone.
+
+    Raises `TypeError` for any other."""
+    if type(future) is not Future or future._state != PENDING or future._waiters or vars(future)["_done_callbacks"]:
+        raise TypeError(f"the future of a work item must be a new concurrent.futures.Future, not {shown(future)}")
+    task: Any = future
+    task.__dict__ = {**vars(new_task(*call))}
+    task.__class__ = TaskFuture
+    return task  # type: ignore[no-any-return]
 
 
 class DoneCallback:

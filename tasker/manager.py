@@ -238,7 +238,7 @@ class TaskManager(Generic[R]):
         return new_plan(self, self._submit, self._engine.crew.most, fn, **arguments)
 
     def executor(self) -> ManagerExecutor:
-        """A `concurrent.futures.Executor` on these workers, for code that wants one: it calls `fn(*args, **kwargs)`.
+        """A `ThreadPoolExecutor` on these workers, for code that wants one: it calls `fn(*args, **kwargs)`.
 
         Inside, `current_resource()` is the worker's resource. Submitting blocks while a bounded queue is full, and
         raises `TaskManagerShutdownError` when the manager is stopping or closed. Shutting the view down, or leaving its

@@ -22,6 +22,8 @@ R = TypeVar("R")
 class RemoteEngine(Engine[R]):
     """As an engine, for a site that packs."""
 
+    packs = True
+
     def __init__(self, config: Config[R]) -> None:
         super().__init__(config)
         self._call = self.site.call
@@ -32,13 +34,14 @@ class RemoteEngine(Engine[R]):
         args: tuple[Any, ...],
         options: Mapping[str, Any],
         waiting: list[Any] | None = None,
+        make: Callable[..., TaskFuture[Any]] = new_task,
     ) -> TaskFuture[Any]:
         """Accept a task, or raise; `TypeError` for what cannot be packed. Its context variables are packed with it."""
         if self.queue.closed:
             raise self.queue.refusal()
         packed = self.site.pack(fn, args, self._wants_context(fn, len(args)))
         # as Engine.submit goes on, which would ask anew whether this function takes a context: a microsecond a task
-        task = new_task(self, self._call, (packed,), True, time.monotonic(), waiting)
+        task = make(self, self._call, (packed,), True, time.monotonic(), waiting)
         self._accept(task, options)
         return task
 

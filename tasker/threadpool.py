@@ -11,7 +11,6 @@ more tasks wait than workers have none.
 
 from __future__ import annotations
 
-import concurrent.futures
 import contextlib
 import itertools
 import operator
@@ -22,12 +21,14 @@ import weakref
 from collections.abc import Callable, Iterable
 from concurrent.futures._base import LOGGER
 from concurrent.futures.thread import BrokenThreadPool
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from tasker import standard
 from tasker.config import Config
 from tasker.engine import Engine
 from tasker.errors import ContextCancelledError
-from tasker.executor import CallExecutor
+from tasker.executor import CallExecutor, look
 from tasker.future import TaskFuture, new_task
 from tasker.interrupts import deliver_later
 from tasker.queue import TaskQueue
@@ -43,7 +44,7 @@ _numbers = itertools.count()
 _monotonic = time.monotonic
 
 
-class ThreadPoolExecutor(CallExecutor, concurrent.futures.ThreadPoolExecutor):
+class ThreadPoolExecutor(CallExecutor):
     """`concurrent.futures.ThreadPoolExecutor`, on workers of tasker's: the same arguments, the same behaviour.
 
     Threads are started when calls are submitted and nobody is idle, at most `max_workers` (`None`: the standard
@@ -54,6 +55,7 @@ class ThreadPoolExecutor(CallExecutor, concurrent.futures.ThreadPoolExecutor):
 
     Raises `ValueError` when `max_workers` is not greater than 0, `TypeError` for other wrong arguments."""
 
+    _engine: OnDemandEngine
     _judges = False  # a thread is no resource that an error could break
 
     def __init__(
@@ -67,14 +69,15 @@ class ThreadPoolExecutor(CallExecutor, concurrent.futures.ThreadPoolExecutor):
             # what the standard library's has on this version of Python
             processors: int = getattr(os, "process_cpu_count", os.cpu_count)() or 1
             max_workers = min(32, processors + 4)
-        if max_workers <= 0:
-            raise ValueError("max_workers must be greater than 0")
+        most = _number_of_workers(max_workers)
         if initializer is not None and not callable(initializer):
             raise TypeError("initializer must be a callable")
-        self._max_workers = operator.index(max_workers)
         name = str(thread_name_prefix) or f"ThreadPoolExecutor-{next(_numbers)}"
-        self._engine = OnDemandEngine(self._max_workers, name, initializer, initargs)
+        self._engine = OnDemandEngine(most, name, initializer, initargs)
         self._accept = self._engine.accept
+        look()
+        if type(self)._adjust_thread_count is not ThreadPoolExecutor._adjust_thread_count:
+            self._accept = partial(_adjust_and_accept, weakref.ref(self))
         # the threads hold the engine and not this object, so it can be collected while they run
         weakref.finalize(self, self._engine.lifecycle.request_stop).atexit = False
 
@@ -101,17 +104,32 @@ class ThreadPoolExecutor(CallExecutor, concurrent.futures.ThreadPoolExecutor):
         engine = self._engine
         state = "broken" if engine.broken else engine.lifecycle.name()
         return (
-            f"<ThreadPoolExecutor {engine.name!r} {state}: {len(engine.crew.members)} of {self._max_workers} threads, "
+            f"<ThreadPoolExecutor {engine.name!r} {state}: {len(engine.crew.members)} of {engine.most} threads, "
             f"{sum(engine.queue.waiting())} waiting>"
         )
 
-    # -- what others read, although the standard library keeps it to itself --------------------------------------------
+    # -- what others use, although the standard library keeps it to itself (see `standard`) ----------------------------
+
+    def _waiting(self) -> list[TaskFuture[Any]]:
+        return self._engine.waiting()
+
+    def _count_waiting(self) -> int:
+        return sum(self._engine.queue.waiting())
+
+    def _adjust_thread_count(self) -> None:
+        """Hire a worker if none is idle and there may be more, as the standard class does when a call was put."""
+        if not standard.is_inside(self):  # when the call is accepted, one is hired for it
+            self._engine.wake_or_hire()
 
     if not TYPE_CHECKING:  # there they are attributes
 
         @property
-        def _threads(self) -> set[threading.Thread]:
-            return {worker.thread for worker in self._engine.crew.members}
+        def _max_workers(self) -> int:
+            return self._engine.most
+
+        @_max_workers.setter
+        def _max_workers(self, number: int) -> None:
+            self._engine.set_most(_number_of_workers(number))
 
         @property
         def _broken(self) -> str | bool:
@@ -149,18 +167,23 @@ class OnDemandEngine(Engine[None]):
             )
         )
 
-    def accept(self, call: Callable[..., Any], args: tuple[Any, ...]) -> TaskFuture[Any]:
+    def accept(
+        self,
+        call: Callable[..., Any],
+        args: tuple[Any, ...],
+        make: Callable[..., TaskFuture[Any]] = new_task,
+    ) -> TaskFuture[Any]:
         """`submit` and `TaskQueue.put` in one, without what an executor does not ask for. Wakes or hires a worker."""
         queue = self.queue
         if queue.closed:
             raise self.refusal()
-        task = new_task(self, call, args, False, _monotonic())
+        task = make(self, call, args, False, _monotonic())
         try:
             queue._main.append(task)
             if queue.closed and queue.takes_back(task):
                 raise self.refusal()
             if queue.idle.announced or len(self.crew.members) < self.most:  # in a crowd neither
-                self._wake_or_hire()
+                self.wake_or_hire()
         except BaseException as error:  # as in `submit`
             accepted, task._refused = not task._refused, True
             try:
@@ -177,8 +200,8 @@ class OnDemandEngine(Engine[None]):
                 pass
         return task
 
-    def _wake_or_hire(self) -> None:
-        """A task was put."""
+    def wake_or_hire(self) -> None:
+        """A task was put, or is about to be."""
         if self.queue.idle.announced:
             if self.queue.resting:
                 self.queue.wake_burst()
@@ -230,6 +253,13 @@ class OnDemandEngine(Engine[None]):
         if not self.queue.closed:
             self.crew.hire(1)
 
+    def set_most(self, most: int) -> None:
+        """Have up to so many workers from now on, at once if tasks wait for them. Those that are too many stay."""
+        more = most - self.most
+        self.most = self.crew.most = most
+        if more > 0 and not self.queue.closed:
+            self.crew.hire(min(more, sum(self.queue.waiting())))
+
     def heal_crew(self) -> None:
         super().heal_crew()
         # those without a task begin, or are woken: each will take one
@@ -272,6 +302,24 @@ class _InitializedWorker(Worker[None]):
             self._terms.initializer_failed()
             return False
         return True
+
+
+def _number_of_workers(number: int) -> int:
+    if number <= 0:
+        raise ValueError("max_workers must be greater than 0")
+    return operator.index(number)
+
+
+def _adjust_and_accept(
+    executor: weakref.ref[ThreadPoolExecutor],
+    call: Callable[..., Any],
+    args: tuple[Any, ...],
+    make: Callable[..., TaskFuture[Any]] = new_task,
+) -> TaskFuture[Any]:
+    """Accept a task of an executor whose class has an `_adjust_thread_count` of its own."""
+    pool: Any = executor()
+    pool._adjust_thread_count()  # first: what it raises refuses the call
+    return pool._engine.accept(call, args, make)  # type: ignore[no-any-return]
 
 
 def _initialize(initializer: Callable[..., object] | None, initargs: Iterable[Any]) -> None:

@@ -8,6 +8,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import Executor
 from typing import Any
 
 import pytest
@@ -18,6 +19,7 @@ import tasker.timer
 from tasker import Config, TaskManager
 from tasker.testing import DummyResource, ResourceFactory, leak_check
 from tasker.testing.factory import numbered
+from tasker.threadpool import ThreadPoolExecutor
 
 if interval := os.environ.get("TASKER_SWITCH_INTERVAL"):  # seconds: 1e-6 has threads switch as often as can be
     sys.setswitchinterval(float(interval))
@@ -128,6 +130,39 @@ def make(factory: Factory, log: Log) -> Iterator[Callable[..., TaskManager[Resou
     for manager in managers:
         if repr(manager).find("closed") < 0:
             assert manager.kill(PATIENCE).abandoned == ()
+
+
+@pytest.fixture(params=["view", "pool"])
+def executor(request, make) -> Iterator[Executor]:
+    """An executor with two workers."""
+    if request.param == "view":
+        yield make(worker_count=2, max_worker_count=2).executor()
+    else:
+        with ThreadPoolExecutor(2) as pool:
+            yield pool
+
+
+@pytest.fixture
+def block() -> Iterator[Callable[[Executor, int], threading.Event]]:
+    """`block(executor, workers)`: keep so many workers busy until the event that it returns is set."""
+    gates = []
+
+    def block(executor, workers):
+        gate, busy = threading.Event(), threading.Barrier(workers + 1)
+
+        def call():
+            busy.wait(PATIENCE)
+            gate.wait(PATIENCE)
+
+        gates.append(gate)
+        for _ in range(workers):
+            executor.submit(call)
+        busy.wait(PATIENCE)
+        return gate
+
+    yield block
+    for gate in gates:
+        gate.set()
 
 
 @pytest.fixture

@@ -281,7 +281,7 @@ def test_an_interrupt_whose_task_waits_is_raised_at_once_and_the_task_never_runs
 def test_what_strikes_when_a_worker_has_the_task_already_is_no_refusal(name, make, monkeypatch, kind):
     world = World(name, make)
     queue, began = world.engine.queue, threading.Event()
-    place = (world.engine, "_wake_or_hire") if name == "drop-in" else (queue, "put")
+    place = (world.engine, "wake_or_hire") if name == "drop-in" else (queue, "put")
     original = getattr(*place)
 
     def struck(*task):

@@ -13,7 +13,6 @@ import threading
 import time
 import traceback
 import weakref
-from collections.abc import Callable, Iterator
 from concurrent.futures import Executor
 
 import pytest
@@ -24,39 +23,6 @@ from tasker.parking import gil_enabled
 from tasker.threadpool import ThreadPoolExecutor
 from tasker.wrapping import users_function, users_traceback
 from tests.conftest import PATIENCE, Sick, eventually
-
-
-@pytest.fixture(params=["view", "pool"])
-def executor(request, make) -> Iterator[Executor]:
-    """An executor with two workers."""
-    if request.param == "view":
-        yield make(worker_count=2, max_worker_count=2).executor()
-    else:
-        with ThreadPoolExecutor(2) as pool:
-            yield pool
-
-
-@pytest.fixture
-def block() -> Iterator[Callable[[Executor, int], threading.Event]]:
-    """`block(executor, workers)`: keep so many workers busy until the event that it returns is set."""
-    gates = []
-
-    def block(executor, workers):
-        gate, busy = threading.Event(), threading.Barrier(workers + 1)
-
-        def call():
-            busy.wait(PATIENCE)
-            gate.wait(PATIENCE)
-
-        gates.append(gate)
-        for _ in range(workers):
-            executor.submit(call)
-        busy.wait(PATIENCE)
-        return gate
-
-    yield block
-    for gate in gates:
-        gate.set()
 
 
 def collected(reference):

@@ -50,6 +50,7 @@ LAYERS = (
     ("placement.ray",),
     # what a user gives, and what he gets
     ("config", "future"),
+    ("standard",),
     # tasks that wait, and how they are submitted
     ("executor", "methods", "queue", "stream", "usercode"),
     ("aio",),

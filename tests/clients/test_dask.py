@@ -1,12 +1,10 @@
-"""dask computes on the drop-in."""
+"""dask computes on the drop-in and on a manager's view, as many tasks at once as their `_max_workers` says."""
 
 from __future__ import annotations
 
 import threading
 
 import pytest
-
-from tasker import ThreadPoolExecutor
 
 dask = pytest.importorskip("dask")
 
@@ -24,8 +22,7 @@ def total(pool) -> tuple[int, set[str]]:
         return dask.delayed(sum)([square(number) for number in range(20)]).compute(), threads
 
 
-def test_dask_computes_on_the_drop_in():
-    with ThreadPoolExecutor(3, "ours") as pool:
-        result, threads = total(pool)
+def test_dask_computes_on_executors_of_ours(executor):
+    result, threads = total(executor)
     assert result == 2470
-    assert threads <= {"ours_0", "ours_1", "ours_2"}
+    assert threads <= {thread.name for thread in executor._threads}

@@ -107,8 +107,12 @@ def view_is_a_standard_executor(m: TaskManager[Connection]) -> None:
         futures = [executor.submit(power, number) for number in range(3)]
         return [future.result() for future in concurrent.futures.as_completed(futures)]
 
+    def most(executor: concurrent.futures.ThreadPoolExecutor) -> int:
+        return executor._max_workers
+
     view = m.executor()
     assert_type(run(view), list[float])
+    assert_type(most(view), int)
     assert_type(view.shutdown(), None)
     assert_type(view.shutdown(wait=False, cancel_futures=True), None)
 
