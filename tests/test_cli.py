@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import sys
@@ -288,6 +289,29 @@ def test_an_unhealthy_error_costs_the_resource_and_not_the_line(name, app, run):
     ran = run("a\n", "app:fn", "--resource", "app:factory", "--unhealthy", name, "--retries", "2", "--workers", "1")
     assert (ran.status, ran.results, ran.figure("retries")) == (0, ["a"], 2)
     assert log == ["made", "closed"] * 3
+
+
+def test_a_context_manager_is_left_with_what_broke_it(app, run):
+    left = []
+
+    class Told(contextlib.nullcontext):
+        def __exit__(self, kind, error, traceback):
+            left.append(error)
+            return super().__exit__(kind, error, traceback)
+
+    errors = [Sick("gone"), ValueError("of the line")]
+    raised = errors.copy()
+
+    def fn(resource, item):
+        if errors:
+            raise errors.pop(0)
+        return item
+
+    app.fn, app.factory, app.Sick = fn, Told, Sick
+    ran = run("a\nb\n", "app:fn", "--resource", "app:factory", "--unhealthy", "app:Sick", "--workers", "1")
+    assert (ran.status, ran.figure("retries"), len(ran.results)) == (1, 1, 1)
+    assert left == [raised[0], None]
+    assert "on_destroy" not in ran.err
 
 
 def test_the_last_of_too_many_unhealthy_errors_is_the_line_s(app, run):

@@ -37,8 +37,10 @@ def sha256(path):
 
 @contextlib.contextmanager
 def connect():
-    yield "resource"
-    pathlib.Path("closed").touch()
+    try:
+        yield "resource"
+    finally:
+        pathlib.Path("closed").touch()
 
 def wait(ctx, resource, item):
     if item == "wait":
@@ -71,6 +73,14 @@ def fails(item):
     if item == "exit":
         sys.exit(3)
     return item
+
+class Told:
+    def __enter__(self):
+        return self
+
+    def __exit__(self, kind, error, traceback):
+        print("left by", f"{kind.__name__}: {error}" if kind else None, file=sys.stderr)
+        pathlib.Path("closed").touch()
 
 def breaks(resource, item):
     if item == "odd" and not pathlib.Path("closed").exists():
@@ -325,9 +335,10 @@ def test_a_process_that_dies_costs_its_line_alone_and_as_many_attempts_as_it_may
 
 @posix_only
 def test_an_error_that_breaks_the_resource_is_known_where_it_is_raised(start, tmp_path):
-    options = ["--resource", "app:connect", "--unhealthy", "app:Odd", "--placement", "processes", "--workers", "1"]
-    status, done, _ = feed(start("app:breaks", *options), b"a\nodd\n")
+    options = ["--resource", "app:Told", "--unhealthy", "app:Odd", "--placement", "processes", "--workers", "1"]
+    status, done, err = feed(start("app:breaks", *options), b"a\nodd\n")
     assert (status, [record["result"][0] for record in done]) == (0, ["a", "odd"])
+    assert [line for line in err.splitlines() if line.startswith("left")] == ["left by Odd: not odd", "left by None"]
     assert done[0]["result"][1] != done[1]["result"][1]  # another process, after the resource of the first was freed
 
 

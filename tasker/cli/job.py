@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import contextlib
 import functools
-from contextlib import AbstractContextManager
+import threading
+from collections.abc import Generator
 from dataclasses import dataclass
 from typing import Any
 
@@ -44,6 +45,11 @@ class Failure(Exception):
         return self.text
 
 
+class _Here(threading.local):
+    broke: BaseException | None = None
+    """What has broken the resource of this thread."""
+
+
 class Work:
     """The functions and exception types that the command line names. Raises `UsageError`."""
 
@@ -54,13 +60,29 @@ class Work:
         self._function, self.wants_context = function(function_name, with_resource=self.has_resource)
         self._factory = contextlib.nullcontext if resource_name is None else resource_factory(resource_name)
         self._unhealthy = tuple(map(exception_type, unhealthy))
+        self._here = _Here()
 
     def __reduce__(self) -> tuple[Any, ...]:
         return _arrived, self._names
 
-    def open(self) -> AbstractContextManager[Any]:
-        """A new resource, until the end of a `with` block; `None` if none was asked for."""
-        return self._factory()
+    @contextlib.contextmanager
+    def open(self) -> Generator[Any]:
+        """A new resource, until the end of a `with` block; `None` if none was asked for.
+
+        If it is broken it learns what the function has raised, by itself and not as a `Failure`."""
+        broke: BaseException | None = None
+        try:
+            with self._factory() as resource:
+                try:
+                    yield resource
+                except Failure:
+                    broke, self._here.broke = self._here.broke, None
+                    if broke is None:
+                        raise
+                    raise broke  # noqa: B904  # its cause is its own
+        except BaseException as error:
+            if error is not broke:
+                raise
 
     def line(self, record: Record, *before: Any) -> bytes:
         """What is to be written for a record; the function gets `before` before the item.
@@ -72,6 +94,8 @@ class Work:
         except BaseException as error:
             leave_child(error)
             breaks = isinstance(error, Exception) and isinstance(error, self._unhealthy)
+            if breaks:
+                self._here.broke = error
             raise Failure(one_line(last_line_of(error)), where(error), breaks) from None
         return result_line(record, result)
 
