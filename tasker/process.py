@@ -133,14 +133,14 @@ def is_needed_here() -> bool:
 
 def holds_lock(*parts: object) -> bool:
     """Whether the calling thread holds a lock that is an attribute of one of these."""
-    values = (value for part in parts for value in tuple(vars(part).values()))
+    values = (value for part in parts for value in list(vars(part).values()))
     return any(holds(value) for value in values if isinstance(value, (_RLOCK, threading.Condition)))
 
 
 def new_locks(*parts: object) -> None:
     """In a forked child: a lock may be held by a thread that does not exist there."""
     for part in parts:
-        for name, value in tuple(vars(part).items()):
+        for name, value in list(vars(part).items()):
             if isinstance(value, _LOCK):
                 setattr(part, name, threading.Lock())
             elif isinstance(value, _RLOCK):

@@ -158,3 +158,35 @@ def test_a_child_may_make_a_manager_of_its_own_before_it_returns():
         "IN THE CHILD destroyed",
     ]
     assert "status 0" in lines
+
+
+def test_a_fork_under_load_raises_nothing():
+    """Deques, sets and dictionaries change while the fork looks at them: without the GIL in the middle of a copy."""
+    done = run_python("""
+        import warnings
+        warnings.simplefilter("ignore", DeprecationWarning)
+        wrong, over = [], threading.Event()
+        sys.unraisablehook = lambda args: wrong.append(repr(args.exc_value))
+        manager = TaskManager(Config(on_create=dict, on_destroy=dict.clear, worker_count=2, max_worker_count=2))
+
+        def load():
+            while not over.is_set():
+                for future in [manager.submit(lambda resource: 1, priority=n % 2 > 0) for n in range(20)]:
+                    future.result()
+
+        threads = [threading.Thread(target=load) for _ in range(3)]
+        for thread in threads:
+            thread.start()
+        for _ in range(30):
+            child = os.fork()
+            if child == 0:
+                os._exit(1 if wrong else 0)
+            if status := os.waitpid(child, 0)[1]:
+                wrong.append(f"status {os.waitstatus_to_exitcode(status)}")
+        over.set()
+        for thread in threads:
+            thread.join()
+        manager.stop()
+        print(wrong)
+    """)
+    assert (done.stdout, done.stderr) == ("[]\n", "")

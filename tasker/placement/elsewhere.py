@@ -33,7 +33,7 @@ class RemoteSite(Site):
     """The handles of one manager, each made by `new_handle(name)` in its owner's thread.
 
     Raises `ConfigError` when `on_create`, `on_destroy` or a `check_health` that takes the resource cannot be pickled.
-    `_lock` guards the set of handles."""
+    `_lock` is held to replace the handles."""
 
     def __init__(self, settings: Settings, new_handle: Callable[[str], Handle]) -> None:
         if here.place.imports:
@@ -49,7 +49,8 @@ class RemoteSite(Site):
         self._hooks = _pack_hooks(settings)
         self._values = _pack_values(settings.ctx)
         self._lock = threading.RLock()
-        self._handles: set[Handle] = set()
+        # a tuple: who reads it takes no lock, be it a forked child, where another thread may have held one
+        self._handles: tuple[Handle, ...] = ()
         self._stopping = False
         self._killed = False
         self.impossible: Exception | None = None
@@ -69,7 +70,7 @@ class RemoteSite(Site):
             raise self.impossible.with_traceback(None)
         handle = self._new_handle(name)
         with self._lock:
-            self._handles.add(handle)
+            self._handles = (*self._handles, handle)
         if self._killed:  # announce, then look
             handle.kill()
         try:
@@ -111,22 +112,22 @@ class RemoteSite(Site):
 
     def late(self) -> str:
         # each once, in their order
-        said = dict.fromkeys(handle.late() for handle in self._all() if handle.name != self._callers)
+        said = dict.fromkeys(handle.late() for handle in self._handles if handle.name != self._callers)
         return " and ".join(filter(None, said)) or super().late()
 
     def stopping(self) -> None:
         self._stopping = True
-        for handle in self._all():
+        for handle in self._handles:
             handle.stopping()
 
     def killed(self) -> None:
         self._killed = True
-        for handle in self._all():
+        for handle in self._handles:
             handle.give_up_hooks()
 
     def end(self) -> float:
         self._killed = True
-        for handle in self._all():
+        for handle in self._handles:
             handle.end_now()
         return _LEAVING  # also for one that has no handle any more
 
@@ -134,7 +135,7 @@ class RemoteSite(Site):
         self.end()  # what a Ctrl-C at the wrong moment has left
 
     def parts(self) -> tuple[object, ...]:
-        return (self, *self._handles.copy())
+        return (self, *self._handles)
 
     def leave_to_parent(self) -> None:
         super().leave_to_parent()
@@ -144,13 +145,9 @@ class RemoteSite(Site):
 
     # -- the pieces ----------------------------------------------------------------------------------------------------
 
-    def _all(self) -> list[Handle]:
-        with self._lock:
-            return list(self._handles)
-
     def _forget(self, handle: Handle) -> None:
         with self._lock:
-            self._handles.discard(handle)
+            self._handles = tuple(each for each in self._handles if each is not handle)
 
     def _found_impossible(self, error: Exception) -> Exception:
         """What it says is the same in every child: the first one counts."""
