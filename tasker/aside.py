@@ -1,6 +1,6 @@
 """Runs user code for threads that must not run it themselves: the timer, the burst thread, `kill()`.
 
-Jobs wait in a deque; one daemon thread at a time takes them in order and ends when there are none. If that thread
+Jobs wait in a deque; one thread at a time takes them in order and ends when there are none. If that thread
 cannot be started, or a job keeps it for `STUCK`, `heal()` gives the rest another thread: a callback that blocks for
 ever holds up no other callback for longer than that. A manager's burst thread calls it in each tick, the timer at each
 of its turns.
@@ -34,7 +34,7 @@ Job = Callable[[], object]
 
 
 class Aside:
-    """A line of jobs and the short-lived daemon thread that runs them. A job that raises is logged."""
+    """A line of jobs and the short-lived thread that runs them. A job that raises is logged."""
 
     def __init__(self, name: str, logger: GuardedLogger) -> None:
         self._name = name

@@ -1,10 +1,16 @@
 """What concerns all managers of the process at once: the interpreter exits, the process forks, a thread is interrupted.
+(Of the interpreter, where the process has several: each has its own modules.)
 
 Exit comes in two steps. When the main thread has ended, before the non-daemon threads are joined, the engines that
 finish all that they accepted are waited for, as long as it takes: that is when the standard library waits for its
 executors. `atexit` comes later, and is when all other managers close: until then they are at everybody's disposal. They
 close before whatever was registered with `atexit` until the last of them was made: libraries that their resources need
 may close then, too.
+
+An interpreter in which threads cannot be daemons (`concurrent.interpreters`) waits for them all before `atexit`. There
+the second step is made by a thread that the first one starts. It waits until the threads of others have ended, then
+closes the managers, then waits for tasker's own threads, and ends the timer last: a task that cannot be ended may wait
+for a deadline. From then on no thread can be started.
 
 A signal handler, or a destructor, interrupts its thread at any moment and may wait for the end of a manager there. That
 would be for ever if the closing, or a task, needed what the interrupted lines have in their hands: `is_needed_here`.
@@ -15,7 +21,7 @@ would be for ever if the closing, or a task, needed what the interrupted lines h
 from __future__ import annotations
 
 import atexit
-import contextlib
+import logging
 import os
 import sys
 import threading
@@ -24,9 +30,11 @@ import weakref
 from typing import Any, Protocol
 
 from tasker import context, deadlock, future, timer
+from tasker.errors import TaskManagerShutdownError
 from tasker.guard import here
 from tasker.lifecycle import Lifecycle
-from tasker.threads import holds
+from tasker.logger import GuardedLogger
+from tasker.threads import daemons_allowed, holds, is_ours, join_all, new_thread, refuse_threads
 
 __all__ = ["holds_lock", "is_needed_here", "new_locks", "watch"]
 
@@ -39,6 +47,7 @@ _EXIT_KILL = 0.2  # seconds that it then gives running tasks to notice that they
 class Watched(Protocol):
     """What has to be closed in time."""
 
+    name: str
     lifecycle: Lifecycle
     exiting: bool
     finishes_at_exit: bool
@@ -52,12 +61,17 @@ class Watched(Protocol):
 
 _watched: weakref.WeakSet[Watched] = weakref.WeakSet()
 _registering = threading.RLock()  # reentrant: a signal handler may make a manager, too
+_refuses = False  # whether an interpreter ends that would have to wait for every other manager
 _forking = threading.local()  # in a thread that forks: `unfinished`, by engine
 
 
 def watch(engine: Watched) -> None:
-    """Close this one at interpreter exit, and end it in a forked child."""
+    """Close this one at interpreter exit, and end it in a forked child.
+
+    Raises `TaskManagerShutdownError` when it is too late for that."""
     _watched.add(engine)
+    if _refuses:
+        raise TaskManagerShutdownError(f"{engine.name} cannot be made any more: the interpreter ends")
     with _registering:  # anew, to be called first
         atexit.unregister(_close_all_at_exit)
         atexit.register(_close_all_at_exit)
@@ -72,6 +86,22 @@ def _finish_at_exit() -> None:
         engine.lifecycle.request_stop()
     for engine in engines:
         engine.lifecycle.wait(None)
+    if not daemons_allowed() and not _refuses:  # 3.15 comes here twice
+        new_thread(_end_all_threads, "tasker-exit").start()
+
+
+def _end_all_threads() -> None:
+    """For the end of an interpreter that waits for every thread."""
+    global _refuses
+    join_all(lambda thread: not is_ours(thread))
+    _refuses = True  # then look: a manager that is made meanwhile is closed, or refused
+    _close_all_at_exit()
+    left = [name for engine in _all_watched() for name in engine.lifecycle.abandoned] + timer.aside.busy()
+    if left:
+        _logger.warning("tasker: the interpreter cannot end before these have: %s", ", ".join(left))
+    join_all(lambda thread: not timer.runs(thread))
+    refuse_threads()
+    timer.end()
 
 
 def _all_watched() -> list[Watched]:
@@ -149,8 +179,12 @@ def new_locks(*parts: object) -> None:
                 setattr(part, name, threading.Condition())
 
 
-with contextlib.suppress(RuntimeError):  # imported when the interpreter exits already
+_logger = GuardedLogger(logging.getLogger("tasker"))
+try:
     getattr(threading, "_register_atexit", atexit.register)(_finish_at_exit)
+except RuntimeError:  # imported when the interpreter exits already
+    if not daemons_allowed():
+        refuse_threads()
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(
         before=_look_before_fork, after_in_parent=_forget_in_parent, after_in_child=_start_afresh_in_child

@@ -6,12 +6,16 @@ inherits from CPython 3.14 on if it is asked to (`-X thread_inherit_context=1`, 
 tracing library keeps in them and hands on by a replaced `Thread.start`. It would run the work of one request in the
 context of another, and keep that context as long as it lives.
 
+In a subinterpreter of its own (`concurrent.interpreters`) no thread can be a daemon. There the interpreter's end waits
+for every thread, so all of tasker's have to end by themselves: see `process`.
+
 The user's code may fork on such a thread. It is the one thread of the child, and comes back from that code into a loop
 that is the parent's. So the child ends there, by `leave_child`, as a program ends.
 """
 
 from __future__ import annotations
 
+import _thread
 import contextlib
 import contextvars
 import os
@@ -20,8 +24,18 @@ import threading
 from collections.abc import Callable
 from typing import Any
 
-__all__ = ["claim_thread", "holds", "leave_child", "new_thread"]
+__all__ = [
+    "claim_thread",
+    "daemons_allowed",
+    "holds",
+    "is_ours",
+    "join_all",
+    "leave_child",
+    "new_thread",
+    "refuse_threads",
+]
 
+_refused = False  # whether no thread can be made any more
 _claimed: threading.Thread | None = None
 _stray: threading.Thread | None = None  # in a forked child: the thread of tasker's that forked
 
@@ -29,8 +43,40 @@ BEGUN = 2.0  # seconds
 
 
 def new_thread(target: Callable[..., object], name: str, args: tuple[object, ...] = ()) -> threading.Thread:
-    """A daemon thread, not yet started, that begins with no context variables whichever thread starts it."""
-    return _Thread(target=target, name=name, args=args, daemon=True)
+    """A thread, not yet started, that begins with no context variables whichever thread starts it. A daemon, where the
+    interpreter allows that."""
+    return _Thread(target=target, name=name, args=args, daemon=daemons_allowed())
+
+
+def daemons_allowed() -> bool:
+    """Whether the interpreter lets threads be daemons, which its end leaves behind."""
+    allowed: Callable[[], bool] = getattr(_thread, "daemon_threads_allowed", lambda: True)  # from 3.12 on
+    return allowed()
+
+
+def is_ours(thread: threading.Thread) -> bool:
+    """Whether it was made here."""
+    return isinstance(thread, _Thread)
+
+
+def join_all(wanted: Callable[[threading.Thread], bool]) -> None:
+    """Wait until none of the `wanted` threads is left, but for the calling one and those for which the interpreter's
+    end does not wait either."""
+    own = (threading.current_thread(), threading.main_thread())
+    while threads := [each for each in threading.enumerate() if _is_awaited(each) and each not in own and wanted(each)]:
+        for thread in threads:
+            thread.join()
+
+
+def _is_awaited(thread: threading.Thread) -> bool:
+    # a dummy stands for a thread that `threading` has not started, and cannot be waited for
+    return thread.is_alive() and not (thread.daemon or isinstance(thread, threading._DummyThread))
+
+
+def refuse_threads() -> None:
+    """From now on no thread can be started: the interpreter would not wait for it."""
+    global _refused
+    _refused = True
 
 
 def claim_thread() -> None:
@@ -76,6 +122,8 @@ def _status(error: BaseException | None) -> int:
 class _Thread(threading.Thread):
     def start(self) -> None:
         """As `Thread.start`, which waits until the thread has begun: here for `BEGUN` seconds at most."""
+        if _refused:
+            raise RuntimeError("can't start new thread: the interpreter ends")
         self._started = _Begun()
         contextvars.Context().run(super().start)
 

@@ -40,7 +40,19 @@ from tasker.logger import GuardedLogger, traceback_of
 from tasker.parking import Seat
 from tasker.threads import holds, new_thread
 
-__all__ = ["Clock", "TimerEntry", "after", "aside", "at", "ensure_running", "follow", "look_after_aside", "now"]
+__all__ = [
+    "Clock",
+    "TimerEntry",
+    "after",
+    "aside",
+    "at",
+    "end",
+    "ensure_running",
+    "follow",
+    "look_after_aside",
+    "now",
+    "runs",
+]
 
 TRIES = 10  # of what fires and fails
 AGAIN = 0.05  # seconds from one to the next
@@ -128,6 +140,13 @@ class _Timer:
                     self._thread.start()
             finally:
                 self._starting = False
+
+    def stop(self) -> None:
+        """Have the thread end, whatever waits, and wait for that."""
+        thread, self._thread = self._thread, None
+        self._seat.wake()
+        if thread is not None and thread.is_alive():
+            thread.join()
 
     def _run(self) -> None:
         thread = threading.current_thread()
@@ -277,6 +296,17 @@ def _nothing() -> None:
 def ensure_running() -> None:
     """Start the timer thread if deadlines wait and it is not there (it could not be started before)."""
     _timer.ensure_running()
+
+
+def runs(thread: threading.Thread) -> bool:
+    """Whether it is the timer thread."""
+    return thread is _timer._thread
+
+
+def end() -> None:
+    """For the end of an interpreter that waits for all threads, when no other is left and none can be started."""
+    _timer.stop()
+    aside.run_here()
 
 
 def _start_afresh() -> None:

@@ -8,6 +8,7 @@ It inherits nothing but standard output and error and the descriptors that it is
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import fcntl
 import os
@@ -18,6 +19,7 @@ import threading
 from pathlib import Path
 
 from tasker.placement.python import STARTING
+from tasker.threads import daemons_allowed
 
 __all__ = ["DETACHED", "above_standard", "is_standard", "launch", "lifeline", "pipe"]
 
@@ -110,11 +112,14 @@ def lifeline() -> int:
     with _lifeline_lock:
         if _lifeline_ends is None:
             _lifeline_ends = pipe()
+            if not daemons_allowed():  # the process may outlive this interpreter by far
+                atexit.register(_start_afresh)
         return _lifeline_ends[0]
 
 
 def _start_afresh() -> None:
-    """In a forked child: it must not keep the lifeline of its parent's children alive."""
+    """In a forked child: it must not keep the lifeline of its parent's children alive. At a subinterpreter's end, which
+    its children have not outlived."""
     global _lifeline_ends, _lifeline_lock
     _lifeline_lock = threading.RLock()
     ends, _lifeline_ends = _lifeline_ends, None
