@@ -21,6 +21,7 @@ LAYERS = (
         "health",
         "parking",
         "placement.__init__",
+        "placement.beginning",
         "placement.protocol",
         "placement.variables",
         "threads",
@@ -29,6 +30,7 @@ LAYERS = (
     (
         "backoff",
         "logger",
+        "placement.multiprocess",
         "placement.python",
         "placement.records",
         "placement.wire",

@@ -29,7 +29,7 @@ from collections import deque
 from functools import partial
 from typing import NoReturn
 
-from tasker.placement import envelope, protocol
+from tasker.placement import envelope, multiprocess, protocol
 from tasker.placement.envelope import Outcome
 from tasker.placement.host import Host
 from tasker.placement.launch import DETACHED
@@ -115,16 +115,18 @@ def _obey(orders: int, host: Host) -> None:
             received = received[protocol.ORDER.size :]
 
 
-def _end_with_parent(lifeline: int, group: bool) -> None:
+def _end_with_parent(lifeline: int, group: bool) -> int:
     """Have the kernel end this process, or its whole group, when the parent, which alone could write there, is no
-    more."""
+    more. Returns a lifeline of this process's own."""
     with contextlib.suppress(AttributeError, OSError):  # only Linux has all of it
         # opened anew: the setting would otherwise be shared with the other children
         own = _out_of_reach(os.open(f"/proc/self/fd/{lifeline}", os.O_RDONLY | os.O_NONBLOCK))
+        os.close(lifeline)
+        lifeline = own
         fcntl.fcntl(own, fcntl.F_SETOWN, -os.getpgrp() if group else os.getpid())
         fcntl.fcntl(own, fcntl.F_SETSIG, signal.SIGKILL)
         fcntl.fcntl(own, fcntl.F_SETFL, os.O_NONBLOCK | os.O_ASYNC)
-    os.close(lifeline)
+    return lifeline
 
 
 def _out_of_reach(descriptor: int) -> int:
@@ -160,7 +162,7 @@ def _leave_signals_to_parent() -> None:
     signal.pthread_sigmask(signal.SIG_UNBLOCK, DETACHED)  # they were blocked until here
 
 
-def _live(calls: int, answers: int, orders: int, mark: int) -> None:
+def _live(calls: int, answers: int, orders: int, mark: int, lifeline: int, tracker: int | None) -> None:
     """From the first message to the last."""
     begun = shared_number(mark)
     wire = Wire(calls, answers)
@@ -169,10 +171,7 @@ def _live(calls: int, answers: int, orders: int, mark: int) -> None:
     sys.argv[:] = setup.argv
     os.environ.clear()
     os.environ.update(setup.environment)
-    if setup.authkey is not None:
-        from multiprocessing.process import current_process
-
-        current_process().authkey = setup.authkey
+    multiprocess.take_over(setup.inheritance, setup.name, lifeline, tracker)
     threading.current_thread().name = setup.name
     outbox = _Outbox(wire)
     forward_records(setup.name, setup.levels, outbox.record)
@@ -195,15 +194,17 @@ def _end(exit_code: int) -> NoReturn:
     os._exit(exit_code)
 
 
-def main(calls: int, answers: int, orders: int, mark: int, lifeline: int, group: bool) -> NoReturn:
+def main(
+    calls: int, answers: int, orders: int, mark: int, lifeline: int, group: bool, tracker: int | None = None
+) -> NoReturn:
     """Serve the parent, then end the process."""
     exit_code = 1
     try:
         _leave_signals_to_parent()
-        calls, answers, orders = map(_out_of_reach, (calls, answers, orders))
-        _end_with_parent(lifeline, group)
+        calls, answers, orders, lifeline = map(_out_of_reach, (calls, answers, orders, lifeline))
+        lifeline = _end_with_parent(lifeline, group)
         os.register_at_fork(after_in_child=partial(_leave_to_child, calls, answers, orders))
-        _live(calls, answers, orders, mark)
+        _live(calls, answers, orders, mark, lifeline, None if tracker is None else _out_of_reach(tracker))
         atexit._run_exitfuncs()  # the parent waits, but no longer than its grace
         exit_code = 0
     except (EOFError, BrokenPipeError):  # the parent is no more, or has no use for this one any more

@@ -101,7 +101,7 @@ class Actor(Handle):
         elif kind == protocol.SETUP:
             self._node = self._await(actor.where.remote())
             # the node has an environment of its own, and need not see what is in this one
-            reply = actor.create.remote(pickle.dumps(what._replace(argv=[], environment={}, authkey=None)))
+            reply = actor.create.remote(pickle.dumps(what._replace(argv=[], environment={}, inheritance=None)))
         else:
             reply = actor.destroy.remote(what)
         answered: Answered = self._await(reply)

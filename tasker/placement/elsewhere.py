@@ -20,6 +20,7 @@ from tasker.placement import envelope, protocol
 from tasker.placement.base import Settings, Site
 from tasker.placement.envelope import Packed, RemoteTraceback
 from tasker.placement.handle import Handle
+from tasker.placement.multiprocess import inheritance
 from tasker.placement.records import levels
 from tasker.placement.variables import pack_variables
 from tasker.wrapping import wrapper
@@ -162,17 +163,12 @@ class RemoteSite(Site):
             path=[entry for entry in sys.path if isinstance(entry, str)],
             argv=list(sys.argv),
             environment=dict(os.environ),
-            authkey=_authkey(),
+            inheritance=inheritance(),
             levels=levels(),
             values=self._values,
             stopping=self._stopping,
             hooks=self._hooks,
         )
-
-
-def _authkey() -> bytes | None:
-    process: Any = sys.modules.get("multiprocessing.process")
-    return None if process is None else bytes(process.current_process().authkey)
 
 
 def _pack_hooks(settings: Settings) -> bytes:

@@ -18,6 +18,8 @@ import sys
 import threading
 from pathlib import Path
 
+from tasker.placement.beginning import FOLDER, folder
+from tasker.placement.multiprocess import tracker
 from tasker.placement.python import STARTING
 from tasker.threads import daemons_allowed
 
@@ -35,11 +37,13 @@ def launch(python: str, descriptors: dict[str, int], *, error: int | None, group
 
     Raises `OSError` when there can be no more processes."""
     descriptors = {**descriptors, "lifeline": lifeline()}
+    tracking = tracker()
+    if tracking is not None:
+        descriptors["tracker"] = tracking
     arguments = ", ".join(f"{name}={number}" for name, number in descriptors.items())
-    flags: list[str] = getattr(subprocess, "_args_from_interpreter_flags", list)()
     # the standard library of a frozen program is in the program
     set_path = "sys.path +=" if getattr(sys, "frozen", False) else "sys.path[:] ="
-    command = [python, *flags, "-c", _PROGRAM.format(set_path, f"{arguments}, group={group}"), *_path()]
+    command = [python, *_flags(), "-c", _PROGRAM.format(set_path, f"{arguments}, group={group}"), *_path()]
     # a mask is inherited, so that none of these reaches the child before it has seen to them
     before = signal.pthread_sigmask(signal.SIG_BLOCK, DETACHED)
     try:
@@ -56,11 +60,32 @@ def launch(python: str, descriptors: dict[str, int], *, error: int | None, group
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
+def _flags() -> list[str]:
+    """The flags of this Python. Before 3.15 the standard library knows few of the options of `-X`."""
+    flags: list[str] = getattr(subprocess, "_args_from_interpreter_flags", list)()
+    known = {option.partition("=")[0] for option in flags}
+    for name, value in getattr(sys, "_xoptions", {}).items():
+        if name not in known:
+            flags += ["-X", name if value is True else f"{name}={value}"]
+    return flags
+
+
 def _path() -> list[str]:
     """`sys.path`, and at its end where tasker lies, should it have been imported from elsewhere."""
-    path = [entry for entry in sys.path if isinstance(entry, str) and "\0" not in entry]
+    path = [place for entry in sys.path if isinstance(entry, str) and "\0" not in entry for place in _places(entry)]
     own = str(Path(__file__).parents[2])
     return path if own in path else [*path, own]
+
+
+def _places(entry: str) -> list[str]:
+    """Where an entry of `sys.path` has led to. A child starts where the program is now, which may be elsewhere."""
+    if Path(entry).is_absolute():
+        return [entry]
+    here = folder()
+    if entry == "":
+        return [entry] if FOLDER in ("", here) else [FOLDER, entry]
+    found: object = getattr(sys.path_importer_cache.get(entry), "path", None)
+    return [found] if isinstance(found, str) and found != os.path.join(here, entry) else [entry]
 
 
 # -- descriptors ---------------------------------------------------------------------------------------------------

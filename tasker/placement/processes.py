@@ -7,7 +7,6 @@ with a worker it does with the child. See `child` for one of them, and `_child` 
 from __future__ import annotations
 
 import os
-import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import timedelta
@@ -15,11 +14,10 @@ from typing import Any
 
 from tasker import checks
 from tasker.errors import ConfigError, shown
+from tasker.placement import beginning
 from tasker.placement.base import Settings, Site
 
 __all__ = ["Processes"]
-
-_AT_FIRST = sys.executable  # which may be changed
 
 
 @dataclass(frozen=True)
@@ -60,6 +58,6 @@ class Processes:
         from tasker.placement.elsewhere import RemoteSite
         from tasker.placement.python import python
 
-        program = python(None if self.executable is None else os.fspath(self.executable), _AT_FIRST)
+        program = python(None if self.executable is None else os.fspath(self.executable), beginning.EXECUTABLE)
         grace = checks.patience("grace", self.grace)
         return RemoteSite(settings, lambda name: Child(name, grace, lost, python=program, group=self.kill_group))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import struct
 from typing import NamedTuple
 
-__all__ = ["Setup"]
+__all__ = ["Inheritance", "Setup"]
 
 # to the child, by the wire. One is answered before the next is sent. DESTROY has the packed error that broke the
 # resource, or `None`.
@@ -22,6 +22,21 @@ ORDER = struct.Struct("<BQ")
 CANCELLED, DEADLINE, KILLED, STOPPING = 1, 2, 3, 4
 
 
+class Inheritance(NamedTuple):
+    """What a child takes over where its parent uses `multiprocessing`."""
+
+    authkey: bytes
+    """By which processes know each other."""
+    parent_name: str
+    """The name of the parent, as a process."""
+    parent: int
+    """Its number."""
+    start_method: str | None
+    """Unless it is the default."""
+    logs: bool
+    """Whether what `multiprocessing` does is logged."""
+
+
 class Setup(NamedTuple):
     """The first message: what a child needs to be like its parent, and what makes its resource."""
 
@@ -31,8 +46,7 @@ class Setup(NamedTuple):
     """`sys.path`."""
     argv: list[str]
     environment: dict[str, str]
-    authkey: bytes | None
-    """By which processes of `multiprocessing` know each other: its proxies need it."""
+    inheritance: Inheritance | None
     levels: dict[str, int]
     """Of loggers that have one."""
     values: list[bytes]

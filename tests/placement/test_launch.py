@@ -94,6 +94,50 @@ def test_a_child_has_its_parents_path_and_flags(tmp_path):
     assert (done.stdout, done.stderr) == ("True True\n", "")
 
 
+def test_a_child_has_its_parents_options(tmp_path):
+    """Not only those that the standard library hands on."""
+    code = """
+        sys.path.insert(0, folder)
+        from tasker import *
+        def look(resource):
+            return sys._xoptions, sys.warnoptions, sys.get_int_max_str_digits()
+        with TaskManager(Config(on_create=list, on_destroy=len, worker_count=1, placement=Processes())) as m:
+            print(m.queue_task(look) == look(None), look(None)[2], len(sys._xoptions))
+    """
+    options = [
+        "-X",
+        "int_max_str_digits=5000",
+        "-X",
+        "warn_default_encoding",
+        "-X",
+        "utf8=1",
+        "-W",
+        "error::UserWarning",
+    ]
+    done = run_where_tasker_lies_in(tmp_path / "site", code, *options)
+    assert (done.stdout, done.stderr) == ("True 5000 3\n", "")
+
+
+@pytest.mark.parametrize("how", ["script", "string"])
+def test_children_of_a_program_that_has_gone_elsewhere_find_what_it_has_imported(tmp_path, how):
+    """By relative entries of `sys.path`. An empty one leads to where a program without a file began."""
+    (tmp_path / "library").mkdir()
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "library" / "imported.py").write_text("def there(resource): return 'imported'")
+    (tmp_path / "library" / "later.py").write_text("def there(resource): return 'later'")
+    (tmp_path / "beside.py").write_text("def there(resource): return 'beside'")
+    code = """
+        sys.path.insert(0, "library")
+        import beside, imported
+        os.chdir("elsewhere")
+        import later
+        with manager(on_destroy=len) as m:
+            print([m.queue_task(module.there) for module in (beside, imported, later)])
+    """
+    done = run(code, tmp_path, how)
+    assert (done.stdout, done.stderr) == ("['beside', 'imported', 'later']\n", "")
+
+
 # -- descriptors -----------------------------------------------------------------------------------------------------
 
 

@@ -13,8 +13,8 @@ import pytest
 
 from tasker import ConfigError, Processes
 from tests.placement import hooks
-from tests.placement.conftest import on_posix
-from tests.placement.hooks import PATIENCE
+from tests.placement.conftest import is_alive, on_linux, on_posix
+from tests.placement.hooks import PATIENCE, until
 from tests.placement.programs import environment, run
 
 pytestmark = on_posix
@@ -235,3 +235,119 @@ def test_proxies_of_multiprocessing_work_in_children(tmp_path):
         tmp_path,
     )
     assert (done.stdout, done.stderr) == ("{'a': 1}\n", "")
+
+
+def test_a_child_is_one_of_multiprocessings(tmp_path):
+    done = run(
+        """
+        import multiprocessing
+        if __name__ == "__main__":
+            multiprocessing.set_start_method("spawn")
+            def look(resource):
+                me, parent = multiprocessing.current_process(), multiprocessing.parent_process()
+                alive, method = parent.is_alive(), multiprocessing.get_start_method()
+                return me.name, me.daemon, parent.name, parent.pid, alive, method
+            with manager(on_destroy=len, name="pool") as m:
+                print(m.queue_task(look) == ("pool-worker-1", False, "MainProcess", os.getpid(), True, "spawn"))
+        """,
+        tmp_path,
+    )
+    assert (done.stdout, done.stderr) == ("True\n", "")
+
+
+def test_what_multiprocessing_does_in_a_child_is_logged_where_the_parent_says(tmp_path):
+    done = run(
+        """
+        import logging, multiprocessing
+        if __name__ == "__main__":
+            def act(resource):
+                multiprocessing.util.info("in the child")
+            with manager(on_destroy=len) as m:
+                m.queue_task(act)
+            multiprocessing.log_to_stderr(logging.INFO)
+            with manager(on_destroy=len, name="pool") as m:
+                m.queue_task(act)
+        """.replace("import logging, multiprocessing", "import logging, multiprocessing, multiprocessing.util"),
+        tmp_path,
+    )
+    assert [line for line in done.stderr.splitlines() if "child" in line] == ["[INFO/pool-worker-1] in the child"]
+
+
+@on_linux
+def test_shared_memory_outlives_children_and_not_the_program(tmp_path):
+    done = run(
+        """
+        from multiprocessing import resource_tracker, shared_memory
+        from tasker import WorkerLostError
+
+        def read(resource, name):
+            segment = shared_memory.SharedMemory(name)
+            segment.close()
+            return bytes(segment.name, "ascii")
+
+        def make(resource, dies):
+            segment = shared_memory.SharedMemory(create=True, size=1)
+            segment.close()
+            open("made", "a").write(segment.name + "\\n")
+            assert resource_tracker._resource_tracker._pid is None, "it has a tracker of its own"
+            dies and os._exit(1)
+
+        if __name__ == "__main__":
+            given = shared_memory.SharedMemory(create=True, size=1)
+            with manager(on_destroy=len, max_retries=0, placement=Processes(kill_group=False)) as m:
+                m.queue_task(read, given.name)
+                m.queue_task(make, False)
+                try:
+                    m.queue_task(make, True)
+                except WorkerLostError:
+                    pass
+            for name in (given.name, *open("made").read().split()):
+                shared_memory.SharedMemory(name).close()
+            print("all there")
+        """,
+        tmp_path,
+    )
+    assert (done.stdout, done.stderr) == ("all there\n", "")
+    made = [Path("/dev/shm", name) for name in (tmp_path / "made").read_text().split()]
+    until(lambda: not any(segment.exists() for segment in made), "the tracker to unlink what nobody has")
+
+
+@on_linux
+def test_what_a_task_forks_may_outlive_a_program_that_shares_memory(tmp_path):
+    done = run(
+        """
+        import multiprocessing, warnings
+        from multiprocessing import resource_tracker
+        warnings.simplefilter("ignore", DeprecationWarning)
+
+        def fork(resource):
+            if (child := os.fork()) == 0:
+                os.setsid()
+                for descriptor in (0, 1, 2):
+                    os.close(descriptor)
+                until(lambda: os.path.exists("over"))
+                os._exit(0)
+            return child
+
+        def look(known):
+            os._exit(resource_tracker._resource_tracker._fd != known)
+
+        def fork_by_multiprocessing(resource):
+            process = multiprocessing.get_context("fork").Process(
+                target=look, args=(resource_tracker._resource_tracker._fd,)
+            )
+            process.start()
+            process.join()
+            assert process.exitcode == 0, "it does not share the tracker"
+
+        if __name__ == "__main__":
+            resource_tracker.ensure_running()
+            with manager(on_destroy=len) as m:
+                m.queue_task(fork_by_multiprocessing)
+                print(m.queue_task(fork))
+        """,
+        tmp_path,
+    )
+    assert is_alive(int(done.stdout))
+    (tmp_path / "over").touch()
+    until(lambda: not is_alive(int(done.stdout)), "what was forked to end")
