@@ -32,7 +32,7 @@ from typing import TYPE_CHECKING, Any
 
 from tasker.future import TaskFuture
 
-__all__ = ["Entrance", "Standard", "StandardParts", "WorkItem", "WorkQueue", "is_inside", "plain_submit"]
+__all__ = ["Entrance", "Standard", "StandardParts", "WorkItem", "WorkQueue", "entrance_here", "plain_submit"]
 
 Standard = concurrent.futures.ThreadPoolExecutor
 
@@ -54,8 +54,8 @@ def plain_submit() -> Any:
 class _Here(threading.local):
     """Of the calling thread."""
 
-    def __init__(self) -> None:
-        self.entered: list[tuple[StandardParts, list[Any]]] = []  # the executors whose entrances it is in
+    entrance: weakref.ref[Entrance] | None = None
+    """The one it is in. Weak: when an interrupt keeps a `with` from leaving it, it is gone all the same."""
 
 
 _here = _Here()
@@ -65,23 +65,26 @@ class Entrance:
     """Work items that are put into an executor's `_work_queue` within are submitted when the block has ended well."""
 
     def __init__(self, executor: StandardParts) -> None:
-        self._executor = executor
+        self.executor = executor
+        self.items: deque[Any] = deque()
+        self._outer: weakref.ref[Entrance] | None = None
 
     def __enter__(self) -> None:
-        _here.entered.append((self._executor, []))
+        self._outer = _here.entrance
+        _here.entrance = weakref.ref(self)
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        executor, items = _here.entered.pop()
-        if error is None:
-            for item in items:
-                executor._submit_item(item)
+        _here.entrance = self._outer
+        while error is None and self.items:
+            self.executor._submit_item(self.items.popleft())
 
 
-def is_inside(executor: StandardParts) -> bool:
-    """Whether the calling thread is in an entrance of this executor's."""
-    return bool(_here.entered) and _here.entered[-1][0] is executor
+def entrance_here(executor: StandardParts) -> Entrance | None:
+    """That of this executor, if the calling thread is in it."""
+    entrance = None if _here.entrance is None else _here.entrance()
+    return entrance if entrance is not None and entrance.executor is executor else None
 
 
 class WorkItem:
@@ -149,10 +152,11 @@ class WorkQueue:
         executor = self._executor()
         if executor is None:
             raise RuntimeError("the executor of this queue is gone")
-        if is_inside(executor):
-            _here.entered[-1][1].append(item)
-        else:
+        entrance = entrance_here(executor)
+        if entrance is None:
             executor._submit_item(item)
+        else:
+            entrance.items.append(item)
 
     def put_nowait(self, item: Any) -> None:
         """`put(item)`."""

@@ -118,7 +118,7 @@ class ThreadPoolExecutor(CallExecutor):
 
     def _adjust_thread_count(self) -> None:
         """Hire a worker if none is idle and there may be more, as the standard class does when a call was put."""
-        if not standard.is_inside(self):  # when the call is accepted, one is hired for it
+        if standard.entrance_here(self) is None:  # else one is hired when the call is accepted
             self._engine.wake_or_hire()
 
     if not TYPE_CHECKING:  # there they are attributes

@@ -209,6 +209,33 @@ def test_a_submission_that_waits_for_room_holds_up_no_other_pool(instrumentation
     assert not submitter.is_alive()
 
 
+def item_for(fn, *args):
+    return standard.WorkItem(concurrent.futures.Future(), (fn, args, {}))
+
+
+def test_what_was_put_before_an_interrupt_is_not_submitted(executor):
+    item = item_for(abs, -1)
+
+    def submit():
+        with executor._shutdown_lock:
+            executor._work_queue.put(item)
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        submit()
+    assert type(item.future) is concurrent.futures.Future
+    assert standard.entrance_here(executor) is None
+
+
+def test_after_an_interrupt_on_the_way_into_it_the_thread_is_not_in_it(executor):
+    entrance = executor._shutdown_lock
+    entrance.__enter__()
+    del entrance  # the block that would leave it has not begun
+    item = item_for(abs, -1)
+    executor._work_queue.put(item)
+    assert item.future.result(PATIENCE) == 1
+
+
 def test_one_that_returns_something_else_may_do_so(executor):
     """A test's mock, say, that calls at once."""
     with mock.patch.object(Standard, "submit") as submit:
@@ -449,7 +476,7 @@ def test_the_queue_keeps_neither_its_pool_nor_the_tasks_that_it_has_listed(no_co
     with pytest.raises(queue.Empty):
         waiting.get_nowait()
     with pytest.raises(RuntimeError, match="gone"):
-        waiting.put(standard.WorkItem(None, (int, (), {})))
+        waiting.put(item_for(int))
 
 
 def test_a_work_item_may_be_put_and_none_is_ignored(executor):
