@@ -108,6 +108,7 @@ def _postgres_program(name: str) -> str:
 @pytest.fixture(scope="module")
 def postgres() -> Iterator[str]:
     """The directory with the socket of a server of our own; its user is `app`, its database `postgres`."""
+    pytest.importorskip("psycopg")
     initdb, server = _postgres_program("initdb"), _postgres_program("postgres")
     if not (initdb and server and os.name == "posix"):
         pytest.skip("needs initdb and postgres, the programs of a PostgreSQL server")
@@ -151,7 +152,6 @@ def postgres() -> Iterator[str]:
 
 @pytest.fixture
 def psycopg_kitchen(postgres: str) -> Iterator[Kitchen]:
-    pytest.importorskip("psycopg")
     made = recipe("psycopg", ("dbname=app", f"host={postgres} user=app dbname=postgres"))
     with Kitchen(made["config"]) as kitchen:
         yield kitchen
