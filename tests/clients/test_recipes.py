@@ -528,6 +528,16 @@ needs_chromium = pytest.mark.skipif(
 )
 
 
+@pytest.fixture
+def profiles(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """A browser that is killed leaves its profile behind: in a directory that is removed."""
+    directory = mkdtemp()  # with a short path: there are sockets in it
+    for variable in ("TMPDIR", "XDG_CONFIG_HOME"):
+        monkeypatch.setenv(variable, directory)
+    yield
+    shutil.rmtree(directory, ignore_errors=True)  # what was killed may still be at its last writes
+
+
 def kill_children(process: int) -> None:
     """End what a process has started, and what that has."""
     for children in Path("/proc", str(process), "task").glob("*/children"):
@@ -539,6 +549,7 @@ def kill_children(process: int) -> None:
 
 @needs_chromium
 @pytest.mark.timeout(3 * LONG)
+@pytest.mark.usefixtures("profiles")
 def test_selenium_keeps_a_browser_without_the_element_and_replaces_one_that_is_gone(monkeypatch):
     pytest.importorskip("selenium")
     from selenium.common.exceptions import NoSuchElementException
@@ -563,6 +574,7 @@ def test_selenium_keeps_a_browser_without_the_element_and_replaces_one_that_is_g
 
 @needs_chromium
 @pytest.mark.timeout(3 * LONG)
+@pytest.mark.usefixtures("profiles")
 def test_playwright_keeps_a_browser_without_the_element_and_replaces_one_that_is_gone():
     errors = pytest.importorskip("playwright.sync_api")
     made = recipe("Playwright", ("launch()", f'launch(executable_path={CHROMIUM!r}, args=["--no-sandbox"])'))
