@@ -99,7 +99,7 @@ async def _with_room(engine: Parts, launch: Callable[[], Future], queue_timeout:
         return launch()  # its error says how full the queue is
 
 
-async def _in_turn(room: Room, launch: Callable[[], Future]) -> Future:
+async def _in_turn(room: Room[Any], launch: Callable[[], Future]) -> Future:
     while True:
         waiter = waiter_here()
         try:

@@ -38,6 +38,7 @@ from tasker.resources import ResourcePool
 from tasker.scaling import Limits, Window, decide
 from tasker.threads import new_thread
 from tasker.timer import LATE
+from tasker.turns import Turns
 from tasker.usercode import UserCode
 from tasker.worker import Worker
 
@@ -57,6 +58,7 @@ class Parts(Protocol):
     queue: TaskQueue
     crew: Crew[Any]
     pool: ResourcePool[Any]
+    turns: Turns
     aside: Aside
     figures: BuiltinCollector
     service_logger: LoggerAside
@@ -220,6 +222,7 @@ class Burst:
             and not parts.settling
             and not parts.fallen
             and not parts.pool.out
+            and not parts.turns.is_wanted()
             and parts.aside.idle()
             and all(worker.seat.parked for worker in members)
             and parts.queue.is_quiet()
@@ -242,6 +245,7 @@ class Burst:
             parts.fallen.pop()
         self._finish_settling()
         parts.queue.wake_submitters()
+        parts.turns.heal()
         parts.aside.heal()
         timer.ensure_running()
         self._watch_resources()

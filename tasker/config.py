@@ -46,6 +46,7 @@ class ConfigOptions(TypedDict, Generic[R], total=False):
     max_retries: int
     create_timeout: float | timedelta
     resource_pool_size: int | None
+    run_task_limit: int | None
     logger: Logger
     collector: MetricsCollector | None
     burst_task_threshold: int
@@ -91,6 +92,9 @@ class Config(Generic[R]):
     """Resources kept for `run_task`. `None`: up to `worker_count`, made when first needed. A number: made by the
     constructor. 0: none is kept; each call makes, uses and destroys one in the calling thread (for resources that are
     bound to a thread: sqlite3, Playwright)."""
+    run_task_limit: int | None = None
+    """Most callers of `run_task` at once, and so most resources that they use; others wait for their turn in the order
+    in which they came. A `run_task` inside of another counts, too. `None`: no limit."""
     logger: Logger = field(default_factory=lambda: logging.getLogger("tasker"))
     """Where failures that nobody else would see are reported; any standard logger fits."""
     collector: MetricsCollector | None = None
@@ -137,6 +141,8 @@ class Config(Generic[R]):
                 )
         if self.resource_pool_size is not None:
             checks.whole_number("resource_pool_size", self.resource_pool_size, least=0)
+        if self.run_task_limit is not None:
+            checks.whole_number("run_task_limit", self.run_task_limit, least=1)
         checks.flag("propagate_contextvars", self.propagate_contextvars)
         checks.seconds("burst_interval", self.burst_interval)
         checks.seconds("create_timeout", self.create_timeout, zero=False)

@@ -1,8 +1,8 @@
 """Waits inside of tasks: which of them can never end.
 
 A thread that runs a task (a worker, or a thread in `run_task`) announces here what it waits for without a limit: the
-outcomes of tasks, room in a queue, a manager that is to be ready, to come to rest, or to close. Waits of other threads,
-waits with a limit, and waits for what is not tasker's are not announced: they may end.
+outcomes of tasks, room in a queue, a turn in `run_task`, a manager that is to be ready, to come to rest, or to close.
+Waits of other threads, waits with a limit, and waits for what is not tasker's are not announced: they may end.
 
 A set of waits is *stuck* when each of them can be ended only by threads whose own waits are in the set. The largest
 stuck set is what is left when the waits that may end are taken out, again and again.
@@ -35,7 +35,7 @@ from tasker.current import here
 from tasker.errors import PoolDeadlockError
 from tasker.wrapping import users_function
 
-__all__ = ["Closing", "Outcomes", "Pool", "Ready", "Rest", "Slot", "Wait", "any_free", "look_again"]
+__all__ = ["Closing", "Outcomes", "Pool", "Ready", "Rest", "Slot", "Wait", "Waits", "any_free", "look_again"]
 
 
 # -- what is asked of others ---------------------------------------------------------------------------------------
@@ -235,7 +235,8 @@ class Closing:
 
 
 class Wait:
-    """A wait, announced for as long as its `with` block lasts: unless it has a `timeout`, or the thread runs no task.
+    """A wait, announced for as long as its `with` block lasts: unless it has a `timeout`, or the thread runs no task
+    and does not say that it `holds` what others wait for.
 
     Raises `PoolDeadlockError` at the beginning of the block if the wait cannot end, or at the end of it if that was
     found meanwhile. Then `stuck` is set, and `wake` called until the thread has left the block: by another thread, and
@@ -243,14 +244,30 @@ class Wait:
 
     After the block it refers to nothing, because an error's traceback leads to it."""
 
-    __slots__ = ("_limited", "_loan", "_outer", "_waiter", "awaited", "stuck", "task", "wake", "where")
+    __slots__ = (
+        "_limited",
+        "_loan",
+        "_outer",
+        "_waiter",
+        "awaited",
+        "holds",
+        "stuck",
+        "task",
+        "thread",
+        "wake",
+        "where",
+    )
 
-    def __init__(self, awaited: Awaited, wake: Callable[[], object], timeout: float | None = None) -> None:
+    def __init__(
+        self, awaited: Awaited, wake: Callable[[], object], timeout: float | None = None, *, holds: bool = False
+    ) -> None:
         self.awaited: Awaited | None = awaited
         self.wake: Callable[[], object] = wake
         self.stuck: Stuck | None = None  # the set in which it was found
         self.task: Any = None  # what the waiting worker runs
         self.where: str = ""  # the thread's name
+        self.thread: int = 0  # its identifier
+        self.holds: bool = holds
         self._waiter: Any = None  # the worker; a thread that runs a task itself is known by its place
         self._loan: Any = None
         self._limited = timeout is not None
@@ -259,8 +276,9 @@ class Wait:
     def __enter__(self) -> Self:
         place = here.place
         worker, loan = place.worker, place.loan
-        if self._limited or (worker is None and loan is None):
+        if self._limited or (worker is None and loan is None and not self.holds):
             return self
+        self.thread = threading.get_ident()
         self.where = threading.current_thread().name if worker is None else worker.name
         self.task = None if worker is None else worker.task
         self._waiter, self._loan = worker or place, loan

@@ -39,6 +39,7 @@ from tasker.resources import Loan, ResourcePool
 from tasker.scaling import Limits
 from tasker.signature import is_plain, wants_context
 from tasker.snapshots import StopReport, TaskStats
+from tasker.turns import Turn, Turns
 from tasker.usercode import Event, UserCode
 from tasker.worker import Worker
 
@@ -97,6 +98,7 @@ class Engine(Generic[R]):
         self.pool: ResourcePool[R] = ResourcePool(
             config.name, size, self.site.create, self.user.destroy, self._wake_burst
         )
+        self.turns: Turns = Turns(config.name, config.run_task_limit)
         self.lifecycle: Lifecycle = Lifecycle(self, create_timeout, self._wake_burst, self._ensure_burst)
         interval = checks.seconds("burst_interval", config.burst_interval)
         self.burst: Burst = Burst(self, interval, create_timeout, limits)
@@ -284,6 +286,31 @@ class Engine(Generic[R]):
             except BaseException:  # Ctrl-C in the middle of it
                 self.pool.hand_back(loan, healthy=healthy)
                 raise
+
+    def run_in_turn(self, fn: Callable[..., Any], args: tuple[Any, ...], queue_timeout: float | None) -> Any:
+        """`run_task`, when it is the caller's turn."""
+        timeout = _optional_seconds("queue_timeout", queue_timeout)
+        if not self.turns.limited:
+            return self.run_task(fn, args)
+        turn = Turn()
+        try:
+            self._take_turn(turn, timeout)
+            return self.run_task(fn, args)
+        finally:
+            try:
+                self.turns.give_back(turn)
+            except BaseException:  # Ctrl-C in the middle of it
+                self.turns.give_back(turn)
+                raise
+
+    def _take_turn(self, turn: Turn, timeout: float | None) -> None:
+        if self.queue.closed:
+            raise self.queue.refusal()
+        if not self.turns.take(turn, timeout):
+            raise QueueFullError(
+                f"{self.name}: {self.turns.room.used()} of {self.turns.room.capacity} callers are in run_task "
+                "(run_task_limit); call later, wait longer (queue_timeout), or raise run_task_limit"
+            )
 
     def call_context(self, loan: Loan[R]) -> TaskContext:
         """The context of a `run_task`, made if need be. For the thread that runs it."""
@@ -517,8 +544,8 @@ class Engine(Generic[R]):
 
     def _own_parts(self) -> tuple[object, ...]:
         """What has locks."""
-        parts = self.queue, self.queue.room, self.crew, self.figures, self.aside, self.pool, self.user, self.backoff
-        return (self, *parts)
+        rooms = self.queue.room, self.turns.room
+        return (self, self.queue, *rooms, self.crew, self.figures, self.aside, self.pool, self.user, self.backoff)
 
     # -- the pieces --------------------------------------------------------------------------------------------------
 
@@ -593,6 +620,7 @@ class Engine(Generic[R]):
         self.queue = self._new_queue()
         self.queue.close(error)
         self.figures._waiting = self.queue.waiting_new
+        self.turns.leave_to_parent()
         new_locks(*self._own_parts())
         self._inherited += self.pool.close()
         self.orphaned = error

@@ -38,6 +38,7 @@ from tasker.placement.base import Site
 from tasker.queue import TaskQueue
 from tasker.resources import ResourcePool
 from tasker.snapshots import StopReport
+from tasker.turns import Turns
 from tasker.usercode import UserCode
 
 __all__ = ["CLOSED", "KILLING", "OPEN", "STOPPING", "Lifecycle"]
@@ -54,6 +55,7 @@ class Parts(deadlock.Pool, Protocol):
     queue: TaskQueue
     crew: Crew[Any]
     pool: ResourcePool[Any]
+    turns: Turns
     aside: Aside
     figures: BuiltinCollector
     user: UserCode[Any]
@@ -106,12 +108,14 @@ class Lifecycle:
         """Begin to stop. Signal-safe; a manager that closes already is left alone."""
         self._stop_wanted = True
         self._parts.queue.close()
+        self._parts.turns.close()
         self._wake()
 
     def request_kill(self, timeout: float) -> None:
         """Begin to kill; running tasks get `timeout` seconds, the shortest of several. Signal-safe."""
         self._parts.user.killed = True  # before any worker leaves
         self._parts.queue.kill()
+        self._parts.turns.close()
         self._kill_times.append(self._now() + timeout)
         self._wake()
 
@@ -181,6 +185,7 @@ class Lifecycle:
             parts.aside.run(*(partial(parts.user.destroy, resource) for resource in parts.pool.close()))
         parts.crew.wake_all(parts.queue.idle)
         parts.queue.wake_submitters()
+        parts.turns.heal()
         killing = self.state == KILLING  # looked at once: a kill that comes from now on is for the next step
         if killing:
             self._killed = True

@@ -144,20 +144,27 @@ class TaskManager(Generic[R]):
     )
 
     @overload
-    def run_task(self, fn: Callable[[R], T], /) -> T: ...
+    def run_task(self, fn: Callable[[R], T], /, *, queue_timeout: float | None = None) -> T: ...
     @overload
-    def run_task(self, fn: Callable[[Context, R], T], /) -> T: ...
+    def run_task(self, fn: Callable[[Context, R], T], /, *, queue_timeout: float | None = None) -> T: ...
     @overload
-    def run_task(self, fn: Callable[[R, *Ts], T], /, *args: *Ts) -> T: ...
+    def run_task(self, fn: Callable[[R, *Ts], T], /, *args: *Ts, queue_timeout: float | None = None) -> T: ...
     @overload
-    def run_task(self, fn: Callable[[Context, R, *Ts], T], /, *args: *Ts) -> T: ...
-    def run_task(self, fn: Callable[..., Any], /, *args: object) -> Any:
+    def run_task(self, fn: Callable[[Context, R, *Ts], T], /, *args: *Ts, queue_timeout: float | None = None) -> T: ...
+    def run_task(self, fn: Callable[..., Any], /, *args: object, queue_timeout: float | None = None) -> Any:
         """Run a task here and now, in the calling thread, on a pooled or a temporary resource; return its result.
 
         Never waits behind the queue. Its errors are judged for health like any task's (a broken resource is not kept)
-        but never retried. Raises the task's own exception, `ResourceCreationError` when a resource is needed and cannot
-        be made, `TypeError` as `submit` does, `TaskManagerShutdownError` when the manager is stopping or closed."""
-        return self._engine.run_task(fn, args)
+        but never retried. Where `run_task_limit` callers are in it already it waits for its turn, `queue_timeout`
+        seconds at most (`None`: as long as it takes; 0: not at all).
+
+        Raises the task's own exception, `ResourceCreationError` when a resource is needed and cannot be made,
+        `TypeError` as `submit` does, `QueueFullError` when its turn has not come in time, `PoolDeadlockError` in a task
+        when it could never come, `TaskManagerShutdownError` when the manager is stopping or closed, or stops while it
+        waits."""
+        if queue_timeout is None and not self._engine.turns.limited:
+            return self._engine.run_task(fn, args)
+        return self._engine.run_in_turn(fn, args, queue_timeout)
 
     def current_resource(self) -> R:
         """The resource of the task that the calling thread runs: for code that the task's function calls.

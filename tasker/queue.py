@@ -75,7 +75,7 @@ class TaskQueue:
         self._main: deque[Task] = deque()
         self._priority: deque[Task] = deque()
         self.idle: Parking = Parking()  # workers without a task
-        self.room: Room = Room(capacity)  # for tasks that were not taken before
+        self.room: Room[Task] = Room(capacity)  # for tasks that were not taken before
         self.waking: bool = False  # whether a worker that a submitter woke has yet to look
         self.resting: bool = False  # whether the burst thread sleeps until it is woken; its own
         self.wake_burst: Callable[[], object] = bool

@@ -29,7 +29,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Hashable
-from typing import Any, Protocol, TypeVar
+from typing import Any, Generic, Protocol, TypeVar
 
 from tasker.parking import Seat
 
@@ -38,6 +38,7 @@ __all__ = ["Room"]
 ABSENT = 0.5  # seconds after which a loop that was called is taken for one that does not run
 
 T = TypeVar("T")
+H = TypeVar("H", bound=Hashable)
 
 
 class Place(Protocol):
@@ -52,19 +53,19 @@ class Place(Protocol):
         """Have it look whether it is called. From any thread, and as often as one likes."""
 
 
-class Room:
-    """`capacity` slots, each held by a task that waits in the queue. Tasks are compared by identity."""
+class Room(Generic[H]):
+    """`capacity` slots, each held by a task that waits in the queue, say. Holders are compared by identity."""
 
     def __init__(self, capacity: int) -> None:
         self.capacity = capacity
         self.closed = False  # nobody gets a slot any more, nor waits for one
-        self._holders: set[Hashable] = set()  # a set, so that freeing a slot twice frees one
+        self._holders: set[H] = set()  # a set, so that freeing a slot twice frees one
         self._line: deque[Place] = deque()
         self._called: dict[Place, float] = {}  # those that have a slot and have not come yet: since when
         self._turns: dict[int, Place] = {}  # of threads that submit for a coroutine whose turn it is
         self._lock: Any = threading.RLock()
 
-    def enter(self, task: Hashable, timeout: float | None, seat: Seat | None = None) -> bool:
+    def enter(self, task: H, timeout: float | None, seat: Seat | None = None) -> bool:
         """Get the task a slot, or find the room closed. Blocks for at most `timeout` seconds (`None`: as long as it
         takes); `False` when there was no room by then, or when the `seat` on which to wait was woken by others."""
         if self.closed or self._take(task, self._turns.get(threading.get_ident())):
@@ -86,7 +87,7 @@ class Room:
                     self.give_up(place)
                     raise
 
-    def leave(self, task: Hashable) -> None:
+    def leave(self, task: H) -> None:
         """Free the slot of a task that has one: it was taken, settled, or not put after all."""
         try:
             self._holders.remove(task)
@@ -149,6 +150,10 @@ class Room:
         """Whether there is a free slot, or one on its way to the one for whom it is, or nobody has to wait any more."""
         return self.closed or bool(self._called) or self._has_slot()
 
+    def holders(self) -> set[H]:
+        """Those that have a slot now."""
+        return self._holders.copy()
+
     def used(self) -> int:
         """Slots that are taken, or given to those who are called."""
         return len(self._holders) + len(self._called)
@@ -158,7 +163,7 @@ class Room:
 
     # -- the pieces ----------------------------------------------------------------------------------------------
 
-    def _wait(self, task: Hashable, seat: Seat, deadline: float | None, *, given: bool) -> bool:
+    def _wait(self, task: H, seat: Seat, deadline: float | None, *, given: bool) -> bool:
         """Sleep until it is called. `False`: the deadline has passed, the room is closed, or others have woken it."""
         woken = False
         while not self._take(task, seat):
@@ -168,7 +173,7 @@ class Room:
             woken = seat.sleep(left)
         return True
 
-    def _take(self, task: Hashable, place: Place | None) -> bool:
+    def _take(self, task: H, place: Place | None) -> bool:
         """Take the slot for which `place` was called, or one that nobody waits for."""
         with self._lock:
             if place in self._called:

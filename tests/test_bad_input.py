@@ -274,6 +274,7 @@ FIELDS = {  # beyond what test_config has: the extremes, and what cannot print i
     "max_worker_count": (whole(1), [None, *NUMBERS[1:]]),
     "max_retries": (whole(0), [0, *NUMBERS]),
     "resource_pool_size": (whole(0), [None, 0, *NUMBERS]),
+    "run_task_limit": (whole(1), [None, *NUMBERS]),
     "burst_task_threshold": (whole(0), [0, *NUMBERS]),
     "burst_worker_count": (whole(1), NUMBERS),
     "queue_size": (whole(0), [0, *NUMBERS]),
@@ -428,12 +429,12 @@ for _method in ("submit", "asubmit", *TWELVE, "run_task"):
             ],
             right=FOREVER,
         )
-        argument(
-            f"TaskManager.{_method}.queue_timeout",
-            lambda world, value, call=_call: call(world, task, queue_timeout=value),
-            wrong=seconds("0 or more"),
-            right=[0, 0.0, timedelta(0), *FOREVER],
-        )
+    argument(
+        f"TaskManager.{_method}.queue_timeout",
+        lambda world, value, call=_call: call(world, task, queue_timeout=value),
+        wrong=seconds("0 or more"),
+        right=[0, 0.0, timedelta(0), *FOREVER],
+    )
     if _method in ("submit", "asubmit"):
         for _flag in ("priority", "once"):
             argument(

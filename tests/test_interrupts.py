@@ -113,6 +113,7 @@ def create_for_workers_only() -> object:
     return object()
 
 
+LIMITED = {"resource_pool_size": 1, "run_task_limit": 1}
 NO_CREATION = {"resource_pool_size": 0, "on_create": create_for_workers_only, "on_destroy": ignore}
 
 SUBMISSIONS = {
@@ -126,6 +127,9 @@ SUBMISSIONS = {
     "run_task, temporary": (False, {"resource_pool_size": 0}, lambda manager, task: manager.run_task(task)),
     "run_task, broken": (False, {"resource_pool_size": 1}, lambda manager, _: manager.run_task(break_resource)),
     "run_task, context": (False, {"resource_pool_size": 1}, lambda manager, _: manager.run_task(ignore_context)),
+    "run_task, limited": (False, LIMITED, lambda manager, task: manager.run_task(task)),
+    "run_task, limited, broken": (False, LIMITED, lambda manager, _: manager.run_task(break_resource)),
+    "run_task, limited in time": (False, LIMITED, lambda manager, task: manager.run_task(task, queue_timeout=60)),
     "run_task, no creation": (False, NO_CREATION, lambda manager, task: manager.run_task(task)),
 }
 
@@ -153,6 +157,8 @@ def test_an_interrupt_at_every_moment_of_a_submission_strands_nothing(name, make
         assert manager.join(PATIENCE), interrupter.where
         assert engine.queue.room.used() == 0, interrupter.where
         assert engine.pool.out == 0, interrupter.where
+        assert engine.turns.room.used() == 0, interrupter.where
+        assert engine.turns._waiting == set(), interrupter.where
         assert engine.run_contexts == set(), interrupter.where
         m = manager.metrics()
         assert m.total_tasks_arrived == m.total_tasks_completed + m.total_tasks_failed + m.total_tasks_cancelled

@@ -54,7 +54,7 @@ LAYERS = (
     ("config", "future"),
     ("standard",),
     # tasks that wait, and how they are submitted
-    ("executor", "methods", "queue", "stream", "usercode"),
+    ("executor", "methods", "queue", "stream", "turns", "usercode"),
     ("aio",),
     # workers: one, all, how they end, and the thread that looks after them
     ("worker",),

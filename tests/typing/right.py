@@ -510,6 +510,7 @@ def run_task(m: TaskManager[Connection]) -> None:
     assert_type(m.run_task(ping), int)
     assert_type(m.run_task(watch), bool)
     assert_type(m.run_task(row, 1, "one"), Row)
+    assert_type(m.run_task(row, 1, "one", queue_timeout=1), Row)
     assert_type(m.run_task(watch_row, 1, "one"), Row)
     assert_type(m.run_task(lambda db: db.ping()), int)
     assert_type(m.run_task(lambda ctx, db: (ctx.err(), db.ping())[1]), int)
