@@ -63,7 +63,7 @@ example
       return db.execute("select count(*) from words where word = ?", (word,)).fetchone()[0]
 
   $ tasker map app:count --resource app:connect --workers 4 \\
-        --unhealthy sqlite3:OperationalError --errors failed.jsonl < words.txt > counts.jsonl
+        --unhealthy sqlite3:ProgrammingError --errors failed.jsonl < words.txt > counts.jsonl
   $ tasker map app:count --resource app:connect \\
         --input failed.jsonl --format errors >> counts.jsonl     # the failed lines again
   $ tasker map app:count --resource app:connect --placement processes \\
