@@ -13,6 +13,7 @@ from functools import partial
 from typing import Any, Generic, TypedDict, TypeVar, Unpack, cast
 
 from tasker import checks
+from tasker.callables import check_callable, is_asynchronous
 from tasker.context import Context, background
 from tasker.current import here
 from tasker.errors import ConfigError, shown
@@ -20,7 +21,6 @@ from tasker.health import takes_resource
 from tasker.logger import Logger
 from tasker.metrics import MetricsCollector
 from tasker.placement.base import Placement, Threads
-from tasker.signature import check_callable, is_asynchronous
 
 __all__ = ["Config", "unhealthy_on"]
 

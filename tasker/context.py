@@ -21,10 +21,10 @@ from types import TracebackType
 from typing import Any, Protocol, Self
 
 from tasker import checks, timer
+from tasker.callables import check_callable
 from tasker.errors import ContextCancelledError, DeadlineExceededError, shown
 from tasker.guard import pass_on, tell
 from tasker.logger import GuardedLogger, traceback_of
-from tasker.signature import check_callable
 
 __all__ = ["Context", "background", "with_cancel", "with_deadline", "with_timeout", "with_value"]
 

@@ -21,12 +21,14 @@ from tasker import checks, deadlock
 from tasker.aside import Aside, LoggerAside
 from tasker.backoff import Backoff
 from tasker.burst import Burst
+from tasker.callables import is_plain
 from tasker.config import Config
 from tasker.context import Callback, Context, TaskContext, without_cancel
 from tasker.crew import Crew
 from tasker.current import here, in_task
 from tasker.errors import PoolDeadlockError, QueueFullError, ResourceCreationError, TaskManagerShutdownError
 from tasker.future import TaskFuture, new_task
+from tasker.hints import explain_call
 from tasker.interrupts import deliver_later
 from tasker.lifecycle import CLOSED, OPEN, STOPPING, Lifecycle
 from tasker.logger import GuardedLogger
@@ -37,7 +39,7 @@ from tasker.process import holds_lock, is_needed_here, new_locks, watch
 from tasker.queue import TaskQueue
 from tasker.resources import Loan, ResourcePool
 from tasker.scaling import Limits
-from tasker.signature import is_plain, wants_context
+from tasker.signature import wants_context
 from tasker.snapshots import StopReport, TaskStats
 from tasker.turns import Turn, Turns
 from tasker.usercode import Event, UserCode
@@ -155,6 +157,23 @@ class Engine(Generic[R]):
         self._accept(task, options)
         return task
 
+    def submit_asked(
+        self,
+        fn: Callable[..., Any],
+        wants_context: bool,
+        args: tuple[Any, ...],
+        options: Mapping[str, Any],
+        waiting: list[Any] | None = None,
+        make: Callable[..., TaskFuture[Any]] = new_task,
+    ) -> TaskFuture[Any]:
+        """The same for a function that has been asked already, once for many tasks."""
+        if self.queue.closed:
+            raise self.queue.refusal()
+        variables = copy_context() if self._propagates else None
+        task = make(self, fn, args, wants_context, _monotonic(), waiting, variables)
+        self._accept(task, options)
+        return task
+
     def _accept(self, task: TaskFuture[Any], options: Mapping[str, Any]) -> None:
         """Put a task into its lane, or raise: what raises is not accepted, at whichever bytecode it is struck."""
         try:
@@ -182,8 +201,10 @@ class Engine(Generic[R]):
 
     def _wants_context(self, fn: Callable[..., Any], given: int) -> bool:
         """`wants_context`; remembers the code of the last plain function, as many are submitted again and again."""
+        if type(fn) is not FunctionType:
+            return wants_context(fn, given + 1)
         wants = wants_context(fn, given + 1)
-        if type(fn) is FunctionType and is_plain(fn.__code__, given + 1):
+        if is_plain(fn.__code__, given + 1):
             self._plain = (fn.__code__, given)
         return wants
 
@@ -267,6 +288,8 @@ class Engine(Generic[R]):
         except BaseException as error:
             healthy, loan.error = False, error  # if a Ctrl-C ends the check
             try:
+                if type(error) is TypeError and error.__traceback__ is not None:
+                    explain_call(error, error.__traceback__.tb_next, fn, args, wants)
                 healthy = self.user.is_healthy(error, loan.resource)
             finally:
                 self._run_task_failed(started)

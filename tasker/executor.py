@@ -32,12 +32,12 @@ from types import BuiltinFunctionType, FunctionType, MethodType, TracebackType
 from typing import TYPE_CHECKING, Any, Generic, ParamSpec, Protocol, TypeVar
 
 from tasker import standard
+from tasker.callables import DEFERRED, deferred_kind
 from tasker.current import current_context, current_worker
 from tasker.errors import shown
 from tasker.future import DoneCallback, TaskFuture, new_task, task_made_of
 from tasker.interrupts import deliver_later
 from tasker.parking import Seat
-from tasker.signature import ASYNCHRONOUS, is_asynchronous
 from tasker.standard import Standard, StandardParts
 from tasker.wrapping import Progress, users_traceback, wrapper
 
@@ -59,9 +59,9 @@ class CallExecutor(StandardParts):
         """Queue the call `fn(*args, **kwargs)` and return its future, a `TaskFuture`, at once.
 
         Blocks only while the queue of a view's manager is bounded and full. Raises `TypeError` for what is not callable
-        and for a coroutine function, `RuntimeError` after `shutdown()`."""
+        and for coroutine and generator functions, `RuntimeError` after `shutdown()`."""
         # pyright takes any callable for a FunctionType
-        if type(fn) is not FunctionType or fn.__code__.co_flags & ASYNCHRONOUS:  # pyright: ignore
+        if type(fn) is not FunctionType or fn.__code__.co_flags & DEFERRED:  # pyright: ignore
             _check_function(fn)
         if Standard.submit is not _plain and self._is_instrumented():
             return super().submit(fn, *args, **kwargs)
@@ -427,20 +427,22 @@ def _wait(future: TaskFuture[Any]) -> None:
 
 
 def _check_function(fn: object) -> None:
-    """Raise `TypeError` for what is not callable, and for a function whose call only makes a coroutine."""
+    """Raise `TypeError` for what is not callable, and for a function whose call only makes a coroutine or generator."""
     called: Any = fn
     while type(called) is functools.partial:
         called = called.func
     if type(called) is MethodType:
         called = called.__func__
     if type(called) is FunctionType:
-        if not called.__code__.co_flags & ASYNCHRONOUS:
+        if not called.__code__.co_flags & DEFERRED:
             return
-    elif type(called) in (BuiltinFunctionType, type) or (callable(fn) and not is_asynchronous(fn)):
+    elif type(called) in (BuiltinFunctionType, type) or (callable(fn) and not deferred_kind(fn)):
         return
     if not callable(fn):
         raise TypeError(f"fn must be callable, not {shown(fn)}")
-    raise TypeError(
-        f"fn must not be the coroutine function {shown(fn)}, as workers are threads: submit(asyncio.run, fn(...)), "
-        "or await it where you are"
-    )
+    kind = deferred_kind(fn).split(maxsplit=1)[1]
+    if kind == "coroutine function":
+        advice = "as workers are threads: submit(asyncio.run, fn(...)), or await it where you are"
+    else:
+        advice = "as its body would run later, where its items are asked for: return a list"
+    raise TypeError(f"fn must not be the {kind} {shown(fn)}, {advice}")

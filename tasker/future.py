@@ -51,6 +51,7 @@ from types import FrameType
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from tasker import checks, deadlock, timer
+from tasker.callables import check_callable
 from tasker.context import Callback, EndedError, TaskContext
 from tasker.current import in_task
 from tasker.errors import DeadlineExceededError, TaskTimeoutError, shown
@@ -59,7 +60,6 @@ from tasker.interrupts import deliver_later
 from tasker.logger import GuardedLogger, traceback_of
 from tasker.metrics import TaskLifecycleTimestamps
 from tasker.parking import Seat, Sleeper, new_sleeper
-from tasker.signature import check_callable
 from tasker.threads import holds, leave_child
 from tasker.timer import TimerEntry
 

@@ -13,7 +13,16 @@ from tasker.engine import KILL_TIMEOUT, Engine
 from tasker.errors import ConfigError, shown
 from tasker.executor import ManagerExecutor
 from tasker.future import TaskFuture
-from tasker.methods import Async, Blocking, SubmitOptions, WithCallback, async_method, blocking_method, callback_method
+from tasker.methods import (
+    Async,
+    Blocking,
+    SubmitOptions,
+    WithCallback,
+    async_method,
+    blocking_method,
+    callback_method,
+    given_options,
+)
 from tasker.metrics import TaskMetrics
 from tasker.remote import new_engine
 from tasker.snapshots import StopReport, TaskStats
@@ -103,20 +112,25 @@ class TaskManager(Generic[R]):
         timeout: float | None = None,
         queue_timeout: float | None = None,
     ) -> TaskFuture[Any]:
-        """Queue `fn(resource, *args)`, or `fn(context, resource, *args)` if `fn` requires one more argument.
+        """Queue `fn(resource, *args)`, or `fn(context, resource, *args)` if `fn` asks for a context.
+
+        It asks by its first parameter: named `ctx` or `context` (or `_ctx`, `_context`), or annotated `Context`; and it
+        must be able to take one argument more than it is given. A decorator's wrapper that begins with `*args` is asked
+        for what it wraps.
 
         `priority`: in the lane that workers look at first. `once`: never retried, even when its resource breaks.
         `timeout`: seconds for waiting and running together; when they end the future fails with `TaskTimeoutError`, a
         waiting task never starts, a running one has its context cancelled. `queue_timeout`: seconds to wait for room in
         a bounded queue (`None`: as long as it takes; 0: refuse at once); nothing else here blocks.
 
-        Raises `TypeError` when `fn` can be called neither way or is a coroutine function, `ConfigError` for a wrong
-        time or flag, `QueueFullError` without room (at once in one of the manager's own tasks), `PoolDeadlockError` in
-        a task when there could never be room, `TaskManagerShutdownError` when the manager is stopping or closed. The
-        task is accepted if and only if this returns."""
+        Raises `TypeError` when `fn` lacks an argument or gets one too many, and for coroutine and generator functions;
+        `ConfigError` for a wrong time or flag, `QueueFullError` without room (at once in one of the manager's own
+        tasks), `PoolDeadlockError` in a task when there could never be room, `TaskManagerShutdownError` when the
+        manager is stopping or closed. The task is accepted if and only if this returns. Warns, once for each function,
+        where an option is given and `fn` has a parameter of that name of its own, which gets nothing."""
         if priority is False and once is False and timeout is None and queue_timeout is None:
             return self._submit(fn, args, {})
-        options = {"priority": priority, "once": once, "timeout": timeout, "queue_timeout": queue_timeout}
+        options = given_options(fn, args, priority=priority, once=once, timeout=timeout, queue_timeout=queue_timeout)
         return self._submit(fn, args, options)
 
     queue_task: Blocking[R] = blocking_method("queue_task")
@@ -242,7 +256,7 @@ class TaskManager(Generic[R]):
         return new_stream(plan, items)
 
     def _plan(self, fn: Callable[..., Any], **arguments: Any) -> Plan:
-        return new_plan(self, self._submit, self._engine.crew.most, fn, **arguments)
+        return new_plan(self, self._engine.submit_asked, self._engine.crew.most, fn, **arguments)
 
     def executor(self) -> ManagerExecutor:
         """A `ThreadPoolExecutor` on these workers, for code that wants one: it calls `fn(*args, **kwargs)`.
@@ -282,8 +296,11 @@ class TaskManager(Generic[R]):
         from tasker import aio  # which imports asyncio
 
         options: dict[str, Any] = {}
-        if priority is not False or once is not False or timeout is not None:
-            options = {"priority": priority, "once": once, "timeout": timeout}
+        if priority is not False or once is not False or timeout is not None or queue_timeout is not None:
+            options = given_options(
+                fn, args, priority=priority, once=once, timeout=timeout, queue_timeout=queue_timeout
+            )
+            del options["queue_timeout"]
         return await aio.submit(self._engine, fn, args, options, queue_timeout)
 
     @overload

@@ -2,7 +2,8 @@
 priority, retried or once), made from three functions and typed by three protocols.
 
 The overloads stand in this order, the resource first: a type checker then prefers `fn(resource)` over
-`fn(context, resource)` for a function that could be either, as the run time does.
+`fn(context, resource)` for a function that could be either. The run time goes by what its first parameter says, which
+types cannot express but for its annotation: where that is there the two agree.
 """
 
 from __future__ import annotations
@@ -11,13 +12,23 @@ from collections.abc import Callable, Mapping
 from concurrent.futures import Future
 from typing import Any, Protocol, TypedDict, TypeVar, TypeVarTuple, overload
 
+from tasker.callables import check_callable
 from tasker.context import Context
 from tasker.current import in_task
 from tasker.future import DoneCallback, TaskFuture
+from tasker.hints import warn_of_own_parameters
 from tasker.parking import new_sleeper
-from tasker.signature import check_callable
 
-__all__ = ["Async", "Blocking", "SubmitOptions", "WithCallback", "async_method", "blocking_method", "callback_method"]
+__all__ = [
+    "Async",
+    "Blocking",
+    "SubmitOptions",
+    "WithCallback",
+    "async_method",
+    "blocking_method",
+    "callback_method",
+    "given_options",
+]
 
 R_co = TypeVar("R_co", covariant=True)
 T = TypeVar("T")
@@ -153,7 +164,7 @@ def blocking_method(name: str, *, priority: bool = False, once: bool = False) ->
         queue_timeout: float | None = None,
     ) -> Any:
         sleeper = new_sleeper()
-        future = self._submit(fn, args, _options(kind, timeout, queue_timeout), [sleeper])
+        future = self._submit(fn, args, _options(fn, args, kind, timeout, queue_timeout), [sleeper])
         try:
             if not in_task():  # a task's wait is looked at by result()
                 sleeper.acquire()
@@ -192,7 +203,7 @@ def callback_method(name: str, *, priority: bool = False, once: bool = False) ->
         def when_done(done: Future[Any]) -> None:
             callback(*_outcome(done))
 
-        self._submit(fn, args, _options(kind, timeout, queue_timeout), [DoneCallback(when_done, callback)])
+        self._submit(fn, args, _options(fn, args, kind, timeout, queue_timeout), [DoneCallback(when_done, callback)])
 
     return _named(
         method,
@@ -215,7 +226,7 @@ def async_method(name: str, *, priority: bool = False, once: bool = False) -> An
         timeout: float | None = None,
         queue_timeout: float | None = None,
     ) -> TaskFuture[Any]:
-        return self._submit(fn, args, _options(kind, timeout, queue_timeout))  # type: ignore[no-any-return]
+        return self._submit(fn, args, _options(fn, args, kind, timeout, queue_timeout))  # type: ignore[no-any-return]
 
     return _named(
         method,
@@ -226,10 +237,24 @@ def async_method(name: str, *, priority: bool = False, once: bool = False) -> An
     )
 
 
-def _options(kind: Mapping[str, Any], timeout: float | None, queue_timeout: float | None) -> Mapping[str, Any]:
+def _options(
+    fn: Callable[..., Any],
+    args: tuple[object, ...],
+    kind: Mapping[str, Any],
+    timeout: float | None,
+    queue_timeout: float | None,
+) -> Mapping[str, Any]:
     if timeout is None and queue_timeout is None:
         return kind
-    return {**kind, "timeout": timeout, "queue_timeout": queue_timeout}
+    options = given_options(fn, args, timeout=timeout, queue_timeout=queue_timeout)
+    return {**kind, **options}
+
+
+def given_options(fn: Callable[..., Any], args: tuple[object, ...], **options: Any) -> dict[str, Any]:
+    """The options of a submission, some of which are given. Warns where `fn` may have been meant."""
+    given = [name for name, value in options.items() if value is not None and value is not False]
+    warn_of_own_parameters(fn, len(args) + 1, given)
+    return options
 
 
 def _flags(priority: bool, once: bool) -> Mapping[str, Any]:

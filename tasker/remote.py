@@ -39,8 +39,21 @@ class RemoteEngine(Engine[R]):
         """Accept a task, or raise; `TypeError` for what cannot be packed. Its context variables are packed with it."""
         if self.queue.closed:
             raise self.queue.refusal()
-        packed = self.site.pack(fn, args, self._wants_context(fn, len(args)))
-        # as Engine.submit goes on, which would ask anew whether this function takes a context: a microsecond a task
+        return self.submit_asked(fn, self._wants_context(fn, len(args)), args, options, waiting, make)
+
+    def submit_asked(
+        self,
+        fn: Callable[..., Any],
+        wants_context: bool,
+        args: tuple[Any, ...],
+        options: Mapping[str, Any],
+        waiting: list[Any] | None = None,
+        make: Callable[..., TaskFuture[Any]] = new_task,
+    ) -> TaskFuture[Any]:
+        """The same for a function that has been asked already whether it wants a context."""
+        if self.queue.closed:
+            raise self.queue.refusal()
+        packed = self.site.pack(fn, args, wants_context)
         task = make(self, self._call, (packed,), True, time.monotonic(), waiting)
         self._accept(task, options)
         return task

@@ -1,139 +1,402 @@
 """How a task's function is to be called: with its resource, or with a context before it.
 
-The rule: the context comes first only if the function *requires* more positional arguments than the resource and what
-was given besides. A plain function is judged by its code object, which costs a fiftieth of `inspect.signature`.
+The rule: the context is passed when the function's first parameter *says* that it wants it, and the function can take
+one argument more than it is given (the resource included). It says so by its annotation, `Context`, or by its name,
+`ctx` or `context`, perhaps with an underscore before it. A name counts for nothing where the annotation is a class that
+no context is an instance of. A function that begins with `*args` says nothing, so what it wraps is asked.
+
+How many arguments a function takes is what a call would find out: of a wrapper its own parameters count. What it hands
+on to the function that it wraps is its own business; `mock.patch` adds an argument there.
+
+What runs Python code is judged by its code, each time anew, so a change of it counts at once: functions, and methods,
+partials, classes and instances by the function that they call. What is written in C has its signature read once. That
+is remembered as long as the object lives, and found by identity. What can have no weak reference is not read.
 """
 
 from __future__ import annotations
 
+import functools
 import inspect
-from collections.abc import Callable
-from types import CodeType, FunctionType, MethodType
-from typing import Any
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from types import (
+    BuiltinFunctionType,
+    ClassMethodDescriptorType,
+    CodeType,
+    FunctionType,
+    MethodDescriptorType,
+    MethodType,
+    MethodWrapperType,
+    ModuleType,
+    WrapperDescriptorType,
+)
+from typing import Any, NamedTuple, cast
 
+from tasker.callables import COROUTINE, DEFERRED, GENERATOR, ByIdentity, deferred_kind, kind_of_code
+from tasker.context import Context
 from tasker.errors import shown
 
-__all__ = ["ASYNCHRONOUS", "check_callable", "is_asynchronous", "is_plain", "wants_context"]
+__all__ = ["TO_ASK", "asking_parameter", "behind", "wants_context"]
 
 _VARARGS = inspect.CO_VARARGS
-ASYNCHRONOUS = inspect.CO_COROUTINE | inspect.CO_ASYNC_GENERATOR
-_SPECIAL = _VARARGS | ASYNCHRONOUS
+_UNLIMITED = sys.maxsize
+_SIGNS = frozenset(("ctx", "context", "_ctx", "_context"))
+_TEXTS = ("Context", "tasker.Context")
+TO_ASK = "name it ctx or context, or annotate it tasker.Context"
+
+_NO_NAMES: Mapping[str, Any] = {}
+_NOTHING: Any = object()
+_PLACEHOLDER: Any = getattr(functools, "Placeholder", _NOTHING)  # from Python 3.14 on
+_TYPE_CALL: Any = type.__dict__["__call__"]
+_OBJECT_INIT: Any = object.__dict__["__init__"]
+
+# types by their ids: the hash of one may be the user's
+_DESCRIPTORS = frozenset(map(id, (MethodDescriptorType, WrapperDescriptorType, ClassMethodDescriptorType)))
+_IN_C = _DESCRIPTORS | set(map(id, (BuiltinFunctionType, MethodWrapperType, type(functools.lru_cache(len)))))
+_DEFERS_ANNOTATIONS = sys.version_info >= (3, 14)
+_AS_WORDS = 4  # annotationlib.Format.STRING
+
+
+# -- the rule ------------------------------------------------------------------------------------------------------
 
 
 def wants_context(fn: Callable[..., Any], given: int) -> bool:
     """Whether `fn` is to be called with a context before its `given` arguments (the resource included).
 
-    A callable whose signature cannot be read is called without. Raises `TypeError` for what cannot be called either
-    way, and for coroutine functions."""
-    if type(fn) is FunctionType:
-        if is_plain(fn.__code__, given):
-            return False  # by far the most frequent case
-        return _by_code(fn, fn, given)
-    # pyright takes any callable for a FunctionType
-    if type(fn) is MethodType and type(fn.__func__) is FunctionType:  # pyright: ignore[reportFunctionMemberAccess]
-        return _by_code(fn, fn.__func__, given, bound=1)  # pyright: ignore[reportFunctionMemberAccess]
-    return _by_signature(fn, given)
+    Raises `TypeError` for what cannot be called so, naming what is missing, and for what a call would not run."""
+    kind: type[object] = type(fn)  # pyright: ignore[reportUnknownVariableType]
+    inner: Any = fn
+    filled, named = 0, _NO_NAMES
+    if kind is MethodType:
+        inner, filled = inner.__func__, 1
+    if type(inner) is not FunctionType:
+        if id(kind) not in _IN_C:
+            inner, filled, named = behind(fn)
+        if type(inner) is not FunctionType:
+            shape = _shape_of(inner)
+            return shape is not _UNREAD and _judge(fn, shape, filled, named, given)
 
-
-def is_plain(code: CodeType, given: int) -> bool:
-    """Whether a function of this code takes `given` arguments and no more, whatever its defaults are."""
-    return code.co_argcount == given and not (code.co_flags & _SPECIAL or code.co_kwonlyargcount)
-
-
-def is_asynchronous(fn: object) -> bool:
-    """Whether a call of `fn` only makes a coroutine or an asynchronous generator, which somebody would have to run."""
-    # of an instance its type's method counts; a class itself is called to make an instance
-    called = (fn, getattr(type(fn), "__call__", None))  # noqa: B004
-    try:
-        return any(inspect.iscoroutinefunction(each) or inspect.isasyncgenfunction(each) for each in called)
-    except TypeError:  # a mock that passes for a function and has no code
+    code: CodeType = inner.__code__
+    flags, most = code.co_flags, code.co_argcount - filled
+    if flags & DEFERRED:
+        raise _not_run(fn, kind_of_code(code))
+    if named is not _NO_NAMES and _leave_plain(code, inner, filled, named, given):
         return False
+    if named is not _NO_NAMES or code.co_kwonlyargcount:
+        return _judge(fn, _shape_of_function(inner, code), filled, named, given)
+    if flags & _VARARGS:
+        asks = _first_asks(inner, code, filled) if most > 0 else bool(_says(fn, 0, given))
+        most = _UNLIMITED
+    elif most == given:
+        return False  # by far the most frequent case
+    else:
+        asks = most > given and _first_asks(inner, code, filled)
+    least = code.co_argcount - len(inner.__defaults__ or ()) - filled
+    if least - asks <= given <= most:
+        return asks
+    return _judge(fn, _shape_of_function(inner, code), filled, named, given)  # which says what is wrong
 
 
-def check_callable(
-    name: str,
-    value: object,
-    arguments: int,
-    *,
-    given: str | None = None,
-    thorough: bool = False,
-    error: type[Exception] = TypeError,
-) -> None:
-    """Raise `error` unless `value` can be called with so many arguments (in words: `given`) and then does its work.
-
-    Of other callables than functions and methods only `thorough` reads the signature: that may run code of the user's
-    (it compares). One that cannot be read is believed."""
-    if type(value) is FunctionType and is_plain(value.__code__, arguments):
-        return
-    if type(value) is MethodType:
-        function: object = value.__func__  # pyright: ignore[reportFunctionMemberAccess]
-        if type(function) is FunctionType and is_plain(function.__code__, arguments + 1):
-            return
-    default = "1 argument" if arguments == 1 else f"{arguments or 'no'} arguments"
-    wanted = f"{name} must be a function that can be called with {given or default}"
-    if not callable(value):
-        raise error(f"{wanted}, not {shown(value)}")
-    if is_asynchronous(value):
-        raise error(
-            f"{wanted}, not the coroutine function {shown(value)}: it is called by threads; "
-            f"wrap it as lambda *a: asyncio.run({getattr(value, '__name__', 'f')}(*a))"
-        )
-    if not thorough and not isinstance(value, (FunctionType, MethodType)):
-        return
-    try:
-        signature = inspect.signature(value)
-    except Exception:
-        return
-    try:
-        signature.bind(*[None] * arguments)
-    except TypeError as trouble:
-        raise error(f"{wanted}, not {shown(value)}: {trouble}") from None
+def _leave_plain(code: CodeType, function: FunctionType, filled: int, named: Mapping[str, Any], given: int) -> bool:
+    """Whether what these names leave of a function takes so many arguments and no more. `False`: perhaps not."""
+    names, cut = code.co_varnames, code.co_argcount
+    for name in named:
+        if name in names and (place := names.index(name)) < cut:
+            cut = place
+    if cut - filled != given or code.co_argcount - len(function.__defaults__ or ()) > cut:
+        return False
+    return not (code.co_flags & _VARARGS or code.co_kwonlyargcount or code.co_posonlyargcount)
 
 
-def _by_code(fn: Callable[..., Any], function: FunctionType, given: int, bound: int = 0) -> bool:
-    code = function.__code__
-    if code.co_flags & ASYNCHRONOUS:
-        raise _coroutine_error(fn)
-    if code.co_flags & _VARARGS and not function.__dict__.keys().isdisjoint(("__wrapped__", "__signature__")):
-        return _by_signature(fn, given)  # a decorator's wrapper: what it wraps says what it takes
-    most = code.co_argcount - bound
-    least = max(0, most - len(function.__defaults__ or ()))
-    keywords = code.co_kwonlyargcount - len(function.__kwdefaults__ or ())
-    if code.co_flags & _VARARGS:
-        most = 1 << 30
-    return _decide(fn, given, least, most, needs_keywords=keywords > 0)
+def _judge(fn: Any, shape: tuple[Any, ...], filled: int, named: Mapping[str, Any], given: int) -> bool:
+    """The same, for parameters of which so many are filled in by position and these by name."""
+    names, required, unnamed, keywords, varargs = shape[:5]
+    cut = len(names)  # those before the first that is filled in by name can be given by position
+    for name in named:
+        if name in names and unnamed <= (place := names.index(name)) < cut:
+            cut, varargs = place, False
+    most = _UNLIMITED if varargs else cut - filled
+    asks = most > given and bool(_says(fn, 0, given))
+    first_lacking = filled + given + asks
+    if first_lacking < required or keywords:
+        lacking = [
+            *names[first_lacking : min(cut, required)],
+            *(name for name in (*names[max(cut, filled) : required], *keywords) if name not in named),
+        ]
+        if lacking:
+            raise _refusal(fn, given, asks, _missing(lacking, "" if asks or filled >= cut else names[filled]))
+    if given > most:
+        raise _refusal(fn, given, asks, f"it takes {max(most, 0) or 'no'} argument{'s' * (most != 1)} at most")
+    return asks
 
 
-def _by_signature(fn: Callable[..., Any], given: int) -> bool:
+def _first_asks(function: FunctionType, code: CodeType, filled: int) -> bool:
+    """Whether the first parameter of a function, after so many, says that it is a context."""
+    name = code.co_varnames[filled]
+    annotate = getattr(function, "__annotate__", None) if _DEFERS_ANNOTATIONS else None
+    annotation = function.__annotations__.get(name) if annotate is None else _words_of(function, annotate).get(name)
+    return name in _SIGNS if annotation is None else _asks(name, annotation, function.__globals__)
+
+
+def asking_parameter(fn: Callable[..., Any], given: int) -> str:
+    """The parameter of `fn`, or of what it wraps, that asks for a context beside `given` arguments; or ""."""
+    return _says(fn, 0, given) or ""
+
+
+def _says(fn: Any, filled: int, given: int) -> str | None:
+    """The name of the first parameter of `fn`, after so many that are filled in, if it asks for a context, and there is
+    room for that beside `given` arguments; "" if not. `None`: it begins with `*args`, and wraps nothing that is known.
+    """
+    own: Mapping[str, Any] = _NO_NAMES
+    kind: type[object] = type(fn)  # pyright: ignore[reportUnknownVariableType]
+    if kind is FunctionType:
+        code = fn.__code__
+        room = code.co_argcount - filled
+        if room > 0:
+            has_room = room > given or code.co_flags & _VARARGS
+            return code.co_varnames[filled] if has_room and _first_asks(fn, code, filled) else ""
+        own = fn.__dict__
+    elif kind is MethodType:
+        return _says(fn.__func__, filled + 1, given)
+    elif kind is functools.partial and (_PLACEHOLDER is _NOTHING or not _has_placeholder(fn)):
+        said = _says(fn.func, filled + len(fn.args), given)
+        if said is not None:
+            return said
+        own = fn.__dict__
+    elif id(kind) not in _IN_C and (called := _called(fn)) is not None:
+        said = _says(called, filled + 1, given)
+        if said is not None or isinstance(fn, type):
+            return said
+        own = getattr(fn, "__dict__", _NO_NAMES)
+    else:
+        shape = _shape_of(fn)
+        if filled < len(shape.names):
+            return shape.says(filled, given)
+        if shape is _WRAPPER:
+            own = {"__wrapped__": getattr(fn, "__wrapped__", None)}
+
+    signature, wrapped = own.get("__signature__"), own.get("__wrapped__")
+    if isinstance(signature, inspect.Signature):
+        shape = _shape_of_signature(signature)
+        if filled < len(shape.names):
+            return shape.says(filled, given)
+    return None if wrapped is None or wrapped is fn else _says(wrapped, filled, given)
+
+
+def _asks(name: str, annotation: Any, names: Mapping[str, Any]) -> bool:
+    """Whether a parameter with this name and annotation says that it is a context. `names`: what its module knows."""
+    if type(annotation) is str:
+        annotation = _meant_by(annotation, names)
+    return annotation is Context or (name in _SIGNS and not _excludes_contexts(annotation))
+
+
+def _excludes_contexts(annotation: Any) -> bool:
+    if not isinstance(annotation, type) or getattr(annotation, "_is_protocol", False):
+        return False
+    return not any(base is annotation for base in Context.__mro__)
+
+
+def _words_of(function: FunctionType, annotate: Any) -> Mapping[str, str]:
+    """The annotations of a function as they stand in its source, not evaluated. From Python 3.14 on."""
+    code = getattr(annotate, "__code__", None)
+    words = _annotations.get(code)
+    if words is None:
+        read: Any = inspect.get_annotations
+        try:
+            words = cast(Mapping[str, str], read(function, format=_AS_WORDS))
+        except Exception:  # they are computed in a way of somebody's own
+            words = _NO_NAMES
+        if code is not None:
+            _annotations.put(code, words)
+    return words
+
+
+def _meant_by(words: str, names: Mapping[str, Any]) -> Any:
+    """What an annotation means that is not evaluated; `None` if that cannot be said."""
+    found = names.get(words, _NOTHING)
+    if found is not _NOTHING:
+        return found
+    words = words.strip("'\" ")
+    first, *attributes = words.split(".")
+    found = names.get(first, _NOTHING)
+    for attribute in attributes:
+        found = vars(found).get(attribute, _NOTHING) if type(found) is ModuleType else _NOTHING
+    if found is _NOTHING:  # imported for type checkers alone, say
+        return Context if words in _TEXTS else None
+    return found
+
+
+# -- what a call of it runs ----------------------------------------------------------------------------------------
+
+
+def behind(fn: Any) -> tuple[Any, int, Mapping[str, Any]]:
+    """The function that a call of `fn` runs, how many of its parameters are filled in before those that are given, and
+    which by name. Not a function where that is written in C."""
+    inner: Any = fn
+    filled, named = 0, _NO_NAMES
+    while True:
+        kind: type[object] = type(inner)  # pyright: ignore[reportUnknownVariableType]
+        if kind is FunctionType:
+            return inner, filled, named
+        if kind is MethodType:
+            inner, filled = inner.__func__, filled + 1
+        elif kind is functools.partial and (_PLACEHOLDER is _NOTHING or not _has_placeholder(inner)):
+            filled += len(inner.args)
+            if inner.keywords:
+                named = inner.keywords if named is _NO_NAMES else {**inner.keywords, **named}
+            inner = inner.func
+        elif id(kind) not in _IN_C and (called := _called(inner)) is not None:
+            own = getattr(inner, "__dict__", _NO_NAMES)
+            if ("__code__" in own or "_is_coroutine_mark" in own) and deferred_kind(inner):
+                raise _not_run(fn, deferred_kind(inner))  # an instance that passes for a function, as an AsyncMock
+            inner, filled = called, filled + 1
+        else:
+            return inner, filled, named
+
+
+def _called(fn: Any) -> FunctionType | None:
+    """The function that a call of this class or instance runs, if there is one."""
+    kind: type[object] = type(fn)  # pyright: ignore[reportUnknownVariableType]
+    call = _TYPE_CALL if kind is type else kind.__dict__.get("__call__") or _found(kind, "__call__")
+    if call is _TYPE_CALL:  # a class
+        call = _found(fn, "__init__")
+        if call is _OBJECT_INIT:
+            call = getattr(_found(fn, "__new__"), "__func__", None)
+    return call if type(call) is FunctionType else None
+
+
+def _found(kind: type, name: str) -> Any:
+    """What a class has under this name, as it stands there."""
+    for base in kind.__mro__:
+        if name in base.__dict__:
+            return base.__dict__[name]
+    return None
+
+
+def _has_placeholder(fn: functools.partial[Any]) -> bool:
+    return any(each is _PLACEHOLDER for each in fn.args)
+
+
+# -- parameters ----------------------------------------------------------------------------------------------------
+
+
+class _Shape(NamedTuple):
+    """The parameters of a callable. The names are of those that can be given by position.
+
+    Functions have a plain tuple of the same, without the last, as one is made each time."""
+
+    names: Sequence[str]
+    required: int  # so many of the first have no default
+    unnamed: int  # so many of the first can be given by position alone
+    keywords: Sequence[str]  # what must be given by name
+    varargs: bool
+    asking: Sequence[bool] = ()  # which of the names ask for a context
+
+    def says(self, filled: int, given: int) -> str:
+        """The first that is not filled in, if it asks for a context and there is room for it."""
+        has_room = self.varargs or len(self.names) - filled > given
+        return self.names[filled] if has_room and self.asking[filled] else ""
+
+
+_UNREAD = _Shape((), 0, 0, (), varargs=True)  # nothing is known
+_WRAPPER = _Shape((), 0, 0, (), varargs=True)  # nothing is known but what it wraps
+
+
+def _shape_of_function(function: FunctionType, code: CodeType) -> tuple[Any, ...]:
+    count, names = code.co_argcount, code.co_varnames
+    keywords: Sequence[str] = ()
+    if code.co_kwonlyargcount:
+        defaults = function.__kwdefaults__ or _NO_NAMES
+        keywords = [name for name in names[count : count + code.co_kwonlyargcount] if name not in defaults]
+    required = count - len(function.__defaults__ or ())
+    return names[:count], required, code.co_posonlyargcount, keywords, code.co_flags & _VARARGS != 0
+
+
+def _shape_of_signature(signature: inspect.Signature) -> _Shape:
+    parameters = signature.parameters.values()
+    positional = [each for each in parameters if each.kind in (each.POSITIONAL_ONLY, each.POSITIONAL_OR_KEYWORD)]
+    return _Shape(
+        [each.name for each in positional],
+        sum(each.default is each.empty for each in positional),
+        sum(each.kind is each.POSITIONAL_ONLY for each in positional),
+        [each.name for each in parameters if each.kind is each.KEYWORD_ONLY and each.default is each.empty],
+        varargs=any(each.kind is each.VAR_POSITIONAL for each in parameters),
+        asking=[
+            _asks(each.name, None if each.annotation is each.empty else each.annotation, _NO_NAMES)
+            for each in positional
+        ],
+    )
+
+
+def _shape_of(fn: Any) -> _Shape:
+    """Of what is written in C. Raises `TypeError` for what is not callable."""
+    kind: type[object] = type(fn)  # pyright: ignore[reportUnknownVariableType]
+    if id(kind) in _DESCRIPTORS:
+        return _shape_of_method(fn)
+    if kind is BuiltinFunctionType and not (fn.__self__ is None or isinstance(fn.__self__, ModuleType)):
+        return _UNREAD  # a method of a builtin object is another one each time
+    shape = _shapes.get(fn)
+    if shape is None:
+        if callable(fn) and not kind.__weakrefoffset__:
+            return _UNREAD  # it could not be remembered
+        shape = _read(fn)
+        _shapes.put(fn, shape)
+    return shape
+
+
+def _shape_of_method(fn: Any) -> _Shape:
+    """Of a method of a builtin type, which can have no weak reference, but its type can."""
+    shapes = _methods.get(fn.__objclass__)
+    if shapes is None:
+        shapes = dict[str, _Shape]()
+        _methods.put(fn.__objclass__, shapes)
+    shape = shapes.get(fn.__name__)
+    if shape is None:
+        shape = shapes[fn.__name__] = _read(fn)
+    return shape
+
+
+def _read(fn: Any) -> _Shape:
     if not callable(fn):
         raise TypeError(f"a task must be callable, not {shown(fn)}")
-    if is_asynchronous(fn):
-        raise _coroutine_error(fn)
+    kind = deferred_kind(fn)
+    if kind:
+        raise _not_run(fn, kind)
     try:
-        parameters = inspect.signature(fn).parameters.values()
+        wraps = getattr(fn, "__wrapped__", None) is not None
+        return _WRAPPER if wraps else _shape_of_signature(inspect.signature(fn))
     except Exception:  # among others what `fn` raises when it is compared
-        return False
-    positional = [p for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
-    least = sum(p.default is p.empty for p in positional)
-    most = 1 << 30 if any(p.kind is p.VAR_POSITIONAL for p in parameters) else len(positional)
-    needs_keywords = any(p.kind is p.KEYWORD_ONLY and p.default is p.empty for p in parameters)
-    return _decide(fn, given, least, most, needs_keywords=needs_keywords)
+        return _UNREAD
 
 
-def _decide(fn: Callable[..., Any], given: int, least: int, most: int, *, needs_keywords: bool) -> bool:
-    if not needs_keywords:
-        if least <= given <= most:
-            return False
-        if least == given + 1:
-            return True
-    raise TypeError(
-        f"task {shown(fn)} cannot be called with the resource and {given - 1} more argument{'s' * (given != 2)}, "
-        "nor with a context before them"
-    )
+_shapes: ByIdentity[_Shape] = ByIdentity()  # by the object, or by a function's code
+_methods: ByIdentity[dict[str, _Shape]] = ByIdentity()  # by their type
+_annotations: ByIdentity[Mapping[str, str]] = ByIdentity()  # in words, by the code that would compute them
 
 
-def _coroutine_error(fn: Callable[..., Any]) -> TypeError:
-    return TypeError(
-        f"task {shown(fn)} is a coroutine function, and workers are threads: pass lambda resource: "
-        "asyncio.run(fn(resource)), or await manager.queue_task_async(a_plain_function)"
-    )
+# -- refusals ------------------------------------------------------------------------------------------------------
+
+
+def _missing(lacking: Sequence[str], first: str) -> str:
+    text = f"{' and '.join(map(repr, lacking))} {'is' if len(lacking) == 1 else 'are'} missing"
+    return f"{text}. If {first!r} is to be a context, {TO_ASK}" if first else text
+
+
+def _refusal(fn: Any, given: int, asks: bool, why: str) -> TypeError:
+    more = f"{given - 1} more argument{'s' * (given != 2)}"
+    return TypeError(f"task {shown(fn)} cannot be called with {'a context, ' * asks}the resource and {more}: {why}")
+
+
+def _not_run(fn: Any, kind: str) -> TypeError:
+    if kind == COROUTINE:
+        advice = (
+            "and workers are threads: pass lambda resource: asyncio.run(fn(resource)), or await "
+            "manager.queue_task_async(a_plain_function)"
+        )
+    else:
+        a_list, method = ("a list", "map") if kind == GENERATOR else ("a list, made in asyncio.run", "amap")
+        advice = (
+            "and its body would run later, where its items are asked for, when the resource is another task's or gone: "
+            f"return {a_list}, or give manager.{method} the items and a plain function"
+        )
+    return TypeError(f"task {shown(fn)} is {kind}, {advice}")

@@ -32,9 +32,10 @@ from tasker.context import Context
 from tasker.current import in_task
 from tasker.errors import ConfigError, DeadlineExceededError, shown
 from tasker.future import TaskFuture
+from tasker.hints import explain_call
 from tasker.parking import Seat
 from tasker.signature import wants_context
-from tasker.wrapping import Progress, wrapper
+from tasker.wrapping import Progress, users_traceback, wrapper
 
 __all__ = ["MapOptions", "Plan", "TaskStream", "Window", "iterator_over", "new_plan", "new_stream"]
 
@@ -124,7 +125,7 @@ def _length(items: Iterable[Any]) -> int | None:
 def _one_by_one(window: _ThreadWindow) -> Generator[Any, None, None]:
     """As `_results` for single items in order, by far the most frequent case, without the calls."""
     plan, items, flying = window.plan, window.items, window.flying
-    submit, fn, options = plan.submit, plan.fn, plan.options
+    submit, fn, wants, options = plan.submit, plan.fn, plan.wants_context, plan.options
     future: Future | None
     try:
         window.begin()
@@ -146,7 +147,7 @@ def _one_by_one(window: _ThreadWindow) -> Generator[Any, None, None]:
                 continue
             try:
                 for item in items:
-                    flying[submit(fn, (item,), options)] = None
+                    flying[submit(fn, wants, (item,), options)] = None
                     break
                 else:
                     window.ended = True
@@ -196,7 +197,7 @@ class Plan:
     """The arguments of `map`, checked."""
 
     manager: object  # kept: one that is forgotten stops
-    submit: Callable[..., Future]  # its engine's
+    submit: Callable[..., Future]  # its engine's, for functions that have been asked
     fn: Callable[..., Any]
     wants_context: bool
     options: Mapping[str, Any]
@@ -214,14 +215,18 @@ class Plan:
         options = self.options
         if "timeout" in options:
             options = {**options, "timeout": options["timeout"] * len(chunk.steps)}
-        return self.submit(_run_chunk, (self.fn, self.wants_context, chunk), options, waiting)
+        return self.submit(_run_chunk, True, (self.fn, self.wants_context, chunk), options, waiting)
 
 
 @wrapper
 def _run_chunk(context: Context, resource: Any, fn: Callable[..., Any], wants_context: bool, chunk: Progress) -> None:
     for item in chunk.left():
         context.raise_if_done()
-        result = fn(context, resource, item) if wants_context else fn(resource, item)
+        try:
+            result = fn(context, resource, item) if wants_context else fn(resource, item)
+        except TypeError as error:
+            explain_call(error, users_traceback(error.__traceback__), fn, (item,), wants_context)
+            raise
         if isinstance(context.err(), DeadlineExceededError):
             context.raise_if_done()  # too late: the timeout is this item's, not the next one's
         chunk.note(result)
@@ -283,7 +288,7 @@ class Window:
         waiting = None if arrival is None else [arrival]
         if plan.chunksize == 1:
             chunk = None
-            future = plan.submit(plan.fn, (items[0],), plan.options, waiting)
+            future = plan.submit(plan.fn, plan.wants_context, (items[0],), plan.options, waiting)
         else:
             chunk = Progress(items)
             future = plan.submit_chunk(chunk, waiting)

@@ -33,6 +33,7 @@ from tasker.context import TaskContext
 from tasker.current import here
 from tasker.errors import TaskManagerKilledError, WorkerLostError, put_note
 from tasker.future import TaskFuture
+from tasker.hints import explain_call
 from tasker.logger import GuardedLogger, traceback_of
 from tasker.metrics import FULL, Shard
 from tasker.parking import Seat
@@ -317,6 +318,8 @@ class Worker(Generic[R]):
         now = time.monotonic()
         terms = self._terms
         _strip_own_frame(error)
+        if type(error) is TypeError:
+            explain_call(error, error.__traceback__, task._fn, task._args, task._wants_context)
         leave_child(error)
         healthy = terms.user.is_healthy(error, self.resource)
         failures = self._failures_with_this()

@@ -87,6 +87,15 @@ class Incomparable:
 
 
 async def coroutine(*_): ...
+def generator(*_):
+    yield
+
+
+class CallsGenerator:
+    def __call__(self, *_):
+        yield
+
+
 async def asynchronous_generator(*_):
     yield
 
@@ -152,6 +161,7 @@ def seconds(least: str, *, finite: bool = False) -> list[Bad]:
     ]
 
 
+GENERATORS = (generator, functools.partial(generator), CallsGenerator())
 ASYNCHRONOUS = (coroutine, asynchronous_generator, functools.partial(coroutine), AsyncMock(), CallsCoroutine())
 
 
@@ -161,6 +171,7 @@ def callables(arguments: str, *wrong_arity: object, says: str = "") -> list[Bad]
         *unprintable(says),
         *(Bad(value, arguments) for value in wrong_arity),
         *(Bad(value, "asyncio") for value in ASYNCHRONOUS),
+        *(Bad(value, "generator function") for value in GENERATORS),
     ]
 
 

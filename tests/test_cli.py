@@ -737,6 +737,8 @@ def test_results_to_resume_are_kept_apart_from_the_errors(app, run):
         (["map", "app:two"], "app:two must be callable with (item), and with a resource first only if there is a"),
         (["map", "app:fn", "--resource", "app:factory"], "app:fn must be callable with (resource, item) or (context, "),
         (["map", "app:coroutine", "--resource", "app:factory"], "app:coroutine is a coroutine function"),
+        (["map", "app:generator"], "app:generator is a generator function, which has no result"),
+        (["map", "app:generator", "--resource", "app:factory"], "app:generator is a generator function"),
         (["map", "app:two", "--resource", "app:nothing"], "app has no 'nothing'"),
         (["map", "app:two", "--resource", "app"], "'app' must be MODULE:FACTORY"),
         (["map", "app:two", "--resource", "app:number"], "app:number must be a function that can be called with no"),
@@ -756,7 +758,10 @@ def test_what_cannot_be_done_is_told_in_one_line_and_nothing_runs(arguments, sai
     def fn(item):
         raise AssertionError
 
-    app.fn, app.coroutine, app.number = fn, coroutine, 3
+    def generator(resource, item):
+        yield item
+
+    app.fn, app.coroutine, app.generator, app.number = fn, coroutine, generator, 3
     app.two = lambda resource, item: fn(item)
     app.factory = lambda: fn("made")
     Path("input").write_text("a line\n")

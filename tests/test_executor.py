@@ -88,7 +88,6 @@ class AsynchronousInstance:
     "fn",
     [
         coroutine_function,
-        asynchronous_generator,
         functools.partial(coroutine_function),
         AsynchronousInstance(),
         AsynchronousInstance().method,
@@ -99,6 +98,48 @@ def test_coroutine_functions_are_refused_with_a_hint(executor, fn):
     for refused in (lambda: executor.submit(fn), lambda: executor.map(fn, [])):
         with pytest.raises(TypeError, match=r"must not be the coroutine function .*asyncio\.run"):
             refused()
+
+
+def generator():
+    yield
+
+
+class GeneratorInstance:
+    def __call__(self):
+        yield
+
+    def method(self):
+        yield
+
+
+@pytest.mark.parametrize(
+    "fn",
+    [
+        generator,
+        asynchronous_generator,
+        functools.partial(generator),
+        GeneratorInstance(),
+        GeneratorInstance().method,
+        functools.partial(GeneratorInstance().method),
+    ],
+)
+def test_generator_functions_are_refused_with_a_hint(executor, fn):
+    for refused in (
+        lambda: executor.submit(fn),
+        lambda: executor.map(fn, []),
+        lambda: executor.map(fn, [], chunksize=2),
+    ):
+        with pytest.raises(TypeError, match=r"must not be the (asynchronous )?generator function .* return a list"):
+            refused()
+
+
+def test_a_generator_function_whose_decorator_returns_a_list_is_accepted(executor):
+    @functools.wraps(generator)
+    def listed():
+        return list(generator())
+
+    assert executor.submit(listed).result(PATIENCE) == [None]
+    assert executor.submit(GeneratorInstance).result(PATIENCE).method is not None
 
 
 @pytest.mark.parametrize("value", [None, 7, "fn", Ellipsis])

@@ -42,9 +42,10 @@ LAYERS = (
     ("placement.mark", "placement.stderr"),
     # needs one or two of those
     ("aside", "awaiting", "checks", "metrics", "placement.base", "placement.envelope", "resources", "room"),
-    ("signature", "timer"),
+    ("callables", "timer"),
     ("context", "interrupts"),
-    ("current", "placement.handle"),
+    ("current", "placement.handle", "signature"),
+    ("hints",),
     ("deadlock", "placement.child", "placement.elsewhere", "placement.host"),
     ("placement._child", "placement.hosted", "placement.processes"),
     ("placement.actor",),

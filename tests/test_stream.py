@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import contextvars
+import functools
 import gc
 import itertools
 import operator
@@ -17,6 +18,7 @@ from collections.abc import Iterator
 
 import pytest
 
+import tasker
 from tasker import (
     Config,
     ConfigError,
@@ -31,6 +33,7 @@ from tasker import (
     deadlock,
 )
 from tasker.parking import gil_enabled
+from tasker.signature import wants_context
 from tasker.testing import ManualClock
 from tests.conftest import PATIENCE, Sick, eventually
 from tests.test_interrupts import Interrupter
@@ -1448,3 +1451,20 @@ def test_a_manager_of_which_only_a_stream_is_left_goes_on_until_that_is_over(fac
         gc.collect()
         assert sorted(stream) == [2 * i for i in range(50)]
         eventually(lambda: factory.live == 0, "the end of the manager")
+
+
+def test_a_function_is_asked_once_for_a_stream_whether_it_wants_a_context(make, monkeypatch):
+    asked = []
+
+    def ask(fn, given):
+        asked.append(fn)
+        return wants_context(fn, given)
+
+    for module in (tasker.stream, tasker.engine):
+        monkeypatch.setattr(module, "wants_context", ask)
+    manager = make(worker_count=1, max_worker_count=1)
+    fn = functools.partial(pow, 2)  # which takes the resource's place in vain
+    results = manager.map(fn, range(50), return_exceptions=True)
+    assert [type(result) for result in results] == [TypeError] * 50
+    assert list(manager.map(lambda ctx, resource, item: item, range(50), ordered=False, chunksize=7))
+    assert len(asked) == 2

@@ -425,6 +425,10 @@ def test_failures_that_were_asked_for_are_forgotten():
     assert outcomes(resources.create, 2) == "works works"
 
 
+def generator():
+    yield
+
+
 async def coroutine():
     pass
 
@@ -442,6 +446,11 @@ async def coroutine():
             lambda f: f.use(coroutine),
             TypeError,
             f"fn must be a plain function, not the coroutine function {coroutine}: workers are threads",
+        ),
+        (
+            lambda f: f.use(generator),
+            TypeError,
+            f"fn must be a plain function, not the generator function {generator}: return a list",
         ),
     ],
 )

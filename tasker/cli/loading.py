@@ -13,9 +13,10 @@ from collections.abc import Callable, Generator
 from contextlib import AbstractContextManager
 from typing import Any
 
+from tasker.callables import GENERATOR, check_callable, deferred_kind
 from tasker.cli.arguments import UsageError
 from tasker.errors import shown
-from tasker.signature import check_callable, is_asynchronous, wants_context
+from tasker.signature import wants_context
 from tasker.usercode import last_line_of
 
 __all__ = ["add_current_folder", "exception_type", "function", "one_line", "resource_factory", "where"]
@@ -36,9 +37,12 @@ def function(name: str, *, with_resource: bool) -> tuple[Callable[..., Any], boo
     fn: Any = _load(name, "MODULE:FUNCTION")
     if not callable(fn):
         raise UsageError(f"{name} is {_shown(fn)}, no function")
-    if is_asynchronous(fn):
+    kind = deferred_kind(fn)
+    if kind == GENERATOR:
+        raise UsageError(f"{name} is a generator function, which has no result: give a function that returns a list")
+    if kind:
         raise UsageError(
-            f"{name} is a coroutine function, and workers are threads: give a function that calls "
+            f"{name} is {kind}, and workers are threads: give a function that calls "
             f"asyncio.run({name.rpartition(':')[2]}(...))"
         )
     try:
@@ -58,12 +62,15 @@ def resource_factory(name: str) -> Callable[[], AbstractContextManager[Any]]:
     Many resources are context managers whose exit does not close them (`sqlite3.Connection`), so close() comes first.
     Raises `UsageError`."""
     factory: Any = _load(name, "MODULE:FACTORY")
+    yields = inspect.isgeneratorfunction(factory)
+    if yields:
+        factory = contextlib.contextmanager(factory)
     try:
         check_callable(name, factory, 0, thorough=True)
     except TypeError as error:
         raise UsageError(one_line(str(error))) from None
-    if inspect.isgeneratorfunction(factory):
-        return contextlib.contextmanager(factory)
+    if yields:
+        return factory  # type: ignore[no-any-return]
 
     @contextlib.contextmanager
     def opened() -> Generator[Any]:

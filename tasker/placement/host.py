@@ -28,12 +28,13 @@ from tasker.errors import (
     TaskManagerKilledError,
     shown,
 )
+from tasker.hints import explain_call
 from tasker.logger import GuardedLogger
 from tasker.placement import envelope, protocol
 from tasker.placement.envelope import Outcome, Verdict
 from tasker.placement.variables import set_variables
 from tasker.threads import claim_thread
-from tasker.wrapping import Progress, wrapper
+from tasker.wrapping import Progress, users_traceback, wrapper
 
 __all__ = ["Host"]
 
@@ -112,6 +113,9 @@ class Host:
             if wants_context:
                 return scope.run(fn, self.call_context(self), self.resource, *args)
             return scope.run(fn, self.resource, *args)
+        except TypeError as error:
+            explain_call(error, users_traceback(error.__traceback__), fn, args, wants_context)
+            raise
         finally:
             place.loan = None
 

@@ -13,9 +13,9 @@ from dataclasses import dataclass, field
 from typing import Any, Generic, ParamSpec, TypeVar, cast, overload
 
 from tasker import checks
+from tasker.callables import GENERATOR, deferred_kind
 from tasker.context import Context
 from tasker.errors import shown
-from tasker.signature import is_asynchronous
 from tasker.wrapping import wrapper
 
 __all__ = ["DummyResource", "ResourceFactory", "ResourceRecord"]
@@ -193,9 +193,12 @@ class ResourceFactory(Generic[R]):
     def use(self, fn: Callable[P, T]) -> Callable[P, T]:
         """The task `fn`, `fn(resource, ...)` or `fn(ctx, resource, ...)`, which then uses its resource as it runs.
 
-        Raises `TypeError` for a coroutine function."""
+        Raises `TypeError` for a coroutine or generator function."""
 
-        if is_asynchronous(fn):
+        kind = deferred_kind(fn)
+        if kind == GENERATOR:
+            raise TypeError(f"fn must be a plain function, not the generator function {shown(fn)}: return a list")
+        if kind:
             raise TypeError(f"fn must be a plain function, not the coroutine function {shown(fn)}: workers are threads")
         task = functools.partial(_use_and_call, self, fn)
         functools.update_wrapper(task, fn)  # it is called with a context if `fn` is

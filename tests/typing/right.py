@@ -183,6 +183,14 @@ def watch_with_default(ctx: Context, db: Connection, number: int = 7) -> int:
     return number
 
 
+def watch_annotated(c: Context, db: Connection) -> bool:
+    return c.cancelled()
+
+
+def resource_called_context(context: Connection, query: str = "select") -> list[str]:
+    return context.execute(query)
+
+
 @overload
 def either(db: Connection) -> int: ...
 @overload
@@ -318,6 +326,15 @@ def context_first_with_arguments(m: TaskManager[Connection]) -> None:
 
 def context_first_with_a_default(m: TaskManager[Connection]) -> None:
     assert_type(m.queue_task(watch_with_default), int)
+
+
+def context_first_by_its_annotation(m: TaskManager[Connection]) -> None:
+    assert_type(m.queue_task(watch_annotated), bool)
+
+
+def resource_first_whatever_it_is_called(m: TaskManager[Connection]) -> None:
+    assert_type(m.queue_task(resource_called_context), list[str])
+    assert_type(m.queue_task(resource_called_context, "insert"), list[str])
 
 
 def context_first_in_a_lambda(m: TaskManager[Connection]) -> None:

@@ -1,0 +1,128 @@
+"""What a callable is, as far as that can be told without calling it: how many arguments it takes, and whether a call
+does the work or only makes something that would have to be run.
+
+A plain function is judged by its code object, which costs a fiftieth of `inspect.signature`.
+"""
+
+from __future__ import annotations
+
+import inspect
+import weakref
+from types import CodeType, FunctionType, MethodType
+from typing import Any, Generic, TypeVar
+
+from tasker.errors import shown
+
+__all__ = ["DEFERRED", "ByIdentity", "check_callable", "deferred_kind", "is_asynchronous", "is_plain", "kind_of_code"]
+
+V = TypeVar("V")
+
+ASYNCHRONOUS = inspect.CO_COROUTINE | inspect.CO_ASYNC_GENERATOR
+DEFERRED = ASYNCHRONOUS | inspect.CO_GENERATOR
+"""The flags of code whose call runs nothing of it."""
+
+COROUTINE, GENERATOR, ASYNC_GENERATOR = (
+    "a coroutine function",
+    "a generator function",
+    "an asynchronous generator function",
+)
+
+_SPECIAL = inspect.CO_VARARGS | DEFERRED
+
+
+def is_plain(code: CodeType, given: int) -> bool:
+    """Whether a function of this code takes `given` arguments and no more, whatever its defaults are."""
+    return code.co_argcount == given and not (code.co_flags & _SPECIAL or code.co_kwonlyargcount)
+
+
+def kind_of_code(code: CodeType) -> str:
+    """What a call of this code only makes an object of, in words with their article; "" if a call runs it."""
+    flags = code.co_flags
+    if flags & inspect.CO_COROUTINE:
+        return COROUTINE
+    if flags & inspect.CO_ASYNC_GENERATOR:
+        return ASYNC_GENERATOR
+    return GENERATOR if flags & inspect.CO_GENERATOR else ""
+
+
+def deferred_kind(fn: object) -> str:
+    """What `fn` is if a call of it only makes an object that somebody would have to run, as `kind_of_code` says it."""
+    # of an instance its type's method counts; a class itself is called to make an instance
+    called = (fn, getattr(type(fn), "__call__", None))  # noqa: B004
+    try:
+        if any(map(inspect.iscoroutinefunction, called)):
+            return COROUTINE
+        if any(map(inspect.isasyncgenfunction, called)):
+            return ASYNC_GENERATOR
+        return GENERATOR if any(map(inspect.isgeneratorfunction, called)) else ""
+    except TypeError:  # a mock that passes for a function and has no code
+        return ""
+
+
+def is_asynchronous(fn: object) -> bool:
+    """Whether a call of `fn` only makes a coroutine or an asynchronous generator."""
+    return deferred_kind(fn) not in ("", GENERATOR)
+
+
+def check_callable(
+    name: str,
+    value: object,
+    arguments: int,
+    *,
+    given: str | None = None,
+    thorough: bool = False,
+    error: type[Exception] = TypeError,
+) -> None:
+    """Raise `error` unless `value` can be called with so many arguments (in words: `given`) and then does its work.
+
+    Of other callables than functions and methods only `thorough` reads the signature: that may run code of the user's
+    (it compares). One that cannot be read is believed."""
+    if type(value) is FunctionType and is_plain(value.__code__, arguments):
+        return
+    if type(value) is MethodType:
+        function: object = value.__func__  # pyright: ignore[reportFunctionMemberAccess]
+        if type(function) is FunctionType and is_plain(function.__code__, arguments + 1):
+            return
+    default = "1 argument" if arguments == 1 else f"{arguments or 'no'} arguments"
+    wanted = f"{name} must be a function that can be called with {given or default}"
+    if not callable(value):
+        raise error(f"{wanted}, not {shown(value)}")
+    kind = deferred_kind(value)
+    if kind == GENERATOR:
+        raise error(f"{wanted}, not the generator function {shown(value)}: a call of it runs nothing of its body")
+    if kind:
+        raise error(
+            f"{wanted}, not the coroutine function {shown(value)}: it is called by threads; "
+            f"wrap it as lambda *a: asyncio.run({getattr(value, '__name__', 'f')}(*a))"
+        )
+    if not thorough and not isinstance(value, (FunctionType, MethodType)):
+        return
+    try:
+        signature = inspect.signature(value)
+    except Exception:
+        return
+    try:
+        signature.bind(*[None] * arguments)
+    except TypeError as trouble:
+        raise error(f"{wanted}, not {shown(value)}: {trouble}") from None
+
+
+class ByIdentity(Generic[V]):
+    """What is known of objects as long as they live. Found by identity: `==` and `hash()` may be the user's."""
+
+    def __init__(self) -> None:
+        self._known: dict[int, tuple[weakref.ref[Any], V]] = {}
+
+    def get(self, thing: object) -> V | None:
+        entry = self._known.get(id(thing))
+        return entry[1] if entry is not None and entry[0]() is thing else None
+
+    def put(self, thing: object, what: V) -> None:
+        known, key = self._known, id(thing)
+
+        def forget(reference: weakref.ref[Any]) -> None:
+            entry = known.get(key)
+            if entry is not None and entry[0] is reference:
+                known.pop(key, None)
+
+        known[key] = weakref.ref(thing, forget), what
