@@ -1,9 +1,10 @@
 """`concurrent.futures.ThreadPoolExecutor`s on workers of tasker's.
 
 `CallExecutor` turns calls into tasks: a task is `_call(resource, fn, args, kwargs)`, one plain function for all calls,
-which the engine remembers. How a task is accepted is what its subclasses add (`_accept`). They are subclasses of the
-standard class because programs ask for that, and then use what it has (see `standard`): its `submit`, where
-instrumentation has replaced that, and its private attributes.
+which the engine remembers. How a task is accepted is what its subclasses add (`_accept_task`). They are subclasses of
+the standard class because programs ask for that, and then use what it has (see `standard`): its `submit`, where
+instrumentation has replaced that, and its private attributes. Subclasses of users' have attributes of their own, so
+those here have names that they would hardly take.
 
 `ManagerExecutor` is a view of a manager's workers. Submitters and whoever closes the view share no lock, as accepting a
 task may run code of the user's (a collector) and may block (a bounded queue). A submitter *announces* itself in
@@ -52,7 +53,7 @@ _AFTER_SHUTDOWN = "cannot schedule new futures after shutdown"
 class CallExecutor(StandardParts):
     """An executor whose calls are tasks. Subclasses say how a task is accepted, and close."""
 
-    _accept: Callable[..., TaskFuture[Any]]
+    _accept_task: Callable[..., TaskFuture[Any]]
     _judges = True  # whether what a call raises may break a resource, and so has to reach the worker
 
     def submit(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Future[T]:
@@ -65,7 +66,7 @@ class CallExecutor(StandardParts):
             _check_function(fn)
         if Standard.submit is not _plain and self._is_instrumented():
             return super().submit(fn, *args, **kwargs)
-        return self._accept(_call, (fn, args, kwargs))
+        return self._accept_task(_call, (fn, args, kwargs))
 
     def map(
         self,
@@ -99,10 +100,10 @@ class CallExecutor(StandardParts):
         deadline = None if timeout is None else time.monotonic() + timeout
         items = zip(*iterables, strict=False)
         if not self._submits_itself():
-            return self._results(_take_result, (self.submit(fn, *args) for args in items), buffersize, deadline)
+            return _results(_take_result, (self.submit(fn, *args) for args in items), buffersize, deadline)
         if chunksize == 1:
-            return self._results(_take_result, self._submit_each(fn, items), buffersize, deadline)
-        chunks: Results[deque[_Outcome]] = self._results(
+            return _results(_take_result, self._submit_each(fn, items), buffersize, deadline)
+        chunks: Results[deque[_Outcome]] = _results(
             _take_chunk, self._submit_chunks(fn, items, chunksize), buffersize, deadline
         )
         return Results(_each_outcome(chunks), chunks.close)
@@ -117,32 +118,16 @@ class CallExecutor(StandardParts):
         """Whether calls go by what has taken the place of the standard `submit`. What it makes of a function refers to
         things of this process, so calls that leave the process go without."""
         look()
-        return _plain is None and not self._engine.packs
-
-    def _results(
-        self,
-        take: Callable[[deque[Any], Iterator[Any], float | None], T],
-        submissions: Iterator[Any],
-        buffersize: int | None,
-        deadline: float | None,
-    ) -> Results[T]:
-        tasks: deque[Any] = deque()
-        results = Results(_in_order(take, tasks, submissions, deadline), lambda: _give_up(tasks))
-        try:
-            tasks.extend(islice(submissions, buffersize))
-        except BaseException:  # an iterable's own, refused, or Ctrl-C: nobody will ask for these results
-            results.close()
-            raise
-        return results
+        return _plain is None and not self._task_engine.packs
 
     def _submit_each(self, fn: Callable[..., T], items: Iterable[tuple[Any, ...]]) -> Iterator[TaskFuture[T]]:
         for args in items:
-            yield self._accept(_call, (fn, args, None))
+            yield self._accept_task(_call, (fn, args, None))
 
     def _submit_chunks(self, fn: Callable[..., Any], items: Iterator[tuple[Any, ...]], size: int) -> Iterator[_Chunk]:
         while calls := tuple(islice(items, size)):
             chunk = _Chunk(calls)
-            chunk.future = self._accept(_call_each, (fn, self._judges, chunk))
+            chunk.future = self._accept_task(_call_each, (fn, self._judges, chunk))
             yield chunk
 
     def __exit__(
@@ -155,7 +140,7 @@ class CallExecutor(StandardParts):
 
     def _submit_item(self, item: Any) -> None:
         call = item.task if hasattr(item, "task") else (item.fn, item.args, item.kwargs)
-        self._accept(_call, tuple(call), functools.partial(task_made_of, item.future))
+        self._accept_task(_call, tuple(call), functools.partial(task_made_of, item.future))
 
     def _call_of(self, fn: Any, args: tuple[Any, ...]) -> standard.Call:
         if fn is _call:
@@ -189,7 +174,7 @@ class ManagerExecutor(CallExecutor):
 
     def __init__(self, manager: Managed) -> None:
         self._manager = manager
-        self._engine = manager._engine
+        self._task_engine = manager._engine
         look()
         self._submit = manager._engine.submit
         self._closed = False
@@ -199,7 +184,7 @@ class ManagerExecutor(CallExecutor):
         self._done = self._futures.discard
         self._closers: list[Seat] = []  # woken, once closed, when a submission is no more under way
 
-    def _accept(
+    def _accept_task(
         self,
         call: Callable[..., Any],
         args: tuple[Any, ...],
@@ -259,7 +244,7 @@ class ManagerExecutor(CallExecutor):
         if not wait:
             return
         if current_worker() is None:
-            if self._engine.orphaned is not None or self._engine.tasks_need_this_thread():
+            if self._task_engine.orphaned is not None or self._task_engine.tasks_need_this_thread():
                 return
             self._wait_for_submissions()
         while self._futures:
@@ -277,19 +262,19 @@ class ManagerExecutor(CallExecutor):
         finally:
             self._closers.remove(seat)
 
-    def _waiting(self) -> list[TaskFuture[Any]]:
+    def _waiting_tasks(self) -> list[TaskFuture[Any]]:
         waiting = [future for future in self._futures.copy() if future._waits_for_start()]
         return sorted(waiting, key=attrgetter("_queued_at"))
 
-    def _count_waiting(self) -> int:
+    def _count_waiting_tasks(self) -> int:
         return sum(future._waits_for_start() for future in self._futures.copy())
 
     if not TYPE_CHECKING:  # there they are attributes
 
         @property
         def _max_workers(self) -> int:
-            crew = self._engine.crew
-            return crew.most if self._engine.burst.scales else crew.base
+            crew = self._task_engine.crew
+            return crew.most if self._task_engine.burst.scales else crew.base
 
         @_max_workers.setter
         def _max_workers(self, number: object) -> None:
@@ -301,7 +286,7 @@ class ManagerExecutor(CallExecutor):
 
         @property
         def _shutdown(self) -> bool:
-            return self._closed or self._engine.is_stopping()
+            return self._closed or self._task_engine.is_stopping()
 
 
 @wrapper
@@ -350,6 +335,22 @@ class Results(Generic[T], Iterator[T]):
         """End the iteration, and cancel the tasks whose results were not taken."""
         self._results.close()
         self._cancel()
+
+
+def _results(
+    take: Callable[[deque[Any], Iterator[Any], float | None], T],
+    submissions: Iterator[Any],
+    buffersize: int | None,
+    deadline: float | None,
+) -> Results[T]:
+    tasks: deque[Any] = deque()
+    results = Results(_in_order(take, tasks, submissions, deadline), lambda: _give_up(tasks))
+    try:
+        tasks.extend(islice(submissions, buffersize))
+    except BaseException:  # an iterable's own, refused, or Ctrl-C: nobody will ask for these results
+        results.close()
+        raise
+    return results
 
 
 def _in_order(

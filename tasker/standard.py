@@ -115,7 +115,7 @@ class WorkQueue:
     def qsize(self) -> int:
         """How many calls wait."""
         executor = self._executor()
-        return 0 if executor is None else executor._count_waiting()
+        return 0 if executor is None else executor._count_waiting_tasks()
 
     def empty(self) -> bool:
         """Whether none waits."""
@@ -128,7 +128,7 @@ class WorkQueue:
         while executor is not None:
             try:
                 if not self._listed:
-                    self._listed.extend(map(weakref.ref, executor._waiting()))
+                    self._listed.extend(map(weakref.ref, executor._waiting_tasks()))
                 task = self._listed.popleft()()
             except IndexError:
                 break
@@ -197,7 +197,7 @@ class StandardParts(concurrent.futures.ThreadPoolExecutor):
     """The private parts of the standard class on executors of ours. What can be given can be read; to set what would
     have no effect raises `AttributeError`."""
 
-    _engine: Any
+    _task_engine: Any
 
     def __setattr__(self, name: str, value: object) -> None:
         if name in _FIXED:
@@ -210,11 +210,11 @@ class StandardParts(concurrent.futures.ThreadPoolExecutor):
         """Accept a work item of the standard library's, or raise."""
         raise NotImplementedError
 
-    def _waiting(self) -> list[TaskFuture[Any]]:
+    def _waiting_tasks(self) -> list[TaskFuture[Any]]:
         """The tasks of this executor that have not started, the oldest first."""
         raise NotImplementedError
 
-    def _count_waiting(self) -> int:
+    def _count_waiting_tasks(self) -> int:
         """How many those are."""
         raise NotImplementedError
 
@@ -238,11 +238,11 @@ class StandardParts(concurrent.futures.ThreadPoolExecutor):
 
         @property
         def _threads(self) -> frozenset[threading.Thread]:
-            return frozenset(worker.thread for worker in self._engine.crew.members)
+            return frozenset(worker.thread for worker in self._task_engine.crew.members)
 
         @property
         def _thread_name_prefix(self) -> str:
-            return self._engine.name
+            return self._task_engine.name
 
         @property
         def _shutdown_lock(self) -> Entrance:

@@ -55,7 +55,7 @@ class ThreadPoolExecutor(CallExecutor):
 
     Raises `ValueError` when `max_workers` is not greater than 0, `TypeError` for other wrong arguments."""
 
-    _engine: OnDemandEngine
+    _task_engine: OnDemandEngine
     _judges = False  # a thread is no resource that an error could break
 
     def __init__(
@@ -73,13 +73,13 @@ class ThreadPoolExecutor(CallExecutor):
         if initializer is not None and not callable(initializer):
             raise TypeError("initializer must be a callable")
         name = str(thread_name_prefix) or f"ThreadPoolExecutor-{next(_numbers)}"
-        self._engine = OnDemandEngine(most, name, initializer, initargs)
-        self._accept = self._engine.accept
+        self._task_engine = OnDemandEngine(most, name, initializer, initargs)
+        self._accept_task = self._task_engine.accept
         look()
         if type(self)._adjust_thread_count is not ThreadPoolExecutor._adjust_thread_count:
-            self._accept = partial(_adjust_and_accept, weakref.ref(self))
+            self._accept_task = partial(_adjust_and_accept, weakref.ref(self))
         # the threads hold the engine and not this object, so it can be collected while they run
-        weakref.finalize(self, self._engine.lifecycle.request_stop).atexit = False
+        weakref.finalize(self, self._task_engine.lifecycle.request_stop).atexit = False
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
         """Refuse new calls from now on, and end the threads when all accepted calls have ended.
@@ -88,7 +88,7 @@ class ThreadPoolExecutor(CallExecutor):
         long that takes; in one of the executor's own threads that raises `RuntimeError`, in a task of another one
         `PoolDeadlockError` if it could never end, and it does not wait where `TaskManager.stop` would not. May be
         called again."""
-        engine = self._engine
+        engine = self._task_engine
         engine.was_shut_down = True
         engine.lifecycle.request_stop()
         if cancel_futures:
@@ -101,7 +101,7 @@ class ThreadPoolExecutor(CallExecutor):
                 engine.burst.thread.join(_JOIN)
 
     def __repr__(self) -> str:
-        engine = self._engine
+        engine = self._task_engine
         state = "broken" if engine.broken else engine.lifecycle.name()
         return (
             f"<ThreadPoolExecutor {engine.name!r} {state}: {len(engine.crew.members)} of {engine.most} threads, "
@@ -110,34 +110,34 @@ class ThreadPoolExecutor(CallExecutor):
 
     # -- what others use, although the standard library keeps it to itself (see `standard`) ----------------------------
 
-    def _waiting(self) -> list[TaskFuture[Any]]:
-        return self._engine.waiting()
+    def _waiting_tasks(self) -> list[TaskFuture[Any]]:
+        return self._task_engine.waiting()
 
-    def _count_waiting(self) -> int:
-        return sum(self._engine.queue.waiting())
+    def _count_waiting_tasks(self) -> int:
+        return sum(self._task_engine.queue.waiting())
 
     def _adjust_thread_count(self) -> None:
         """Hire a worker if none is idle and there may be more, as the standard class does when a call was put."""
         if standard.entrance_here(self) is None:  # else one is hired when the call is accepted
-            self._engine.wake_or_hire()
+            self._task_engine.wake_or_hire()
 
     if not TYPE_CHECKING:  # there they are attributes
 
         @property
         def _max_workers(self) -> int:
-            return self._engine.most
+            return self._task_engine.most
 
         @_max_workers.setter
         def _max_workers(self, number: int) -> None:
-            self._engine.set_most(_number_of_workers(number))
+            self._task_engine.set_most(_number_of_workers(number))
 
         @property
         def _broken(self) -> str | bool:
-            return _BROKEN if self._engine.broken else False
+            return _BROKEN if self._task_engine.broken else False
 
         @property
         def _shutdown(self) -> bool:
-            return self._engine.is_stopping()
+            return self._task_engine.is_stopping()
 
 
 class OnDemandEngine(Engine[None]):
@@ -319,7 +319,7 @@ def _adjust_and_accept(
     """Accept a task of an executor whose class has an `_adjust_thread_count` of its own."""
     pool: Any = executor()
     pool._adjust_thread_count()  # first: what it raises refuses the call
-    return pool._engine.accept(call, args, make)  # type: ignore[no-any-return]
+    return pool._task_engine.accept(call, args, make)  # type: ignore[no-any-return]
 
 
 def _initialize(initializer: Callable[..., object] | None, initargs: Iterable[Any]) -> None:

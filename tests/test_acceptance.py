@@ -67,7 +67,7 @@ class Striker:
 
 
 # those that end by handing out what another of them has accepted
-OUTERMOST = {"submit", "method", "accept", "_accept"}
+OUTERMOST = {"submit", "method", "accept", "_accept", "_accept_task"}
 MOVES = ("LOAD_FAST", "LOAD_CONST", "POP_TOP", "NOP", "NOT_TAKEN")
 
 
@@ -114,7 +114,7 @@ class World:
         self.ran: list[int] = []
         if options is None:
             self.target = ThreadPoolExecutor(1)
-            self.engine = self.target._engine
+            self.engine = self.target._task_engine
         else:
             self.target = make(worker_count=1, max_worker_count=1, burst_interval=0.005, **options)
             self.engine = self.target._engine

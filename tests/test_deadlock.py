@@ -647,7 +647,7 @@ def test_to_shut_down_a_drop_in_pool_whose_call_waits_for_this_task_is_told(make
     def parent(_):
         with ThreadPoolExecutor(1) as pool:
             pool.submit(here.queue_task, leaf)
-            eventually(lambda: pool._engine.crew.members[0] in deadlock._announced)
+            eventually(lambda: pool._task_engine.crew.members[0] in deadlock._announced)
 
     with pytest.raises(PoolDeadlockError, match="to close"):
         here.queue_task(parent)

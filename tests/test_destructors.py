@@ -311,13 +311,13 @@ def test_an_initializer_that_raises_lets_go_of_waiting_calls_elsewhere(grave, mo
         raise OSError("cannot initialize")
 
     pool = ThreadPoolExecutor(1, initializer=initialize)
-    grave.watch(pool._engine)
+    grave.watch(pool._task_engine)
     for _ in range(20):
         submit(pool.submit, grave).clear()
     gate.set()
     pool.shutdown()
     grave.check("argument", "function", "callback", "attribute")
-    assert grave.threads_of("argument") == {f"{pool._engine.name}-aside"}
+    assert grave.threads_of("argument") == {f"{pool._task_engine.name}-aside"}
 
 
 @pytest.mark.usefixtures("endless_pauses")

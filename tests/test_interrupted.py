@@ -247,7 +247,7 @@ class ShutDownView(Program):
 class Pool(Program):
     def prepare(self):
         self.pool = ThreadPoolExecutor(2)
-        self.engine = self.pool._engine
+        self.engine = self.pool._task_engine
 
     def close(self, method):
         self.pool.shutdown(cancel_futures=method == "kill")

@@ -24,7 +24,7 @@ def soon_and_for_ever(monkeypatch):
 
 def resting(manager):
     """The engine of a manager or a pool, once it rests."""
-    engine = manager._engine
+    engine = manager._task_engine if isinstance(manager, ThreadPoolExecutor) else manager._engine
     eventually(lambda: engine.queue.resting, "the burst thread to rest")
     return engine
 
@@ -138,7 +138,7 @@ def test_a_pool_that_goes_to_rest_while_a_task_comes_misses_none(monkeypatch):
 
     monkeypatch.setattr(threading.Thread, "start", start_later)
     with ThreadPoolExecutor(40, thread_name_prefix="seldom") as pool:
-        queue, busy, gate = pool._engine.queue, [], threading.Event()
+        queue, busy, gate = pool._task_engine.queue, [], threading.Event()
         for moment in range(12):
             for _ in range(moment):
                 queue.stir()  # an end of the rest, and another beginning, soon

@@ -292,9 +292,9 @@ def test_calls_that_leave_the_process_go_without(make):
     ):
         view = make(worker_count=1, max_worker_count=1).executor()
         assert view.submit(pow, 2, 3).result(PATIENCE) == 8
-        with mock.patch.object(view._engine, "packs", True):  # as one of child processes
+        with mock.patch.object(view._task_engine, "packs", True):  # as one of child processes
             assert view._submits_itself()
-            with mock.patch.object(view, "_accept") as accept:
+            with mock.patch.object(view, "_accept_task") as accept:
                 view.submit(pow, 2, 3)
     accept.assert_called_once()
 
@@ -317,6 +317,26 @@ def test_map_calls_a_submit_that_a_subclass_has(block):
         with pytest.raises(TimeoutError):
             list(pool.map(abs, range(3), timeout=0.01))
         gate.set()
+
+
+def test_a_subclass_may_give_its_attributes_the_names_that_one_of_the_standard_class_may(block):
+    class Pool(ThreadPoolExecutor):
+        def __init__(self, workers):
+            super().__init__(workers)
+            self._engine = self._results = self._waiting = self._queue = self._tasks = self._futures = "its own"
+
+        def _accept(self):
+            raise AssertionError
+
+    with Pool(2) as pool:
+        assert pool.submit(pow, 2, 3).result(PATIENCE) == 8
+        assert list(pool.map(abs, range(-5, 0), chunksize=2)) == [5, 4, 3, 2, 1]
+        gate = block(pool, 2)
+        pool.submit(int)
+        assert pool._work_queue.get_nowait().fn is int
+        assert repr(pool).endswith("open: 2 of 2 threads, 0 waiting>")
+        gate.set()
+        assert pool._engine == "its own"
 
 
 def test_map_calls_a_submit_that_was_assigned(executor):
@@ -428,7 +448,9 @@ def test_a_long_queue_is_drained_as_long_as_it_is(executor, block):
     """Each look lists all that waits: one for each call would take minutes here."""
     gate = block(executor, 2)
     futures = [executor.submit(int) for _ in range(20_000)]
-    with mock.patch.object(type(executor), "_waiting", autospec=True, side_effect=type(executor)._waiting) as looked:
+    with mock.patch.object(
+        type(executor), "_waiting_tasks", autospec=True, side_effect=type(executor)._waiting_tasks
+    ) as looked:
         for future in futures:
             assert executor._work_queue.get_nowait().future is future
         with pytest.raises(queue.Empty):
@@ -642,7 +664,7 @@ def test_threads_can_be_started_before_there_is_work():
     with ThreadPoolExecutor(2) as pool:
         pool._adjust_thread_count()
         assert len(pool._threads) == 1
-        eventually(lambda: pool._engine.queue.idle.announced, "the worker to be idle")
+        eventually(lambda: pool._task_engine.queue.idle.announced, "the worker to be idle")
         pool._adjust_thread_count()
         assert len(pool._threads) == 1
     pool._adjust_thread_count()

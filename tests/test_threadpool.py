@@ -141,7 +141,7 @@ def test_an_idle_thread_is_used_again():
     with ThreadPoolExecutor(3) as pool:
         for _ in range(5):
             pool.submit(abs, -1).result(PATIENCE)
-            eventually(lambda: pool._engine.queue.idle.announced, "the worker to be idle")
+            eventually(lambda: pool._task_engine.queue.idle.announced, "the worker to be idle")
         assert len(pool._threads) == 1
 
 
@@ -149,7 +149,7 @@ def test_as_many_idle_threads_as_calls_are_woken(gate, no_tick):
     with ThreadPoolExecutor(5) as pool:
         occupy(pool, gate, 3)
         gate.set()
-        eventually(lambda: len(pool._engine.queue.idle.announced) == 3, "three workers to be idle")
+        eventually(lambda: len(pool._task_engine.queue.idle.announced) == 3, "three workers to be idle")
         barrier = threading.Barrier(4)
         futures = [pool.submit(barrier.wait, PATIENCE) for _ in range(4)]
         assert sorted(future.result(PATIENCE) for future in futures) == [0, 1, 2, 3]
@@ -160,7 +160,7 @@ def test_an_idle_thread_is_woken_by_a_call_of_its_own_and_by_no_other_thread(gat
     with ThreadPoolExecutor(2) as pool:
         occupy(pool, gate, 2)
         gate.set()
-        queue, late = pool._engine.queue, new_task(pool._engine, lambda resource: "ran", (), False, 0.0)
+        queue, late = pool._task_engine.queue, new_task(pool._task_engine, lambda resource: "ran", (), False, 0.0)
         eventually(lambda: len(queue.idle.announced) == 2, "two workers to be idle")
         queue._main.append(late)
         queue.wake_next()
@@ -207,7 +207,7 @@ def test_the_tick_starts_no_thread_for_a_call_that_another_one_is_about_to_take(
     with ThreadPoolExecutor(3, initializer=gate.wait, initargs=(PATIENCE,)) as pool:
         future = pool.submit(abs, -1)
         for _ in range(5):
-            pool._engine.heal_crew()
+            pool._task_engine.heal_crew()
         assert len(pool._threads) == 1
         gate.set()
         assert future.result(PATIENCE) == 1
@@ -333,7 +333,7 @@ def test_no_call_runs_in_a_thread_whose_initializer_raised(caplog):
         raise SystemExit
 
     pool = ThreadPoolExecutor(1, initializer=initialize)
-    engine = pool._engine
+    engine = pool._task_engine
     fail_waiting, late = engine.queue.fail_waiting, new_task(engine, ran.append, (), False, 0.0)
 
     def fail_before_one_comes(*args):  # somebody puts a task who looked at the queue before it closed
@@ -368,18 +368,18 @@ def test_after_shutdown_calls_are_refused_in_the_standard_words():
 def test_shutdown_waits_for_all_that_was_accepted_and_for_the_threads(gate):
     pool = ThreadPoolExecutor(2)
     futures = occupy(pool, gate, 2) + [pool.submit(abs, -1) for _ in range(50)]
-    threads, step = pool._threads, pool._engine.lifecycle.step
+    threads, step = pool._threads, pool._task_engine.lifecycle.step
 
     def slow_step(began):
         over = step(began)
         time.sleep(0.02 * over)  # the thread that has closed everything is slow to end
         return over
 
-    pool._engine.lifecycle.step = slow_step
+    pool._task_engine.lifecycle.step = slow_step
     threading.Timer(0.01, gate.set).start()
     pool.shutdown()
     assert all(future.done() for future in futures)
-    assert not any(thread.is_alive() for thread in (*threads, pool._engine.burst.thread))
+    assert not any(thread.is_alive() for thread in (*threads, pool._task_engine.burst.thread))
     assert pool._threads == set()
 
 
@@ -411,7 +411,7 @@ def test_cancel_futures_cancels_what_waits_and_wakes_who_waits_for_it(gate):
     gate.set()
     assert running[0].result(PATIENCE) == "released"
     pool.shutdown()
-    assert pool._engine.queue._dead == {False: 0, True: 0}
+    assert pool._task_engine.queue._dead == {False: 0, True: 0}
 
 
 def test_shutdown_in_one_of_the_pools_own_calls_begins_and_does_not_hang():
@@ -582,7 +582,7 @@ def test_ctrl_c_ends_the_waiting_at_interpreter_exit():
         atexit.register(interrupted.set)
 
         def call():
-            while not pool._engine.exiting:
+            while not pool._task_engine.exiting:
                 time.sleep(0.001)
             while not interrupted.wait(0.05):  # a signal that comes just before the waiting is not noticed in it
                 signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)
