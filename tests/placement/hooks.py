@@ -105,6 +105,10 @@ class Gate:
     def destroy(self, resource: object) -> None:
         self.pass_through()
 
+    def judge(self, error: Exception, resource: object) -> bool:
+        self.pass_through()
+        return True
+
 
 @dataclass(frozen=True)
 class Session:

@@ -58,6 +58,16 @@ def test_a_deaf_task_that_is_cancelled_is_ended_and_not_tried_again(make, journa
     assert manager.queue_task(hooks.square, 6) == 36
 
 
+def test_a_check_health_that_does_not_answer_is_ended_with_its_process_when_the_task_is_cancelled(make, journal, gate):
+    manager = make(check_health=gate.judge)
+    future = manager.submit(hooks.fail, hooks.Sick())
+    process = gate.await_reached()
+    assert not future.cancel()
+    assert type(future.exception(PATIENCE)) is ContextCancelledError
+    assert manager.queue_task(hooks.process_of) != process
+    assert len(journal.of("created")) == 2
+
+
 def test_a_task_that_listens_keeps_its_process(make, journal, gate):
     manager = make()
     future = manager.submit(hooks.until_cancelled, gate, journal)
