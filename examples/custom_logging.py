@@ -4,8 +4,9 @@
 
 An error that belongs to a caller is raised there. What no caller would see, tasker logs: a resource that cannot be
 made, a callback that raises, a failed future that nobody asked. `Config.logger` takes any object with the methods
-`debug`, `info`, `warning` and `error`, called as `warning(msg, *args)` with %-style arguments; without one, messages go
-to `logging.getLogger("tasker")`. Failures are warnings or errors, so they are seen even if nothing is set up.
+`debug`, `info`, `warning` and `error`, called as `warning(msg, *args)` with %-style arguments, and `exc_info=error` if
+they take it; without one, messages go to `logging.getLogger("tasker")`. Failures are warnings or errors, so they are
+seen even if nothing is set up; the ordinary life of a manager is info.
 """
 
 from __future__ import annotations
@@ -51,6 +52,7 @@ def send_mail(logger: Logger) -> None:
     with TaskManager(config) as manager:
         print(manager.queue_task(Mailer.send, "ann"))  # waits for the resource; the caller notices nothing else
         manager.queue_task_with_callback(Mailer.send, note_delivery, "bob")
+        manager.join()
 
 
 def logger_to_stdout(name: str, layout: str) -> logging.Logger:
@@ -58,7 +60,7 @@ def logger_to_stdout(name: str, layout: str) -> logging.Logger:
     handler.setFormatter(logging.Formatter(layout))
     logger = logging.getLogger(name)
     logger.addHandler(handler)
-    # DEBUG would add the whole traceback of on_create, and each hiring and retiring
+    # INFO would add the manager's life: started, ready, hired, retired, resources replaced, stopping, stopped
     logger.setLevel(logging.WARNING)
     return logger
 
@@ -82,6 +84,7 @@ def with_structlog() -> None:
             structlog.stdlib.filter_by_level,
             structlog.stdlib.add_log_level,
             structlog.stdlib.PositionalArgumentsFormatter(),  # fills the %s of a message: tasker needs this one
+            structlog.processors.format_exc_info,
             structlog.processors.JSONRenderer(sort_keys=True),  # one message, one line, with its traceback
         ],
     )

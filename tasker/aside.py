@@ -23,7 +23,7 @@ from operator import call
 from typing import Any
 
 from tasker.handover import hand_on, move_all
-from tasker.logger import GuardedLogger, Logger, traceback_of
+from tasker.logger import GuardedLogger, Level
 from tasker.threads import leave_child, new_thread
 
 __all__ = ["Aside", "LoggerAside"]
@@ -46,6 +46,7 @@ class Aside:
         self._taken_at = 0.0  # when the runner was started or last took something
         self._busy: list[threading.Thread] = []
         self._dropping: list[threading.Thread] = []  # those of the threads that run no job
+        self.at_rest: Callable[[], object] = bool  # called when a thread has ended and nothing waits
 
     def run(self, *jobs: Job) -> None:
         """Run the jobs, in order, on a thread of their own; returns at once. Never raises."""
@@ -138,6 +139,8 @@ class Aside:
                     self._runner = None
             if self.waits():  # came in between the last look and the lines above
                 self._ensure_runner()
+            else:
+                self.at_rest()
 
     def _is_wanted(self, thread: threading.Thread) -> bool:
         return self._runner is thread or self._runner is None  # None: no other could be started in its place
@@ -154,7 +157,7 @@ class Aside:
                 hand_on(self._jobs.popleft, call)
             except BaseException as error:
                 leave_child(error)
-                self._logger.error("%s: a job raised %r\n%s", self._name, error, traceback_of(error))
+                self._logger.fault("error", "%s: a job raised", self._name, error=error)
             leave_child()
 
     def _drop_garbage(self, thread: threading.Thread) -> None:
@@ -167,20 +170,27 @@ class Aside:
 
 
 class LoggerAside:
-    """A logger for threads that must not wait for the user's: what it is told is logged aside, in order."""
+    """A logger for threads that must not wait for the user's: what it is told is logged aside, in order.
 
-    def __init__(self, aside: Aside, logger: Logger) -> None:
+    The methods are those of `GuardedLogger`."""
+
+    def __init__(self, aside: Aside, logger: GuardedLogger) -> None:
         self._aside = aside
         self._logger = logger
 
-    def debug(self, msg: str, /, *args: object) -> None:
-        self._aside.run(partial(self._logger.debug, msg, *args))
-
     def info(self, msg: str, /, *args: object) -> None:
-        self._aside.run(partial(self._logger.info, msg, *args))
+        if not self._logger.drops("info"):
+            self._aside.run(partial(self._logger.info, msg, *args))
 
     def warning(self, msg: str, /, *args: object) -> None:
         self._aside.run(partial(self._logger.warning, msg, *args))
 
-    def error(self, msg: str, /, *args: object) -> None:
-        self._aside.run(partial(self._logger.error, msg, *args))
+    def then(self, job: Job) -> None:
+        """Run a job when all that was told so far has been logged."""
+        self._aside.run(job)
+
+    def fault(self, level: Level, msg: str, /, *args: object, error: BaseException | None = None) -> None:
+        self._aside.run(partial(self._logger.fault, level, msg, *args, error=error))
+
+    def outage(self, msg: str, /, *args: object, error: BaseException | None = None) -> None:
+        self._aside.run(partial(self._logger.outage, msg, *args, error=error))

@@ -7,13 +7,13 @@ together must not all try again together. A resource that has done a task well a
 ends the row and costs no pause.
 
 Workers back off by themselves; what they may do together is bounded here as well: those that have paused take turns,
-`SPACING` apart, and of all failures a few are warnings.
+`SPACING` apart.
 
 A task's first retry is at once: one failure is most often a stale connection. After that it pauses as its worker does,
 or longer if it has been tried more often: its attempts must not be gone before an outage is over, and what broke many
 resources may be its own fault.
 
-Pauses go by the real clock, whatever clock deadlines go by. `_lock` guards the three fields below it for a few lines.
+Pauses go by the real clock, whatever clock deadlines go by. `_lock` guards the field below it for a few lines.
 """
 
 from __future__ import annotations
@@ -26,8 +26,6 @@ __all__ = ["Backoff"]
 FIRST_PAUSE = 0.2  # seconds after the first failure, doubled after each
 LONGEST_PAUSE = 5.0
 SPACING = 0.03  # seconds from one attempt to the next of workers that have paused, however many they are
-WARNINGS = 3  # failures in a row that are warnings; after that one in WARN_EVERY seconds is
-WARN_EVERY = 60.0
 
 
 class Backoff:
@@ -39,8 +37,6 @@ class Backoff:
         self.made_at: float = time.monotonic()  # when a worker last got a resource
         self._lock = threading.RLock()
         self._next_turn = 0.0
-        self._warnings_until = 0.0  # until when the warnings given so far would last, one in WARN_EVERY
-        self._failures = 0  # since the last warning
 
     def resource_made(self) -> None:
         """A worker got a resource."""
@@ -66,18 +62,6 @@ class Backoff:
             turn = max(time.monotonic(), self._next_turn)
             self._next_turn = turn + SPACING
             return turn
-
-    def count_failure(self) -> int:
-        """Count a failure. Returns 0 if it is not to be a warning; else the failures since the last warning."""
-        with self._lock:
-            now = time.monotonic()
-            self._failures += 1
-            until = max(self._warnings_until, now)
-            if until - now > (WARNINGS - 1) * WARN_EVERY:
-                return 0
-            self._warnings_until = until + WARN_EVERY
-            failures, self._failures = self._failures, 0
-            return failures
 
     def _pause(self, failures: int) -> float:
         if not failures:

@@ -29,8 +29,9 @@ from tasker.context import Callback
 from tasker.crew import Crew
 from tasker.errors import ContextCancelledError, ResourceCreationError
 from tasker.lifecycle import CLOSED, OPEN, Lifecycle
-from tasker.logger import traceback_of
+from tasker.logger import GuardedLogger
 from tasker.metrics import BuiltinCollector
+from tasker.news import News
 from tasker.parking import Seat
 from tasker.placement.base import Site
 from tasker.queue import TaskQueue
@@ -61,7 +62,9 @@ class Parts(Protocol):
     turns: Turns
     aside: Aside
     figures: BuiltinCollector
+    logger: GuardedLogger
     service_logger: LoggerAside
+    news: News
     settling: set[Any]
     fallen: list[Worker[Any]]
     backoff: Backoff
@@ -155,8 +158,8 @@ class Burst:
             return self._do()
         except BaseException as error:
             with contextlib.suppress(BaseException):  # no memory: then without a word
-                text = traceback_of(error)
-                self._parts.service_logger.error("%s: the burst thread met an error\n%s", self._parts.name, text)
+                what = "%s: the burst thread met an error"
+                self._parts.service_logger.fault("error", what, self._parts.name, error=error)
             return False
 
     def _excuse(self, patience: float) -> None:
@@ -223,6 +226,7 @@ class Burst:
             and not parts.fallen
             and not parts.pool.out
             and not parts.turns.is_wanted()
+            and not parts.logger.faults.any()
             and parts.aside.idle()
             and all(worker.seat.parked for worker in members)
             and parts.queue.is_quiet()
@@ -268,8 +272,10 @@ class Burst:
             self._held_at = now
         else:  # one that broke between two ticks was held, too
             self._held_at = max(self._held_at, parts.backoff.made_at)
-        if len(holding) == len(parts.crew.members) and parts.user.create_error is not None:
+        whole = len(holding) == len(parts.crew.members)
+        if whole and parts.user.create_error is not None:
             parts.aside.let_go([parts.user.take_create_error()])
+        parts.news.look(whole=whole)
         self.hopeless = parts.site.impossible is not None or now - self._held_at >= self._create_timeout
         if self.hopeless and not holding:
             parts.queue.fail_waiting(
@@ -348,7 +354,7 @@ class Burst:
         delta = 0 if sample is None else decide(sample, self._limits)
         if delta > 0:
             hired = parts.crew.hire(delta, lambda: parts.lifecycle.state == OPEN, TICK)
-            parts.service_logger.debug("%s: hired %d", parts.name, hired)
+            parts.news.hired(hired, len(parts.crew.members))
         elif delta < 0:
             retired = parts.crew.retire(-delta, parts.queue.idle)
-            parts.service_logger.debug("%s: retired %d", parts.name, retired)
+            parts.news.retired(retired, parts.crew.staying())

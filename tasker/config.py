@@ -96,7 +96,8 @@ class Config(Generic[R]):
     """Most callers of `run_task` at once, and so most resources that they use; others wait for their turn in the order
     in which they came. A `run_task` inside of another counts, too. `None`: no limit."""
     logger: Logger = field(default_factory=lambda: logging.getLogger("tasker"))
-    """Where failures that nobody else would see are reported; any standard logger fits."""
+    """Where the manager's life is told as info, and failures that nobody else would see as warnings and errors; any
+    standard logger fits. The README says what is logged."""
     collector: MetricsCollector | None = None
     """Receives every task event as well; `None` means the built-in figures alone."""
     burst_task_threshold: int = 0

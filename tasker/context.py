@@ -13,7 +13,6 @@ Source of the rules: Go's package `context` (`Background`, `WithCancelCause`, `W
 from __future__ import annotations
 
 import functools
-import logging
 import os
 import threading
 from collections.abc import Callable
@@ -22,13 +21,13 @@ from typing import Any, Protocol, Self
 
 from tasker import checks, timer
 from tasker.callables import check_callable
-from tasker.errors import ContextCancelledError, DeadlineExceededError, shown
+from tasker.errors import ContextCancelledError, DeadlineExceededError, name_of, shown
 from tasker.guard import pass_on, tell
-from tasker.logger import GuardedLogger, traceback_of
+from tasker.logger import ours
+from tasker.recurring import kind_of
 
 __all__ = ["Context", "background", "with_cancel", "with_deadline", "with_timeout", "with_value"]
 
-_logger = GuardedLogger(logging.getLogger("tasker"))
 _lock = threading.RLock()  # reentrant: a signal handler may cancel what its thread is looking at
 
 EndedError = ContextCancelledError | DeadlineExceededError
@@ -411,7 +410,8 @@ def _guarded(callbacks: list[Callback]) -> list[Callback]:
                 callback()
             except BaseException as error:
                 pass_on(error)
-                _logger.error("tasker: a context's on_done callback raised\n%s", traceback_of(error))
+                what, name = "tasker: a context's on_done callback %s raised", name_of(callback)
+                ours.fault("error", what, name, error=error, kind=kind_of(callback))
 
         return call
 

@@ -17,7 +17,7 @@ import time
 from collections.abc import Callable
 from typing import Generic, TypeVar
 
-from tasker.logger import Logger
+from tasker.aside import LoggerAside
 from tasker.parking import Parking
 from tasker.worker import Worker
 
@@ -42,7 +42,7 @@ class Crew(Generic[R]):
         new_worker: Callable[[str, Callable[[Worker[R]], None]], Worker[R]],
         leaving: Callable[[Worker[R]], None],
         left: Callable[[Worker[R]], None],
-        logger: Logger,
+        logger: LoggerAside,
     ) -> None:
         self._name = name
         self.base = base
@@ -76,7 +76,7 @@ class Crew(Generic[R]):
                 worker.start()
             except (RuntimeError, MemoryError) as error:  # no more threads for now: the burst thread's tick tries again
                 self._give_up(worker)
-                self._logger.warning("%s: no thread for another worker: %s", self._name, error)
+                self._logger.fault("warning", "%s: no thread for another worker", self._name, error=error)
                 return hired
             except BaseException:
                 if not worker.thread.is_alive():  # Ctrl-C before there was a thread, or before it was known to be there

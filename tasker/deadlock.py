@@ -32,7 +32,7 @@ from types import TracebackType
 from typing import Any, Protocol, Self
 
 from tasker.current import here
-from tasker.errors import PoolDeadlockError
+from tasker.errors import PoolDeadlockError, name_of
 from tasker.wrapping import users_function
 
 __all__ = ["Closing", "Outcomes", "Pool", "Ready", "Rest", "Slot", "Wait", "Waits", "any_free", "look_again"]
@@ -467,11 +467,7 @@ def _expires(future: Future) -> bool:
 
 
 def _name(task: Any) -> str:
-    fn = users_function(task._fn, task._args) if hasattr(task, "_fn") else task
-    try:
-        return str(getattr(fn, "__qualname__", None) or type(fn).__qualname__)
-    except Exception:  # an attribute of the user's
-        return type(fn).__qualname__
+    return name_of(users_function(task._fn, task._args) if hasattr(task, "_fn") else task)
 
 
 def _start_afresh() -> None:

@@ -33,6 +33,7 @@ from tasker.interrupts import deliver_later
 from tasker.lifecycle import CLOSED, OPEN, STOPPING, Lifecycle
 from tasker.logger import GuardedLogger
 from tasker.metrics import BuiltinCollector, TaskLifecycleTimestamps, TaskMetrics
+from tasker.news import News
 from tasker.parking import Seat
 from tasker.placement.base import Site
 from tasker.process import holds_lock, is_needed_here, new_locks, watch
@@ -82,8 +83,10 @@ class Engine(Generic[R]):
         self.queue: TaskQueue = self._new_queue()
         self.figures: BuiltinCollector = BuiltinCollector(self.queue.waiting_new)
         self.aside: Aside = Aside(f"{config.name}-aside", self.logger)
+        self.aside.at_rest = self._aside_at_rest
         # for threads that must not wait for the user's
         self.service_logger: LoggerAside = LoggerAside(self.aside, self.logger)
+        self.news: News = News(self.name, self.logger, self.service_logger)
         create_timeout = checks.seconds("create_timeout", config.create_timeout)
         self.backoff: Backoff = Backoff(create_timeout)
         limits = self._limits()
@@ -116,6 +119,7 @@ class Engine(Generic[R]):
                 self._fill_pool()
             self.burst.thread.start()
             watch(self)  # not before there is a thread that closes: interpreter exit waits for it
+            self.news.started(self.crew.base, self.crew.most)
             self.crew.fill()
             self._forget_stop = self.config.ctx.on_done(_weakly(self.lifecycle.request_stop))
         except BaseException:  # no thread for the burst thread, Ctrl-C: leave nothing behind
@@ -291,6 +295,8 @@ class Engine(Generic[R]):
                 if type(error) is TypeError and error.__traceback__ is not None:
                     explain_call(error, error.__traceback__.tb_next, fn, args, wants)
                 healthy = self.user.is_healthy(error, loan.resource)
+                if not healthy:
+                    self.user.broke(f"{self.name}, run_task", error, early=False)
             finally:
                 self._run_task_failed(started)
             raise
@@ -359,7 +365,15 @@ class Engine(Generic[R]):
     def task_context(self, task: TaskFuture[Any]) -> TaskContext:
         return task._make_context(TaskContext(self._values, task._deadline, self.is_stopping))
 
+    def resource_made(self) -> None:
+        self.backoff.resource_made()
+        self.worker_changed()
+        base = self.crew.base
+        if base and self.news.is_to_be_ready() and self.crew.holding() >= base:
+            self.news.ready(base)
+
     def worker_changed(self) -> None:
+        """Tell who waits for it that a worker has a resource now, or is parked, or has left."""
         for seat in self.watchers.copy():
             seat.wake()
 
@@ -567,8 +581,8 @@ class Engine(Generic[R]):
 
     def _own_parts(self) -> tuple[object, ...]:
         """What has locks."""
-        rooms = self.queue.room, self.turns.room
-        return (self, self.queue, *rooms, self.crew, self.figures, self.aside, self.pool, self.user, self.backoff)
+        parts = self.queue, self.crew, self.figures, self.aside, self.pool, self.user, self.backoff
+        return (self, *parts, self.queue.room, self.turns.room, self.logger.faults)
 
     # -- the pieces --------------------------------------------------------------------------------------------------
 
@@ -608,7 +622,7 @@ class Engine(Generic[R]):
         """The place where a resource lives is gone. One that is idle is replaced; another one's user finds out."""
         owner = next((worker for worker in self.crew.members if worker.resource is resource), None)
         if self.pool.discard(resource) if owner is None else owner.resource_lost():
-            self.service_logger.warning("%s: lost an idle resource, %r", self.name, resource)
+            self.service_logger.outage("%s: lost an idle resource, %r", self.name, resource)
             self.queue.stir()
 
     def heal_crew(self) -> None:
@@ -623,6 +637,10 @@ class Engine(Generic[R]):
 
     def _wake_burst(self) -> None:
         self.burst.wake()
+
+    def _aside_at_rest(self) -> None:
+        if self.is_stopping():  # which may have waited for that
+            self.burst.wake()
 
     def _ensure_burst(self) -> None:
         self.burst.ensure()

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 from concurrent.futures import CancelledError
+from functools import partial
+from typing import Any
 
 __all__ = [
     "ConfigError",
@@ -102,6 +104,15 @@ class RemoteTaskError(TaskerError):
         super().__init__(message)
         self.type_name = type_name
         self.traceback = traceback
+
+
+def name_of(fn: Any) -> str:
+    """What a function of the user's is called; the name of its type where it has none."""
+    fn = fn.func if type(fn) is partial else fn
+    try:
+        return str(getattr(fn, "__qualname__", None) or type(fn).__qualname__)
+    except Exception:  # an attribute of the user's
+        return type(fn).__qualname__
 
 
 def shown(value: object) -> str:

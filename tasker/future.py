@@ -54,12 +54,13 @@ from tasker import checks, deadlock, timer
 from tasker.callables import check_callable
 from tasker.context import Callback, EndedError, TaskContext
 from tasker.current import in_task
-from tasker.errors import DeadlineExceededError, TaskTimeoutError, shown
+from tasker.errors import DeadlineExceededError, TaskTimeoutError, name_of, shown
 from tasker.guard import pass_on, tell
 from tasker.interrupts import deliver_later
-from tasker.logger import GuardedLogger, traceback_of
+from tasker.logger import GuardedLogger, line_of
 from tasker.metrics import TaskLifecycleTimestamps
 from tasker.parking import Seat, Sleeper, new_sleeper
+from tasker.recurring import kind_of
 from tasker.threads import holds, leave_child
 from tasker.timer import TimerEntry
 
@@ -547,7 +548,8 @@ class TaskFuture(Future[T]):
                     callback.fn(self)
             except BaseException as error:
                 pass_on(error)
-                self._owner.logger.error("tasker: callback %r raised\n%s", callback.given, traceback_of(error))
+                what, name = "tasker: callback %s raised", name_of(callback.given)
+                self._owner.logger.fault("error", what, name, error=error, kind=kind_of(callback.given))
             leave_child()
 
     def _wait(self, timeout: float | None) -> None:
@@ -818,13 +820,16 @@ class _UnseenFailure:
         if not getattr(self, "seen", True) and not sys.is_finalizing():
             # what is raised in here Python drops: an error that cannot be read still has a type, and an interrupt comes
             # a moment later
-            text = type(self.error).__name__
+            line, what = "", "tasker: a task failed and nobody asked for its result or exception"
             with contextlib.suppress(BaseException):
-                text = traceback_of(self.error)
+                line = line_of(self.error)
             try:
-                self.logger.error("tasker: a task failed and nobody asked for its result or exception\n%s", text)
-            except BaseException as error:
-                deliver_later(error)
+                if line:
+                    self.logger.error(what, error=self.error)
+                else:
+                    self.logger.error(f"{what}: %s", type(self.error).__name__)
+            except BaseException as interrupt:
+                deliver_later(interrupt)
 
 
 def _called_by_asyncio() -> bool:

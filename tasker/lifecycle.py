@@ -29,10 +29,12 @@ from typing import Any, Protocol
 
 from tasker import deadlock
 from tasker.aside import Aside
+from tasker.backoff import Backoff
 from tasker.context import Callback, Context
 from tasker.crew import Crew
 from tasker.errors import ContextCancelledError, TaskManagerKilledError
 from tasker.metrics import BuiltinCollector
+from tasker.news import News
 from tasker.parking import Seat
 from tasker.placement.base import Site
 from tasker.queue import TaskQueue
@@ -59,6 +61,8 @@ class Parts(deadlock.Pool, Protocol):
     aside: Aside
     figures: BuiltinCollector
     user: UserCode[Any]
+    backoff: Backoff
+    news: News
     site: Site
     run_contexts: set[Context]
     settling: set[Any]
@@ -88,6 +92,7 @@ class Lifecycle:
         self._killed = False
         self._excused = 0.0  # seconds that do not count
         self._stepped_at = 0.0  # when the step began, those not counted
+        self._told = ""  # how it closes, as was told
         self._ended = False
         # what is to be woken when it has ended; no event, whose lock a signal handler may find taken by its own thread
         self.awaiting: list[Any] = []
@@ -154,11 +159,14 @@ class Lifecycle:
 
     def report(self) -> StopReport:
         """What there is to say, final when CLOSED."""
+        return self._report(closed=self.state == CLOSED)
+
+    def _report(self, *, closed: bool) -> StopReport:
         totals = self._parts.figures.totals()
         # a kill that had no time to fail all that waited does so now
-        left = sum(self._parts.queue.waiting()) if self._killed and self.state == CLOSED else 0
+        left = sum(self._parts.queue.waiting()) if self._killed and closed else 0
         return StopReport(
-            drained=self.state == CLOSED and not self._killed,
+            drained=closed and not self._killed,
             completed=totals.completed,
             failed=totals.failed,
             cancelled=totals.cancelled + left,
@@ -187,6 +195,7 @@ class Lifecycle:
         parts.queue.wake_submitters()
         parts.turns.heal()
         killing = self.state == KILLING  # looked at once: a kill that comes from now on is for the next step
+        self._tell_how("being killed" if killing else "stopping")
         if killing:
             self._killed = True
             self._cancel_running()
@@ -320,11 +329,33 @@ class Lifecycle:
         parts = self._parts
         parts.crew.join_gone(_JOIN)
         self.abandoned = abandoned
+        self._tell_end()
         self._is_closed = True
         parts.closed()
         self._ended = True
         for waiter in tuple(self.awaiting):
             waiter.wake()
+
+    def _tell_how(self, how: str) -> None:
+        if how != self._told:
+            self._told = how
+            parts = self._parts
+            running = sum(worker.task is not None for worker in parts.crew.members)
+            parts.news.closing(how, sum(parts.queue.waiting()), running)
+
+    def _tell_end(self) -> None:
+        """Have the end logged before those who wait for it may go on, and end the program. A logger that blocks holds
+        that up for `_JOIN` seconds, and not at all if it has kept the helper's thread before."""
+        if self._told == "":
+            return
+        self._told = ""
+        parts = self._parts
+        seat, is_free = Seat(), parts.aside.idle()
+        if parts.news.closed(self._report(closed=True), parts.backoff.made_at, seat.wake) and is_free:
+            if parts.exiting:
+                parts.aside.run_here()
+            else:
+                seat.sleep(_JOIN)
 
     def _killed_error(self, when: str) -> TaskManagerKilledError:
         return TaskManagerKilledError(f"{self._parts.name} was killed {when}")

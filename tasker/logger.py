@@ -1,26 +1,43 @@
-"""Where tasker reports what it cannot raise, and a guard around a user's logger that may itself fail."""
+"""Where tasker reports what it cannot raise, and a guard around a user's logger that may itself fail.
+
+A record about an exception carries it as `exc_info`, for handlers that print it, and tools that group by it. A logger
+whose methods take no such argument gets the traceback in the text instead.
+"""
 
 from __future__ import annotations
 
+import inspect
+import logging
 import traceback
-from typing import Any, Protocol
+from collections.abc import Callable
+from typing import Literal, Protocol
 
 from tasker.guard import is_interrupt, pass_on
+from tasker.recurring import OUTAGE, Faults
 
-__all__ = ["GuardedLogger", "Logger", "traceback_of"]
+__all__ = ["GuardedLogger", "Level", "Logger", "line_of", "ours", "traceback_of"]
+
+Level = Literal["warning", "error"]
+_LEVELS = {"debug": logging.DEBUG, "info": logging.INFO, "warning": logging.WARNING, "error": logging.ERROR}
+_KEYWORD = inspect.Parameter.KEYWORD_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD
 
 
 class Logger(Protocol):
     """What tasker needs of a logger: four methods with %-style arguments, so any `logging.Logger` fits.
 
-    They are called from worker threads, the burst thread and callers' threads, never under a lock of tasker's.
-    Failures to create, destroy or call back are warnings or errors; everything else is debug or info."""
+    They are called from workers' and callers' threads and a helper of the burst thread, never under a lock of tasker's.
+    Failures to create, destroy or call back are warnings or errors, the first of many and their number now and then;
+    the ordinary life of a manager is info, the failures between those that are told are debug. None for each task.
+
+    A method that takes the keyword `exc_info` (or any keyword), as those of `logging` and structlog do, is given the
+    exception that a record is about: `warning(msg, *args, exc_info=error)`. A handler that keeps the record keeps that
+    exception, and what its frames refer to. Another method gets the traceback as further lines of its message."""
 
     def debug(self, msg: str, /, *args: object) -> object:
-        """Report what only helps to find a fault."""
+        """Report what only helps to find a fault: each failure of an outage, say."""
 
     def info(self, msg: str, /, *args: object) -> object:
-        """Report what is normal."""
+        """Report what is normal: started, ready, hired, retired, resource replaced, stopping, stopped."""
 
     def warning(self, msg: str, /, *args: object) -> object:
         """Report a failure that tasker makes good, such as one to create or destroy a resource."""
@@ -32,43 +49,131 @@ class Logger(Protocol):
 class GuardedLogger:
     """The user's logger with its own exceptions swallowed: a broken logger may cost its messages and nothing else.
 
-    Only an interrupt gets out."""
+    Only an interrupt gets out. `error` is the exception that the record is about: its type and text end the message.
 
-    __slots__ = ("_logger",)
+    `fault` is for what may come again and again: it is told at the level now and then, and else as debug."""
 
     def __init__(self, logger: Logger) -> None:
         self._logger: Logger | None = logger
+        self.faults = Faults()
 
-    def debug(self, msg: str, /, *args: object) -> None:
-        self._log("debug", msg, args)
+    def debug(self, msg: str, /, *args: object, error: BaseException | None = None) -> None:
+        self._log("debug", msg, args, error)
 
-    def info(self, msg: str, /, *args: object) -> None:
-        self._log("info", msg, args)
+    def info(self, msg: str, /, *args: object, error: BaseException | None = None) -> None:
+        self._log("info", msg, args, error)
 
-    def warning(self, msg: str, /, *args: object) -> None:
-        self._log("warning", msg, args)
+    def warning(self, msg: str, /, *args: object, error: BaseException | None = None) -> None:
+        self._log("warning", msg, args, error)
 
-    def error(self, msg: str, /, *args: object) -> None:
-        self._log("error", msg, args)
+    def error(self, msg: str, /, *args: object, error: BaseException | None = None) -> None:
+        self._log("error", msg, args, error)
+
+    def fault(
+        self, level: Level, msg: str, /, *args: object, error: BaseException | None = None, kind: str = ""
+    ) -> None:
+        """Tell of a fault of this kind (`""`: that is the message), if enough time has passed since the last one."""
+        more = self.faults.came(kind or msg, msg, args)
+        if more is None:
+            self._log("debug", msg, args, error)
+        else:
+            self._log(level, msg, args, error, more)
+
+    def outage(self, msg: str, /, *args: object, error: BaseException | None = None) -> None:
+        """Tell of a worker that lacks its resource, as `fault` does: all that befalls a manager at a time is one
+        outage. Each is told as debug as well, and a warning is a line for a logger that takes no `exc_info`."""
+        more = self.faults.came(OUTAGE, held=True)
+        if more is not None:
+            self._log("warning", msg, args, error, more, brief=True)
+        self._log("debug", msg, args, error)
+
+    def drops(self, level: str) -> bool:
+        """Whether a standard logger makes no record of this level. `False` where only the user's code could say.
+
+        As `isEnabledFor`, which may wait for a lock that `logging` holds while a handler is made or closed."""
+        logger = self._logger
+        kind = type(logger)
+        if not issubclass(kind, logging.Logger) or not isinstance(logger, logging.Logger):
+            return logger is None
+        for name in ("isEnabledFor", "getEffectiveLevel", level):
+            if getattr(kind, name) is not getattr(logging.Logger, name):
+                return False
+        number = _LEVELS[level]
+        return logger.disabled or logger.manager.disable >= number or logger.getEffectiveLevel() > number
 
     def leave_to_parent(self) -> None:
         """In a forked child: what is logged here is for the parent to say."""
         self._logger = None
 
-    def _log(self, level: str, msg: str, args: tuple[Any, ...]) -> None:
-        if self._logger is None:
+    def _log(
+        self,
+        level: str,
+        msg: str,
+        args: tuple[object, ...],
+        error: BaseException | None,
+        more: str = "",
+        *,
+        brief: bool = False,
+    ) -> None:
+        if self.drops(level):
             return
         try:
-            getattr(self._logger, level)(msg, *args)
-        except BaseException as error:
-            pass_on(error)
+            method: Callable[..., object] = getattr(self._logger, level)
+            if error is None:
+                method(f"{msg}%s" if more else msg, *args, *((more,) if more else ()))
+                return
+
+            line = line_of(error)
+            if not line:
+                method(f"{msg}: %s%s", *args, type(error).__name__, more)
+            elif _takes_exc_info(method):
+                method(f"{msg}: %s%s", *args, line, more, exc_info=error)
+            elif brief:
+                method(f"{msg}: %s%s", *args, line, more)
+            else:
+                method(f"{msg}: %s%s\n%s", *args, line, more, traceback_of(error))
+        except BaseException as trouble:
+            pass_on(trouble)
+
+
+ours = GuardedLogger(logging.getLogger("tasker"))  # the logger of what belongs to no manager
+
+
+def _takes_exc_info(method: Callable[..., object]) -> bool:
+    """Looked at for each record about an exception: to remember it would keep what a lazy logger makes anew."""
+    try:
+        parameters = inspect.signature(method).parameters
+    except (TypeError, ValueError):  # it says nothing about itself
+        return False
+    named = parameters.get("exc_info")
+    if named is not None:
+        return named.kind in _KEYWORD
+    return any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values())
 
 
 def traceback_of(error: BaseException) -> str:
     """An exception as it would be printed, or its type if it is unable to print itself. Raises interrupts alone."""
+    return _read(lambda: "".join(traceback.format_exception(error))) or type(error).__name__
+
+
+def line_of(error: BaseException) -> str:
+    """An exception's type and the first line of its text; empty if it cannot be read. Raises interrupts alone."""
+
+    def line() -> str:
+        kind = type(error)
+        module = "" if kind.__module__ in ("builtins", "__main__") else f"{kind.__module__}."
+        first, _, more = str(error).strip().partition("\n")
+        # a handler would read the traceback as well
+        _ = error.__traceback__
+        return f"{module}{kind.__qualname__}{f': {first}' if first else ''}{' ...' if more else ''}"
+
+    return _read(line)
+
+
+def _read(text: Callable[[], str]) -> str:
     try:
-        return "".join(traceback.format_exception(error))
+        return text()
     except BaseException as trouble:
         if is_interrupt(trouble):
             raise
-        return type(error).__name__
+        return ""

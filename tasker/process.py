@@ -21,7 +21,6 @@ would be for ever if the closing, or a task, needed what the interrupted lines h
 from __future__ import annotations
 
 import atexit
-import logging
 import os
 import sys
 import threading
@@ -33,7 +32,7 @@ from tasker import context, deadlock, future, timer
 from tasker.errors import TaskManagerShutdownError
 from tasker.guard import here
 from tasker.lifecycle import Lifecycle
-from tasker.logger import GuardedLogger
+from tasker.logger import ours
 from tasker.threads import daemons_allowed, holds, is_ours, join_all, new_thread, refuse_threads
 
 __all__ = ["holds_lock", "is_needed_here", "new_locks", "watch"]
@@ -98,7 +97,7 @@ def _end_all_threads() -> None:
     _close_all_at_exit()
     left = [name for engine in _all_watched() for name in engine.lifecycle.abandoned] + timer.aside.busy()
     if left:
-        _logger.warning("tasker: the interpreter cannot end before these have: %s", ", ".join(left))
+        ours.warning("tasker: the interpreter cannot end before these have: %s", ", ".join(left))
     join_all(lambda thread: not timer.runs(thread))
     refuse_threads()
     timer.end()
@@ -139,6 +138,7 @@ def _forget_in_parent() -> None:
 def _start_afresh_in_child() -> None:
     global _registering
     _registering = threading.RLock()
+    new_locks(ours.faults)
     unfinished = vars(_forking).pop("unfinished", {})  # not there if a Ctrl-C has ended the look
     for engine in _all_watched():
         engine.start_afresh_in_child(unfinished.get(engine, []))
@@ -151,10 +151,10 @@ def is_needed_here() -> bool:
     It holds a lock of tasker's, the one of `threading` that each thread takes when it starts and ends, or those of a
     wait in `concurrent.futures`; it has in its hands what others wait to be told, or a worker that it starts; or it is
     a thread that serves all others."""
-    modules = (context, deadlock, future, threading, sys.modules[__name__])
+    parts = (context, deadlock, future, threading, sys.modules[__name__], ours.faults)
     return (
         here.telling
-        or holds_lock(*modules, timer.aside)
+        or holds_lock(*parts, timer.aside)
         or timer.is_needed_here()
         or future.is_looked_into_here()
         or any(engine.is_held_up_here() for engine in _all_watched() if not engine.lifecycle.has_ended())
@@ -179,7 +179,6 @@ def new_locks(*parts: object) -> None:
                 setattr(part, name, threading.Condition())
 
 
-_logger = GuardedLogger(logging.getLogger("tasker"))
 try:
     getattr(threading, "_register_atexit", atexit.register)(_finish_at_exit)
 except RuntimeError:  # imported when the interpreter exits already

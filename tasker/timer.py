@@ -25,7 +25,6 @@ from __future__ import annotations
 import contextlib
 import heapq
 import itertools
-import logging
 import math
 import os
 import threading
@@ -36,7 +35,7 @@ from functools import partial
 from typing import Any, Protocol
 
 from tasker.aside import STUCK, Aside
-from tasker.logger import GuardedLogger, traceback_of
+from tasker.logger import ours
 from tasker.parking import Seat
 from tasker.threads import holds, new_thread
 
@@ -233,12 +232,11 @@ class _Timer:
 def _report(error: BaseException) -> None:
     """On the timer thread, which must not wait for a logger."""
     with contextlib.suppress(BaseException):
-        aside.run(partial(_logger.error, "tasker: the timer met an error\n%s", traceback_of(error)))
+        aside.run(partial(ours.fault, "error", "tasker: the timer met an error", error=error))
 
 
-_logger = GuardedLogger(logging.getLogger("tasker"))
 # runs the user's code for the timer: callbacks of contexts whose deadline has passed, destructors of what has fired
-aside: Aside = Aside("tasker-context", _logger)
+aside: Aside = Aside("tasker-context", ours)
 _timer = _Timer()
 
 
@@ -313,7 +311,7 @@ def _start_afresh() -> None:
     """In a forked child: the threads are not there, and their locks may be held by nobody."""
     global _timer, aside
     _timer = _Timer()
-    aside = Aside("tasker-context", _logger)
+    aside = Aside("tasker-context", ours)
 
 
 if hasattr(os, "register_at_fork"):

@@ -19,7 +19,7 @@ from tasker.errors import TaskManagerKilledError
 from tasker.guard import is_interrupt, pass_on
 from tasker.handover import hand_on
 from tasker.health import takes_resource
-from tasker.logger import GuardedLogger, traceback_of
+from tasker.logger import GuardedLogger
 from tasker.metrics import TaskLifecycleTimestamps, TaskMetrics
 from tasker.placement.base import Site
 from tasker.threads import leave_child
@@ -67,8 +67,8 @@ class UserCode(Generic[R]):
         error, self.create_error = self.create_error, None
         return error
 
-    def creation_failed(self, error: BaseException, failures: int) -> None:
-        """A worker could not make a resource and will try again; `failures`: see `Backoff.count_failure`."""
+    def creation_failed(self, error: BaseException) -> None:
+        """A worker could not make a resource and will try again."""
         if error is self._site.impossible:
             with self._counting:
                 was_reported, self._reported_impossible = self._reported_impossible, True
@@ -78,17 +78,14 @@ class UserCode(Generic[R]):
         self.create_trouble = f"{raised} {last_line_of(error)}"  # here: to print an error is to run the user's code
         self.create_error = error
         again = "" if error is self._site.impossible else ", trying again"
-        self._report(f"{raised.rstrip(':')}{again}", error, failures)
+        self._logger.outage(f"%s: {raised.rstrip(':')}{again}", self._name, error=error)
 
-    def broke_early(self, error: BaseException, failures: int) -> None:
-        """One more resource of a worker broke before it had done a task well; `failures` as above."""
-        self._report("resources break before they have done a task, pausing", error, failures)
-
-    def _report(self, what: str, error: BaseException, failures: int) -> None:
-        if failures:
-            more = f" ({failures} failures since the last warning)" if failures > 1 else ""
-            self._logger.warning("%s: %s: %s%s", self._name, what, last_line_of(error), more)
-        self._logger.debug("%s: %s\n%s", self._name, what, traceback_of(error))
+    def broke(self, owner: str, error: BaseException, *, early: bool) -> None:
+        """A resource was broken by this error. `early`: before it had done a task well, as one before it."""
+        if early:
+            self._logger.outage("%s: resources break before they have done a task, pausing", self._name, error=error)
+        else:
+            self._logger.info("%s: the resource is broken and is replaced", owner, error=error)
 
     def destroy(self, resource: R, reason: BaseException | None = None) -> BaseException | None:
         """Free a resource; the `reason` is what broke it, if anything has. Returns the interrupt that ended that, for
@@ -127,7 +124,7 @@ class UserCode(Generic[R]):
                 interrupt = error
             with self._counting:
                 self.destroy_errors += 1
-            self._logger.warning("%s: on_destroy raised\n%s", self._name, traceback_of(error))
+            self._logger.fault("warning", "%s: on_destroy raised", self._name, error=error)
             return interrupt
         except BaseException as second:
             return interrupt or second
@@ -146,8 +143,9 @@ class UserCode(Generic[R]):
             return healthy
         except BaseException as trouble:
             pass_on(trouble)
-            text = traceback_of(trouble)
-            self._logger.warning("%s: check_health raised; the resource is replaced\n%s", self._name, text)
+            self._logger.fault(
+                "warning", "%s: check_health raised; the resource is replaced", self._name, error=trouble
+            )
             return False
 
     def leave_to_parent(self) -> None:
@@ -170,7 +168,7 @@ class UserCode(Generic[R]):
             leave_child()
         except BaseException as error:
             pass_on(error)
-            self._logger.warning("%s: the collector's %s() raised\n%s", self._name, event, traceback_of(error))
+            self._logger.fault("warning", f"%s: the collector's {event}() raised", self._name, error=error)
 
     def metrics(self) -> TaskMetrics | None:
         """What the user's collector says; `None` where it says nothing, or raises."""
@@ -179,7 +177,7 @@ class UserCode(Generic[R]):
         try:
             return self._collector.metrics()
         except Exception as error:
-            self._logger.warning("%s: the collector's metrics() raised\n%s", self._name, traceback_of(error))
+            self._logger.fault("warning", "%s: the collector's metrics() raised", self._name, error=error)
             return None
 
 

@@ -34,7 +34,7 @@ from tasker.current import here
 from tasker.errors import TaskManagerKilledError, WorkerLostError, put_note
 from tasker.future import TaskFuture
 from tasker.hints import explain_call
-from tasker.logger import GuardedLogger, traceback_of
+from tasker.logger import GuardedLogger
 from tasker.metrics import FULL, Shard
 from tasker.parking import Seat
 from tasker.queue import TaskQueue
@@ -65,8 +65,8 @@ class Terms(Protocol[R]):
         """A context for a task that asks for one."""
         ...
 
-    def worker_changed(self) -> None:
-        """Tell who waits for it that this worker has a resource now."""
+    def resource_made(self) -> None:
+        """A worker has a resource now: tell who waits for that."""
 
 
 class Worker(Generic[R]):
@@ -148,15 +148,14 @@ class Worker(Generic[R]):
                 self.holds_resource = True
                 self._completed_before = self.shard.finished()[0]
                 self.lost = self._terms.user.is_lost(self.resource)  # from now on somebody tells
-                self._terms.backoff.resource_made()
-                self._terms.worker_changed()
+                self._terms.resource_made()
                 self._serve(self.resource)
                 self._failures = self._failures_with_this()
                 self._destroy()
                 self.creating = True
         except BaseException as error:  # not the user's code: that is guarded where it is called
             self.inherit(error)
-            self._terms.logger.error("%s: lost to an error\n%s", self.name, traceback_of(error))
+            self._terms.logger.fault("error", "%s: lost to an error", self.name, error=error)
         finally:
             self._leave(self)
 
@@ -196,7 +195,7 @@ class Worker(Generic[R]):
                 if isinstance(error, TaskManagerKilledError) and not self._employed():
                     break  # given up by the closing manager itself: nobody's failure
                 self._failures += 1
-                self._terms.user.creation_failed(error, self._terms.backoff.count_failure())
+                self._terms.user.creation_failed(error)
         return False
 
     def _pause(self) -> bool:
@@ -327,8 +326,6 @@ class Worker(Generic[R]):
             self._completed_before = -1
         else:
             self._broken_by = error
-            if failures > 1:  # one may be the task's own fault
-                terms.user.broke_early(error, terms.backoff.count_failure())
         once = task._once and (not isinstance(error, WorkerLostError) or error.began)
         if not healthy and not once and task.attempts <= terms.max_retries and task._requeue():
             self._retried = task
@@ -340,9 +337,7 @@ class Worker(Generic[R]):
             else:
                 self._queue.put_back(task)
             self._retried = self.task = None
-            return healthy
-
-        if task._take_settle():
+        elif task._take_settle():
             self._counted_before, self._uncounted = self.shard.finished(), task
             if task.attempts > 1:
                 put_note(error, "the last of ", f"{task.attempts} attempts, each on another resource")
@@ -350,6 +345,8 @@ class Worker(Generic[R]):
             self.shard.count(failed=1)
             self._uncounted = None
             self._tell_and_finish(task, "record_failure", now)
+        if not healthy:  # logged last, as a logger may block
+            terms.user.broke(self.name, error, early=failures > 1)  # one may be the task's own fault
         return healthy
 
     def _tell_and_finish(self, task: TaskFuture[Any], event: Event, now: float) -> None:

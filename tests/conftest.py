@@ -15,6 +15,7 @@ import pytest
 
 import tasker.aside
 import tasker.backoff
+import tasker.logger
 import tasker.timer
 from tasker import Config, TaskManager
 from tasker.testing import DummyResource, ResourceFactory, leak_check
@@ -79,6 +80,10 @@ class Log:
 
     def loud(self) -> list[str]:
         return [text for level, text in self.lines if level in ("warning", "error")]
+
+    def telling(self, of: str) -> list[str]:
+        """The first lines of all that was told of it: what comes again and again is told loudly once, then as debug."""
+        return [text.partition("\n")[0] for _, text in self.lines if of in text]
 
 
 def eventually(condition: Callable[[], Any], what: str = "the condition") -> None:
@@ -217,6 +222,12 @@ def no_thread_is_left_behind() -> Iterator[None]:
     while (left := _ours() - before) and time.monotonic() < deadline:
         time.sleep(0.005)
     assert not left, f"threads left behind: {sorted(thread.name for thread in left)}"
+
+
+@pytest.fixture(autouse=True)
+def faults_of_other_tests_are_over() -> None:
+    """Those of callbacks of contexts, say, which belong to no manager."""
+    tasker.logger.ours.faults.all()
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ import pytest
 
 import tasker.aside
 from tasker.aside import STUCK, Aside
-from tasker.logger import GuardedLogger
+from tasker.logger import GuardedLogger, line_of
 from tests.conftest import PATIENCE, eventually
 
 
@@ -84,7 +84,7 @@ def test_a_job_that_raises_is_logged_and_the_next_runs(aside, log, error):
     eventually(aside.idle)
     assert ran == [1]
     assert len(log.loud()) == 1
-    assert repr(error) in log.loud()[0]
+    assert f"aside: a job raised: {line_of(error)}\n" in log.loud()[0]
 
 
 def test_a_logger_that_raises_ends_nothing(aside, log):

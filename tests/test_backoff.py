@@ -1,4 +1,4 @@
-"""`Backoff` by itself: how long pauses are, who may try when, and what is a warning. Time is a number here."""
+"""`Backoff` by itself: how long pauses are, and who may try when. Time is a number here."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import pytest
 
 import tasker.backoff
-from tasker.backoff import FIRST_PAUSE, LONGEST_PAUSE, SPACING, WARN_EVERY, WARNINGS, Backoff
+from tasker.backoff import FIRST_PAUSE, LONGEST_PAUSE, SPACING, Backoff
 
 PATIENT = 30.0  # create_timeout
 
@@ -74,20 +74,3 @@ def test_workers_that_have_paused_try_one_after_the_other(clock):
     assert [backoff.take_turn() for _ in range(3)] == [1000.0, 1000.0 + SPACING, 1000.0 + 2 * SPACING]
     clock.now += 1.0
     assert [backoff.take_turn() for _ in range(2)] == [1001.0, 1001.0 + SPACING]
-
-
-def test_of_many_failures_the_first_are_warnings_and_then_one_now_and_then(clock):
-    backoff = Backoff(PATIENT)
-    assert [backoff.count_failure() for _ in range(WARNINGS + 2)] == [1] * WARNINGS + [0, 0]
-    clock.now += WARN_EVERY * 0.9
-    assert backoff.count_failure() == 0
-    clock.now += WARN_EVERY * 0.2
-    assert backoff.count_failure() == 4, "those that were no warnings, and this one"
-    assert backoff.count_failure() == 0
-
-
-def test_after_a_quiet_while_the_first_failures_are_warnings_again(clock):
-    backoff = Backoff(PATIENT)
-    for _ in range(2):
-        assert [backoff.count_failure() > 0 for _ in range(WARNINGS + 1)] == [True] * WARNINGS + [False]
-        clock.now += WARN_EVERY * WARNINGS

@@ -25,18 +25,22 @@ def hide(module: str, folder: Path) -> None:
 STANDARD_LOGGING = """\
 -- standard logging
 WARNING tasker.mail [mail-worker-1] mail: on_create raised, trying again: ConnectionRefusedError: the mail server is ...
+Traceback (most recent call last):
+...
+ConnectionRefusedError: the mail server is starting
 sent to ann
-ERROR tasker.mail [mail-worker-1] ...callback ... raised
+ERROR tasker.mail [mail-worker-1] tasker: callback note_delivery raised: LookupError: no such folder: Sent
 Traceback (most recent call last):
 ...
 LookupError: no such folder: Sent
-
+WARNING tasker.mail [mail-aside] mail: resources are made again after 1 failure in 0.0 s
 -- structlog
 """
 STRUCTLOG = """\
-{"event": "mail: on_create raised, trying again: ConnectionRefusedError: ...", "level": "warning", "service": "newsletter"}
+{"event": "mail: on_create raised, trying again: ConnectionRefusedError: ...", "exception": "Traceback ...", "level": "warning", "service": "newsletter"}
 sent to ann
-{"event": "...callback ... raised\\nTraceback ...\\nLookupError: ...\\n", "level": "error", "service": "newsletter"}
+{"event": "tasker: callback note_delivery raised: LookupError: ...", "exception": "Traceback ...\\nLookupError: ...", "level": "error", "service": "newsletter"}
+{"event": "mail: resources are made again after 1 failure in 0.0 s", "level": "warning", "service": "newsletter"}
 """  # noqa: E501
 
 

@@ -181,7 +181,7 @@ def test_after_errors_in_its_ticks_the_burst_thread_still_scales_and_heals_and_c
     lose_the_worker(manager)
     assert manager.queue_task(lambda resource: "replaced") == "replaced"
     assert manager.stop().drained
-    assert sum("in a tick" in line for line in log.loud()) == 3
+    assert len(log.telling(of="in a tick")) == 3
 
 
 @pytest.mark.parametrize("end", ["stop", "kill"])
@@ -205,7 +205,7 @@ def test_errors_in_the_steps_of_closing_delay_it_by_some_ticks_and_that_is_all(m
     assert (report.completed, report.abandoned) == (10, ())
     assert report.drained is (end == "stop")
     assert [future.result(0) for future in futures] == list(range(10))
-    assert sum("while closing" in line for line in log.loud()) == len(raised) > 0
+    assert len(log.telling(of="while closing")) == len(raised) > 0
 
 
 # -- closing from any place --------------------------------------------------------------------------------------------

@@ -144,8 +144,10 @@ def test_the_child_of_whatever_tasker_calls_ends_as_a_program_does(place, end):
 
 def test_a_child_may_make_a_manager_of_its_own_before_it_returns():
     lines = lines_of("""
+    import logging
+
     def in_the_child():
-        with make(on_create=str, collector=None) as own:
+        with make(on_create=str, collector=None, logger=logging.getLogger("own")) as own:
             note(own.queue_task(len), own.run_task(len))
 
     manager = make()

@@ -26,13 +26,12 @@ LAYERS = (
         "placement.variables",
         "threads",
     ),
-    ("guard",),
+    ("guard", "recurring"),
     (
         "backoff",
         "logger",
         "placement.multiprocess",
         "placement.python",
-        "placement.records",
         "placement.wire",
         "reservoir",
         "scaling",
@@ -42,7 +41,7 @@ LAYERS = (
     ("placement.mark", "placement.stderr"),
     # needs one or two of those
     ("aside", "awaiting", "checks", "metrics", "placement.base", "placement.envelope", "resources", "room"),
-    ("callables", "timer"),
+    ("callables", "placement.records", "timer"),
     ("context", "interrupts"),
     ("current", "placement.handle", "signature"),
     ("hints",),
@@ -58,7 +57,7 @@ LAYERS = (
     ("executor", "methods", "queue", "stream", "turns", "usercode"),
     ("aio",),
     # workers: one, all, how they end, and the thread that looks after them
-    ("worker",),
+    ("news", "worker"),
     ("crew",),
     ("lifecycle",),
     ("burst", "process"),

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import concurrent.futures
+import gc
 import logging
+import threading
 import traceback
+import weakref
 
 import pytest
 
-from tasker.logger import GuardedLogger, traceback_of
+import tasker.burst
+from tasker import background, with_cancel
+from tasker.logger import GuardedLogger, line_of, traceback_of
 from tasker.usercode import last_line_of
-from tests.conftest import Log
+from tests.conftest import PATIENCE, Log, eventually
 
 LEVELS = ["debug", "info", "warning", "error"]
 
@@ -71,8 +76,257 @@ def test_an_interrupt_that_comes_while_an_exception_is_printed_comes_through(mon
         with pytest.raises(type(error)):
             text(ValueError())
 
+    class Interrupting(Exception):
+        __str__ = interrupted
+
+    with pytest.raises(type(error)):
+        line_of(Interrupting())
+
 
 def test_a_logger_that_lost_its_methods_or_cannot_format_comes_to_nothing():
     for level in LEVELS:
         getattr(GuardedLogger(object()), level)("message")
         getattr(GuardedLogger(Log()), level)("%d", "no number")
+
+
+# -- records about an exception --------------------------------------------------------------------------------------
+
+
+def raised(error):
+    try:
+        raise error
+    except Exception as caught:
+        return caught
+
+
+class Keeping:
+    """A logger that keeps how it was called."""
+
+    def __init__(self):
+        self.calls = []
+
+
+class WithKeyword(Keeping):
+    def warning(self, msg, *args, exc_info=None):
+        self.calls.append((msg % args, exc_info))
+
+
+class WithAnyKeyword(Keeping):
+    def warning(self, msg, *args, **more):
+        self.calls.append((msg % args, more["exc_info"]))
+
+
+class WithoutKeyword(Keeping):
+    def warning(self, msg, *args):
+        self.calls.append((msg % args, None))
+
+
+class WithoutSignature(Keeping):
+    @property
+    def warning(self):
+        def warning(msg, *args):
+            self.calls.append((msg % args, None))
+
+        warning.__signature__ = "not one"
+        return warning
+
+
+class WithAPositional(Keeping):
+    def warning(self, msg, exc_info="", /, *args):
+        self.calls.append((msg % (exc_info, *args), None))
+
+
+@pytest.mark.parametrize("kind", [WithKeyword, WithAnyKeyword])
+def test_a_logger_that_takes_exc_info_gets_the_exception_and_a_message_of_one_line(kind):
+    logger, error = kind(), raised(ValueError("disk full\nand more"))
+    GuardedLogger(logger).warning("%s: on_destroy raised", "main", error=error)
+    assert logger.calls == [("main: on_destroy raised: ValueError: disk full ...", error)]
+
+
+@pytest.mark.parametrize("kind", [WithoutKeyword, WithoutSignature, WithAPositional])
+def test_a_logger_that_takes_no_exc_info_gets_the_traceback_as_text(kind):
+    logger, error = kind(), raised(ValueError("disk full"))
+    GuardedLogger(logger).warning("%s: on_destroy raised", "main", error=error)
+    ((text, _),) = logger.calls
+    first, _, rest = text.partition("\n")
+    assert first == "main: on_destroy raised: ValueError: disk full"
+    assert rest == traceback_of(error)
+
+
+def test_an_outage_is_a_line_for_a_logger_that_takes_no_exc_info_and_its_traceback_is_told_as_debug():
+    for kind in (WithKeyword, WithoutKeyword):
+        logger, details, error = kind(), kind(), raised(ValueError("disk full"))
+        logger.debug = details.warning
+        GuardedLogger(logger).outage("trying again", error=error)
+        assert logger.calls == [("trying again: ValueError: disk full", error if kind is WithKeyword else None)]
+        ((text, carried),) = details.calls
+        assert carried is error or text.endswith(traceback_of(error))
+
+
+def test_an_exception_that_cannot_be_read_is_told_by_its_type_to_every_logger():
+    def refuse(*_):
+        raise RuntimeError
+
+    class Unreadable(Exception):
+        __str__ = refuse
+
+    class Unprintable(Exception):
+        __traceback__ = property(refuse, refuse)
+
+    for kind in (WithKeyword, WithoutKeyword):
+        for error in (Unreadable(), Unprintable()):
+            logger = kind()
+            GuardedLogger(logger).warning("on_destroy raised", error=error)
+            assert logger.calls == [(f"on_destroy raised: {type(error).__name__}", None)]
+
+
+@pytest.mark.parametrize("kind", [WithKeyword, WithoutKeyword])
+@pytest.mark.usefixtures("no_collection")
+def test_nothing_of_an_exception_that_was_logged_is_kept(kind):
+    class Thing:
+        pass
+
+    def fail(thing):
+        raise ValueError
+
+    def use():
+        thing = Thing()
+        things.append(weakref.ref(thing))
+        try:
+            fail(thing)
+        except ValueError as error:
+            guarded.warning("failed", error=error)
+        logger.calls.clear()
+
+    logger, things = kind(), []
+    guarded = GuardedLogger(logger)
+    use()
+    assert things[0]() is None
+
+
+class Records(logging.Handler):
+    def __init__(self):
+        super().__init__()
+        self.records = []
+
+    def emit(self, record):
+        self.records.append(record)
+
+
+@pytest.fixture
+def records():
+    """Those of loud levels of a standard logger, which is the library's own as well."""
+    handler, logger = Records(), logging.getLogger("tasker")
+    handler.setLevel(logging.WARNING)
+    logger.addHandler(handler)
+    logger.propagate = False
+    yield handler.records
+    logger.removeHandler(handler)
+    logger.propagate = True
+
+
+def fails(what):
+    def fail(*_):
+        raise ValueError(what)
+
+    return fail
+
+
+def unseen(make, **_):
+    make().submit(fails("here"))
+    gc.collect()
+
+
+def in_on_create(make, factory, **_):
+    factory.fail_next = [ValueError("here")]
+    make()
+
+
+def in_on_destroy(make, factory, **_):
+    make(on_destroy=lambda resource: (factory.destroy(resource), fails("here")())).stop()
+
+
+def in_check_health(make, **_):
+    make(check_health=fails("here"), max_retries=0).submit(fails("healthy?")).exception(PATIENCE)
+
+
+def in_a_collector(make, **_):
+    class Collector:
+        def __getattr__(self, name):
+            return fails("here")
+
+    make(collector=Collector()).submit(lambda resource: None).result(PATIENCE)
+
+
+def in_a_callback(make, **_):
+    make().submit(lambda resource: None).add_done_callback(fails("here"))
+
+
+def in_a_contexts_callback(**_):
+    context = with_cancel(background())
+    context.on_done(fails("here"))
+    context.cancel()
+
+
+def in_a_tick(make, monkeypatch, **_):
+    heal, left = tasker.burst.Burst._heal, [1]
+
+    def heal_or_fail(burst):
+        if left:
+            left.pop()
+            raise ValueError("here")
+        heal(burst)
+
+    monkeypatch.setattr(tasker.burst.Burst, "_heal", heal_or_fail)
+    make()
+
+
+def where_a_worker_falls(make, monkeypatch, **_):
+    manager = make(worker_count=1, max_worker_count=1)
+    assert manager.wait_ready(PATIENCE)
+    (worker,) = manager._engine.crew.members
+    monkeypatch.setattr(type(worker), "_failed", fails("here"))
+    manager.submit(fails("a task")).exception(PATIENCE)
+
+
+def where_no_thread_starts(make, monkeypatch, **_):
+    start, left = threading.Thread.start, [1]
+
+    def start_or_fail(thread):
+        if "-worker-" in thread.name and left:
+            left.pop()
+            raise RuntimeError("here")
+        start(thread)
+
+    monkeypatch.setattr(threading.Thread, "start", start_or_fail)
+    make()
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+@pytest.mark.parametrize(
+    "scene",
+    [
+        unseen,
+        in_on_create,
+        in_on_destroy,
+        in_check_health,
+        in_a_collector,
+        in_a_callback,
+        in_a_contexts_callback,
+        in_a_tick,
+        where_a_worker_falls,
+        where_no_thread_starts,
+    ],
+)
+def test_every_record_about_an_exception_carries_it(make, factory, records, monkeypatch, scene):
+    logger = logging.getLogger("tasker")
+    scene(
+        make=lambda **options: make(logger=logger, **options),
+        factory=factory,
+        monkeypatch=monkeypatch,
+    )
+    eventually(lambda: any("here" in record.getMessage() for record in records), "the record")
+    for record in [record for record in records if "here" in record.getMessage()]:
+        kind, error, trace = record.exc_info
+        assert (kind, error.args, trace) == (type(error), ("here",), error.__traceback__)
+        assert "\n" not in record.getMessage()

@@ -277,10 +277,17 @@ class Quiet:
     def info(self, msg: str, /, *args: object) -> None:
         pass
 
-    def warning(self, msg: str, /, *args: object) -> None:
+    def warning(self, msg: str, /, *args: object, **_: object) -> None:
         self.loud.append(msg % args)
 
-    error = warning
+    error = outage = warning
+
+
+class Silent:
+    """News that are not told: that would take a thread that is none of the world's."""
+
+    def __getattr__(self, name: str) -> Any:
+        return lambda *_, **__: False
 
 
 class Queued(World):
@@ -341,6 +348,7 @@ class Still(Engine[int]):
 
     def _start(self) -> None:
         self.aside = InPlace("aside", self.logger)
+        self.news: Any = Silent()
 
     def _ensure_burst(self) -> None:
         pass

@@ -433,6 +433,30 @@ def log_exception(resource: object) -> None:
         logger.exception("divided", extra={"lock": threading.Lock(), "number": 7})
 
 
+def divide(number: int) -> int:
+    return 1 // number
+
+
+def log_exception_and_raise(resource: object) -> None:
+    try:
+        divide(0)
+    except ZeroDivisionError:
+        logger.exception("divided")
+        raise
+
+
+class CannotBeSent(Exception):
+    def __init__(self) -> None:
+        super().__init__(threading.Lock())
+
+
+def log_what_cannot_be_sent(resource: object) -> None:
+    try:
+        raise CannotBeSent
+    except CannotBeSent:
+        logger.exception("not to be sent")
+
+
 def log_and_create() -> None:
     logger.warning("creating")
 

@@ -235,8 +235,26 @@ def test_a_logged_exception_arrives_with_its_traceback(remote, caplog):
     remote.queue_task(hooks.log_exception)
     [record] = [record for record in caplog.records if record.name == hooks.__name__]
     assert "ZeroDivisionError" in record.exc_text
+    kind, error, _ = record.exc_info
+    assert kind is type(error) is ZeroDivisionError
+    assert "in log_exception" in str(error.__cause__)  # the traceback there
     assert record.number == 7
     assert not hasattr(record, "lock")
+
+
+def test_a_logged_exception_is_raised_there_with_its_traceback_all_the_same(remote):
+    with pytest.raises(ZeroDivisionError) as raised:
+        remote.queue_task(hooks.log_exception_and_raise)
+    assert "in divide" in str(raised.value.__cause__)
+
+
+def test_a_logged_exception_that_cannot_be_sent_arrives_by_its_name(remote, caplog):
+    remote.queue_task(hooks.log_what_cannot_be_sent)
+    [record] = [record for record in caplog.records if record.name == hooks.__name__]
+    error = record.exc_info[1]
+    assert isinstance(error, RemoteTaskError)
+    assert error.type_name.endswith("CannotBeSent")
+    assert "in log_what_cannot_be_sent" in record.exc_text
 
 
 def test_levels_of_loggers_are_those_of_the_parent(make, caplog):

@@ -1,0 +1,95 @@
+"""`News`: what a manager tells of its ordinary life, as info; the README has the table.
+
+    started -> ready -> (hired, retired, a resource replaced, an outage over)* -> stopping or being killed -> stopped
+
+What the burst thread tells is logged aside, and costs nothing where a standard logger is not set to info.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from tasker.aside import LoggerAside
+from tasker.logger import GuardedLogger
+from tasker.recurring import Row
+from tasker.snapshots import StopReport
+
+__all__ = ["News"]
+
+
+class News:
+    """One for each manager. A method says in which threads it is called, if not in any."""
+
+    def __init__(self, name: str, logger: GuardedLogger, aside: LoggerAside) -> None:
+        self._name = name
+        self._logger = logger
+        self._aside = aside
+        self._unready: list[None] = [None]  # until all base workers have had a resource at a time
+
+    def started(self, base: int, most: int) -> None:
+        """In the constructor's thread: workers are about to be hired."""
+        self._logger.info("%s: started with %d workers, at most %d", self._name, base, most)
+
+    def is_to_be_ready(self) -> bool:
+        """Whether `ready` has not been called."""
+        return bool(self._unready)
+
+    def ready(self, base: int) -> None:
+        """In a worker's thread: the base workers have resources. Told once."""
+        try:
+            self._unready.pop()
+        except IndexError:  # another worker was quicker
+            return
+        self._logger.info("%s: ready, %d workers have resources", self._name, base)
+
+    # -- the burst thread ------------------------------------------------------------------------------------------
+
+    def hired(self, count: int, workers: int) -> None:
+        if count:
+            self._aside.info("%s: hired %d, %d workers now", self._name, count, workers)
+
+    def retired(self, count: int, workers: int) -> None:
+        if count:
+            self._aside.info("%s: retired %d, %d workers stay", self._name, count, workers)
+
+    def look(self, *, whole: bool) -> None:
+        """Tell which faults are over. `whole`: all workers have resources."""
+        for row in self._logger.faults.over(whole=whole):
+            self._over(row, recovered=True)
+
+    def closing(self, how: str, waiting: int, running: int) -> None:
+        self._aside.info("%s: %s, %d tasks wait and %d run", self._name, how, waiting, running)
+
+    def closed(self, report: StopReport, made_at: float, then: Callable[[], object]) -> bool:
+        """Everything has ended. `made_at`: when a resource was made for the last time. Returns whether there is
+        anything to tell; `then` is called aside when it is told."""
+        rows = self._logger.faults.all()
+        for row in rows:
+            self._over(row, recovered=made_at > row.last)
+        if not rows and self._logger.drops("info"):
+            return False
+
+        self._aside.info(
+            "%s: stopped (%s), %d tasks completed, %d failed, %d cancelled, %d never started, "
+            "%d errors of on_destroy, %d threads abandoned",
+            self._name,
+            "drained" if report.drained else "killed",
+            report.completed,
+            report.failed,
+            report.cancelled,
+            report.never_started,
+            report.destroy_errors,
+            len(report.abandoned),
+        )
+        self._aside.then(then)
+        return True
+
+    def _over(self, row: Row, *, recovered: bool) -> None:
+        count = "1 failure" if row.count == 1 else f"{row.count} failures"
+        if not row.held:
+            if row.untold:
+                self._aside.warning(f"{row.msg}, %d times in %s: that is over", *row.args, row.count, row.lasted)
+        elif recovered:
+            self._aside.warning("%s: resources are made again after %s in %s", self._name, count, row.lasted)
+        else:
+            self._aside.warning("%s: closed in an outage, after %s in %s", self._name, count, row.lasted)
