@@ -15,13 +15,13 @@ from __future__ import annotations
 
 import contextlib
 import threading
-import time
 from collections import deque
 from collections.abc import Callable
 from functools import partial
 from operator import call
 from typing import Any
 
+from tasker.clock import monotonic
 from tasker.handover import hand_on, move_all
 from tasker.logger import GuardedLogger, Level
 from tasker.threads import leave_child, new_thread
@@ -70,7 +70,7 @@ class Aside:
         """Start a thread for jobs that have none: the last one could not start, or is kept by its job."""
         if self.waits():
             with self._lock:
-                if self._runner is not None and time.monotonic() - self._taken_at >= STUCK:
+                if self._runner is not None and monotonic() - self._taken_at >= STUCK:
                     self._runner = None
             self._ensure_runner()
 
@@ -100,7 +100,7 @@ class Aside:
 
     def busy(self) -> list[str]:
         """The names of the threads that are running a job, or are kept by a destructor."""
-        moves_on = self._runner if time.monotonic() - self._taken_at < STUCK else None
+        moves_on = self._runner if monotonic() - self._taken_at < STUCK else None
         dropping = [thread for thread in self._dropping.copy() if thread is not moves_on]
         return [thread.name for thread in (*self._busy.copy(), *dropping)]
 
@@ -110,7 +110,7 @@ class Aside:
                 return
             thread = new_thread(self._work, self._name)
             self._runner = thread
-            self._taken_at = time.monotonic()
+            self._taken_at = monotonic()
             self._dropping.append(thread)
             try:
                 thread.start()
@@ -152,7 +152,7 @@ class Aside:
 
     def _run_jobs(self, thread: threading.Thread) -> None:
         while self._jobs and self._is_wanted(thread):
-            self._taken_at = time.monotonic()
+            self._taken_at = monotonic()
             try:
                 hand_on(self._jobs.popleft, call)
             except BaseException as error:
@@ -162,7 +162,7 @@ class Aside:
 
     def _drop_garbage(self, thread: threading.Thread) -> None:
         while self._is_wanted(thread) and not self._jobs:
-            self._taken_at = time.monotonic()
+            self._taken_at = monotonic()
             try:
                 self._garbage.popleft()
             except IndexError:

@@ -19,7 +19,8 @@ Pauses go by the real clock, whatever clock deadlines go by. `_lock` guards the 
 from __future__ import annotations
 
 import threading
-import time
+
+from tasker.clock import monotonic
 
 __all__ = ["Backoff"]
 
@@ -34,13 +35,13 @@ class Backoff:
 
     def __init__(self, create_timeout: float) -> None:
         self._create_timeout = create_timeout
-        self.made_at: float = time.monotonic()  # when a worker last got a resource
+        self.made_at: float = monotonic()  # when a worker last got a resource
         self._lock = threading.RLock()
         self._next_turn = 0.0
 
     def resource_made(self) -> None:
         """A worker got a resource."""
-        self.made_at = time.monotonic()
+        self.made_at = monotonic()
 
     def worker_pause(self, failures: int) -> float:
         """Seconds before a worker tries again, when so many of its resources in a row have failed."""
@@ -57,9 +58,9 @@ class Backoff:
         return self._pause(row) if row > 1 else 0.0
 
     def take_turn(self) -> float:
-        """When a worker whose pause is over may try again (`time.monotonic()`)."""
+        """When a worker whose pause is over may try again (`monotonic()`)."""
         with self._lock:
-            turn = max(time.monotonic(), self._next_turn)
+            turn = max(monotonic(), self._next_turn)
             self._next_turn = turn + SPACING
             return turn
 

@@ -18,13 +18,13 @@ from __future__ import annotations
 
 import contextlib
 import threading
-import time
 from functools import partial
 from typing import Any, Protocol
 
 from tasker import deadlock, timer
 from tasker.aside import Aside, LoggerAside
 from tasker.backoff import Backoff
+from tasker.clock import monotonic
 from tasker.context import Callback
 from tasker.crew import Crew
 from tasker.errors import ContextCancelledError, ResourceCreationError
@@ -93,7 +93,7 @@ class Burst:
         self.scales: bool = interval > 0
         self._tick = min(interval or TICK, TICK)
         self._seat = Seat()
-        self._scaled_at = time.monotonic()
+        self._scaled_at = monotonic()
         self._held_at = self._scaled_at  # when a worker was last seen to hold a resource, without being stuck
         self.hopeless: bool = False  # whether that is longer ago than `create_timeout`
         self._stuck = False  # whether all workers that hold a resource wait, at last, for what is in the lanes
@@ -122,7 +122,7 @@ class Burst:
         that the garbage collector runs there. Where no thread can be started (the interpreter exits), the tick is done
         here."""
         with self._replacing:
-            now, beats = time.monotonic(), self._beats
+            now, beats = monotonic(), self._beats
             if beats != self._seen[0]:
                 self._seen = beats, now
             is_stuck = now - self._seen[1] > STUCK
@@ -164,7 +164,7 @@ class Burst:
 
     def _excuse(self, patience: float) -> None:
         """A tick begins: it was to come so many seconds after the last one."""
-        began, self._began = self._began, time.monotonic()
+        began, self._began = self._began, monotonic()
         late = self._began - began - patience
         is_late = late > LATE
         if is_late and not self._was_late:
@@ -191,7 +191,7 @@ class Burst:
 
     def _patience(self) -> float:
         """Seconds to sleep: a tick, or many when there has been nothing to do for `QUIET` seconds. Then it rests."""
-        queue, now = self._parts.queue, time.monotonic()
+        queue, now = self._parts.queue, monotonic()
         queue.resting = False
         if not self._is_quiet():
             self._stirred_at = now
@@ -203,7 +203,7 @@ class Burst:
         return self._tick
 
     def _end_rest(self, *, woken: bool) -> None:
-        parts, now = self._parts, time.monotonic()
+        parts, now = self._parts, monotonic()
         if not parts.queue.resting:
             return
         parts.queue.resting = False
@@ -240,7 +240,7 @@ class Burst:
             parts.heal_crew()
         else:
             parts.crew.bury()  # or the closing would wait for them
-        parts.queue.ripen(time.monotonic())
+        parts.queue.ripen(monotonic())
         if any(parts.queue.waiting()) and parts.queue.idle.announced:
             parts.queue.idle.wake_all()  # tasks wait and workers sleep: a wake-up got lost
         parts.aside.let_go(parts.queue.compact())
@@ -253,7 +253,7 @@ class Burst:
         parts.aside.heal()
         timer.ensure_running()
         self._watch_resources()
-        now = time.monotonic()
+        now = monotonic()
         arrived = parts.figures.sample(now)
         if arrived != self._arrived:
             self._arrived, self._stirred_at = arrived, now
@@ -299,12 +299,12 @@ class Burst:
     def _look_at_waits(self, holding: list[Any]) -> None:
         """Look whether the workers that hold a resource wait for what is in the lanes, and for circles. That takes
         long where tasks wait for thousands of others, so it is not done at every tick there."""
-        now = time.monotonic()
+        now = monotonic()
         if now >= self._look_at:
             parts = self._parts
             self._stuck = bool(holding) and any(parts.queue.waiting()) and not deadlock.any_free(holding)
             deadlock.look_again(parts.crew.members)
-            self._look_at = now + 50 * (time.monotonic() - now)
+            self._look_at = now + 50 * (monotonic() - now)
 
     def _creation_error(self) -> ResourceCreationError:
         if self._parts.site.impossible is None:
@@ -335,7 +335,7 @@ class Burst:
     # -- scaling -------------------------------------------------------------------------------------------------
 
     def _scale(self) -> None:
-        now = time.monotonic()
+        now = monotonic()
         if not self.scales or now - self._scaled_at < self._interval * 0.9:
             return
         self._scaled_at = now

@@ -21,6 +21,7 @@ from typing import Any, Protocol, Self
 
 from tasker import checks, timer
 from tasker.callables import check_callable
+from tasker.clock import shift
 from tasker.errors import ContextCancelledError, DeadlineExceededError, name_of, shown
 from tasker.guard import pass_on, tell
 from tasker.logger import ours
@@ -67,7 +68,7 @@ class Context:
 
     def _set_up(self, parent: Context | None, deadline: float | None = None) -> Self:
         self._parent = parent
-        inherited = parent.deadline() if parent is not None else None
+        inherited = parent._deadline if parent is not None else None
         self._deadline = inherited if deadline is None or (inherited is not None and inherited < deadline) else deadline
         self._key: object = None
         self._value: object = None
@@ -96,7 +97,7 @@ class Context:
 
     def deadline(self) -> float | None:
         """When it ends by itself, in seconds of `time.monotonic()`; `None` without a deadline."""
-        return self._deadline
+        return None if self._deadline is None else self._deadline - _ahead()
 
     def remaining(self) -> float | None:
         """Seconds until the deadline, never below 0; `None` without a deadline, as timeout arguments want it."""
@@ -266,7 +267,7 @@ class Context:
                     parent._children[self] = None
             if error is not None:
                 self._end(error, parent._cause, [])
-        if self._deadline is None or self._error is not None or self._deadline == (parent and parent.deadline()):
+        if self._deadline is None or self._error is not None or self._deadline == (parent and parent._deadline):
             return
         if self._deadline <= timer.now():
             self._end(_deadline_error(), None, [])
@@ -369,7 +370,7 @@ def with_deadline(parent: Context, monotonic: float) -> Context:
         deadline = float(monotonic)
     except OverflowError:
         deadline = float("inf") if monotonic > 0 else float("-inf")
-    return _derive(parent, None if deadline == float("inf") else deadline)
+    return _derive(parent, None if deadline == float("inf") else deadline + _ahead())
 
 
 def with_value(parent: Context, key: object, value: object) -> Context:
@@ -393,6 +394,11 @@ def _derive(parent: Context, deadline: float | None = None, *, key: object = Non
     context._key, context._value = key, value
     context._attach()
     return context
+
+
+def _ahead() -> float:
+    """Seconds by which `timer.now()` is ahead of the clock that users read: 0 unless a test has replaced that one."""
+    return shift() if timer.clock is None else 0.0
 
 
 def _deadline_error() -> DeadlineExceededError:

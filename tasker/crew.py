@@ -13,11 +13,11 @@ from __future__ import annotations
 import itertools
 import math
 import threading
-import time
 from collections.abc import Callable
 from typing import Generic, TypeVar
 
 from tasker.aside import LoggerAside
+from tasker.clock import monotonic
 from tasker.parking import Parking
 from tasker.worker import Worker
 
@@ -65,9 +65,9 @@ class Crew(Generic[R]):
 
         Returns how many. Does not wait for resources. Where tasks compute, a thread may take a tenth of a second to
         start."""
-        until = time.monotonic() + seconds
+        until = monotonic() + seconds
         for hired in range(count):
-            if hired and time.monotonic() >= until:
+            if hired and monotonic() >= until:
                 return hired
             worker = self._enlist(wanted)
             if worker is None:
@@ -130,11 +130,11 @@ class Crew(Generic[R]):
 
     def join_gone(self, timeout: float) -> None:
         """Wait until the threads of those that left have ended, `timeout` seconds for all; they are ending now."""
-        until = time.monotonic() + timeout
+        until = monotonic() + timeout
         while self._gone:
             thread = self._gone.pop()
             if thread.ident is not None and thread is not threading.current_thread():
-                thread.join(max(0.0, until - time.monotonic()))
+                thread.join(max(0.0, until - monotonic()))
 
     def staying(self) -> int:
         """Members that were not told to leave."""

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import math
 import threading
-import time
 import weakref
 from collections.abc import Callable, Mapping
 from concurrent.futures import CancelledError
@@ -22,6 +21,7 @@ from tasker.aside import Aside, LoggerAside
 from tasker.backoff import Backoff
 from tasker.burst import Burst
 from tasker.callables import is_plain
+from tasker.clock import monotonic
 from tasker.config import Config
 from tasker.context import Callback, Context, TaskContext, without_cancel
 from tasker.crew import Crew
@@ -52,8 +52,6 @@ R = TypeVar("R")
 T = TypeVar("T")
 
 KILL_TIMEOUT = 5.0  # seconds that a kill gives running tasks
-
-_monotonic = time.monotonic
 
 
 class Engine(Generic[R]):
@@ -157,7 +155,7 @@ class Engine(Generic[R]):
             wants = False
         else:
             wants = self._wants_context(fn, len(args))
-        task = make(self, fn, args, wants, _monotonic(), waiting, copy_context() if self._propagates else None)
+        task = make(self, fn, args, wants, monotonic(), waiting, copy_context() if self._propagates else None)
         self._accept(task, options)
         return task
 
@@ -174,7 +172,7 @@ class Engine(Generic[R]):
         if self.queue.closed:
             raise self.queue.refusal()
         variables = copy_context() if self._propagates else None
-        task = make(self, fn, args, wants_context, _monotonic(), waiting, variables)
+        task = make(self, fn, args, wants_context, monotonic(), waiting, variables)
         self._accept(task, options)
         return task
 
@@ -251,7 +249,7 @@ class Engine(Generic[R]):
             )
         if self.queue.closed:  # while it waited: it was in no lane, so nobody is to count it
             raise self.queue.refusal()
-        task._queued_at = _monotonic()
+        task._queued_at = monotonic()
 
     def _wait_for_room(self, task: TaskFuture[Any], timeout: float | None) -> bool:
         if in_task() and timeout is None:
@@ -272,7 +270,7 @@ class Engine(Generic[R]):
         else:
             wants = self._wants_context(fn, len(args))
         place = here.place
-        started, outer = _monotonic(), place.loan
+        started, outer = monotonic(), place.loan
         try:
             loan = self.pool.borrow()
         except TaskManagerShutdownError:
@@ -301,7 +299,7 @@ class Engine(Generic[R]):
                 self._run_task_failed(started)
             raise
         else:
-            finished = _monotonic()
+            finished = monotonic()
             self.figures.completed_directly(finished - started)
             if self.has_collector:
                 self._tell_of_run_task("record_completion", TaskLifecycleTimestamps(started, started, finished))
@@ -352,7 +350,7 @@ class Engine(Generic[R]):
     def _run_task_failed(self, started: float) -> None:
         self.figures.failed_directly()
         if self.has_collector:
-            self._tell_of_run_task("record_failure", TaskLifecycleTimestamps(started, started, _monotonic()))
+            self._tell_of_run_task("record_failure", TaskLifecycleTimestamps(started, started, monotonic()))
 
     def _tell_of_run_task(self, end: Event, stamps: TaskLifecycleTimestamps) -> None:
         try:
@@ -392,7 +390,7 @@ class Engine(Generic[R]):
             self.record_cancelled()
             return
         self.figures.failed_outside()
-        self.user.tell("record_failure", future._stamps(_monotonic()))
+        self.user.tell("record_failure", future._stamps(monotonic()))
 
     def run_aside(self, jobs: list[Callback]) -> None:
         self.aside.run_all(jobs)
@@ -517,7 +515,7 @@ class Engine(Generic[R]):
 
     def _wait_until(self, reached: Callable[[], bool], timeout: float | None, awaited: deadlock.Awaited) -> bool:
         limit = None if timeout is None else checks.patience("timeout", timeout)
-        until = math.inf if limit is None else time.monotonic() + limit
+        until = math.inf if limit is None else monotonic() + limit
         seat = Seat()
         try:
             self.watchers.append(seat)  # then look: either this thread sees a change, or what makes it sees this thread
@@ -525,7 +523,7 @@ class Engine(Generic[R]):
             self.queue.stir()
             with deadlock.Wait(awaited, seat.wake, limit) as wait:
                 while not reached() and wait.stuck is None:
-                    left = until - time.monotonic()
+                    left = until - monotonic()
                     if left <= 0:
                         return False
                     seat.sleep(left if limit is not None else -1.0)

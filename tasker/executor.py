@@ -22,7 +22,6 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import time
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import CancelledError, Future
@@ -34,6 +33,7 @@ from typing import TYPE_CHECKING, Any, Generic, ParamSpec, Protocol, TypeVar
 
 from tasker import standard
 from tasker.callables import DEFERRED, deferred_kind
+from tasker.clock import monotonic
 from tasker.current import current_context, current_worker
 from tasker.errors import shown
 from tasker.future import DoneCallback, TaskFuture, new_task, task_made_of
@@ -97,7 +97,7 @@ class CallExecutor(StandardParts):
             raise TypeError("buffersize must be an integer or None")
         if buffersize is not None and buffersize < 1:
             raise ValueError("buffersize must be None or > 0")
-        deadline = None if timeout is None else time.monotonic() + timeout
+        deadline = None if timeout is None else monotonic() + timeout
         items = zip(*iterables, strict=False)
         if not self._submits_itself():
             return _results(_take_result, (self.submit(fn, *args) for args in items), buffersize, deadline)
@@ -418,7 +418,7 @@ def _give_up(tasks: deque[Any]) -> None:
 
 
 def _remaining(deadline: float | None) -> float | None:
-    return None if deadline is None else max(0.0, deadline - time.monotonic())
+    return None if deadline is None else max(0.0, deadline - monotonic())
 
 
 def _wait(future: TaskFuture[Any]) -> None:

@@ -35,7 +35,6 @@ import math
 import os
 import sys
 import threading
-import time
 from collections.abc import Callable, Collection, Generator
 from concurrent.futures import (
     ALL_COMPLETED,
@@ -52,6 +51,7 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from tasker import checks, deadlock, timer
 from tasker.callables import check_callable
+from tasker.clock import monotonic
 from tasker.context import Callback, EndedError, TaskContext
 from tasker.current import in_task
 from tasker.errors import DeadlineExceededError, TaskTimeoutError, name_of, shown
@@ -372,9 +372,9 @@ class TaskFuture(Future[T]):
         """Its worker has fallen, perhaps with the right to settle. Returns whether this settled it, as a failure."""
         if not self._take_settle():
             # by this worker, or by a thread that will have stored the outcome in a moment
-            deadline = time.monotonic() + _STORED
-            while not self._has_outcome() and time.monotonic() < deadline:
-                time.sleep(0.001)
+            moment, deadline = Seat(), monotonic() + _STORED
+            while not self._has_outcome() and monotonic() < deadline:
+                moment.sleep(0.001)
         settles = not self._has_outcome()
         if settles:
             self._store(error)
@@ -779,9 +779,9 @@ class _Event:
             return self._sleep(None)
 
     def _sleep(self, timeout: float | None) -> bool:
-        deadline = math.inf if timeout is None else time.monotonic() + timeout
+        deadline = math.inf if timeout is None else monotonic() + timeout
         while not self._is_set:
-            left = deadline - time.monotonic()
+            left = deadline - monotonic()
             if left <= 0:
                 break
             self._seat.sleep(-1.0 if left == math.inf else min(left, threading.TIMEOUT_MAX))

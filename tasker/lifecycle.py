@@ -22,7 +22,6 @@ Time in which nobody could act (the machine slept, the process was stopped) does
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Callable
 from functools import partial
 from typing import Any, Protocol
@@ -30,6 +29,7 @@ from typing import Any, Protocol
 from tasker import deadlock
 from tasker.aside import Aside
 from tasker.backoff import Backoff
+from tasker.clock import monotonic
 from tasker.context import Callback, Context
 from tasker.crew import Crew
 from tasker.errors import ContextCancelledError, TaskManagerKilledError
@@ -132,13 +132,13 @@ class Lifecycle:
         """Wait until CLOSED; `False` when that took longer than `timeout` seconds.
 
         Without a timeout and inside of a task it raises `PoolDeadlockError` if the wait could never end."""
-        deadline = math.inf if timeout is None else time.monotonic() + timeout
+        deadline = math.inf if timeout is None else monotonic() + timeout
         seat = Seat()
         self.awaiting.append(seat)  # then look: so either this thread sees the end, or the end sees this thread
         try:
             with deadlock.Wait(deadlock.Closing(self._parts), seat.wake, timeout) as wait:
                 while not self._ended and wait.stuck is None:
-                    left = deadline - time.monotonic()
+                    left = deadline - monotonic()
                     if left <= 0:
                         return False
                     self._ensure()
@@ -184,7 +184,7 @@ class Lifecycle:
     def step(self, began: float) -> bool:
         """Do what closing needs now; `True` when CLOSED is reached.
 
-        Limits go by when the tick `began` (`time.monotonic()`): what is late in its middle the next one excuses."""
+        Limits go by when the tick `began` (`monotonic()`): what is late in its middle the next one excuses."""
         parts = self._parts
         self._stepped_at = began - self._excused
         if self._closing_since is None:
@@ -230,7 +230,7 @@ class Lifecycle:
         return True
 
     def _now(self) -> float:
-        return time.monotonic() - self._excused
+        return monotonic() - self._excused
 
     def _is_leaving(self) -> bool:
         """Whether it is too early to call threads abandoned, although time is up for whatever runs."""

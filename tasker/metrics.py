@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import contextlib
 import threading
-import time
 from array import array
 from collections import deque
 from collections.abc import Callable, Iterable
@@ -24,6 +23,7 @@ from dataclasses import dataclass
 from itertools import chain
 from typing import NamedTuple, Protocol
 
+from tasker.clock import monotonic
 from tasker.reservoir import Reservoir
 
 __all__ = ["BuiltinCollector", "MetricsCollector", "Shard", "TaskLifecycleTimestamps", "TaskMetrics"]
@@ -35,7 +35,8 @@ _SAMPLES = FULL // 2 * _KEPT  # newest durations that the quantiles are made of
 
 
 class TaskLifecycleTimestamps(NamedTuple):
-    """When a task was queued, started (for the last time) and finished, each in seconds of `time.monotonic()`.
+    """When a task was queued, started (for the last time) and finished, each in seconds of `time.monotonic()`: of the
+    real one, should a test have replaced it.
 
     A task that never started has `started_at == finished_at`."""
 
@@ -218,7 +219,7 @@ class BuiltinCollector:
         self._outside = self.new_shard()  # tasks of the lanes that were settled by no worker
         self._direct = self.new_shard()  # tasks that were in no lane: each that ended also arrived
         self._outside_lock = threading.RLock()
-        self._samples: deque[tuple[float, int, int]] = deque([(time.monotonic(), 0, 0)])
+        self._samples: deque[tuple[float, int, int]] = deque([(monotonic(), 0, 0)])
 
     def new_shard(self) -> Shard:
         shard = Shard()
@@ -315,7 +316,7 @@ class BuiltinCollector:
         with self._lock:
             p95, p99 = self._merge(self._shards)  # before the totals: no quantile is above the longest
             totals = self.totals()
-            now = time.monotonic()
+            now = monotonic()
             self._forget_samples(now)
             since, arrived_then, completed_then = self._samples[0]
         arrived = self._count_arrived()

@@ -24,11 +24,11 @@ import atexit
 import os
 import sys
 import threading
-import time
 import weakref
 from typing import Any, Protocol
 
 from tasker import context, deadlock, future, timer
+from tasker.clock import monotonic
 from tasker.errors import TaskManagerShutdownError
 from tasker.guard import here
 from tasker.lifecycle import Lifecycle
@@ -117,9 +117,9 @@ def _close_all_at_exit() -> None:
     for engine in engines:
         engine.exiting = True
         engine.lifecycle.request_stop()
-    deadline = time.monotonic() + EXIT_TIMEOUT
+    deadline = monotonic() + EXIT_TIMEOUT
     for engine in engines:
-        if not engine.lifecycle.wait(max(0.0, deadline - time.monotonic())):
+        if not engine.lifecycle.wait(max(0.0, deadline - monotonic())):
             engine.lifecycle.request_kill(_EXIT_KILL)
     for engine in engines:
         engine.lifecycle.wait(_EXIT_KILL + 1.0)

@@ -40,7 +40,6 @@ from __future__ import annotations
 import contextlib
 import math
 import threading
-import time
 from collections import deque
 from collections.abc import Callable
 from functools import partial
@@ -48,6 +47,7 @@ from itertools import islice, repeat
 from operator import call
 from typing import Any, Protocol
 
+from tasker.clock import monotonic
 from tasker.errors import TaskManagerShutdownError
 from tasker.future import TaskFuture
 from tasker.handover import do_both, hand_on
@@ -142,7 +142,7 @@ class TaskQueue:
     def put_back_later(self, task: Task, pause: float) -> None:
         """Make a task that ran wait again, for `pause` seconds outside of its lane. Never refused either."""
         with self._dead_lock:
-            self._later.append((time.monotonic() + pause, task))
+            self._later.append((monotonic() + pause, task))
             self._requeued[task._priority] += 1
 
     def give_back(self, task: Task, *, retried: bool = False) -> None:
@@ -272,7 +272,7 @@ class TaskQueue:
 
         Returns whether there are more. They are given to `let_go`, so that the calling thread is not the last one that
         refers to them. One whose `fail` raises is the next call's first."""
-        until = time.monotonic() + seconds
+        until = monotonic() + seconds
         failed: list[Any] = []
         while self._swept or self._sweep():
             try:
@@ -282,7 +282,7 @@ class TaskQueue:
                     failed.append(self._swept.pop())
             finally:
                 let_go(failed)
-            if time.monotonic() >= until:
+            if monotonic() >= until:
                 return True
         return False
 

@@ -12,10 +12,10 @@ under it. Times are those of the real clock, whatever clock deadlines go by.
 from __future__ import annotations
 
 import threading
-import time
 from collections.abc import Callable
 from types import FunctionType
 
+from tasker.clock import monotonic
 from tasker.errors import name_of
 
 __all__ = ["OUTAGE", "Faults", "Row", "kind_of"]
@@ -72,7 +72,7 @@ class Faults:
 
     def came(self, kind: str, msg: str = "", args: tuple[object, ...] = (), *, held: bool = False) -> str | None:
         """A fault has come; see `Row.came`. `msg % args` says what it is, and is kept."""
-        now = time.monotonic()
+        now = monotonic()
         with self._lock:
             row = self._rows.get(kind)
             if row is None or (now - row.last >= SETTLED and not row.held):
@@ -89,7 +89,7 @@ class Faults:
         """Take out the rows that are over, those that are held only if all is `whole`."""
         if not self._rows:
             return []
-        now = time.monotonic()
+        now = monotonic()
         return self._take_out(lambda row: now - row.last >= SETTLED and (whole or not row.held))
 
     def all(self) -> list[Row]:

@@ -5,10 +5,10 @@ To the queue, the workers and everything else it is a task like any other: one w
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
+from tasker.clock import monotonic
 from tasker.config import Config
 from tasker.engine import Engine
 from tasker.future import TaskFuture, new_task
@@ -54,7 +54,7 @@ class RemoteEngine(Engine[R]):
         if self.queue.closed:
             raise self.queue.refusal()
         packed = self.site.pack(fn, args, wants_context)
-        task = make(self, self._call, (packed,), True, time.monotonic(), waiting)
+        task = make(self, self._call, (packed,), True, monotonic(), waiting)
         self._accept(task, options)
         return task
 

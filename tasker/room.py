@@ -26,11 +26,11 @@ from __future__ import annotations
 
 import contextlib
 import threading
-import time
 from collections import deque
 from collections.abc import Callable, Hashable
 from typing import Any, Generic, Protocol, TypeVar
 
+from tasker.clock import monotonic
 from tasker.parking import Seat
 
 __all__ = ["Room"]
@@ -73,7 +73,7 @@ class Room(Generic[H]):
         # a signal handler that has interrupted this very thread in the middle of it would wait for ever
         if timeout == 0 or self._lock._is_owned():
             return False
-        deadline = None if timeout is None else time.monotonic() + timeout
+        deadline = None if timeout is None else monotonic() + timeout
         place, came = seat or Seat(), False
         try:
             self.line_up(place)
@@ -167,7 +167,7 @@ class Room(Generic[H]):
         """Sleep until it is called. `False`: the deadline has passed, the room is closed, or others have woken it."""
         woken = False
         while not self._take(task, seat):
-            left = -1.0 if deadline is None else min(deadline - time.monotonic(), threading.TIMEOUT_MAX)
+            left = -1.0 if deadline is None else min(deadline - monotonic(), threading.TIMEOUT_MAX)
             if self.closed or (given and woken) or (deadline is not None and left <= 0):
                 return False
             woken = seat.sleep(left)
@@ -197,7 +197,7 @@ class Room(Generic[H]):
         with contextlib.suppress(IndexError):
             while self._has_slot():
                 place = self._line[0]
-                self._called[place] = time.monotonic()
+                self._called[place] = monotonic()
                 called.append(place)
                 self._unlist(place)  # not before: interrupted here it is called twice, and not forgotten
         return called
@@ -211,7 +211,7 @@ class Room(Generic[H]):
 
     def _dismiss_absent(self) -> list[Place]:
         """With the lock: have the coroutines of a loop that does not run leave; they are to be woken."""
-        late = time.monotonic() - ABSENT
+        late = monotonic() - ABSENT
         loops = [place.loop for place, since in self._called.items() if since < late and place.loop is not None]
         absent = [place for place in (*self._called, *self._line) if place.loop in loops] if loops else []
         for place in absent:

@@ -16,7 +16,6 @@ import itertools
 import operator
 import os
 import threading
-import time
 import weakref
 from collections.abc import Callable, Iterable
 from concurrent.futures._base import LOGGER
@@ -25,6 +24,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from tasker import standard
+from tasker.clock import monotonic
 from tasker.config import Config
 from tasker.engine import Engine
 from tasker.errors import ContextCancelledError
@@ -41,7 +41,6 @@ __all__ = ["ThreadPoolExecutor"]
 _BROKEN = "A thread initializer failed, the thread pool is not usable anymore"
 _JOIN = 1.0  # seconds for the burst thread, which has done its work, to be gone
 _numbers = itertools.count()
-_monotonic = time.monotonic
 
 
 class ThreadPoolExecutor(CallExecutor):
@@ -177,7 +176,7 @@ class OnDemandEngine(Engine[None]):
         queue = self.queue
         if queue.closed:
             raise self.refusal()
-        task = make(self, call, args, False, _monotonic())
+        task = make(self, call, args, False, monotonic())
         try:
             queue._main.append(task)
             if queue.closed and queue.takes_back(task):

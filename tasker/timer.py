@@ -28,13 +28,13 @@ import itertools
 import math
 import os
 import threading
-import time
 from collections import deque
 from collections.abc import Callable
 from functools import partial
 from typing import Any, Protocol
 
 from tasker.aside import STUCK, Aside
+from tasker.clock import monotonic
 from tasker.logger import ours
 from tasker.parking import Seat
 from tasker.threads import holds, new_thread
@@ -166,7 +166,7 @@ class _Timer:
         self._wakes_at = self._heap[0][0] if self._heap else math.inf
         overslept = 0.0
         if not self._receive():
-            overslept = self._sleep(min(self._wakes_at - time.monotonic(), threading.TIMEOUT_MAX))
+            overslept = self._sleep(min(self._wakes_at - monotonic(), threading.TIMEOUT_MAX))
         self._wakes_at = -math.inf
 
         if overslept and not self._was_late:  # late again and again: that is how things are
@@ -179,10 +179,10 @@ class _Timer:
         """Sleep for so many seconds at most; returns how many it has slept if that was much too long, else 0."""
         if aside.waits():
             left = min(left, STUCK)
-        asleep = time.monotonic()
+        asleep = monotonic()
         if left <= 0 or self._seat.sleep(left):
             return 0.0
-        slept = time.monotonic() - asleep
+        slept = monotonic() - asleep
         return slept if slept - left > LATE else 0.0
 
     def _put_off(self, seconds: float) -> None:
@@ -211,7 +211,7 @@ class _Timer:
         return len(self._cleared) > _BATCH and len(self._cleared) * 2 > len(self._heap)
 
     def _fire_due(self) -> None:
-        now = time.monotonic()
+        now = monotonic()
         fired: list[Any] = []
         try:
             while self._heap and self._heap[0][0] <= now:
@@ -256,7 +256,7 @@ def after(seconds: float, fire: Callable[[], object]) -> TimerEntry:
     """Have `fire` called on the timer thread in so many seconds of the real clock, during which others could act.
 
     Never blocks or raises."""
-    return _timer.at(time.monotonic() + seconds, fire, patient=True)
+    return _timer.at(monotonic() + seconds, fire, patient=True)
 
 
 def _on_time(when: float, fire: Callable[[], object]) -> TimerEntry:
@@ -264,8 +264,8 @@ def _on_time(when: float, fire: Callable[[], object]) -> TimerEntry:
 
 
 clock: Clock | None = None  # a test's; `None`: the real one
-# what time it is for deadlines: `time.monotonic()`
-now: Callable[[], float] = time.monotonic
+# what time it is for deadlines
+now: Callable[[], float] = monotonic
 # have something called, on the timer thread, when `now()` reaches a time; never blocks or raises
 at: Callable[[float, Callable[[], object]], TimerEntry] = _on_time
 
@@ -274,7 +274,7 @@ def follow(other: Clock | None) -> None:
     """Have the deadlines set from now on go by another clock; `None`: by the real one again."""
     global clock, now, at
     clock = other
-    now, at = (time.monotonic, _on_time) if other is None else (other.now, other.at)
+    now, at = (monotonic, _on_time) if other is None else (other.now, other.at)
 
 
 def is_needed_here() -> bool:

@@ -21,7 +21,6 @@ from __future__ import annotations
 
 import contextlib
 import threading
-import time
 import weakref
 from collections import deque
 from collections.abc import Callable
@@ -29,6 +28,7 @@ from concurrent.futures._base import FINISHED
 from typing import Any, Generic, Protocol, TypeVar
 
 from tasker.backoff import Backoff
+from tasker.clock import monotonic
 from tasker.context import TaskContext
 from tasker.current import here
 from tasker.errors import TaskManagerKilledError, WorkerLostError, put_note
@@ -204,7 +204,7 @@ class Worker(Generic[R]):
             return self._employed()
         backoff = self._terms.backoff
         self.pausing = True
-        until = time.monotonic() + backoff.worker_pause(self._failures)
+        until = monotonic() + backoff.worker_pause(self._failures)
         wanted = self._sleep_until(until) and self._sleep_until(backoff.take_turn())
         self.pausing = False
         return wanted
@@ -212,7 +212,7 @@ class Worker(Generic[R]):
     def _sleep_until(self, until: float) -> bool:
         """Sleep until then, whatever wakes the thread meanwhile; `False` as soon as it is not employed any more."""
         while self._employed():
-            left = until - time.monotonic()
+            left = until - monotonic()
             if left <= 0:
                 return True
             self.seat.sleep(left)
@@ -226,7 +226,7 @@ class Worker(Generic[R]):
     def _serve(self, resource: R) -> None:
         """Run tasks until the resource is broken or the worker leaves. All that a task costs is in this loop."""
         # what is counted when stands in the order that `_give_up_task` goes by
-        take, shard, terms, monotonic = self._queue.take, self.shard, self._terms, time.monotonic
+        take, shard, terms, read_clock = self._queue.take, self.shard, self._terms, monotonic
         collects, may_retry = terms.user.collects, terms.may_retry
         durations = shard.durations
         now = 0.0  # when the last task ended, which is when the next one starts if nothing of the user's ran in between
@@ -247,7 +247,7 @@ class Worker(Generic[R]):
             except AttributeError:
                 self._queue.drop(task)
                 continue
-            task._started_at = started = now if now > task._queued_at else monotonic()
+            task._started_at = started = now if now > task._queued_at else read_clock()
             attempts = task.attempts + 1
             if attempts == 1:
                 shard.taken += 1
@@ -282,7 +282,7 @@ class Worker(Generic[R]):
                     self._succeeded_with_collector(task, result)
                     result = None
                     continue
-                now = monotonic()
+                now = read_clock()
                 try:
                     del task._may_settle
                 except AttributeError:  # a timeout, say, has settled it, or the task has forked and this is the child
@@ -302,7 +302,7 @@ class Worker(Generic[R]):
                     durations = shard.fold()
 
     def _succeeded_with_collector(self, task: TaskFuture[Any], result: Any) -> None:
-        now = time.monotonic()
+        now = monotonic()
         if task._take_settle():
             self._counted_before, self._uncounted = self.shard.finished(), task
             task._store(None, result)
@@ -314,7 +314,7 @@ class Worker(Generic[R]):
 
     def _failed(self, task: TaskFuture[Any], error: BaseException) -> bool:
         """Judge an error, then retry the task or settle it. Returns whether the resource is healthy."""
-        now = time.monotonic()
+        now = monotonic()
         terms = self._terms
         _strip_own_frame(error)
         if type(error) is TypeError:

@@ -18,8 +18,8 @@ from tests.conftest import PATIENCE, eventually
 @pytest.fixture
 def clock(monkeypatch):
     """The clock by which an `Aside` finds that a job is stuck."""
-    clock = SimpleNamespace(now=100.0, monotonic=lambda: clock.now)
-    monkeypatch.setattr(tasker.aside, "time", clock)
+    clock = SimpleNamespace(now=100.0)
+    monkeypatch.setattr(tasker.aside, "monotonic", lambda: clock.now)
     return clock
 
 

@@ -16,7 +16,7 @@ PATIENT = 30.0  # create_timeout
 @pytest.fixture
 def clock(monkeypatch):
     clock = SimpleNamespace(now=1000.0)
-    monkeypatch.setattr(tasker.backoff, "time", SimpleNamespace(monotonic=lambda: clock.now))
+    monkeypatch.setattr(tasker.backoff, "monotonic", lambda: clock.now)
     return clock
 
 

@@ -16,6 +16,7 @@ PACKAGE = Path(tasker.__file__).parent
 LAYERS = (
     # needs nothing of tasker
     (
+        "clock",
         "errors",
         "handover",
         "health",
@@ -143,3 +144,14 @@ def test_threads_are_made_by_one_module() -> None:
             used = node.bases if isinstance(node, ast.ClassDef) else [node.func] if isinstance(node, ast.Call) else ()
             if makers & {ast.unparse(name).rpartition(".")[2] for name in used}:
                 assert module == "threads", f"{module}: use tasker.threads.new_thread"
+
+
+def test_one_module_reads_the_clock_of_the_system() -> None:
+    # read elsewhere, a limit would stand still with a clock that a test has stopped
+    clocks = {"monotonic", "perf_counter", "time"}
+    for module in set(MODULES) - {"clock"}:
+        for node in ast.walk(ast.parse(PACKAGE.joinpath(*module.split(".")).with_suffix(".py").read_text())):
+            taken = isinstance(node, ast.ImportFrom) and node.module == "time"
+            read = isinstance(node, ast.Attribute) and ast.unparse(node.value) == "time"
+            assert not taken, f"{module}: use tasker.clock.monotonic"
+            assert not (read and node.attr.removesuffix("_ns") in clocks), f"{module}: use tasker.clock.monotonic"

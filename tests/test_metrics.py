@@ -31,8 +31,8 @@ NEWEST = tasker.metrics._SAMPLES
 @pytest.fixture
 def clock(monkeypatch):
     """The clock by which rates are made."""
-    clock = SimpleNamespace(now=1000.0, monotonic=lambda: clock.now)
-    monkeypatch.setattr(tasker.metrics, "time", clock)
+    clock = SimpleNamespace(now=1000.0)
+    monkeypatch.setattr(tasker.metrics, "monotonic", lambda: clock.now)
     return clock
 
 

@@ -14,7 +14,7 @@ from tasker.recurring import INTERVALS, KINDS, SETTLED, Faults, shown
 @pytest.fixture
 def clock(monkeypatch):
     clock = SimpleNamespace(now=1000.0)
-    monkeypatch.setattr(tasker.recurring, "time", SimpleNamespace(monotonic=lambda: clock.now))
+    monkeypatch.setattr(tasker.recurring, "monotonic", lambda: clock.now)
     return clock
 
 

@@ -64,7 +64,7 @@ class Clock:
 @pytest.fixture
 def clock(monkeypatch):
     clock = Clock()
-    monkeypatch.setattr(tasker.room, "time", clock)
+    monkeypatch.setattr(tasker.room, "monotonic", clock.monotonic)
     monkeypatch.setattr(Seat, "sleep", lambda seat, timeout=-1.0: clock.sleep(seat, timeout))
     return clock
 

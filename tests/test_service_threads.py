@@ -269,12 +269,9 @@ class Clock:
     def __init__(self, step: float) -> None:
         self.now, self.step = time.monotonic(), step
 
-    def monotonic(self) -> float:
+    def __call__(self) -> float:
         self.now += self.step
         return self.now
-
-    def __getattr__(self, name):
-        return getattr(time, name)
 
 
 @pytest.fixture
@@ -300,7 +297,7 @@ def test_kill_fails_waiting_tasks_in_slices(many, monkeypatch):
         slices.append(engine.figures.totals().cancelled - before)
         return more
 
-    monkeypatch.setattr(tasker.queue, "time", Clock(tasker.lifecycle._SLICE / 4))  # looked at once for a batch
+    monkeypatch.setattr(tasker.queue, "monotonic", Clock(tasker.lifecycle._SLICE / 4))  # looked at once for a batch
     monkeypatch.setattr(engine.lifecycle, "_kill_waiting", watched)
     monkeypatch.setattr(
         engine.lifecycle, "_cancel_running", lambda: (looks.append(engine.lifecycle._kill_at()), cancel_running())
@@ -319,7 +316,7 @@ def test_kill_fails_waiting_tasks_in_slices(many, monkeypatch):
 def test_a_kill_that_has_no_time_for_all_that_waits_returns_and_the_rest_fails_after_it(many, monkeypatch):
     engine = many.manager._engine
     monkeypatch.setattr(tasker.lifecycle, "_JOIN", 0.0)
-    monkeypatch.setattr(tasker.queue, "time", Clock(tasker.lifecycle._SLICE))  # a batch is a slice
+    monkeypatch.setattr(tasker.queue, "monotonic", Clock(tasker.lifecycle._SLICE))  # a batch is a slice
     go_on = threading.Event()
     finish = engine.lifecycle.finish
     monkeypatch.setattr(engine.lifecycle, "finish", lambda: go_on.wait(PATIENCE) and finish())
@@ -352,7 +349,7 @@ def test_many_workers_are_hired_in_slices_and_none_when_closing_begins(make, mon
             engine.lifecycle.request_stop()
 
     monkeypatch.setattr(threading.Thread, "start", start_slowly)
-    monkeypatch.setattr(tasker.crew, "time", SimpleNamespace(monotonic=lambda: clock.now))
+    monkeypatch.setattr(tasker.crew, "monotonic", lambda: clock.now)
     gate = threading.Event()
     futures = [manager.submit(lambda _: gate.wait(PATIENCE)) for _ in range(200)]
     eventually(lambda: engine.is_stopping(), "the stop")
@@ -376,8 +373,8 @@ def burst(make, monkeypatch):
     thread, burst.thread = burst.thread, threading.current_thread()  # as if another had taken its place
     burst.wake()
     thread.join(PATIENCE)
-    burst.clock = SimpleNamespace(now=burst._began, monotonic=lambda: burst.clock.now)
-    monkeypatch.setattr(tasker.burst, "time", burst.clock)
+    burst.clock = SimpleNamespace(now=burst._began)
+    monkeypatch.setattr(tasker.burst, "monotonic", lambda: burst.clock.now)
     yield burst
     monkeypatch.undo()
     burst._replace()
@@ -430,7 +427,7 @@ def test_a_process_that_is_stopped_does_not_fail_what_waits(burst, monkeypatch, 
 @pytest.mark.parametrize("when", ["between ticks", "in the middle of a tick"])
 def test_a_process_that_is_stopped_leaves_running_tasks_the_time_of_a_kill(burst, monkeypatch, when):
     engine, clock = burst._parts, burst.clock
-    monkeypatch.setattr(tasker.lifecycle, "time", clock)
+    monkeypatch.setattr(tasker.lifecycle, "monotonic", lambda: clock.now)
     gate, running = threading.Event(), threading.Event()
     future = engine.submit(lambda _: (running.set(), gate.wait(PATIENCE)), (), {})
     assert running.wait(PATIENCE)

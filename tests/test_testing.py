@@ -11,13 +11,14 @@ import subprocess
 import sys
 import textwrap
 import threading
-import time
 from pathlib import Path
 
 import pytest
 
+import tasker.clock
 import tasker.lifecycle
 import tasker.testing
+import tasker.testing.clock
 import tasker.testing.leaks
 import tasker.timer
 from tasker import (
@@ -69,7 +70,7 @@ def test_a_context_ends_when_the_clock_reaches_its_deadline_and_not_before(clock
 
 def test_seconds_and_tenths_of_seconds_add_up(monkeypatch):
     for began in (0.1, 8162.496, 1e6 / 3):
-        monkeypatch.setattr(time, "monotonic", lambda began=began: began)
+        monkeypatch.setattr(tasker.testing.clock, "monotonic", lambda began=began: began)
         clock = ManualClock()
         monkeypatch.undo()
         with clock:
@@ -253,10 +254,10 @@ def test_there_is_one_clock_at_a_time_and_the_real_one_comes_back(clock):
         pass
     assert tasker.timer.clock is clock
     clock.__exit__(None, None, None)
-    assert (tasker.timer.clock, tasker.timer.now) == (None, time.monotonic)
+    assert (tasker.timer.clock, tasker.timer.now) == (None, tasker.clock.monotonic)
     with pytest.raises(KeyError), ManualClock():
         raise KeyError
-    assert (tasker.timer.clock, tasker.timer.now) == (None, time.monotonic)
+    assert (tasker.timer.clock, tasker.timer.now) == (None, tasker.clock.monotonic)
 
 
 @pytest.mark.parametrize("seconds", [-1, float("inf"), float("nan"), "1", None, True])

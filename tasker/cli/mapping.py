@@ -22,7 +22,6 @@ from __future__ import annotations
 import contextlib
 import signal
 import threading
-import time
 from collections.abc import Generator, Iterator
 from queue import Empty, SimpleQueue
 from types import FrameType
@@ -33,6 +32,7 @@ from tasker.cli.files import Files
 from tasker.cli.job import CREATE_TIMEOUT, OURS, Failure, Job
 from tasker.cli.loading import one_line
 from tasker.cli.records import Record, UnreadableError, error_line
+from tasker.clock import monotonic
 from tasker.errors import TaskManagerKilledError, TaskManagerShutdownError, TaskTimeoutError
 from tasker.manager import TaskManager
 from tasker.threads import new_thread
@@ -86,7 +86,7 @@ class Run:
         self._timed_out = False
         self._cancelled: list[int] = []  # numbers of lines
         self._early: dict[int, Outcome] = {}  # ordered: what waits for others to be written first
-        self._started = time.monotonic()
+        self._started = monotonic()
 
     def run(self) -> int:
         """Take all lines, write all outcomes; return the exit status."""
@@ -269,7 +269,7 @@ class Run:
 
     def _figures(self) -> Iterator[tuple[str, object]]:
         metrics = self._manager.metrics()
-        seconds = time.monotonic() - self._started
+        seconds = monotonic() - self._started
         yield "lines", self._written
         yield "done", self._done
         yield "failed", self._failed

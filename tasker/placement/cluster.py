@@ -15,12 +15,12 @@ import signal
 import socket
 import sys
 import threading
-import time
 from collections.abc import Callable
 from importlib import import_module
 from typing import Any
 
 from tasker.aside import Aside
+from tasker.clock import monotonic
 from tasker.errors import ConfigError, shown
 from tasker.logger import GuardedLogger
 from tasker.placement.actor import Actor
@@ -76,7 +76,7 @@ class RaySite(RemoteSite):
     def new_actor(self) -> Any:
         if not self.ray.is_initialized():  # Ray would start a cluster
             raise ConnectionError("this process is not connected to Ray any more")
-        now = time.monotonic()
+        now = monotonic()
         has = self.ray.cluster_resources()
         self._resources = {name: amount for name, amount in has.items() if not name.startswith("node:")}
         options = dict(self._options)
@@ -100,7 +100,7 @@ class RaySite(RemoteSite):
     def lost(self, actor: Any, node: str, error: BaseException | None) -> None:
         if node and "its node has died" in str(error):  # nothing else tells it from a process that died
             with self._lock:
-                self._lost_nodes[node] = time.monotonic()
+                self._lost_nodes[node] = monotonic()
         self.kill(actor)  # it may be running still
 
     def lacking(self) -> str:

@@ -14,13 +14,13 @@ import heapq
 import itertools
 import math
 import threading
-import time
 from collections.abc import Callable
 from datetime import timedelta
 from types import TracebackType
 from typing import Self
 
 from tasker import checks, timer
+from tasker.clock import monotonic
 from tasker.timer import TimerEntry
 
 __all__ = ["ManualClock"]
@@ -47,7 +47,7 @@ class ManualClock:
 
     def __init__(self) -> None:
         self._changed = threading.Condition()
-        self._now = float(math.floor(time.monotonic()))  # so that whole seconds are added without rounding
+        self._now = float(math.floor(monotonic()))  # so that whole seconds are added without rounding
         self._heap: list[tuple[float, int, TimerEntry]] = []
         self._order = itertools.count()
         self._followed = False  # from the beginning of the block to its end

@@ -17,6 +17,7 @@ from types import CodeType, FunctionType, ModuleType
 from typing import Any, cast
 
 from tasker import process
+from tasker.clock import monotonic
 from tasker.engine import Engine
 from tasker.errors import shown
 from tasker.executor import CallExecutor
@@ -56,11 +57,11 @@ def _is_gone(engine: Engine[Any]) -> bool:
 def _left_of(engines: list[Engine[Any]]) -> list[str]:
     """What is left of them when all had time to end, in words."""
     gc.collect()  # a manager that was dropped begins to close when it is collected
-    deadline = time.monotonic() + PATIENCE
+    deadline = monotonic() + PATIENCE
     left: list[str] = []
     for engine in engines:
         if engine.lifecycle.state != OPEN:
-            engine.lifecycle.wait(max(0.0, deadline - time.monotonic()))
+            engine.lifecycle.wait(max(0.0, deadline - monotonic()))
         if engine.lifecycle.state == CLOSED:
             left += _left_at(deadline, engine)
         else:
@@ -73,7 +74,7 @@ def _left_of(engines: list[Engine[Any]]) -> list[str]:
 
 
 def _left_at(deadline: float, engine: Engine[Any]) -> list[str]:
-    while (left := list(_left_when_closed(engine))) and time.monotonic() < deadline:
+    while (left := list(_left_when_closed(engine))) and monotonic() < deadline:
         time.sleep(0.002)  # not everything of it tells somebody that it ends
     return left
 

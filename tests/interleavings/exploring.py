@@ -385,7 +385,7 @@ class Managed(World):
 
     def closing(self) -> None:
         """What the burst thread does once it is woken."""
-        while not (self.lifecycle.state != OPEN and self.lifecycle.step(tasker.lifecycle.time.monotonic())):
+        while not (self.lifecycle.state != OPEN and self.lifecycle.step(tasker.lifecycle.monotonic())):
             self.engine.burst._seat.sleep(0.5)
 
     def check(self) -> None:

@@ -1,0 +1,29 @@
+"""`monotonic`: the clock that tasker goes by, which tests cannot stop.
+
+Tools for tests replace `time.monotonic`: `mock.patch` in the module `time`, freezegun also wherever another module
+refers to that very function. A limit that is to end a hang would never be over by a clock that stands still, nor would
+two threads agree on the time when one of them sees the replacement and the other does not. So tasker has a function of
+its own, which no such tool knows: that of another copy of the module `time`, which is the real one even when tasker is
+imported while the clock stands still. Locks wait by the same clock.
+
+What users give and get as a time of `time.monotonic()` is converted at the door, by `shift()`.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from importlib.machinery import BuiltinImporter, ModuleSpec
+from types import BuiltinFunctionType
+
+__all__ = ["monotonic", "shift"]
+
+_time = BuiltinImporter.create_module(ModuleSpec("time", BuiltinImporter))
+assert _time is not None
+
+monotonic: Callable[[], float] = _time.monotonic
+
+
+def shift() -> float:
+    """Seconds by which `monotonic()` is ahead of `time.monotonic()`: 0 unless that was replaced."""
+    return 0.0 if type(time.monotonic) is BuiltinFunctionType else monotonic() - time.monotonic()
