@@ -13,13 +13,15 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from importlib.machinery import BuiltinImporter, ModuleSpec
+from importlib.machinery import BuiltinImporter
 from types import BuiltinFunctionType
+from typing import Any
 
 __all__ = ["monotonic", "shift"]
 
-_time = BuiltinImporter.create_module(ModuleSpec("time", BuiltinImporter))
-assert _time is not None
+_spec = time.__spec__
+assert _spec is not None
+_time: Any = BuiltinImporter.create_module(_spec)
 
 monotonic: Callable[[], float] = _time.monotonic
 

@@ -12,10 +12,9 @@ from datetime import timedelta
 from functools import partial
 from typing import Any, Generic, TypedDict, TypeVar, Unpack, cast
 
-from tasker import checks
+from tasker import checks, current
 from tasker.callables import check_callable, is_asynchronous
 from tasker.context import Context, background
-from tasker.current import here
 from tasker.errors import ConfigError, shown
 from tasker.health import takes_resource
 from tasker.logger import Logger
@@ -209,7 +208,7 @@ class _EnteredManagers(Generic[R]):
             _, manager = entered.pop(mine[-1] if mine else -1)
             if not entered:
                 del self._entered[id(resource)]
-        error = here.place.ending
+        error = current.here.place.ending
         if error is None:
             manager.__exit__(None, None, None)
             return

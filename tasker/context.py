@@ -69,7 +69,8 @@ class Context:
     def _set_up(self, parent: Context | None, deadline: float | None = None) -> Self:
         self._parent = parent
         inherited = parent._deadline if parent is not None else None
-        self._deadline = inherited if deadline is None or (inherited is not None and inherited < deadline) else deadline
+        is_later = deadline is None or (inherited is not None and inherited < deadline)
+        self._deadline: float | None = inherited if is_later else deadline
         self._key: object = None
         self._value: object = None
         self._lock = _lock
@@ -250,8 +251,7 @@ class Context:
                 entry, context._entry = context._entry, None
             if entry is not None:
                 entry.cancel()
-            for sleeper in sleepers:
-                sleeper.release()
+            _release(sleepers)
             ending.extend(reversed(children))
         if self._parent is not None:
             self._parent._forget(self)
@@ -399,6 +399,18 @@ def _derive(parent: Context, deadline: float | None = None, *, key: object = Non
 def _ahead() -> float:
     """Seconds by which `timer.now()` is ahead of the clock that users read: 0 unless a test has replaced that one."""
     return shift() if timer.clock is None else 0.0
+
+
+def _release(sleepers: list[Sleeper]) -> None:
+    """Wake all of them, also when an error or a Ctrl-C strikes meanwhile. Empties the list."""
+    try:
+        while sleepers:
+            sleeper = sleepers[0]
+            del sleepers[0]  # from here to the call Python runs no signal handler
+            sleeper.release()
+    except BaseException:
+        _release(sleepers)
+        raise
 
 
 def _deadline_error() -> DeadlineExceededError:

@@ -9,7 +9,9 @@ from __future__ import annotations
 import threading
 from typing import Any, Protocol
 
+from tasker import guard
 from tasker.context import Context
+from tasker.threads import local_to_threads
 
 __all__ = ["current_context", "current_resource", "current_worker", "here", "in_task"]
 
@@ -46,12 +48,21 @@ class Place:
         self.loan: InCaller | None = None
 
 
-class _Here(threading.local):
+class _Here:
     def __init__(self) -> None:  # said once in every thread that asks
         self.place: Place = Place()  # an attribute of a `local` costs five times as much as one of this
 
 
-here: _Here = _Here()
+here: _Here = local_to_threads(_Here)
+
+
+def renew() -> None:
+    """Called before a manager makes its threads. If those are greenlets by now (gevent was told so after tasker was
+    imported), what is local to threads of the system is shared by all of them, and has to be made again."""
+    global here
+    if not isinstance(here, threading.local):
+        here = local_to_threads(_Here)
+        guard.here = local_to_threads(guard.Here)
 
 
 def current_worker() -> OnWorker | None:

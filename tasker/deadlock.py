@@ -31,7 +31,7 @@ from itertools import islice
 from types import TracebackType
 from typing import Any, Protocol, Self
 
-from tasker.current import here
+from tasker import current
 from tasker.errors import PoolDeadlockError, name_of
 from tasker.wrapping import users_function
 
@@ -274,7 +274,7 @@ class Wait:
         self._outer: Wait | None = None  # in which this one was begun, by a callback or a `__del__` say
 
     def __enter__(self) -> Self:
-        place = here.place
+        place = current.here.place
         worker, loan = place.worker, place.loan
         if self._limited or (worker is None and loan is None and not self.holds):
             return self

@@ -16,7 +16,7 @@ from contextvars import copy_context
 from types import CodeType, FunctionType
 from typing import Any, Generic, TypeVar
 
-from tasker import checks, deadlock
+from tasker import checks, current, deadlock
 from tasker.aside import Aside, LoggerAside
 from tasker.backoff import Backoff
 from tasker.burst import Burst
@@ -25,7 +25,7 @@ from tasker.clock import monotonic
 from tasker.config import Config
 from tasker.context import Callback, Context, TaskContext, without_cancel
 from tasker.crew import Crew
-from tasker.current import here, in_task
+from tasker.current import in_task
 from tasker.errors import PoolDeadlockError, QueueFullError, ResourceCreationError, TaskManagerShutdownError
 from tasker.future import TaskFuture, new_task
 from tasker.hints import explain_call
@@ -61,6 +61,7 @@ class Engine(Generic[R]):
     finishes_at_exit = False  # whether interpreter exit waits for all that was accepted, however long
 
     def __init__(self, config: Config[R]) -> None:
+        current.renew()
         self.config = config
         self.name: str = config.name
         self.logger: GuardedLogger = GuardedLogger(config.logger)
@@ -269,7 +270,7 @@ class Engine(Generic[R]):
             wants = False
         else:
             wants = self._wants_context(fn, len(args))
-        place = here.place
+        place = current.here.place
         started, outer = monotonic(), place.loan
         try:
             loan = self.pool.borrow()
@@ -456,12 +457,12 @@ class Engine(Generic[R]):
 
     def current_resource(self) -> R:
         """The resource of the innermost of this engine's tasks in the calling thread."""
-        loan: Any = here.place.loan
+        loan: Any = current.here.place.loan
         while loan is not None:
             if loan.owner is self:
                 return loan.resource  # type: ignore[no-any-return]
             loan = loan.outer
-        worker: Any = here.place.worker
+        worker: Any = current.here.place.worker
         if worker is None or not worker.serves(self):
             raise RuntimeError(f"{self.name}: current_resource() was called outside of its tasks")
         return worker.resource  # type: ignore[no-any-return]

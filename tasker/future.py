@@ -59,7 +59,7 @@ from tasker.guard import pass_on, tell
 from tasker.interrupts import deliver_later
 from tasker.logger import GuardedLogger, line_of
 from tasker.metrics import TaskLifecycleTimestamps
-from tasker.parking import Seat, Sleeper, new_sleeper
+from tasker.parking import Seat, new_sleeper
 from tasker.recurring import kind_of
 from tasker.threads import holds, leave_child
 from tasker.timer import TimerEntry
@@ -521,19 +521,19 @@ class TaskFuture(Future[T]):
                 callbacks.append(waiter)
                 continue
             try:
-                if type(waiter) is Sleeper:
-                    waiter.release()
-                elif type(waiter) is TimerEntry:
+                if type(waiter) is TimerEntry:
                     waiter.cancel()
                 elif type(waiter) is _StandardWaiters:
                     waiter.tell(self)
-                else:
-                    waiter.wake()  # an await, or a stream of results
+                elif hasattr(waiter, "wake"):  # an await, or a stream of results
+                    waiter.wake()
+                else:  # a thread that sleeps on a lock
+                    waiter.release()
                 waiting.remove(waiter)
             except ValueError:
                 pass  # it was taken back meanwhile
             except BaseException as error:
-                if type(waiter) is Sleeper and type(error) is RuntimeError:
+                if type(error) is RuntimeError and hasattr(waiter, "release"):
                     self._take_back(waiter)  # it was released before: this is the second time
                 else:
                     trouble = error  # Ctrl-C, no memory: the others are told before it goes on

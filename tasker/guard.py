@@ -14,17 +14,17 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 
-from tasker.threads import leave_child
+from tasker.threads import leave_child, local_to_threads
 
-__all__ = ["here", "is_interrupt", "pass_on", "raise_interrupt", "tell"]
+__all__ = ["Here", "here", "is_interrupt", "pass_on", "raise_interrupt", "tell"]
 
 
-class _Here(threading.local):
+class Here:
     telling: bool = False
     """Whether the thread has in its hands what others wait to be told: it has taken them out of their list."""
 
 
-here: _Here = _Here()
+here: Here = local_to_threads(Here)
 
 
 def is_interrupt(error: BaseException) -> bool:

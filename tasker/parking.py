@@ -16,9 +16,9 @@ import threading
 from collections import deque
 from collections.abc import Callable, Iterable
 from queue import Empty, SimpleQueue
-from typing import Any, TypeVar
+from typing import TypeVar
 
-__all__ = ["Parking", "Seat", "Sleeper", "copy_of", "gil_enabled", "new_sleeper"]
+__all__ = ["Parking", "Seat", "copy_of", "gil_enabled", "new_sleeper"]
 
 T = TypeVar("T")
 
@@ -44,14 +44,15 @@ class _Parker(SimpleQueue[None]):
 
 
 def _taken_lock() -> threading.Lock:
-    lock = threading.Lock()
+    lock = threading.Lock()  # of whatever type it is by now: see new_sleeper
     lock.acquire()
     return lock
 
 
-# what one thread sleeps on: its `acquire` returns when another has said, or says, `release`
+# what one thread sleeps on: its `acquire` returns when another has said, or says, `release`. Its type is anybody's: a
+# lock profiler, or gevent, may replace `threading.Lock` at any time, and who sleeps needs the lock of that time, for a
+# greenlet that slept on a lock of the system would stop all others
 new_sleeper: Callable[[], threading.Lock | _Parker] = _taken_lock if gil_enabled() else _Parker
-Sleeper: type[Any] = type(new_sleeper())
 
 
 def copy_of(line: deque[T]) -> list[T]:

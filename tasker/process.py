@@ -27,17 +27,14 @@ import threading
 import weakref
 from typing import Any, Protocol
 
-from tasker import context, deadlock, future, timer
+from tasker import context, deadlock, future, guard, timer
 from tasker.clock import monotonic
 from tasker.errors import TaskManagerShutdownError
-from tasker.guard import here
 from tasker.lifecycle import Lifecycle
 from tasker.logger import ours
 from tasker.threads import daemons_allowed, holds, is_ours, join_all, new_thread, refuse_threads
 
 __all__ = ["holds_lock", "is_needed_here", "new_locks", "watch"]
-
-_LOCK, _RLOCK = type(threading.Lock()), type(threading.RLock())
 
 EXIT_TIMEOUT = 5.0  # seconds that interpreter exit gives all managers to drain
 _EXIT_KILL = 0.2  # seconds that it then gives running tasks to notice that they are killed
@@ -153,7 +150,7 @@ def is_needed_here() -> bool:
     a thread that serves all others."""
     parts = (context, deadlock, future, threading, sys.modules[__name__], ours.faults)
     return (
-        here.telling
+        guard.here.telling
         or holds_lock(*parts, timer.aside)
         or timer.is_needed_here()
         or future.is_looked_into_here()
@@ -164,19 +161,21 @@ def is_needed_here() -> bool:
 def holds_lock(*parts: object) -> bool:
     """Whether the calling thread holds a lock that is an attribute of one of these."""
     values = (value for part in parts for value in list(vars(part).values()))
-    return any(holds(value) for value in values if isinstance(value, (_RLOCK, threading.Condition)))
+    return any(_is_lock(value) and holds(value) for value in values)
 
 
 def new_locks(*parts: object) -> None:
     """In a forked child: a lock may be held by a thread that does not exist there."""
     for part in parts:
         for name, value in list(vars(part).items()):
-            if isinstance(value, _LOCK):
-                setattr(part, name, threading.Lock())
-            elif isinstance(value, _RLOCK):
-                setattr(part, name, threading.RLock())
-            elif isinstance(value, threading.Condition):
-                setattr(part, name, threading.Condition())
+            if _is_lock(value):
+                setattr(part, name, threading.RLock())  # as good as one that is not reentrant
+
+
+def _is_lock(value: object) -> bool:
+    """By what it can do: others replace the types that `threading` makes. Asked of its own type, as to a mock of the
+    user's nothing is impossible."""
+    return all(hasattr(type(value), name) for name in ("acquire", "release", "__enter__"))
 
 
 try:

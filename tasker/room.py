@@ -32,6 +32,7 @@ from typing import Any, Generic, Protocol, TypeVar
 
 from tasker.clock import monotonic
 from tasker.parking import Seat
+from tasker.threads import holds
 
 __all__ = ["Room"]
 
@@ -71,7 +72,7 @@ class Room(Generic[H]):
         if self.closed or self._take(task, self._turns.get(threading.get_ident())):
             return True
         # a signal handler that has interrupted this very thread in the middle of it would wait for ever
-        if timeout == 0 or self._lock._is_owned():
+        if timeout == 0 or holds(self._lock):
             return False
         deadline = None if timeout is None else monotonic() + timeout
         place, came = seat or Seat(), False

@@ -18,22 +18,27 @@ from __future__ import annotations
 import _thread
 import contextlib
 import contextvars
+import functools
 import os
 import sys
 import threading
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeVar
 
 __all__ = [
     "claim_thread",
     "daemons_allowed",
+    "greenlets",
     "holds",
     "is_ours",
     "join_all",
     "leave_child",
+    "local_to_threads",
     "new_thread",
     "refuse_threads",
 ]
+
+T = TypeVar("T")
 
 _refused = False  # whether no thread can be made any more
 _claimed: threading.Thread | None = None
@@ -44,8 +49,10 @@ BEGUN = 2.0  # seconds
 
 def new_thread(target: Callable[..., object], name: str, args: tuple[object, ...] = ()) -> threading.Thread:
     """A thread, not yet started, that begins with no context variables whichever thread starts it. A daemon, where the
-    interpreter allows that."""
-    return _Thread(target=target, name=name, args=args, daemon=daemons_allowed())
+    interpreter allows that.
+
+    It is what threads are now: gevent, say, may have made them greenlets since tasker was imported."""
+    return _on_top_of(threading.Thread)(target=target, name=name, args=args, daemon=daemons_allowed())
 
 
 def daemons_allowed() -> bool:
@@ -79,6 +86,24 @@ def refuse_threads() -> None:
     _refused = True
 
 
+def local_to_threads(kind: type[T]) -> T:
+    """An object of this kind, which takes no arguments, for each thread one of its own, be threads what they may now.
+
+    The kind of an object is not `threading.local`, as gevent, say, replaces that when it makes threads greenlets."""
+    bases: tuple[Any, ...] = (kind, threading.local)
+    made: Any = type(kind.__name__, bases, {})
+    return made()  # type: ignore[no-any-return]
+
+
+def greenlets() -> str:
+    """Who has made greenlets of this process's threads, gevent or eventlet; empty if nobody has."""
+    gevent: Any = sys.modules.get("gevent.monkey")
+    eventlet: Any = sys.modules.get("eventlet.patcher")
+    if gevent is not None and gevent.is_module_patched("threading"):
+        return "gevent"
+    return "eventlet" if eventlet is not None and eventlet.is_monkey_patched("thread") else ""
+
+
 def claim_thread() -> None:
     """The calling thread is one of tasker's from now on, although it was not made here: one such in a process."""
     global _claimed
@@ -86,8 +111,11 @@ def claim_thread() -> None:
 
 
 def holds(lock: Any) -> bool:
-    """Whether the calling thread holds a reentrant lock, or a condition that was made with one."""
-    return bool(lock._is_owned())
+    """Whether the calling thread holds a reentrant lock, or a condition that was made with one.
+
+    `False` if the lock does not know: it is not reentrant, or a tool has wrapped it."""
+    is_owned = getattr(lock, "_is_owned", None)
+    return is_owned is not None and bool(is_owned())
 
 
 def leave_child(error: BaseException | None = None) -> None:
@@ -139,6 +167,17 @@ class _Thread(threading.Thread):
     def ident(self) -> int | None:
         """`None` until it has begun: an exception that another thread sends earlier would end it without a trace."""
         return super().ident if self._started.is_set() else None
+
+
+_AT_FIRST = threading.Thread
+
+
+@functools.cache
+def _on_top_of(kind: Any) -> type[threading.Thread]:
+    """Our kind of thread, where others have put this in the place of `threading.Thread`."""
+    if kind is not _AT_FIRST and isinstance(kind, type) and issubclass(kind, _AT_FIRST):
+        return type(_Thread.__name__, (_Thread, kind), {})
+    return _Thread
 
 
 class _Begun(threading.Event):

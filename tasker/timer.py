@@ -134,6 +134,7 @@ class _Timer:
                 return  # starting: a signal handler interrupted the lines below
             self._starting = True
             try:
+                self._seat = Seat()  # of the kind that threads have now: see `parking.new_sleeper`
                 self._thread = new_thread(self._run, "tasker-timer")
                 with contextlib.suppress(RuntimeError, MemoryError):  # no more threads for now: tried again next time
                     self._thread.start()

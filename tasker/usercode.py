@@ -13,8 +13,8 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any, Generic, Literal, TypeVar
 
+from tasker import current
 from tasker.config import Config, every_error_is_healthy
-from tasker.current import here
 from tasker.errors import TaskManagerKilledError
 from tasker.guard import is_interrupt, pass_on
 from tasker.handover import hand_on
@@ -99,7 +99,7 @@ class UserCode(Generic[R]):
 
     def destroy_held(self, held: deque[R], reason: BaseException | None = None) -> BaseException | None:
         """As `destroy`, for a resource that lies in a deque, from which it is taken in the same step."""
-        place = here.place
+        place = current.here.place
         outer = place.ending
         try:
             if reason is None and self.killed:

@@ -27,10 +27,10 @@ from collections.abc import Callable
 from concurrent.futures._base import FINISHED
 from typing import Any, Generic, Protocol, TypeVar
 
+from tasker import current
 from tasker.backoff import Backoff
 from tasker.clock import monotonic
 from tasker.context import TaskContext
-from tasker.current import here
 from tasker.errors import TaskManagerKilledError, WorkerLostError, put_note
 from tasker.future import TaskFuture
 from tasker.hints import explain_call
@@ -141,7 +141,7 @@ class Worker(Generic[R]):
     def _work(self) -> None:
         self.began = True
         try:
-            here.place.worker = self
+            current.here.place.worker = self
             while self._employed() and self._create():
                 self.creating = False
                 self.resource = self._held[0]

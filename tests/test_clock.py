@@ -17,11 +17,11 @@ from tasker import (
     QueueFullError,
     ResourceCreationError,
     TaskTimeoutError,
+    ThreadPoolExecutor,
     background,
     with_deadline,
     with_timeout,
 )
-from tasker.executor import ThreadPoolExecutor
 from tasker.testing import ManualClock
 from tests.conftest import PATIENCE, eventually
 
@@ -45,7 +45,8 @@ def stuck(make):
     (worker,) = manager._engine.crew.members
     yield manager
     gate.set()
-    worker.thread.join(PATIENCE)
+    manager.stop(PATIENCE)
+    worker.thread.join(PATIENCE)  # of one that was given up
 
 
 def test_a_kill_gives_up_what_does_not_listen(stuck, stopped):
@@ -125,6 +126,7 @@ def test_nothing_is_late_because_the_clock_jumps(make, log, monkeypatch, seconds
     monkeypatch.setattr(time, "monotonic", lambda: jumped)
     manager._engine.burst.wake()
     eventually(lambda: manager._engine.burst._beats > beats + 3, "some ticks")
+    assert with_timeout(background(), 0.001).wait(PATIENCE)  # the timer has looked at all deadlines
     assert not context.cancelled()
     assert not any(future.done() for future in futures)
     gate.set()
@@ -142,7 +144,7 @@ def test_a_tasker_that_is_imported_while_the_clock_stands_still_goes_by_the_real
         with mock.patch("time.monotonic", lambda: -1.0):
             from tasker import Config, TaskManager
             from tasker.clock import monotonic
-            manager = TaskManager(Config(on_create=object, on_destroy=lambda r: None))
+            manager = TaskManager(Config(on_create=object, on_destroy=lambda r: None, worker_count=1))
             assert before <= monotonic()
             assert manager.queue_task(lambda r: 1) == 1
         assert before <= monotonic() <= time.monotonic()

@@ -11,9 +11,8 @@ import threading
 from collections.abc import Callable
 from typing import Any
 
-from tasker import checks
+from tasker import checks, current
 from tasker.context import Context
-from tasker.current import here
 from tasker.errors import ConfigError, EndlessError, TaskManagerKilledError, WorkerLostError, shown
 from tasker.health import takes_resource
 from tasker.placement import envelope, protocol
@@ -23,6 +22,7 @@ from tasker.placement.handle import Handle
 from tasker.placement.multiprocess import inheritance
 from tasker.placement.records import levels
 from tasker.placement.variables import pack_variables
+from tasker.threads import greenlets
 from tasker.wrapping import wrapper
 
 __all__ = ["RemoteSite"]
@@ -33,14 +33,19 @@ _LEAVING = 3.0  # seconds for the owner of a place that was ended: the kernel, o
 class RemoteSite(Site):
     """The handles of one manager, each made by `new_handle(name)` in its owner's thread.
 
-    Raises `ConfigError` when `on_create`, `on_destroy` or a `check_health` that takes the resource cannot be pickled.
-    `_lock` is held to replace the handles."""
+    Raises `ConfigError` when `on_create`, `on_destroy` or a `check_health` that takes the resource cannot be pickled,
+    or when threads are greenlets. `_lock` is held to replace the handles."""
 
     def __init__(self, settings: Settings, new_handle: Callable[[str], Handle]) -> None:
-        if here.place.imports:
+        if current.here.place.imports:
             raise EndlessError(
                 "a module that a child process (or an actor) imports for its parent makes a manager with children of "
                 "its own, which would import it as well, and so on: make it in a function, or in another module"
+            )
+        if by := greenlets():
+            raise ConfigError(
+                f"placement must be Threads() where {by} has made greenlets of threads: one that waits for what runs "
+                "elsewhere would stop all others, and no timeout would pass"
             )
         self._name = settings.name
         self._callers = f"{self._name}-caller"  # the name of the handles of `run_task`
@@ -87,7 +92,7 @@ class RemoteSite(Site):
 
     def _destroy(self, resource: Handle) -> None:
         try:
-            resource.destroy(here.place.ending)
+            resource.destroy(current.here.place.ending)
         finally:
             self._forget(resource)
 

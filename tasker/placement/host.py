@@ -16,10 +16,9 @@ import threading
 from collections.abc import Callable
 from typing import Any
 
-from tasker import timer
+from tasker import current, timer
 from tasker.aside import Aside
 from tasker.context import Context, TaskContext, background, with_value, without_cancel
-from tasker.current import here
 from tasker.errors import (
     ContextCancelledError,
     DeadlineExceededError,
@@ -93,18 +92,18 @@ class Host:
     @wrapper
     def _destroy(self, reason: bytes | None) -> None:
         if reason is not None:
-            here.place.ending = self._imported(envelope.error_from, reason)
+            current.here.place.ending = self._imported(envelope.error_from, reason)
         try:
             self._on_destroy(self.resource)
         finally:
-            here.place.ending = None
+            current.here.place.ending = None
 
     @wrapper
     def _call(self, body: Any, buffers: Any, done: int) -> Any:
         fn, args, wants_context, variables = self._unpacked("the call", body, buffers)
         if args and isinstance(args[-1], Progress):
             args[-1].told, args[-1].done = self._note, done
-        place = here.place
+        place = current.here.place
         place.loan = self
         try:
             scope = contextvars.Context()
@@ -137,7 +136,7 @@ class Host:
 
     def _imported(self, fn: Callable[..., Any], *args: Any) -> Any:
         """The result of what imports modules for the parent: those must not make children that would import them."""
-        place = here.place
+        place = current.here.place
         place.imports = True
         try:
             return fn(*args)

@@ -50,7 +50,8 @@ class Processes:
         """A site for one manager.
 
         Raises `ConfigError` when `on_create` or `on_destroy` cannot be pickled, when there is no Python for children or
-        no POSIX system, and in a child process that imports the calling module for its parent."""
+        no POSIX system, when gevent or eventlet has made greenlets of threads, and in a child process that imports the
+        calling module for its parent."""
         if os.name != "posix":
             raise ConfigError("placement must be Threads() here: Processes() needs a POSIX system")
         # a fifth of what importing tasker costs, and most programs never get here

@@ -242,7 +242,6 @@ def _seams() -> Iterator[None]:
     with ExitStack() as stack:
         for module in (tasker.parking, tasker.future, tasker.methods):
             stack.enter_context(mock.patch.object(module, "new_sleeper", Sleeper))
-        stack.enter_context(mock.patch.object(tasker.future, "Sleeper", Sleeper))
         for module in (tasker.room, tasker.worker, tasker.burst, tasker.lifecycle):
             stack.enter_context(mock.patch.object(module, "Seat", seat))
         stack.enter_context(mock.patch.object(tasker.future, "_first_waiter", None))  # see _made
