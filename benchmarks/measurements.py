@@ -9,6 +9,7 @@ from benchmarks import (
     awaited,
     idle,
     imports,
+    kinds,
     latency,
     lines,
     looking,
@@ -43,6 +44,9 @@ MEASUREMENTS = {
     "callers": Measurement("8 blocking callers on 4 workers, one CPU", latency.blocking_callers, pinned=True),
     "run-task": Measurement("run_task against a round trip, one CPU", latency.run_task, pinned=True),
     "map": Measurement("map over 200,000 no-op items, 4 workers", mapping.mapped_items),
+    "callables": Measurement(
+        "submit all, gather all, of partials, methods, builtins and others", kinds.kinds_of_callables
+    ),
     "drop-in": Measurement("tasker.ThreadPoolExecutor: submit all, gather all", throughput.drop_in),
     "asyncio": Measurement("20,000 no-op tasks awaited with asyncio.gather", awaited.awaited_tasks),
     "contextvars": Measurement(

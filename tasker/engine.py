@@ -155,7 +155,9 @@ class Engine(Generic[R]):
         if type(fn) is FunctionType and fn.__code__ is code and len(args) == given:
             wants = False
         else:
-            wants = self._wants_context(fn, len(args))
+            wants = wants_context(fn, len(args) + 1)
+            if type(fn) is FunctionType:
+                self._remember(fn.__code__, len(args))
         task = make(self, fn, args, wants, monotonic(), waiting, copy_context() if self._propagates else None)
         self._accept(task, options)
         return task
@@ -202,14 +204,10 @@ class Engine(Generic[R]):
             except BaseException:
                 pass
 
-    def _wants_context(self, fn: Callable[..., Any], given: int) -> bool:
-        """`wants_context`; remembers the code of the last plain function, as many are submitted again and again."""
-        if type(fn) is not FunctionType:
-            return wants_context(fn, given + 1)
-        wants = wants_context(fn, given + 1)
-        if is_plain(fn.__code__, given + 1):
-            self._plain = (fn.__code__, given)
-        return wants
+    def _remember(self, code: CodeType, given: int) -> None:
+        """The last plain function, as many are submitted again and again."""
+        if is_plain(code, given + 1):
+            self._plain = (code, given)
 
     def _put(
         self,
@@ -269,7 +267,9 @@ class Engine(Generic[R]):
         if type(fn) is FunctionType and fn.__code__ is code and len(args) == given:
             wants = False
         else:
-            wants = self._wants_context(fn, len(args))
+            wants = wants_context(fn, len(args) + 1)
+            if type(fn) is FunctionType:
+                self._remember(fn.__code__, len(args))
         place = current.here.place
         started, outer = monotonic(), place.loan
         try:

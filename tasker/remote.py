@@ -13,6 +13,7 @@ from tasker.config import Config
 from tasker.engine import Engine
 from tasker.future import TaskFuture, new_task
 from tasker.placement.base import Threads
+from tasker.signature import wants_context
 
 __all__ = ["RemoteEngine", "new_engine"]
 
@@ -39,7 +40,7 @@ class RemoteEngine(Engine[R]):
         """Accept a task, or raise; `TypeError` for what cannot be packed. Its context variables are packed with it."""
         if self.queue.closed:
             raise self.queue.refusal()
-        return self.submit_asked(fn, self._wants_context(fn, len(args)), args, options, waiting, make)
+        return self.submit_asked(fn, wants_context(fn, len(args) + 1), args, options, waiting, make)
 
     def submit_asked(
         self,
@@ -62,7 +63,7 @@ class RemoteEngine(Engine[R]):
         """Run a task here and now on a pooled resource; the calling thread waits for it."""
         if self.queue.closed:
             raise self.queue.refusal()
-        return super().run_task(self._call, (self.site.pack(fn, args, self._wants_context(fn, len(args))),))
+        return super().run_task(self._call, (self.site.pack(fn, args, wants_context(fn, len(args) + 1)),))
 
 
 def new_engine(config: Config[R]) -> Engine[R]:

@@ -19,6 +19,7 @@ import functools
 import inspect
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from types import (
     BuiltinFunctionType,
     ClassMethodDescriptorType,
@@ -69,11 +70,17 @@ def wants_context(fn: Callable[..., Any], given: int) -> bool:
     filled, named = 0, _NO_NAMES
     if kind is MethodType:
         inner, filled = inner.__func__, 1
+    elif kind is partial and _PLACEHOLDER is _NOTHING:
+        inner, filled, named = inner.func, len(inner.args), inner.keywords or _NO_NAMES
     if type(inner) is not FunctionType:
         if id(kind) not in _IN_C:
             inner, filled, named = behind(fn)
         if type(inner) is not FunctionType:
             shape = _shape_of(inner)
+            if shape.exact == filled + given and named is _NO_NAMES:
+                return False
+            if shape is _WRAPPER and kind is not partial and not filled:
+                return bool(_says(inner.__wrapped__, 0, given))
             return shape is not _UNREAD and _judge(fn, shape, filled, named, given)
 
     code: CodeType = inner.__code__
@@ -82,7 +89,7 @@ def wants_context(fn: Callable[..., Any], given: int) -> bool:
         raise _not_run(fn, kind_of_code(code))
     if named is not _NO_NAMES and _leave_plain(code, inner, filled, named, given):
         return False
-    if named is not _NO_NAMES or code.co_kwonlyargcount:
+    if named is not _NO_NAMES or code.co_kwonlyargcount > len(inner.__kwdefaults__ or ()):
         return _judge(fn, _shape_of_function(inner, code), filled, named, given)
     if flags & _VARARGS:
         asks = _first_asks(inner, code, filled) if most > 0 else bool(_says(fn, 0, given))
@@ -105,7 +112,12 @@ def _leave_plain(code: CodeType, function: FunctionType, filled: int, named: Map
             cut = place
     if cut - filled != given or code.co_argcount - len(function.__defaults__ or ()) > cut:
         return False
-    return not (code.co_flags & _VARARGS or code.co_kwonlyargcount or code.co_posonlyargcount)
+    if code.co_kwonlyargcount > len(function.__kwdefaults__ or ()):
+        last = code.co_argcount + code.co_kwonlyargcount
+        defaults = function.__kwdefaults__ or _NO_NAMES
+        if not all(name in named or name in defaults for name in names[code.co_argcount : last]):
+            return False
+    return not (code.co_flags & _VARARGS or code.co_posonlyargcount)
 
 
 def _judge(fn: Any, shape: tuple[Any, ...], filled: int, named: Mapping[str, Any], given: int) -> bool:
@@ -126,7 +138,7 @@ def _judge(fn: Any, shape: tuple[Any, ...], filled: int, named: Mapping[str, Any
         if lacking:
             raise _refusal(fn, given, asks, _missing(lacking, "" if asks or filled >= cut else names[filled]))
     if given > most:
-        raise _refusal(fn, given, asks, f"it takes {max(most, 0) or 'no'} argument{'s' * (most != 1)} at most")
+        raise _refusal(fn, given, asks, f"it takes {max(most, 0) or 'none'} at most")
     return asks
 
 
@@ -158,7 +170,7 @@ def _says(fn: Any, filled: int, given: int) -> str | None:
         own = fn.__dict__
     elif kind is MethodType:
         return _says(fn.__func__, filled + 1, given)
-    elif kind is functools.partial and (_PLACEHOLDER is _NOTHING or not _has_placeholder(fn)):
+    elif kind is partial and (_PLACEHOLDER is _NOTHING or not _has_placeholder(fn)):
         said = _says(fn.func, filled + len(fn.args), given)
         if said is not None:
             return said
@@ -240,7 +252,7 @@ def behind(fn: Any) -> tuple[Any, int, Mapping[str, Any]]:
             return inner, filled, named
         if kind is MethodType:
             inner, filled = inner.__func__, filled + 1
-        elif kind is functools.partial and (_PLACEHOLDER is _NOTHING or not _has_placeholder(inner)):
+        elif kind is partial and (_PLACEHOLDER is _NOTHING or not _has_placeholder(inner)):
             filled += len(inner.args)
             if inner.keywords:
                 named = inner.keywords if named is _NO_NAMES else {**inner.keywords, **named}
@@ -273,7 +285,7 @@ def _found(kind: type, name: str) -> Any:
     return None
 
 
-def _has_placeholder(fn: functools.partial[Any]) -> bool:
+def _has_placeholder(fn: partial[Any]) -> bool:
     return any(each is _PLACEHOLDER for each in fn.args)
 
 
@@ -291,6 +303,7 @@ class _Shape(NamedTuple):
     keywords: Sequence[str]  # what must be given by name
     varargs: bool
     asking: Sequence[bool] = ()  # which of the names ask for a context
+    exact: int = -1  # so many it takes by position and no more, and needs nothing else
 
     def says(self, filled: int, given: int) -> str:
         """The first that is not filled in, if it asks for a context and there is room for it."""
@@ -314,17 +327,20 @@ def _shape_of_function(function: FunctionType, code: CodeType) -> tuple[Any, ...
 
 def _shape_of_signature(signature: inspect.Signature) -> _Shape:
     parameters = signature.parameters.values()
+    varargs = any(each.kind is each.VAR_POSITIONAL for each in parameters)
+    keywords = [each.name for each in parameters if each.kind is each.KEYWORD_ONLY and each.default is each.empty]
     positional = [each for each in parameters if each.kind in (each.POSITIONAL_ONLY, each.POSITIONAL_OR_KEYWORD)]
     return _Shape(
         [each.name for each in positional],
         sum(each.default is each.empty for each in positional),
         sum(each.kind is each.POSITIONAL_ONLY for each in positional),
-        [each.name for each in parameters if each.kind is each.KEYWORD_ONLY and each.default is each.empty],
-        varargs=any(each.kind is each.VAR_POSITIONAL for each in parameters),
+        keywords,
+        varargs,
         asking=[
             _asks(each.name, None if each.annotation is each.empty else each.annotation, _NO_NAMES)
             for each in positional
         ],
+        exact=-1 if varargs or keywords else len(positional),
     )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import gc
+import sys
 import warnings
 import weakref
 from unittest.mock import patch
@@ -11,6 +12,7 @@ from unittest.mock import patch
 import pytest
 
 from tasker import Context, Processes, hints
+from tasker.parking import gil_enabled
 from tests.conftest import PATIENCE
 
 NAME = "patched"
@@ -211,6 +213,7 @@ def test_there_is_no_warning_where_it_is_clear_what_is_meant(make):
         manager.queue_task(fetch, timeout=PATIENCE)
 
 
+@pytest.mark.skipif(sys.version_info < (3, 14) and not gil_enabled(), reason="there code lives for ever")
 def test_who_was_warned_of_a_function_does_not_keep_it(make):
     fetch = fetcher()
     with warnings.catch_warnings():

@@ -110,6 +110,7 @@ def keyword_default_context(ctx, resource, *, verbose=False): ...
 def keyword_required(resource, *, verbose): ...
 def keyword_required_context(ctx, resource, *, verbose): ...
 def keywords_only(*, resource): ...
+def keywords_two(resource, *, a, b, c=3): ...
 def takes_nothing(): ...
 def takes_two(a, b): ...
 def takes_three(a, b, c): ...
@@ -281,6 +282,11 @@ CASES = [  # the callable, how many arguments it is given (the resource included
     ("keyword required", keyword_required, 1, NEITHER),
     ("keyword required, context", keyword_required_context, 1, NEITHER),
     ("keywords only", keywords_only, 1, NEITHER),
+    ("keyword with default, given two", keyword_default, 2, NEITHER),
+    ("keyword with default, context in the resource's place", keyword_default_context, 2, RESOURCE),
+    ("keyword by partial, of two", functools.partial(keywords_two, a=1), 1, NEITHER),
+    ("keywords by partial", functools.partial(keywords_two, a=1, b=2), 1, RESOURCE),
+    ("keyword by partial, context", functools.partial(keyword_required_context, verbose=1), 1, CONTEXT),
     ("generator", generator, 1, GENERATOR),
     ("bound method", methods.bound, 1, RESOURCE),
     ("bound method with context", methods.bound_context, 1, CONTEXT),
@@ -468,8 +474,8 @@ def test_what_is_missing_is_named_and_how_to_ask_for_a_context():
         (context_and_two, 2, "with a context, the resource and 1 more argument: 'b' is missing"),
         (keyword_required, 1, "with the resource and 0 more arguments: 'verbose' is missing. If 'resource' is"),
         (functools.partial(resource_and_two, a=1), 1, "with the resource and 0 more arguments: 'b' is missing. If"),
-        (resource_only, 3, "with the resource and 2 more arguments: it takes 1 argument at most"),
-        (takes_nothing, 1, "with the resource and 0 more arguments: it takes no arguments at most"),
+        (resource_only, 3, "with the resource and 2 more arguments: it takes 1 at most"),
+        (takes_nothing, 1, "with the resource and 0 more arguments: it takes none at most"),
         (operator.contains, 1, f"with the resource and 0 more arguments: 'b' is missing. {hint}"),
     ]:
         with pytest.raises(TypeError) as caught:
@@ -527,17 +533,15 @@ def test_what_is_changed_is_judged_anew():
 
 
 def test_what_is_remembered_keeps_nothing_alive_and_is_not_kept_itself():
-    class Counted(int): ...  # a type of its own: its signature has to be read
-
     known = signature._shapes._known
     before = len(known)
-    things = [Counted, functools.lru_cache(resource_only), functools.lru_cache(with_context)]
+    things = [functools.lru_cache(fn) for fn in (resource_only, with_context, varargs)]
     for _ in range(3):
         for thing in things:
             wants_context(thing, 1)
     assert len(known) == before + 3
     references = [weakref.ref(thing) for thing in things]
-    del things, thing, Counted
+    del things, thing
     gc.collect()
     assert [reference() for reference in references] == [None] * 3
     assert len(known) == before
