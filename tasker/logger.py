@@ -15,7 +15,7 @@ from typing import Literal, Protocol
 from tasker.guard import is_interrupt, pass_on
 from tasker.recurring import OUTAGE, Faults
 
-__all__ = ["GuardedLogger", "Level", "Logger", "line_of", "ours", "traceback_of"]
+__all__ = ["GuardedLogger", "Level", "Logger", "last_line_of", "line_of", "ours", "traceback_of"]
 
 Level = Literal["warning", "error"]
 _LEVELS = {"debug": logging.DEBUG, "info": logging.INFO, "warning": logging.WARNING, "error": logging.ERROR}
@@ -129,7 +129,7 @@ class GuardedLogger:
             elif _takes_exc_info(method):
                 method(f"{msg}: %s%s", *args, line, more, exc_info=error)
             elif brief:
-                method(f"{msg}: %s%s", *args, line, more)
+                method(f"{msg}: %s%s", *args, last_line_of(error), more)
             else:
                 method(f"{msg}: %s%s\n%s", *args, line, more, traceback_of(error))
         except BaseException as trouble:
@@ -154,6 +154,11 @@ def _takes_exc_info(method: Callable[..., object]) -> bool:
 def traceback_of(error: BaseException) -> str:
     """An exception as it would be printed, or its type if it is unable to print itself. Raises interrupts alone."""
     return _read(lambda: "".join(traceback.format_exception(error))) or type(error).__name__
+
+
+def last_line_of(error: BaseException) -> str:
+    """What a traceback ends with: an exception's type and whole text, or the type alone. Raises interrupts alone."""
+    return _read(lambda: "".join(traceback.format_exception_only(error)).strip()) or type(error).__name__
 
 
 def line_of(error: BaseException) -> str:

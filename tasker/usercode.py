@@ -8,7 +8,6 @@ count, and `_reported_impossible`.
 from __future__ import annotations
 
 import threading
-import traceback
 from collections import deque
 from collections.abc import Callable
 from typing import Any, Generic, Literal, TypeVar
@@ -19,12 +18,12 @@ from tasker.errors import TaskManagerKilledError
 from tasker.guard import is_interrupt, pass_on
 from tasker.handover import hand_on
 from tasker.health import takes_resource
-from tasker.logger import GuardedLogger
+from tasker.logger import GuardedLogger, last_line_of
 from tasker.metrics import TaskLifecycleTimestamps, TaskMetrics
 from tasker.placement.base import Site
 from tasker.threads import leave_child
 
-__all__ = ["Event", "UserCode", "last_line_of"]
+__all__ = ["Event", "UserCode"]
 
 R = TypeVar("R")
 Event = Literal["record_arrival", "record_completion", "record_failure", "record_retry"]
@@ -183,13 +182,3 @@ class UserCode(Generic[R]):
 
 def _without_resource(check: Callable[..., object]) -> Callable[[Exception, Any], object]:
     return lambda error, _: check(error)
-
-
-def last_line_of(error: BaseException) -> str:
-    """An exception in a line: its type and text, or the type alone if it is unable to print itself."""
-    try:
-        return "".join(traceback.format_exception_only(error)).strip()
-    except BaseException as trouble:
-        if is_interrupt(trouble):
-            raise
-        return type(error).__name__

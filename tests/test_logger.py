@@ -13,8 +13,7 @@ import pytest
 
 import tasker.burst
 from tasker import background, with_cancel
-from tasker.logger import GuardedLogger, line_of, traceback_of
-from tasker.usercode import last_line_of
+from tasker.logger import GuardedLogger, last_line_of, line_of, traceback_of
 from tests.conftest import PATIENCE, Log, eventually
 
 LEVELS = ["debug", "info", "warning", "error"]

@@ -19,11 +19,10 @@ from tasker.cli.loading import exception_type, function, one_line, resource_fact
 from tasker.cli.records import Record, ResultError, UnreadableError, result_line
 from tasker.config import Config
 from tasker.context import Context
-from tasker.logger import Logger
+from tasker.logger import Logger, last_line_of
 from tasker.placement.base import Placement, Threads
 from tasker.placement.processes import Processes
 from tasker.threads import leave_child
-from tasker.usercode import last_line_of
 from tasker.wrapping import wrapper
 
 __all__ = ["CREATE_TIMEOUT", "OURS", "Failure", "Job", "Work"]

@@ -16,8 +16,8 @@ from typing import Any
 from tasker.callables import GENERATOR, check_callable, deferred_kind
 from tasker.cli.arguments import UsageError
 from tasker.errors import shown
+from tasker.logger import last_line_of
 from tasker.signature import wants_context
-from tasker.usercode import last_line_of
 
 __all__ = ["add_current_folder", "exception_type", "function", "one_line", "resource_factory", "where"]
 

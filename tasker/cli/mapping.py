@@ -34,9 +34,9 @@ from tasker.cli.loading import one_line
 from tasker.cli.records import Record, UnreadableError, error_line
 from tasker.clock import monotonic
 from tasker.errors import TaskManagerKilledError, TaskManagerShutdownError, TaskTimeoutError
+from tasker.logger import last_line_of
 from tasker.manager import TaskManager
 from tasker.threads import new_thread
-from tasker.usercode import last_line_of
 
 __all__ = ["Run"]
 
