@@ -37,12 +37,12 @@ STRUCK = 0.002  # seconds for which allocations fail
 def can_starve() -> bool:
     """Whether this Python can let allocations fail: a test module of CPython's, and a process that has one GIL.
 
-    Not on 3.12, where CPython itself crashes after a failed allocation."""
+    Not on 3.12 and 3.13, where CPython itself crashes after a failed allocation."""
     return _testcapi() is not None
 
 
 def _testcapi() -> ModuleType | None:
-    if sys.version_info[:2] == (3, 12) or not getattr(sys, "_is_gil_enabled", lambda: True)():
+    if (3, 12) <= sys.version_info < (3, 14) or not getattr(sys, "_is_gil_enabled", lambda: True)():
         return None
     try:
         module = importlib.import_module("_testcapi")

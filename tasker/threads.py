@@ -22,6 +22,7 @@ import functools
 import os
 import sys
 import threading
+import weakref
 from collections.abc import Callable
 from typing import Any, TypeVar
 
@@ -44,7 +45,7 @@ _refused = False  # whether no thread can be made any more
 _claimed: threading.Thread | None = None
 _stray: threading.Thread | None = None  # in a forked child: the thread of tasker's that forked
 
-BEGUN = 2.0  # seconds
+LOOK = 1.0  # seconds between two looks whether a new thread has ended, should nobody say so
 
 
 def new_thread(target: Callable[..., object], name: str, args: tuple[object, ...] = ()) -> threading.Thread:
@@ -148,12 +149,28 @@ def _status(error: BaseException | None) -> int:
 
 
 class _Thread(threading.Thread):
+    _started: _Begun
+
     def start(self) -> None:
-        """As `Thread.start`, which waits until the thread has begun: here for `BEGUN` seconds at most."""
+        """As `Thread.start`, which waits until the thread has begun: here, or has ended before it did."""
         if _refused:
             raise RuntimeError("can't start new thread: the interpreter ends")
         self._started = _Begun()
-        contextvars.Context().run(super().start)
+        try:
+            contextvars.Context().run(super().start)
+        except RuntimeError:
+            private: Any = threading
+            with private._active_limbo_lock:
+                private._limbo.pop(self, None)  # or `enumerate` would go on naming it
+            raise
+
+    @property
+    def _bootstrap(self) -> Callable[[], object]:
+        """What the new thread calls, asked for once, when it is started. Nothing else holds it."""
+        thread: Any = super()
+        entrance = functools.partial(thread._bootstrap)
+        self._started.end_with(entrance)
+        return entrance
 
     def run(self) -> None:
         try:
@@ -181,13 +198,28 @@ def _on_top_of(kind: Any) -> type[threading.Thread]:
 
 
 class _Begun(threading.Event):
-    """Set by a thread that has begun. One that was ended before, by an exception that another thread has sent to it (or
-    to a thread that is gone and had the same number), never does, and `Thread.start` would wait for ever."""
+    """Set by a thread that has begun. A new thread may be ended before, by an exception that another thread has sent
+    to it (or to a thread that is gone and had the same number) or for want of memory: it never begins, and
+    `Thread.start` would wait for ever. That it has ended shows in what it was to call: nothing holds that any more."""
+
+    _cond: Any
+    _over: weakref.ref[Any] | None = None
+
+    def end_with(self, entrance: Callable[[], object]) -> None:
+        """What the new thread is to call, and alone holds."""
+        self._over = weakref.ref(entrance, self._wake)
 
     def wait(self, timeout: float | None = None) -> bool:
-        if super().wait(BEGUN if timeout is None else timeout):
-            return True
-        raise RuntimeError(f"a new thread has not begun within {BEGUN:g} s")
+        """Wait until it has begun. Raises `RuntimeError` when it has ended without."""
+        while not self.is_set():
+            if self._over is not None and self._over() is None and not self.is_set():
+                raise RuntimeError("a new thread has ended before it began")
+            super().wait(LOOK)
+        return True
+
+    def _wake(self, _: object) -> None:
+        with self._cond:
+            self._cond.notify_all()
 
 
 def _note_stray() -> None:

@@ -1,11 +1,16 @@
-"""No thread of tasker takes over the context of the thread that starts it."""
+"""How the threads of tasker begin: with nothing of the thread that starts them, or it is told that they have ended."""
 
 from __future__ import annotations
 
 import subprocess
 import sys
+import threading
 
 import pytest
+
+from tasker import threads
+from tasker.threads import new_thread
+from tests.conftest import PATIENCE
 
 # threads are started while the first request is served; callbacks of the second one run on them
 PROGRAM = """
@@ -93,3 +98,38 @@ def test_no_thread_keeps_or_uses_the_context_of_the_request_that_started_it(how:
     command = [sys.executable, *options, "-c", PROGRAM, how]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
     assert (done.returncode, done.stdout) == (0, "done\n"), done.stderr
+
+
+# -- a new thread begins, or is known to have ended ------------------------------------------------------------------
+
+
+def test_a_thread_that_ends_before_it_begins_is_not_waited_for(monkeypatch):
+    monkeypatch.setattr(threading.Thread, "_bootstrap", lambda self: None)
+    thread = new_thread(int, "ended")
+    with pytest.raises(RuntimeError, match="a new thread has ended before it began"):
+        thread.start()
+    assert not thread.is_alive()
+
+
+def test_a_thread_that_takes_long_to_begin_is_waited_for(monkeypatch):
+    looked = threading.Semaphore(0)
+    bootstrap = threading.Thread._bootstrap
+    wait = threading.Event.wait
+
+    def begin_late(self):
+        for _ in range(5):
+            assert looked.acquire(timeout=PATIENCE)
+        bootstrap(self)
+
+    def look(self, timeout=None):
+        looked.release()
+        return wait(self, timeout)
+
+    monkeypatch.setattr(threads, "LOOK", 0.001)
+    monkeypatch.setattr(threading.Thread, "_bootstrap", begin_late)
+    monkeypatch.setattr(threading.Event, "wait", look)
+    thread = new_thread(int, "late")
+    thread.start()
+    monkeypatch.undo()
+    thread.join(PATIENCE)
+    assert not thread.is_alive()
