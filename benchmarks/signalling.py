@@ -56,7 +56,7 @@ def signalling(chaos: Chaos, ledger: Ledger, rng: random.Random) -> Iterator[Non
 
 
 def _signal(chaos: Chaos, ledger: Ledger, rng: random.Random, over: threading.Event) -> None:
-    children: list[Any]
+    children: tuple[Any, ...]
     while not over.wait(rng.random() * 0.02):
         number, children = rng.choice(_ENDING), ledger.engine.site._handles
         for child in children:
