@@ -23,7 +23,7 @@ from __future__ import annotations
 import contextlib
 import functools
 from collections import deque
-from collections.abc import Callable, Generator, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import CancelledError, Future
 from itertools import islice, starmap
 from operator import attrgetter
@@ -301,6 +301,9 @@ class _Chunk(Progress):
     """Several calls that are one task; the results are their outcomes."""
 
     future: TaskFuture[None]
+
+    def arguments(self) -> Sequence[Any]:
+        return [each for call in self.left()[:1] for each in call]
 
 
 @wrapper

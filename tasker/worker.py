@@ -38,6 +38,7 @@ from tasker.logger import GuardedLogger
 from tasker.metrics import FULL, Shard
 from tasker.parking import Seat
 from tasker.queue import TaskQueue
+from tasker.spent import spent_argument
 from tasker.threads import leave_child, new_thread
 from tasker.usercode import Event, UserCode
 from tasker.wrapping import users_traceback
@@ -326,8 +327,7 @@ class Worker(Generic[R]):
             self._completed_before = -1
         else:
             self._broken_by = error
-        once = task._once and (not isinstance(error, WorkerLostError) or error.began)
-        if not healthy and not once and task.attempts <= terms.max_retries and task._requeue():
+        if not healthy and self._is_to_retry(task, error) and task._requeue():
             self._retried = task
             self.shard.count(retried=1)
             terms.user.tell("record_retry")
@@ -348,6 +348,19 @@ class Worker(Generic[R]):
         if not healthy:  # logged last, as a logger may block
             terms.user.broke(self.name, error, early=failures > 1)  # one may be the task's own fault
         return healthy
+
+    def _is_to_retry(self, task: TaskFuture[Any], error: BaseException) -> bool:
+        """Whether a task that has broken its resource, or lost it, is to have another attempt."""
+        if task.attempts > self._terms.max_retries:
+            return False
+        if isinstance(error, WorkerLostError) and not error.began:
+            return True
+        if task._once:
+            return False
+        spent = spent_argument(task._fn, task._args)
+        if spent is not None:
+            put_note(error, "not retried: ", spent)
+        return spent is None
 
     def _tell_and_finish(self, task: TaskFuture[Any], event: Event, now: float) -> None:
         """Tell a collector, if there is one, what has become of a task, then whoever waits for it."""

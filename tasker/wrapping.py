@@ -51,6 +51,10 @@ class Progress:
         """The steps that are to be done."""
         return self.steps[self.done + len(self.results) :]
 
+    def arguments(self) -> Sequence[Any]:
+        """The user's arguments of the first step that is to be done, if any is."""
+        return self.left()[:1]
+
     def note(self, result: Any) -> None:
         """A step has this result."""
         if self.told is None:

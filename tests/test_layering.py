@@ -41,7 +41,7 @@ LAYERS = (
     ("placement.launch", "wrapping"),
     ("placement.mark", "placement.stderr"),
     # needs one or two of those
-    ("aside", "awaiting", "checks", "metrics", "placement.base", "placement.envelope", "resources", "room"),
+    ("aside", "awaiting", "checks", "metrics", "placement.base", "placement.envelope", "resources", "room", "spent"),
     ("callables", "placement.records", "timer"),
     ("context", "interrupts"),
     ("current", "placement.handle", "signature"),

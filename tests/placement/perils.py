@@ -11,6 +11,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -285,3 +286,12 @@ def leave_a_speaker(resource: object, gate: Gate) -> None:
     script = 'until [ -e "$0" ]; do sleep 0.01; done; echo still here >&2'
     program = subprocess.Popen(["sh", "-c", script, str(gate.path)])
     program.returncode = 0  # nobody waits for it
+
+
+def read_and_die_once(resource: object, numbers: Iterator[int], path: Path) -> list[int]:
+    """Takes a number, then dies if it is the first to run; else takes the rest."""
+    first = next(numbers)
+    if not path.exists():
+        path.touch()
+        os._exit(1)
+    return [first, *numbers]

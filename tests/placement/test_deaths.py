@@ -72,6 +72,11 @@ def test_a_check_health_that_takes_the_resource_is_not_asked_about_one_that_is_l
     assert journal.of("asked") == ["True ValueError"]
 
 
+def test_a_retry_gets_a_fresh_copy_of_an_iterator(make, tmp_path):
+    future = make(worker_count=1).submit(perils.read_and_die_once, iter([1, 2, 3]), tmp_path / "died")
+    assert (future.result(PATIENCE), future.attempts) == ([1, 2, 3], 2)
+
+
 def test_a_once_task_whose_child_is_killed_ran_once(make, journal, gate):
     manager = make()
     future = manager.queue_task_once_async(perils.note_and_stand, gate)
