@@ -135,7 +135,7 @@ def _audit_remains(ledger: Ledger) -> None:
         ledger.broken(f"the lanes hold {dead} entries, {queue._dead} dead ones are counted")
     if any(queue._requeued.values()) or queue.room.used():
         ledger.broken(f"the empty queue counts {queue._requeued} re-queued tasks and {queue.room}")
-    children: list[Any] = getattr(engine.site, "_all", list)()
+    children: tuple[Any, ...] = getattr(engine.site, "_handles", ())
     if children:
         ledger.broken(f"the closed manager has {children}")
     if engine.crew.members or engine.pool.out or engine.pool.available or engine.run_contexts:
