@@ -7,6 +7,7 @@ before comes back afterwards, so calls of it may be nested.
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
 from typing import Any, Protocol
 
 from tasker import guard
@@ -25,6 +26,10 @@ class OnWorker(Protocol):
 
     def current_context(self) -> Context:
         """The context of its task, made if need be."""
+        ...
+
+    def look_at_result(self, result: object, fn: Callable[..., Any]) -> None:
+        """A step of its task has returned its resource, or what is yet to be run: see `unrun`."""
         ...
 
 

@@ -288,6 +288,8 @@ class Engine(Generic[R]):
             if self.queue.resting:  # looked at when the resource is out: see `Burst._is_quiet`
                 self.queue.stir()
             result = fn(self.call_context(loan), loan.resource, *args) if wants else fn(loan.resource, *args)
+            if result is not None and type(result) in self.user.suspects:
+                self.user.look_at_result(result, fn, loan.resource)
         except BaseException as error:
             healthy, loan.error = False, error  # if a Ctrl-C ends the check
             try:
@@ -314,6 +316,7 @@ class Engine(Generic[R]):
             except BaseException:  # Ctrl-C in the middle of it
                 self.pool.hand_back(loan, healthy=healthy)
                 raise
+            del loan  # it has the error, whose traceback holds this frame
 
     def run_in_turn(self, fn: Callable[..., Any], args: tuple[Any, ...], queue_timeout: float | None) -> Any:
         """`run_task`, when it is the caller's turn."""

@@ -38,7 +38,7 @@ class Loan(Generic[R]):
     borrower: int  # the identifier of his thread
     resource: R  # or _NONE
     # what its borrower notes here
-    error: BaseException | None  # by which the use of the resource ended
+    error: BaseException  # by which the use of the resource has ended, if one has
     owner: Any
     outer: Any  # the loan of the call around this one
     context: Any
@@ -86,7 +86,6 @@ class ResourcePool(Generic[R]):
         loan: Loan[R] = Loan()
         loan.borrower = threading.get_ident()
         loan.resource = _NONE
-        loan.error = None
         try:
             with self._lock:
                 closed = self._closed
@@ -114,13 +113,12 @@ class ResourcePool(Generic[R]):
             room = len(self._idle) < self._size  # the call comes first: a handler that runs after it may close the pool
             if healthy and room and not self._closed and loan.resource is not _NONE:
                 resource, loan.resource = loan.resource, _NONE
-                loan.error = None  # the borrower's frame, which its traceback holds, has the loan
                 self._idle.append(resource)
                 self._loans.discard(loan)
                 return
         if loan.resource is not _NONE:
             try:
-                interrupt = self._destroy(loan.resource, loan.error)
+                interrupt = self._destroy(loan.resource, getattr(loan, "error", None))
             except Exception:  # the end of the loan all the same; after an interrupt, the second call ends it
                 self._end(loan)
                 raise
@@ -163,7 +161,6 @@ class ResourcePool(Generic[R]):
         return any(loan.borrower == thread for loan in self._loans.copy())
 
     def _end(self, loan: Loan[R]) -> None:
-        loan.error = None
         with self._lock:
             self._loans.discard(loan)
             last = self._closed and not self._loans

@@ -29,12 +29,13 @@ from typing import TYPE_CHECKING, Any, Generic, Self, TypedDict, TypeVar
 
 from tasker import checks, deadlock
 from tasker.context import Context
-from tasker.current import in_task
+from tasker.current import current_worker, in_task
 from tasker.errors import ConfigError, DeadlineExceededError, shown
 from tasker.future import TaskFuture
 from tasker.hints import explain_call
 from tasker.parking import Seat
 from tasker.signature import wants_context
+from tasker.unrun import look_at, suspects
 from tasker.wrapping import Progress, users_traceback, wrapper
 
 __all__ = ["MapOptions", "Plan", "TaskStream", "Window", "iterator_over", "new_plan", "new_stream"]
@@ -220,16 +221,29 @@ class Plan:
 
 @wrapper
 def _run_chunk(context: Context, resource: Any, fn: Callable[..., Any], wants_context: bool, chunk: Progress) -> None:
+    suspect = suspects(resource)
     for item in chunk.left():
-        context.raise_if_done()
+        if context._error is not None:
+            context.raise_if_done()
         try:
             result = fn(context, resource, item) if wants_context else fn(resource, item)
         except TypeError as error:
             explain_call(error, users_traceback(error.__traceback__), fn, (item,), wants_context)
             raise
-        if isinstance(context.err(), DeadlineExceededError):
+        if type(result) in suspect:
+            _look_at(result, fn)
+        if isinstance(context._error, DeadlineExceededError):
             context.raise_if_done()  # too late: the timeout is this item's, not the next one's
         chunk.note(result)
+
+
+@wrapper
+def _look_at(result: object, fn: Callable[..., Any]) -> None:
+    worker = current_worker()
+    if worker is None:  # it runs elsewhere, where there is no log
+        look_at(result, fn)
+    else:
+        worker.look_at_result(result, fn)
 
 
 def new_plan(

@@ -14,7 +14,7 @@ from typing import Any, Generic, Literal, TypeVar
 
 from tasker import current
 from tasker.config import Config, every_error_is_healthy
-from tasker.errors import TaskManagerKilledError
+from tasker.errors import TaskManagerKilledError, shown
 from tasker.guard import is_interrupt, pass_on
 from tasker.handover import hand_on
 from tasker.health import takes_resource
@@ -22,10 +22,13 @@ from tasker.logger import GuardedLogger, last_line_of
 from tasker.metrics import TaskLifecycleTimestamps, TaskMetrics
 from tasker.placement.base import Site
 from tasker.threads import leave_child
+from tasker.unrun import UNRUN, look_at, name_of, suspects
+from tasker.wrapping import wrapper
 
 __all__ = ["Event", "UserCode"]
 
 R = TypeVar("R")
+_FUNCTIONS = 1000  # whose results are reported: some programs make functions without end
 Event = Literal["record_arrival", "record_completion", "record_failure", "record_retry"]
 
 
@@ -47,6 +50,9 @@ class UserCode(Generic[R]):
         self.destroy_errors: int = 0
         self.killed: bool = False  # whether the manager is, by which its resources end
         self._reported_impossible = False
+        self.suspects: frozenset[type] = UNRUN  # types of results that are looked at
+        self._reported_results: set[str] = set()  # of which functions
+        self._reported_unentered = False
         self.create_error: BaseException | None = None  # the last one, until a resource is made
         self.create_trouble: str = ""  # in a line
 
@@ -60,6 +66,9 @@ class UserCode(Generic[R]):
             leave_child(error)
             raise
         self.create_error = None
+        self.suspects = suspects(held[-1])
+        if self._site.is_unentered(held[-1]):
+            self._report_unentered()
 
     def take_create_error(self) -> BaseException | None:
         """The last error of `on_create`, for the caller to let go of: it is forgotten here."""
@@ -129,6 +138,37 @@ class UserCode(Generic[R]):
             return interrupt or second
         finally:
             del interrupt, error  # its traceback may hold this frame
+
+    def _report_unentered(self) -> None:
+        with self._counting:
+            was_reported, self._reported_unentered = self._reported_unentered, True
+        if not was_reported:
+            self._logger.warning(
+                "%s: on_create returned a context manager that nobody has entered: "
+                "Config.from_context_manager(...) enters and exits one for each resource",
+                self._name,
+            )
+
+    @wrapper
+    def look_at_result(self, result: object, fn: Callable[..., Any], resource: R) -> None:
+        """A task has returned something of a suspect type: if it is its resource, or yet to be run, that is reported,
+        once for each function. Raises `TypeError` for a coroutine."""
+        what = look_at(result, fn, resource)
+        if not what:
+            return
+        name = f"{name_of(fn)}, {what}"
+        with self._counting:
+            silent = name in self._reported_results or len(self._reported_results) >= _FUNCTIONS
+            if not silent:
+                self._reported_results.add(name)
+        if not silent:
+            self._logger.warning(
+                "%s: the task %s returned %s: when that is used, the resource may be in use by another task, or "
+                "destroyed; return what you need of it, such as a list, or use map()",
+                self._name,
+                shown(fn),
+                what,
+            )
 
     def is_healthy(self, error: BaseException, resource: R) -> bool:
         """The verdict on a task's error: `False`, or a check that raises, means that it broke the resource."""

@@ -40,8 +40,9 @@ from tasker.parking import Seat
 from tasker.queue import TaskQueue
 from tasker.spent import spent_argument
 from tasker.threads import leave_child, new_thread
+from tasker.unrun import suspects
 from tasker.usercode import Event, UserCode
-from tasker.wrapping import users_traceback
+from tasker.wrapping import users_function, users_traceback, wrapper
 
 __all__ = ["Terms", "Worker"]
 
@@ -230,6 +231,7 @@ class Worker(Generic[R]):
         take, shard, terms, read_clock = self._queue.take, self.shard, self._terms, monotonic
         collects, may_retry = terms.user.collects, terms.may_retry
         durations = shard.durations
+        suspect = suspects(resource)
         now = 0.0  # when the last task ended, which is when the next one starts if nothing of the user's ran in between
         fn: Any  # never None in a task that was started; saying so to a type checker would cost time here
         args: Any
@@ -272,8 +274,11 @@ class Worker(Generic[R]):
                     result = fn(resource, *args)
                 else:
                     result = fn(resource)
+                if result is not None and type(result) in suspect:
+                    self.look_at_result(result, fn, args)
             except BaseException as error:
                 now = 0.0
+                result = None
                 if not self._failed(task, error):
                     # the error's traceback leads back to this frame, which must not lead to the error
                     self.task = task = fn = args = variables = None
@@ -301,6 +306,14 @@ class Worker(Generic[R]):
                     now = 0.0
                 if len(durations) >= FULL:
                     durations = shard.fold()
+
+    @wrapper
+    def look_at_result(self, result: object, fn: Callable[..., Any], args: tuple[Any, ...] = ()) -> None:
+        """A task has returned what may be its resource, or yet to be run. Raises `TypeError` for a coroutine.
+
+        A call of an executor is no task that was given a resource: it may."""
+        if users_function(fn, args) is fn:
+            self._terms.user.look_at_result(result, fn, self.resource)
 
     def _succeeded_with_collector(self, task: TaskFuture[Any], result: Any) -> None:
         now = monotonic()

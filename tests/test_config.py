@@ -13,7 +13,7 @@ import threading
 import traceback
 import weakref
 from collections import Counter
-from contextlib import contextmanager
+from contextlib import asynccontextmanager, contextmanager
 from datetime import timedelta
 from fractions import Fraction
 from types import SimpleNamespace
@@ -44,6 +44,20 @@ def config(**options):
 
 async def coroutine(*_): ...
 async def asynchronous_generator(*_):
+    yield
+
+
+@contextmanager
+def session(where="here"):
+    yield where
+
+
+@asynccontextmanager
+async def asynchronous_session():
+    yield
+
+
+def generator():
     yield
 
 
@@ -298,6 +312,10 @@ WRONG = [
         for value in (None, 1, Sick("x"), lambda: 0, lambda a, b, c: 0, lambda error, *, conn: 0)
     ),
     ("check_health", lambda error, conn, reason: True, "missing a required argument: 'reason'"),
+    ("on_create", session, "Config.from_context_manager"),
+    ("on_create", functools.partial(session, "elsewhere"), "Config.from_context_manager"),
+    ("on_create", generator, "@contextlib.contextmanager; Config.from_context_manager"),
+    ("on_create", asynchronous_session, "outside of asyncio"),
     *(
         (field, value, "asyncio.run")
         for field in ("on_create", "on_destroy", "check_health")
@@ -674,6 +692,8 @@ def test_a_wrong_factory_is_refused_by_that_name():
         (None, "called with no arguments"),
         (lambda size: size, "called with no arguments"),
         (coroutine, "asyncio"),
+        (asynchronous_session, "outside of asyncio"),
+        (generator, "decorate it with @contextlib.contextmanager"),
     ):
         with pytest.raises(ConfigError, match=f"factory must be .*{says}"):
             Config.from_context_manager(factory, worker_count=1)

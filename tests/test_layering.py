@@ -39,6 +39,7 @@ LAYERS = (
         "snapshots",
     ),
     ("placement.launch", "wrapping"),
+    ("unrun",),
     ("placement.mark", "placement.stderr"),
     # needs one or two of those
     ("aside", "awaiting", "checks", "metrics", "placement.base", "placement.envelope", "resources", "room", "spent"),

@@ -16,6 +16,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from tasker.unrun import is_unentered
+
 __all__ = ["Placement", "Settings", "Site", "Threads"]
 
 
@@ -56,6 +58,10 @@ class Site:
     def is_of_hook(self, error: BaseException) -> bool:
         """Whether `on_create` itself has raised what `create` has raised."""
         return True
+
+    def is_unentered(self, resource: Any) -> bool:
+        """Whether it is surely a context manager that was not entered."""
+        return is_unentered(resource)
 
     def is_lost(self, resource: Any) -> bool:
         """Whether the place where it lives is gone."""

@@ -99,6 +99,9 @@ class RemoteSite(Site):
     def _judge(self, error: Exception, resource: Handle) -> bool:
         return resource.verdict()  # on the same error: it has come with it
 
+    def is_unentered(self, resource: Handle) -> bool:
+        return resource.is_unentered
+
     def is_lost(self, resource: Handle) -> bool:
         return resource.is_lost()
 

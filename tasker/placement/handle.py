@@ -69,6 +69,7 @@ class Handle:
         self._state = STARTING
         self._hook = "on_create"  # which it is to run, or runs; empty if it has returned
         self._is_lost = False
+        self.is_unentered: bool = False  # whether the resource is a context manager that was not entered
         self._number = 0  # of the call that runs, or ran last
         self._context: Context | None = None  # of the call that runs
         self._order = 0  # how the running call was asked to end
@@ -100,7 +101,8 @@ class Handle:
         error: BaseException | None
         overdue = timer.after(timeout, self.kill)
         try:
-            error, _ = self._ask(protocol.SETUP, setup, None)
+            error, unentered = self._ask(protocol.SETUP, setup, None)
+            self.is_unentered = unentered is True
         except GoneError as gone:
             if overdue.is_set():
                 error = self._lost_error(self._when(gone))

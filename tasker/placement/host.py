@@ -33,7 +33,8 @@ from tasker.placement import envelope, protocol
 from tasker.placement.envelope import Outcome, Verdict
 from tasker.placement.variables import set_variables
 from tasker.threads import claim_thread
-from tasker.wrapping import Progress, users_traceback, wrapper
+from tasker.unrun import UNRUN, is_unentered, look_at
+from tasker.wrapping import Progress, users_function, users_traceback, wrapper
 
 __all__ = ["Host"]
 
@@ -65,7 +66,7 @@ class Host:
     # -- the resource's thread -------------------------------------------------------------------------------------
 
     def create(self) -> Outcome:
-        """Make the resource."""
+        """Make the resource; whether it `is_unentered`."""
         return envelope.outcome_of(self._create)
 
     def run(self, number: int, remaining: float, done: int, body: Any, buffers: Any = ()) -> Outcome:
@@ -85,9 +86,10 @@ class Host:
         return envelope.outcome_of(self._destroy, reason)
 
     @wrapper
-    def _create(self) -> None:
+    def _create(self) -> bool:
         create, self._on_destroy, self._check_health = self._unpacked("on_create", self._hooks, ())
         self.resource = create()
+        return is_unentered(self.resource)
 
     @wrapper
     def _destroy(self, reason: bytes | None) -> None:
@@ -110,13 +112,17 @@ class Host:
             if variables:
                 self._imported(scope.run, set_variables, variables)
             if wants_context:
-                return scope.run(fn, self.call_context(self), self.resource, *args)
-            return scope.run(fn, self.resource, *args)
+                result = scope.run(fn, self.call_context(self), self.resource, *args)
+            else:
+                result = scope.run(fn, self.resource, *args)
         except TypeError as error:
             explain_call(error, users_traceback(error.__traceback__), fn, args, wants_context)
             raise
         finally:
             place.loan = None
+        if type(result) in UNRUN:
+            look_at(result, users_function(fn, args) or fn)  # a generator is refused when it is to be sent
+        return result
 
     def _judge(self, error: BaseException) -> Verdict:
         check = self._check_health

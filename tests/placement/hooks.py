@@ -395,6 +395,31 @@ def call(resource: object, function: Callable[[], Any]) -> Any:
     return function()
 
 
+async def fetch(resource: object) -> int:
+    return 7
+
+
+def fetch_later(resource: object) -> Any:
+    return fetch(resource)
+
+
+def fetch_at_two(resource: object, number: int) -> Any:
+    return fetch(resource) if number == 2 else number
+
+
+@contextmanager
+def entered_by_nobody() -> Iterator[str]:
+    yield "a session"
+
+
+def create_unentered() -> Any:
+    return entered_by_nobody()
+
+
+def call_nothing(resource: object) -> None:
+    pass
+
+
 def raise_made(resource: object, make: Callable[[], BaseException]) -> None:
     raise make()
 

@@ -138,6 +138,16 @@ def test_an_exception_that_does_not_survive_pickling_is_itself_here_and_told_of_
         assert isinstance(error, Lossy)
 
 
+def test_a_coroutine_that_a_task_returns_is_its_error_and_is_closed_where_it_was_made(shared, capfd):
+    for way in (shared.queue_task, shared.run_task):
+        with pytest.raises(TypeError, match=r"fetch_later.* returned a coroutine.* asyncio\.run"):
+            way(hooks.fetch_later)
+    for size in (1, 2):
+        results = list(shared.map(hooks.fetch_at_two, range(4), chunksize=size, return_exceptions=True))
+        assert [type(each) for each in results] == [int, int, TypeError, int]
+    assert "never awaited" not in capfd.readouterr().err
+
+
 def test_where_an_exception_was_raised_is_printed(shared):
     import traceback
 

@@ -71,6 +71,14 @@ def test_a_context_manager_is_exited_with_the_error_that_broke_its_resource(make
     assert journal.of("exited")[2:] == ["TaskManagerKilledError tasker was killed"]
 
 
+def test_an_on_create_that_returns_a_context_manager_which_nobody_has_entered_is_told_of_once(make, log):
+    manager = make(worker_count=2, on_create=hooks.create_unentered, on_destroy=hooks.call_nothing)
+    assert manager.wait_ready(PATIENCE)
+    manager.stop()
+    (told,) = log.loud()
+    assert "Config.from_context_manager" in told
+
+
 def test_after_the_last_attempt_its_error_is_the_outcome(make, journal):
     manager = make(max_retries=1)
     future = manager.submit(hooks.sick_at_first, 99)

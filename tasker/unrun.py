@@ -1,0 +1,90 @@
+"""What looks like the result of work although the work is still to be done: a coroutine, a generator, a context manager
+that nobody has entered. It would be done where the result goes, in another thread, on a resource that others use by
+then, or that is destroyed.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from contextlib import asynccontextmanager, contextmanager
+from functools import partial
+from types import AsyncGeneratorType, CodeType, CoroutineType, FunctionType, GeneratorType, MethodType
+from typing import Any
+
+from tasker.errors import shown
+from tasker.wrapping import wrapper
+
+__all__ = ["UNRUN", "is_unentered", "kind_made_by", "look_at", "name_of", "suspects"]
+
+UNRUN: frozenset[type] = frozenset((CoroutineType, GeneratorType, AsyncGeneratorType))
+
+# types of resources that anybody may return
+_PLAIN = frozenset((type(None), bool, int, float, complex, str, bytes, tuple, frozenset, type))
+
+
+def _nothing() -> Any:
+    return iter(())
+
+
+_Manager: Any = type(contextmanager(_nothing)())
+
+
+def _code_of(fn: Any) -> CodeType:
+    return fn.__code__  # type: ignore[no-any-return]
+
+
+# what decorated functions make: all of a decorator's have the same code
+_DECORATED = {
+    _code_of(contextmanager(_nothing)): "a context manager",
+    _code_of(asynccontextmanager(_nothing)): "an asynchronous context manager",
+}
+
+
+def suspects(resource: object) -> frozenset[type]:
+    """The types of results that are looked at: one test for each result must do."""
+    return UNRUN | ({type(resource)} - _PLAIN)
+
+
+def kind_made_by(fn: Any) -> str:
+    """What a function makes, if that would have to be run or entered: a generator or a (perhaps asynchronous) context
+    manager, in words; empty if it does its work itself, as far as its code says."""
+    while type(fn) in (partial, MethodType):
+        fn = fn.func if type(fn) is partial else fn.__func__
+    if type(fn) is not FunctionType:
+        return ""
+    code = _code_of(fn)
+    return "a generator" if code.co_flags & inspect.CO_GENERATOR else _DECORATED.get(code, "")
+
+
+@wrapper
+def look_at(result: Any, fn: Callable[..., Any], resource: object = None) -> str:
+    """What `fn` should not have returned of a suspect type, in words; empty if there is nothing to say.
+
+    Raises `TypeError` for a coroutine that nobody has begun to run, and closes it."""
+    kind = type(result)
+    if kind is not CoroutineType:
+        return "a generator" if kind in UNRUN else "its resource" if result is resource else ""
+    if inspect.getcoroutinestate(result) != inspect.CORO_CREATED:
+        return ""  # somebody runs it
+
+    result.close()  # or Python would warn that it was never awaited
+    raise TypeError(
+        f"task {shown(fn)} returned a coroutine, which nobody runs, as workers are threads: have it return "
+        "asyncio.run(...) of that, or await manager.queue_task_async(a_plain_function) in the coroutine"
+    )
+
+
+def is_unentered(resource: Any) -> bool:
+    """Whether it is a context manager, made by `@contextmanager`, that nobody has entered. Of others that is not known:
+    many are used without."""
+    return type(resource) is _Manager and inspect.getgeneratorstate(resource.gen) == inspect.GEN_CREATED
+
+
+def name_of(fn: Callable[..., Any]) -> str:
+    """Where a function is from, to know it again without keeping it: the same for all that one line makes."""
+    try:
+        line = getattr(getattr(fn, "__code__", None), "co_firstlineno", 0)
+        return f"{fn.__module__}.{fn.__qualname__}:{line}"
+    except Exception:  # an instance, or a mock
+        return f"{type(fn).__module__}.{type(fn).__qualname__}"

@@ -1,0 +1,256 @@
+"""What tasks and `on_create` return although it is yet to be run or entered, or is the task's own resource."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import inspect
+import tempfile
+import threading
+import weakref
+from types import AsyncGeneratorType, GeneratorType
+from unittest.mock import MagicMock
+
+import pytest
+
+import tasker.usercode
+from tasker import Config, TaskManager, ThreadPoolExecutor
+from tests.conftest import PATIENCE, Log, eventually
+
+
+async def fetch(resource, number=0):
+    return number
+
+
+def rows(resource, number=0):
+    yield number
+
+
+async def arows(resource, number=0):
+    yield number
+
+
+def sync_fetch(resource, number=0):
+    return fetch(resource, number)
+
+
+WAYS = {
+    "submit": lambda manager, fn: manager.submit(fn).result(PATIENCE),
+    "queue_task": lambda manager, fn: manager.queue_task(fn),
+    "priority": lambda manager, fn: manager.queue_task_with_priority_once(fn),
+    "run_task": lambda manager, fn: manager.run_task(fn),
+    "asubmit": lambda manager, fn: asyncio.run(manager.asubmit(fn)),
+    "map": lambda manager, fn: next(manager.map(lambda resource, _: fn(resource), [1])),
+    "a chunk": lambda manager, fn: next(manager.map(lambda resource, _: fn(resource), range(10), chunksize=10)),
+}
+
+
+@pytest.fixture(params=WAYS)
+def way(request):
+    return WAYS[request.param]
+
+
+# -- coroutines ----------------------------------------------------------------------------------------------------
+
+
+def test_a_coroutine_that_a_task_returns_is_its_error_and_is_closed(make, way):
+    manager = make(worker_count=1)
+    made = []
+
+    def task(resource):
+        made.append(fetch(resource))
+        return made[-1]
+
+    with pytest.raises(TypeError, match=r"returned a coroutine.* asyncio\.run") as caught:
+        way(manager, task)
+    assert "task <function" in str(caught.value)
+    assert inspect.getcoroutinestate(made[0]) == inspect.CORO_CLOSED
+    assert manager.queue_task(lambda resource: "goes on") == "goes on"
+    assert manager.metrics().total_tasks_failed == 1
+
+
+def test_each_item_of_a_map_whose_function_returns_coroutines_has_that_error(make):
+    manager = make()
+    for size in (1, 3):
+        results = list(manager.map(sync_fetch, range(7), chunksize=size, return_exceptions=True))
+        assert [type(error) for error in results] == [TypeError] * 7
+
+
+def test_one_item_of_a_chunk_may_have_it(make):
+    manager = make()
+
+    def task(resource, number):
+        return fetch(resource) if number == 4 else number
+
+    results = list(manager.map(task, range(9), chunksize=3, return_exceptions=True))
+    assert type(results.pop(4)) is TypeError
+    assert results == [0, 1, 2, 3, 5, 6, 7, 8]
+
+
+def test_the_error_has_no_frames_of_ours(make):
+    future = make().submit(sync_fetch)
+    assert future.exception(PATIENCE).__traceback__ is None
+
+
+def test_a_coroutine_that_somebody_has_begun_to_run_is_left_alone(make):
+    async def suspended(resource):
+        await asyncio.sleep(0)
+        return 7
+
+    def begin(resource):
+        coroutine = suspended(resource)
+        coroutine.send(None)
+        return coroutine
+
+    coroutine = make().queue_task(begin)
+    with pytest.raises(StopIteration) as ended:
+        coroutine.send(None)
+    assert ended.value.value == 7
+
+
+def test_calls_of_an_executor_may_return_what_they_like(make, log):
+    manager = make()
+    with manager.executor() as view, ThreadPoolExecutor(1) as pool:
+        for executor in (view, pool):
+            coroutine = executor.submit(fetch_later).result()
+            assert asyncio.run(coroutine) == 3
+            assert list(executor.submit(lambda: rows(None, 4)).result()) == [4]
+    assert log.loud() == []
+
+
+def fetch_later():
+    return fetch(None, 3)
+
+
+# -- generators, and the resource itself ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("make_one", "kind"), [(rows, GeneratorType), (arows, AsyncGeneratorType)])
+def test_a_generator_that_tasks_return_is_told_once_for_each_function(make, log, way, make_one, kind):
+    manager = make(worker_count=2)
+
+    def first(resource):
+        return make_one(resource)
+
+    def second(resource):
+        return make_one(resource)
+
+    assert type(way(manager, first)) is kind
+    (told,) = log.loud()
+    assert "returned a generator" in told
+    assert "map()" in told
+    for fn in (first, second, first, second):
+        assert type(way(manager, fn)) is kind
+    assert len(log.loud()) == (1 if "lambda" in told else 2)  # some ways have one of their own around them
+
+
+def test_a_resource_that_tasks_return_is_told_once_for_each_function(make, log, way):
+    factory_of = make(worker_count=1)
+    for _ in range(3):
+        assert type(way(factory_of, lambda resource: resource)).__name__ == "Resource"
+    (told,) = log.loud()
+    assert "returned its resource" in told
+
+
+def test_functions_that_are_made_again_and_again_are_told_of_once(make, log):
+    manager = make()
+    for number in range(5):
+        manager.queue_task(lambda resource, number=number: rows(resource, number))
+    assert len(log.loud()) == 1
+
+
+def test_a_callable_without_code_is_told_of_by_its_type(make, log):
+    class Rows:
+        def __call__(self, resource):
+            return rows(resource)
+
+    manager = make()
+    for fn in (Rows(), Rows(), MagicMock(side_effect=rows), MagicMock(side_effect=rows)):
+        assert type(manager.queue_task(fn)) is GeneratorType
+    assert len(log.loud()) == 2
+
+
+class Held:
+    pass
+
+
+@pytest.mark.usefixtures("no_collection")
+def test_a_function_that_was_told_of_is_not_kept(make, log):
+    manager = make(worker_count=1)
+    (worker,) = manager._engine.crew.members
+    held = Held()
+    watch = weakref.ref(held)
+    manager.submit(lambda resource, held=held: rows(resource)).result(PATIENCE)
+    del held
+    eventually(lambda: worker.seat.parked)
+    log.lines.clear()
+    eventually(lambda: watch() is None)
+
+
+def test_no_more_functions_are_told_of_than_can_be_remembered(make, log, monkeypatch):
+    monkeypatch.setattr(tasker.usercode, "_FUNCTIONS", 3)
+    manager = make()
+    for number in range(5):
+        names = {"rows": rows}
+        exec(f"def made_{number}(resource): return rows(resource)", names)
+        manager.queue_task(names[f"made_{number}"])
+    assert len(log.loud()) == 3
+
+
+@pytest.mark.parametrize("resource", [None, True, 7, "gpu:0", b"x", (1, 2), int])
+def test_a_resource_that_is_no_more_than_a_value_may_be_returned(log, resource):
+    config = Config(on_create=lambda: resource, on_destroy=lambda _: None, worker_count=1, logger=log)
+    with TaskManager(config) as manager:
+        for run in (manager.queue_task, manager.run_task):
+            assert run(lambda resource: resource) == resource
+    assert log.loud() == []
+
+
+def test_another_object_of_the_resources_type_may_be_returned(make, log, way):
+    manager = make()
+    other = manager.queue_task(lambda resource: type(resource)(99))
+    assert way(manager, lambda resource: other) is other
+    assert log.loud() == []
+
+
+# -- context managers that nobody has entered ----------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def session():
+    yield "a session"
+
+
+def test_a_context_manager_that_nobody_has_entered_is_told_of_once_with_what_to_do(log):
+    config = Config(on_create=lambda: session(), on_destroy=lambda _: None, worker_count=3, logger=log)
+    with TaskManager(config) as manager:
+        assert manager.wait_ready(PATIENCE)
+        manager.run_task(lambda resource: None)
+    (told,) = log.loud()
+    assert "nobody has entered" in told
+    assert "Config.from_context_manager" in told
+
+
+def entered():
+    manager = session()
+    manager.__enter__()
+    return manager
+
+
+@pytest.mark.parametrize("create", [entered, threading.Lock, contextlib.ExitStack, tempfile.TemporaryFile])
+def test_what_was_entered_or_is_used_without_is_not_told_of(log, create):
+    config = Config(on_create=create, on_destroy=lambda each: getattr(each, "close", int)(), worker_count=1, logger=log)
+    with TaskManager(config) as manager:
+        assert manager.wait_ready(PATIENCE)
+    assert log.loud() == []
+
+
+def test_a_logger_that_raises_costs_no_result_and_no_resource():
+    class Broken(Log):
+        def warning(self, msg, /, *args):
+            raise OSError
+
+    config = Config(on_create=lambda: session(), on_destroy=lambda _: None, worker_count=1, logger=Broken())
+    with TaskManager(config) as manager:
+        assert list(manager.queue_task(lambda resource: rows(resource, 5))) == [5]
+        assert manager.stats().active_workers == 1
