@@ -62,7 +62,7 @@ def look_at(result: Any, fn: Callable[..., Any], resource: object = None) -> str
     """What `fn` should not have returned of a suspect type, in words; empty if there is nothing to say.
 
     Raises `TypeError` for a coroutine that nobody has begun to run, and closes it."""
-    kind = type(result)
+    kind: type = type(result)
     if kind is not CoroutineType:
         return "a generator" if kind in UNRUN else "its resource" if result is resource else ""
     if inspect.getcoroutinestate(result) != inspect.CORO_CREATED:

@@ -117,27 +117,23 @@ class UserCode(Generic[R]):
         except BaseException as error:
             if held:
                 raise
-            return self._destroy_failed(error)
+            interrupt: BaseException | None = None
+            try:  # here, as an interrupt at the entry of a function would get out
+                leave_child(error)
+                if is_interrupt(error):
+                    interrupt = error
+                with self._counting:
+                    self.destroy_errors += 1
+                self._logger.fault("warning", "%s: on_destroy raised", self._name, error=error)
+                return interrupt
+            except BaseException as second:  # if it got out of here, the resource would be destroyed a second time
+                return interrupt or second
+            finally:
+                del interrupt  # its traceback holds this frame
         finally:
             place.ending = outer
-            del reason
+            del reason  # as well
         return None
-
-    def _destroy_failed(self, error: BaseException) -> BaseException | None:
-        """Report it; returns it if it is an interrupt. Raises nothing, or the resource would be destroyed again."""
-        interrupt: BaseException | None = None
-        try:
-            leave_child(error)
-            if is_interrupt(error):
-                interrupt = error
-            with self._counting:
-                self.destroy_errors += 1
-            self._logger.fault("warning", "%s: on_destroy raised", self._name, error=error)
-            return interrupt
-        except BaseException as second:
-            return interrupt or second
-        finally:
-            del interrupt, error  # its traceback may hold this frame
 
     def _report_unentered(self) -> None:
         with self._counting:
