@@ -20,7 +20,7 @@ from tasker.health import takes_resource
 from tasker.logger import Logger
 from tasker.metrics import MetricsCollector
 from tasker.placement.base import Placement, Threads
-from tasker.unrun import kind_made_by
+from tasker.unrun import maker_kind
 
 __all__ = ["Config", "unhealthy_on"]
 
@@ -117,12 +117,7 @@ class Config(Generic[R]):
     that takes the resource run there too; all else runs here."""
 
     def __post_init__(self) -> None:
-        _check_makes(
-            "on_create",
-            "a resource",
-            self.on_create,
-            "; Config.from_context_manager(...) enters and exits a context manager for each resource",
-        )
+        _check_makes("on_create", "a resource", self.on_create, entered=False)
         _check_callable("on_create", self.on_create, arguments=0)
         _check_callable("on_destroy", self.on_destroy, arguments=1)
         _check_callable(
@@ -174,7 +169,7 @@ class Config(Generic[R]):
         `None` at a normal end. A resource that `run_task` does not keep gets what its task raised. What `__exit__`
         returns is not looked at: it swallows nothing. Every other field goes by name. Raises `ConfigError` as the
         constructor does."""
-        _check_makes("factory", "a context manager", factory)
+        _check_makes("factory", "a context manager", factory, entered=True)
         _check_callable("factory", factory, arguments=0)
         managers = _EnteredManagers(factory)
         made = cast("type[Config[T]]", cls)  # `Config.from_context_manager` says nothing of R: `factory` does
@@ -252,22 +247,22 @@ def _is_none_of(exception_types: tuple[type[BaseException], ...], error: Excepti
     return not isinstance(error, exception_types)
 
 
-_NOT_MADE = {
-    "a generator": "nobody would run that: decorate it with @contextlib.contextmanager",
-    "a context manager": "nobody would enter that",
-    "an asynchronous context manager": "workers are threads, outside of asyncio",
+_INSTEAD = {
+    "generator function": "nobody would run what it makes: decorate it with @contextlib.contextmanager",
+    "@contextmanager function": "nobody would enter what it makes",
+    "@asynccontextmanager function": "workers are threads, outside of asyncio",
 }
 
 
-def _check_makes(field_name: str, what: str, value: object, instead: str = "") -> None:
-    """Refuse a function that makes something which would have to be run or entered, unless `what` it is to make is
-    that."""
-    kind = kind_made_by(value)
-    if kind and kind != what:
-        raise ConfigError(
-            f"{field_name} must be a function that makes {what}, not {shown(value)}, which makes {kind}: "
-            f"{_NOT_MADE[kind]}{instead}"
-        )
+def _check_makes(field_name: str, what: str, value: object, *, entered: bool) -> None:
+    """Refuse a function that only makes what would have to be run, or `entered`, if it is not to be."""
+    kind = maker_kind(value)
+    if not kind or (entered and kind == "@contextmanager function"):
+        return
+    use = "" if entered else "; Config.from_context_manager(...) enters and exits a context manager for each resource"
+    raise ConfigError(
+        f"{field_name} must be a function that makes {what}, not the {kind} {shown(value)}: {_INSTEAD[kind]}{use}"
+    )
 
 
 def _check_callable(field_name: str, value: object, *, arguments: int, given: str | None = None) -> None:

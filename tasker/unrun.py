@@ -15,9 +15,10 @@ from typing import Any
 from tasker.errors import shown
 from tasker.wrapping import wrapper
 
-__all__ = ["UNRUN", "is_unentered", "kind_made_by", "look_at", "name_of", "suspects"]
+__all__ = ["UNRUN", "is_unentered", "look_at", "maker_kind", "name_of", "suspects"]
 
-UNRUN: frozenset[type] = frozenset((CoroutineType, GeneratorType, AsyncGeneratorType))
+_COROUTINE: type = CoroutineType
+UNRUN: frozenset[type] = frozenset((_COROUTINE, GeneratorType, AsyncGeneratorType))
 
 # types of resources that anybody may return
 _PLAIN = frozenset((type(None), bool, int, float, complex, str, bytes, tuple, frozenset, type))
@@ -34,10 +35,10 @@ def _code_of(fn: Any) -> CodeType:
     return fn.__code__  # type: ignore[no-any-return]
 
 
-# what decorated functions make: all of a decorator's have the same code
+# all that a decorator has made have the same code
 _DECORATED = {
-    _code_of(contextmanager(_nothing)): "a context manager",
-    _code_of(asynccontextmanager(_nothing)): "an asynchronous context manager",
+    _code_of(contextmanager(_nothing)): "@contextmanager function",
+    _code_of(asynccontextmanager(_nothing)): "@asynccontextmanager function",
 }
 
 
@@ -46,29 +47,30 @@ def suspects(resource: object) -> frozenset[type]:
     return UNRUN | ({type(resource)} - _PLAIN)
 
 
-def kind_made_by(fn: Any) -> str:
-    """What a function makes, if that would have to be run or entered: a generator or a (perhaps asynchronous) context
-    manager, in words; empty if it does its work itself, as far as its code says."""
+def maker_kind(fn: Any) -> str:
+    """What kind of function it is, if it only makes what would have to be run or entered; empty if it does its work
+    itself, as far as its code says."""
     while type(fn) in (partial, MethodType):
         fn = fn.func if type(fn) is partial else fn.__func__
     if type(fn) is not FunctionType:
         return ""
     code = _code_of(fn)
-    return "a generator" if code.co_flags & inspect.CO_GENERATOR else _DECORATED.get(code, "")
+    return "generator function" if code.co_flags & inspect.CO_GENERATOR else _DECORATED.get(code, "")
 
 
 @wrapper
-def look_at(result: Any, fn: Callable[..., Any], resource: object = None) -> str:
+def look_at(result: object, fn: Callable[..., Any], resource: object = None) -> str:
     """What `fn` should not have returned of a suspect type, in words; empty if there is nothing to say.
 
     Raises `TypeError` for a coroutine that nobody has begun to run, and closes it."""
-    kind: type = type(result)
-    if kind is not CoroutineType:
+    kind = type(result)
+    if kind is not _COROUTINE:
         return "a generator" if kind in UNRUN else "its resource" if result is resource else ""
-    if inspect.getcoroutinestate(result) != inspect.CORO_CREATED:
+    coroutine: Any = result
+    if inspect.getcoroutinestate(coroutine) != inspect.CORO_CREATED:
         return ""  # somebody runs it
 
-    result.close()  # or Python would warn that it was never awaited
+    coroutine.close()  # or Python would warn that it was never awaited
     raise TypeError(
         f"task {shown(fn)} returned a coroutine, which nobody runs, as workers are threads: have it return "
         "asyncio.run(...) of that, or await manager.queue_task_async(a_plain_function) in the coroutine"
