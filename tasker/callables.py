@@ -7,25 +7,27 @@ A plain function is judged by its code object, which costs a fiftieth of `inspec
 from __future__ import annotations
 
 import inspect
-import weakref
 from types import CodeType, FunctionType, MethodType
-from typing import Any, Generic, TypeVar
 
 from tasker.errors import shown
 
-__all__ = ["DEFERRED", "ByIdentity", "check_callable", "deferred_kind", "is_asynchronous", "is_plain", "kind_of_code"]
+__all__ = [
+    "ASYNC_GENERATOR",
+    "COROUTINE",
+    "DEFERRED",
+    "GENERATOR",
+    "check_callable",
+    "deferred_kind",
+    "is_plain",
+    "kind_of_code",
+]
 
-V = TypeVar("V")
-
-ASYNCHRONOUS = inspect.CO_COROUTINE | inspect.CO_ASYNC_GENERATOR
-DEFERRED = ASYNCHRONOUS | inspect.CO_GENERATOR
+DEFERRED = inspect.CO_COROUTINE | inspect.CO_ASYNC_GENERATOR | inspect.CO_GENERATOR
 """The flags of code whose call runs nothing of it."""
 
-COROUTINE, GENERATOR, ASYNC_GENERATOR = (
-    "a coroutine function",
-    "a generator function",
-    "an asynchronous generator function",
-)
+COROUTINE = "a coroutine function"
+GENERATOR = "a generator function"
+ASYNC_GENERATOR = "an asynchronous generator function"
 
 _SPECIAL = inspect.CO_VARARGS | DEFERRED
 
@@ -57,11 +59,6 @@ def deferred_kind(fn: object) -> str:
         return GENERATOR if any(map(inspect.isgeneratorfunction, called)) else ""
     except TypeError:  # a mock that passes for a function and has no code
         return ""
-
-
-def is_asynchronous(fn: object) -> bool:
-    """Whether a call of `fn` only makes a coroutine or an asynchronous generator."""
-    return deferred_kind(fn) not in ("", GENERATOR)
 
 
 def check_callable(
@@ -105,24 +102,3 @@ def check_callable(
         signature.bind(*[None] * arguments)
     except TypeError as trouble:
         raise error(f"{wanted}, not {shown(value)}: {trouble}") from None
-
-
-class ByIdentity(Generic[V]):
-    """What is known of objects as long as they live. Found by identity: `==` and `hash()` may be the user's."""
-
-    def __init__(self) -> None:
-        self._known: dict[int, tuple[weakref.ref[Any], V]] = {}
-
-    def get(self, thing: object) -> V | None:
-        entry = self._known.get(id(thing))
-        return entry[1] if entry is not None and entry[0]() is thing else None
-
-    def put(self, thing: object, what: V) -> None:
-        known, key = self._known, id(thing)
-
-        def forget(reference: weakref.ref[Any]) -> None:
-            entry = known.get(key)
-            if entry is not None and entry[0] is reference:
-                known.pop(key, None)
-
-        known[key] = weakref.ref(thing, forget), what

@@ -13,7 +13,7 @@ from functools import partial
 from typing import Any, Generic, TypedDict, TypeVar, Unpack, cast
 
 from tasker import checks, current
-from tasker.callables import check_callable, is_asynchronous
+from tasker.callables import check_callable, deferred_kind
 from tasker.context import Context, background
 from tasker.errors import ConfigError, shown
 from tasker.health import takes_resource
@@ -275,8 +275,9 @@ def _check_methods(field_name: str, value: object, names: tuple[str, ...]) -> No
         wanted = ", ".join(names)
         raise ConfigError(f"{field_name} must have the methods {wanted}; {shown(value)} lacks {', '.join(missing)}")
     for name in names:
-        if is_asynchronous(getattr(value, name)):
+        kind = deferred_kind(getattr(value, name))
+        if kind:
             raise ConfigError(
-                f"{field_name}.{name} of {shown(value)} must not be a coroutine function: it is called by threads, "
-                "outside of asyncio"
+                f"{field_name}.{name} of {shown(value)} must not be {kind}: threads call it, outside of asyncio, and a "
+                "call of it runs nothing"
             )

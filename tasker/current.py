@@ -84,7 +84,7 @@ def in_task() -> bool:
 def current_context() -> Context:
     """The context of the task that the calling thread runs: for code that the task's function calls.
 
-    The same that the function gets as its first argument when it requires one. Raises `RuntimeError` outside of a
+    The same that the function gets as its first argument when it asks for one. Raises `RuntimeError` outside of a
     task. Never blocks."""
     place = here.place
     loan, worker = place.loan, place.worker

@@ -12,8 +12,8 @@ from collections.abc import Callable, Iterable, Iterator
 from types import FunctionType, TracebackType
 from typing import Any
 
-from tasker.callables import ByIdentity
 from tasker.errors import put_note
+from tasker.identity import ByIdentity
 from tasker.signature import TO_ASK, asking_parameter, behind, wants_context
 from tasker.wrapping import WRAPPERS
 

@@ -15,6 +15,7 @@ is remembered as long as the object lives, and found by identity. What can have 
 
 from __future__ import annotations
 
+import builtins
 import functools
 import inspect
 import sys
@@ -29,13 +30,15 @@ from types import (
     MethodType,
     MethodWrapperType,
     ModuleType,
+    UnionType,
     WrapperDescriptorType,
 )
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple, Union, cast
 
-from tasker.callables import COROUTINE, DEFERRED, GENERATOR, ByIdentity, deferred_kind, kind_of_code
+from tasker.callables import COROUTINE, DEFERRED, GENERATOR, deferred_kind, kind_of_code
 from tasker.context import Context
 from tasker.errors import shown
+from tasker.identity import ByIdentity
 
 __all__ = ["TO_ASK", "asking_parameter", "behind", "wants_context"]
 
@@ -203,9 +206,11 @@ def _asks(name: str, annotation: Any, names: Mapping[str, Any]) -> bool:
 
 
 def _excludes_contexts(annotation: Any) -> bool:
-    if not isinstance(annotation, type) or getattr(annotation, "_is_protocol", False):
+    """Whether no context is an instance of it. `False`: perhaps some are."""
+    kind = getattr(annotation, "__origin__", annotation)  # the dict of a `dict[str, int]`
+    if not isinstance(kind, type) or getattr(kind, "_is_protocol", False):
         return False
-    return not any(base is annotation for base in Context.__mro__)
+    return not any(kind is each for each in (*Context.__mro__, Any, UnionType, Union))  # which are classes, too
 
 
 def _words_of(function: FunctionType, annotate: Any) -> Mapping[str, str]:
@@ -228,9 +233,11 @@ def _meant_by(words: str, names: Mapping[str, Any]) -> Any:
     found = names.get(words, _NOTHING)
     if found is not _NOTHING:
         return found
-    words = words.strip("'\" ")
+    if "|" in words:
+        return None
+    words = words.strip("'\" ").partition("[")[0]
     first, *attributes = words.split(".")
-    found = names.get(first, _NOTHING)
+    found = names.get(first, vars(builtins).get(first, _NOTHING))
     for attribute in attributes:
         found = vars(found).get(attribute, _NOTHING) if type(found) is ModuleType else _NOTHING
     if found is _NOTHING:  # imported for type checkers alone, say

@@ -334,7 +334,13 @@ def test_every_wrong_value_is_refused_with_the_field_the_value_and_what_is_allow
         assert allowed in message, (field, value, message)
 
 
-def test_asynchronous_methods_of_a_logger_or_a_collector_are_refused_by_name():
+def test_methods_of_a_logger_or_a_collector_that_a_call_would_not_run_are_refused_by_name():
+    def generator(*_):
+        yield
+
+    logger = SimpleNamespace(debug=print, info=print, warning=generator, error=print)
+    with pytest.raises(ConfigError, match=r"^logger\.warning .* a generator function"):
+        config(logger=logger)
     logger = SimpleNamespace(debug=print, info=print, warning=print, error=coroutine)
     with pytest.raises(ConfigError, match=r"^logger\.error .* coroutine function"):
         config(logger=logger)

@@ -20,6 +20,7 @@ LAYERS = (
         "errors",
         "handover",
         "health",
+        "identity",
         "parking",
         "placement.__init__",
         "placement.beginning",

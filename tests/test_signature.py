@@ -1,5 +1,6 @@
 """The calling rule: the context comes first where the first parameter says so and there is room for it."""
 
+import dataclasses
 import functools
 import gc
 import inspect
@@ -8,7 +9,7 @@ import sqlite3
 import sys
 import threading
 import weakref
-from typing import Protocol
+from typing import Any, NamedTuple, Optional, Protocol
 from unittest.mock import AsyncMock, MagicMock, Mock, create_autospec, patch
 
 import pytest
@@ -445,6 +446,30 @@ def test_an_annotation_in_words_means_what_its_module_means_by_them():
     assert answer(made("from decimal import Context", "Context"), 1) == NEITHER
     assert answer(made("import decimal as tasker", "tasker.Context"), 1) == NEITHER
     assert answer(made("import os", "os.nothing"), 1) == NEITHER
+
+
+def test_a_name_counts_only_where_its_annotation_allows_for_a_context():
+    class Named(NamedTuple):
+        context: str
+        title: str = ""
+
+    @dataclasses.dataclass
+    class Report:
+        context: dict[str, int]
+        title: str = ""
+
+    def made(annotation, words):
+        names = {"Context": Context, "Optional": Optional, "Any": Any}
+        exec(f"def f(ctx: {repr(annotation) if words else annotation}, resource=None): ...", names)
+        return names["f"]
+
+    excluding = ["int", "dict[str, int]", "list[Context]", "type[Context]", "BaseException"]
+    allowing = ["Context", "object", "Any", "Context | None", "Optional[Context]", "dict[str, int] | Context"]
+    for annotations, right in ((excluding, RESOURCE), (allowing, CONTEXT)):
+        assert [answer(made(each, words), 1) for each in annotations for words in (False, True)] == [right] * (
+            2 * len(annotations)
+        )
+    assert answer(Named, 1) == answer(Report, 1) == RESOURCE
 
 
 def test_annotations_that_cannot_be_evaluated_are_not():

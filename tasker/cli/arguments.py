@@ -19,9 +19,10 @@ processes.
 
 FUNCTION is called as FUNCTION(item). With --resource every worker makes a resource
 of its own, and FUNCTION is called as FUNCTION(resource, item), or as
-FUNCTION(context, resource, item) if it requires three arguments. MODULE is looked for
-in the current folder first. What it prints goes to standard error, and its standard
-input is empty; so it is with the programs that it starts.
+FUNCTION(ctx, resource, item) if its first parameter is named ctx or context, or is
+annotated tasker.Context. MODULE is looked for in the current folder first. What
+FUNCTION prints goes to standard error, and its standard input is empty; so it is with
+the programs that it starts.
 """
 
 MAP_EPILOG = """\
