@@ -85,3 +85,52 @@ with sentry_sdk.start_transaction(name="outer") as outer, ThreadPoolExecutor(1) 
 
 def test_a_span_is_the_parent_of_those_of_its_calls():
     run(SENTRY, "init()", TASKER, SPANS)
+
+
+FAILURES = """
+import gc
+
+def fail(what):
+    raise ValueError(what)
+
+def unseen(executor, what):
+    executor.submit(fail, what)
+
+with ThreadPoolExecutor(1) as pool:
+    unseen(pool, "one")
+    unseen(pool, "another")
+gc.collect()
+told = [(value["type"], value["value"], value["stacktrace"]["frames"][-1]["function"])
+        for event in events for value in event["exception"]["values"]]
+assert told == [("ValueError", "one", "fail"), ("ValueError", "another", "fail")], events
+"""
+
+
+def test_a_failure_that_nobody_looked_at_is_an_issue_with_its_type_and_stack():
+    run(SENTRY, TASKER, "init()", FAILURES)
+
+
+RECORDS = """
+import logging
+from tasker import Processes
+
+def log(resource):
+    try:
+        {}["missing"]
+    except KeyError:
+        logging.getLogger("app").exception("looked in vain")
+
+if __name__ == "__main__":
+    init()
+    with TaskManager(Config(on_create=list, on_destroy=len, worker_count=1, placement=Processes())) as manager:
+        manager.queue_task(log)
+    (event,) = events
+    told = [(value["type"], value["value"]) for value in event["exception"]["values"]]
+    assert told[-1] == ("KeyError", "'missing'"), event
+    assert "in log" in told[0][1], "the traceback there"
+"""
+
+
+def test_what_a_child_process_logs_about_an_exception_is_an_issue_with_its_type():
+    pytest.importorskip("cloudpickle")
+    run(SENTRY, TASKER, RECORDS)
