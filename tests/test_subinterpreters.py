@@ -98,7 +98,9 @@ def test_a_task_that_heeds_its_context_does_not_hold_up_the_end(closes):
     code = """
     tasker.process.EXIT_TIMEOUT = 0.1
     manager = TaskManager(Config(**OPTIONS))
-    manager.submit(lambda context, resource: say("told to end", context.wait()))
+    began = threading.Event()
+    manager.submit(lambda context, resource: (began.set(), say("told to end", context.wait())))
+    began.wait()
     waiting = manager.submit(lambda context, resource: say("never"))
     waiting.add_done_callback(lambda future: say(type(future.exception()).__name__))
     """
