@@ -189,7 +189,7 @@ def test_a_check_health_that_takes_the_resource_is_asked_where_the_error_was_rai
 
 
 def test_run_task_asks_a_check_health_that_takes_the_resource_in_the_thread_that_called(make):
-    asked, destroyed = [], []
+    made, asked, destroyed = [], [], []
 
     def check(error, resource):
         asked.append((resource, threading.get_ident()))
@@ -201,13 +201,13 @@ def test_run_task_asks_a_check_health_that_takes_the_resource_in_the_thread_that
         resource += words
         raise LookupError
 
-    pooled = manager.run_task(lambda resource: resource)
+    manager.run_task(made.append)
     for words in ((), ("broken",)):
         assert destroyed == []
         with pytest.raises(LookupError):
             manager.run_task(task, *words)
-    assert asked == [(pooled, threading.get_ident())] * 2
-    assert destroyed[0] is pooled
+    assert asked == [(made[0], threading.get_ident())] * 2
+    assert destroyed[0] is made[0]
 
 
 def test_a_check_health_that_takes_the_resource_and_raises_counts_as_unhealthy(make, log):

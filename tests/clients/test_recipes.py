@@ -83,8 +83,8 @@ class Kitchen:
 
     def do_and_lose(self, lose: Callable[[Any], object], task: Callable[[Any], Any]) -> Any:
         """The result of a task whose first resource is lost before it uses it; it has another one then."""
-        first = self.do(lambda resource: resource)
-        number = len(self.made)
+        self.do(lambda resource: None)
+        first, number = self.made[-1], len(self.made)
 
         def lose_and_do(resource: Any) -> Any:
             if resource is first:
