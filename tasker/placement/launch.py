@@ -37,7 +37,7 @@ def launch(python: str, descriptors: dict[str, int], *, error: int | None, group
 
     Raises `OSError` when there can be no more processes."""
     descriptors = {**descriptors, "lifeline": lifeline()}
-    tracking = tracker()
+    tracking = tracker(python)
     if tracking is not None:
         descriptors["tracker"] = tracking
     arguments = ", ".join(f"{name}={number}" for name, number in descriptors.items())

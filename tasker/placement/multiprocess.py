@@ -35,11 +35,18 @@ def inheritance() -> Inheritance | None:
     )
 
 
-def tracker() -> int | None:
-    """A descriptor by which to tell the program's resource tracker, which is started if need be; `None` if the program
-    makes nothing that it tracks."""
-    module = _imported("resource_tracker")
-    return None if module is None else module.getfd()
+def tracker(python: str) -> int | None:
+    """A descriptor by which to tell the program's resource tracker; `None` if the program makes nothing that it tracks.
+
+    Started if need be, but only if that runs the same Python as the children: elsewhere it would run the program."""
+    module, spawn = map(_imported, ("resource_tracker", "spawn"))
+    if module is None or spawn is None:
+        return None
+    runs = module._resource_tracker._fd is not None
+    if not runs and os.fsdecode(spawn.get_executable() or "") != python:
+        return None
+    descriptor: int = module.getfd()
+    return descriptor
 
 
 def take_over(inherited: Inheritance | None, name: str, lifeline: int, tracker: int | None) -> None:

@@ -8,10 +8,12 @@ import subprocess
 import sys
 import textwrap
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from tasker import ConfigError, Processes
+from tasker.placement import multiprocess
 from tests.placement import hooks
 from tests.placement.conftest import is_alive, on_linux, on_posix
 from tests.placement.hooks import PATIENCE, until
@@ -107,6 +109,7 @@ def test_a_given_python_is_run_and_asked_once_which_it_is(make, tmp_path, monkey
 
 
 def test_what_multiprocessing_was_told_to_run_is_run(make, tmp_path, monkeypatch):
+    monkeypatch.delitem(sys.modules, "multiprocessing.resource_tracker", raising=False)  # it would be run for that too
     given = script(tmp_path / "given", f"echo started >> {tmp_path}/starts", f'exec {sys.executable} "$@"')
     before = multiprocessing.spawn.get_executable()
     multiprocessing.set_executable(str(given))
@@ -271,6 +274,17 @@ def test_what_multiprocessing_does_in_a_child_is_logged_where_the_parent_says(tm
         tmp_path,
     )
     assert [line for line in done.stderr.splitlines() if "child" in line] == ["[INFO/pool-worker-1] in the child"]
+
+
+@pytest.mark.parametrize(
+    ("python", "runs", "descriptor"), [("ours", False, 7), ("given", False, None), ("given", True, 7)]
+)
+def test_a_tracker_is_started_only_by_the_python_that_children_run(monkeypatch, python, runs, descriptor):
+    """In an embedding program `multiprocessing` would start that."""
+    module = SimpleNamespace(_resource_tracker=SimpleNamespace(_fd=7 if runs else None), getfd=lambda: 7)
+    monkeypatch.setitem(sys.modules, "multiprocessing.resource_tracker", module)
+    monkeypatch.setattr(multiprocessing.spawn, "_python_exe", b"ours")
+    assert multiprocess.tracker(python) == descriptor
 
 
 @on_linux
