@@ -16,11 +16,13 @@ from pathlib import Path
 from typing import Any
 
 from tasker.errors import ConfigError, shown
+from tasker.threads import new_thread
 
 __all__ = ["STARTING", "python"]
 
 STARTING = "TASKER_STARTING"  # in the environment of what is started as a child, until it serves
 _PATIENCE = 10.0  # seconds for a Python to say which it is
+_ENDING = 1.0  # seconds for one that was killed to be gone
 _INSTEAD = "say which Python children are to run, by Processes(executable=...) or multiprocessing.set_executable()"
 
 _known: set[str] = set()  # those that were asked
@@ -80,10 +82,20 @@ def _ask(path: str) -> str:
     command = [path, "-S", "-c", "import sys; print(sys.implementation.cache_tag)"]
     environment = {**os.environ, STARTING: str(os.getpid())}
     try:
-        done = subprocess.run(
-            command, env=environment, stdin=subprocess.DEVNULL, capture_output=True, timeout=_PATIENCE, check=False
+        asked = subprocess.Popen(
+            command, env=environment, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE
         )
-    except (OSError, subprocess.TimeoutExpired) as error:
+    except OSError as error:
         return str(error)
-    lines = (done.stdout if done.returncode == 0 else done.stderr).decode(errors="replace").split("\n")
+    said: list[bytes] = []
+    listener = new_thread(lambda: said.extend(asked.communicate()), "tasker-listener")
+    try:
+        listener.start()
+        listener.join(_PATIENCE)  # a limit of `subprocess` would stand still with a clock that a test has stopped
+    finally:
+        asked.kill()  # it has ended, or says nothing
+        listener.join(_ENDING)
+    if not said:
+        return "nothing"
+    lines = said[0 if asked.returncode == 0 else 1].decode(errors="replace").split("\n")
     return next((line for line in reversed(lines) if line), "nothing")

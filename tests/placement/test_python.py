@@ -12,6 +12,7 @@ from types import SimpleNamespace
 
 import pytest
 
+import tasker.placement.python
 from tasker import ConfigError, Processes
 from tasker.placement import multiprocess
 from tests.placement import hooks
@@ -106,6 +107,16 @@ def test_a_given_python_is_run_and_asked_once_which_it_is(make, tmp_path, monkey
     for _ in range(2):
         assert make(placement=Processes(executable=str(given))).queue_task(hooks.square, 6) == 36
     assert starts(tmp_path) == 3
+
+
+def test_a_given_program_that_says_nothing_is_refused_although_a_test_has_stopped_the_clock(
+    make, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(tasker.placement.python, "_PATIENCE", 0.1)
+    monkeypatch.setattr(subprocess, "_time", lambda: 0.0)  # as freezegun does
+    silent = script(tmp_path / "silent", "exec sleep 1000")
+    with pytest.raises(ConfigError, match="it said 'nothing'"):
+        make(placement=Processes(executable=str(silent)))
 
 
 def test_what_multiprocessing_was_told_to_run_is_run(make, tmp_path, monkeypatch):
