@@ -122,7 +122,7 @@ def _leads_to(start: object, engine: Engine[Any]) -> bool:
     found = [start]
     seen = {id(start)}
     for thing in found:  # which grows meanwhile
-        if issubclass(type(thing), (TaskManager, CallExecutor)) and vars(thing).get("_engine") is engine:
+        if issubclass(type(thing), (TaskManager, CallExecutor)) and engine in vars(thing).values():
             return True
         if len(found) < _FAR:
             news = [each for each in _referents(thing) if id(each) not in seen]
