@@ -71,8 +71,8 @@ class Ray:
     def open(self, settings: Settings, lost: Callable[[Any], None]) -> Site:
         """A site for one manager. Blocks until this process is connected.
 
-        Raises `ConfigError` when Ray is missing or too old, the cluster cannot be reached, an option is wrong, gevent or
-        eventlet has made greenlets of threads, or `on_create` or `on_destroy` cannot be pickled."""
+        Raises `ConfigError` when Ray is missing or too old, the cluster cannot be reached, an option is wrong, gevent
+        or eventlet has made greenlets of threads, or `on_create` or `on_destroy` cannot be pickled."""
         from tasker.placement.cluster import RaySite
 
         given = {each.name: getattr(self, each.name) for each in fields(self)}
