@@ -109,23 +109,26 @@ def wants_context(fn: Callable[..., Any], given: int) -> bool:
 
 def _leave_plain(code: CodeType, function: FunctionType, filled: int, named: Mapping[str, Any], given: int) -> bool:
     """Whether what these names leave of a function takes so many arguments and no more. `False`: perhaps not."""
-    names, cut = code.co_varnames, code.co_argcount
+    names, count = code.co_varnames, code.co_argcount
+    cut, last = count, count + code.co_kwonlyargcount
     for name in named:
-        if name in names and (place := names.index(name)) < cut:
+        place = names.index(name) if name in names else last
+        if place < cut:
             cut = place
-    if cut - filled != given or code.co_argcount - len(function.__defaults__ or ()) > cut:
+        elif place >= last:
+            return False
+    if cut - filled != given or count - len(function.__defaults__ or ()) > cut:
         return False
-    if code.co_kwonlyargcount > len(function.__kwdefaults__ or ()):
-        last = code.co_argcount + code.co_kwonlyargcount
+    if last - count > len(function.__kwdefaults__ or ()):
         defaults = function.__kwdefaults__ or _NO_NAMES
-        if not all(name in named or name in defaults for name in names[code.co_argcount : last]):
+        if not all(name in named or name in defaults for name in names[count:last]):
             return False
     return not (code.co_flags & _VARARGS or code.co_posonlyargcount)
 
 
 def _judge(fn: Any, shape: tuple[Any, ...], filled: int, named: Mapping[str, Any], given: int) -> bool:
     """The same, for parameters of which so many are filled in by position and these by name."""
-    names, required, unnamed, keywords, varargs = shape[:5]
+    names, required, unnamed, keywords, known, varargs = shape[:6]
     cut = len(names)  # those before the first that is filled in by name can be given by position
     for name in named:
         if name in names and unnamed <= (place := names.index(name)) < cut:
@@ -140,6 +143,9 @@ def _judge(fn: Any, shape: tuple[Any, ...], filled: int, named: Mapping[str, Any
         ]
         if lacking:
             raise _refusal(fn, given, asks, _missing(lacking, "" if asks or filled >= cut else names[filled]))
+    unknown = [name for name in named if known is not None and name not in known]
+    if unknown:
+        raise _refusal(fn, given, asks, f"it takes no {' and no '.join(map(repr, unknown))}")
     if given > most:
         raise _refusal(fn, given, asks, f"it takes {max(most, 0) or 'none'} at most")
     return asks
@@ -308,6 +314,7 @@ class _Shape(NamedTuple):
     required: int  # so many of the first have no default
     unnamed: int  # so many of the first can be given by position alone
     keywords: Sequence[str]  # what must be given by name
+    known: Sequence[str] | None  # what can be given by name; `None`: anything
     varargs: bool
     asking: Sequence[bool] = ()  # which of the names ask for a context
     exact: int = -1  # so many it takes by position and no more, and needs nothing else
@@ -318,23 +325,25 @@ class _Shape(NamedTuple):
         return self.names[filled] if has_room and self.asking[filled] else ""
 
 
-_UNREAD = _Shape((), 0, 0, (), varargs=True)  # nothing is known
-_WRAPPER = _Shape((), 0, 0, (), varargs=True)  # nothing is known but what it wraps
+_UNREAD = _Shape((), 0, 0, (), None, varargs=True)  # nothing is known
+_WRAPPER = _Shape((), 0, 0, (), None, varargs=True)  # nothing is known but what it wraps
 
 
 def _shape_of_function(function: FunctionType, code: CodeType) -> tuple[Any, ...]:
-    count, names = code.co_argcount, code.co_varnames
-    keywords: Sequence[str] = ()
-    if code.co_kwonlyargcount:
-        defaults = function.__kwdefaults__ or _NO_NAMES
-        keywords = [name for name in names[count : count + code.co_kwonlyargcount] if name not in defaults]
+    count, unnamed, flags, names = code.co_argcount, code.co_posonlyargcount, code.co_flags, code.co_varnames
+    last, defaults = count + code.co_kwonlyargcount, function.__kwdefaults__ or _NO_NAMES
     required = count - len(function.__defaults__ or ())
-    return names[:count], required, code.co_posonlyargcount, keywords, code.co_flags & _VARARGS != 0
+    keywords = [name for name in names[count:last] if name not in defaults]
+    known = None if flags & inspect.CO_VARKEYWORDS else names[unnamed:last]
+    return names[:count], required, unnamed, keywords, known, flags & _VARARGS != 0
 
 
 def _shape_of_signature(signature: inspect.Signature) -> _Shape:
     parameters = signature.parameters.values()
-    varargs = any(each.kind is each.VAR_POSITIONAL for each in parameters)
+    kinds = [each.kind for each in parameters]
+    varargs = inspect.Parameter.VAR_POSITIONAL in kinds
+    by_name = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
+    takes_any = inspect.Parameter.VAR_KEYWORD in kinds
     keywords = [each.name for each in parameters if each.kind is each.KEYWORD_ONLY and each.default is each.empty]
     positional = [each for each in parameters if each.kind in (each.POSITIONAL_ONLY, each.POSITIONAL_OR_KEYWORD)]
     return _Shape(
@@ -342,6 +351,7 @@ def _shape_of_signature(signature: inspect.Signature) -> _Shape:
         sum(each.default is each.empty for each in positional),
         sum(each.kind is each.POSITIONAL_ONLY for each in positional),
         keywords,
+        None if takes_any else [each.name for each in parameters if each.kind in by_name],
         varargs,
         asking=[
             _asks(each.name, None if each.annotation is each.empty else each.annotation, _NO_NAMES)

@@ -1,10 +1,13 @@
 """The calling rule: the context comes first where the first parameter says so and there is room for it."""
 
+import collections
 import dataclasses
 import functools
 import gc
 import inspect
 import operator
+import os
+import random
 import sqlite3
 import sys
 import threading
@@ -604,3 +607,68 @@ def test_what_is_asked_is_not_compared_and_not_hashed():
     for fn in (Touchy(), Touchy().__call__, functools.partial(Touchy(), Touchy())):
         for _ in range(2):
             assert wants_context(fn, 1) is False
+
+
+def random_callable(rng):
+    """Any function, bound, filled in, or in another form; in words; and whether its first parameter asks."""
+    first = rng.choice(["ctx", "context", "_ctx", "resource", "a"])
+    names = [first, "b", "c", "d"][: rng.randrange(5)]
+    defaults = rng.randrange(len(names) + 1)
+    parameters = [f"{name}=0" if place >= defaults else name for place, name in enumerate(names)]
+    if parameters and rng.random() < 0.2:
+        parameters.insert(rng.randrange(1, len(parameters) + 1), "/")
+    star = rng.random()
+    if star < 0.2:
+        parameters.append("*args")
+    elif star < 0.4:
+        parameters.append("*")
+    if star < 0.4:
+        parameters += rng.sample(["k", "l=0"], rng.randrange(1, 3))
+    if rng.random() < 0.2:
+        parameters.append("**kw")
+    form = rng.choice(["function", "method", "class", "made by __new__", "object", "class method", "static method"])
+    before = "" if form in ("function", "static method") else "this, " if parameters else "this"
+    before += "/, " if before and "/" not in parameters and parameters and rng.random() < 0.1 else ""
+    line = f"def f({before}{', '.join(parameters)}): ..."
+    spaces = {}
+    exec(line, spaces)
+    f = spaces["f"]
+    made = {
+        "function": lambda: f,
+        "method": lambda: type("T", (), {"f": f})().f,
+        "class": lambda: type("T", (), {"__init__": f}),
+        "made by __new__": lambda: type("T", (), {"__new__": f}),
+        "object": lambda: type("T", (), {"__call__": f})(),
+        "class method": lambda: type("T", (), {"f": classmethod(f)}).f,
+        "static method": lambda: type("T", (), {"f": staticmethod(f)}).f,
+    }[form]()
+    text = f"{form}: {line}"
+    filled = 0
+    for _ in range(rng.randrange(3)):
+        args = [None] * rng.choice([0, 0, 1, 2])
+        named = dict.fromkeys(rng.sample([*names, "k", "l", "other"], rng.choice([0, 0, 1, 2])), 0)
+        made = functools.partial(made, *args, **named)
+        filled += len(args)
+        text += f", partial of {len(args)} and {list(named)}"
+    return made, text, (*names[filled:], "*")[0] in ("ctx", "context", "_ctx")
+
+
+def works(fn, arguments):
+    try:
+        fn(*[None] * arguments)
+    except TypeError:
+        return False
+    return True
+
+
+def test_any_callable_is_answered_as_a_call_of_it_would_end():
+    seed = int(os.environ.get("TASKER_STRESS_SEED", random.randrange(2**32)))
+    rng = random.Random(seed)
+    answers = collections.Counter()
+    for _ in range(3000):
+        fn, text, asks = random_callable(rng)
+        for given in (1, 2, 3):
+            right = CONTEXT if asks and works(fn, given + 1) else RESOURCE if works(fn, given) else NEITHER
+            assert answer(fn, given) == right, f"seed {seed}: {text}, given {given}"
+            answers[right] += 1
+    assert min(answers.values()) > 300, answers
