@@ -87,8 +87,6 @@ def main() -> None:
             worker_count=WORKERS,
             max_worker_count=WORKERS,  # writers wait for each other anyway
             check_health=unhealthy_on(sqlite3.ProgrammingError),
-            # run_task() works in the calling thread: none of its connections can be kept for another thread
-            resource_pool_size=0,
         )
         with TaskManager(config) as manager:
             for future in [manager.queue_task_async(deposit, 1) for _ in range(100)]:
@@ -106,7 +104,9 @@ def main() -> None:
             patient.result()
             print("after both writers:", manager.queue_task(balance))
 
-            print("run_task, in this thread:", manager.run_task(balance))  # at once, on a connection for this call
+            print(
+                "run_task, in this thread:", manager.run_task(balance)
+            )  # at once, on a connection of this thread's own
 
             # Tasks that find a broken connection run again on another: the worker closes it and makes a new one.
             all_here = threading.Barrier(WORKERS, timeout=BUSY_TIMEOUT)

@@ -100,7 +100,12 @@ class Engine(Generic[R]):
         )
         size = config.worker_count if config.resource_pool_size is None else config.resource_pool_size
         self.pool: ResourcePool[R] = ResourcePool(
-            config.name, size, self.site.create, self.user.destroy, self._wake_burst
+            config.name,
+            size,
+            self.site.create,
+            self.user.destroy,
+            self._wake_burst,
+            shared=config.resource_pool_size is not None or self.packs,  # a handle is bound to no thread
         )
         self.turns: Turns = Turns(config.name, config.run_task_limit)
         self.lifecycle: Lifecycle = Lifecycle(self, create_timeout, self._wake_burst, self._ensure_burst)
@@ -543,7 +548,10 @@ class Engine(Generic[R]):
 
     def stop(self, timeout: float | None) -> StopReport:
         limit = None if timeout is None else checks.patience("timeout", timeout)
-        self.lifecycle.request_stop()
+        try:
+            self.pool.clear_own()
+        finally:
+            self.lifecycle.request_stop()
         if not self.closing_needs_this_thread() and not self.lifecycle.wait(limit):
             return self.kill(KILL_TIMEOUT)
         return self.lifecycle.report()

@@ -190,7 +190,7 @@ class Lifecycle:
         if self._closing_since is None:
             self._closing_since = self._stepped_at
             parts.site.stopping()
-            parts.aside.run(*(partial(parts.user.destroy, resource) for resource in parts.pool.close()))
+            parts.aside.run(*(partial(parts.user.destroy_elsewhere, resource) for resource in parts.pool.close()))
         parts.crew.wake_all(parts.queue.idle)
         parts.queue.wake_submitters()
         parts.turns.heal()

@@ -1,4 +1,4 @@
-"""`Room`: the slots of a bounded queue, and the line of those that wait for one.
+"""`Room`: the slots of a bounded queue, or the turns in `run_task`, and the line of those that wait for one.
 
     new --there is room and no line--> has a slot
       '--> in the line --a slot is freed, and it is the first--> called --it comes--> has a slot

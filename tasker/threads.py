@@ -23,7 +23,7 @@ import os
 import sys
 import threading
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from typing import Any, TypeVar
 
 __all__ = [
@@ -33,10 +33,12 @@ __all__ = [
     "holds",
     "is_ours",
     "join_all",
+    "known_thread",
     "leave_child",
     "local_to_threads",
     "new_thread",
     "refuse_threads",
+    "still_known",
 ]
 
 T = TypeVar("T")
@@ -87,13 +89,13 @@ def refuse_threads() -> None:
     _refused = True
 
 
-def local_to_threads(kind: type[T]) -> T:
-    """An object of this kind, which takes no arguments, for each thread one of its own, be threads what they may now.
+def local_to_threads(kind: type[T], *arguments: object) -> T:
+    """An object of this kind, for each thread one of its own made with these arguments, be threads what they may now.
 
     The kind of an object is not `threading.local`, as gevent, say, replaces that when it makes threads greenlets."""
     bases: tuple[Any, ...] = (kind, threading.local)
     made: Any = type(kind.__name__, bases, {})
-    return made()  # type: ignore[no-any-return]
+    return made(*arguments)  # type: ignore[no-any-return]
 
 
 def greenlets() -> str:
@@ -109,6 +111,30 @@ def claim_thread() -> None:
     """The calling thread is one of tasker's from now on, although it was not made here: one such in a process."""
     global _claimed
     _claimed = threading.current_thread()
+
+
+def known_thread() -> threading.Thread | None:
+    """The calling thread, if it is one of `threading`'s."""
+    return _known().get(threading.get_ident())
+
+
+@contextlib.contextmanager
+def still_known(thread: threading.Thread | None) -> Generator[None]:
+    """For the last code of a thread, which `threading` has let go of. Without this, code that asks there who runs it
+    would get a dummy, which would be listed as alive from then on."""
+    known = _known()
+    if thread is None or threading.get_ident() in known:
+        yield
+        return
+    known[threading.get_ident()] = thread
+    try:
+        yield
+    finally:
+        known.pop(threading.get_ident(), None)
+
+
+def _known() -> dict[int, threading.Thread]:
+    return getattr(threading, "_active", {})
 
 
 def holds(lock: Any) -> bool:

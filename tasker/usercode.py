@@ -20,7 +20,7 @@ from tasker.handover import hand_on
 from tasker.health import takes_resource
 from tasker.logger import GuardedLogger, last_line_of
 from tasker.metrics import TaskLifecycleTimestamps, TaskMetrics
-from tasker.placement.base import Site
+from tasker.placement.base import Site, Threads
 from tasker.threads import leave_child
 from tasker.unrun import UNRUN, look_at, name_of, suspects
 from tasker.wrapping import wrapper
@@ -29,6 +29,10 @@ __all__ = ["Event", "UserCode"]
 
 R = TypeVar("R")
 _FUNCTIONS = 1000  # whose results are reported: some programs make functions without end
+_ELSEWHERE = (
+    " in another thread than the one that made the resource for run_task; if it is bound to that one, call stop() "
+    "there, let that thread end first, or keep none (resource_pool_size=0)"
+)
 Event = Literal["record_arrival", "record_completion", "record_failure", "record_retry"]
 
 
@@ -44,6 +48,7 @@ class UserCode(Generic[R]):
         self._name = config.name
         self._logger = logger
         self._collector = config.collector
+        self._may_be_bound = isinstance(config.placement, Threads)
         self._counting = threading.RLock()
         self.collects: bool = config.collector is not None
         self.judges: bool = config.check_health is not every_error_is_healthy
@@ -105,7 +110,11 @@ class UserCode(Generic[R]):
         finally:
             del reason  # its traceback may hold this frame
 
-    def destroy_held(self, held: deque[R], reason: BaseException | None = None) -> BaseException | None:
+    def destroy_elsewhere(self, resource: R) -> BaseException | None:
+        """As `destroy`, for an idle resource of `run_task` that another thread has made."""
+        return self.destroy_held(deque([resource]), hint=_ELSEWHERE if self._may_be_bound else "")
+
+    def destroy_held(self, held: deque[R], reason: BaseException | None = None, hint: str = "") -> BaseException | None:
         """As `destroy`, for a resource that lies in a deque, from which it is taken in the same step."""
         place = current.here.place
         outer = place.ending
@@ -124,7 +133,7 @@ class UserCode(Generic[R]):
                     interrupt = error
                 with self._counting:
                     self.destroy_errors += 1
-                self._logger.fault("warning", "%s: on_destroy raised", self._name, error=error)
+                self._logger.fault("warning", f"%s: on_destroy raised{hint}", self._name, error=error)
                 return interrupt
             except BaseException as second:  # if it got out of here, the resource would be destroyed a second time
                 return interrupt or second

@@ -468,13 +468,15 @@ def test_an_interrupt_after_a_resource_was_taken_hands_it_back(pool_of, factory)
 @pytest.mark.parametrize("closed", [False, True])
 @pytest.mark.skipif(sys.gettrace() is not None, reason="a debugger or a coverage tool traces this thread")
 @pytest.mark.parametrize("healthy", [True, False])
-def test_a_second_hand_back_completes_one_that_was_interrupted_anywhere(factory, emptied, healthy, closed):
+@pytest.mark.parametrize("shared", [True, False])
+@pytest.mark.usefixtures("no_collection")
+def test_a_second_hand_back_completes_one_that_was_interrupted_anywhere(factory, emptied, shared, healthy, closed):
     factory.any_thread = True
     moment, interrupted = 0, True
     while interrupted:
         moment += 1
         emptied.told = 0
-        pool = ResourcePool("pool", 1, factory.create, factory.destroy, emptied)
+        pool = ResourcePool("pool", 1, factory.create, factory.destroy, emptied, shared=shared)
         loan = pool.borrow()
         if closed:
             pool.close()
@@ -492,12 +494,14 @@ def test_a_second_hand_back_completes_one_that_was_interrupted_anywhere(factory,
 
 @pytest.mark.skipif(sys.gettrace() is not None, reason="a debugger or a coverage tool traces this thread")
 @pytest.mark.parametrize("state", ["idle", "empty", "down", "closed"])
-def test_a_borrowing_that_is_interrupted_anywhere_leaves_nothing_out(factory, emptied, state):
+@pytest.mark.parametrize("shared", [True, False])
+@pytest.mark.usefixtures("no_collection")
+def test_a_borrowing_that_is_interrupted_anywhere_leaves_nothing_out(factory, emptied, shared, state):
     factory.any_thread = True
     moment, interrupted = 0, True
     while interrupted:
         moment += 1
-        pool = ResourcePool("pool", 1, factory.create, factory.destroy, emptied)
+        pool = ResourcePool("pool", 1, factory.create, factory.destroy, emptied, shared=shared)
         if state == "idle":
             pool.fill()
         elif state == "closed":
@@ -533,3 +537,51 @@ def test_an_interrupt_at_the_entry_of_a_destruction_leaves_the_loan_to_the_secon
     assert (pool.out, emptied.told) == (1, 0)  # closing still waits for it
     pool.hand_back(loan, healthy=True)
     assert (pool.out, emptied.told) == (0, 1)
+
+
+# -- shelves -----------------------------------------------------------------------------------------------------------
+
+
+def destroyer(factory):
+    return lambda resource, reason: factory.destroy(resource)
+
+
+def test_a_thread_takes_from_its_own_shelf_alone(factory, emptied):
+    pool = ResourcePool("pool", 3, factory.create, destroyer(factory), emptied, shared=False)
+    mine = pool.borrow()
+    resource = mine.resource
+    pool.hand_back(mine, healthy=True)
+
+    def another():
+        loan = pool.borrow()
+        assert loan.resource is not resource
+        pool.hand_back(loan, healthy=True)
+        assert pool.available == 2
+        return loan.borrower
+
+    assert in_another_thread(another) != mine.borrower
+    again = pool.borrow()
+    assert again.resource is resource
+    pool.hand_back(again, healthy=True)
+    pool.clear_own()
+    assert (pool.available, pool.out, factory.live) == (0, 0, 0)
+    close(pool, factory)
+
+
+@pytest.mark.skipif(sys.gettrace() is not None, reason="a debugger or a coverage tool traces this thread")
+@pytest.mark.usefixtures("no_collection")
+def test_to_clear_a_shelf_is_completed_by_a_second_time_wherever_it_was_interrupted(factory, emptied):
+    moment, interrupted = 0, True
+    while interrupted:
+        moment += 1
+        pool = ResourcePool("pool", 2, factory.create, destroyer(factory), emptied, shared=False)
+        loans = [pool.borrow(), pool.borrow()]
+        for loan in loans:
+            pool.hand_back(loan, healthy=True)
+        with Interrupter(moment, everywhere=False) as interrupter, contextlib.suppress(KeyboardInterrupt):
+            pool.clear_own()
+        interrupted = interrupter.where is not None
+        assert pool.out == 0, interrupter.where
+        pool.clear_own()
+        assert (pool.available, factory.live) == (0, 0), interrupter.where
+    assert moment > 4, "no trace function was called"

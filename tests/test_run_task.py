@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
+import sqlite3
 import threading
+import weakref
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from tasker import ResourceCreationError, TaskManagerShutdownError
+from tasker import Config, ResourceCreationError, TaskManager, TaskManagerShutdownError
 from tasker.lifecycle import Lifecycle
 from tests.conftest import PATIENCE, Sick, eventually
+from tests.test_shutdown import run_python
 
 
 @pytest.fixture
@@ -210,6 +215,209 @@ def test_run_task_is_refused_as_soon_as_stop_has_been_called(make, monkeypatch):
     finally:
         noticed.set()
         manager.stop()
+
+
+# -- resources that are bound to their thread --------------------------------------------------------------------------
+
+
+@pytest.fixture
+def sqlite(log):
+    """`sqlite(**options)`: a manager of connections as `sqlite3` makes them, each for one thread."""
+
+    def make_sqlite(**options):
+        connections = []
+
+        def connect():
+            connections.append(sqlite3.connect(":memory:"))
+            return connections[-1]
+
+        options = {"worker_count": 4, "burst_interval": 0, "logger": log, **options}
+        manager = TaskManager(Config(on_create=connect, on_destroy=sqlite3.Connection.close, **options))
+        manager.connections = connections
+        return manager
+
+    return make_sqlite
+
+
+def select(connection):
+    return connection, *connection.execute("select 1").fetchone()
+
+
+def is_open(connection):
+    try:
+        connection.total_changes  # noqa: B018  # which any thread may ask for, of an open one
+    except sqlite3.ProgrammingError as error:
+        return "closed" not in str(error)
+    return True
+
+
+def test_sqlite_connections_serve_several_threads_and_the_main_thread_and_are_closed(sqlite, log):
+    with sqlite() as manager:
+        assert manager.wait_ready(PATIENCE)
+        barrier = threading.Barrier(3)
+
+        def calls():
+            barrier.wait(PATIENCE)
+            return [manager.run_task(select)[0] for _ in range(20)]
+
+        with ThreadPoolExecutor(3) as pool:
+            used = [future.result(PATIENCE) for future in [pool.submit(calls) for _ in range(3)]]
+        assert [len(set(connections)) for connections in used] == [1, 1, 1]  # kept, each for its own thread
+        assert manager.stats().available_resources == 0  # closed when their threads ended
+        mine = {manager.run_task(select)[0] for _ in range(20)}
+        assert len(mine) == manager.stats().available_resources == 1
+        report = manager.stop()
+    assert (report.drained, report.destroy_errors) == (True, 0)
+    assert log.loud() == []
+    assert not any(map(is_open, manager.connections))
+
+
+def test_a_thread_for_each_call_keeps_no_connection(sqlite, log):
+    with sqlite(worker_count=1) as manager:
+        pool = manager._engine.pool
+        shelves = len(pool._shelves)
+        for _ in range(10):
+            thread = threading.Thread(target=manager.run_task, args=(select,))
+            thread.start()
+            thread.join(PATIENCE)
+        assert (manager.stats().available_resources, pool.out, len(pool._shelves)) == (0, 0, shelves)
+        assert manager.stop().destroy_errors == 0
+    assert log.loud() == []
+
+
+def test_no_more_are_kept_than_the_size_and_a_thread_that_finds_none_makes_its_own(sqlite, log):
+    with sqlite(worker_count=2) as manager:
+        barrier = threading.Barrier(5)
+
+        def calls():
+            manager.run_task(select)
+            barrier.wait(PATIENCE)
+            for _ in range(5):
+                manager.run_task(select)
+            barrier.wait(PATIENCE)
+            barrier.wait(PATIENCE)
+
+        with ThreadPoolExecutor(4) as pool:
+            futures = [pool.submit(calls) for _ in range(4)]
+            for _ in range(2):
+                barrier.wait(PATIENCE)
+            assert manager.stats().available_resources == 2
+            barrier.wait(PATIENCE)
+        for future in futures:
+            future.result(PATIENCE)
+        assert manager.stop().destroy_errors == 0
+    assert log.loud() == []
+
+
+def test_what_a_thread_keeps_that_goes_on_is_destroyed_elsewhere_and_the_reason_is_told(sqlite, log):
+    release = threading.Event()
+    with ThreadPoolExecutor(1) as pool:
+        manager = sqlite()
+        pool.submit(manager.run_task, select).result(PATIENCE)
+        closed = pool.submit(lambda: release.wait(PATIENCE) and manager.connections[-1].close())
+        report = manager.stop()
+        release.set()
+        closed.result(PATIENCE)
+    assert (report.drained, report.destroy_errors) == (True, 1)
+    (said,) = log.loud()
+    assert "in another thread than the one that made the resource for run_task" in said
+    assert "resource_pool_size=0" in said
+
+
+def test_a_number_says_that_threads_may_share(pooled, factory):
+    manager = pooled(resource_pool_size=1)
+    with ThreadPoolExecutor(1) as pool:
+        assert pool.submit(manager.run_task, lambda resource: resource).result(PATIENCE) is factory.created[0]
+    assert manager.run_task(lambda resource: resource) is factory.created[0]
+    assert manager.stats().available_resources == 1
+
+
+def test_a_connection_that_breaks_is_destroyed_by_its_thread_and_the_next_one_kept(sqlite, log):
+    with sqlite(check_health=lambda error: False) as manager:
+        with pytest.raises(ZeroDivisionError):
+            manager.run_task(lambda connection: 1 / 0)
+        assert manager.stats().available_resources == 0
+        assert manager.run_task(select)[0] is manager.run_task(select)[0]
+        assert manager.stop().destroy_errors == 0
+    assert log.loud() == []
+
+
+def test_stopping_waits_for_a_thread_that_destroys_what_it_kept_as_it_ends(pooled, factory):
+    leaving, gate = threading.Event(), threading.Event()
+
+    def destroy(resource):
+        if threading.current_thread() is caller:  # to the last
+            leaving.set()
+            assert gate.wait(PATIENCE)
+        factory.destroy(resource)
+
+    manager = pooled(resource_pool_size=None, on_destroy=destroy)
+    caller = threading.Thread(target=manager.run_task, args=(lambda resource: None,))
+    caller.start()
+    assert leaving.wait(PATIENCE)
+    with ThreadPoolExecutor(1) as pool:
+        stopping = pool.submit(manager.stop)
+        eventually(manager._engine.is_stopping)
+        assert not stopping.done()
+        gate.set()
+        assert stopping.result(PATIENCE).drained
+    caller.join(PATIENCE)
+    assert factory.live == 0
+
+
+def test_a_thread_that_goes_on_keeps_neither_a_closed_manager_nor_a_resource():
+    class Thing:
+        pass
+
+    manager = TaskManager(Config(on_create=Thing, on_destroy=bool, worker_count=1))
+    thing = weakref.ref(manager.run_task(lambda resource: resource))
+    pool = weakref.ref(manager._engine.pool)
+    assert manager.stop().drained
+    assert thing() is None
+    del manager
+    gc.collect()
+    assert pool() is None
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
+def test_in_a_forked_child_what_other_threads_keep_is_left_to_the_parent():
+    done = run_python("""
+        import warnings
+        warnings.simplefilter("ignore", DeprecationWarning)
+        parent = os.getpid()
+
+        class Resource:
+            def __del__(self):
+                if os.getpid() != parent:
+                    print("freed by the child", flush=True)
+
+        def destroy(resource):
+            os.write(1, b"destroyed by its own\\n" if os.getpid() == parent else b"destroyed by the child\\n")
+
+        manager = TaskManager(Config(on_create=Resource, on_destroy=destroy, worker_count=2, burst_interval=0))
+        manager.wait_ready()
+        kept, gate = threading.Event(), threading.Event()
+
+        def keep():
+            manager.run_task(bool)
+            kept.set()
+            gate.wait()
+
+        thread = threading.Thread(target=keep)
+        thread.start()
+        kept.wait()
+        manager.run_task(bool)
+        child = os.fork()
+        if child == 0:
+            sys.exit(manager.stop().destroy_errors)
+        print("child", os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
+        gate.set()
+        thread.join()
+        print(manager.stats().available_resources, "left", flush=True)
+        manager.stop()
+    """)
+    assert done.stdout.splitlines() == ["child 0", "destroyed by its own", "1 left", *["destroyed by its own"] * 3]
+    assert (done.returncode, done.stderr) == (0, "")
 
 
 # -- interrupts ----------------------------------------------------------------------------------------------------

@@ -90,7 +90,7 @@ class ResourceFactory(Generic[R]):
     resources are `DummyResource`s. All methods may be called from any thread.
 
     `any_thread` says that a resource may be used and destroyed in another thread than the one that made it, as those of
-    `run_task` are where `resource_pool_size` is not 0."""
+    `run_task` are where `resource_pool_size` is a number."""
 
     @overload
     def __init__(self: ResourceFactory[DummyResource], *, any_thread: bool = False) -> None: ...

@@ -79,19 +79,22 @@ class BorrowHandBackAndClose(BorrowAndClose):
 
 
 def hand_back_that_looks_before_it_locks(self, loan, *, healthy):
-    keep = healthy and not self._closed and len(self._idle) < self._size
+    keep = healthy and not self._closed and self._kept < self._size
     with self._lock:
         self._loans.discard(loan)
         if keep:
-            self._idle.append(loan.resource)
+            self._kept += 1
+            self._here.shelf.append(loan.resource)
     if not keep:
         self._destroy(loan.resource)
 
 
 def close_without_the_lock(self):
-    idle = list(self._idle)
+    (shelf,) = self._shelves.values()
+    idle = list(shelf)
     self._closed = True
-    self._idle = []
+    self._kept = 0
+    shelf.clear()
     return idle
 
 
