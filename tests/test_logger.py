@@ -232,7 +232,9 @@ def fails(what):
 
 
 def unseen(make, **_):
-    make().submit(fails("here"))
+    manager = make()
+    manager.submit(fails("here"))
+    assert manager.join(PATIENCE)
     gc.collect()
 
 
