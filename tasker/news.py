@@ -28,7 +28,7 @@ class News:
 
     def started(self, base: int, most: int) -> None:
         """In the constructor's thread: workers are about to be hired."""
-        self._logger.info("%s: started with %d workers, at most %d", self._name, base, most)
+        self._logger.info("%s: started, workers: %d, at most: %d", self._name, base, most)
 
     def is_to_be_ready(self) -> bool:
         """Whether `ready` has not been called."""
@@ -40,17 +40,17 @@ class News:
             self._unready.pop()
         except IndexError:  # another worker was quicker
             return
-        self._logger.info("%s: ready, %d workers have resources", self._name, base)
+        self._logger.info("%s: ready, workers with resources: %d", self._name, base)
 
     # -- the burst thread ------------------------------------------------------------------------------------------
 
     def hired(self, count: int, workers: int) -> None:
         if count:
-            self._aside.info("%s: hired %d, %d workers now", self._name, count, workers)
+            self._aside.info("%s: hired: %d, workers now: %d", self._name, count, workers)
 
     def retired(self, count: int, workers: int) -> None:
         if count:
-            self._aside.info("%s: retired %d, %d workers stay", self._name, count, workers)
+            self._aside.info("%s: retired: %d, workers now: %d", self._name, count, workers)
 
     def look(self, *, whole: bool) -> None:
         """Tell which faults are over. `whole`: all workers have resources."""
@@ -58,7 +58,7 @@ class News:
             self._over(row, recovered=True)
 
     def closing(self, how: str, waiting: int, running: int) -> None:
-        self._aside.info("%s: %s, %d tasks wait and %d run", self._name, how, waiting, running)
+        self._aside.info("%s: %s, tasks waiting: %d, running: %d", self._name, how, waiting, running)
 
     def closed(self, report: StopReport, made_at: float, then: Callable[[], object]) -> bool:
         """Everything has ended. `made_at`: when a resource was made for the last time. Returns whether there is
@@ -70,8 +70,8 @@ class News:
             return False
 
         self._aside.info(
-            "%s: stopped (%s), %d tasks completed, %d failed, %d cancelled, %d never started, "
-            "%d errors of on_destroy, %d threads abandoned",
+            "%s: stopped (%s), tasks completed: %d, failed: %d, cancelled: %d, never started: %d, "
+            "errors of on_destroy: %d, threads abandoned: %d",
             self._name,
             "drained" if report.drained else "killed",
             report.completed,

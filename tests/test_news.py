@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import concurrent.futures
 import gc
 import logging
 import threading
+import time
 
 import pytest
 
 import tasker.recurring
 from tasker import TaskManager, ThreadPoolExecutor
-from tasker.logger import GuardedLogger
+from tasker.logger import GuardedLogger, ours
+from tasker.process import holds_lock
 from tests.conftest import PATIENCE, Log, Sick, eventually
 
 
@@ -29,11 +32,11 @@ def test_the_life_of_a_manager_is_told_as_info(make, log):
     assert isinstance(manager.submit(lambda resource: 1 / 0).exception(PATIENCE), ZeroDivisionError)
     manager.stop()
     assert infos(log) == [
-        "main: started with 2 workers, at most 3",
-        "main: ready, 2 workers have resources",
-        "main: stopping, 0 tasks wait and 0 run",
-        "main: stopped (drained), 1 tasks completed, 1 failed, 0 cancelled, 0 never started, "
-        "0 errors of on_destroy, 0 threads abandoned",
+        "main: started, workers: 2, at most: 3",
+        "main: ready, workers with resources: 2",
+        "main: stopping, tasks waiting: 0, running: 0",
+        "main: stopped (drained), tasks completed: 1, failed: 1, cancelled: 0, never started: 0, "
+        "errors of on_destroy: 0, threads abandoned: 0",
     ]
     assert log.loud() == []
 
@@ -55,10 +58,10 @@ def test_a_kill_is_told_also_when_it_overtakes_a_stop(make, log):
     eventually(lambda: any("stopping" in line for line in infos(log)))
     manager.kill(PATIENCE)
     assert infos(log)[-3:] == [
-        "main: stopping, 1 tasks wait and 1 run",
-        "main: being killed, 1 tasks wait and 1 run",
-        "main: stopped (killed), 1 tasks completed, 0 failed, 1 cancelled, 1 never started, "
-        "0 errors of on_destroy, 0 threads abandoned",
+        "main: stopping, tasks waiting: 1, running: 1",
+        "main: being killed, tasks waiting: 1, running: 1",
+        "main: stopped (killed), tasks completed: 1, failed: 0, cancelled: 1, never started: 1, "
+        "errors of on_destroy: 0, threads abandoned: 0",
     ]
     assert waiting.cancelled() or waiting.exception() is not None
 
@@ -103,15 +106,15 @@ def test_hiring_and_retiring_is_told(make, log):
     gate.set()
     assert all(future.result(PATIENCE) for future in futures)
     eventually(lambda: any(line.startswith("main: retired") for line in infos(log)))
-    assert all("workers now" in line for line in infos(log) if "hired" in line)
+    assert all("workers now: " in line for line in infos(log) if "hired" in line)
 
 
 def test_a_pool_that_hires_on_demand_is_told_too(caplog):
     with caplog.at_level(logging.INFO, "tasker"), ThreadPoolExecutor(2, "calls") as pool:
         assert pool.submit(int).result() == 0
     texts = [record.getMessage() for record in caplog.records]
-    assert texts[0] == "calls: started with 0 workers, at most 2"
-    assert "calls: stopped (drained), 1 tasks completed" in texts[-1]
+    assert texts[0] == "calls: started, workers: 0, at most: 2"
+    assert "calls: stopped (drained), tasks completed: 1" in texts[-1]
 
 
 def test_a_manager_that_was_forgotten_tells_its_end(factory, log):
@@ -251,6 +254,45 @@ def test_failures_that_nobody_looked_at_are_each_told(make, log):
     manager.stop()
     gc.collect()
     eventually(lambda: sum("nobody asked" in line for line in log.loud()) == 5)
+
+
+# -- threads and locks -----------------------------------------------------------------------------------------------
+
+
+def test_nothing_is_logged_under_a_lock_or_by_a_thread_that_serves_others(make, factory, short_pauses):
+    engines, wrong, told = [], [], set()
+
+    class Watching(Log):
+        def _keep(self, level, msg, args):
+            told.add(level)
+            name = threading.current_thread().name
+            if name.endswith(("-burst", "-timer")):
+                wrong.append((name, msg % args))
+            if engines and holds_lock(*engines[0]._own_parts(), ours.faults):
+                wrong.append(("a lock", msg % args))
+
+    factory.fail_next = [OSError("down")] * 3
+    options = {"on_destroy": lambda resource: (factory.destroy(resource), fails("on_destroy")())}
+    manager = make(logger=Watching(), worker_count=2, max_worker_count=6, burst_interval=0.01, **options)
+    engines.append(manager._engine)
+    assert manager.wait_ready(PATIENCE)
+    futures = [manager.submit((lambda resource: time.sleep(0.005)) if number % 5 else sick) for number in range(60)]
+    for future in futures:
+        future.add_done_callback(fails("callback"))
+    assert manager.run_task(lambda resource: 7) == 7
+    concurrent.futures.wait(futures, PATIENCE)
+    manager.submit(lambda ctx, resource: ctx.wait(PATIENCE))
+    manager.kill(PATIENCE)
+    assert wrong == []
+    assert told == {"debug", "info", "warning", "error"}
+
+
+def test_a_signal_handler_that_interrupts_the_counting_of_a_fault_does_not_wait_for_the_closing(make):
+    manager = make()
+    for faults in (manager._engine.logger.faults, ours.faults):
+        with faults._lock:
+            assert manager._engine.closing_needs_this_thread()
+    assert not manager._engine.closing_needs_this_thread()
 
 
 # -- loggers that do not listen --------------------------------------------------------------------------------------
