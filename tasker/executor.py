@@ -40,6 +40,7 @@ from tasker.future import DoneCallback, TaskFuture, new_task, task_made_of
 from tasker.interrupts import deliver_later
 from tasker.parking import Seat
 from tasker.standard import Standard, StandardParts
+from tasker.threads import leave_child
 from tasker.wrapping import Progress, users_traceback, wrapper
 
 __all__ = ["CallExecutor", "ManagerExecutor", "look"]
@@ -319,6 +320,7 @@ def _call_each(resource: Any, fn: Callable[..., Any], judged: bool, chunk: Progr
         except BaseException as error:
             if judged:
                 raise
+            leave_child(error)
             outcome = None, error.with_traceback(users_traceback(error.__traceback__))
         chunk.note(outcome)
         del outcome

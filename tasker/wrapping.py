@@ -11,6 +11,8 @@ from collections.abc import Callable, Sequence
 from types import CodeType, TracebackType
 from typing import Any, TypeVar
 
+from tasker.threads import leave_child
+
 __all__ = ["WRAPPERS", "Progress", "users_function", "users_traceback", "wrapper"]
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -56,7 +58,8 @@ class Progress:
         return self.left()[:1]
 
     def note(self, result: Any) -> None:
-        """A step has this result."""
+        """A step has this result. What it has forked goes no further."""
+        leave_child()
         if self.told is None:
             self.results.append(result)
         else:

@@ -142,6 +142,34 @@ def test_the_child_of_whatever_tasker_calls_ends_as_a_program_does(place, end):
     assert not any("CHILD" in line for line in lines)
 
 
+CHUNKS = {
+    "manager": "make().map(lambda r, first: step(first), [True, False], chunksize=2)",
+    "view": "make().executor().map(step, [True, False], chunksize=2)",
+    "drop-in": "tasker.threadpool.ThreadPoolExecutor(1).map(step, [True, False], chunksize=2)",
+}
+
+
+@pytest.mark.parametrize("end", ["sys.exit(3)", "returns", "raises"])
+@pytest.mark.parametrize("of", CHUNKS)
+def test_the_child_of_one_item_of_a_chunk_does_not_go_on_with_the_next(of, end):
+    does, status, stderr = ENDS[end]
+    lines = lines_of(
+        f"""
+    import tasker.threadpool
+    def step(first):
+        if first:
+            fork({does})
+        else:
+            note("next")
+    list({CHUNKS[of]})
+    """,
+        stderr=stderr,
+    )
+    assert f"status {status}" in lines
+    assert "next" in lines
+    assert "IN THE CHILD next" not in lines
+
+
 def test_a_child_may_make_a_manager_of_its_own_before_it_returns():
     lines = lines_of("""
     import logging
