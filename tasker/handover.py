@@ -24,9 +24,9 @@ def set_from(holder: object, name: str, give: Callable[[], object]) -> None:
     next(map(setattr, repeat(holder), repeat(name), map(call, repeat(give))))
 
 
-def hand_on(give: Callable[[], T], take: Callable[[T], object]) -> None:
+def hand_on(give: Callable[[], T], take: Callable[[T], object]) -> object:
     """`take(give())`."""
-    next(map(take, map(call, repeat(give))))
+    return next(map(take, map(call, repeat(give))))
 
 
 def do_both(first: Callable[[], object], second: Callable[[], object]) -> None:

@@ -29,6 +29,7 @@ from tasker.errors import TaskManagerShutdownError
 from tasker.guard import raise_interrupt
 from tasker.handover import set_from
 from tasker.threads import known_thread, local_to_threads, still_known
+from tasker.unrun import refuse
 
 __all__ = ["Loan", "ResourcePool"]
 
@@ -142,6 +143,11 @@ class ResourcePool(Generic[R]):
                         self._kept -= 1
             if loan.resource is _NONE and not closed:
                 set_from(loan, "resource", self._create)
+                try:
+                    refuse("on_create", loan.resource)
+                except TypeError:
+                    loan.resource = _NONE  # none, to be destroyed
+                    raise
         except BaseException:
             try:
                 self.hand_back(loan, healthy=True)

@@ -15,7 +15,7 @@ from typing import Any
 from tasker.errors import shown
 from tasker.wrapping import wrapper
 
-__all__ = ["UNRUN", "is_unentered", "look_at", "maker_kind", "name_of", "suspects"]
+__all__ = ["UNRUN", "is_unentered", "look_at", "maker_kind", "name_of", "refuse", "suspects"]
 
 _COROUTINE: type = CoroutineType
 UNRUN: frozenset[type] = frozenset((_COROUTINE, GeneratorType, AsyncGeneratorType))
@@ -66,15 +66,36 @@ def look_at(result: object, fn: Callable[..., Any], resource: object = None) -> 
     kind = type(result)
     if kind is not _COROUTINE:
         return "a generator" if kind in UNRUN else "its resource" if result is resource else ""
-    coroutine: Any = result
-    if inspect.getcoroutinestate(coroutine) != inspect.CORO_CREATED:
+    if not _close_unbegun(result):
         return ""  # somebody runs it
 
-    coroutine.close()  # or Python would warn that it was never awaited
     raise TypeError(
         f"task {shown(fn)} returned a coroutine, which nobody runs, as workers are threads: have it return "
         "asyncio.run(...) of that, or await manager.queue_task_async(a_plain_function) in the coroutine"
     )
+
+
+def refuse(hook: str, result: object) -> None:
+    """Raise `TypeError` if a hook has returned a coroutine that nobody has begun to run, and close it. A generator is
+    refused as well, but for `on_create`: it may be a resource."""
+    kind = type(result)
+    if kind not in UNRUN or (hook == "on_create" and kind is not _COROUTINE):
+        return
+    if kind is not _COROUTINE:
+        raise TypeError(f"{hook} returned a generator, which nobody runs: have it do the work itself")
+    if _close_unbegun(result):
+        raise TypeError(
+            f"{hook} returned a coroutine, which nobody runs, as workers are threads: have it return asyncio.run(...) "
+            "of that, or use a client that is not asynchronous"
+        )
+
+
+def _close_unbegun(coroutine: Any) -> bool:
+    """Close a coroutine if nobody has begun to run it, or Python would warn that it was never awaited."""
+    unbegun = inspect.getcoroutinestate(coroutine) == inspect.CORO_CREATED
+    if unbegun:
+        coroutine.close()
+    return unbegun
 
 
 def is_unentered(resource: Any) -> bool:

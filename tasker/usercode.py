@@ -22,7 +22,7 @@ from tasker.logger import GuardedLogger, last_line_of
 from tasker.metrics import TaskLifecycleTimestamps, TaskMetrics
 from tasker.placement.base import Site, Threads
 from tasker.threads import leave_child
-from tasker.unrun import UNRUN, look_at, name_of, suspects
+from tasker.unrun import UNRUN, look_at, name_of, refuse, suspects
 from tasker.wrapping import wrapper
 
 __all__ = ["Event", "UserCode"]
@@ -69,6 +69,11 @@ class UserCode(Generic[R]):
             hand_on(self._site.create, held.append)
         except BaseException as error:
             leave_child(error)
+            raise
+        try:
+            refuse("on_create", held[-1])
+        except TypeError:
+            held.clear()  # no resource, to be destroyed
             raise
         self.create_error = None
         self.suspects = suspects(held[-1])
@@ -122,7 +127,7 @@ class UserCode(Generic[R]):
             if reason is None and self.killed:
                 reason = TaskManagerKilledError(f"{self._name} was killed")
             place.ending = reason
-            hand_on(held.pop, self._site.destroy)
+            refuse("on_destroy", hand_on(held.pop, self._site.destroy))
         except BaseException as error:
             if held:
                 raise
@@ -182,7 +187,9 @@ class UserCode(Generic[R]):
         if not isinstance(error, Exception):
             return True  # SystemExit and its like say nothing about the resource
         try:
-            healthy = bool(self._judge(error, resource))
+            verdict = self._judge(error, resource)
+            refuse("check_health", verdict)
+            healthy = bool(verdict)
             leave_child()
             return healthy
         except BaseException as trouble:

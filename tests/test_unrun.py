@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import dataclasses
 import inspect
 import tempfile
 import threading
@@ -14,7 +15,7 @@ from unittest.mock import MagicMock
 import pytest
 
 import tasker.usercode
-from tasker import Config, TaskManager, ThreadPoolExecutor
+from tasker import Config, ResourceCreationError, TaskManager, ThreadPoolExecutor
 from tests.conftest import PATIENCE, Log, eventually
 
 
@@ -254,3 +255,76 @@ def test_a_logger_that_raises_costs_no_result_and_no_resource():
     with TaskManager(config) as manager:
         assert list(manager.queue_task(lambda resource: rows(resource, 5))) == [5]
         assert manager.stats().active_workers == 1
+
+
+# -- what hooks return ---------------------------------------------------------------------------------------------
+
+
+class AsyncClient:
+    """As its users would have it close."""
+
+    async def aclose(self):
+        pass
+
+    async def is_broken(self):
+        return True
+
+
+async def connect():
+    return AsyncClient()
+
+
+def test_a_coroutine_that_on_create_returns_is_no_resource(log):
+    config = Config(
+        on_create=lambda: connect(), on_destroy=lambda _: None, worker_count=1, logger=log, create_timeout=0.2
+    )
+    with TaskManager(config) as manager:
+        for run in (manager.queue_task, manager.run_task):
+            with pytest.raises(ResourceCreationError) as caught:
+                run(lambda resource: None)
+            assert isinstance(caught.value.__cause__, TypeError)
+            assert "on_create returned a coroutine" in str(caught.value.__cause__)
+            assert "asyncio.run" in str(caught.value.__cause__)
+    assert manager.stop().destroy_errors == 0
+    with pytest.raises(ResourceCreationError, match="while the run_task pool was filled"):
+        TaskManager(dataclasses.replace(config, resource_pool_size=2))
+
+
+@pytest.mark.parametrize(("destroy", "what"), [(AsyncClient.aclose, "a coroutine"), (rows, "a generator")])
+def test_what_on_destroy_returns_to_be_run_is_reported_as_what_it_raises(log, destroy, what):
+    config = Config(
+        on_create=AsyncClient,
+        on_destroy=lambda client: destroy(client),
+        worker_count=2,
+        resource_pool_size=1,
+        logger=log,
+    )
+    with TaskManager(config) as manager:
+        assert manager.wait_ready(PATIENCE)
+    assert manager.stop().destroy_errors == 3
+    assert any(f"on_destroy returned {what}" in line for line in log.loud())
+
+
+def test_a_health_check_that_returns_a_coroutine_is_one_that_raises(make, factory, log):
+    manager = make(worker_count=1, max_retries=0, check_health=lambda error: connect())
+    assert isinstance(manager.submit(lambda resource: 1 / 0).exception(PATIENCE), ZeroDivisionError)
+    assert manager.queue_task(lambda resource: resource.number) == 1
+    assert any("check_health returned a coroutine" in line for line in log.loud())
+
+
+def test_a_generator_may_be_a_resource():
+    def total():
+        sum = 0
+        while True:
+            sum += yield sum
+
+    def primed():
+        generator = total()
+        next(generator)
+        return generator
+
+    for create in (primed, lambda: total()):
+        config = Config(on_create=create, on_destroy=GeneratorType.close, worker_count=1)
+        with TaskManager(config) as manager:
+            assert manager.queue_task(lambda generator: generator.gi_frame is not None)
+        assert manager.stop().destroy_errors == 0

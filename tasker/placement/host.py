@@ -33,7 +33,7 @@ from tasker.placement import envelope, protocol
 from tasker.placement.envelope import Outcome, Verdict
 from tasker.placement.variables import set_variables
 from tasker.threads import claim_thread
-from tasker.unrun import UNRUN, is_unentered, look_at
+from tasker.unrun import UNRUN, is_unentered, look_at, refuse
 from tasker.wrapping import Progress, users_function, users_traceback, wrapper
 
 __all__ = ["Host"]
@@ -89,6 +89,7 @@ class Host:
     def _create(self) -> bool:
         create, self._on_destroy, self._check_health = self._unpacked("on_create", self._hooks, ())
         self.resource = create()
+        refuse("on_create", self.resource)
         return is_unentered(self.resource)
 
     @wrapper
@@ -96,7 +97,7 @@ class Host:
         if reason is not None:
             current.here.place.ending = self._imported(envelope.error_from, reason)
         try:
-            self._on_destroy(self.resource)
+            refuse("on_destroy", self._on_destroy(self.resource))
         finally:
             current.here.place.ending = None
 
@@ -190,7 +191,9 @@ class Host:
 
 @wrapper
 def _is_healthy(check: Callable[[Exception, Any], object], error: Exception, resource: Any) -> bool:
-    return bool(check(error, resource))
+    verdict = check(error, resource)
+    refuse("check_health", verdict)
+    return bool(verdict)
 
 
 def _context_of(values: list[bytes]) -> Context:
