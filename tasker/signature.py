@@ -216,7 +216,8 @@ def _excludes_contexts(annotation: Any) -> bool:
     kind = getattr(annotation, "__origin__", annotation)  # the dict of a `dict[str, int]`
     if not isinstance(kind, type) or getattr(kind, "_is_protocol", False):
         return False
-    return not any(kind is each for each in (*Context.__mro__, Any, UnionType, Union))  # which are classes, too
+    # which are classes, too; no generator, in whose end an interrupt would be lost
+    return not [each for each in (*Context.__mro__, Any, UnionType, Union) if each is kind]
 
 
 def _words_of(function: FunctionType, annotate: Any) -> Mapping[str, str]:
