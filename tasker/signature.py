@@ -71,12 +71,12 @@ def wants_context(fn: Callable[..., Any], given: int) -> bool:
     kind: type[object] = type(fn)  # pyright: ignore[reportUnknownVariableType]
     inner: Any = fn
     filled, named = 0, _NO_NAMES
-    if kind is MethodType:
-        inner, filled = inner.__func__, 1
-    elif kind is partial and _PLACEHOLDER is _NOTHING:
-        inner, filled, named = inner.func, len(inner.args), inner.keywords or _NO_NAMES
-    if type(inner) is not FunctionType:
-        if id(kind) not in _IN_C:
+    if kind is not FunctionType:
+        if kind is MethodType:
+            inner, filled = inner.__func__, 1
+        elif kind is partial and _PLACEHOLDER is _NOTHING:
+            inner, filled, named = inner.func, len(inner.args), inner.keywords or _NO_NAMES
+        if type(inner) is not FunctionType and id(kind) not in _IN_C:
             inner, filled, named = behind(fn)
         if type(inner) is not FunctionType:
             shape = _shape_of(inner)
@@ -90,9 +90,9 @@ def wants_context(fn: Callable[..., Any], given: int) -> bool:
     flags, most = code.co_flags, code.co_argcount - filled
     if flags & DEFERRED:
         raise _not_run(fn, kind_of_code(code))
-    if named is not _NO_NAMES and _leave_plain(code, inner, filled, named, given):
-        return False
-    if named is not _NO_NAMES or code.co_kwonlyargcount > len(inner.__kwdefaults__ or ()):
+    if named is not _NO_NAMES or code.co_kwonlyargcount:
+        if _leave_plain(code, inner, filled, named, given):
+            return False
         return _judge(fn, _shape_of_function(inner, code), filled, named, given)
     if flags & _VARARGS:
         asks = _first_asks(inner, code, filled) if most > 0 else bool(_says(fn, 0, given))
@@ -186,7 +186,7 @@ def _says(fn: Any, filled: int, given: int) -> str | None:
         own = fn.__dict__
     elif id(kind) not in _IN_C and (called := _called(fn)) is not None:
         said = _says(called, filled + 1, given)
-        if said is not None or isinstance(fn, type):
+        if said is not None or issubclass(kind, type):
             return said
         own = getattr(fn, "__dict__", _NO_NAMES)
     else:
