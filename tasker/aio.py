@@ -42,8 +42,6 @@ class Closing(Protocol):
 
     awaiting: list[Any]
 
-    def request_stop(self) -> None: ...
-
     def request_kill(self, timeout: float) -> None: ...
 
     def has_ended(self) -> bool: ...
@@ -271,14 +269,19 @@ class _Landing(Message):
 
 
 async def close(
-    lifecycle: Closing, kind: type[BaseException] | None, *, kill_timeout: float, from_inside: bool
+    lifecycle: Closing,
+    kind: type[BaseException] | None,
+    stop: Callable[[], None],
+    *,
+    kill_timeout: float,
+    from_inside: bool,
 ) -> None:
     """Stop, or kill where the block was left by an interrupt or a cancellation, and wait for the end unless that would
     be waiting for the caller itself. Cancelled while it waits it kills, and waits for the end of that."""
     if kind is not None and issubclass(kind, _KILLING):
         lifecycle.request_kill(kill_timeout)
     else:
-        lifecycle.request_stop()
+        stop()
     if from_inside:
         return
     cancelled: BaseException | None = None

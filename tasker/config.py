@@ -90,10 +90,11 @@ class Config(Generic[R]):
     """Seconds without any worker holding a resource after which queued tasks fail with `ResourceCreationError`."""
     resource_pool_size: int | None = None
     """Resources kept for `run_task`. `None`: up to `worker_count`, each for the thread that made it, which may be the
-    only one that can use it (sqlite3, Playwright) and destroys it: when the thread ends or calls `stop()`. Those of
-    threads that do neither before the manager closes are destroyed by another. A number: made by the constructor and
-    shared by all threads, for resources that any thread can use (most database connections). 0: none is kept; each call
-    makes, uses and destroys one in the calling thread. Resources elsewhere (`placement`) are always shared."""
+    only one that can use it (sqlite3, Playwright) and destroys it: when the thread ends or stops the manager, the main
+    thread at interpreter exit too. What the manager has to close for other threads, or when it is killed, another
+    destroys. A number: made by the constructor and shared by all threads, for resources that any thread can use (most
+    database connections). 0: none is kept; each call makes, uses and destroys one in the calling thread. Resources
+    elsewhere (`placement`) are always shared."""
     run_task_limit: int | None = None
     """Most callers of `run_task` at once, and so most resources that they use; others wait for their turn in the order
     in which they came. A `run_task` inside of another counts, too. `None`: no limit."""

@@ -548,13 +548,17 @@ class Engine(Generic[R]):
 
     def stop(self, timeout: float | None) -> StopReport:
         limit = None if timeout is None else checks.patience("timeout", timeout)
+        self.begin_stop()
+        if not self.closing_needs_this_thread() and not self.lifecycle.wait(limit):
+            return self.kill(KILL_TIMEOUT)
+        return self.lifecycle.report()
+
+    def begin_stop(self) -> None:
+        """Begin to stop. What this thread keeps for `run_task` is destroyed here, first."""
         try:
             self.pool.clear_own()
         finally:
             self.lifecycle.request_stop()
-        if not self.closing_needs_this_thread() and not self.lifecycle.wait(limit):
-            return self.kill(KILL_TIMEOUT)
-        return self.lifecycle.report()
 
     def kill(self, timeout: float) -> StopReport:
         self.lifecycle.request_kill(checks.seconds("timeout", timeout))

@@ -383,7 +383,7 @@ class TaskManager(Generic[R]):
 
         engine = self._engine
         inside = engine.closing_needs_this_thread()
-        await aio.close(engine.lifecycle, kind, kill_timeout=KILL_TIMEOUT, from_inside=inside)
+        await aio.close(engine.lifecycle, kind, engine.begin_stop, kill_timeout=KILL_TIMEOUT, from_inside=inside)
 
     # -- waiting ---------------------------------------------------------------------------------------------------
 

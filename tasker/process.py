@@ -48,6 +48,8 @@ class Watched(Protocol):
     exiting: bool
     finishes_at_exit: bool
 
+    def begin_stop(self) -> None: ...
+
     def unfinished(self) -> list[Any]: ...
 
     def start_afresh_in_child(self, unfinished: list[Any]) -> None: ...
@@ -111,9 +113,13 @@ def _all_watched() -> list[Watched]:
 def _close_all_at_exit() -> None:
     """Drain all managers for a while, then kill what is left. No thread can be started here any more."""
     engines = _all_watched()
-    for engine in engines:
-        engine.exiting = True
-        engine.lifecycle.request_stop()
+    try:
+        for engine in engines:
+            engine.exiting = True
+            engine.begin_stop()
+    finally:  # also after a Ctrl-C in an on_destroy
+        for engine in engines:
+            engine.lifecycle.request_stop()
     deadline = monotonic() + EXIT_TIMEOUT
     for engine in engines:
         if not engine.lifecycle.wait(max(0.0, deadline - monotonic())):

@@ -324,6 +324,36 @@ def test_what_a_thread_keeps_that_goes_on_is_destroyed_elsewhere_and_the_reason_
     assert "resource_pool_size=0" in said
 
 
+@pytest.mark.parametrize("end", ["with", "async with", "exit"])
+def test_a_thread_destroys_its_own_however_it_stops_the_manager(end):
+    done = run_python(f"""
+        import asyncio, sqlite3
+        config = Config(
+            on_create=lambda: sqlite3.connect(":memory:"), on_destroy=sqlite3.Connection.close, worker_count=1)
+
+        def select(connection):
+            return connection.execute("select 1").fetchone()
+
+        async def main():
+            async with TaskManager(config) as manager:
+                print(manager.run_task(select))
+            print(manager.stop().destroy_errors)
+
+        end = "{end}"
+        if end == "async with":
+            asyncio.run(main())
+        elif end == "with":
+            with TaskManager(config) as manager:
+                print(manager.run_task(select))
+            print(manager.stop().destroy_errors)
+        else:
+            manager = TaskManager(config)
+            print(manager.run_task(select))
+            print(0)
+    """)
+    assert (done.returncode, done.stderr, done.stdout.splitlines()) == (0, "", ["(1,)", "0"])
+
+
 def test_a_number_says_that_threads_may_share(pooled, factory):
     manager = pooled(resource_pool_size=1)
     with ThreadPoolExecutor(1) as pool:
