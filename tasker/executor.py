@@ -54,7 +54,7 @@ _AFTER_SHUTDOWN = "cannot schedule new futures after shutdown"
 class CallExecutor(StandardParts):
     """An executor whose calls are tasks. Subclasses say how a task is accepted, and close."""
 
-    _accept_task: Callable[..., TaskFuture[Any]]
+    _accept_task: Callable[..., TaskFuture[Any]]  # given what runs it, its arguments, and what makes its future
     _judges = True  # whether what a call raises may break a resource, and so has to reach the worker
 
     def submit(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Future[T]:
@@ -67,7 +67,7 @@ class CallExecutor(StandardParts):
             _check_function(fn)
         if Standard.submit is not _plain and self._is_instrumented():
             return super().submit(fn, *args, **kwargs)
-        return self._accept_task(_call, (fn, args, kwargs))
+        return self._accept_task(_call, (fn, args, kwargs), new_task)
 
     def map(
         self,
@@ -123,12 +123,12 @@ class CallExecutor(StandardParts):
 
     def _submit_each(self, fn: Callable[..., T], items: Iterable[tuple[Any, ...]]) -> Iterator[TaskFuture[T]]:
         for args in items:
-            yield self._accept_task(_call, (fn, args, None))
+            yield self._accept_task(_call, (fn, args, None), new_task)
 
     def _submit_chunks(self, fn: Callable[..., Any], items: Iterator[tuple[Any, ...]], size: int) -> Iterator[_Chunk]:
         while calls := tuple(islice(items, size)):
             chunk = _Chunk(calls)
-            chunk.future = self._accept_task(_call_each, (fn, self._judges, chunk))
+            chunk.future = self._accept_task(_call_each, (fn, self._judges, chunk), new_task)
             yield chunk
 
     def __exit__(
@@ -189,7 +189,7 @@ class ManagerExecutor(CallExecutor):
         self,
         call: Callable[..., Any],
         args: tuple[Any, ...],
-        make: Callable[..., TaskFuture[Any]] = new_task,
+        make: Callable[..., TaskFuture[Any]],
     ) -> TaskFuture[Any]:
         done = DoneCallback(self._done)
         future: Any = None

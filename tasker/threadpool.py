@@ -29,7 +29,7 @@ from tasker.config import Config
 from tasker.engine import Engine
 from tasker.errors import ContextCancelledError
 from tasker.executor import CallExecutor, look
-from tasker.future import TaskFuture, new_task
+from tasker.future import TaskFuture
 from tasker.interrupts import deliver_later
 from tasker.queue import TaskQueue
 from tasker.scaling import Limits
@@ -170,7 +170,7 @@ class OnDemandEngine(Engine[None]):
         self,
         call: Callable[..., Any],
         args: tuple[Any, ...],
-        make: Callable[..., TaskFuture[Any]] = new_task,
+        make: Callable[..., TaskFuture[Any]],
     ) -> TaskFuture[Any]:
         """`submit` and `TaskQueue.put` in one, without what an executor does not ask for. Wakes or hires a worker."""
         queue = self.queue
@@ -313,7 +313,7 @@ def _adjust_and_accept(
     executor: weakref.ref[ThreadPoolExecutor],
     call: Callable[..., Any],
     args: tuple[Any, ...],
-    make: Callable[..., TaskFuture[Any]] = new_task,
+    make: Callable[..., TaskFuture[Any]],
 ) -> TaskFuture[Any]:
     """Accept a task of an executor whose class has an `_adjust_thread_count` of its own."""
     pool: Any = executor()
