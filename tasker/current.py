@@ -10,7 +10,7 @@ import threading
 from collections.abc import Callable
 from typing import Any, Protocol
 
-from tasker import guard
+from tasker import guard, timer
 from tasker.context import Context
 from tasker.threads import local_to_threads
 
@@ -63,11 +63,13 @@ here: _Here = local_to_threads(_Here)
 
 def renew() -> None:
     """Called before a manager makes its threads. If those are greenlets by now (gevent was told so after tasker was
-    imported), what is local to threads of the system is shared by all of them, and has to be made again."""
+    imported), what is local to threads of the system is shared by all of them, and has to be made again. So has what
+    starts threads, if it is a thread of the system."""
     global here
     if not isinstance(here, threading.local):
         here = local_to_threads(_Here)
         guard.here = local_to_threads(guard.Here)
+        timer.start_afresh()
 
 
 def current_worker() -> OnWorker | None:

@@ -228,7 +228,6 @@ class _Begun(threading.Event):
     to it (or to a thread that is gone and had the same number) or for want of memory: it never begins, and
     `Thread.start` would wait for ever. That it has ended shows in what it was to call: nothing holds that any more."""
 
-    _cond: Any
     _over: weakref.ref[Any] | None = None
 
     def end_with(self, entrance: Callable[[], object]) -> None:
@@ -244,8 +243,10 @@ class _Begun(threading.Event):
         return True
 
     def _wake(self, _: object) -> None:
-        with self._cond:
-            self._cond.notify_all()
+        condition = getattr(self, "_cond", None)
+        if condition is not None:  # gevent's event has none: there it is looked at in a moment
+            with condition:
+                condition.notify_all()
 
 
 def _note_stray() -> None:

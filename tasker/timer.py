@@ -51,6 +51,7 @@ __all__ = [
     "look_after_aside",
     "now",
     "runs",
+    "start_afresh",
 ]
 
 TRIES = 10  # of what fires and fails
@@ -308,12 +309,15 @@ def end() -> None:
     aside.run_here()
 
 
-def _start_afresh() -> None:
-    """In a forked child: the threads are not there, and their locks may be held by nobody."""
+def start_afresh() -> None:
+    """Have another thread see to the deadlines that are set from now on.
+
+    In a forked child the one before is not there, and its lock may be held by nobody. Where threads are greenlets by
+    now, a thread of the system could start none."""
     global _timer, aside
     _timer = _Timer()
     aside = Aside("tasker-context", ours)
 
 
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_start_afresh)
+    os.register_at_fork(after_in_child=start_afresh)

@@ -16,6 +16,7 @@ import pytest
 import tasker.current
 import tasker.future
 import tasker.guard
+import tasker.timer
 from tasker import ThreadPoolExecutor, background, current_resource, with_cancel
 from tasker.process import holds_lock, new_locks
 from tasker.threads import _Thread, new_thread
@@ -146,16 +147,18 @@ def test_a_lock_is_known_by_what_it_can_do():
 def test_what_is_local_to_threads_is_so_to_what_threads_are_now(make, monkeypatch):
     monkeypatch.setattr(tasker.current, "here", tasker.current.here)
     monkeypatch.setattr(tasker.guard, "here", tasker.guard.here)
+    monkeypatch.setattr(tasker.timer, "aside", tasker.timer.aside)
+    monkeypatch.setattr(tasker.timer, "_timer", tasker.timer._timer)
     monkeypatch.setattr(threading, "local", _threading_local.local)
     manager = make(worker_count=1)
     assert isinstance(tasker.current.here, _threading_local.local)
     assert isinstance(tasker.guard.here, _threading_local.local)
-    here = tasker.current.here
+    here, timer = tasker.current.here, tasker.timer._timer
     assert manager.queue_task(lambda resource: current_resource() is resource)
     with pytest.raises(RuntimeError, match="outside of a task"):
         current_resource()
     make(worker_count=1)
-    assert tasker.current.here is here  # as long as threads are what they were
+    assert (tasker.current.here, tasker.timer._timer) == (here, timer)  # as long as threads are what they were
 
 
 def test_a_thread_is_what_threads_are_now(monkeypatch):

@@ -257,7 +257,7 @@ def test_signal_handlers_may_set_and_clear_deadlines_at_any_moment(timer):
 def test_a_forked_child_begins_with_an_empty_timer(monkeypatch):
     before = tasker.timer._timer
     monkeypatch.setattr(tasker.timer, "_timer", before)  # put back at the end
-    tasker.timer._start_afresh()
+    tasker.timer.start_afresh()
     assert tasker.timer._timer is not before
     assert tasker.timer._timer.waiting() == 0
     assert tasker.timer._timer._thread is None

@@ -62,6 +62,18 @@ LIMITS = """
     except TimeoutError:
         assert manager.kill(0.05).abandoned == ("tasker-worker-1",)
 """
+TIMER = """
+    from tasker import *
+    with_timeout(background(), 0.01).wait()  # by a thread of the system
+"""
+CALLBACKS = """
+    with TaskManager(config()) as manager:
+        called = threading.Event()
+        future = manager.submit(lambda ctx, resource: ctx.wait(), timeout=0.05)
+        future.add_done_callback(lambda future: time.sleep(0.01) or called.set())
+        assert isinstance(future.exception(), TaskTimeoutError)
+        assert called.wait(10)
+"""
 LEFT_OPEN = """
     manager, pool = TaskManager(config()), ThreadPoolExecutor(2)
     for number in range(9):

@@ -58,6 +58,10 @@ def test_timeouts_pass_and_what_does_not_listen_is_given_up(patch):
     run(patch, greenlets.BEGIN, SOON, greenlets.LIMITS)
 
 
+def test_a_timer_of_before_does_not_keep_callbacks_from_running():
+    run(greenlets.TIMER, LATE, greenlets.BEGIN, SOON, greenlets.CALLBACKS)
+
+
 @patched
 def test_what_is_left_open_closes_as_the_program_ends(patch):
     assert run(patch, greenlets.BEGIN, SOON, greenlets.LEFT_OPEN) == 18 * "."
