@@ -14,7 +14,7 @@ from typing import Any, Generic, Literal, TypeVar
 
 from tasker import current
 from tasker.config import Config, every_error_is_healthy
-from tasker.errors import TaskManagerKilledError, shown
+from tasker.errors import TaskManagerKilledError, WorkerLostError, shown
 from tasker.guard import is_interrupt, pass_on
 from tasker.handover import hand_on
 from tasker.health import takes_resource
@@ -100,7 +100,9 @@ class UserCode(Generic[R]):
 
     def broke(self, owner: str, error: BaseException, *, early: bool) -> None:
         """A resource was broken by this error. `early`: before it had done a task well, as one before it."""
-        if early:
+        if isinstance(error, WorkerLostError):
+            self._logger.outage("%s: the resource is lost and is replaced", owner, error=error)
+        elif early:
             self._logger.outage("%s: resources break before they have done a task, pausing", self._name, error=error)
         else:
             self._logger.info("%s: the resource is broken and is replaced", owner, error=error)

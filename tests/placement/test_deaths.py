@@ -88,6 +88,20 @@ def test_a_once_task_whose_child_is_killed_ran_once(make, journal, gate):
     assert manager.queue_task(hooks.square, 6) == 36
 
 
+def test_children_that_are_lost_at_work_are_one_outage(make, log):
+    manager = make(worker_count=2, max_retries=0)
+    for _ in range(4):
+        assert manager.queue_task(hooks.square, 6) == 36  # so it was not the resource's first use
+        assert type(manager.submit(perils.die, signal.SIGKILL).exception(PATIENCE)) is WorkerLostError
+    until(log.loud, "the warning")
+    manager.stop()
+    lost, *end = log.loud()
+    assert "-worker-" in lost
+    assert ": the resource is lost and is replaced: tasker.errors.WorkerLostError: " in lost
+    assert len(end) == 1
+    assert " after 4 failures in " in end[0]
+
+
 def test_a_once_task_that_was_never_sent_is_tried_on_another_child(make, monkeypatch):
     manager = make()
     first = manager.queue_task(hooks.process_of)
@@ -273,7 +287,7 @@ def test_a_death_is_noticed_though_a_grandchild_holds_the_connection(make, log):
         second, process = manager.queue_task(perils.start_heir)
         try:
             kill(process)  # while it is idle
-            until(lambda: any(f"lost an idle resource, <process {process} " in line for line in log.loud()), "the news")
+            until(lambda: log.telling(of=f"lost an idle resource, <process {process} "), "the news")
             assert manager.queue_task(hooks.square, 6) == 36
         finally:
             kill(second)
