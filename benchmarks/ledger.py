@@ -142,12 +142,11 @@ class Ledger:
         self.engine = engine
 
     def noting_chunks(self, submit: Callable[..., TaskFuture[Any]]) -> Callable[..., TaskFuture[Any]]:
-        """As `submit`; keeps the futures of `map()`, which nobody else sees."""
+        """As `submit`, which is that of `map()`; keeps its futures, which nobody else sees."""
 
-        def noting(fn: Any, args: tuple[Any, ...], *others: Any) -> TaskFuture[Any]:
-            future = submit(fn, args, *others)
-            if not isinstance(args[0], Job) or args[0].form == "mapped":
-                self.chunks.append(future)
+        def noting(*arguments: Any) -> TaskFuture[Any]:
+            future = submit(*arguments)
+            self.chunks.append(future)
             return future
 
         return noting

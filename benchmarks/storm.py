@@ -97,7 +97,7 @@ class Storm:
             return None
         engine = manager._engine
         self.ledger.watch(engine)
-        manager._submit = self.ledger.noting_chunks(manager._submit)
+        manager._submit_asked = self.ledger.noting_chunks(manager._submit_asked)
         trip(self.chaos, engine.crew, "heal")
         trip(self.chaos, engine.figures, "sample")
         acts = None if self._folder is None else ActsThere(self._chaos_there(), self._journal())

@@ -52,7 +52,7 @@ class TaskManager(Generic[R]):
         if not isinstance(config, Config):
             raise ConfigError(f"config must be a Config, not {shown(config)}")
         self._engine: Engine[R] = new_engine(config)
-        self._submit = self._engine.submit
+        self._submit, self._submit_asked = self._engine.submit, self._engine.submit_asked
         # the threads hold the engine and not this object, so it can be collected while they run
         weakref.finalize(self, self._engine.lifecycle.request_stop).atexit = False
 
@@ -256,7 +256,7 @@ class TaskManager(Generic[R]):
         return new_stream(plan, items)
 
     def _plan(self, fn: Callable[..., Any], **arguments: Any) -> Plan:
-        return new_plan(self, self._engine.submit_asked, self._engine.crew.most, fn, **arguments)
+        return new_plan(self, self._submit_asked, self._engine.crew.most, fn, **arguments)
 
     def executor(self) -> ManagerExecutor:
         """A `ThreadPoolExecutor` on these workers, for code that wants one: it calls `fn(*args, **kwargs)`.
