@@ -192,7 +192,8 @@ class Log:
         self._chaos.block("the logger", 0.02)
         self._chaos.raise_in("the logger", 0.05)
         text = msg % args
-        if "lost to an error" in text or ("the burst thread met" in text and "Tripped" not in text):
+        met_an_error = "the burst thread met" in text and not text.endswith("that is over")
+        if "lost to an error" in text or (met_an_error and "Tripped" not in text):
             self._ledger.broken(text)
 
     info = warning = error = debug
