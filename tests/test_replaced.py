@@ -87,7 +87,8 @@ def test_the_drop_in_works_although_locks_are_of_another_type(traced):
         assert executor.submit(pow, 2, 3).result() == 8
 
 
-def test_an_error_as_a_sleeper_is_woken_leaves_none_asleep(make, monkeypatch):
+@pytest.mark.parametrize("end", ["by its worker", "by cancel", "by its timeout", "by kill"])
+def test_an_error_as_a_sleeper_is_woken_leaves_none_asleep(make, monkeypatch, end):
     """The first wake-up of each fails, as it may for want of memory."""
 
     class Failing(Traced):
@@ -104,17 +105,32 @@ def test_an_error_as_a_sleeper_is_woken_leaves_none_asleep(make, monkeypatch):
         sleeper.acquire()
         return sleeper
 
+    def wait():
+        try:
+            future.result()
+        finally:
+            woken.append(future.done())
+
     monkeypatch.setattr(tasker.future, "new_sleeper", new_sleeper)
+    monkeypatch.setattr(threading, "excepthook", lambda _: None)
     manager = make(worker_count=1, max_worker_count=1)
     gate, woken = threading.Event(), []
-    future = manager.submit(lambda _: gate.wait(PATIENCE))
-    waiters = [threading.Thread(target=lambda: woken.append(future.result())) for _ in range(3)]
+    manager.submit(lambda _: gate.wait(PATIENCE))
+    future = manager.submit(lambda _: True, timeout=0.1 if end == "by its timeout" else None)
+    waiters = [threading.Thread(target=wait) for _ in range(3)]
     for waiter in waiters:
         waiter.start()
-    eventually(lambda: len(future._waiting) == 3, "the sleepers")
-    gate.set()
+    eventually(lambda: future.done() or len(future._waiting) >= 3, "the sleepers")
+    if end == "by its worker":
+        gate.set()
+    elif end == "by cancel":
+        with pytest.raises(MemoryError):
+            future.cancel()
+    elif end == "by kill":
+        manager._engine.lifecycle.request_kill(PATIENCE)
     for waiter in waiters:
         waiter.join(PATIENCE)
+    gate.set()
     assert woken == [True] * 3
 
 
