@@ -139,10 +139,10 @@ def test_a_wrong_option_is_one_line_and_status_2(arguments, words, capsys):
             from random import random
             from tasker.usercode import UserCode
             destroy = UserCode.destroy
-            def perhaps_twice(user, resource):
-                destroy(user, resource)
+            def perhaps_twice(user, resource, reason=None):
                 if random() < 0.1:
-                    destroy(user, resource)
+                    destroy(user, resource, reason)
+                return destroy(user, resource, reason)
             UserCode.destroy = perhaps_twice
             """,
             "destroyed twice",
