@@ -232,6 +232,7 @@ class Worker(Generic[R]):
         collects, may_retry = terms.user.collects, terms.may_retry
         durations = shard.durations
         suspect = suspects(resource)
+        usual: Any = None  # the type of the last result that was looked at: the next is of the same, most often
         now = 0.0  # when the last task ended, which is when the next one starts if nothing of the user's ran in between
         fn: Any  # never None in a task that was started; saying so to a type checker would cost time here
         args: Any
@@ -274,8 +275,11 @@ class Worker(Generic[R]):
                     result = fn(resource, *args)
                 else:
                     result = fn(resource)
-                if result is not None and type(result) in suspect:
-                    self.look_at_result(result, fn, args)
+                if (kind := type(result)) is not usual:
+                    if kind in suspect:
+                        self.look_at_result(result, fn, args)
+                    else:
+                        usual = kind
             except BaseException as error:
                 now = 0.0
                 result = None

@@ -328,3 +328,17 @@ def test_a_generator_may_be_a_resource():
         with TaskManager(config) as manager:
             assert manager.queue_task(lambda generator: generator.gi_frame is not None)
         assert manager.stop().destroy_errors == 0
+
+
+def test_results_of_all_types_are_looked_at_in_whichever_order_they_come(make, log):
+    manager = make(worker_count=1)
+    made = iter([1, "text", None, 2, fetch, None, fetch, fetch, rows, 3, rows])
+
+    def task(resource):
+        value = next(made)
+        return value(resource) if callable(value) else value
+
+    futures = [manager.submit(task) for _ in range(11)]
+    kinds = [type(future.exception(PATIENCE)) for future in futures]
+    assert [place for place, kind in enumerate(kinds) if kind is TypeError] == [4, 6, 7]
+    assert len(log.loud()) == 1

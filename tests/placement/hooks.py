@@ -403,6 +403,18 @@ def fetch_later(resource: object) -> Any:
     return fetch(resource)
 
 
+async def aclose(resource: object) -> None:
+    pass
+
+
+def close_later(resource: object) -> Any:
+    return aclose(resource)
+
+
+def connect_later() -> Any:
+    return fetch(None)
+
+
 def fetch_at_two(resource: object, number: int) -> Any:
     return fetch(resource) if number == 2 else number
 

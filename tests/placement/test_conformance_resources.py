@@ -79,6 +79,18 @@ def test_an_on_create_that_returns_a_context_manager_which_nobody_has_entered_is
     assert "Config.from_context_manager" in told
 
 
+def test_a_hook_that_returns_a_coroutine_has_failed(make, log, capfd):
+    manager = make(on_create=dict, on_destroy=hooks.close_later)
+    assert manager.wait_ready(PATIENCE)
+    assert manager.stop().destroy_errors == 1
+    assert any("on_destroy returned a coroutine" in line for line in log.loud())
+
+    manager = make(on_create=hooks.connect_later, on_destroy=hooks.call_nothing)
+    until(lambda: any("on_create returned a coroutine" in line for line in log.loud()), "the failure")
+    manager.kill()
+    assert "never awaited" not in capfd.readouterr().err
+
+
 def test_after_the_last_attempt_its_error_is_the_outcome(make, journal):
     manager = make(max_retries=1)
     future = manager.submit(hooks.sick_at_first, 99)
