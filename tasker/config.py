@@ -97,7 +97,8 @@ class Config(Generic[R]):
     elsewhere (`placement`) are always shared."""
     run_task_limit: int | None = None
     """Most callers of `run_task` at once, and so most resources that they use; others wait for their turn in the order
-    in which they came. A `run_task` inside of another counts, too. `None`: no limit."""
+    in which they came. A `run_task` inside of another counts, too. Idle resources that are kept for other threads come
+    on top; where `resource_pool_size` is a number there are never more than the greater of both. `None`: no limit."""
     logger: Logger = field(default_factory=lambda: logging.getLogger("tasker"))
     """Where the manager's life is told as info, and failures that nobody else would see as warnings and errors; any
     standard logger fits. The README says what is logged."""
