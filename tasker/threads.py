@@ -244,9 +244,13 @@ class _Begun(threading.Event):
 
     def _wake(self, _: object) -> None:
         condition = getattr(self, "_cond", None)
-        if condition is not None:  # gevent's event has none: there it is looked at in a moment
-            with condition:
+        # gevent's event has none. Without the GIL the last reference to what has ended may be dropped by the very
+        # thread that waits, while it holds the lock. In both cases it is looked at in a moment
+        if condition is not None and condition.acquire(blocking=False):
+            try:
                 condition.notify_all()
+            finally:
+                condition.release()
 
 
 def _note_stray() -> None:

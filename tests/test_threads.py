@@ -111,6 +111,19 @@ def test_a_thread_that_ends_before_it_begins_is_not_waited_for(monkeypatch):
     assert not thread.is_alive()
 
 
+def test_the_end_of_a_new_thread_may_be_seen_by_the_thread_that_waits_for_it_and_holds_its_lock():
+    begun = threads._Begun()
+
+    def entrance():
+        pass
+
+    begun.end_with(entrance)
+    with begun._cond:
+        del entrance  # which without the GIL is done for the new thread, at any moment
+    with pytest.raises(RuntimeError, match="a new thread has ended before it began"):
+        begun.wait()
+
+
 def test_a_thread_that_takes_long_to_begin_is_waited_for(monkeypatch):
     looked = threading.Semaphore(0)
     bootstrap = threading.Thread._bootstrap
