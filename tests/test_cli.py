@@ -488,6 +488,18 @@ def test_a_result_that_is_not_json_is_an_error_of_its_line_alone(result, app, ru
     assert json.loads(Path("failed").read_text())["input"] == "bad"
 
 
+def test_a_coroutine_that_a_function_returns_is_an_error_of_its_line(app, run):
+    async def fetch(item):
+        pass
+
+    app.fn = lambda item: item if item == "good" else fetch(item)
+    ran = run("bad\ngood\n", "app:fn")
+    assert (ran.status, ran.results) == (1, ["good"])
+    (said,) = ran.said
+    assert said.startswith("line 1: TypeError: ")
+    assert "returned a coroutine" in said
+
+
 @pytest.mark.parametrize("error", [SystemExit(3), KeyboardInterrupt(), StopIteration(), RecursionError("deep")])
 def test_whatever_a_function_raises_is_an_error_of_its_line_alone(error, app, run):
     def fn(item):

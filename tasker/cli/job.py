@@ -23,6 +23,7 @@ from tasker.logger import Logger, last_line_of
 from tasker.placement.base import Placement, Threads
 from tasker.placement.processes import Processes
 from tasker.threads import leave_child
+from tasker.unrun import UNRUN, look_at
 from tasker.wrapping import wrapper
 
 __all__ = ["CREATE_TIMEOUT", "OURS", "Failure", "Job", "Work"]
@@ -90,6 +91,8 @@ class Work:
         item = record.item()
         try:
             result = self._function(*before, item)
+            if type(result) in UNRUN:
+                look_at(result, self._function)  # which raises for a coroutine
         except BaseException as error:
             leave_child(error)
             breaks = isinstance(error, Exception) and isinstance(error, self._unhealthy)
