@@ -324,6 +324,8 @@ CASES = [  # the callable, how many arguments it is given (the resource included
     ("partial of a decorated one", functools.partial(decorated(context_and_two), None), 2, RESOURCE),
     ("partial of a decorated one with context", functools.partial(decorated(context_and_two), b=2), 2, CONTEXT),
     ("partial of a builtin", functools.partial(operator.contains, ()), 1, RESOURCE),
+    ("partial of a builtin, too many", functools.partial(operator.contains, ()), 2, NEITHER),
+    ("partial of a builtin, filled up", functools.partial(operator.contains, (), 1), 2, NEITHER),
     ("partial of a builtin, too few", functools.partial(operator.contains), 1, NEITHER),
     ("partial of a class", functools.partial(TakesContext), 1, CONTEXT),
     ("partial of an object", functools.partial(CallsContext()), 1, CONTEXT),
