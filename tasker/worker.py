@@ -232,10 +232,11 @@ class Worker(Generic[R]):
         collects, may_retry = terms.user.collects, terms.may_retry
         durations = shard.durations
         suspect = suspects(resource)
-        usual: Any = None  # the type of the last result that was looked at: the next is of the same, most often
+        usual: object = None  # the type of the last result that was looked at: the next is of the same, most often
         now = 0.0  # when the last task ended, which is when the next one starts if nothing of the user's ran in between
         fn: Any  # never None in a task that was started; saying so to a type checker would cost time here
         args: Any
+        result: object
         while True:
             self._taken_before = shard.taken
             task = take(self)  # which puts it into `self.task`
