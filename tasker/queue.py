@@ -164,8 +164,7 @@ class TaskQueue:
 
     def drop(self, task: Task) -> None:
         """A taken entry turned out to be dead."""
-        if task._refused and not task._is_counted:  # its submission did not come to that: see `Engine.submit`
-            task._count_refusal()
+        self._count_refusal(task)
         with self._dead_lock:
             self._dead[task._priority] -= 1
 
@@ -278,8 +277,7 @@ class TaskQueue:
             try:
                 while self._swept:
                     fail(self._swept[-1])
-                    self.drop(self._swept[-1])
-                    failed.append(self._swept.pop())
+                    self._drop_last(self._swept, failed)
             finally:
                 let_go(failed)
             if monotonic() >= until:
@@ -357,10 +355,22 @@ class TaskQueue:
                     break
                 hand_on(lane.popleft, self._kept.append)
                 if not self._kept[-1]._waits_for_start():
-                    self.drop(self._kept[-1])
-                    dead.append(self._kept.pop())
+                    self._drop_last(self._kept, dead)
             self._end_compaction_locked()
         self.idle.wake_all()  # who looked meanwhile found nothing
+
+    def _drop_last(self, entries: list[Task], dropped: list[Task]) -> None:
+        """Drop the last of these entries, which is dead. As soon as it is not counted as dead it must not be among
+        them, or it would be counted as one that waits."""
+        task = entries[-1]
+        self._count_refusal(task)
+        with self._dead_lock:
+            hand_on(entries.pop, dropped.append)
+            self._dead[task._priority] -= 1
+
+    def _count_refusal(self, task: Task) -> None:
+        if task._refused and not task._is_counted:  # its submission did not come to that: see `Engine.submit`
+            task._count_refusal()
 
     def _correct_counts(self) -> None:
         """Of an empty lane nothing is dead. If something seems so twice, an error struck between two counts: that is

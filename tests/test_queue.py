@@ -703,3 +703,37 @@ def test_a_dead_entry_that_is_taken_out_while_somebody_counts_is_not_counted_as_
     assert queue.waiting_new() <= 1
     for thread in others:
         thread.join(PATIENCE)
+
+
+class WatchedLock:
+    """An RLock that calls `look` in its holder's thread each time it was released, as another thread might run then."""
+
+    def __init__(self, look):
+        self.lock = threading.RLock()
+        self.look = look
+        self.looks = False
+
+    def __enter__(self):
+        self.lock.acquire()
+
+    def __exit__(self, *_):
+        self.lock.release()
+        if not self.looks:
+            self.looks = True
+            self.look()
+            self.looks = False
+
+
+@pytest.mark.parametrize("ended_by", ["a kill", "a compaction"])
+def test_a_dead_entry_never_counts_as_a_live_one_on_its_way_out(queue, ended_by):
+    tasks, counts = put(queue, 4), []
+    queue._dead_lock = WatchedLock(lambda: counts.append(queue.waiting_new()))
+    if ended_by == "a kill":
+        queue.kill()
+        queue.fail_waiting(TaskFuture.cancel, list.clear)
+    else:
+        for each in tasks[:3]:
+            each.cancel()
+        queue.compact()
+    assert counts == sorted(counts, reverse=True)
+    assert counts[-1] == (0 if ended_by == "a kill" else 1)
