@@ -375,9 +375,12 @@ class Engine(Generic[R]):
     def resource_made(self) -> None:
         self.backoff.resource_made()
         self.worker_changed()
-        base = self.crew.base
-        if base and self.news.is_to_be_ready() and self.crew.holding() >= base:
-            self.news.ready(base)
+        try:
+            base = self.crew.base
+            if base and self.news.is_to_be_ready() and self.crew.holding() >= base:
+                self.news.ready(base)
+        except MemoryError:
+            pass  # that it is not told costs no worker
 
     def worker_changed(self) -> None:
         """Tell who waits for it that a worker has a resource now, or is parked, or has left."""
