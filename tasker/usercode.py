@@ -76,7 +76,10 @@ class UserCode(Generic[R]):
             held.clear()  # no resource, to be destroyed
             raise
         self.create_error = None
-        self.suspects = suspects(held[-1])
+        try:  # noqa: SIM105  # suppress() needs memory
+            self.suspects = suspects(held[-1])
+        except MemoryError:
+            pass  # the resource is there, and what is told by its type costs it nothing
         if self._site.is_unentered(held[-1]):
             self._report_unentered()
 
