@@ -20,7 +20,7 @@ from tasker.health import takes_resource
 from tasker.logger import Logger
 from tasker.metrics import MetricsCollector
 from tasker.placement.base import Placement, Threads
-from tasker.unrun import maker_kind
+from tasker.unrun import maker_kind, refuse
 
 __all__ = ["Config", "unhealthy_on"]
 
@@ -203,6 +203,7 @@ class _EnteredManagers(Generic[R]):
 
     def enter(self) -> R:
         manager = self._factory()
+        refuse("factory", manager)
         resource = manager.__enter__()
         with self._lock:
             self._entered.setdefault(id(resource), []).append((threading.get_ident(), manager))

@@ -290,6 +290,13 @@ def test_a_coroutine_that_on_create_returns_is_no_resource(log):
         TaskManager(dataclasses.replace(config, resource_pool_size=2))
 
 
+@pytest.mark.parametrize(("factory", "what"), [(lambda: connect(), "a coroutine"), (lambda: rows(None), "a generator")])
+def test_a_factory_of_context_managers_that_returns_what_is_to_be_run_is_told_so(log, factory, what):
+    made = Config.from_context_manager(factory, worker_count=1, logger=log)
+    with pytest.raises(TypeError, match=f"factory returned {what}"):
+        made.on_create()
+
+
 @pytest.mark.parametrize(("destroy", "what"), [(AsyncClient.aclose, "a coroutine"), (rows, "a generator")])
 def test_what_on_destroy_returns_to_be_run_is_reported_as_what_it_raises(log, destroy, what):
     config = Config(
