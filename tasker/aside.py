@@ -178,6 +178,10 @@ class LoggerAside:
         self._aside = aside
         self._logger = logger
 
+    def debug(self, msg: str, /, *args: object) -> None:
+        if not self._logger.drops("debug"):
+            self._aside.run(partial(self._logger.debug, msg, *args))
+
     def info(self, msg: str, /, *args: object) -> None:
         if not self._logger.drops("info"):
             self._aside.run(partial(self._logger.info, msg, *args))

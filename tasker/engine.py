@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping
 from concurrent.futures import CancelledError
 from contextvars import copy_context
 from types import CodeType, FunctionType
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, Literal, TypeVar
 
 from tasker import checks, current, deadlock
 from tasker.aside import Aside, LoggerAside
@@ -58,6 +58,7 @@ class Engine(Generic[R]):
     """Everything of a manager but its methods. Made running; ends by `lifecycle`."""
 
     packs = False  # whether what is submitted is sent elsewhere
+    life_level: Literal["debug", "info"] = "info"  # at which its ordinary life is told
     finishes_at_exit = False  # whether interpreter exit waits for all that was accepted, however long
 
     def __init__(self, config: Config[R]) -> None:
@@ -85,7 +86,7 @@ class Engine(Generic[R]):
         self.aside.at_rest = self._aside_at_rest
         # for threads that must not wait for the user's
         self.service_logger: LoggerAside = LoggerAside(self.aside, self.logger)
-        self.news: News = News(self.name, self.logger, self.service_logger)
+        self.news: News = News(self.name, self.logger, self.service_logger, self.life_level)
         create_timeout = checks.seconds("create_timeout", config.create_timeout)
         self.backoff: Backoff = Backoff(create_timeout)
         limits = self._limits()
@@ -302,7 +303,7 @@ class Engine(Generic[R]):
                     explain_call(error, error.__traceback__.tb_next, fn, args, wants)
                 healthy = self.user.is_healthy(error, loan.resource)
                 if not healthy:
-                    self.user.broke(f"{self.name}, run_task", error, early=False)
+                    self.user.broke(f"{self.name}, run_task", error)
             finally:
                 self._run_task_failed(started)
             raise

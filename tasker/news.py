@@ -1,13 +1,14 @@
-"""`News`: what a manager tells of its ordinary life, as info; the README has the table.
+"""`News`: what a manager tells of its ordinary life, as info, and the drop-in as debug; the README has the table.
 
     started -> ready -> (hired, retired, a resource replaced, an outage over)* -> stopping or being killed -> stopped
 
-What the burst thread tells is logged aside, and costs nothing where a standard logger is not set to info.
+What the burst thread tells is logged aside, and costs nothing where a standard logger drops it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Literal
 
 from tasker.aside import LoggerAside
 from tasker.logger import GuardedLogger
@@ -20,15 +21,19 @@ __all__ = ["News"]
 class News:
     """One for each manager. A method says in which threads it is called, if not in any."""
 
-    def __init__(self, name: str, logger: GuardedLogger, aside: LoggerAside) -> None:
+    def __init__(self, name: str, logger: GuardedLogger, aside: LoggerAside, level: Literal["debug", "info"]) -> None:
         self._name = name
         self._logger = logger
         self._aside = aside
+        self._level = level
+        # here, and on the burst thread
+        self._tell: Callable[..., None] = getattr(logger, level)
+        self._tell_aside: Callable[..., None] = getattr(aside, level)
         self._unready: list[None] = [None]  # until all base workers have had a resource at a time
 
     def started(self, base: int, most: int) -> None:
         """In the constructor's thread: workers are about to be hired."""
-        self._logger.info("%s: started, workers: %d, at most: %d", self._name, base, most)
+        self._tell("%s: started, workers: %d, at most: %d", self._name, base, most)
 
     def is_to_be_ready(self) -> bool:
         """Whether `ready` has not been called."""
@@ -40,17 +45,17 @@ class News:
             self._unready.pop()
         except IndexError:  # another worker was quicker
             return
-        self._logger.info("%s: ready, workers with resources: %d", self._name, base)
+        self._tell("%s: ready, workers with resources: %d", self._name, base)
 
     # -- the burst thread ------------------------------------------------------------------------------------------
 
     def hired(self, count: int, workers: int) -> None:
         if count:
-            self._aside.info("%s: hired: %d, workers now: %d", self._name, count, workers)
+            self._tell_aside("%s: hired: %d, workers now: %d", self._name, count, workers)
 
     def retired(self, count: int, workers: int) -> None:
         if count:
-            self._aside.info("%s: retired: %d, workers now: %d", self._name, count, workers)
+            self._tell_aside("%s: retired: %d, workers now: %d", self._name, count, workers)
 
     def look(self, *, whole: bool) -> None:
         """Tell which faults are over. `whole`: all workers have resources."""
@@ -58,7 +63,7 @@ class News:
             self._over(row, recovered=True)
 
     def closing(self, how: str, waiting: int, running: int) -> None:
-        self._aside.info("%s: %s, tasks waiting: %d, running: %d", self._name, how, waiting, running)
+        self._tell_aside("%s: %s, tasks waiting: %d, running: %d", self._name, how, waiting, running)
 
     def closed(self, report: StopReport, made_at: float, then: Callable[[], object]) -> bool:
         """Everything has ended. `made_at`: when a resource was made for the last time. Returns whether there is
@@ -66,10 +71,10 @@ class News:
         rows = self._logger.faults.all()
         for row in rows:
             self._over(row, recovered=made_at > row.last)
-        if not rows and self._logger.drops("info"):
+        if not rows and self._logger.drops(self._level):
             return False
 
-        self._aside.info(
+        self._tell_aside(
             "%s: stopped (%s), tasks completed: %d, failed: %d, cancelled: %d, never started: %d, "
             "errors of on_destroy: %d, threads abandoned: %d",
             self._name,

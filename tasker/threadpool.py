@@ -143,6 +143,7 @@ class OnDemandEngine(Engine[None]):
     """An engine without base workers, which hires up to `most` as tasks come and never retires one."""
 
     finishes_at_exit = True
+    life_level = "debug"  # programs make many, and the standard library's say nothing
 
     def __init__(
         self, most: int, name: str, initializer: Callable[..., object] | None, initargs: Iterable[Any]

@@ -101,9 +101,10 @@ class UserCode(Generic[R]):
         again = "" if error is self._site.impossible else ", trying again"
         self._logger.outage(f"%s: {raised.rstrip(':')}{again}", self._name, error=error)
 
-    def broke(self, owner: str, error: BaseException, *, early: bool) -> None:
-        """A resource was broken by this error. `early`: before it had done a task well, as one before it."""
-        if isinstance(error, WorkerLostError):
+    def broke(self, owner: str, error: BaseException, *, early: bool = False, retried: bool = False) -> None:
+        """A resource was broken by this error. `early`: before it had done a task well, as one before it. `retried`:
+        the task is, so the error goes to no caller."""
+        if isinstance(error, WorkerLostError) and retried:
             self._logger.outage("%s: the resource is lost and is replaced", owner, error=error)
         elif early:
             self._logger.outage("%s: resources break before they have done a task, pausing", self._name, error=error)

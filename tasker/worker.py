@@ -363,8 +363,8 @@ class Worker(Generic[R]):
             self.shard.count(failed=1)
             self._uncounted = None
             self._tell_and_finish(task, "record_failure", now)
-        if not healthy:  # logged last, as a logger may block
-            terms.user.broke(self.name, error, early=failures > 1)  # one may be the task's own fault
+        if not healthy:  # logged last, as a logger may block. One that is early may be the task's own fault
+            terms.user.broke(self.name, error, early=failures > 1, retried=self.task is None)
         return healthy
 
     def _is_to_retry(self, task: TaskFuture[Any], error: BaseException) -> bool:

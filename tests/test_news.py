@@ -109,12 +109,13 @@ def test_hiring_and_retiring_is_told(make, log):
     assert all("workers now: " in line for line in infos(log) if "hired" in line)
 
 
-def test_a_pool_that_hires_on_demand_is_told_too(caplog):
-    with caplog.at_level(logging.INFO, "tasker"), ThreadPoolExecutor(2, "calls") as pool:
+def test_the_life_of_the_drop_in_is_told_as_debug(caplog):
+    with caplog.at_level(logging.DEBUG, "tasker"), ThreadPoolExecutor(2, "calls") as pool:
         assert pool.submit(int).result() == 0
     texts = [record.getMessage() for record in caplog.records]
     assert texts[0] == "calls: started, workers: 0, at most: 2"
     assert "calls: stopped (drained), tasks completed: 1" in texts[-1]
+    assert {record.levelname for record in caplog.records} == {"DEBUG"}
 
 
 def test_a_manager_that_was_forgotten_tells_its_end(factory, log):
