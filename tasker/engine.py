@@ -43,6 +43,7 @@ from tasker.scaling import Limits
 from tasker.signature import wants_context
 from tasker.snapshots import StopReport, TaskStats
 from tasker.turns import Turn, Turns
+from tasker.unrun import UNRUN
 from tasker.usercode import Event, UserCode
 from tasker.worker import Worker
 
@@ -271,8 +272,9 @@ class Engine(Generic[R]):
             raise self.queue.refusal()
         code, given = self._plain
         if type(fn) is FunctionType and fn.__code__ is code and len(args) == given:
-            wants = False
+            wants = new = False
         else:
+            new = True
             wants = wants_context(fn, len(args) + 1)
             if type(fn) is FunctionType:
                 self._remember(fn.__code__, len(args))
@@ -294,7 +296,9 @@ class Engine(Generic[R]):
             if self.queue.resting:  # looked at when the resource is out: see `Burst._is_quiet`
                 self.queue.stir()
             result = fn(self.call_context(loan), loan.resource, *args) if wants else fn(loan.resource, *args)
-            if result is not None and type(result) in self.user.suspects:
+            # to look at each result would cost 4 %; of the same function again and again the first one tells
+            if new and (type(result) in UNRUN or result is loan.resource):
+                self._plain = (None, 0)
                 self.user.look_at_result(result, fn, loan.resource)
         except BaseException as error:
             healthy, loan.error = False, error  # if a Ctrl-C ends the check

@@ -65,7 +65,7 @@ def look_at(result: object, fn: Callable[..., Any], resource: object = None) -> 
     Raises `TypeError` for a coroutine that nobody has begun to run, and closes it."""
     kind = type(result)
     if kind is not _COROUTINE:
-        return "a generator" if kind in UNRUN else "its resource" if result is resource else ""
+        return "a generator" if kind in UNRUN else "its resource" if result is resource and kind not in _PLAIN else ""
     if not _close_unbegun(result):
         return ""  # somebody runs it
 

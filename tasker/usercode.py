@@ -22,7 +22,7 @@ from tasker.logger import GuardedLogger, last_line_of
 from tasker.metrics import TaskLifecycleTimestamps, TaskMetrics
 from tasker.placement.base import Site, Threads
 from tasker.threads import leave_child
-from tasker.unrun import UNRUN, look_at, name_of, refuse, suspects
+from tasker.unrun import look_at, name_of, refuse
 from tasker.wrapping import wrapper
 
 __all__ = ["Event", "UserCode"]
@@ -55,7 +55,6 @@ class UserCode(Generic[R]):
         self.destroy_errors: int = 0
         self.killed: bool = False  # whether the manager is, by which its resources end
         self._reported_impossible = False
-        self.suspects: frozenset[type] = UNRUN  # types of results that are looked at
         self._reported_results: set[str] = set()  # of which functions
         self._reported_unentered = False
         self.create_error: BaseException | None = None  # the last one, until a resource is made
@@ -76,10 +75,6 @@ class UserCode(Generic[R]):
             held.clear()  # no resource, to be destroyed
             raise
         self.create_error = None
-        try:  # noqa: SIM105  # suppress() needs memory
-            self.suspects = suspects(held[-1])
-        except MemoryError:
-            pass  # the resource is there, and what is told by its type costs it nothing
         if self._site.is_unentered(held[-1]):
             self._report_unentered()
 

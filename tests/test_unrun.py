@@ -349,3 +349,12 @@ def test_results_of_all_types_are_looked_at_in_whichever_order_they_come(make, l
     kinds = [type(future.exception(PATIENCE)) for future in futures]
     assert [place for place, kind in enumerate(kinds) if kind is TypeError] == [4, 6, 7]
     assert len(log.loud()) == 1
+
+
+def test_each_coroutine_of_a_function_that_run_task_calls_again_and_again_is_an_error(make, log):
+    manager = make()
+    for _ in range(3):
+        with pytest.raises(TypeError, match="returned a coroutine"):
+            manager.run_task(sync_fetch)
+        assert type(manager.run_task(lambda resource: rows(resource))) is GeneratorType
+    assert len(log.loud()) == 1
