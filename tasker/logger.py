@@ -55,7 +55,7 @@ class GuardedLogger:
 
     def __init__(self, logger: Logger) -> None:
         self._logger: Logger | None = logger
-        self.faults = Faults()
+        self.faults: Faults = Faults()
 
     def debug(self, msg: str, /, *args: object, error: BaseException | None = None) -> None:
         self._log("debug", msg, args, error)
@@ -136,7 +136,7 @@ class GuardedLogger:
             pass_on(trouble)
 
 
-ours = GuardedLogger(logging.getLogger("tasker"))  # the logger of what belongs to no manager
+ours: GuardedLogger = GuardedLogger(logging.getLogger("tasker"))  # the logger of what belongs to no manager
 
 
 def _takes_exc_info(method: Callable[..., object]) -> bool:

@@ -38,8 +38,8 @@ class Row:
         self.count: int = 0
         # those of the row before, if the end of that was not told
         self.untold: int = before.untold if before else 0
-        self.began = now
-        self.last = now
+        self.began: float = now
+        self.last: float = now
         self._told = 0  # how often
         self._told_at: float = before._told_at if before else now
         self._next = now

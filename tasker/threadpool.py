@@ -21,7 +21,7 @@ from collections.abc import Callable, Iterable
 from concurrent.futures._base import LOGGER
 from concurrent.futures.thread import BrokenThreadPool
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from tasker import standard
 from tasker.clock import monotonic
@@ -143,7 +143,7 @@ class OnDemandEngine(Engine[None]):
     """An engine without base workers, which hires up to `most` as tasks come and never retires one."""
 
     finishes_at_exit = True
-    life_level = "debug"  # programs make many, and the standard library's say nothing
+    life_level: Literal["debug", "info"] = "debug"  # programs make many, and the standard library's say nothing
 
     def __init__(
         self, most: int, name: str, initializer: Callable[..., object] | None, initargs: Iterable[Any]
