@@ -257,8 +257,8 @@ class Burst:
         arrived = parts.figures.sample(now)
         if arrived != self._arrived:
             self._arrived, self._stirred_at = arrived, now
+        parts.correct_counts()
         if parts.watchers:
-            parts.correct_counts()
             parts.worker_changed()
 
     def _watch_resources(self) -> None:

@@ -76,7 +76,8 @@ class Engine(Generic[R]):
         self.settling: set[TaskFuture[Any]] = set()
         self.fallen: list[Worker[R]] = []  # workers that left something behind
         self.watchers: list[Seat] = []  # of the threads in `_wait_until`
-        self._wrong = 0  # tasks that seemed unfinished at the last tick, when nothing ran
+        # at the last tick: tasks that seemed unfinished, and dead entries of the two lanes that were not there
+        self._wrong = 0, 0, 0
         self.exiting = False  # whether the interpreter is
         self.orphaned: BaseException | None = None  # why, in a forked child, no task has an end
         self._inherited: list[Any] = []  # in a forked child: kept, or collecting them would free them
@@ -519,16 +520,25 @@ class Engine(Generic[R]):
         )
 
     def correct_counts(self) -> None:
-        """Called by each tick while a thread waits for rest. Where nothing runs, and the unfinished are not 0 for the
-        second time, an error struck between two counts: nobody is to wait for ever for that."""
-        runs = any(not worker.seat.parked and worker.holds_resource for worker in self.crew.members)
-        if runs or any(self.queue.waiting()) or self.settling or self.fallen or not self.aside.idle():
-            self._wrong = 0
-            return
-        wrong = self.figures.unfinished()
-        if wrong and wrong == self._wrong:
-            self.figures.correct(wrong)
+        """Called by each tick. Where nothing runs or waits, and a count is wrong for the second time, an error struck
+        between two counts: nobody is to wait for ever for that."""
+        wrong = (self._unfinished(), *self.queue.surplus())
+        if any(wrong) and self._anything_runs():
+            wrong = 0, 0, 0  # what has an entry or a task in hand may be between its two counts
+
+        if any(wrong) and wrong == self._wrong:
+            self.figures.correct(wrong[0])
+            self.queue.correct(wrong[1:])
         self._wrong = wrong
+
+    def _unfinished(self) -> int:
+        """Tasks that seem unfinished although the lanes are empty; asked only if a thread waits for rest."""
+        return self.figures.unfinished() if self.watchers and self.queue.is_empty() else 0
+
+    def _anything_runs(self) -> bool:
+        if self.settling or self.fallen or not self.aside.idle():
+            return True
+        return any(not worker.seat.parked and worker.holds_resource for worker in self.crew.members)
 
     def _wait_until(self, reached: Callable[[], bool], timeout: float | None, awaited: deadlock.Awaited) -> bool:
         limit = None if timeout is None else checks.patience("timeout", timeout)

@@ -87,7 +87,6 @@ class TaskQueue:
         self._take_lock = threading.Lock()
         self._dead_lock = threading.RLock()  # reentrant: a signal handler may cancel a task
         self._dead = {False: 0, True: 0}  # emptied entries of the main and of the priority lane
-        self._wrong = {False: 0, True: 0}  # `_dead` of empty lanes at the last look
         self._requeued = {False: 0, True: 0}  # entries that were taken before
         self._later: list[tuple[float, Task]] = []  # retries that pause, and until when
         self._take = self._take_locked if (not gil_enabled() if locked is None else locked) else self._take_unlocked
@@ -223,11 +222,20 @@ class TaskQueue:
         if self._kept or self._excluding > self._killed:  # an error has ended the last one
             with self._take_lock:
                 self._end_compaction_locked()
-        self._correct_counts()
         for priority, lane in ((False, self._main), (True, self._priority)):
             if lane and self._dead[priority] * 2 > len(lane):
                 self._compact(lane, dead)
         return dead
+
+    def surplus(self) -> tuple[int, int]:
+        """Dead entries that are counted and not there: of empty lanes (main, priority), where nobody has one in hand."""
+        return (self._dead[False], self._dead[True]) if self.is_empty() else (0, 0)
+
+    def correct(self, surplus: tuple[int, int]) -> None:
+        """So many dead entries too many are counted: an error struck between two counts."""
+        with self._dead_lock:
+            for priority in (False, True):
+                self._dead[priority] -= surplus[priority]
 
     def ripen(self, now: float) -> None:
         """Put the retries whose pause is over by `now`, or that are dead, into their lanes."""
@@ -371,16 +379,6 @@ class TaskQueue:
     def _count_refusal(self, task: Task) -> None:
         if task._refused and not task._is_counted:  # its submission did not come to that: see `Engine.submit`
             task._count_refusal()
-
-    def _correct_counts(self) -> None:
-        """Of an empty lane nothing is dead. If something seems so twice, an error struck between two counts: that is
-        no reason to count wrongly for ever."""
-        with self._dead_lock:
-            for priority, lane in ((False, self._main), (True, self._priority)):
-                wrong = self._dead[priority] if not (lane or self._swept or self._later) else 0
-                if wrong and wrong == self._wrong[priority]:
-                    self._dead[priority] = wrong = 0
-                self._wrong[priority] = wrong
 
     def _end_compaction_locked(self) -> None:
         """Put back what a compaction has in its hands: this one, or one that an error has ended."""

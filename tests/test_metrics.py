@@ -22,7 +22,7 @@ from tasker.metrics import (
     TaskMetrics,
     Totals,
 )
-from tests.conftest import PATIENCE
+from tests.conftest import PATIENCE, eventually
 from tests.test_reservoir import nearest_rank
 
 NEWEST = tasker.metrics._SAMPLES
@@ -690,3 +690,35 @@ def test_a_storm_of_signals_that_count_and_look_loses_nothing():
     assert arithmetic(metrics)
     assert metrics.average_execution_time == 3.0
     assert collector.unfinished() == 0
+
+
+def test_a_worker_that_is_held_up_with_a_dead_entry_in_its_hand_is_not_taken_for_a_wrong_count(make, monkeypatch):
+    manager = make(worker_count=1, max_worker_count=1)
+    engine, gate, held, drops = manager._engine, threading.Event(), threading.Event(), threading.Event()
+    drop = engine.queue.drop
+
+    def drop_late(task):
+        held.set()
+        assert drops.wait(PATIENCE)
+        drop(task)
+
+    monkeypatch.setattr(engine.queue, "drop", drop_late)
+    monkeypatch.setattr(engine.queue, "compact", list)  # leaves it to the worker
+    running, dead = manager.submit(lambda _: gate.wait(PATIENCE)), manager.submit(id)
+    eventually(running.running)
+    assert dead.cancel()
+    gate.set()
+    assert held.wait(PATIENCE)
+    ticks = engine.burst._beats
+    eventually(lambda: engine.burst._beats > ticks + 5)
+    drops.set()
+    assert manager.join(PATIENCE)
+    assert manager.metrics().total_tasks_arrived == 2
+
+
+def test_dead_entries_that_an_error_has_counted_too_often_are_forgotten_where_nothing_runs(make):
+    manager = make(worker_count=1, max_worker_count=1)
+    manager.queue_task(id)
+    manager._engine.queue._dead[True] += 1
+    manager._engine.queue.stir()
+    eventually(lambda: manager._engine.queue._dead == {False: 0, True: 0})
