@@ -228,7 +228,7 @@ class TaskQueue:
         return dead
 
     def surplus(self) -> tuple[int, int]:
-        """Dead entries that are counted and not there: of empty lanes (main, priority), where nobody has one in hand."""
+        """Dead entries that are counted and not there: of empty lanes (main, priority), with none in hand."""
         return (self._dead[False], self._dead[True]) if self.is_empty() else (0, 0)
 
     def correct(self, surplus: tuple[int, int]) -> None:
