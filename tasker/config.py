@@ -94,7 +94,7 @@ class Config(Generic[R]):
     thread at interpreter exit too. What the manager has to close for other threads, or when it is killed, another
     destroys. A number: made by the constructor and shared by all threads, for resources that any thread can use (most
     database connections). 0: none is kept; each call makes, uses and destroys one in the calling thread. Resources
-    elsewhere (`placement`) are always shared."""
+    elsewhere (`placement`), and those of greenlets, are always shared."""
     run_task_limit: int | None = None
     """Most callers of `run_task` at once, and so most resources that they use; others wait for their turn in the order
     in which they came. A `run_task` inside of another counts, too. Idle resources that are kept for other threads come

@@ -42,6 +42,7 @@ from tasker.resources import Loan, ResourcePool
 from tasker.scaling import Limits
 from tasker.signature import wants_context
 from tasker.snapshots import StopReport, TaskStats
+from tasker.threads import greenlets
 from tasker.turns import Turn, Turns
 from tasker.unrun import UNRUN
 from tasker.usercode import Event, UserCode
@@ -108,7 +109,8 @@ class Engine(Generic[R]):
             self.site.create,
             self.user.destroy,
             self._wake_burst,
-            shared=config.resource_pool_size is not None or self.packs,  # a handle is bound to no thread
+            # a handle is bound to no thread, and greenlets have one thread among them
+            shared=config.resource_pool_size is not None or self.packs or greenlets() != "",
         )
         self.turns: Turns = Turns(config.name, config.run_task_limit)
         self.lifecycle: Lifecycle = Lifecycle(self, create_timeout, self._wake_burst, self._ensure_burst)

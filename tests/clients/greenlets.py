@@ -40,6 +40,32 @@ MANAGER = """
     except RuntimeError:
         assert manager.join(5) and manager.stop().drained
 """
+DIRECT = """
+    import sqlite3
+    made = []
+
+    def connect():
+        made.append(sqlite3.connect(":memory:"))
+        return made[-1]
+
+    def select(connection):
+        time.sleep(0.001)
+        return connection.execute("select 1").fetchone()
+
+    limits = {"worker_count": 2, "run_task_limit": 3}
+    with TaskManager(Config(on_create=connect, on_destroy=sqlite3.Connection.close, **limits)) as manager:
+        assert manager.wait_ready(5)
+        for _ in range(5):
+            threads = [threading.Thread(target=manager.run_task, args=(select,)) for _ in range(10)]
+            for thread in threads:
+                thread.start()
+            for thread in threads:
+                thread.join()
+            # greenlets of one thread, which share what it keeps and leave nothing behind
+            assert manager.stats().available_resources == 2
+            assert len(manager._engine.pool._shelves) == 1
+    assert manager.stop().destroy_errors == 0
+"""
 DROP_IN = """
     go = threading.Event()
     with ThreadPoolExecutor(3) as pool:

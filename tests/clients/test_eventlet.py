@@ -34,6 +34,11 @@ def test_whoever_waits_for_a_manager_lets_other_greenlets_run(patch):
 
 
 @patched
+def test_greenlets_share_what_run_task_keeps_and_have_their_turns(patch):
+    run(patch, greenlets.BEGIN, SOON, greenlets.DIRECT)
+
+
+@patched
 def test_the_drop_in_works_as_the_standard_pool_does(patch):
     run(patch, greenlets.BEGIN, SOON, greenlets.DROP_IN)
 
