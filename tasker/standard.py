@@ -93,6 +93,9 @@ class WorkItem:
     def __init__(self, future: TaskFuture[Any], call: Call) -> None:
         self.future: TaskFuture[Any] = future
         self.task: Call = call  # as from 3.14 on
+        self.fn: Callable[..., Any]
+        self.args: tuple[Any, ...]
+        self.kwargs: dict[str, Any]
         self.fn, self.args, self.kwargs = call
 
     def run(self, *context: object) -> None:

@@ -148,7 +148,7 @@ class OnDemandEngine(Engine[None]):
     def __init__(
         self, most: int, name: str, initializer: Callable[..., object] | None, initargs: Iterable[Any]
     ) -> None:
-        self.most = most
+        self.most: int = most
         self.broken: bool = False
         self.was_shut_down = False  # by its user
         self._worker_numbers = itertools.count()

@@ -57,6 +57,7 @@ class Work:
         self._names = (function_name, resource_name, unhealthy)
         self.__qualname__: str = function_name  # errors of tasker's name a task by it
         self.has_resource: bool = resource_name is not None
+        self.wants_context: bool
         self._function, self.wants_context = function(function_name, with_resource=self.has_resource)
         self._factory = contextlib.nullcontext if resource_name is None else resource_factory(resource_name)
         self._unhealthy = tuple(map(exception_type, unhealthy))
