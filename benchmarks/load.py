@@ -6,6 +6,7 @@ import asyncio
 import concurrent.futures
 import contextlib
 import gc
+import os
 import random
 import signal
 import threading
@@ -38,6 +39,7 @@ class Load:
         self._seed = seed  # of the other threads
         self._threads: list[threading.Thread] = []
         self._alarm_after = 0.0  # seconds; 0: no more alarms
+        self._process = os.getpid()
 
     def run(self, seconds: float) -> None:
         """Start all threads, and load the manager from this one too, where signal handlers run."""
@@ -132,6 +134,9 @@ class Load:
 
     def _on_alarm(self, _: int, frame: FrameType | None) -> None:
         """Sets the next alarm itself, in the end: an interval would leave a slow machine nothing but alarms."""
+        # without the GIL CPython may call this in a child before it has told it that it has been forked
+        if os.getpid() != self._process:
+            return
         if self._alarm_after and self.chaos.strikes("a signal in a signal handler", 0.1):
             signal.setitimer(signal.ITIMER_REAL, 0.0002)
         # where the stack is nearly full, a RecursionError of the handler's own would look like a fault of the manager
