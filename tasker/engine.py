@@ -44,7 +44,7 @@ from tasker.signature import wants_context
 from tasker.snapshots import StopReport, TaskStats
 from tasker.threads import greenlets
 from tasker.turns import Turn, Turns
-from tasker.unrun import UNRUN
+from tasker.unrun import suspects
 from tasker.usercode import Event, UserCode
 from tasker.worker import Worker
 
@@ -119,6 +119,8 @@ class Engine(Generic[R]):
         self._bounded = config.queue_size > 0
         self._propagates = config.propagate_contextvars
         self._plain: tuple[CodeType | None, int] = (None, 0)  # code that, given so many arguments, takes no context
+        # the type of the last result of `run_task`, if it is none that is to be looked at
+        self._harmless: type = type(None)
         self._forget_stop: Callable[[], bool] = bool
         self._start()
 
@@ -275,9 +277,8 @@ class Engine(Generic[R]):
             raise self.queue.refusal()
         code, given = self._plain
         if type(fn) is FunctionType and fn.__code__ is code and len(args) == given:
-            wants = new = False
+            wants = False
         else:
-            new = True
             wants = wants_context(fn, len(args) + 1)
             if type(fn) is FunctionType:
                 self._remember(fn.__code__, len(args))
@@ -299,10 +300,8 @@ class Engine(Generic[R]):
             if self.queue.resting:  # looked at when the resource is out: see `Burst._is_quiet`
                 self.queue.stir()
             result = fn(self.call_context(loan), loan.resource, *args) if wants else fn(loan.resource, *args)
-            # to look at each result would cost 4 %; of the same function again and again the first one tells
-            if new and (type(result) in UNRUN or result is loan.resource):
-                self._plain = (None, 0)
-                self.user.look_at_result(result, fn, loan.resource)
+            if type(result) is not self._harmless:
+                self._look_at_result(result, fn, loan.resource)
         except BaseException as error:
             healthy, loan.error = False, error  # if a Ctrl-C ends the check
             try:
@@ -330,6 +329,13 @@ class Engine(Generic[R]):
                 self.pool.hand_back(loan, healthy=healthy)
                 raise
             del loan  # it has the error, whose traceback holds this frame
+
+    def _look_at_result(self, result: object, fn: Callable[..., Any], resource: R) -> None:
+        kind = type(result)
+        if kind in suspects(resource):
+            self.user.look_at_result(result, fn, resource)
+        else:
+            self._harmless = kind
 
     def run_in_turn(self, fn: Callable[..., Any], args: tuple[Any, ...], queue_timeout: float | None) -> Any:
         """`run_task`, when it is the caller's turn."""

@@ -358,3 +358,18 @@ def test_each_coroutine_of_a_function_that_run_task_calls_again_and_again_is_an_
             manager.run_task(sync_fetch)
         assert type(manager.run_task(lambda resource: rows(resource))) is GeneratorType
     assert len(log.loud()) == 1
+
+
+def test_a_function_that_returns_a_coroutine_now_and_then_is_looked_at_each_time(make):
+    manager = make()
+    for run in (manager.queue_task, manager.run_task, manager.queue_task, manager.run_task):
+        for late in (False, True, False, True):
+            if late:
+                with pytest.raises(TypeError, match="returned a coroutine"):
+                    run(now_or_later, late)
+            else:
+                assert run(now_or_later, late) == 1
+
+
+def now_or_later(_, late):
+    return fetch(None) if late else 1
