@@ -44,11 +44,11 @@ def plain_submit() -> Any:
     submit: Any = vars(Standard)["submit"]
     if type(submit) is not FunctionType:
         return None
+
     code = submit.__code__
     is_of_the_module = code.co_filename == vars(standard_module)["_worker"].__code__.co_filename
-    return (
-        submit if is_of_the_module and "_work_queue" in code.co_names else None
-    )  # that of ddtrace names the file, too
+    # the code that ddtrace puts there names the same file
+    return submit if is_of_the_module and "_work_queue" in code.co_names else None
 
 
 class _Here(threading.local):
