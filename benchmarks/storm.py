@@ -32,6 +32,8 @@ from tasker import Config, Processes, ResourceCreationError, TaskManager, backgr
 
 __all__ = ["Storm"]
 
+HASTY = 0.5  # seconds: a short create_timeout, but longer than a hook and a logger that blocks take
+
 
 class Storm:
     """A round. `run()` it once."""
@@ -108,7 +110,7 @@ class Storm:
         if self._folder is None:
             return config
         self.ledger.loses = True
-        hasty = self.ledger.hasty_creation = config.create_timeout == 0.2
+        hasty = self.ledger.hasty_creation = config.create_timeout == HASTY
         hooks = HooksThere(self._chaos_there(), self._journal())
         return replace(
             config,
@@ -138,7 +140,7 @@ class Storm:
             ctx=with_cancel(background()),
             burst_interval=rng.choice([0, 0.005, 0.02, 0.1]),
             max_retries=rng.choice([0, 1, 3]),
-            create_timeout=rng.choice([0.2, 30.0]),
+            create_timeout=rng.choice([HASTY, 30.0]),
             resource_pool_size=rng.choice([None, 0, 2]),
             burst_task_threshold=rng.choice([0, 0, 10]),
             queue_size=rng.choice([0, 0, 5, 50]),

@@ -42,6 +42,7 @@ from tasker.resources import ResourcePool
 from tasker.snapshots import StopReport
 from tasker.turns import Turns
 from tasker.usercode import UserCode
+from tasker.worker import Worker
 
 __all__ = ["CLOSED", "KILLING", "OPEN", "STOPPING", "Lifecycle"]
 
@@ -273,9 +274,13 @@ class Lifecycle:
             now >= (self._closing_since or now) + self._create_timeout
             and parts.queue.is_drained()
             and parts.pool.out == 0
-            and all(worker.creating for worker in parts.crew.members)
+            and all(self._creates_in_vain(worker) for worker in parts.crew.members)
             and parts.aside.idle()
         )
+
+    def _creates_in_vain(self, worker: Worker[Any]) -> bool:
+        """Whether it has had no resource for `create_timeout`: one that has just destroyed its last one is leaving."""
+        return worker.creating and self._stepped_at + self._excused >= worker.creating_since + self._create_timeout
 
     def _kill_at(self) -> float:
         return min(self._kill_times, default=0.0)

@@ -86,6 +86,7 @@ class Worker(Generic[R]):
         self._broken_by: BaseException | None = None  # until that resource is destroyed
         self.holds_resource: bool = False
         self.creating: bool = True  # as long as it has no resource, nor one to destroy
+        self.creating_since: float = monotonic()
         self.began: bool = False  # whether its thread has come so far as to run anything
         self.started: bool = False  # whether its thread is known to be there
         self.pausing: bool = False  # before it makes a resource: it only has to wake up in order to leave
@@ -154,6 +155,7 @@ class Worker(Generic[R]):
                 self._serve(self.resource)
                 self._failures = self._failures_with_this()
                 self._destroy()
+                self.creating_since = monotonic()
                 self.creating = True
         except BaseException as error:  # not the user's code: that is guarded where it is called
             self.inherit(error)

@@ -172,6 +172,30 @@ def test_a_creation_that_never_returns_does_not_hold_up_a_stop_for_ever(make, fa
     eventually(lambda: factory.destroyed)
 
 
+def test_a_worker_that_is_about_to_leave_is_not_taken_for_one_that_cannot_create(make, factory, monkeypatch):
+    manager = make(worker_count=1, max_worker_count=1, resource_pool_size=0, create_timeout=30.0)
+    engine, gate, leaving = manager._engine, threading.Event(), threading.Event()
+    worker = engine.crew.members[0]
+    employed = worker._employed
+
+    def look_late():
+        if factory.destroyed and not leaving.is_set():
+            leaving.set()
+            assert gate.wait(PATIENCE)
+        return employed()
+
+    monkeypatch.setattr(worker, "_employed", look_late)
+    manager.queue_task(id)
+    engine.lifecycle.request_stop()
+    assert leaving.wait(PATIENCE)
+    eventually(lambda: engine.lifecycle._closing_since is not None)
+    engine.lifecycle._closing_since -= 60.0  # it took long to drain
+    ticks = engine.burst._beats
+    eventually(lambda: engine.burst._beats > ticks + 3)
+    gate.set()
+    assert manager.stop().abandoned == ()
+
+
 def test_stop_with_a_timeout_goes_on_as_kill(make, factory, monkeypatch):
     monkeypatch.setattr(tasker.engine, "KILL_TIMEOUT", 0.05)
     manager = make(worker_count=1, max_worker_count=1)
