@@ -88,6 +88,7 @@ class Model:
         self.queue_size = queue_size
         self.max_retries = max_retries
         self.pool_size = workers if pool_size is None else pool_size
+        self.shares = pool_size is not None  # what run_task keeps: among threads
         self.pooled = pool_size or 0  # resources that wait for run_task
         self.phase = "open"  # then "stopping" or "killing", then "closed"
         self.killed = False
@@ -461,6 +462,8 @@ class Programs(RuleBasedStateMachine):
         fn = (lambda ctx, resource: task(resource)) if with_context else task
         if how == "no resource":
             self.factory.fail_next.append(OSError("no resource"))
+        # a thread keeps what it has made where that is not shared, and the model knows of one thread
+        inside = inside and self.model.shares
         answer = self.call(lambda: self.manager.run_task(fn), inside=inside)
         self.factory.fail_next.clear()
         self.same(answer if isinstance(answer, str) else type(answer).__name__, self.model.run_task(how))

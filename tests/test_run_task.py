@@ -313,7 +313,8 @@ def test_what_a_thread_keeps_that_goes_on_is_destroyed_elsewhere_and_the_reason_
     release = threading.Event()
     with ThreadPoolExecutor(1) as pool:
         manager = sqlite()
-        pool.submit(manager.run_task, select).result(PATIENCE)
+        manager.wait_ready(PATIENCE)
+        pool.submit(manager.run_task, select).result(PATIENCE)  # which makes the last connection
         closed = pool.submit(lambda: release.wait(PATIENCE) and manager.connections[-1].close())
         report = manager.stop()
         release.set()

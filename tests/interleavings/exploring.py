@@ -19,6 +19,7 @@ import os
 import random
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any
@@ -38,6 +39,7 @@ import tasker.room
 import tasker.worker
 from tasker import Config
 from tasker.aside import Aside
+from tasker.clock import monotonic
 from tasker.engine import Engine
 from tasker.future import TaskFuture
 from tasker.lifecycle import CLOSED, OPEN
@@ -236,6 +238,10 @@ def without_slots(cls: type) -> type:
     return type(cls.__name__, cls.__bases__, {k: v for k, v in cls.__dict__.items() if k not in left_out})
 
 
+def _explored_monotonic() -> float:
+    return time.monotonic()  # frontrun's, while it explores
+
+
 @contextmanager
 def _seams() -> Iterator[None]:
     seat, parking, shard = map(without_slots, (tasker.parking.Seat, tasker.parking.Parking, tasker.metrics.Shard))
@@ -249,6 +255,9 @@ def _seams() -> Iterator[None]:
         stack.enter_context(mock.patch.object(tasker.metrics, "Shard", shard))
         for module in (tasker.parking, tasker.queue, tasker.room):
             stack.enter_context(mock.patch.object(module, "deque", Lane))
+        for name, module in list(sys.modules.items()):
+            if name.startswith("tasker.") and vars(module).get("monotonic") is monotonic:
+                stack.enter_context(mock.patch.object(module, "monotonic", _explored_monotonic))
         # frontrun lets the next thread go just before a step is done: the GIL must not change hands in between
         stack.callback(sys.setswitchinterval, sys.getswitchinterval())
         sys.setswitchinterval(1.0)

@@ -352,6 +352,7 @@ def test_what_a_task_forks_may_outlive_a_program_that_shares_memory(tmp_path):
                     os.close(descriptor)
                 until(lambda: os.path.exists("over"))
                 os._exit(0)
+            until(lambda: os.getsid(child) == child)  # or it would be ended with this process
             return child
 
         def look(known):
