@@ -117,7 +117,7 @@ def test_a_logger_that_blocks_does_not_hold_up_scaling(make, logger):
 
 @pytest.mark.parametrize("end", ["stop", "kill"])
 def test_a_logger_that_blocks_holds_up_neither_stop_nor_kill(make, logger, end, apart, monkeypatch):
-    monkeypatch.setattr(tasker.lifecycle, "_JOIN", 0.1)
+    monkeypatch.setattr(tasker.lifecycle, "_JOIN", 1.0)  # in which the worker leaves
     monkeypatch.setattr(tasker.engine, "KILL_TIMEOUT", 0.2)
     manager = make(worker_count=1, max_worker_count=4, burst_interval=0.01, logger=logger)
     assert manager.wait_ready(PATIENCE)

@@ -112,8 +112,9 @@ def postgres() -> Iterator[str]:
     initdb, server = _postgres_program("initdb"), _postgres_program("postgres")
     if not (initdb and server and os.name == "posix"):
         pytest.skip("needs initdb and postgres, the programs of a PostgreSQL server")
-    directory = mkdtemp()  # the path of a socket has 107 characters at most
     account: dict[str, Any] = {}
+    # the path of a socket has 107 characters at most; and what is root's own nobody else may enter
+    directory = mkdtemp(dir="/tmp" if os.getuid() == 0 else None)
     if os.getuid() == 0:  # which it refuses
         import pwd
 
