@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import logging
 import random
 import threading
@@ -250,6 +251,23 @@ class Collector:
             raise OSError("no metrics")
 
 
+class _Collecting(threading.local):
+    """Of the calling thread."""
+
+    now = False
+    """Whether the garbage collector runs on it."""
+
+
+_collecting = _Collecting()
+
+
+def _note_collection(phase: str, _: dict[str, int]) -> None:
+    _collecting.now = phase == "start"
+
+
+gc.callbacks.append(_note_collection)
+
+
 class Burden:
     """What a task carries along: to let go of it may block. In a child it is nothing."""
 
@@ -258,7 +276,9 @@ class Burden:
         self._ledger = ledger
 
     def __del__(self) -> None:
-        if gil_enabled():  # else a thread may run it wherever it is, for another that has let go of the object
+        # the garbage collector runs on any thread; and without the GIL a thread may run a destructor, wherever it is,
+        # for another one that has let go of the object
+        if gil_enabled() and not _collecting.now:
             self._ledger.entered("a destructor")
         self._chaos.block("a destructor", 0.03)
 
