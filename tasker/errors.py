@@ -115,6 +115,17 @@ def name_of(fn: Any) -> str:
         return type(fn).__qualname__
 
 
+def origin_of(fn: Any) -> str:
+    """Where a function of the user's is from, to know it again without keeping it: the same for all that one line
+    makes."""
+    fn = fn.func if type(fn) is partial else fn
+    try:
+        line = getattr(getattr(fn, "__code__", None), "co_firstlineno", 0)
+        return f"{fn.__module__}.{fn.__qualname__}:{line}"
+    except Exception:  # an instance, or a mock
+        return f"{type(fn).__module__}.{type(fn).__qualname__}"
+
+
 def shown(value: object) -> str:
     """How a value of the user's stands in an error: its `repr`, cut where it is long; its type where that raises."""
     try:

@@ -13,10 +13,9 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
-from types import FunctionType
 
 from tasker.clock import monotonic
-from tasker.errors import name_of
+from tasker.errors import origin_of
 
 __all__ = ["OUTAGE", "Faults", "Row", "kind_of"]
 
@@ -104,9 +103,7 @@ class Faults:
 
 def kind_of(callback: object) -> str:
     """The kind of fault that it is when a callback raises: the same for one function however often it is made."""
-    code = callback.__code__ if type(callback) is FunctionType else None
-    where = name_of(callback) if code is None else f"{code.co_filename}:{code.co_firstlineno}"
-    return f"callback {where}"
+    return f"callback {origin_of(callback)}"
 
 
 def shown(seconds: float) -> str:

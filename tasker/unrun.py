@@ -15,7 +15,7 @@ from typing import Any
 from tasker.errors import shown
 from tasker.wrapping import wrapper
 
-__all__ = ["UNRUN", "is_unentered", "look_at", "maker_kind", "name_of", "refuse", "suspects"]
+__all__ = ["UNRUN", "is_unentered", "look_at", "maker_kind", "refuse", "suspects"]
 
 _COROUTINE: type = CoroutineType
 UNRUN: frozenset[type] = frozenset((_COROUTINE, GeneratorType, AsyncGeneratorType))
@@ -102,12 +102,3 @@ def is_unentered(resource: Any) -> bool:
     """Whether it is a context manager, made by `@contextmanager`, that nobody has entered. Of others that is not known:
     many are used without."""
     return type(resource) is _Manager and inspect.getgeneratorstate(resource.gen) == inspect.GEN_CREATED
-
-
-def name_of(fn: Callable[..., Any]) -> str:
-    """Where a function is from, to know it again without keeping it: the same for all that one line makes."""
-    try:
-        line = getattr(getattr(fn, "__code__", None), "co_firstlineno", 0)
-        return f"{fn.__module__}.{fn.__qualname__}:{line}"
-    except Exception:  # an instance, or a mock
-        return f"{type(fn).__module__}.{type(fn).__qualname__}"

@@ -14,7 +14,7 @@ from typing import Any, Generic, Literal, TypeVar
 
 from tasker import current
 from tasker.config import Config, every_error_is_healthy
-from tasker.errors import TaskManagerKilledError, WorkerLostError, shown
+from tasker.errors import TaskManagerKilledError, WorkerLostError, origin_of, shown
 from tasker.guard import is_interrupt, pass_on
 from tasker.handover import hand_on
 from tasker.health import takes_resource
@@ -22,7 +22,7 @@ from tasker.logger import GuardedLogger, last_line_of
 from tasker.metrics import TaskLifecycleTimestamps, TaskMetrics
 from tasker.placement.base import Site, Threads
 from tasker.threads import leave_child
-from tasker.unrun import look_at, name_of, refuse
+from tasker.unrun import look_at, refuse
 from tasker.wrapping import wrapper
 
 __all__ = ["Event", "UserCode"]
@@ -167,7 +167,7 @@ class UserCode(Generic[R]):
         what = look_at(result, fn, resource)
         if not what:
             return
-        name = f"{name_of(fn)}, {what}"
+        name = f"{origin_of(fn)}, {what}"
         with self._counting:
             silent = name in self._reported_results or len(self._reported_results) >= _FUNCTIONS
             if not silent:
