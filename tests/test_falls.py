@@ -299,14 +299,20 @@ def test_a_retry_whose_worker_falls_before_it_is_put_back_has_arrived_once(make,
 
 
 @pytest.mark.skipif((3, 12) <= sys.version_info < (3, 14), reason="there no thread starts after a failed allocation")
-def test_a_resource_that_is_made_when_memory_ends_is_not_lost(make, factory):
+def test_a_resource_that_is_made_when_memory_ends_is_not_lost(make, factory, request):
     _testcapi = pytest.importorskip("_testcapi")
     if not (gil_enabled() and hasattr(_testcapi, "set_nomemory")):
         pytest.skip("allocations cannot be made to fail here")
 
+    armed, interval = [True], sys.getswitchinterval()
+    sys.setswitchinterval(PATIENCE)  # so that it is the worker's
+    request.addfinalizer(lambda: sys.setswitchinterval(interval))
+
     def create():
         made = factory.create()
-        _testcapi.set_nomemory(0, 1)  # the next allocation fails, whatever it is for
+        if armed:
+            armed.clear()
+            _testcapi.set_nomemory(0, 1)  # the next allocation fails, whatever it is for
         return made
 
     def destroy(resource):
@@ -314,7 +320,7 @@ def test_a_resource_that_is_made_when_memory_ends_is_not_lost(make, factory):
         factory.destroy(resource)
 
     manager = make(worker_count=1, burst_interval=0, on_create=create, on_destroy=destroy, create_timeout=PATIENCE)
-    eventually(lambda: factory.live, "a resource")
+    manager.submit(lambda resource: None).result(PATIENCE)
     assert manager.stop(PATIENCE).drained
     _testcapi.remove_mem_hooks()
     factory.check()
