@@ -13,6 +13,7 @@ import contextlib
 import dis
 import functools
 import inspect
+import itertools
 import signal
 import sys
 import threading
@@ -72,7 +73,7 @@ def looks(name: str) -> bool:
 def places_of_looks(code: CodeType) -> set[int]:
     """The offsets of those bytecodes. A generator that begins has yet to come to its first one."""
     names = [(each.offset, each.opname) for each in dis.get_instructions(code)]
-    begins = [before for (before, _), (_, name) in zip(names, names[1:], strict=False) if name == "RESUME"]
+    begins = [before for (before, _), (_, name) in itertools.pairwise(names) if name == "RESUME"]
     return {offset for offset, name in names if looks(name)} | set(begins)
 
 
