@@ -21,6 +21,7 @@ code. The future becomes a `TaskFuture`: it is new, and its submitter alone know
 from __future__ import annotations
 
 import concurrent.futures
+import contextlib
 import queue
 import threading
 import weakref
@@ -96,7 +97,8 @@ class WorkItem:
         self.fn: Callable[..., Any]
         self.args: tuple[Any, ...]
         self.kwargs: dict[str, Any]
-        self.fn, self.args, self.kwargs = call
+        with contextlib.suppress(TypeError, ValueError):  # a context of a subclass's own packs calls as it likes
+            self.fn, self.args, self.kwargs = call
 
     def run(self, *context: object) -> None:
         """Raises `RuntimeError`: nobody would be told of the outcome."""

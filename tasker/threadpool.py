@@ -21,7 +21,7 @@ from collections.abc import Callable, Iterable
 from concurrent.futures._base import LOGGER
 from concurrent.futures.thread import BrokenThreadPool
 from functools import partial
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, Never
 
 from tasker import standard
 from tasker.clock import monotonic
@@ -29,12 +29,13 @@ from tasker.config import Config
 from tasker.engine import Engine
 from tasker.errors import ContextCancelledError
 from tasker.executor import CallExecutor, look
-from tasker.future import TaskFuture
+from tasker.future import TaskFuture, task_made_of
 from tasker.interrupts import deliver_later
 from tasker.queue import TaskQueue
 from tasker.scaling import Limits
 from tasker.threads import leave_child
 from tasker.worker import Worker
+from tasker.wrapping import wrapper
 
 __all__ = ["ThreadPoolExecutor"]
 
@@ -52,10 +53,17 @@ class ThreadPoolExecutor(CallExecutor):
 
     An executor that is forgotten finishes what it accepted, and so does the interpreter at its exit.
 
+    As in the standard class from CPython 3.14 on, a subclass may override `BROKEN`, the error of a broken pool, and on
+    those Pythons `prepare_context`, which makes the context that each thread runs its calls in; `**ctxkwargs` are for
+    that one.
+
     Raises `ValueError` when `max_workers` is not greater than 0, `TypeError` for other wrong arguments."""
+
+    BROKEN: type[BrokenThreadPool] = BrokenThreadPool
 
     _task_engine: OnDemandEngine
     _judges = False  # a thread is no resource that an error could break
+    _task_pack: Callable[..., Any] | None = None  # packs a call for the context of a subclass's own that will run it
 
     def __init__(
         self,
@@ -63,20 +71,23 @@ class ThreadPoolExecutor(CallExecutor):
         thread_name_prefix: str = "",
         initializer: Callable[..., object] | None = None,
         initargs: Iterable[Any] = (),
+        **ctxkwargs: Never,
     ) -> None:
         if max_workers is None:
             # what the standard library's has on this version of Python
             processors: int = getattr(os, "process_cpu_count", os.cpu_count)() or 1
             max_workers = min(32, processors + 4)
         most = _number_of_workers(max_workers)
-        if initializer is not None and not callable(initializer):
-            raise TypeError("initializer must be a callable")
+        enter, leave, pack = _prepared(type(self), initializer, initargs, ctxkwargs)
         name = str(thread_name_prefix) or f"ThreadPoolExecutor-{next(_numbers)}"
-        self._task_engine = OnDemandEngine(most, name, initializer, initargs)
+        self._task_engine = OnDemandEngine(most, name, enter, leave, self.BROKEN)
         self._accept_task = self._task_engine.accept
+        if pack is not None:
+            self._task_pack = vars(self)["_resolve_work_item_task"] = pack
+            self._accept_task = partial(_pack_and_accept, self._task_engine, pack)
         look()
         if type(self)._adjust_thread_count is not ThreadPoolExecutor._adjust_thread_count:
-            self._accept_task = partial(_adjust_and_accept, weakref.ref(self))
+            self._accept_task = partial(_adjust_and_accept, weakref.ref(self), self._accept_task)
         # the threads hold the engine and not this object, so it can be collected while they run
         weakref.finalize(self, self._task_engine.lifecycle.request_stop).atexit = False
 
@@ -109,6 +120,18 @@ class ThreadPoolExecutor(CallExecutor):
 
     # -- what others use, although the standard library keeps it to itself (see `standard`) ----------------------------
 
+    def _submit_item(self, item: Any) -> None:
+        if self._task_pack is None:
+            super()._submit_item(item)
+        else:  # who put it has packed it
+            self._task_engine.accept(_run_packed, (self._task_pack, item.task), partial(task_made_of, item.future))
+
+    def _call_of(self, fn: Any, args: tuple[Any, ...]) -> Any:
+        return super()._call_of(fn, args) if self._task_pack is None else args[1]
+
+    def _submits_itself(self) -> bool:
+        return self._task_pack is None and super()._submits_itself()
+
     def _waiting_tasks(self) -> list[TaskFuture[Any]]:
         return self._task_engine.waiting()
 
@@ -139,23 +162,29 @@ class ThreadPoolExecutor(CallExecutor):
             return self._task_engine.is_stopping()
 
 
-class OnDemandEngine(Engine[None]):
+class OnDemandEngine(Engine[Any]):
     """An engine without base workers, which hires up to `most` as tasks come and never retires one."""
 
     finishes_at_exit = True
     life_level: Literal["debug", "info"] = "debug"  # programs make many, and the standard library's say nothing
 
     def __init__(
-        self, most: int, name: str, initializer: Callable[..., object] | None, initargs: Iterable[Any]
+        self,
+        most: int,
+        name: str,
+        enter: Callable[[], Any],
+        leave: Callable[[Any], object],
+        broken_error: type[BrokenThreadPool],
     ) -> None:
         self.most: int = most
         self.broken: bool = False
+        self.broken_error: type[BrokenThreadPool] = broken_error
         self.was_shut_down = False  # by its user
         self._worker_numbers = itertools.count()
         super().__init__(
             Config(
-                on_create=lambda: _initialize(initializer, initargs),
-                on_destroy=_nothing,
+                on_create=enter,
+                on_destroy=leave,
                 worker_count=most,
                 max_worker_count=most,
                 name=name,
@@ -218,7 +247,7 @@ class OnDemandEngine(Engine[None]):
     def refusal(self) -> RuntimeError:
         """Why nothing is accepted any more."""
         if self.broken:
-            return BrokenThreadPool(_BROKEN)
+            return self.broken_error(_BROKEN)
         if self.orphaned is not None:
             return RuntimeError(*self.orphaned.args)
         if self.exiting and not self.was_shut_down:
@@ -242,7 +271,7 @@ class OnDemandEngine(Engine[None]):
         self.lifecycle.request_stop()
         self.queue.fail_waiting(
             lambda task: task._fail_from_outside(
-                BrokenThreadPool(_BROKEN), ContextCancelledError("the pool is broken")
+                self.broken_error(_BROKEN), ContextCancelledError("the pool is broken")
             ),
             self.aside.let_go,
         )
@@ -275,7 +304,7 @@ class OnDemandEngine(Engine[None]):
     def _new_queue(self) -> TaskQueue:
         return _Queue(self.name)
 
-    def _new_worker(self, name: str, leave: Callable[[Worker[None]], None]) -> Worker[None]:
+    def _new_worker(self, name: str, leave: Callable[[Worker[Any]], None]) -> Worker[Any]:
         name = f"{self.name}_{next(self._worker_numbers)}"
         return _InitializedWorker(name, self, self.figures.new_shard(), leave)
 
@@ -287,7 +316,7 @@ class _Queue(TaskQueue):
         pass
 
 
-class _InitializedWorker(Worker[None]):
+class _InitializedWorker(Worker[Any]):
     """A worker that does not try again when its initializer raises: that breaks the pool."""
 
     _terms: OnDemandEngine
@@ -312,6 +341,7 @@ def _number_of_workers(number: int) -> int:
 
 def _adjust_and_accept(
     executor: weakref.ref[ThreadPoolExecutor],
+    accept: Callable[..., TaskFuture[Any]],
     call: Callable[..., Any],
     args: tuple[Any, ...],
     make: Callable[..., TaskFuture[Any]],
@@ -319,12 +349,66 @@ def _adjust_and_accept(
     """Accept a task of an executor whose class has an `_adjust_thread_count` of its own."""
     pool: Any = executor()
     pool._adjust_thread_count()  # first: what it raises refuses the call
-    return pool._task_engine.accept(call, args, make)  # type: ignore[no-any-return]
+    return accept(call, args, make)
 
 
-def _initialize(initializer: Callable[..., object] | None, initargs: Iterable[Any]) -> None:
-    if initializer is not None:
-        initializer(*initargs)
+# -- what a thread has before its first call ---------------------------------------------------------------------------
+
+# from CPython 3.14 on: `prepare_context(initializer, initargs)` returns what makes a thread's context, and what packs a
+# call for it. InterpreterPoolExecutor overrides it
+_standard_prepare: Any = getattr(getattr(standard.Standard, "prepare_context", None), "__func__", None)
+
+
+def _prepared(
+    kind: type[ThreadPoolExecutor],
+    initializer: Callable[..., object] | None,
+    initargs: Iterable[Any],
+    ctxkwargs: dict[str, Any],
+) -> tuple[Callable[[], Any], Callable[[Any], object], Callable[..., Any] | None]:
+    """What makes and frees a thread's resource, and what packs calls for it, if it is a context of a subclass's own."""
+    prepare: Any = getattr(kind, "prepare_context", None)
+    if _standard_prepare is not None and getattr(prepare, "__func__", None) is not _standard_prepare:
+        create, pack = prepare(initializer, initargs, **ctxkwargs)
+        return partial(_entered, create), _leave, pack
+
+    for name in ctxkwargs:
+        raise TypeError(f"{kind.__name__}() got an unexpected keyword argument {name!r}")
+    if initializer is None:
+        return _nothing, _nothing, None
+    if not callable(initializer):
+        raise TypeError("initializer must be a callable")
+    return partial(_initialize, initializer, initargs), _nothing, None
+
+
+def _initialize(initializer: Callable[..., object], initargs: Iterable[Any]) -> None:
+    initializer(*initargs)
+
+
+def _entered(create: Callable[[], Any]) -> Any:
+    context = create()
+    context.initialize()
+    return context
+
+
+def _leave(context: Any) -> None:
+    context.finalize()
+
+
+def _pack_and_accept(
+    engine: OnDemandEngine,
+    pack: Callable[..., Any],
+    call: Callable[..., Any],
+    args: tuple[Any, ...],
+    make: Callable[..., TaskFuture[Any]],
+) -> TaskFuture[Any]:
+    """Accept a call as a task of the context that will run it."""
+    fn, positional, keywords = args
+    return engine.accept(_run_packed, (fn, pack(fn, positional, keywords or {})), make)
+
+
+@wrapper
+def _run_packed(context: Any, fn: Callable[..., Any], packed: Any) -> Any:
+    return context.run(packed)
 
 
 def _log_failure() -> None:
@@ -332,5 +416,5 @@ def _log_failure() -> None:
         LOGGER.critical("Exception in initializer:", exc_info=True)
 
 
-def _nothing(resource: None) -> None:
+def _nothing(*resource: object) -> None:
     pass

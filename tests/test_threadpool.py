@@ -14,6 +14,7 @@ import time
 import weakref
 from collections.abc import Iterator
 from concurrent.futures.thread import BrokenThreadPool
+from functools import partial
 
 import pytest
 
@@ -103,6 +104,127 @@ def test_calls_do_not_see_their_submitters_context_variables():
         assert pool.submit(variable.get).result(PATIENCE) == "the default"
         pool.submit(variable.set, "another call's").result(PATIENCE)
         assert variable.get() == "the submitter's"
+
+
+# -- what the standard class lets subclasses override, from 3.14 on ----------------------------------------------------
+
+with_contexts = pytest.mark.skipif(not hasattr(Standard, "prepare_context"), reason="new in Python 3.14")
+
+
+class Noted:
+    """A worker context: notes what is done to it, and where."""
+
+    def __init__(self, journal, initializer, initargs):
+        self.journal = journal
+        self.begin = partial(initializer, *initargs)
+
+    def note(self, *what):
+        self.journal.append((*what, threading.get_ident()))
+
+    def initialize(self):
+        self.begin()
+        self.note("initialize")
+
+    def finalize(self):
+        self.note("finalize")
+
+    def run(self, packed):
+        self.note("run", packed)
+        (fn, args, kwargs), kind = packed
+        assert kind == "packed"
+        return fn(*args, **kwargs)
+
+
+class NotedPool(ThreadPoolExecutor):
+    @classmethod
+    def prepare_context(cls, initializer, initargs, *, journal):
+        def pack(fn, args, kwargs):
+            if fn is print:
+                raise LookupError("not here")
+            return (fn, args, kwargs), "packed"
+
+        return lambda: Noted(journal, initializer, initargs), pack
+
+
+def noted_pool(journal, begin=int):
+    return NotedPool(1, initializer=begin, journal=journal)
+
+
+def fail(error):
+    raise error
+
+
+@with_contexts
+def test_a_context_of_a_subclass_runs_the_calls_of_its_thread():
+    journal = []
+    with noted_pool(journal) as pool:
+        thread = pool.submit(threading.get_ident).result(PATIENCE)
+        assert pool.submit(pow, 2, exp=3).result(PATIENCE) == 8
+        assert list(pool.map(abs, [-1, -2, -3], chunksize=2)) == [1, 2, 3]
+        error = LookupError("mine")
+        assert pool.submit(fail, error).exception(PATIENCE) is error
+        with pytest.raises(LookupError, match="not here"):
+            pool.submit(print)
+    calls = [(threading.get_ident, (), {}), (pow, (2,), {"exp": 3}), *((abs, (-n,), {}) for n in (1, 2, 3))]
+    runs = [("run", (call, "packed"), thread) for call in [*calls, (fail, (error,), {})]]
+    assert journal == [("initialize", thread), *runs, ("finalize", thread)]
+
+
+@with_contexts
+def test_a_context_of_a_subclass_gets_what_has_replaced_the_standard_submit(monkeypatch):
+    original = Standard.submit
+    monkeypatch.setattr(Standard, "submit", lambda self, fn, *args: original(self, lambda: [fn(*args)]))
+    journal = []
+    with noted_pool(journal) as pool:
+        assert pool.submit(pow, 2, 3).result(PATIENCE) == [8]
+        assert list(pool.map(abs, [-1])) == [[1]]
+    assert [what for what, *_ in journal] == ["initialize", "run", "run", "finalize"]
+
+
+@with_contexts
+def test_a_call_for_a_context_of_a_subclass_is_taken_out_as_it_was_packed(gate):
+    with noted_pool([]) as pool:
+        occupy(pool, gate)
+        future = pool.submit(pow, 2, 3)
+        assert pool._work_queue.get_nowait().task == ((pow, (2, 3), {}), "packed")
+        assert future.cancelled()
+        gate.set()
+
+
+@with_contexts
+def test_a_context_that_cannot_be_initialized_breaks_the_pool_and_is_not_finalized(monkeypatch):
+    class Broken(BrokenThreadPool):
+        pass
+
+    monkeypatch.setattr(NotedPool, "BROKEN", Broken)
+    journal = []
+    with noted_pool(journal, begin=partial(fail, LookupError())) as pool:
+        with pytest.raises(Broken, match="initializer failed"):
+            pool.submit(int).result(PATIENCE)
+        with pytest.raises(Broken, match="initializer failed"):
+            pool.submit(int)
+    assert journal == []
+
+
+@pytest.mark.skipif(hasattr(Standard, "prepare_context"), reason="of Python 3.11 to 3.13")
+def test_before_3_14_a_prepare_context_is_nothing_special():
+    pool_class = type("Mine", (ThreadPoolExecutor,), {"prepare_context": fail})
+    with pool_class(1) as pool:
+        assert pool.submit(pow, 2, 3).result(PATIENCE) == 8
+
+
+def test_a_subclass_says_what_a_broken_pool_raises():
+    class Broken(BrokenThreadPool):
+        pass
+
+    pool_class = type("Mine", (ThreadPoolExecutor,), {"BROKEN": Broken})
+    with pool_class(1, initializer=fail, initargs=[LookupError()]) as pool:
+        assert type(pool.submit(int).exception(PATIENCE)) is Broken
+
+
+def test_arguments_that_it_does_not_have_are_refused():
+    with pytest.raises(TypeError, match=r"unexpected keyword argument 'workers'"):
+        ThreadPoolExecutor(workers=3)
 
 
 # -- threads -----------------------------------------------------------------------------------------------------------

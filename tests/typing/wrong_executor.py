@@ -66,7 +66,7 @@ def views(m: TaskManager[Connection]) -> None:
 
 def drop_ins() -> None:
     ThreadPoolExecutor("4")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
-    ThreadPoolExecutor(workers=4)  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
+    ThreadPoolExecutor(workers=4)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
     ThreadPoolExecutor(4, 5)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
     ThreadPoolExecutor(initializer=4)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
     ThreadPoolExecutor(initializer=answer, initargs=4)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
