@@ -121,8 +121,10 @@ def items_of(items: Iterable[Any] | AsyncIterable[Any]) -> Items:
 async def results(engine: Parts, plan: Plan, items: Items) -> AsyncGenerator[Any, None]:
     """What `map` hands out, for a loop."""
     window = _LoopWindow(plan)
-    puller = asyncio.create_task(_pull(engine, window, items), name=f"tasker-amap-{id(window):x}")
+    puller: asyncio.Task[None] | None = None
     try:
+        # an eager one pulls at once, and an interrupt in the input comes out here
+        puller = asyncio.create_task(_pull(engine, window, items), name=f"tasker-amap-{id(window):x}")
         while (future := await window.next()) is not None:
             outcomes = window.land(future)
             future = None  # as in the thread's `_results`, nothing is held of what is handed out
@@ -138,7 +140,8 @@ async def results(engine: Parts, plan: Plan, items: Items) -> AsyncGenerator[Any
         window.raise_error()
     finally:
         window.cancel()
-        await _end_of(puller)
+        if puller is not None:
+            await _end_of(puller)
 
 
 async def _pull(engine: Parts, window: _LoopWindow, items: Items) -> None:

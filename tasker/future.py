@@ -118,7 +118,12 @@ class TaskFuture(Future[T]):
 
     Works with `concurrent.futures.wait`, `as_completed` and `asyncio.wrap_future`. Made by `TaskManager.submit` and its
     like, not by users. A failure that nobody asked for is logged when its future is collected, unless the task had been
-    asked to end."""
+    asked to end.
+
+    To cancel an await is to `cancel()` the future. But `asyncio.ensure_future(future)`, `gather(future)` and
+    `wait_for(future, 0)` make an asyncio task, which awaits from its first step on: cancelled before that step, it
+    leaves the future alone. `asyncio.wrap_future(future)` in its place hands on every cancellation, and so do eager
+    tasks. `asyncio.wait` takes the wrapped form only."""
 
     attempts: int
     """How many times the task was started; more than 1 after retries."""

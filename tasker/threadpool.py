@@ -53,13 +53,13 @@ class ThreadPoolExecutor(CallExecutor):
 
     An executor that is forgotten finishes what it accepted, and so does the interpreter at its exit.
 
-    As in the standard class from CPython 3.14 on, a subclass may override `BROKEN`, the error of a broken pool, and on
-    those Pythons `prepare_context`, which makes the context that each thread runs its calls in; `**ctxkwargs` are for
-    that one.
+    As in the standard class from CPython 3.14 on, a subclass may override `BROKEN`, and on those Pythons
+    `prepare_context`, which makes the context that each thread runs its calls in; `**ctxkwargs` are for that one.
 
     Raises `ValueError` when `max_workers` is not greater than 0, `TypeError` for other wrong arguments."""
 
     BROKEN: type[BrokenThreadPool] = BrokenThreadPool
+    """What waiting and later calls fail with after an initializer has raised."""
 
     _task_engine: OnDemandEngine
     _judges = False  # a thread is no resource that an error could break

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import concurrent.futures
 import contextlib
 import gc
 import os
 import random
+import sys
 import threading
 import traceback
 import weakref
@@ -52,6 +54,11 @@ async def until(condition):
     """Wait in a loop for something that nothing signals."""
     while not condition():
         await asyncio.sleep(0.002)
+
+
+async def bare(awaitable):
+    """A coroutine that does nothing but await it."""
+    return await awaitable
 
 
 async def others():
@@ -246,6 +253,109 @@ def test_cancelling_the_awaiting_task_cancels_the_context_of_a_running_one(make,
             await waiter
         assert gate.contexts[0].cancelled()
         await asyncio.to_thread(future.result, PATIENCE)  # it ends as its function does
+
+    run(main)
+
+
+async def give_up(form, awaited):
+    """Await something, and cancel that before the loop has run anything else."""
+    if form == "wait_for":
+        with pytest.raises(TimeoutError):
+            await asyncio.wait_for(awaited, 0)
+        return
+    task = {"gather": asyncio.gather, "ensure_future": asyncio.ensure_future}[form](awaited)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+
+
+FORMS = ["ensure_future", "gather", "wait_for"]
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_a_task_of_asyncio_that_is_cancelled_before_it_began_cancels_nothing(make, gate, form):
+    """Nothing was awaited, as when a coroutine's task is cancelled before its first step."""
+    manager = make()
+
+    async def main():
+        future = manager.submit(gate)
+        await give_up(form, future)
+        await others()
+        await until(lambda: gate.contexts)
+        assert not gate.contexts[0].cancelled()
+        gate.opened.set()
+        assert await future is None
+
+    run(main)
+    assert manager.metrics().total_tasks_completed == 1
+
+
+@pytest.mark.parametrize("form", [*FORMS, None])
+def test_wrapped_for_asyncio_a_future_is_cancelled_however_early(make, gate, form):
+    manager = make()
+
+    async def main():
+        future = manager.submit(gate)
+        wrapped = asyncio.wrap_future(future)
+        if form is None:
+            wrapped.cancel()
+        else:
+            await give_up(form, wrapped)
+        await asyncio.to_thread(concurrent.futures.wait, [future], PATIENCE)
+        assert future.cancelled() or gate.contexts[0].cancelled()
+
+    run(main)
+
+
+@pytest.mark.skipif(not hasattr(asyncio, "eager_task_factory"), reason="new in Python 3.12")
+@pytest.mark.parametrize("form", FORMS)
+def test_an_eager_task_of_asyncio_awaits_at_once_so_it_cancels_at_once(block, gate, form):
+    manager = block()
+
+    async def main():
+        asyncio.get_running_loop().set_task_factory(asyncio.eager_task_factory)
+        future = manager.submit(gate)
+        await give_up(form, future)
+        assert future.cancelled()
+
+    run(main)
+
+
+def test_an_asubmit_that_is_cancelled_before_it_began_submits_nothing(make, gate):
+    manager = make()
+
+    async def main():
+        await give_up("ensure_future", manager.asubmit(gate))
+        with pytest.raises(ExceptionGroup):
+            await failing_group()
+        await others()
+
+    async def failing_group():
+        async with asyncio.TaskGroup() as group:
+            group.create_task(manager.asubmit(gate))
+            raise LookupError
+
+    run(main)
+    assert manager.metrics().total_tasks_arrived == 0
+
+
+@pytest.mark.skipif(sys.version_info < (3, 14), reason="new in Python 3.14")
+def test_with_eager_start_an_asubmit_submits_at_once(block, gate):
+    manager = block()
+
+    async def main():
+        task = asyncio.create_task(manager.asubmit(double, 4), eager_start=True)
+        given_up = asyncio.create_task(manager.asubmit(gate), eager_start=True)
+        assert manager.stats().queued_tasks == 2
+        given_up.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await given_up
+        assert manager.stats().queued_tasks == 1
+        gate.opened.set()
+        assert await task == 8
+        done = manager.submit(double, 5)
+        await until(done.done)
+        assert asyncio.create_task(bare(done), eager_start=True).result() == 10
 
     run(main)
 
@@ -1498,6 +1608,27 @@ def test_an_input_that_would_end_the_program_ends_the_loop(make, error, kind):
 
     with pytest.raises(error):
         run(main)
+
+
+@pytest.mark.skipif(not hasattr(asyncio, "eager_task_factory"), reason="new in Python 3.12")
+@pytest.mark.parametrize("error", [KeyboardInterrupt, SystemExit])
+def test_an_input_that_would_end_the_program_cancels_what_an_eager_puller_has_begun(make, gate, error):
+    manager = make()
+
+    def items():
+        yield "first"
+        gate.started_one()
+        raise error
+
+    async def main():
+        asyncio.get_running_loop().set_task_factory(asyncio.eager_task_factory)
+        asyncio.get_running_loop().set_exception_handler(lambda *reported: None)  # the puller's, which nobody has
+        async for _ in manager.amap(lambda context, resource, name: gate.run(context, name), items()):
+            pass
+
+    with pytest.raises(error):
+        asyncio.run(main())
+    assert gate.contexts[0].cancelled()
 
 
 def test_amap_checks_its_arguments_at_the_call(make):

@@ -103,7 +103,8 @@ def test_a_child_inherits_no_descriptor_but_its_own(make, tmp_path):
     assert opened.pop("0") == "/dev/null"
     opened.pop("1")
     opened.pop("2")
-    kinds = sorted(target.partition(":")[0] for target in opened.values() if ".so" not in target)
+    # a newer libffi opens its own file in each process that imports ctypes, and maps code from it for callbacks
+    kinds = sorted(target.partition(":")[0] for target in opened.values() if "/libffi.so" not in target)
     tracks = "multiprocessing.resource_tracker" in sys.modules  # of which a child has a descriptor, too
     assert kinds == ["/memfd"] + ["pipe"] * (4 + tracks)  # mark; calls, answers, orders, lifeline
 
