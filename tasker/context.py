@@ -7,6 +7,9 @@ ones that you make, or use them in a `with` block.
 One `_lock` guards the fields of all contexts, for a few lines at a time, and no callback runs under it. It is one, so
 that a signal handler can find out whether the thread that it interrupted holds it.
 
+One is made for each task that asks for it, so making it must cost next to nothing: it gets three attributes and takes
+no lock. What few contexts have is a class attribute until it differs.
+
 Source of the rules: Go's package `context` (`Background`, `WithCancelCause`, `WithDeadline`, `WithValue`, `AfterFunc`).
 """
 
@@ -31,6 +34,7 @@ __all__ = ["Context", "background", "with_cancel", "with_deadline", "with_timeou
 
 _lock = threading.RLock()  # reentrant: a signal handler may cancel what its thread is looking at
 
+_new: Any = object.__new__
 EndedError = ContextCancelledError | DeadlineExceededError
 Callback = Callable[[], object]
 
@@ -48,39 +52,18 @@ class Context:
     when its function asks for it. Leaving its `with` block cancels it. Every method may be called from any thread;
     only `wait()` blocks."""
 
-    __slots__ = (
-        "__weakref__",
-        "_callbacks",
-        "_cause",
-        "_children",
-        "_deadline",
-        "_entry",
-        "_error",
-        "_key",
-        "_lock",
-        "_parent",
-        "_sleepers",
-        "_value",
-    )
+    _lock = _lock
+    _parent: Context | None
+    _deadline: float | None
+    _error: EndedError | None
+    _cause: BaseException | None = None
+    _key: object = None
+    _value: object = None
+    _followers: _Followers | None = None
+    _entry: timer.TimerEntry | None = None
 
     def __init__(self) -> None:
         raise TypeError("contexts are made by background(), with_cancel() and its like")
-
-    def _set_up(self, parent: Context | None, deadline: float | None = None) -> Self:
-        self._parent = parent
-        inherited = parent._deadline if parent is not None else None
-        is_later = deadline is None or (inherited is not None and inherited < deadline)
-        self._deadline: float | None = inherited if is_later else deadline
-        self._key: object = None
-        self._value: object = None
-        self._lock = _lock
-        self._error: EndedError | None = None
-        self._cause: BaseException | None = None
-        self._children: dict[Context, None] = {}  # insertion-ordered, so that ends are told in order
-        self._callbacks: list[Callback] = []
-        self._sleepers: list[Sleeper] = []
-        self._entry: timer.TimerEntry | None = None
-        return self
 
     # -- what the work asks ------------------------------------------------------------------------------------
 
@@ -116,7 +99,7 @@ class Context:
     def stopping(self) -> bool:
         """Whether the manager that runs this task is draining: a long task may want to finish early."""
         context: Context | None = self
-        while context is not None and not isinstance(context, TaskContext):
+        while context is not None and not isinstance(context, ManagerValues):
             context = context._parent
         return context is not None and context.is_stopping()
 
@@ -154,17 +137,19 @@ class Context:
         _check_callback(callback)
         entry = functools.partial(callback)  # compared by identity: one may be added twice, and == may be the user's
         with self._lock:
+            followers = self._followed()
             live = self._error is None
             if live:
-                self._callbacks.append(entry)
+                followers.callbacks.append(entry)
         if not live:
             tell(lambda: _guarded([entry]))
 
         def take_back() -> bool:
             with self._lock:
-                if entry not in self._callbacks:
+                followers = self._followers
+                if followers is None or entry not in followers.callbacks:
                     return False
-                self._callbacks.remove(entry)
+                followers.callbacks.remove(entry)
                 return True
 
         return take_back
@@ -209,16 +194,29 @@ class Context:
     def _add_sleeper(self, sleeper: Sleeper) -> None:
         """Have it released when the context is done, by whoever ends it: it must not block. At once if it is done."""
         with self._lock:
+            followers = self._followed()
             live = self._error is None
             if live:
-                self._sleepers.append(sleeper)
+                followers.sleepers.append(sleeper)
         if not live:
             sleeper.release()
 
     def _remove_sleeper(self, sleeper: Sleeper) -> None:
         with self._lock:
-            if sleeper in self._sleepers:
-                self._sleepers.remove(sleeper)
+            followers = self._followers
+            if followers is not None and sleeper in followers.sleepers:
+                followers.sleepers.remove(sleeper)
+
+    def _followed(self) -> _Followers:
+        """What is told of its end. With the lock held; ask for it, *then* look whether the context is live, then add: a
+        signal handler may end it until that look, but not after."""
+        followers = self._followers
+        if followers is None:
+            made = _Followers()
+            followers = self._followers  # a signal handler may have been here, too
+            if followers is None:
+                followers = self._followers = made
+        return followers
 
     def _items(self) -> list[tuple[object, object]]:
         """Keys and values, those of the root first."""
@@ -244,15 +242,14 @@ class Context:
                     continue
                 context._cause = cause
                 context._error = error
-                children, context._children = context._children, {}
-                sleepers, context._sleepers = context._sleepers, []
-                callbacks += context._callbacks
-                context._callbacks = []
+                followers, context._followers = context._followers, None
                 entry, context._entry = context._entry, None
             if entry is not None:
                 entry.cancel()
-            _release(sleepers)
-            ending.extend(reversed(children))
+            if followers is not None:
+                callbacks += followers.callbacks
+                _release(followers.sleepers)
+                ending.extend(reversed(followers.children))
         if self._parent is not None:
             self._parent._forget(self)
         return callbacks
@@ -262,9 +259,10 @@ class Context:
         parent = self._parent
         if parent is not None and parent._can_end():
             with parent._lock:
+                followers = parent._followed()
                 error = parent._error
                 if error is None:
-                    parent._children[self] = None
+                    followers.children[self] = None
             if error is not None:
                 self._end(error, parent._cause, [])
         if self._deadline is None or self._error is not None or self._deadline == (parent and parent._deadline):
@@ -278,7 +276,8 @@ class Context:
 
     def _forget(self, child: Context) -> None:
         with self._lock:
-            self._children.pop(child, None)
+            if self._followers is not None:
+                self._followers.children.pop(child, None)
 
     def _can_end(self) -> bool:
         return True
@@ -291,10 +290,19 @@ class Context:
             timer.look_after_aside()
 
 
+class _Followers:
+    """What is told when a context ends."""
+
+    __slots__ = ("callbacks", "children", "sleepers")
+
+    def __init__(self) -> None:
+        self.children: dict[Context, None] = {}  # insertion-ordered, so that ends are told in order
+        self.callbacks: list[Callback] = []
+        self.sleepers: list[Sleeper] = []
+
+
 class _Background(Context):
     """The root: never done, no deadline, no values."""
-
-    __slots__ = ()
 
     def cancel(self, cause: BaseException | None = None) -> None:
         raise TypeError("background() cannot be cancelled: cancel a with_cancel(background()) instead")
@@ -315,14 +323,14 @@ class _Background(Context):
         pass
 
 
-class _Values(Context):
-    """The values of another context without its cancellation and deadline: what a task inherits from the manager."""
+class ManagerValues(Context):
+    """What tasks inherit from their manager: whether it is stopping, and the values of its context, without the
+    cancellation and deadline of that (Go's `WithoutCancel`)."""
 
-    __slots__ = ()
-
-    def __init__(self, source: Context) -> None:
-        self._set_up(None)
+    def __init__(self, source: Context, is_stopping: Callable[[], bool]) -> None:
         self._parent = source
+        self._deadline = self._error = None
+        self.is_stopping: Callable[[], bool] = is_stopping
 
     def _can_end(self) -> bool:
         return False
@@ -331,15 +339,27 @@ class _Values(Context):
 class TaskContext(Context):
     """The context of one task. Its deadline is watched by the task's future, which ends task and context together."""
 
-    __slots__ = ("is_stopping",)
 
-    def __init__(self, values: Context, deadline: float | None, is_stopping: Callable[[], bool]) -> None:
-        self._set_up(None, deadline)
-        self._parent = values
-        self.is_stopping: Callable[[], bool] = is_stopping
+def new_task_context(values: ManagerValues, deadline: float | None = None) -> TaskContext:
+    """Made on the hot path: to call a class would cost more than all of this."""
+    context: TaskContext = _new(TaskContext)
+    context._parent = values
+    context._deadline = deadline
+    context._error = None
+    return context
 
 
-_BACKGROUND = _Background.__new__(_Background)._set_up(None)
+def _new_context(kind: type[Context], parent: Context | None, deadline: float | None = None) -> Context:
+    context: Context = _new(kind)
+    inherited = parent._deadline if parent is not None else None
+    is_later = deadline is None or (inherited is not None and inherited < deadline)
+    context._parent = parent
+    context._deadline = inherited if is_later else deadline
+    context._error = None
+    return context
+
+
+_BACKGROUND = _new_context(_Background, None)
 
 
 def background() -> Context:
@@ -382,16 +402,12 @@ def with_value(parent: Context, key: object, value: object) -> Context:
     return _derive(parent, key=key, value=value)
 
 
-def without_cancel(parent: Context) -> Context:
-    """The values of `parent` alone (Go's `WithoutCancel`)."""
-    return _Values(parent)
-
-
 def _derive(parent: Context, deadline: float | None = None, *, key: object = None, value: object = None) -> Context:
     if not isinstance(parent, Context):
         raise TypeError(f"parent must be a Context, for example background(), not {shown(parent)}")
-    context = Context.__new__(Context)._set_up(parent, deadline)
-    context._key, context._value = key, value
+    context = _new_context(Context, parent, deadline)
+    if key is not None:
+        context._key, context._value = key, value
     context._attach()
     return context
 
@@ -439,7 +455,7 @@ def _guarded(callbacks: list[Callback]) -> list[Callback]:
 
 def _start_afresh() -> None:
     """In a forked child: the lock may be held by a thread that is not there."""
-    lock: Any = _lock  # the same object from now on: contexts refer to it
+    lock: Any = _lock  # the same object from now on: the class refers to it
     lock._at_fork_reinit()
 
 

@@ -23,7 +23,7 @@ from tasker.burst import Burst
 from tasker.callables import is_plain
 from tasker.clock import monotonic
 from tasker.config import Config
-from tasker.context import Callback, Context, TaskContext, without_cancel
+from tasker.context import Callback, Context, ManagerValues, TaskContext, new_task_context
 from tasker.crew import Crew
 from tasker.current import in_task
 from tasker.errors import PoolDeadlockError, QueueFullError, ResourceCreationError, TaskManagerShutdownError
@@ -52,6 +52,10 @@ __all__ = ["Engine"]
 
 R = TypeVar("R")
 T = TypeVar("T")
+
+# what was found of the last function: its code, the number of arguments given to it, and the function itself if it
+# wants its context then. Without room for one no function of that code does; with it, the annotation has a say
+_Known = tuple[CodeType | None, int, weakref.ref[FunctionType] | None]
 
 KILL_TIMEOUT = 5.0  # seconds that a kill gives running tasks
 
@@ -82,7 +86,7 @@ class Engine(Generic[R]):
         self.exiting = False  # whether the interpreter is
         self.orphaned: BaseException | None = None  # why, in a forked child, no task has an end
         self._inherited: list[Any] = []  # in a forked child: kept, or collecting them would free them
-        self._values = without_cancel(config.ctx)
+        self.values: ManagerValues = ManagerValues(config.ctx, self.is_stopping)
         self.queue: TaskQueue = self._new_queue()
         self.figures: BuiltinCollector = BuiltinCollector(self.queue.waiting_new)
         self.aside: Aside = Aside(f"{config.name}-aside", self.logger)
@@ -118,7 +122,7 @@ class Engine(Generic[R]):
         self.burst: Burst = Burst(self, interval, create_timeout, limits)
         self._bounded = config.queue_size > 0
         self._propagates = config.propagate_contextvars
-        self._plain: tuple[CodeType | None, int] = (None, 0)  # code that, given so many arguments, takes no context
+        self._known: _Known = (None, 0, None)
         # the type of the last result of `run_task`, if it is none that is to be looked at
         self._harmless: type = type(None)
         self._forget_stop: Callable[[], bool] = bool
@@ -163,13 +167,16 @@ class Engine(Generic[R]):
         """
         if self.queue.closed:
             raise self.queue.refusal()
-        code, given = self._plain
-        if type(fn) is FunctionType and fn.__code__ is code and len(args) == given:
-            wants = False
+        code, given, asking = self._known
+        if (
+            type(fn) is FunctionType
+            and fn.__code__ is code
+            and len(args) == given
+            and (asking is None or asking() is fn)
+        ):
+            wants = asking is not None
         else:
-            wants = wants_context(fn, len(args) + 1)
-            if type(fn) is FunctionType:
-                self._remember(fn.__code__, len(args))
+            wants = self._ask(fn, len(args))
         task = make(self, fn, args, wants, monotonic(), waiting, copy_context() if self._propagates else None)
         self._accept(task, options)
         return task
@@ -216,10 +223,13 @@ class Engine(Generic[R]):
             except BaseException:
                 pass
 
-    def _remember(self, code: CodeType, given: int) -> None:
-        """The last plain function, as many are submitted again and again."""
-        if is_plain(code, given + 1):
-            self._plain = (code, given)
+    def _ask(self, fn: Callable[..., Any], given: int) -> bool:
+        """Whether a function wants its context, given so many arguments. The last one that was asked is remembered, as
+        many are submitted again and again."""
+        wants = wants_context(fn, given + 1)
+        if type(fn) is FunctionType and is_plain(fn.__code__, given + 1 + wants):
+            self._known = (fn.__code__, given, weakref.ref(fn) if wants else None)
+        return wants
 
     def _put(
         self,
@@ -275,13 +285,16 @@ class Engine(Generic[R]):
         """Run a task here and now on a pooled resource."""
         if self.queue.closed:  # the burst thread closes the pool a moment later, and in a forked child nobody does
             raise self.queue.refusal()
-        code, given = self._plain
-        if type(fn) is FunctionType and fn.__code__ is code and len(args) == given:
-            wants = False
+        code, given, asking = self._known
+        if (
+            type(fn) is FunctionType
+            and fn.__code__ is code
+            and len(args) == given
+            and (asking is None or asking() is fn)
+        ):
+            wants = asking is not None
         else:
-            wants = wants_context(fn, len(args) + 1)
-            if type(fn) is FunctionType:
-                self._remember(fn.__code__, len(args))
+            wants = self._ask(fn, len(args))
         place = current.here.place
         started, outer = monotonic(), place.loan
         try:
@@ -365,7 +378,7 @@ class Engine(Generic[R]):
     def call_context(self, loan: Loan[R]) -> TaskContext:
         """The context of a `run_task`, made if need be. For the thread that runs it."""
         if loan.context is None:
-            loan.context = TaskContext(self._values, None, self.is_stopping)
+            loan.context = new_task_context(self.values)
             self.run_contexts.add(loan.context)
         context: TaskContext = loan.context
         return context
@@ -382,9 +395,6 @@ class Engine(Generic[R]):
             self.user.tell(end, stamps)
 
     # -- what workers use (worker.Terms) -----------------------------------------------------------------------------
-
-    def task_context(self, task: TaskFuture[Any]) -> TaskContext:
-        return task._make_context(TaskContext(self._values, task._deadline, self.is_stopping))
 
     def resource_made(self) -> None:
         self.backoff.resource_made()

@@ -52,7 +52,7 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 from tasker import checks, deadlock, timer
 from tasker.callables import check_callable
 from tasker.clock import monotonic
-from tasker.context import Callback, EndedError, TaskContext
+from tasker.context import Callback, EndedError, ManagerValues, TaskContext, new_task_context
 from tasker.current import in_task
 from tasker.errors import DeadlineExceededError, TaskTimeoutError, name_of, shown
 from tasker.guard import pass_on, tell
@@ -144,7 +144,7 @@ class TaskFuture(Future[T]):
     _started_at: float
     _timeout = 0.0
     _deadline: float | None = None
-    _context: TaskContext | None = None
+    _context: TaskContext | None  # as long as it runs, if there is one
     _cancel_asked = False  # cancelled while running: never retried
     _refused = False  # its submission raised when it was in its lane
     _is_counted = False  # that was counted
@@ -286,13 +286,10 @@ class TaskFuture(Future[T]):
             return not self._take_start()
         return True
 
-    def _make_context(self, context: TaskContext) -> TaskContext:
+    def _make_context(self, values: ManagerValues) -> TaskContext:
         """Give a running task its context, ended already if that was asked for before there was one."""
-        self._context = context
-        if self._waiting is None:  # whoever settles the task looks there, and lets go of the context too
-            with _first_waiter:
-                if self._waiting is None:
-                    self._waiting = []
+        context = self._context = new_task_context(values, self._deadline)
+        # announced, then looked: whoever cancels or settles does it the other way round
         if self._cancel_asked or self._final is not None:
             context.cancel()
         return context
@@ -393,7 +390,8 @@ class TaskFuture(Future[T]):
         if self._final is not None or self._cancel_asked:
             return []
         self._cancel_asked = True
-        return self._context._end(ending, cause, things) if self._context is not None else []
+        context = self._context  # read once: the worker empties it
+        return [] if context is None else context._end(ending, cause, things)
 
     def _withdraw(self) -> bool:
         """Cancel a waiting task; `False` when it was started or settled."""
@@ -668,6 +666,7 @@ def new_task(
     task._priority = False
     task._queued_at = task._started_at = queued_at
     task._waiting = waiting
+    task._context = None
     task._result = task._exception = task._final = None
     task.attempts = 0
     return task

@@ -9,7 +9,8 @@ How many arguments a function takes is what a call would find out: of a wrapper 
 on to the function that it wraps is its own business; `mock.patch` adds an argument there.
 
 What runs Python code is judged by its code, each time anew, so a change of it counts at once: functions, and methods,
-partials, classes and instances by the function that they call. What is written in C has its signature read once. That
+partials, classes and instances by the function that they call. (An engine remembers the last function, for as long as
+that has the same code.) What is written in C has its signature read once. That
 is remembered as long as the object lives, and found by identity. What can have no weak reference is not read.
 """
 

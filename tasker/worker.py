@@ -30,7 +30,7 @@ from typing import Any, Generic, Protocol, TypeVar
 from tasker import current
 from tasker.backoff import Backoff
 from tasker.clock import monotonic
-from tasker.context import TaskContext
+from tasker.context import ManagerValues, TaskContext
 from tasker.errors import TaskManagerKilledError, WorkerLostError, put_note
 from tasker.future import TaskFuture
 from tasker.hints import explain_call
@@ -60,12 +60,9 @@ class Terms(Protocol[R]):
     settling: set[TaskFuture[Any]]
     backoff: Backoff
     max_retries: int
+    values: ManagerValues
     may_retry: bool
     """Whether any task may run more than once."""
-
-    def task_context(self, task: TaskFuture[Any]) -> TaskContext:
-        """A context for a task that asks for one."""
-        ...
 
     def resource_made(self) -> None:
         """A worker has a resource now: tell who waits for that."""
@@ -136,7 +133,7 @@ class Worker(Generic[R]):
         """The context of its task, made if need be. For the worker's own thread."""
         task = self.task
         assert task is not None
-        return task._context or self._terms.task_context(task)
+        return task._context or task._make_context(self._terms.values)
 
     def _employed(self) -> bool:
         return not self.dismissed and not self._queue.is_drained()
@@ -232,7 +229,7 @@ class Worker(Generic[R]):
         # what is counted when stands in the order that `_give_up_task` goes by
         take, shard, terms, read_clock = self._queue.take, self.shard, self._terms, monotonic
         collects, may_retry = terms.user.collects, terms.may_retry
-        durations = shard.durations
+        durations, values = shard.durations, terms.values
         suspect = suspects(resource)
         usual: object = None  # the type of the last result that was looked at: the next is of the same, most often
         now = 0.0  # when the last task ended, which is when the next one starts if nothing of the user's ran in between
@@ -266,14 +263,17 @@ class Worker(Generic[R]):
                 if variables is not None:
                     if may_retry:
                         variables = variables.copy()  # what this attempt sets must not be seen by the next one
-                    if task._wants_context:
-                        result = variables.run(fn, terms.task_context(task), resource, *args)
-                    elif args:
-                        result = variables.run(fn, resource, *args)
+                    if args:
+                        if task._wants_context:
+                            result = variables.run(fn, task._make_context(values), resource, *args)
+                        else:
+                            result = variables.run(fn, resource, *args)
+                    elif task._wants_context:
+                        result = variables.run(fn, task._make_context(values), resource)
                     else:
                         result = variables.run(fn, resource)
                 elif task._wants_context:
-                    result = fn(terms.task_context(task), resource, *args)
+                    result = fn(task._make_context(values), resource, *args)
                 elif args:
                     result = fn(resource, *args)
                 else:
@@ -300,10 +300,10 @@ class Worker(Generic[R]):
                     del task._may_settle
                 except AttributeError:  # a timeout, say, has settled it, or the task has forked and this is the child
                     leave_child()
-                    result = None
+                    result = task._context = None
                     continue
                 durations.append(started - task._queued_at)
-                task._fn = task._args = task._variables = variables = None
+                task._fn = task._args = task._variables = task._context = variables = None
                 durations.append(now - started)
                 task._result = result
                 result = None

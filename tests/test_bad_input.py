@@ -43,6 +43,7 @@ from tasker import (
 from tests.conftest import PATIENCE, Log, eventually
 from tests.test_config import WRONG as WRONG_FIELDS
 from tests.test_config import Collector, config
+from tests.test_context import told_by
 from tests.test_public_api import TWELVE
 
 READABLE = 1000  # characters: the longest message that a person reads
@@ -243,8 +244,12 @@ class World:
             "pool out": engine.pool.out,
             "waiting": list(self.running._waiting or ()),
             "asked": self.running._cancel_asked,
-            "context": (self.context.err(), list(self.context._children), list(self.context._callbacks)),
-            "sleepers": list(self.context._sleepers),
+            "context": (
+                self.context.err(),
+                list(told_by(self.context).children),
+                list(told_by(self.context).callbacks),
+            ),
+            "sleepers": list(told_by(self.context).sleepers),
             "callbacks called": self.calls,
         }
 
@@ -752,7 +757,7 @@ def test_a_right_value_is_taken_however_extreme(world, argument):
 WAITS = {  # what waits for so long, how to see that it does, and what ends it with which result
     "result": (lambda w, t: w.running.result(t), lambda w: w.running._waiting, True),
     "exception": (lambda w, t: w.running.exception(t), lambda w: w.running._waiting, None),
-    "wait": (lambda w, t: w.context.wait(t), lambda w: w.context._sleepers, True),
+    "wait": (lambda w, t: w.context.wait(t), lambda w: told_by(w.context).sleepers, True),
     "join": (lambda w, t: w.manager.join(t), lambda w: w.manager._engine.watchers, True),
     "queue_timeout": (
         lambda w, t: w.manager.submit(task, queue_timeout=t).result(PATIENCE),

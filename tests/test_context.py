@@ -30,7 +30,7 @@ from tasker import (
     with_timeout,
     with_value,
 )
-from tasker.context import Context, TaskContext, without_cancel
+from tasker.context import Context, ManagerValues, _Followers, new_task_context
 from tasker.testing import ManualClock
 from tests.conftest import PATIENCE, eventually
 
@@ -84,6 +84,11 @@ def in_another_thread(fn):
     return done[0]
 
 
+def told_by(ctx):
+    """Whom it will tell of its end."""
+    return ctx._followers or _Followers()
+
+
 def pass_deadline(ctx):
     """Have the timer thread find that the deadline has passed: now, and not before all is prepared for it."""
     tasker.timer.at(0.0, ctx._deadline_passed)
@@ -125,7 +130,7 @@ def test_background_keeps_neither_callbacks_nor_contexts_made_from_it():
     watch = weakref.ref(thing)
     taken_back = background().on_done(thing)
     child = with_cancel(background())
-    assert background()._children == {}
+    assert told_by(background()).children == {}
     assert taken_back() is True
     del thing, taken_back, child
     gc.collect()
@@ -192,7 +197,7 @@ def test_what_is_made_from_an_ended_context_is_ended_for_the_same_reason(make):
     child = make(parent)
     assert child.err() is parent.err()
     assert child.cause() is cause
-    assert parent._children == {}
+    assert told_by(parent).children == {}
     assert child._entry is None
 
 
@@ -326,7 +331,7 @@ def test_a_passing_deadline_ends_the_context_and_those_below_it():
         assert isinstance(child.err(), DeadlineExceededError)
         assert ctx.err() is child.err()
         assert not parent.cancelled()
-        eventually(lambda: parent._children == {})  # the timer thread gets to it after it has woken us
+        eventually(lambda: told_by(parent).children == {})  # the timer thread gets to it after it has woken us
 
 
 def test_the_earlier_of_two_deadlines_ends_a_context():
@@ -467,14 +472,14 @@ def test_keys_are_compared_as_dictionaries_do_and_none_hides_what_is_above():
     assert with_value(ctx, Key(), None).value(Key()) is None
 
 
-def test_without_cancel_keeps_the_values_alone():
+def test_tasks_inherit_the_values_of_the_managers_context_alone():
     with with_timeout(with_value(background(), "key", "value"), 3600) as parent:
-        ctx = with_cancel(without_cancel(parent))
+        ctx = with_cancel(ManagerValues(parent, lambda: False))
         assert ctx.value("key") == "value"
         assert ctx.deadline() is None
         parent.cancel()
         assert not ctx.cancelled()
-        assert parent._children == ctx._parent._children == {}  # nor does what never ends keep what may
+        assert parent._followers is ctx._parent._followers is None  # nor does what never ends keep what may
 
 
 # -- wait ----------------------------------------------------------------------------------------------------------
@@ -487,7 +492,7 @@ def test_wait_says_whether_the_context_is_done():
     ctx.cancel()
     assert ctx.wait(0) is True
     assert ctx.wait() is True
-    assert ctx._sleepers == []
+    assert told_by(ctx).sleepers == []
 
 
 @pytest.mark.parametrize("end", ["cancel", "parent", "deadline"])
@@ -500,12 +505,12 @@ def test_wait_wakes_early_when_the_context_is_done(end):
     for thread in threads:
         thread.start()
     if end != "deadline":
-        eventually(lambda: len(ctx._sleepers) == len(threads))
+        eventually(lambda: len(told_by(ctx).sleepers) == len(threads))
         (parent if end == "parent" else ctx).cancel()
     for thread in threads:
         thread.join(PATIENCE)
     assert seen == [True] * len(threads)
-    assert ctx._sleepers == []
+    assert told_by(ctx).sleepers == []
 
 
 class HastyLock:
@@ -527,7 +532,7 @@ def test_wait_without_a_timeout_sleeps_until_the_context_is_done_however_long_th
         patch.setattr(tasker.context, "threading", SimpleNamespace(Lock=HastyLock, TIMEOUT_MAX=threading.TIMEOUT_MAX))
         assert ctx.wait(3600) is False
         thread.start()
-        eventually(lambda: ctx._sleepers or seen)
+        eventually(lambda: told_by(ctx).sleepers or seen)
     ctx.cancel()
     thread.join(PATIENCE)
     assert seen == [True]
@@ -538,7 +543,7 @@ def test_an_end_just_before_or_just_after_the_announcement_of_a_sleeper_is_not_l
     ctx = with_cancel(background())
     ctx._lock = HookedLock(ctx.cancel, moment)
     assert in_another_thread(ctx.wait) is True
-    assert ctx._sleepers == []
+    assert told_by(ctx).sleepers == []
 
 
 @needs_signals
@@ -558,7 +563,7 @@ def test_an_exception_from_a_signal_handler_ends_wait_and_leaves_no_sleeper():
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, previous)
-    assert ctx._sleepers == []
+    assert told_by(ctx).sleepers == []
     assert not ctx.cancelled()
 
 
@@ -731,10 +736,10 @@ def test_callbacks_run_under_no_lock(how):
 def test_cancelling_frees_a_child_from_its_parent(make):
     with with_cancel(background()) as parent:
         child = make(parent)
-        assert list(parent._children) == [child]
+        assert list(told_by(parent).children) == [child]
         watch = weakref.ref(child)
         child.cancel()
-        assert parent._children == {}
+        assert told_by(parent).children == {}
         del child
         gc.collect()
         assert watch() is None
@@ -790,7 +795,7 @@ def test_a_context_made_while_its_parent_ends_is_ended():
     parent = with_cancel(background())
     parent._lock = HookedLock(parent.cancel)
     assert with_cancel(parent).cancelled()
-    assert parent._children == {}
+    assert told_by(parent).children == {}
 
 
 def test_nobody_is_forgotten_when_many_threads_derive_wait_and_register_while_one_cancels():
@@ -829,7 +834,7 @@ def test_nobody_is_forgotten_when_many_threads_derive_wait_and_register_while_on
         assert all(context.cancelled() for context in made), what
         assert sorted(called) == list(range(20)), what
         assert waited == [True], what
-        assert parent._children == {}, what
+        assert told_by(parent).children == {}, what
 
 
 @pytest.mark.skipif(not hasattr(signal, "SIGUSR1"), reason="needs POSIX signals")
@@ -953,7 +958,7 @@ def test_deadlines_pass_and_callbacks_run_in_a_forked_child():
 
 def test_stopping_is_asked_of_the_manager_through_any_number_of_derived_contexts():
     draining = []
-    task = TaskContext(without_cancel(with_value(background(), "key", "value")), None, lambda: bool(draining))
+    task = new_task_context(ManagerValues(with_value(background(), "key", "value"), lambda: bool(draining)))
     derived = with_value(with_cancel(task), "other", 1)
     assert not task.stopping()
     assert not derived.stopping()
@@ -965,12 +970,12 @@ def test_stopping_is_asked_of_the_manager_through_any_number_of_derived_contexts
 
 
 def test_a_tasks_context_has_its_own_deadline_and_all_values_of_the_managers():
-    manager = without_cancel(with_value(with_value(background(), "", "empty"), "key", "value"))
-    task = TaskContext(manager, time.monotonic() + 60, lambda: False)
+    manager = ManagerValues(with_value(with_value(background(), "", "empty"), "key", "value"), lambda: False)
+    task = new_task_context(manager, time.monotonic() + 60)
     assert (task.value(""), task.value("key"), task.value("other")) == ("empty", "value", None)
     assert with_timeout(task, 3600).deadline() == task.deadline()
     assert 0 < task.remaining() <= 60
-    assert TaskContext(manager, None, lambda: False).deadline() is None
+    assert new_task_context(manager).deadline() is None
 
 
 def test_wrong_arguments_are_refused_by_name_and_change_nothing():

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import contextvars
 import decimal
+import gc
 import threading
+import weakref
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -14,6 +16,7 @@ import pytest
 import tasker
 from tasker import (
     ConfigError,
+    Context,
     ContextCancelledError,
     TaskManager,
     background,
@@ -274,3 +277,63 @@ def test_outside_of_a_task_there_is_no_current_resource(make: Make) -> None:
     manager.run_task(lambda r: current_resource())
     with pytest.raises(RuntimeError, match="outside"):
         current_resource()
+
+
+def test_what_was_found_of_one_function_is_not_believed_of_another_of_the_same_code(make: Make) -> None:
+    def task_of(kind: Any) -> Any:
+        def task(first: kind, second: object = None) -> list[object]:
+            return [first, second]
+
+        task.__annotations__ = {"first": kind}
+        return task
+
+    manager = make(worker_count=1)
+    asks, takes_a_resource = task_of(Context), task_of(object)
+    for _ in range(3):
+        first, second = manager.queue_task(asks)
+        assert isinstance(first, Context)
+        assert second is manager.queue_task(takes_a_resource)[0]
+        assert manager.run_task(asks)[1] is not None
+        assert manager.run_task(takes_a_resource)[1] is None
+    asks.__code__ = (lambda resource: "changed").__code__
+    assert manager.queue_task(asks) == "changed"
+
+
+def gone(*references: Callable[[], object]) -> bool:
+    gc.collect()  # without the GIL, what one thread made and another lets go of may stay until then
+    return not any(reference() for reference in references)
+
+
+def test_a_function_that_asked_for_its_context_is_not_kept(make: Make) -> None:
+    def task(ctx: Context, resource: object) -> bool:
+        return ctx.cancelled()
+
+    manager = make(worker_count=1)
+    assert manager.queue_task(task) is False
+    reference = weakref.ref(task)
+    del task
+    eventually(lambda: gone(reference))
+    assert manager.queue_task(lambda ctx, resource: ctx.cancelled()) is False
+
+
+def test_a_context_that_is_kept_keeps_neither_its_task_nor_the_outcome(make: Make) -> None:
+    class Outcome:
+        pass
+
+    manager = make(worker_count=1)
+    kept: list[Context] = []
+
+    def task(ctx: Context, resource: object) -> Outcome:
+        kept.append(ctx)
+        return Outcome()
+
+    future = manager.submit(task)
+    references = weakref.ref(future.result(PATIENCE)), weakref.ref(future), weakref.ref(kept[0])
+    assert not kept[0].cancelled()
+    del future
+    eventually(lambda: gone(*references[:2]))
+    future = manager.submit(task)
+    future.result(PATIENCE)
+    kept.clear()
+    eventually(lambda: gone(references[2]))
+    assert future._context is None

@@ -17,13 +17,15 @@ import pytest
 
 import tasker.future
 from tasker import ConfigError, ContextCancelledError, DeadlineExceededError, TaskTimeoutError, background, deadlock
-from tasker.context import TaskContext
+from tasker.context import ManagerValues
 from tasker.current import here
 from tasker.future import TaskFuture, new_task
 from tasker.logger import GuardedLogger
 from tasker.parking import gil_enabled
 from tests.conftest import PATIENCE, eventually
 from tests.test_context import HastyLock, in_another_thread, needs_fork, run_python
+
+VALUES = ManagerValues(background(), lambda: False)
 
 
 class Blocked:
@@ -865,11 +867,11 @@ def test_starts_are_counted_and_times_are_those_of_the_last_one(owner):
 def test_a_task_that_was_asked_to_end_before_it_had_a_context_gets_an_ended_one(owner):
     future = owner.future()
     assert future._start(2.0)
-    assert not future._make_context(TaskContext(background(), None, lambda: False)).cancelled()
+    assert not future._make_context(VALUES).cancelled()
     future = owner.future()
     assert future._start(2.0)
     assert future.cancel() is False
-    assert future._make_context(TaskContext(background(), None, lambda: False)).cancelled()
+    assert future._make_context(VALUES).cancelled()
     assert future._requeue() is False
 
 
@@ -882,7 +884,7 @@ def test_a_failure_from_outside_is_recorded_then_published_and_the_users_code_ru
     if state != "waiting":
         assert future._start(2.0)
     if state == "running":
-        context = future._make_context(TaskContext(background(), None, lambda: False))
+        context = future._make_context(VALUES)
         context.on_done(lambda: calls.append("context"))
     assert future._fail_from_outside(error, ContextCancelledError("ended"))
     assert future._fail_from_outside(ValueError(), ContextCancelledError("again")) is False
@@ -892,7 +894,7 @@ def test_a_failure_from_outside_is_recorded_then_published_and_the_users_code_ru
         assert (str(context.err()), context.cause()) == ("ended", error)
     told = ["entry died"] * (state == "waiting") + [("failed", error, state == "waiting")]
     if state == "running without a context":  # which its worker is about to make
-        assert future._make_context(TaskContext(background(), None, lambda: False)).cancelled()
+        assert future._make_context(VALUES).cancelled()
     if collector:  # which is the user's, and has to be told first
         assert not future.done()
         assert owner.told == told[:-1]
@@ -917,7 +919,7 @@ def test_a_failure_from_outside_that_calls_nobody_back_needs_no_other_thread(own
 def test_asking_a_running_task_to_end_ends_its_context_once_and_hands_its_callbacks_over(owner):
     future, calls, why = owner.future(), [], OSError()
     assert future._start(2.0)
-    context = future._make_context(TaskContext(background(), None, lambda: False))
+    context = future._make_context(VALUES)
     context.on_done(lambda: calls.append(1))
     callbacks = future._ask_to_end(ContextCancelledError("killed"), why, [])
     assert (str(context.err()), context.cause()) == ("killed", why)

@@ -18,7 +18,7 @@ from typing import Any
 
 from tasker import current, timer
 from tasker.aside import Aside
-from tasker.context import Context, TaskContext, background, with_value, without_cancel
+from tasker.context import Context, ManagerValues, TaskContext, background, new_task_context, with_value
 from tasker.errors import (
     ContextCancelledError,
     DeadlineExceededError,
@@ -52,7 +52,7 @@ class Host:
         self._ended: dict[int, int] = {}  # how contexts ended, by the number of the call
         self._stopping = setup.stopping
         self._aside = Aside(f"{setup.name}-context", GuardedLogger(logging.getLogger("tasker")))
-        self._values = self._imported(_context_of, setup.values)
+        self._values = ManagerValues(self._imported(_context_of, setup.values), lambda: self._stopping)
         self._hooks = setup.hooks
         self._on_destroy: Callable[[Any], object]
         self._check_health: Callable[[Exception, Any], object] | None = None  # if it takes the resource
@@ -154,7 +154,7 @@ class Host:
         """The context of the running call, made if need be."""
         with self._lock:
             if self.context is None:
-                self.context = TaskContext(self._values, self._deadline, lambda: self._stopping)
+                self.context = new_task_context(self._values, self._deadline)
                 if self._number in self._ended:
                     self._end_context(self.context, self._ended[self._number])
             return self.context
@@ -202,4 +202,4 @@ def _context_of(values: list[bytes]) -> Context:
         with contextlib.suppress(Exception):  # it cannot be unpickled here
             key, value = envelope.unpack(packed)
             context = with_value(context, key, value)
-    return without_cancel(context)
+    return context
