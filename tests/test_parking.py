@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
+import signal
+import sys
 import threading
 from collections import deque
 
 import pytest
 
-from tasker.parking import Parking, Seat, copy_of
+from tasker.parking import Parking, Seat, _Parker, _taken_lock, copy_of
 from tests.conftest import PATIENCE, eventually
 
 
@@ -48,6 +51,67 @@ def test_a_sleeper_is_woken_by_another_thread():
     seat.wake()
     thread.join(PATIENCE)
     assert seen == [True]
+
+
+# -- what a seat sleeps on, with the GIL and without ----------------------------------------------------------------
+
+SLEEPERS = [_taken_lock, pytest.param(_Parker, marks=pytest.mark.skipif(sys.version_info < (3, 13), reason="no event"))]
+
+
+@pytest.fixture(params=SLEEPERS, ids=["lock", "event"])
+def sleeper(request):
+    return request.param()
+
+
+def release(sleeper):
+    with contextlib.suppress(RuntimeError):  # a lock that is free
+        sleeper.release()
+
+
+def test_several_releases_before_a_sleep_end_that_one_and_no_other(sleeper):
+    for _ in range(3):
+        release(sleeper)
+        release(sleeper)
+        assert sleeper.acquire(timeout=-1) is True
+        assert sleeper.acquire(timeout=0) is False
+        assert sleeper.acquire(timeout=0.001) is False
+
+
+def test_two_threads_wake_each_other_again_and_again(sleeper):
+    answers = type(sleeper)() if type(sleeper) is _Parker else _taken_lock()
+
+    def answer():
+        for _ in range(100):
+            assert sleeper.acquire(timeout=PATIENCE)
+            release(answers)
+
+    thread = threading.Thread(target=answer)
+    thread.start()
+    for _ in range(100):
+        release(sleeper)
+        assert answers.acquire(timeout=PATIENCE)
+    thread.join(PATIENCE)
+
+
+def test_an_error_from_a_signal_handler_ends_a_sleep_and_the_next_one_is_as_good(sleeper):
+    def interrupt(number, frame):
+        raise KeyboardInterrupt
+
+    def sleep():
+        timer.start()
+        sleeper.acquire(timeout=PATIENCE)
+
+    timer = threading.Timer(0.01, signal.pthread_kill, (threading.main_thread().ident, signal.SIGINT))
+    before = signal.signal(signal.SIGINT, interrupt)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            sleep()
+        timer.join()
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert sleeper.acquire(timeout=0) is False
+    release(sleeper)
+    assert sleeper.acquire(timeout=-1) is True
 
 
 # -- announce, look, sleep -----------------------------------------------------------------------------------------
