@@ -1,4 +1,4 @@
-"""`python -m benchmarks`: measure, print a table, write a JSON file.
+"""`python -m benchmarks`: measure, print a table, add the results to a history.
 
 Each measurement runs in a process of its own, in which all rivals are measured in interleaved rounds. Targets that are
 missed do not change the exit status (machines are noisy): 0 when all was measured, 1 when something failed, 2 for a
@@ -9,21 +9,21 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NoReturn
 
-from benchmarks.imports import with_byte_code
-from benchmarks.machine import describe, python_name
+from benchmarks.history import Results, save
+from benchmarks.imports import path_of_packages, with_byte_code
 from benchmarks.measurements import MEASUREMENTS
 from benchmarks.results import Row
-from benchmarks.table import as_markdown, as_text
+from benchmarks.table import as_text
 
-RESULTS = Path(__file__).parent / "results"
 LIMIT = 1_800  # seconds for one measurement
 
 
@@ -42,16 +42,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         for name, measurement in MEASUREMENTS.items():
             print(f"{name:<{width}}  {measurement.title}")
         return 0
-    report = describe() | {"date": datetime.now(UTC).isoformat(timespec="seconds"), "quick": options.quick}
-    print(_heading(report), flush=True)
-    rows, failed = _measure_all(options.only, options.quick)
-    report |= {"measurements": [row.to_json() for row in rows], "failed": failed}
-    options.output.write_text(json.dumps(report, indent=1) + "\n")
-    if rows:
-        print(f"\n{as_text(rows)}")
-    if rows and options.markdown:
-        print(f"\n{as_markdown(rows)}")
-    print(f"\nwritten to {options.output}")
+    failed = [name for python, on in options.python.items() for name in _measure_all(python, on, options)]
     return 1 if failed else 0
 
 
@@ -60,16 +51,38 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--quick", action="store_true", help="few short rounds: a smoke test, bad figures")
     parser.add_argument("--only", type=_names, metavar="NAME[,NAME]", help="these, or all that begin with NAME-")
     parser.add_argument("--list", action="store_true", help="list the measurements and leave")
-    parser.add_argument("--output", type=Path, metavar="FILE", help="the JSON file (default: in benchmarks/results)")
-    parser.add_argument("--markdown", action="store_true", help="print the table in Markdown too")
+    parser.add_argument(
+        "--python", action="append", metavar="PATH", help="measure on that interpreter (may be given more than once)"
+    )
+    parser.add_argument(
+        "--output", type=Path, metavar="FOLDER", help="add the results to the files there: benchmarks/history"
+    )
     options = parser.parse_args(arguments)
     options.only = options.only or list(MEASUREMENTS)
-    if options.output is None:
-        options.output = RESULTS / f"{python_name()}-{datetime.now(UTC):%Y%m%d-%H%M%S}.json"
-        RESULTS.mkdir(exist_ok=True)
-    elif not options.output.parent.is_dir() or options.output.is_dir():
-        parser.error(f"argument --output: cannot write {options.output}: no such folder, or a folder itself")
+    if options.output is not None and not options.output.is_dir():
+        parser.error(f"argument --output: {options.output} is no folder")
+    try:
+        options.python = {python: _described(python) for python in options.python or [sys.executable]}
+    except ValueError as error:
+        parser.error(f"argument --python: {error}")
     return options
+
+
+def _described(python: str) -> dict[str, Any]:
+    """What is measured on there. `ValueError` where tasker cannot be imported."""
+    try:
+        run = subprocess.run([python, "-m", "benchmarks.machine"], capture_output=True, text=True, env=_environment())
+    except OSError as error:
+        raise ValueError(f"{python} cannot be run: {error.strerror}") from None
+    if run.returncode:
+        errors = [line for line in run.stderr.splitlines() if "rror" in line]
+        raise ValueError(f"{python} cannot run this: {(errors or ['it does not say why'])[-1]}")
+    described: dict[str, Any] = json.loads(run.stdout)
+    return described
+
+
+def _environment() -> dict[str, str]:
+    return os.environ | {"PYTHONPATH": path_of_packages()}
 
 
 def _names(text: str) -> list[str]:
@@ -83,36 +96,46 @@ def _names(text: str) -> list[str]:
     return chosen
 
 
-def _heading(report: dict[str, Any]) -> str:
-    machine, python = report["machine"], report["python"]
-    versions = ", ".join(f"{name} {version}" for name, version in report["rivals"].items() if version[0].isdigit())
-    missing = f"; not installed, skipped: {', '.join(report['skipped'])}" if report["skipped"] else ""
+def _heading(on: Mapping[str, Any]) -> str:
+    python, machine, tasker = on["python"], on["machine"], on["tasker"]
+    versions = {"tasker": tasker["version"], **on["rivals"]}
+    shown = ", ".join(f"{name} {version}" for name, version in versions.items() if version[0].isdigit())
+    missing = f"; not installed, skipped: {', '.join(on['skipped'])}" if on["skipped"] else ""
     return (
-        f"{python['implementation']} {python_name()} on {machine['cpu']}, {machine['usable_cores']} cores, "
-        f"{machine['platform']}\n{versions}{missing}"
+        f"{python['implementation']} {python['name']} on {machine['cpu']}, {machine['usable_cores']} cores, "
+        f"{machine['platform']}\n{shown}{missing}"
     )
 
 
-def _measure_all(names: Sequence[str], quick: bool) -> tuple[list[Row], list[str]]:
+def _measure_all(python: str, on: Mapping[str, Any], options: argparse.Namespace) -> list[str]:
+    """Measure and print. What is measured is saved at once, whatever ends the rest. Returns the names that failed."""
+    print(_heading(on), flush=True)
     rows: list[Row] = []
     failed: list[str] = []
-    for name in names:
+    for name in options.only:
         print(f"{name} ...", file=sys.stderr, flush=True)
         try:
-            rows += _measure(name, quick)
-        except subprocess.CalledProcessError as error:  # it has printed why
-            print(f"{name} failed with exit status {error.returncode}", file=sys.stderr)
+            measured = _measure(python, name, options.quick)
+        except (subprocess.CalledProcessError, subprocess.TimeoutExpired) as error:
+            print(f"{name} failed: {error}", file=sys.stderr)
             failed.append(name)
-        except subprocess.TimeoutExpired:
-            print(f"{name} failed: not done within {LIMIT} s", file=sys.stderr)
-            failed.append(name)
-    return rows, failed
+            continue
+
+        if not measured:
+            print(f"{name}: nothing to measure on this Python", file=sys.stderr)
+        elif options.output is not None:
+            date = datetime.now(UTC).isoformat(timespec="seconds")
+            save(Results(on, date, options.quick, measured), options.output)
+        rows += measured
+
+    print(f"\n{as_text(rows)}\n" if rows else "", flush=True)
+    return failed
 
 
-def _measure(name: str, quick: bool) -> list[Row]:
-    command = [sys.executable, "-m", "benchmarks.child", name, *["--quick"] * quick]
+def _measure(python: str, name: str, quick: bool) -> list[Row]:
+    command = [python, "-m", "benchmarks.child", name, *["--quick"] * quick]
     with tempfile.TemporaryDirectory() as cache:
-        environment = with_byte_code(cache) if MEASUREMENTS[name].keeps_byte_code else None
+        environment = with_byte_code(cache) if MEASUREMENTS[name].keeps_byte_code else _environment()
         run = subprocess.run(command, check=True, stdout=subprocess.PIPE, timeout=LIMIT, text=True, env=environment)
     return [Row.from_json(data) for data in json.loads(run.stdout)]
 

@@ -8,10 +8,9 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 
 from benchmarks.results import Row
-from benchmarks.rivals import BASELINE, TASKER, open_drop_in, open_tasker
-from benchmarks.rounds import Sampler, interleave, ratios, seconds, spread
+from benchmarks.rivals import BASELINE, NO_OP, TASKER, open_drop_in, open_tasker
+from benchmarks.rounds import Sampler, interleave, ratios, seconds, spread, spreads
 from benchmarks.targets import Target, on_3_11, this_build
-from benchmarks.throughput import NO_OP
 
 __all__ = ["awaited_tasks"]
 
@@ -41,7 +40,7 @@ def awaited_tasks(quick: bool) -> list[Row]:
             name="asyncio",
             title=f"{count:,} no-op tasks and asyncio.gather, {WORKERS} workers",
             unit="µs a task",
-            samples=samples,
+            figures=spreads(samples),
             ratio=spread(ratios(samples[BASELINE], samples[TASKER])),
             meaning="times as fast",
             target=on_3_11(this_build(), Target("at least", 1.5)),

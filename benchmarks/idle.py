@@ -12,6 +12,7 @@ from pathlib import Path
 
 from benchmarks.results import Row
 from benchmarks.rivals import BASELINE, TASKER, Pool, Task, installed, open_drop_in, open_executor, open_tasker
+from benchmarks.rounds import spreads
 from benchmarks.targets import Target
 
 __all__ = ["idle_pools", "voluntary_switches"]
@@ -38,7 +39,7 @@ def idle_pools(quick: bool) -> list[Row]:
             name="idle-cpu",
             title=f"an idle pool of {WORKERS} workers: processor time",
             unit="% of a core",
-            samples=shares,
+            figures=spreads(shares),
             target=Target("below", 0.1, "%", of="tasker"),
             notes=(f"over {watch:g} s, {rounds} times",),
         )
@@ -49,7 +50,7 @@ def idle_pools(quick: bool) -> list[Row]:
                 name="idle-wake-ups",
                 title=f"an idle pool of {WORKERS} workers: wake-ups, tasker's burst thread apart",
                 unit="a second",
-                samples=wakes,
+                figures=spreads(wakes),
                 target=Target("at most", 0, of="tasker"),
                 notes=("voluntary context switches of the pool's threads",),
             )
@@ -70,7 +71,7 @@ def _many_workers(quick: bool) -> Row:
         name="idle-many-workers",
         title=f"an idle pool of {workers:,} workers: processor time",
         unit="% of a core",
-        samples={TASKER: [share(open_tasker)], BASELINE: [share(open_executor)]},
+        figures=spreads({TASKER: [share(open_tasker)], BASELINE: [share(open_executor)]}),
         target=Target("below", 0.1, "%", of="tasker"),
     )
 
@@ -89,7 +90,7 @@ def _many_pools(quick: bool) -> Row:
         name="idle-many-pools",
         title=f"{count} idle pools, tasker.ThreadPoolExecutor: processor time",
         unit="% of a core",
-        samples={TASKER: [share(open_drop_in)], BASELINE: [share(open_executor)]},
+        figures=spreads({TASKER: [share(open_drop_in)], BASELINE: [share(open_executor)]}),
         target=Target("below", 0.1, "%", of="tasker"),
     )
 

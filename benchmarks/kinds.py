@@ -7,10 +7,9 @@ from collections.abc import Callable
 from typing import Any
 
 from benchmarks.results import Row
-from benchmarks.rivals import TASKER, Pool, Task, open_tasker
-from benchmarks.rounds import Sampler, interleave, ratios, seconds, spread
+from benchmarks.rivals import NO_OP, TASKER, Pool, Task, open_tasker
+from benchmarks.rounds import Sampler, interleave, ratios, seconds, spread, spreads
 from benchmarks.targets import Target
-from benchmarks.throughput import NO_OP
 
 __all__ = ["KINDS", "kinds_of_callables"]
 
@@ -58,7 +57,7 @@ def kinds_of_callables(quick: bool) -> list[Row]:
                     name=f"callables-{number}",
                     title=f"submit all, gather all, 1 worker: {kind}",
                     unit="µs a task",
-                    samples=samples,
+                    figures=spreads(samples),
                     ratio=spread(ratios(samples[TASKER], samples["a function"])),
                     meaning="of a plain function's time",
                     target=Target("at most", 1.5),

@@ -9,14 +9,15 @@ from __future__ import annotations
 
 import _thread
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from contextlib import ExitStack
 
+from benchmarks.forms import Samples, open_both_forms, rows_of_both_forms, times_as_fast
 from benchmarks.results import Row
-from benchmarks.rivals import BASELINE, TASKER, Pool, Task, TaskerPool
-from benchmarks.rounds import Sampler, Spread, interleave, ratios, seconds, spread
-from benchmarks.targets import Target, round_trip_target, this_build
-from benchmarks.throughput import NO_OP, open_pools
+from benchmarks.rivals import BASELINE, NO_OP, TASKER, Pool, Task, TaskerPool, open_pools
+from benchmarks.rounds import Sampler, Spread, interleave, ratios, seconds, spread, spreads
+from benchmarks.targets import Target
+from benchmarks.throughput import workers_in_words
 
 __all__ = [
     "HAND_OVERS",
@@ -66,63 +67,41 @@ class HandOvers:
             answer()
 
 
-def round_trips(quick: bool) -> list[Row]:
-    """One caller, 1 and 4 workers."""
+def round_trips(workers: int, quick: bool) -> list[Row]:
+    """One caller."""
     count, rounds = (100, 3) if quick else (1_000, 31)
-    rows = []
-    for workers in (1, 4):
-        with ExitStack() as stack:
-            bare = stack.enter_context(HandOvers())
-            samplers = {HAND_OVERS: _sampler(bare.calls, count)}
-            for name, pool in open_pools(stack, workers, futures=True).items():
-                samplers[name] = round_trip_sampler(pool, NO_OP, count)
-            samples = interleave(samplers, rounds)
-        ratio, meaning = above_hand_overs(samples)
-        rows.append(
-            Row(
-                name=f"round-trip-{workers}",
-                title=f"blocking round trip, one caller, {workers} worker{'s' * (workers != 1)}",
-                unit="µs",
-                samples=samples,
-                ratio=ratio,
-                meaning=meaning,
-                target=round_trip_target(this_build()),
-                notes=(f"{count:,} round trips, {rounds} rounds",),
-            )
-        )
-    return rows
+    with ExitStack() as stack:
+        bare = stack.enter_context(HandOvers())
+        samplers = {HAND_OVERS: _sampler(bare.calls, count)}
+        for name, (pool, task) in open_both_forms(stack, workers, futures=True).items():
+            samplers[name] = round_trip_sampler(pool, task, count)
+        samples = interleave(samplers, rounds)
+    title = f"blocking round trip, one caller, {workers_in_words(workers)}"
+    note = f"{count:,} round trips, {rounds} rounds"
+    return rows_of_both_forms(f"round-trip-{workers}", title, "µs", samples, above_hand_overs, note)
 
 
-def above_hand_overs(samples: Mapping[str, Sequence[float]]) -> tuple[Spread, str]:
-    """What tasker takes above two lock hand-overs, as a share of what ThreadPoolExecutor does; and how to read it.
+def above_hand_overs(samples: Samples) -> tuple[Spread, str]:
+    """What ThreadPoolExecutor takes above two lock hand-overs, divided by what tasker does; and how to read it.
 
-    Where that one takes no longer than the hand-overs (free-threaded builds spin before a lock sleeps, and not
-    everything that sleeps is a lock) it is the share of the whole time."""
+    Where one of them takes no longer than the hand-overs (free-threaded builds spin before a lock sleeps, and not
+    everything that sleeps is a lock) it is the ratio of the whole times."""
     own, other, bare = samples[TASKER], samples[BASELINE], samples[HAND_OVERS]
-    if spread(other).median > spread(bare).median:
-        return spread(ratios(own, other, bare)), "of its time above two lock hand-overs"
-    return spread(ratios(own, other)), "of its whole time, as it takes less than two lock hand-overs"
+    if min(spread(own).median, spread(other).median) > spread(bare).median:
+        return spread(ratios(other, own, bare)), "times as fast, above two lock hand-overs"
+    return spread(ratios(other, own)), "times as fast, hand-overs included"
 
 
 def blocking_callers(quick: bool) -> list[Row]:
     """Eight callers at a time, four workers."""
     callers, workers, count, rounds = (8, 4, 20, 3) if quick else (8, 4, 250, 21)
     with ExitStack() as stack:
-        pools = open_pools(stack, workers, futures=True)
-        samplers = {name: callers_sampler(pool, NO_OP, callers, count) for name, pool in pools.items()}
+        pools = open_both_forms(stack, workers, futures=True)
+        samplers = {name: callers_sampler(pool, task, callers, count) for name, (pool, task) in pools.items()}
         samples = interleave(samplers, rounds)
-    return [
-        Row(
-            name="callers-8",
-            title=f"{callers} blocking callers, {workers} workers",
-            unit="µs a task",
-            samples=samples,
-            ratio=spread(ratios(samples[BASELINE], samples[TASKER])),
-            meaning="times as fast",
-            target=Target("at least", 1.4),
-            notes=(f"{callers} x {count:,} round trips, {rounds} rounds",),
-        )
-    ]
+    title = f"{callers} blocking callers, {workers_in_words(workers)}"
+    note = f"{callers} x {count:,} round trips, {rounds} rounds"
+    return rows_of_both_forms(f"callers-{callers}", title, "µs a task", samples, times_as_fast, note)
 
 
 def run_task(quick: bool) -> list[Row]:
@@ -140,7 +119,7 @@ def run_task(quick: bool) -> list[Row]:
             name="run-task",
             title="run_task; the others: blocking round trip",
             unit="µs",
-            samples=samples,
+            figures=spreads(samples),
             ratio=spread(ratios(samples[BASELINE], samples[TASKER])),
             meaning="times as fast",
             target=Target("at least", 10),

@@ -11,7 +11,7 @@ from pathlib import Path
 from benchmarks.imports import path_of_packages
 from benchmarks.results import Row
 from benchmarks.rivals import TASKER
-from benchmarks.rounds import interleave, seconds
+from benchmarks.rounds import interleave, seconds, spreads
 
 __all__ = ["lines_a_second", "no_op"]
 
@@ -39,7 +39,7 @@ def lines_a_second(quick: bool) -> list[Row]:
             name="lines",
             title=f"the command line: tasker map, {count:,} lines, 4 workers, start and end included",
             unit="lines a second",
-            samples=samples,
+            figures=spreads(samples),
             notes=(f"{rounds} rounds; from a file into a file",),
         )
     ]

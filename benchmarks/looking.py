@@ -11,10 +11,9 @@ from contextlib import ExitStack
 
 from benchmarks.machine import resident_bytes
 from benchmarks.results import Row
-from benchmarks.rivals import RIVALS, TASKER, Pool
-from benchmarks.rounds import interleave, ratios, seconds, spread
+from benchmarks.rivals import NO_OP, RIVALS, TASKER, Pool
+from benchmarks.rounds import interleave, ratios, seconds, spread, spreads
 from benchmarks.targets import Target
-from benchmarks.throughput import NO_OP
 
 __all__ = ["metrics_cost"]
 
@@ -44,7 +43,7 @@ def metrics_cost(quick: bool) -> list[Row]:
                 name="memory-growth",
                 title=f"the process's memory, growth from {few:,} to {many:,} tasks",
                 unit="MiB",
-                samples={TASKER: [(after - before) / MEBIBYTE]},
+                figures=spreads({TASKER: [(after - before) / MEBIBYTE]}),
                 target=Target("at most", 2, "MiB", of="tasker"),
                 notes=(f"resident set, {before / MEBIBYTE:.1f} MiB before; up to {BATCH:,} tasks waiting at a time",),
             )
@@ -63,7 +62,7 @@ def _compare(name: str, title: str, young: Pool, old: Pool, few: int, many: int,
         name=name,
         title=f"{title}, after {many:,} tasks",
         unit="µs",
-        samples=samples,
+        figures=spreads(samples),
         ratio=spread(ratios(samples[TASKER], samples[early])),
         meaning=f"of its cost after {few:,}",
         target=Target("at most", 1.5),

@@ -1,24 +1,38 @@
-"""What the figures were measured on, and the memory of this process."""
+"""What figures are measured on, and the memory of this process.
+
+`python -m benchmarks.machine` prints the former as JSON.
+"""
 
 from __future__ import annotations
 
+import json
 import os
 import platform
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
+import tasker
 from benchmarks.process_rivals import PROCESS_RIVALS
-from benchmarks.rivals import RIVALS
+from benchmarks.rivals import RIVALS, TASKER
 from benchmarks.targets import this_build
 
-__all__ = ["describe", "pin", "python_name", "resident_bytes"]
+__all__ = ["describe", "pin", "resident_bytes"]
 
 
 def describe() -> dict[str, Any]:
-    """Machine, Python, and the versions of what was measured."""
-    rivals = {rival.name: rival for rival in (*RIVALS, *PROCESS_RIVALS)}.values()
+    """tasker, Python, machine, and the versions of what is compared."""
+    rivals = {rival.name: rival for rival in (*RIVALS, *PROCESS_RIVALS) if rival.name != TASKER}.values()
     return {
+        "tasker": {"version": tasker.__version__, "commit": _commit(Path(tasker.__file__).parent)},
+        "python": {
+            "name": _python_name(),
+            "implementation": platform.python_implementation(),
+            "build": sys.version,
+            "gil": not this_build().free_threaded,
+            "jit": _has_jit(),
+        },
         "machine": {
             "architecture": platform.machine(),
             "cpu": _cpu_model(),
@@ -26,20 +40,35 @@ def describe() -> dict[str, Any]:
             "usable_cores": _usable_cores(),
             "platform": f"{platform.system()} {platform.release()}",
         },
-        "python": {
-            "version": platform.python_version(),
-            "implementation": platform.python_implementation(),
-            "build": sys.version,
-            "gil": not this_build().free_threaded,
-        },
         "rivals": {rival.name: rival.version() for rival in rivals if rival.is_installed()},
         "skipped": [rival.name for rival in rivals if not rival.is_installed()],
     }
 
 
-def python_name() -> str:
-    """The Python's version, with a `t` when it is free-threaded."""
-    return platform.python_version() + "t" * this_build().free_threaded
+def _python_name() -> str:
+    """The version, with a `t` without the GIL (free-threaded) and `-jit` with the JIT."""
+    return platform.python_version() + "t" * this_build().free_threaded + "-jit" * _has_jit()
+
+
+def _has_jit() -> bool:
+    jit = getattr(sys, "_jit", None)  # from 3.14 on
+    return jit is not None and bool(jit.is_enabled())
+
+
+def _commit(folder: Path) -> str | None:
+    """The last commit that changed the folder, `-changed` where it has been changed since; `None` without git."""
+    commit = _git(folder, "log", "-1", "--abbrev=10", "--format=%h", "--", ".")
+    if commit and _git(folder, "status", "--porcelain", "--", "."):
+        commit += "-changed"
+    return commit or None
+
+
+def _git(folder: Path, *arguments: str) -> str:
+    try:
+        run = subprocess.run(["git", "-C", str(folder), *arguments], capture_output=True, text=True, check=False)
+    except OSError:
+        return ""
+    return run.stdout.strip()
 
 
 def pin() -> str | None:
@@ -73,3 +102,7 @@ def _cpu_model() -> str:
         lines = []
     models = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
     return next(models, platform.processor() or "unknown")
+
+
+if __name__ == "__main__":
+    json.dump(describe(), sys.stdout)

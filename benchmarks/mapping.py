@@ -10,7 +10,7 @@ from multiprocessing.pool import ThreadPool
 
 from benchmarks.results import Row
 from benchmarks.rivals import BASELINE, TASKER, open_tasker
-from benchmarks.rounds import Sampler, interleave, ratios, seconds, spread
+from benchmarks.rounds import Sampler, interleave, ratios, seconds, spread, spreads
 from benchmarks.targets import Target, on_3_11, this_build
 
 __all__ = ["mapped_items"]
@@ -47,7 +47,7 @@ def mapped_items(quick: bool) -> list[Row]:
             name="map",
             title=f"map over {count:,} no-op items, {WORKERS} workers",
             unit="µs an item",
-            samples=samples,
+            figures=spreads(samples),
             ratio=spread(ratios(samples[BASELINE], samples[TASKER])),
             meaning="times as fast",
             target=on_3_11(this_build(), Target("at least", 5)),

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 from benchmarks import (
     awaited,
+    cores,
     idle,
     imports,
     kinds,
@@ -39,9 +41,14 @@ class Measurement:
 
 
 MEASUREMENTS = {
-    "submit": Measurement("submit all, gather all, no-op tasks, 1 and 4 workers", throughput.submit_all),
-    "round-trip": Measurement("blocking round trip, one caller, one CPU", latency.round_trips, pinned=True),
+    "submit-1": Measurement("submit all, gather all, no-op tasks, 1 worker", partial(throughput.submit_all, 1)),
+    "submit-4": Measurement("the same, 4 workers", partial(throughput.submit_all, 4)),
+    "round-trip-1": Measurement(
+        "blocking round trip, one caller, 1 worker, one CPU", partial(latency.round_trips, 1), pinned=True
+    ),
+    "round-trip-4": Measurement("the same, 4 workers", partial(latency.round_trips, 4), pinned=True),
     "callers": Measurement("8 blocking callers on 4 workers, one CPU", latency.blocking_callers, pinned=True),
+    "cores": Measurement("without the GIL: tasks of pure Python, 2 workers and 1", cores.second_workers),
     "run-task": Measurement("run_task against a round trip, one CPU", latency.run_task, pinned=True),
     "map": Measurement("map over 200,000 no-op items, 4 workers", mapping.mapped_items),
     "callables": Measurement(

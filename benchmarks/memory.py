@@ -9,10 +9,9 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager
 
 from benchmarks.results import Row
-from benchmarks.rivals import BASELINE, TASKER, Pool, Task, installed
-from benchmarks.rounds import interleave, ratios, spread
+from benchmarks.rivals import BASELINE, NO_OP, TASKER, Pool, Task, installed
+from benchmarks.rounds import interleave, ratios, spread, spreads
 from benchmarks.targets import Target
-from benchmarks.throughput import NO_OP
 
 __all__ = ["queued_tasks"]
 
@@ -29,9 +28,9 @@ def queued_tasks(quick: bool) -> list[Row]:
             name="queued-bytes",
             title="a queued no-op task",
             unit="bytes",
-            samples=samples,
-            ratio=spread(ratios(samples[TASKER], samples[BASELINE])),
-            meaning="of its bytes",
+            figures=spreads(samples),
+            ratio=spread(ratios(samples[BASELINE], samples[TASKER])),
+            meaning="times as small",
             target=Target("at most", 500, "bytes", of="tasker"),
             notes=(f"tracemalloc over {count:,} tasks",),
         )

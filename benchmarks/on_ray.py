@@ -13,7 +13,7 @@ from typing import Any
 
 from benchmarks.results import Row
 from benchmarks.rivals import TASKER
-from benchmarks.rounds import Sampler, interleave, ratios, seconds, spread
+from benchmarks.rounds import Sampler, interleave, ratios, seconds, spread, spreads
 from benchmarks.targets import Target
 from benchmarks.throughput import workers_in_words
 from tasker import Config, Ray, TaskManager
@@ -86,7 +86,7 @@ def ray_tasks(quick: bool) -> list[Row]:
             name=name,
             title=f"{title}: to {rival}",
             unit="µs a task",
-            samples={TASKER: samples[TASKER], rival: samples[rival]},
+            figures=spreads({TASKER: samples[TASKER], rival: samples[rival]}),
             ratio=spread(ratios(samples[rival], samples[TASKER])),
             meaning=f"times as fast as {rival}",
             target=Target("at least", least),

@@ -22,7 +22,7 @@ from benchmarks.process_rivals import (
 )
 from benchmarks.results import Row
 from benchmarks.rivals import TASKER, Pool, Task
-from benchmarks.rounds import Sampler, interleave, ratios, seconds, spread
+from benchmarks.rounds import Sampler, interleave, ratios, seconds, spread, spreads
 from benchmarks.targets import Target
 from benchmarks.throughput import workers_in_words
 
@@ -108,7 +108,7 @@ def _compared(name: str, title: str, samples: dict[str, list[float]], note: str)
                 name=f"{name}-others",
                 title=f"{title}: the fastest of the others",
                 unit="µs a task",
-                samples={TASKER: samples[TASKER], best: samples[best]},
+                figures=spreads({TASKER: samples[TASKER], best: samples[best]}),
                 ratio=spread(ratios(samples[best], samples[TASKER])),
                 meaning=f"times as fast as {best}",
                 target=Target("at least", 1),
@@ -170,7 +170,7 @@ def processor_time(quick: bool) -> list[Row]:
             name="processes-cpu",
             title=f"processes: {count} tasks that only compute, 2 workers",
             unit="ms a task",
-            samples=samples,
+            figures=spreads(samples),
             ratio=spread(ratios(samples[one], samples[TASKER])),
             meaning="times as fast as with one worker",
             target=Target("at least", 1.9),
@@ -187,7 +187,7 @@ def _row(name: str, title: str, unit: str, samples: dict[str, list[float]], targ
         name=name,
         title=title,
         unit=unit,
-        samples=samples,
+        figures=spreads(samples),
         ratio=spread(ratios(samples[PROCESS_BASELINE], samples[TASKER])),
         meaning=f"times as fast as {PROCESS_BASELINE}",
         target=target,

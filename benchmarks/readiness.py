@@ -15,7 +15,7 @@ from pathlib import Path
 from benchmarks.process_rivals import PROCESS_BASELINE, open_processes
 from benchmarks.results import Row
 from benchmarks.rivals import TASKER
-from benchmarks.rounds import Sampler, interleave, seconds
+from benchmarks.rounds import Sampler, interleave, seconds, spreads
 from benchmarks.targets import Target
 from tasker import Config, Processes, TaskManager, WorkerLostError
 
@@ -34,7 +34,7 @@ def killed_children(quick: bool) -> list[Row]:
             name=f"processes-killed-{name}",
             title=f"processes: a child killed {when}, until its worker takes tasks again",
             unit="ms",
-            samples={TASKER: samples[name]},
+            figures=spreads({TASKER: samples[name]}),
             target=Target("at most", 250, "ms", of="tasker"),
             notes=(f"{rounds} times",),
         )
@@ -77,7 +77,7 @@ def new_children(quick: bool) -> list[Row]:
             name="processes-ready",
             title="processes: a manager with one child, until its resource is ready",
             unit="ms",
-            samples=samples,
+            figures=spreads(samples),
             target=Target("at most", 80, "ms", of="tasker"),
             notes=notes,
         )
@@ -88,7 +88,7 @@ def new_children(quick: bool) -> list[Row]:
                 name="processes-memory",
                 title="processes: memory of a child's own",
                 unit="MB",
-                samples=memory,
+                figures=spreads(memory),
                 target=Target("at most", 20, "MB", of="tasker"),
                 notes=(*notes, "private pages, after a call"),
             )

@@ -1,13 +1,13 @@
-"""`Row`: one line of the table and one entry of the JSON file."""
+"""`Row`: one line of the table, and one of a result file."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, astuple, dataclass, field
 from typing import Any
 
 from benchmarks.rivals import TASKER
-from benchmarks.rounds import Spread, spread
+from benchmarks.rounds import Spread
 from benchmarks.targets import Target
 
 __all__ = ["Row"]
@@ -17,44 +17,41 @@ __all__ = ["Row"]
 class Row:
     """What was measured.
 
-    `samples`: one value a round, in `unit`, by the name of the rival or of what else was measured beside it. `ratio`
-    is tasker's to ThreadPoolExecutor (or to what `meaning` says), `meaning` how to read it."""
+    `figures`: in `unit`, by the name of the rival or of what else was measured beside it. `ratio` compares two of them
+    round by round, and `meaning` says how: "times as fast" is another's figure divided by tasker's, more is better; "of
+    its time" and the like is what something costs, less is better."""
 
     name: str
     title: str
     unit: str
-    samples: Mapping[str, Sequence[float]]
+    figures: Mapping[str, Spread]
     ratio: Spread | None = None
     meaning: str = ""
     target: Target | None = None
     notes: Sequence[str] = field(default_factory=tuple)
-
-    def medians(self) -> dict[str, Spread]:
-        """Median and quartiles, by name."""
-        return {name: spread(values) for name, values in self.samples.items()}
 
     def met(self) -> bool | None:
         """Whether the target is reached; `None` where there is none, or nothing to compare."""
         if self.target is None:
             return None
         if self.target.of == "tasker":
-            return self.target.is_met_by(self.medians()[TASKER].median)
+            return self.target.is_met_by(self.figures[TASKER].median)
         return None if self.ratio is None else self.target.is_met_by(self.ratio.median)
 
     def to_json(self) -> dict[str, Any]:
-        """Everything, and what can be computed from it."""
-        return {
+        """What JSON can hold, without what is empty; a spread as a list of its median and quartiles."""
+        data = {
             "name": self.name,
             "title": self.title,
             "unit": self.unit,
-            "ratio": None if self.ratio is None else vars(self.ratio),
+            "ratio": None if self.ratio is None else _four_digits(self.ratio),
             "meaning": self.meaning,
-            "target": None if self.target is None else vars(self.target),
+            "target": None if self.target is None else asdict(self.target),
             "met": self.met(),
-            "medians": {name: vars(value) for name, value in self.medians().items()},
-            "samples": {name: list(values) for name, values in self.samples.items()},
+            "figures": {name: _four_digits(value) for name, value in self.figures.items()},
             "notes": list(self.notes),
         }
+        return {key: value for key, value in data.items() if value not in (None, "", [])}
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Row:
@@ -63,9 +60,14 @@ class Row:
             name=data["name"],
             title=data["title"],
             unit=data["unit"],
-            samples=data["samples"],
-            ratio=Spread(**data["ratio"]) if data["ratio"] else None,
-            meaning=data["meaning"],
-            target=Target(**data["target"]) if data["target"] else None,
-            notes=tuple(data["notes"]),
+            figures={name: Spread(*values) for name, values in data["figures"].items()},
+            ratio=Spread(*data["ratio"]) if "ratio" in data else None,
+            meaning=data.get("meaning", ""),
+            target=Target(**data["target"]) if "target" in data else None,
+            notes=tuple(data.get("notes", ())),
         )
+
+
+def _four_digits(values: Spread) -> list[float]:
+    """Digits that count: no measurement is more exact."""
+    return [float(f"{value:.4g}") for value in astuple(values)]

@@ -10,7 +10,7 @@ import importlib.metadata
 import importlib.util
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
 from multiprocessing.pool import ThreadPool
 from typing import Any, NamedTuple
@@ -19,6 +19,7 @@ import tasker
 
 __all__ = [
     "BASELINE",
+    "NO_OP",
     "RIVALS",
     "TASKER",
     "Pool",
@@ -28,6 +29,7 @@ __all__ = [
     "installed",
     "open_drop_in",
     "open_executor",
+    "open_pools",
     "open_tasker",
 ]
 
@@ -36,10 +38,19 @@ BASELINE = "ThreadPoolExecutor"
 
 
 class Task(NamedTuple):
-    """One task, for pools without resources and for tasker, whose tasks get one."""
+    """One task, for pools without resources and for tasker, whose tasks get one (and their context, if they ask)."""
 
     plain: Callable[[], object]
-    on_resource: Callable[[object], object]
+    on_resource: Callable[..., object]
+
+
+def _no_op() -> None: ...
+
+
+def _no_op_on(resource: object) -> None: ...
+
+
+NO_OP = Task(_no_op, _no_op_on)
 
 
 class Pool:
@@ -204,3 +215,9 @@ def installed(*, workers: int = 2, futures: bool = False) -> list[Rival]:
         for rival in RIVALS
         if rival.is_installed() and workers >= rival.least_workers and (rival.has_futures or not futures)
     ]
+
+
+def open_pools(stack: ExitStack, workers: int, *, futures: bool = False) -> dict[str, Pool]:
+    """A pool of every rival, by name, open until the stack is."""
+    rivals = installed(workers=workers, futures=futures)
+    return {rival.name: stack.enter_context(rival.open(workers)) for rival in rivals}

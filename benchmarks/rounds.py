@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import median, quantiles
 
-__all__ = ["Sampler", "Spread", "interleave", "ratios", "seconds", "spread"]
+__all__ = ["Sampler", "Spread", "interleave", "ratios", "seconds", "spread", "spreads"]
 
 Sampler = Callable[[], float]
 
@@ -28,6 +28,11 @@ def spread(samples: Sequence[float]) -> Spread:
         return Spread(median(samples), min(samples), max(samples))
     low, _, high = quantiles(samples, n=4, method="inclusive")
     return Spread(median(samples), low, high)
+
+
+def spreads(samples: Mapping[str, Sequence[float]]) -> dict[str, Spread]:
+    """Each one's spread, by name."""
+    return {name: spread(values) for name, values in samples.items()}
 
 
 def ratios(above: Sequence[float], below: Sequence[float], less: Sequence[float] | None = None) -> list[float]:

@@ -40,12 +40,12 @@ def figure(value: float) -> str:
 
 
 def _lines(rows: Sequence[Row]) -> list[list[str]]:
-    shown = [name for name in NAMES if any(name in row.samples for row in rows)]
+    shown = [name for name in NAMES if any(name in row.figures for row in rows)]
     lines = [["measurement", "tasker to ThreadPoolExecutor", "target", "met", *shown]]
     for row in rows:
-        medians = row.medians()
-        beside = ", ".join(f"{name}: {figure(medians[name].median)}" for name in medians if name not in NAMES)
-        cells = [figure(medians[name].median) if name in medians else "" for name in shown]
+        medians = {name: figure(value.median) for name, value in row.figures.items()}
+        beside = ", ".join(f"{name}: {value}" for name, value in medians.items() if name not in NAMES)
+        cells = [medians.get(name, "") for name in shown]
         title = f"{row.title} ({row.unit}{'; ' if beside else ''}{beside})"
         target = "" if row.target is None else str(row.target)
         lines.append([title, _ratio(row.ratio, row.meaning), target, MET[row.met()], *cells])

@@ -3,21 +3,16 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Mapping
 from contextlib import ExitStack
 
+from benchmarks.forms import open_both_forms, rows_of_both_forms, times_as_fast
 from benchmarks.results import Row
-from benchmarks.rivals import BASELINE, TASKER, Pool, Task, installed, open_drop_in, open_executor
-from benchmarks.rounds import Sampler, interleave, ratios, seconds, spread
-from benchmarks.targets import Target, on_3_11, submit_target, this_build
+from benchmarks.rivals import BASELINE, NO_OP, TASKER, Pool, Task, open_drop_in, open_executor, open_pools
+from benchmarks.rounds import Sampler, interleave, ratios, seconds, spread, spreads
+from benchmarks.targets import Target, on_3_11, this_build
 
-__all__ = ["NO_OP", "drop_in", "open_pools", "sleeping_tasks", "submit_all", "workers_in_words"]
-
-
-def _no_op() -> None: ...
-
-
-def _no_op_on(resource: object) -> None: ...
+__all__ = ["drop_in", "sleeping_tasks", "submit_all", "workers_in_words"]
 
 
 def _sleep() -> None:
@@ -28,54 +23,38 @@ def _sleep_on(resource: object) -> None:
     time.sleep(0.001)
 
 
-NO_OP = Task(_no_op, _no_op_on)
 SLEEP = Task(_sleep, _sleep_on)
 
 
-def open_pools(stack: ExitStack, workers: int, *, futures: bool = False) -> dict[str, Pool]:
-    """A pool of every rival, by name, open until the stack is."""
-    rivals = installed(workers=workers, futures=futures)
-    return {rival.name: stack.enter_context(rival.open(workers)) for rival in rivals}
-
-
-def submit_all(quick: bool) -> list[Row]:
-    """Submit all, gather all, with 1 and with 4 workers."""
-    target = submit_target(this_build())
-    return _rows("submit", "submit all, gather all, no-op tasks", open_pools, target, quick)
+def submit_all(workers: int, quick: bool) -> list[Row]:
+    """Submit all, gather all."""
+    count, rounds = (500, 3) if quick else (20_000, 11)
+    with ExitStack() as stack:
+        samples = _gather(open_both_forms(stack, workers), count, rounds)
+    title = f"submit all, gather all, no-op tasks, {workers_in_words(workers)}"
+    note = f"{count:,} tasks, {rounds} rounds"
+    cost = Target("at most", 1.25, goal=1.1)
+    return rows_of_both_forms(f"submit-{workers}", title, "µs a task", samples, times_as_fast, note, cost=cost)
 
 
 def drop_in(quick: bool) -> list[Row]:
-    """As `submit_all`, with tasker's own ThreadPoolExecutor in the place of a manager."""
-
-    def pools(stack: ExitStack, workers: int) -> dict[str, Pool]:
-        opened = {TASKER: open_drop_in(workers), BASELINE: open_executor(workers)}
-        return {name: stack.enter_context(pool) for name, pool in opened.items()}
-
-    target = on_3_11(this_build(), Target("at least", 4))
-    return _rows("drop-in", "tasker.ThreadPoolExecutor: submit all, gather all", pools, target, quick)
-
-
-def _rows(
-    name: str,
-    title: str,
-    open_all: Callable[[ExitStack, int], dict[str, Pool]],
-    target: Target | None,
-    quick: bool,
-) -> list[Row]:
+    """The same with tasker's own ThreadPoolExecutor in the place of a manager."""
     count, rounds = (500, 3) if quick else (20_000, 11)
     rows: list[Row] = []
     for workers in (1, 4):
         with ExitStack() as stack:
-            samples = _gather(open_all(stack, workers), NO_OP, count, rounds)
+            own, other = (stack.enter_context(open_pool(workers)) for open_pool in (open_drop_in, open_executor))
+            samples = _gather({TASKER: (own, NO_OP), BASELINE: (other, NO_OP)}, count, rounds)
+        ratio, meaning = times_as_fast(samples)
         rows.append(
             Row(
-                name=f"{name}-{workers}",
-                title=f"{title}, {workers_in_words(workers)}",
+                name=f"drop-in-{workers}",
+                title=f"tasker.ThreadPoolExecutor: submit all, gather all, {workers_in_words(workers)}",
                 unit="µs a task",
-                samples=samples,
-                ratio=spread(ratios(samples[BASELINE], samples[TASKER])),
-                meaning="times as fast",
-                target=target,
+                figures=spreads(samples),
+                ratio=ratio,
+                meaning=meaning,
+                target=on_3_11(this_build(), Target("at least", 4)),
                 notes=(f"{count:,} tasks, {rounds} rounds",),
             )
         )
@@ -87,14 +66,14 @@ def sleeping_tasks(quick: bool) -> list[Row]:
     workers, count, rounds = (64, 1_000, 2) if quick else (64, 20_000, 5)
     with ExitStack() as stack:
         pools = open_pools(stack, workers)
-        samples = _gather(pools, SLEEP, count, rounds)
+        samples = _gather({name: (pool, SLEEP) for name, pool in pools.items()}, count, rounds)
         at_the_end = pools[TASKER].pool.stats().active_workers
     return [
         Row(
             name="sleep-64",
             title=f"{count:,} tasks that sleep 1 ms, {workers} workers",
             unit="µs a task",
-            samples=samples,
+            figures=spreads(samples),
             ratio=spread(ratios(samples[BASELINE], samples[TASKER])),
             meaning="times as fast",
             target=Target("at least", 1),
@@ -103,11 +82,11 @@ def sleeping_tasks(quick: bool) -> list[Row]:
     ]
 
 
-def _gather(pools: dict[str, Pool], task: Task, count: int, rounds: int) -> dict[str, list[float]]:
-    def sampler(pool: Pool) -> Sampler:
+def _gather(pools: Mapping[str, tuple[Pool, Task]], count: int, rounds: int) -> dict[str, list[float]]:
+    def sampler(pool: Pool, task: Task) -> Sampler:
         return lambda: seconds(lambda: pool.gather(task, count)) / count * 1e6
 
-    return interleave({name: sampler(pool) for name, pool in pools.items()}, rounds)
+    return interleave({name: sampler(pool, task) for name, (pool, task) in pools.items()}, rounds)
 
 
 def workers_in_words(count: int) -> str:

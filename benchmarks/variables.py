@@ -7,10 +7,10 @@ from contextlib import ExitStack, contextmanager
 from contextvars import ContextVar
 
 from benchmarks.results import Row
-from benchmarks.rivals import TASKER, Pool, open_tasker
-from benchmarks.rounds import Sampler, interleave, ratios, seconds, spread
+from benchmarks.rivals import NO_OP, TASKER, Pool, open_tasker
+from benchmarks.rounds import Sampler, interleave, ratios, seconds, spread, spreads
 from benchmarks.targets import Target, on_3_11, this_build
-from benchmarks.throughput import NO_OP, workers_in_words
+from benchmarks.throughput import workers_in_words
 
 __all__ = ["a_few_set", "propagated_variables"]
 
@@ -47,7 +47,7 @@ def propagated_variables(quick: bool) -> list[Row]:
                 name=f"contextvars-{workers}",
                 title=f"submit all, gather all, {FEW} context variables set, {workers_in_words(workers)}",
                 unit="µs a task",
-                samples=samples,
+                figures=spreads(samples),
                 ratio=spread(ratios(samples[TASKER], samples["without"])),
                 meaning="of its time without context variables",
                 target=on_3_11(this_build(), Target("at most", 1.2)),

@@ -6,6 +6,8 @@ import json
 import os
 import subprocess
 import sys
+from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,15 +15,19 @@ import pytest
 import benchmarks
 import tasker
 from benchmarks.__main__ import _names, main
+from benchmarks.cores import compute, steps_of
+from benchmarks.forms import WITH_CONTEXT, open_both_forms, rows_of_both_forms, times_as_fast
+from benchmarks.history import load
 from benchmarks.imports import path_of_packages
 from benchmarks.latency import HAND_OVERS, above_hand_overs
 from benchmarks.measurements import MEASUREMENTS
 from benchmarks.results import Row
 from benchmarks.rivals import BASELINE, TASKER
-from benchmarks.rounds import Spread, interleave, ratios, spread
+from benchmarks.rounds import Spread, interleave, ratios, spread, spreads
 from benchmarks.table import as_markdown, as_text, figure
-from benchmarks.targets import Build, Target, on_3_11, round_trip_target, submit_target
+from benchmarks.targets import Build, Target, both_forms_target, on_3_11
 from benchmarks.variables import VARIABLES, a_few_set
+from tasker.signature import wants_context
 
 ROOT = Path(__file__).parents[1]
 
@@ -31,7 +37,7 @@ def row(*, ratio: float | None = 6.5, target: Target | None = None) -> Row:
         name="example",
         title="an example",
         unit="µs",
-        samples={TASKER: [1.0, 2.0, 3.0], BASELINE: [12.0, 13.0, 14.0], "beside": [0.5, 0.5, 0.5]},
+        figures=spreads({TASKER: [1.0, 2.0, 3.0], BASELINE: [12.0, 13.0, 14.0], "beside": [0.5, 0.5, 0.5]}),
         ratio=None if ratio is None else Spread(ratio, 6.0, 7.0),
         meaning="times as fast",
         target=target,
@@ -62,10 +68,45 @@ def test_a_round_without_anything_above_the_floor_is_left_out() -> None:
 
 def test_round_trips_are_compared_above_the_floor_where_there_is_one() -> None:
     samples = {TASKER: [12.0] * 3, BASELINE: [14.0] * 3, HAND_OVERS: [10.0] * 3}
-    assert above_hand_overs(samples) == (Spread(0.5, 0.5, 0.5), "of its time above two lock hand-overs")
-    ratio, meaning = above_hand_overs(samples | {HAND_OVERS: [20.0] * 3})
-    assert ratio.median == 12.0 / 14.0
-    assert meaning.startswith("of its whole time")
+    assert above_hand_overs(samples) == (Spread(2.0, 2.0, 2.0), "times as fast, above two lock hand-overs")
+    for bare in (12.0, 20.0):
+        ratio, meaning = above_hand_overs(samples | {HAND_OVERS: [bare] * 3})
+        assert ratio.median == 14.0 / 12.0
+        assert meaning == "times as fast, hand-overs included"
+
+
+def test_both_forms_are_compared_with_the_others_and_with_each_other() -> None:
+    samples = {TASKER: [2.0] * 3, BASELINE: [8.0] * 3, WITH_CONTEXT: [4.0] * 3, "beside": [1.0] * 3}
+    rows = rows_of_both_forms(
+        "submit-4", "submit", "µs", samples, times_as_fast, "a note", cost=Target("at most", 1.25)
+    )
+    assert [(row.name, row.ratio and row.ratio.median) for row in rows] == [
+        ("submit-4", 4.0),
+        ("submit-4-context", 2.0),
+        ("submit-4-cost", 2.0),
+    ]
+    without, asking, cost = rows
+    assert {name: value.median for name, value in without.figures.items()} == {
+        TASKER: 2.0,
+        BASELINE: 8.0,
+        "beside": 1.0,
+    }
+    assert {name: value.median for name, value in asking.figures.items()} == {TASKER: 4.0, BASELINE: 8.0, "beside": 1.0}
+    assert asking.target == without.target
+    assert cost.met() is False
+
+
+def test_a_task_of_the_second_form_asks_for_its_context() -> None:
+    with ExitStack() as stack:
+        pools = open_both_forms(stack, 1, futures=True)
+        seen = []
+        for name in (TASKER, WITH_CONTEXT):
+            pool, task = pools[name]
+            future = pool.submit(pool.function(task))
+            future.result()
+            seen.append(wants_context(pool.function(task), 1))
+        assert seen == [False, True]
+        assert BASELINE in pools
 
 
 def test_rounds_are_interleaved_and_begin_with_another_rival_each_time() -> None:
@@ -81,18 +122,17 @@ def test_rounds_are_interleaved_and_begin_with_another_rival_each_time() -> None
 
 
 @pytest.mark.parametrize(
-    ("build", "times", "share"),
+    ("build", "target"),
     [
-        (Build(11), 6, 0.75),
-        (Build(12), 5, 1.0),
-        (Build(13), 4, 1.0),
-        (Build(14), 4, 1.0),
-        (Build(13, free_threaded=True), 3, 1.0),
+        (Build(11), Target("at least", 5, goal=7)),
+        (Build(12), None),
+        (Build(14), Target("at least", 3.4, goal=5)),
+        (Build(15), Target("at least", 3.4, goal=5)),
+        (Build(14, free_threaded=True), None),
     ],
 )
-def test_targets_depend_on_the_python(build: Build, times: float, share: float) -> None:
-    assert submit_target(build).value == times
-    assert round_trip_target(build).value == share
+def test_floors_depend_on_the_python(build: Build, target: Target | None) -> None:
+    assert both_forms_target("submit-4", build) == target
 
 
 def test_some_targets_are_set_for_one_python_alone() -> None:
@@ -162,8 +202,10 @@ def test_the_table_has_the_ratio_first_and_a_column_a_rival() -> None:
     ("arguments", "words"),
     [
         (["--nonsense"], "--nonsense"),
-        (["--only", "submit,nonsense"], "no measurement 'nonsense'"),
-        (["--output", str(ROOT / "no such folder" / "x.json")], "cannot write"),
+        (["--only", "map,nonsense"], "no measurement 'nonsense'"),
+        (["--output", str(ROOT / "no such folder")], "is no folder"),
+        (["--python", str(ROOT / "no such file")], "cannot be run"),
+        (["--python", sys.executable, "--python", "false"], "cannot run this"),
     ],
 )
 def test_a_wrong_option_is_one_line_and_status_2(
@@ -188,21 +230,56 @@ def test_the_beginning_of_a_name_chooses_all_that_begin_with_it() -> None:
     assert len(chosen) > 2
 
 
-def test_a_quick_pass_prints_a_table_and_writes_json(tmp_path: Path) -> None:
-    output = tmp_path / "results.json"
-    some = "queued,run-task,map,lines,processes-payload"  # .ci/run takes all
-    command = [sys.executable, "-m", "benchmarks", "--quick", "--only", some, "--markdown", "--output", str(output)]
+def test_a_quick_pass_prints_a_table_and_writes_a_file(tmp_path: Path) -> None:
+    some = "queued,run-task,map,lines,cores,processes-payload"  # .ci/run takes all
+    command = [sys.executable, "-m", "benchmarks", "--quick", "--only", some, "--output", str(tmp_path)]
     run = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=55, check=False)
     assert run.returncode == 0, run.stderr
-    assert "| measurement | tasker to ThreadPoolExecutor |" in run.stdout
-    report = json.loads(output.read_text())
-    assert report["failed"] == []
-    assert report["quick"] is True
-    assert {"date", "machine", "python", "rivals", "skipped"} <= report.keys()
-    assert {"architecture", "cpu", "cores", "platform"} <= report["machine"].keys()
-    assert {"version", "gil"} <= report["python"].keys()
-    rows = {entry["name"]: entry for entry in report["measurements"]}
-    assert set(rows) == {"run-task", "queued-bytes", "map", "lines", "processes-argument", "processes-result"}
-    for entry in rows.values():
-        assert {"title", "unit", "ratio", "target", "met", "medians", "samples", "notes"} <= entry.keys()
-        assert TASKER in entry["medians"]
+    assert "tasker to ThreadPoolExecutor" in run.stdout
+    (path,) = tmp_path.iterdir()
+    results = load(path)
+    assert results.quick
+    assert {"version", "commit"} == results.on["tasker"].keys()
+    assert {"architecture", "cpu", "cores", "platform"} <= results.on["machine"].keys()
+    assert {"name", "build", "gil", "jit"} <= results.on["python"].keys()
+    names = {row.name for row in results.rows}
+    assert {"run-task", "queued-bytes", "map", "lines", "processes-argument", "processes-result"} <= names
+    assert ("cores-map-30" in names) is not results.on["python"]["gil"]
+    assert all(TASKER in row.figures or row.name.endswith("-baseline") for row in results.rows)
+
+
+def test_one_command_measures_on_several_pythons(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    another = tmp_path / "python"
+    another.write_text(f'#!/bin/sh\nexec "{sys.executable}" "$@"\n')
+    another.chmod(0o755)
+    assert main(["--quick", "--only", "queued", "--python", sys.executable, "--python", str(another)]) == 0
+    assert capfd.readouterr().out.count("a queued no-op task") == 2
+
+
+def test_what_was_measured_is_in_the_file_when_something_fails(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def measure(python: str, name: str, quick: bool) -> list[Row]:
+        if name == "map":
+            raise subprocess.CalledProcessError(3, [python])
+        return [replace(row(), name=name)]
+
+    monkeypatch.setattr("benchmarks.__main__._measure", measure)
+    assert main(["--only", "queued,map,lines", "--output", str(tmp_path)]) == 1
+    assert "map failed: " in capsys.readouterr().err
+    (path,) = tmp_path.iterdir()
+    assert [each.name for each in load(path).rows] == ["queued", "lines"]
+
+
+def test_what_has_nothing_to_measure_on_a_python_says_so(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("benchmarks.__main__._measure", lambda *_: [])
+    assert main(["--quick", "--only", "cores"]) == 0
+    assert "cores: nothing to measure on this Python" in capsys.readouterr().err
+
+
+def test_a_task_of_pure_python_takes_at_least_a_step() -> None:
+    assert steps_of(0.001) == 1
+    assert steps_of(1_000) > steps_of(1)
+    assert compute(3) == ((0 * 31 + 0) * 31 + 1) * 31 + 2
