@@ -711,6 +711,32 @@ def test_everything_works_with_eager_tasks(make, queue_size):
     run(main)
 
 
+@pytest.mark.skipif(not hasattr(asyncio, "capture_call_graph"), reason="new in Python 3.14")
+def test_the_call_graph_of_asyncio_shows_who_awaits(block, gate):
+    manager = block()
+
+    async def of(form):
+        if form == "amap":
+            async for result in manager.amap(double, [4]):
+                return result
+        return await (manager.asubmit(double, 4) if form == "asubmit" else manager.submit(double, 4))
+
+    async def main():
+        tasks = [asyncio.create_task(of(form)) for form in ("submit", "asubmit", "amap")]
+        waiters = [asyncio.create_task(bare(task)) for task in tasks]
+        await others()
+        for task, waiter in zip(tasks, waiters, strict=True):
+            graph = asyncio.capture_call_graph(task)
+            assert of.__qualname__ in [entry.frame.f_code.co_qualname for entry in graph.call_stack]
+            assert [above.future for above in graph.awaited_by] == [waiter]
+            assert "bare()" in asyncio.format_call_graph(task)
+            del graph  # which holds frames
+        gate.opened.set()
+        assert await asyncio.gather(*waiters) == [8, 8, 8]
+
+    run(main)
+
+
 def test_everything_works_in_debug_mode(make):
     manager = make(queue_size=3)
 
