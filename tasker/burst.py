@@ -29,7 +29,7 @@ from tasker.context import Callback
 from tasker.crew import Crew
 from tasker.errors import ContextCancelledError, ResourceCreationError
 from tasker.lifecycle import CLOSED, OPEN, Lifecycle
-from tasker.logger import GuardedLogger
+from tasker.logger import GuardedLogger, last_line_of
 from tasker.metrics import BuiltinCollector
 from tasker.news import News
 from tasker.parking import Seat
@@ -307,12 +307,13 @@ class Burst:
             self._look_at = now + 50 * (monotonic() - now)
 
     def _creation_error(self) -> ResourceCreationError:
-        if self._parts.site.impossible is None:
+        impossible = self._parts.site.impossible
+        if impossible is None:
             what = f"no worker has held a resource for {self._why_hopeless()}"
-        else:
-            what = f"no worker will ever hold a resource: {self._parts.user.create_trouble}"
+        else:  # an error of tasker's own. The worker that found out may be yet to note it as the last one
+            what = f"no worker will ever hold a resource: no resource was made: {last_line_of(impossible)}"
         error = ResourceCreationError(f"{self._parts.name}: {what}")
-        error.__cause__ = self._parts.user.create_error
+        error.__cause__ = impossible or self._parts.user.create_error
         return error
 
     def trouble(self) -> str:

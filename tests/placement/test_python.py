@@ -217,6 +217,29 @@ def test_a_manager_at_the_top_level_of_the_module_that_its_children_import_is_re
     assert max(counted) == 2
 
 
+def test_who_waits_is_told_why_there_will_be_no_resource_before_the_worker_that_found_out_has_noted_it(tmp_path):
+    (tmp_path / "pool.py").write_text(count(tmp_path) + textwrap.dedent(POOL))
+    done = run(
+        """
+        from tasker import usercode
+        told, read = threading.Event(), usercode.last_line_of
+        usercode.last_line_of = lambda error: told.wait() and read(error)  # which it notes
+        import pool
+        try:
+            pool.manager.queue_task(pool.work)
+        except ResourceCreationError as error:
+            print(isinstance(error.__cause__, ConfigError), "in a function" in str(error.__cause__), error)
+        told.set()
+        print(pool.manager.stop().drained)
+        """,
+        tmp_path,
+    )
+    first, *rest = done.stdout.splitlines()
+    assert first.startswith("True True tasker: no worker will ever hold a resource: no resource was made: tasker.")
+    assert "in a function" in first
+    assert rest == ["True"]
+
+
 def test_a_module_that_makes_a_manager_may_be_imported_by_a_task_for_itself(tmp_path):
     (tmp_path / "pool.py").write_text(count(tmp_path) + textwrap.dedent(POOL))
     done = run(
