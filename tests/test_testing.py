@@ -590,7 +590,7 @@ class InPool(Service):
         (Service, "its on_create, <bound method Service.connect of <a service>>, refers to it"),
         (Judge, "its check_health, functools.partial"),
         (Deep, "its on_destroy, <function"),
-        (InPool, "its on_create, <function"),
+        (InPool, "its on_create, functools.partial(<function _initialize"),
     ],
 )
 def test_a_forgotten_manager_whose_config_refers_to_it_is_left_open_and_that_is_said(impatient, kind, says):
