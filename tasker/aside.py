@@ -24,7 +24,7 @@ from typing import Any
 from tasker.clock import monotonic
 from tasker.handover import hand_on, move_all
 from tasker.logger import GuardedLogger, Level
-from tasker.threads import leave_child, new_thread
+from tasker.threads import leave_child, new_lock, new_thread
 
 __all__ = ["Aside", "LoggerAside"]
 
@@ -41,7 +41,7 @@ class Aside:
         self._logger = logger
         self._jobs: deque[Job] = deque()
         self._garbage: deque[Any] = deque()
-        self._lock = threading.RLock()
+        self._lock = new_lock()
         self._runner: threading.Thread | None = None  # the thread that takes jobs; a stuck one is replaced
         self._taken_at = 0.0  # when the runner was started or last took something
         self._busy: list[threading.Thread] = []

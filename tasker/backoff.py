@@ -18,9 +18,8 @@ Pauses go by the real clock, whatever clock deadlines go by. `_lock` guards the 
 
 from __future__ import annotations
 
-import threading
-
 from tasker.clock import monotonic
+from tasker.threads import new_lock
 
 __all__ = ["Backoff"]
 
@@ -36,7 +35,7 @@ class Backoff:
     def __init__(self, create_timeout: float) -> None:
         self._create_timeout = create_timeout
         self.made_at: float = monotonic()  # when a worker last got a resource
-        self._lock = threading.RLock()
+        self._lock = new_lock()
         self._next_turn = 0.0
 
     def resource_made(self) -> None:

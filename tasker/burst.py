@@ -37,7 +37,7 @@ from tasker.placement.base import Site
 from tasker.queue import TaskQueue
 from tasker.resources import ResourcePool
 from tasker.scaling import Limits, Window, decide
-from tasker.threads import new_thread
+from tasker.threads import new_lock, new_thread
 from tasker.timer import LATE
 from tasker.turns import Turns
 from tasker.usercode import UserCode
@@ -103,7 +103,7 @@ class Burst:
         self._was_late = False
         self._settling: list[Any] = []  # tasks that were being settled at the last tick
         self._has_ended = False
-        self._replacing = threading.RLock()
+        self._replacing = new_lock()
         self._beats = 0  # ticks begun
         self._seen = (-1, 0.0)  # beats at an `ensure`, and when they were so many for the first time
         self._arrived: int = 0  # tasks, as the last tick saw

@@ -20,6 +20,7 @@ from tasker.health import takes_resource
 from tasker.logger import Logger
 from tasker.metrics import MetricsCollector
 from tasker.placement.base import Placement, Threads
+from tasker.threads import new_lock
 from tasker.unrun import maker_kind, refuse
 
 __all__ = ["Config", "unhealthy_on"]
@@ -190,7 +191,7 @@ class _EnteredManagers(Generic[R]):
     def __init__(self, factory: Callable[[], AbstractContextManager[R]]) -> None:
         self._factory = factory
         self._entered: dict[int, list[tuple[int, AbstractContextManager[R]]]] = {}
-        self._lock = threading.RLock()
+        self._lock = new_lock()
 
     def __copy__(self) -> _EnteredManagers[R]:
         return self

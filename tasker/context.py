@@ -29,10 +29,11 @@ from tasker.errors import ContextCancelledError, DeadlineExceededError, name_of,
 from tasker.guard import pass_on, tell
 from tasker.logger import ours
 from tasker.recurring import kind_of
+from tasker.threads import new_lock
 
 __all__ = ["Context", "background", "with_cancel", "with_deadline", "with_timeout", "with_value"]
 
-_lock = threading.RLock()  # reentrant: a signal handler may cancel what its thread is looking at
+_lock = new_lock()  # reentrant: a signal handler may cancel what its thread is looking at
 
 _new: Any = object.__new__
 EndedError = ContextCancelledError | DeadlineExceededError

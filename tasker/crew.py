@@ -19,6 +19,7 @@ from typing import Generic, TypeVar
 from tasker.aside import LoggerAside
 from tasker.clock import monotonic
 from tasker.parking import Parking
+from tasker.threads import new_lock
 from tasker.worker import Worker
 
 __all__ = ["Crew"]
@@ -51,7 +52,7 @@ class Crew(Generic[R]):
         self._leaving = leaving
         self._left = left
         self._logger = logger
-        self._lock = threading.RLock()
+        self._lock = new_lock()
         self._numbers = itertools.count(1)
         self.members: tuple[Worker[R], ...] = ()
         self._gone: list[threading.Thread] = []  # threads that have left, and are about to end

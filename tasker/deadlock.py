@@ -33,6 +33,7 @@ from typing import Any, Protocol, Self
 
 from tasker import current
 from tasker.errors import PoolDeadlockError, name_of
+from tasker.threads import new_lock
 from tasker.wrapping import users_function
 
 __all__ = ["Closing", "Outcomes", "Pool", "Ready", "Rest", "Slot", "Wait", "Waits", "any_free", "look_again"]
@@ -417,7 +418,7 @@ class Stuck(Waits):
         return "; ".join([*said, *(pool.trouble() for pool in self._serving if pool.is_hopeless())])
 
 
-_lock = threading.RLock()
+_lock = new_lock()
 _announced = Waits()
 
 
@@ -473,7 +474,7 @@ def _name(task: Any) -> str:
 def _start_afresh() -> None:
     """In a forked child: no worker is there, and the lock may be held by a thread that is not."""
     global _lock, _announced
-    _lock = threading.RLock()
+    _lock = new_lock()
     _announced = Waits()
 
 

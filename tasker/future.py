@@ -61,7 +61,7 @@ from tasker.logger import GuardedLogger, line_of
 from tasker.metrics import TaskLifecycleTimestamps
 from tasker.parking import Seat, new_sleeper
 from tasker.recurring import kind_of
-from tasker.threads import holds, leave_child
+from tasker.threads import holds, leave_child, new_lock
 from tasker.timer import TimerEntry
 
 __all__ = ["DoneCallback", "Owner", "TaskFuture", "for_asyncio", "is_looked_into_here", "new_task", "task_made_of"]
@@ -70,13 +70,13 @@ T = TypeVar("T")
 
 _new: Any = object.__new__
 _STORED = 1.0  # seconds after which a thread that has taken the right to settle has stored the outcome, or never will
-_first_waiter = threading.RLock()  # held while `_waiting` is made; reentrant: a signal handler may make another's
+_first_waiter = new_lock()  # held while `_waiting` is made; reentrant: a signal handler may make another's
 
 
 def _start_afresh() -> None:
     """In a forked child the lock may be held by a thread that does not exist."""
     global _first_waiter
-    _first_waiter = threading.RLock()
+    _first_waiter = new_lock()
     _looked_into.clear()
 
 
@@ -705,7 +705,7 @@ class _StandardWaiters:
     __slots__ = ("announced", "lock", "told", "waiters")
 
     def __init__(self) -> None:
-        self.lock = threading.RLock()
+        self.lock = new_lock()
         self.waiters: list[Any] = _WaiterList()
         self.announced = False
         self.told = False
@@ -744,7 +744,7 @@ class _WaiterList(list[Any]):
 
     def append(self, waiter: Any) -> None:
         if _is_standard(waiter) and not isinstance(waiter.event, _Event):  # which is in no other list yet
-            waiter.lock = threading.RLock()
+            waiter.lock = new_lock()
             waiter.event = _Event(waiter)
         super().append(waiter)
 

@@ -15,7 +15,6 @@ moment and is never counted twice. What is shown is the largest count so far: it
 from __future__ import annotations
 
 import contextlib
-import threading
 from array import array
 from collections import deque
 from collections.abc import Callable, Iterable
@@ -25,6 +24,7 @@ from typing import NamedTuple, Protocol
 
 from tasker.clock import monotonic
 from tasker.reservoir import Reservoir
+from tasker.threads import new_lock
 
 __all__ = ["BuiltinCollector", "MetricsCollector", "Shard", "TaskLifecycleTimestamps", "TaskMetrics"]
 
@@ -208,7 +208,7 @@ class BuiltinCollector:
 
     def __init__(self, waiting: Callable[[], int]) -> None:
         self._waiting = waiting
-        self._lock = threading.RLock()
+        self._lock = new_lock()
         self._shards: list[Shard] = []
         self._left = Totals()
         self._left_taken = 0
@@ -218,7 +218,7 @@ class BuiltinCollector:
         self._quantiles = 0.0, 0.0
         self._outside = self.new_shard()  # tasks of the lanes that were settled by no worker
         self._direct = self.new_shard()  # tasks that were in no lane: each that ended also arrived
-        self._outside_lock = threading.RLock()
+        self._outside_lock = new_lock()
         self._samples: deque[tuple[float, int, int]] = deque([(monotonic(), 0, 0)])
 
     def new_shard(self) -> Shard:

@@ -32,7 +32,7 @@ from tasker.clock import monotonic
 from tasker.errors import TaskManagerShutdownError
 from tasker.lifecycle import Lifecycle
 from tasker.logger import ours
-from tasker.threads import daemons_allowed, holds, is_ours, join_all, new_thread, refuse_threads
+from tasker.threads import daemons_allowed, holds, is_ours, join_all, new_lock, new_thread, refuse_threads
 
 __all__ = ["holds_lock", "is_needed_here", "new_locks", "watch"]
 
@@ -58,7 +58,7 @@ class Watched(Protocol):
 
 
 _watched: weakref.WeakSet[Watched] = weakref.WeakSet()
-_registering = threading.RLock()  # reentrant: a signal handler may make a manager, too
+_registering = new_lock()  # reentrant: a signal handler may make a manager, too
 _refuses = False  # whether an interpreter ends that would have to wait for every other manager
 _forking = threading.local()  # in a thread that forks: `unfinished`, by engine
 
@@ -140,7 +140,7 @@ def _forget_in_parent() -> None:
 
 def _start_afresh_in_child() -> None:
     global _registering
-    _registering = threading.RLock()
+    _registering = new_lock()
     new_locks(ours.faults)
     unfinished = vars(_forking).pop("unfinished", {})  # not there if a Ctrl-C has ended the look
     for engine in _all_watched():
@@ -175,7 +175,7 @@ def new_locks(*parts: object) -> None:
     for part in parts:
         for name, value in list(vars(part).items()):
             if _is_lock(value):
-                setattr(part, name, threading.RLock())  # as good as one that is not reentrant
+                setattr(part, name, new_lock())  # as good as one that is not reentrant
 
 
 def _is_lock(value: object) -> bool:

@@ -11,11 +11,11 @@ under it. Times are those of the real clock, whatever clock deadlines go by.
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable
 
 from tasker.clock import monotonic
 from tasker.errors import origin_of
+from tasker.threads import new_lock
 
 __all__ = ["OUTAGE", "Faults", "Row", "kind_of"]
 
@@ -66,7 +66,7 @@ class Faults:
     """The rows of one manager, or of what belongs to none."""
 
     def __init__(self) -> None:
-        self._lock = threading.RLock()
+        self._lock = new_lock()
         self._rows: dict[str, Row] = {}
 
     def came(self, kind: str, msg: str = "", args: tuple[object, ...] = (), *, held: bool = False) -> str | None:

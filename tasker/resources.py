@@ -28,7 +28,7 @@ from typing import Any, Generic, TypeVar
 from tasker.errors import TaskManagerShutdownError
 from tasker.guard import raise_interrupt
 from tasker.handover import set_from
-from tasker.threads import known_thread, local_to_threads, still_known
+from tasker.threads import known_thread, local_to_threads, new_lock, still_known
 from tasker.unrun import refuse
 
 __all__ = ["Loan", "ResourcePool"]
@@ -106,7 +106,7 @@ class ResourcePool(Generic[R]):
         self._create = create
         self._destroy = destroy
         self._empty = empty  # told when the last borrower hands back to a closed pool
-        self._lock = threading.RLock()
+        self._lock = new_lock()
         self._shelves: dict[int, list[R]] = {}  # by their `id`
         self._kept = 0  # resources on them
         self._loans: set[Loan[R]] = set()

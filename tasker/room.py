@@ -32,7 +32,7 @@ from typing import Any, Generic, Protocol, TypeVar
 
 from tasker.clock import monotonic
 from tasker.parking import Seat
-from tasker.threads import holds
+from tasker.threads import holds, new_lock
 
 __all__ = ["Room"]
 
@@ -64,7 +64,7 @@ class Room(Generic[H]):
         self._line: deque[Place] = deque()
         self._called: dict[Place, float] = {}  # those that have a slot and have not come yet: since when
         self._turns: dict[int, Place] = {}  # of threads that submit for a coroutine whose turn it is
-        self._lock: Any = threading.RLock()
+        self._lock: Any = new_lock()
 
     def enter(self, task: H, timeout: float | None, seat: Seat | None = None) -> bool:
         """Get the task a slot, or find the room closed. Blocks for at most `timeout` seconds (`None`: as long as it

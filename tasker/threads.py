@@ -36,6 +36,7 @@ __all__ = [
     "known_thread",
     "leave_child",
     "local_to_threads",
+    "new_lock",
     "new_thread",
     "refuse_threads",
     "still_known",
@@ -135,6 +136,32 @@ def still_known(thread: threading.Thread | None) -> Generator[None]:
 
 def _known() -> dict[int, threading.Thread]:
     return getattr(threading, "_active", {})
+
+
+def new_lock() -> Any:
+    """A reentrant lock for `with`: each of tasker's that is taken so. Its type is what others have made of such locks
+    by now.
+
+    CPython 3.14 looks for signals between the lock and the block. What is raised there would leave the lock taken for
+    ever. That was mended in 3.15."""
+    if _LOOKS_BEFORE_BLOCK and threading.RLock is _RLOCK_AT_FIRST:
+        return _LockInOneStep()
+    return threading.RLock()
+
+
+_LOOKS_BEFORE_BLOCK = sys.version_info[:2] == (3, 14)
+_RLOCK_AT_FIRST = threading.RLock
+
+
+class _LockInOneStep(_thread.RLock):  # type: ignore[misc]  # pyright: ignore[reportGeneralTypeIssues]  # which allows for it
+    """CPython does not look when a function written in Python returns. Nor does it when an attribute is read: here that
+    is what takes the lock."""
+
+    __slots__ = ()
+    _taken: Any = property(_thread.RLock.acquire)
+
+    def __enter__(self) -> Any:  # type: ignore[override]  # pyright: ignore[reportIncompatibleMethodOverride]
+        return self._taken
 
 
 def holds(lock: Any) -> bool:

@@ -37,7 +37,7 @@ from tasker.aside import STUCK, Aside
 from tasker.clock import monotonic
 from tasker.logger import ours
 from tasker.parking import Seat
-from tasker.threads import holds, new_thread
+from tasker.threads import holds, new_lock, new_thread
 
 __all__ = [
     "Clock",
@@ -106,7 +106,7 @@ class _Timer:
         self._seat = Seat()
         self._was_late = False
         self._order = itertools.count()
-        self._lock = threading.RLock()
+        self._lock = new_lock()
         self._starting = False
         self._thread: threading.Thread | None = None
 

@@ -7,7 +7,6 @@ count, and `_reported_impossible`.
 
 from __future__ import annotations
 
-import threading
 from collections import deque
 from collections.abc import Callable
 from typing import Any, Generic, Literal, TypeVar
@@ -21,7 +20,7 @@ from tasker.health import takes_resource
 from tasker.logger import GuardedLogger, last_line_of
 from tasker.metrics import TaskLifecycleTimestamps, TaskMetrics
 from tasker.placement.base import Site, Threads
-from tasker.threads import leave_child
+from tasker.threads import leave_child, new_lock
 from tasker.unrun import look_at, refuse
 from tasker.wrapping import wrapper
 
@@ -49,7 +48,7 @@ class UserCode(Generic[R]):
         self._logger = logger
         self._collector = config.collector
         self._may_be_bound = isinstance(config.placement, Threads)
-        self._counting = threading.RLock()
+        self._counting = new_lock()
         self.collects: bool = config.collector is not None
         self.judges: bool = config.check_health is not every_error_is_healthy
         self.destroy_errors: int = 0

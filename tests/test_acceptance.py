@@ -23,7 +23,7 @@ from tasker import TaskManager
 from tasker.interrupts import deliver_later
 from tasker.threadpool import ThreadPoolExecutor
 from tests.conftest import PATIENCE, eventually
-from tests.test_falls import PACKAGE, StruckError, _in_a_with
+from tests.test_falls import PACKAGE, StruckError, _in_a_with, takes_lock
 
 pytestmark = [
     pytest.mark.skipif(sys.gettrace() is not None, reason="a debugger or a coverage tool traces this thread"),
@@ -48,7 +48,7 @@ class Striker:
         sys.settrace(None)
 
     def _trace_call(self, frame, event, arg):
-        if not frame.f_code.co_filename.startswith(PACKAGE):
+        if not frame.f_code.co_filename.startswith(PACKAGE) or takes_lock(frame):
             return None
         frame.f_trace_opcodes = True
         frame.f_trace_lines = False

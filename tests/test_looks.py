@@ -14,10 +14,12 @@ import dis
 import functools
 import inspect
 import itertools
+import re
 import signal
 import sys
 import threading
 from collections import Counter, deque
+from pathlib import Path
 from types import CodeType, FrameType, SimpleNamespace
 
 import pytest
@@ -33,6 +35,7 @@ from tasker.metrics import BuiltinCollector, Shard
 from tasker.parking import gil_enabled
 from tasker.queue import TaskQueue
 from tasker.resources import ResourcePool
+from tasker.threads import holds, new_lock
 from tests.conftest import Sick
 
 PACKAGE = tasker.__path__[0]
@@ -106,16 +109,25 @@ def test_there_is_no_call_inside_of_what_is_one_step(function, begin, end):
 # -- what CPython does -------------------------------------------------------------------------------------------------
 
 
+@pytest.fixture(scope="module", autouse=True)
+def the_handler_of_before():
+    """Set again when all is over: a signal that is on its way must find a handler."""
+    before = signal.getsignal(signal.SIGALRM) if hasattr(signal, "SIGALRM") else None
+    yield
+    if before is not None:
+        signal.signal(signal.SIGALRM, before)
+
+
 @contextlib.contextmanager
 def signals(handler):
     """The handler is called again and again, at any moment."""
-    before = signal.signal(signal.SIGALRM, lambda _, frame: handler(frame))
+    signal.signal(signal.SIGALRM, lambda _, frame: handler(frame))
     signal.setitimer(signal.ITIMER_REAL, 3e-5, 3e-5)
     try:
         yield
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, before)
+        signal.signal(signal.SIGALRM, lambda *_: None)
 
 
 @contextlib.contextmanager
@@ -224,11 +236,52 @@ def test_no_other_thread_comes_into_what_is_one_step(make):
     assert inside_of_steps == set()
 
 
-# -- what is handed on (see handover) ----------------------------------------------------------------------------------
+# -- locks -------------------------------------------------------------------------------------------------------------
 
 
 class Struck(Exception):
     """What a signal handler raises."""
+
+
+@untraced
+@needs_signals
+def test_a_signal_leaves_no_lock_taken():
+    """Which it does with one of `threading`'s on 3.14."""
+    struck: Counter[int] = Counter()
+    lock = new_lock()
+
+    def take():
+        with lock:
+            pass
+
+    def strike(frame):
+        if frame.f_code is take.__code__:
+            struck[frame.f_lasti] += 1
+            raise Struck
+
+    with signals(strike):
+        while struck.total() < ENOUGH // 10:
+            with contextlib.suppress(Struck):
+                take()
+            assert not holds(lock)
+    assert len(struck) > 1  # when it begins, and when the lock is released
+
+
+def test_every_lock_is_made_by_new_lock():
+    made = re.compile(r"\bR?Lock\(")
+    found = [
+        f"{path.name}: {line.strip()}"
+        for path in Path(PACKAGE).rglob("*.py")
+        if path.parent.name != "testing"
+        for line in path.read_text().splitlines()
+        if made.search(line)
+    ]
+    # those that a thread sleeps on, which are not taken by `with`, and one that is only taken without the GIL
+    others = ("parking.py: lock = ", "context.py: sleeper = ", "queue.py: self._take_lock: Any = ", "threads.py: ")
+    assert [line for line in found if not line.startswith(others)] == []
+
+
+# -- what is handed on (see handover) ----------------------------------------------------------------------------------
 
 
 def give_and_take(things, kept):

@@ -36,7 +36,7 @@ from tasker.placement.launch import DETACHED
 from tasker.placement.mark import shared_number
 from tasker.placement.records import IDLE_RECORDS, forward_records
 from tasker.placement.wire import Wire
-from tasker.threads import new_thread
+from tasker.threads import new_lock, new_thread
 
 _HIGH = 512  # the least number for this process's own descriptors
 _FLUSHING = 2  # whole seconds that the end of the process may take
@@ -47,7 +47,7 @@ class _Outbox:
 
     def __init__(self, wire: Wire) -> None:
         self._wire = wire
-        self._lock = threading.RLock()  # reentrant: what serializes a log record may log
+        self._lock = new_lock()  # reentrant: what serializes a log record may log
         self._heard = False  # whether the parent reads until the reply
         self._records: deque[bytes] = deque(maxlen=IDLE_RECORDS)
 

@@ -22,6 +22,7 @@ from tasker.placement.envelope import Outcome
 from tasker.placement.handle import Answer, GoneError, Handle
 from tasker.placement.hosted import Answered, Noted, received, sent
 from tasker.placement.records import handle_record
+from tasker.threads import new_lock
 from tasker.wrapping import Progress
 
 __all__ = ["Actor", "Cluster"]
@@ -165,7 +166,7 @@ class Actor(Handle):
             self._cluster.kill(self._actor)
 
     def leave_to_parent(self) -> None:
-        self._lock = threading.RLock()
+        self._lock = new_lock()
         self._is_lost = True
 
     def _ended(self, live: Any) -> None:

@@ -28,7 +28,7 @@ from tasker.placement.mark import Mark
 from tasker.placement.records import handle_record
 from tasker.placement.stderr import Stderr
 from tasker.placement.wire import Wire
-from tasker.threads import new_thread
+from tasker.threads import new_lock, new_thread
 from tasker.wrapping import Progress
 
 __all__ = ["Child"]
@@ -163,7 +163,7 @@ class Child(Handle):
                 os.kill(self.pid, signal.SIGKILL)
 
     def leave_to_parent(self) -> None:
-        self._lock = threading.RLock()
+        self._lock = new_lock()
         self._process.returncode = 0
         self._ended = self._is_lost = True
         self._let_go()

@@ -27,6 +27,7 @@ from tasker.placement.actor import Actor
 from tasker.placement.base import Settings, Site
 from tasker.placement.elsewhere import RemoteSite
 from tasker.placement.hosted import CONTROL, THREADS, Hosted
+from tasker.threads import new_lock
 
 __all__ = ["RaySite"]
 
@@ -116,7 +117,7 @@ class _Connection:
 
     def __init__(self, *, inherited: bool = False) -> None:
         self.inherited: bool = inherited
-        self._lock = threading.Lock()
+        self._lock = new_lock()
         self._users: set[Site] = set()
         self._made_here = False
 

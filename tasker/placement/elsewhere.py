@@ -22,7 +22,7 @@ from tasker.placement.handle import Handle
 from tasker.placement.multiprocess import inheritance
 from tasker.placement.records import levels
 from tasker.placement.variables import pack_variables
-from tasker.threads import greenlets
+from tasker.threads import greenlets, new_lock
 from tasker.wrapping import wrapper
 
 __all__ = ["RemoteSite"]
@@ -54,7 +54,7 @@ class RemoteSite(Site):
         self._create_timeout = checks.seconds("create_timeout", settings.create_timeout)
         self._hooks = _pack_hooks(settings)
         self._values = _pack_values(settings.ctx)
-        self._lock = threading.RLock()
+        self._lock = new_lock()
         # a tuple: who reads it takes no lock, be it a forked child, where another thread may have held one
         self._handles: tuple[Handle, ...] = ()
         self._stopping = False
@@ -148,7 +148,7 @@ class RemoteSite(Site):
 
     def leave_to_parent(self) -> None:
         super().leave_to_parent()
-        self._lock = threading.RLock()
+        self._lock = new_lock()
         for handle in self._handles:
             handle.leave_to_parent()
 

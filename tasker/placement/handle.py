@@ -15,7 +15,6 @@ is lost `_lost()`.
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -32,6 +31,7 @@ from tasker.errors import (
 )
 from tasker.placement import envelope, protocol
 from tasker.placement.envelope import Packed, Verdict
+from tasker.threads import new_lock
 from tasker.timer import TimerEntry
 from tasker.wrapping import Progress, wrapper
 
@@ -65,7 +65,7 @@ class Handle:
         self.name = name
         self._grace = grace
         self._tell_lost = lost
-        self._lock = threading.RLock()  # reentrant: a signal handler may end the context of the call it interrupts
+        self._lock = new_lock()  # reentrant: a signal handler may end the context of the call it interrupts
         self._state = STARTING
         self._hook = "on_create"  # which it is to run, or runs; empty if it has returned
         self._is_lost = False

@@ -12,7 +12,6 @@ from __future__ import annotations
 import contextlib
 import contextvars
 import logging
-import threading
 from collections.abc import Callable
 from typing import Any
 
@@ -32,7 +31,7 @@ from tasker.logger import GuardedLogger
 from tasker.placement import envelope, protocol
 from tasker.placement.envelope import Outcome, Verdict
 from tasker.placement.variables import set_variables
-from tasker.threads import claim_thread
+from tasker.threads import claim_thread, new_lock
 from tasker.unrun import UNRUN, is_unentered, look_at, refuse
 from tasker.wrapping import Progress, users_function, users_traceback, wrapper
 
@@ -47,7 +46,7 @@ class Host:
     def __init__(self, setup: protocol.Setup, note: Callable[[object], object]) -> None:
         claim_thread()  # what a task forks must not serve
         self._note = note
-        self._lock = threading.RLock()
+        self._lock = new_lock()
         self._number = 0  # of the call that runs, or ran last
         self._ended: dict[int, int] = {}  # how contexts ended, by the number of the call
         self._stopping = setup.stopping

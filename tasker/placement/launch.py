@@ -15,13 +15,12 @@ import os
 import signal
 import subprocess
 import sys
-import threading
 from pathlib import Path
 
 from tasker.placement.beginning import FOLDER, folder
 from tasker.placement.multiprocess import tracker
 from tasker.placement.python import STARTING
-from tasker.threads import daemons_allowed
+from tasker.threads import daemons_allowed, new_lock
 
 __all__ = ["DETACHED", "above_standard", "is_standard", "launch", "lifeline", "pipe"]
 
@@ -126,7 +125,7 @@ def _standard(descriptor: int) -> int | None:
     return None if is_standard(descriptor) else subprocess.DEVNULL
 
 
-_lifeline_lock = threading.RLock()  # reentrant: a signal handler may start a child, too
+_lifeline_lock = new_lock()  # reentrant: a signal handler may start a child, too
 _lifeline_ends: tuple[int, int] | None = None
 
 
@@ -146,7 +145,7 @@ def _start_afresh() -> None:
     """In a forked child: it must not keep the lifeline of its parent's children alive. At a subinterpreter's end, which
     its children have not outlived."""
     global _lifeline_ends, _lifeline_lock
-    _lifeline_lock = threading.RLock()
+    _lifeline_lock = new_lock()
     ends, _lifeline_ends = _lifeline_ends, None
     for descriptor in ends or ():
         os.close(descriptor)
