@@ -37,7 +37,7 @@ from tasker.placement.base import Site
 from tasker.queue import TaskQueue
 from tasker.resources import ResourcePool
 from tasker.scaling import Limits, Window, decide
-from tasker.threads import new_lock, new_thread
+from tasker.threads import new_lock, new_thread, release_locks
 from tasker.timer import LATE
 from tasker.turns import Turns
 from tasker.usercode import UserCode
@@ -103,6 +103,7 @@ class Burst:
         self._was_late = False
         self._settling: list[Any] = []  # tasks that were being settled at the last tick
         self._has_ended = False
+        self._struck = False  # whether the last tick was ended by an error
         self._replacing = new_lock()
         self._beats = 0  # ticks begun
         self._seen = (-1, 0.0)  # beats at an `ensure`, and when they were so many for the first time
@@ -141,10 +142,13 @@ class Burst:
         thread = threading.current_thread()
         try:
             while not self._has_ended and self.thread is thread:
-                try:  # noqa: SIM105  # suppress() needs memory, and there may be none to report an error with
+                try:
+                    if self._struck:
+                        release_locks()
+                        self._struck = False
                     self._has_ended = self._guarded_tick(self._patience())
                 except BaseException:
-                    pass
+                    self._struck = True
         finally:
             if not self._has_ended and self.thread is thread:  # an exception that another thread sent
                 self._replace()
@@ -157,6 +161,7 @@ class Burst:
             self._end_rest(woken=woken)
             return self._do()
         except BaseException as error:
+            self._struck = True
             with contextlib.suppress(BaseException):  # no memory: then without a word
                 what = "%s: the burst thread met an error"
                 self._parts.service_logger.fault("error", what, self._parts.name, error=error)

@@ -626,10 +626,10 @@ class Engine(Generic[R]):
         return (
             threading.current_thread() is self.burst.thread
             or any(worker.is_started_here() for worker in self.crew.members)
-            or holds_lock(*self._own_parts(), *self.site.parts())
+            or holds_lock(*self.own_parts(), *self.site.parts())
         )
 
-    def _own_parts(self) -> tuple[object, ...]:
+    def own_parts(self) -> tuple[object, ...]:
         """What has locks."""
         parts = self.queue, self.crew, self.figures, self.aside, self.pool, self.user, self.backoff
         return (self, *parts, self.queue.room, self.turns.room, self.logger.faults)
@@ -712,7 +712,7 @@ class Engine(Generic[R]):
         self.queue.close(error)
         self.figures._waiting = self.queue.waiting_new
         self.turns.leave_to_parent()
-        new_locks(*self._own_parts())
+        new_locks(*self.own_parts())
         self._inherited += self.pool.close()
         self.orphaned = error
         self.lifecycle.end_after_fork()

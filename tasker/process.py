@@ -32,7 +32,17 @@ from tasker.clock import monotonic
 from tasker.errors import TaskManagerShutdownError
 from tasker.lifecycle import Lifecycle
 from tasker.logger import ours
-from tasker.threads import daemons_allowed, holds, is_ours, join_all, new_lock, new_thread, refuse_threads
+from tasker.threads import (
+    daemons_allowed,
+    have_locks,
+    holds,
+    is_ours,
+    join_all,
+    locks_of,
+    new_lock,
+    new_thread,
+    refuse_threads,
+)
 
 __all__ = ["holds_lock", "is_needed_here", "new_locks", "watch"]
 
@@ -55,6 +65,8 @@ class Watched(Protocol):
     def start_afresh_in_child(self, unfinished: list[Any]) -> None: ...
 
     def is_held_up_here(self) -> bool: ...
+
+    def own_parts(self) -> tuple[object, ...]: ...
 
 
 _watched: weakref.WeakSet[Watched] = weakref.WeakSet()
@@ -154,36 +166,38 @@ def is_needed_here() -> bool:
     It holds a lock of tasker's, the one of `threading` that each thread takes when it starts and ends, or those of a
     wait in `concurrent.futures`; it has in its hands what others wait to be told, or a worker that it starts; or it is
     a thread that serves all others."""
-    parts = (context, deadlock, future, threading, sys.modules[__name__], ours.faults)
     return (
         guard.here.telling
-        or holds_lock(*parts, timer.aside)
+        or holds_lock(*_shared_parts())
         or timer.is_needed_here()
         or future.is_looked_into_here()
         or any(engine.is_held_up_here() for engine in _all_watched() if not engine.lifecycle.has_ended())
     )
 
 
+def _shared_parts() -> tuple[object, ...]:
+    """What has locks and belongs to no manager."""
+    return context, deadlock, future, threading, sys.modules[__name__], ours.faults, *timer.own_parts()
+
+
+def _all_parts() -> list[object]:
+    """What has locks."""
+    return [*_shared_parts(), *(part for engine in _all_watched() for part in engine.own_parts())]
+
+
 def holds_lock(*parts: object) -> bool:
     """Whether the calling thread holds a lock that is an attribute of one of these."""
-    values = (value for part in parts for value in list(vars(part).values()))
-    return any(_is_lock(value) and holds(value) for value in values)
+    return any(holds(lock) for part in parts for lock in locks_of(part).values())
 
 
 def new_locks(*parts: object) -> None:
     """In a forked child: a lock may be held by a thread that does not exist there."""
     for part in parts:
-        for name, value in list(vars(part).items()):
-            if _is_lock(value):
-                setattr(part, name, new_lock())  # as good as one that is not reentrant
+        for name in locks_of(part):
+            setattr(part, name, new_lock())  # as good as one that is not reentrant
 
 
-def _is_lock(value: object) -> bool:
-    """By what it can do: others replace the types that `threading` makes. Asked of its own type, as to a mock of the
-    user's nothing is impossible."""
-    return all(hasattr(type(value), name) for name in ("acquire", "release", "__enter__"))
-
-
+have_locks.append(_all_parts)
 try:
     getattr(threading, "_register_atexit", atexit.register)(_finish_at_exit)
 except RuntimeError:  # imported when the interpreter exits already

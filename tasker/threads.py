@@ -23,27 +23,31 @@ import os
 import sys
 import threading
 import weakref
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Iterable
 from typing import Any, TypeVar
 
 __all__ = [
     "claim_thread",
     "daemons_allowed",
     "greenlets",
+    "have_locks",
     "holds",
     "is_ours",
     "join_all",
     "known_thread",
     "leave_child",
     "local_to_threads",
+    "locks_of",
     "new_lock",
     "new_thread",
     "refuse_threads",
+    "release_locks",
     "still_known",
 ]
 
 T = TypeVar("T")
 
+have_locks: list[Callable[[], Iterable[object]]] = []  # what return those that have locks among their attributes
 _refused = False  # whether no thread can be made any more
 _claimed: threading.Thread | None = None
 _stray: threading.Thread | None = None  # in a forked child: the thread of tasker's that forked
@@ -170,6 +174,26 @@ def holds(lock: Any) -> bool:
     `False` if the lock does not know: it is not reentrant, or a tool has wrapped it."""
     is_owned = getattr(lock, "_is_owned", None)
     return is_owned is not None and bool(is_owned())
+
+
+def locks_of(part: object) -> dict[str, Any]:
+    """The locks among the attributes of an object, by their names.
+
+    By what they can do: others replace the types that `threading` makes. Asked of their own type, as to a mock of the
+    user's nothing is impossible."""
+    methods = ("acquire", "release", "__enter__")
+    return {name: value for name, value in list(vars(part).items()) if all(hasattr(type(value), m) for m in methods)}
+
+
+def release_locks() -> None:
+    """Release what the calling thread holds of tasker's locks: an error has brought it back to where it holds none.
+
+    Up to CPython 3.14 the end of a `with` block needs memory. Where there is none the lock stays taken."""
+    for parts in have_locks:
+        for part in parts():
+            for lock in locks_of(part).values():
+                while holds(lock):
+                    lock.release()
 
 
 def leave_child(error: BaseException | None = None) -> None:

@@ -37,7 +37,7 @@ from tasker.aside import STUCK, Aside
 from tasker.clock import monotonic
 from tasker.logger import ours
 from tasker.parking import Seat
-from tasker.threads import holds, new_lock, new_thread
+from tasker.threads import new_lock, new_thread, release_locks
 
 __all__ = [
     "Clock",
@@ -108,6 +108,7 @@ class _Timer:
         self._order = itertools.count()
         self._lock = new_lock()
         self._starting = False
+        self._struck = False  # whether the last turn was ended by an error
         self._thread: threading.Thread | None = None
 
     def at(self, when: float, fire: Callable[[], object], *, patient: bool = False) -> TimerEntry:
@@ -154,8 +155,12 @@ class _Timer:
         try:
             while self._thread is thread:
                 try:
+                    if self._struck:
+                        release_locks()
+                        self._struck = False
                     self._turn()
                 except BaseException as error:  # no memory: the next turn does what is left
+                    self._struck = True
                     _report(error)
         finally:
             if self._thread is thread:  # an exception that another thread sent
@@ -221,6 +226,7 @@ class _Timer:
                 try:
                     entry.fire(fired)
                 except BaseException as error:  # no memory, say
+                    self._struck = True
                     _report(error)
                     entry.tries += 1
                     if entry.tries < TRIES:
@@ -280,8 +286,13 @@ def follow(other: Clock | None) -> None:
 
 
 def is_needed_here() -> bool:
-    """Whether deadlines may have to wait for the calling thread: it is the timer thread, or is starting it."""
-    return _timer._thread is threading.current_thread() or holds(_timer._lock)
+    """Whether deadlines may have to wait for the calling thread: it is the timer thread."""
+    return _timer._thread is threading.current_thread()
+
+
+def own_parts() -> tuple[object, ...]:
+    """What has locks. Who holds the timer's is starting its thread."""
+    return _timer, aside
 
 
 def look_after_aside() -> None:

@@ -39,7 +39,7 @@ from tasker.metrics import FULL, Shard
 from tasker.parking import Seat
 from tasker.queue import TaskQueue
 from tasker.spent import spent_argument
-from tasker.threads import leave_child, new_thread
+from tasker.threads import leave_child, new_thread, release_locks
 from tasker.unrun import suspects
 from tasker.usercode import Event, UserCode
 from tasker.wrapping import users_function, users_traceback, wrapper
@@ -155,7 +155,10 @@ class Worker(Generic[R]):
                 self.creating_since = monotonic()
                 self.creating = True
         except BaseException as error:  # not the user's code: that is guarded where it is called
-            self.inherit(error)
+            try:
+                release_locks()
+            finally:
+                self.inherit(error)
             self._terms.logger.fault("error", "%s: lost to an error", self.name, error=error)
         finally:
             self._leave(self)
@@ -338,6 +341,8 @@ class Worker(Generic[R]):
         now = monotonic()
         terms = self._terms
         _strip_own_frame(error)
+        if type(error) is MemoryError:
+            release_locks()
         if type(error) is TypeError:
             explain_call(error, error.__traceback__, task._fn, task._args, task._wants_context)
         leave_child(error)

@@ -23,6 +23,7 @@ import tasker
 from tasker import Config, TaskManager, TaskTimeoutError, threads
 from tasker.metrics import Shard
 from tasker.parking import gil_enabled
+from tasker.worker import Worker
 from tests.conftest import PATIENCE, Factory, Sick, eventually
 
 PLACES = int(os.environ.get("TASKER_FALLS", "60"))
@@ -329,3 +330,35 @@ def test_a_resource_that_is_made_when_memory_ends_is_not_lost(make, factory, req
     assert manager.stop(PATIENCE).drained
     _testcapi.remove_mem_hooks()
     factory.check()
+
+
+@pytest.mark.skipif(not gil_enabled(), reason="allocations cannot be made to fail there")
+@pytest.mark.skipif(sys.version_info >= (3, 15), reason="there a lock is released without memory")
+@pytest.mark.parametrize("where", ["burst", "timer", "worker", "task"])
+def test_a_lock_that_was_not_released_for_want_of_memory_is_released_by_its_thread(make, monkeypatch, where):
+    manager = make(worker_count=1, burst_interval=0)
+    engine, struck = manager._engine, threading.Event()
+    lock = engine.figures._lock
+
+    def strike(*_, **__):
+        if not struck.is_set():
+            lock.acquire()  # as the end of a `with` block leaves it
+            struck.set()
+            raise MemoryError
+
+    assert manager.wait_ready(PATIENCE)
+    if where == "burst":
+        monkeypatch.setattr(engine.burst, "_do", strike)
+        engine.burst.wake()
+    elif where == "timer":
+        tasker.timer.after(0.0, strike)
+    elif where == "worker":
+        monkeypatch.setattr(Worker, "_failed", strike)
+        manager.submit(lambda resource: 1 / 0)
+    else:
+        assert isinstance(manager.submit(strike).exception(PATIENCE), MemoryError)
+    assert struck.wait(PATIENCE)
+    monkeypatch.undo()
+    assert manager.submit(lambda resource: 1).result(PATIENCE) == 1
+    eventually(lambda: lock.acquire(blocking=False), "the lock")
+    lock.release()

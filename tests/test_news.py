@@ -269,7 +269,7 @@ def test_nothing_is_logged_under_a_lock_or_by_a_thread_that_serves_others(make, 
             name = threading.current_thread().name
             if name.endswith(("-burst", "-timer")):
                 wrong.append((name, msg % args))
-            if engines and holds_lock(*engines[0]._own_parts(), ours.faults):
+            if engines and holds_lock(*engines[0].own_parts(), ours.faults):
                 wrong.append(("a lock", msg % args))
 
     factory.fail_next = [OSError("down")] * 3
