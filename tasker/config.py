@@ -114,7 +114,9 @@ class Config(Generic[R]):
     propagate_contextvars: bool = True
     """Whether a task sees the context variables (`contextvars`) of the code that submitted it, as they were then; what
     it sets itself is seen by nobody else, nor by its own next attempt. `False`: it sees those of its worker's thread,
-    which begins with none. `run_task` calls in the caller's own context."""
+    which begins with none whichever thread starts it. Filters of warnings are among them if CPython is asked for that
+    (`-X context_aware_warnings=1`, from 3.14 on), but for a child's: its process has its own. `run_task` calls in the
+    caller's own context."""
 
     placement: Placement = field(default_factory=Threads)
     """Where the resources live and the tasks run: `Threads()`, in this process, `Processes()`, each resource in a

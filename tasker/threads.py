@@ -181,8 +181,11 @@ def locks_of(part: object) -> dict[str, Any]:
 
     By what they can do: others replace the types that `threading` makes. Asked of their own type, as to a mock of the
     user's nothing is impossible."""
-    methods = ("acquire", "release", "__enter__")
-    return {name: value for name, value in list(vars(part).items()) if all(hasattr(type(value), m) for m in methods)}
+    return {name: value for name, value in list(vars(part).items()) if _is_lock(value)}
+
+
+def _is_lock(value: object) -> bool:
+    return all(hasattr(type(value), name) for name in ("acquire", "release", "__enter__"))
 
 
 def release_locks() -> None:

@@ -100,6 +100,76 @@ def test_no_thread_keeps_or_uses_the_context_of_the_request_that_started_it(how:
     assert (done.returncode, done.stdout) == (0, "done\n"), done.stderr
 
 
+# the filters are the submitter's with the flag, and those of the whole process without
+WARNINGS = """
+import sys, warnings
+from functools import partial
+from tasker import Config, Processes, TaskManager
+
+AWARE = bool(sys.flags.context_aware_warnings)
+PATIENCE = 20
+
+def made(**options):
+    manager = TaskManager(Config(**{"on_create": object, "on_destroy": id, "worker_count": 1, **options}))
+    assert manager.wait_ready(PATIENCE)
+    return manager
+
+def result(manager, task, *args):
+    return manager.submit(task, *args, timeout=PATIENCE).result()
+
+def error_of(manager):
+    return manager.submit(warnings_warn, timeout=PATIENCE).exception()
+
+def warnings_warn(resource):
+    warnings.warn("of a task")
+
+def catch(resource):
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        warnings.warn("in a block of its own")
+    return len(caught)
+
+with warnings.catch_warnings():
+    warnings.simplefilter("error")
+    manager, apart = made(), made(propagate_contextvars=False)  # hired here: no other task is to see these filters
+
+warnings.simplefilter("ignore")
+assert error_of(manager) is None
+assert error_of(apart) is None
+with warnings.catch_warnings():
+    warnings.simplefilter("error")
+    assert isinstance(error_of(manager), UserWarning)
+    assert isinstance(error_of(apart), UserWarning) is not AWARE
+assert error_of(manager) is None
+with warnings.catch_warnings(record=True) as caught:
+    warnings.simplefilter("always")
+    result(manager, warnings_warn)
+    assert result(manager, catch) == 1
+    result(manager, warnings_warn)
+assert [str(each.message) for each in caught] == ["of a task"] * 2
+
+elsewhere = made(on_create=dict, placement=Processes())
+with warnings.catch_warnings(record=True) as caught:
+    warnings.simplefilter("error")
+    result(elsewhere, partial(exec, "import warnings; warnings.warn('of a child')"))
+assert caught == []
+for each in manager, apart, elsewhere:
+    each.stop()
+print("done")
+"""
+
+
+@pytest.mark.skipif(sys.version_info < (3, 14), reason="filters of warnings are the process's")
+@pytest.mark.parametrize("inherit", [0, 1])
+@pytest.mark.parametrize("aware", [0, 1])
+def test_a_task_warns_as_its_submitter_would(aware: int, inherit: int) -> None:
+    options = ["-X", f"context_aware_warnings={aware}", "-X", f"thread_inherit_context={inherit}"]
+    command = [sys.executable, *options, "-c", WARNINGS]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert (done.returncode, done.stdout) == (0, "done\n"), done.stderr
+    assert "of a child" in done.stderr
+
+
 # -- a new thread begins, or is known to have ended ------------------------------------------------------------------
 
 

@@ -1,7 +1,9 @@
 """Context variables on their way to another process: by the name of the module that holds the variable.
 
 A `ContextVar` cannot be pickled, but most are made at the top level of a module, where the other side finds its own.
-One that is not, one of `__main__`, and one whose value cannot be pickled stay behind.
+One that is not, one of `__main__`, and one whose value cannot be pickled stay behind. So does what `warnings` keeps in
+one from CPython 3.14 on, if it is asked to (`-X context_aware_warnings=1`): the other side has filters of its own, and
+what it would add to a list of recorded warnings would be lost.
 """
 
 from __future__ import annotations
@@ -16,6 +18,8 @@ __all__ = ["Variables", "pack_variables", "set_variables"]
 
 Variables = tuple[tuple[str, str, bytes], ...]  # module, name there, value
 
+# multiprocessing has another name for `__main__`
+_APART = ("__main__", "__mp_main__", "warnings", "_warnings", "_py_warnings")
 _places: dict[contextvars.ContextVar[Any], tuple[str, str] | None] = {}  # where each was found; such variables stay
 
 
@@ -49,7 +53,7 @@ def set_variables(variables: Variables) -> None:
 
 def _find(variable: contextvars.ContextVar[Any]) -> tuple[str, str] | None:
     for name, module in list(sys.modules.items()):
-        if name in ("__main__", "__mp_main__"):  # the second is multiprocessing's name for the first
+        if name in _APART:
             continue
         for attribute, value in list(getattr(module, "__dict__", {}).items()):
             if value is variable:
