@@ -266,7 +266,7 @@ class Soak:
         machine = describe()
         return {
             "machine": machine["machine"],
-            "python": machine["python"]["version"],
+            "python": machine["python"]["name"],
             "gil": machine["python"]["gil"],
             "seconds": round(time.monotonic() - self._began, 2),
             "seed": self._seed,

@@ -7,6 +7,11 @@ executors. `atexit` comes later, and is when all other managers close: until the
 close before whatever was registered with `atexit` until the last of them was made: libraries that their resources need
 may close then, too.
 
+A thread that is abandoned then runs no more Python code. Up to CPython 3.13 it ends when it comes back to any, from
+3.14 on it hangs. Either way none of its `finally` blocks runs, its resource is not destroyed, and a lock that it holds
+stays taken. So nothing here waits for one after that; who waits for a lock there gets a `PythonFinalizationError` from
+3.15 on.
+
 An interpreter in which threads cannot be daemons (`concurrent.interpreters`) waits for them all before `atexit`. There
 the second step is made by a thread that the first one starts. It waits until the threads of others have ended, then
 closes the managers, then waits for tasker's own threads, and ends the timer last: a task that cannot be ended may wait
@@ -70,6 +75,7 @@ class Watched(Protocol):
 
 
 _watched: weakref.WeakSet[Watched] = weakref.WeakSet()
+_this_module = sys.modules[__name__]  # where it is no more when the interpreter ends
 _registering = new_lock()  # reentrant: a signal handler may make a manager, too
 _refuses = False  # whether an interpreter ends that would have to wait for every other manager
 _forking = threading.local()  # in a thread that forks: `unfinished`, by engine
@@ -177,7 +183,7 @@ def is_needed_here() -> bool:
 
 def _shared_parts() -> tuple[object, ...]:
     """What has locks and belongs to no manager."""
-    return context, deadlock, future, threading, sys.modules[__name__], ours.faults, *timer.own_parts()
+    return context, deadlock, future, threading, _this_module, ours.faults, *timer.own_parts()
 
 
 def _all_parts() -> list[object]:

@@ -233,7 +233,8 @@ class _Thread(threading.Thread):
 
     def start(self) -> None:
         """As `Thread.start`, which waits until the thread has begun: here, or has ended before it did."""
-        if _refused:
+        # up to CPython 3.11 a thread is made that never runs, when destructors run at the interpreter's end
+        if _refused or sys.is_finalizing():
             raise RuntimeError("can't start new thread: the interpreter ends")
         self._started = _Begun()
         try:

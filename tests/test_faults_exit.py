@@ -229,6 +229,29 @@ def test_at_exit_managers_close_before_the_libraries_that_were_there_when_they_w
     assert (done.returncode, done.stderr) == (0, "")
 
 
+def test_a_destructor_at_the_end_of_the_interpreter_finds_every_manager_closed_and_can_make_none():
+    assert exits("""
+class Kept:
+    def __init__(self, manager):
+        self.manager = manager
+
+    def __del__(self, print=print, TaskManagerShutdownError=TaskManagerShutdownError):
+        try:
+            self.manager.submit(id)
+        except TaskManagerShutdownError:
+            print("refused", flush=True)
+        print(self.manager.stop().drained, self.manager.kill().drained, self.manager.join(), flush=True)
+        for make in TaskManager, ThreadPoolExecutor:
+            try:
+                make(Config(**QUIET)) if make is TaskManager else make(1).submit(int)
+            except RuntimeError:
+                print("no thread", flush=True)
+
+import builtins
+builtins.kept = Kept(TaskManager(Config(**QUIET)))
+""") == ["refused", "True True True", "no thread", "no thread"]
+
+
 def test_the_interpreter_exits_while_other_threads_submit_and_wait():
     assert exits("""
 manager = TaskManager(Config(**QUIET))
