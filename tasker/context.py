@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import functools
 import os
-import threading
 from collections.abc import Callable
 from types import TracebackType
 from typing import Any, Protocol, Self
@@ -28,6 +27,7 @@ from tasker.clock import shift
 from tasker.errors import ContextCancelledError, DeadlineExceededError, name_of, shown
 from tasker.guard import pass_on, tell
 from tasker.logger import ours
+from tasker.parking import new_sleeper
 from tasker.recurring import kind_of
 from tasker.threads import new_lock
 
@@ -120,8 +120,7 @@ class Context:
             with with_timeout(self, limit) as limited:  # a test's clock is followed by deadlines alone
                 limited.wait()
             return self._error is not None
-        sleeper = threading.Lock()
-        sleeper.acquire()
+        sleeper = new_sleeper()
         self._add_sleeper(sleeper)
         try:
             sleeper.acquire(timeout=limit)

@@ -13,7 +13,6 @@ import textwrap
 import threading
 import time
 import weakref
-from types import SimpleNamespace
 
 import pytest
 
@@ -514,13 +513,14 @@ def test_wait_wakes_early_when_the_context_is_done(end):
 
 
 class HastyLock:
-    """A lock for which every timeout ends at once: only who waits without one sleeps."""
+    """A lock that is taken, for which every timeout ends at once: only who waits without one sleeps."""
 
     def __init__(self):
         self.lock = threading.Lock()
+        self.lock.acquire()
         self.release = self.lock.release
 
-    def acquire(self, blocking=True, timeout=-1):
+    def acquire(self, *, timeout):
         return self.lock.acquire() if timeout < 0 else self.lock.acquire(blocking=False)
 
 
@@ -529,7 +529,7 @@ def test_wait_without_a_timeout_sleeps_until_the_context_is_done_however_long_th
     seen = []
     thread = threading.Thread(target=lambda: seen.append(ctx.wait()))
     with monkeypatch.context() as patch:
-        patch.setattr(tasker.context, "threading", SimpleNamespace(Lock=HastyLock, TIMEOUT_MAX=threading.TIMEOUT_MAX))
+        patch.setattr(tasker.context, "new_sleeper", HastyLock)
         assert ctx.wait(3600) is False
         thread.start()
         eventually(lambda: told_by(ctx).sleepers or seen)
