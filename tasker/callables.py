@@ -7,7 +7,11 @@ A plain function is judged by its code object, which costs a fiftieth of `inspec
 from __future__ import annotations
 
 import inspect
+import sys
+from collections.abc import Callable
+from functools import partial
 from types import CodeType, FunctionType, MethodType
+from typing import Any
 
 from tasker.errors import shown
 
@@ -20,6 +24,7 @@ __all__ = [
     "deferred_kind",
     "is_plain",
     "kind_of_code",
+    "signature_of",
 ]
 
 DEFERRED = inspect.CO_COROUTINE | inspect.CO_ASYNC_GENERATOR | inspect.CO_GENERATOR
@@ -95,10 +100,43 @@ def check_callable(
     if not thorough and not isinstance(value, (FunctionType, MethodType)):
         return
     try:
-        signature = inspect.signature(value)
+        signature = signature_of(value)
     except Exception:
         return
     try:
         signature.bind(*[None] * arguments)
     except TypeError as trouble:
         raise error(f"{wanted}, not {shown(value)}: {trouble}") from None
+
+
+def signature_of(fn: Callable[..., Any], *, follow_wrapped: bool = True) -> inspect.Signature:
+    """As `inspect.signature`, but the annotations of Python functions are left out from CPython 3.14 on.
+
+    There it would evaluate them. They are code of the user's, and raise `NameError` where they name what is imported
+    for type checkers alone."""
+    return inspect.signature(_bare(fn, follow_wrapped) if _DEFERS_ANNOTATIONS else fn, follow_wrapped=follow_wrapped)
+
+
+_DEFERS_ANNOTATIONS = sys.version_info >= (3, 14)
+
+
+def _bare(fn: Any, follow_wrapped: bool) -> Any:
+    """The same without annotations, as far as a call of it is known to run a function written in Python."""
+    kind: type[object] = type(fn)  # pyright: ignore[reportUnknownVariableType]
+    if kind is partial:
+        return partial(_bare(fn.func, follow_wrapped), *fn.args, **fn.keywords)
+    if kind is MethodType:
+        return MethodType(_bare(fn.__func__, follow_wrapped), fn.__self__)
+    if kind is not FunctionType:
+        called = kind.__dict__.get("__call__")
+        own = getattr(fn, "__dict__", ())
+        if type(called) is not FunctionType or "__signature__" in own or "__wrapped__" in own:
+            return fn
+        return MethodType(_bare(called, follow_wrapped), fn)
+    if "__signature__" in fn.__dict__:
+        return fn
+    if follow_wrapped and "__wrapped__" in fn.__dict__:
+        return _bare(fn.__wrapped__, follow_wrapped)
+    bare = FunctionType(fn.__code__, {}, fn.__name__, fn.__defaults__, fn.__closure__)
+    bare.__kwdefaults__ = fn.__kwdefaults__
+    return bare

@@ -7,8 +7,9 @@ takes any arguments, what it wraps is asked.
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable
+
+from tasker.callables import signature_of
 
 __all__ = ["takes_resource"]
 
@@ -18,9 +19,9 @@ def takes_resource(check: Callable[..., object]) -> bool:
 
     One whose signature cannot be read is called with the error alone."""
     try:
-        signature = inspect.signature(check, follow_wrapped=False)
+        signature = signature_of(check, follow_wrapped=False)
         if any(each.kind is each.VAR_POSITIONAL for each in signature.parameters.values()):
-            signature = inspect.signature(check)
+            signature = signature_of(check)
     except Exception:  # among others what it raises when it is compared
         return False
     try:

@@ -12,6 +12,7 @@ import traceback
 from collections.abc import Callable
 from typing import Literal, Protocol
 
+from tasker.callables import signature_of
 from tasker.guard import is_interrupt, pass_on
 from tasker.recurring import OUTAGE, Faults
 
@@ -142,8 +143,8 @@ ours: GuardedLogger = GuardedLogger(logging.getLogger("tasker"))  # the logger o
 def _takes_exc_info(method: Callable[..., object]) -> bool:
     """Looked at for each record about an exception: to remember it would keep what a lazy logger makes anew."""
     try:
-        parameters = inspect.signature(method).parameters
-    except (TypeError, ValueError):  # it says nothing about itself
+        parameters = signature_of(method).parameters
+    except Exception:  # it says nothing about itself
         return False
     named = parameters.get("exc_info")
     if named is not None:

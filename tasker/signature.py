@@ -22,6 +22,7 @@ import inspect
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
+from importlib import import_module
 from types import (
     BuiltinFunctionType,
     ClassMethodDescriptorType,
@@ -59,7 +60,7 @@ _OBJECT_INIT: Any = object.__dict__["__init__"]
 _DESCRIPTORS = frozenset(map(id, (MethodDescriptorType, WrapperDescriptorType, ClassMethodDescriptorType)))
 _IN_C = _DESCRIPTORS | set(map(id, (BuiltinFunctionType, MethodWrapperType, type(functools.lru_cache(len)))))
 _DEFERS_ANNOTATIONS = sys.version_info >= (3, 14)
-_AS_WORDS = 4  # annotationlib.Format.STRING
+_APART, _AS_WORDS = 2, 4  # VALUE_WITH_FAKE_GLOBALS and STRING of annotationlib.Format
 
 
 # -- the rule ------------------------------------------------------------------------------------------------------
@@ -226,14 +227,30 @@ def _words_of(function: FunctionType, annotate: Any) -> Mapping[str, str]:
     code = getattr(annotate, "__code__", None)
     words = _annotations.get(code)
     if words is None:
-        read: Any = inspect.get_annotations
+        library: Any = import_module("annotationlib")
         try:
-            words = cast(Mapping[str, str], read(function, format=_AS_WORDS))
+            found = library.call_annotate_function(_Unevaluated(annotate), _AS_WORDS, owner=function)
+            words = cast(Mapping[str, str], found)
         except Exception:  # they are computed in a way of somebody's own
             words = _NO_NAMES
         if code is not None:
             _annotations.put(code, words)
     return words
+
+
+class _Unevaluated:
+    """What computes annotations, for `annotationlib` to put them into words. If it cannot do that itself, its code is
+    run apart, where each name is only a word. Before that `annotationlib` calls it as it is, to see how it answers: not
+    here."""
+
+    def __init__(self, annotate: Any) -> None:
+        self._annotate = annotate
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._annotate, name)
+
+    def __call__(self, form: int) -> Any:
+        return {} if form == _APART else self._annotate(form)
 
 
 def _meant_by(words: str, names: Mapping[str, Any]) -> Any:

@@ -19,7 +19,6 @@ LAYERS = (
         "clock",
         "errors",
         "handover",
-        "health",
         "identity",
         "parking",
         "placement.__init__",
@@ -28,9 +27,10 @@ LAYERS = (
         "placement.variables",
         "threads",
     ),
-    ("guard", "recurring"),
+    ("callables", "guard", "recurring"),
     (
         "backoff",
+        "health",
         "logger",
         "placement.multiprocess",
         "placement.python",
@@ -44,7 +44,7 @@ LAYERS = (
     ("placement.mark", "placement.stderr"),
     # needs one or two of those
     ("aside", "awaiting", "checks", "metrics", "placement.base", "placement.envelope", "resources", "room", "spent"),
-    ("callables", "placement.records", "timer"),
+    ("placement.records", "timer"),
     ("context", "interrupts"),
     ("current", "placement.handle", "signature"),
     ("hints",),

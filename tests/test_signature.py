@@ -12,12 +12,16 @@ import sqlite3
 import sys
 import threading
 import weakref
+from types import SimpleNamespace
 from typing import Any, NamedTuple, Optional, Protocol
 from unittest.mock import AsyncMock, MagicMock, Mock, create_autospec, patch
 
 import pytest
 
 from tasker import Context, signature
+from tasker.callables import check_callable
+from tasker.health import takes_resource
+from tasker.logger import _takes_exc_info
 from tasker.signature import wants_context
 
 
@@ -493,6 +497,77 @@ def test_where_annotations_raise_even_as_words_the_name_counts():
     exec("def f(ctx: int, r: 'Connection' | None): ...\ndef g(c: int, r: 'Connection' | None): ...", names)
     assert answer(names["f"], 1) == CONTEXT
     assert answer(names["g"], 1) == NEITHER
+
+
+EVALUATING = """
+import functools
+
+evaluated = []
+
+def annotation():
+    evaluated.append(True)
+
+def plain(a: annotation(), b: NoName): ...
+def asking(ctx: Context, resource: annotation()) -> NoName: ...
+def with_default(a: annotation(), *, named: NoName = 1): ...
+def three(a: annotation(), b: NoName, c): ...
+def required(a: NoName, *, named: annotation()): ...
+
+class Callable:
+    def __call__(self, a: annotation()) -> NoName: ...
+    def method(self, context: NoName, a: annotation()): ...
+
+class Made:
+    def __init__(self, a: annotation(), b: NoName = 1): ...
+
+@functools.wraps(plain)
+def wrapper(*args): ...
+
+def logged(msg, *args: annotation(), exc_info: NoName = None): ...
+"""
+
+
+def evaluating():
+    names = {}
+    exec(compile(EVALUATING, "evaluating", "exec", dont_inherit=True), names)
+    return SimpleNamespace(**names)
+
+
+defers_annotations = pytest.mark.skipif(sys.version_info < (3, 14), reason="annotations are evaluated at once")
+
+
+@defers_annotations
+def test_no_annotation_is_evaluated_to_find_out_how_a_task_is_to_be_called():
+    f = evaluating()
+    tasks = [f.plain, f.asking, f.with_default, f.Callable(), f.Callable().method, f.Made, f.wrapper]
+    tasks += [functools.partial(f.three, 1), functools.partial(f.with_default, named=2)]
+    assert [answer(task, 1) for task in tasks] == [
+        NEITHER,
+        CONTEXT,
+        RESOURCE,
+        RESOURCE,
+        CONTEXT,
+        RESOURCE,
+        RESOURCE,
+        NEITHER,
+        RESOURCE,
+    ]
+    for task in (f.three, f.required):
+        with pytest.raises(TypeError):
+            wants_context(task, 2)
+    assert f.evaluated == []
+
+
+@defers_annotations
+def test_no_annotation_is_evaluated_to_find_out_whether_a_hook_can_be_called():
+    f = evaluating()
+    for hook, arguments in [(f.with_default, 1), (f.plain, 2), (f.Callable(), 1), (functools.partial(f.three, 1), 2)]:
+        check_callable("hook", hook, arguments, thorough=True)
+        with pytest.raises(TypeError, match="hook must be a function that can be called with"):
+            check_callable("hook", hook, arguments + 2, thorough=True)
+    assert [takes_resource(check) for check in (f.plain, f.with_default, f.wrapper)] == [True, False, True]
+    assert _takes_exc_info(f.logged)
+    assert f.evaluated == []
 
 
 def test_what_is_missing_is_named_and_how_to_ask_for_a_context():

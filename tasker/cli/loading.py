@@ -13,7 +13,7 @@ from collections.abc import Callable, Generator
 from contextlib import AbstractContextManager
 from typing import Any
 
-from tasker.callables import GENERATOR, check_callable, deferred_kind
+from tasker.callables import GENERATOR, check_callable, deferred_kind, signature_of
 from tasker.cli.arguments import UsageError
 from tasker.errors import shown
 from tasker.logger import last_line_of
@@ -146,7 +146,7 @@ def _shown(value: object) -> str:
 
 
 def _signature(fn: Callable[..., Any]) -> str:
-    try:
-        return str(inspect.signature(fn))
-    except (TypeError, ValueError):
-        return "something else"
+    for read in (inspect.signature, signature_of):  # with its annotations, if they can be evaluated
+        with contextlib.suppress(Exception):
+            return str(read(fn))
+    return "something else"
