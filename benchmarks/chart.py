@@ -56,8 +56,9 @@ class Bar:
 
 @dataclass(frozen=True)
 class Panel:
-    """Bars in lines, each line with its label."""
+    """Bars in lines, each line with its label. Panels of one `kind` have one scale."""
 
+    kind: str
     title: str
     lines: Sequence[tuple[str, Sequence[Bar]]]
 
@@ -82,9 +83,8 @@ def draw(results: Sequence[Results], palette: Palette) -> str:
     _draw_header(drawing)
     bottom = float(HEADER)
     for pair in (panels[begin : begin + 2] for begin in range(0, len(panels), 2)):
-        ticks = _ticks(max(panel.highest() for panel in pair))
         ends = [
-            _draw_panel(drawing, panel, MARGIN + column * (PANEL + GAP), bottom, ticks)
+            _draw_panel(drawing, panel, MARGIN + column * (PANEL + GAP), bottom, _ticks(panel.kind, panels))
             for column, panel in enumerate(pair)
         ]
         bottom = max(ends) + 24
@@ -105,7 +105,7 @@ def _panel(name: str, title: str, results: Sequence[Results]) -> Panel:
         bars = [_bar(row, color) for row, color in forms if row is not None]
         if bars:
             lines.append((python_in_words(each), bars))
-    return Panel(title, lines)
+    return Panel(name.rpartition("-")[0], title, lines)
 
 
 def _cores(results: Results) -> Panel:
@@ -116,7 +116,7 @@ def _cores(results: Results) -> Panel:
             pools = ((f"cores-{way}-{size}", "plain"), (f"cores-{way}-{size}-baseline", "baseline"))
             bars = [_bar(row, color) for name, color in pools if (row := results.row(name)) is not None]
             lines.append((f"{size} µs, {words}", bars))
-    return Panel(f"{python_in_words(results)}: pure Python, 2 workers against 1", lines)
+    return Panel("cores", f"{python_in_words(results)}: pure Python, 2 workers against 1", lines)
 
 
 def _bar(row: Row, color: str) -> Bar:
@@ -204,9 +204,12 @@ def _draw_bar(drawing: Drawing, bar: Bar, x: float, y: float, scale: float) -> N
     drawing.text(end + 4, y + BAR - 1, f"{value.median:.1f}{bar.mark}", palette.text, size=SMALL)
 
 
-def _ticks(highest: float) -> list[float]:
-    """From 0 to the first one that is no less."""
-    step = next(step for step in (0.5, 1.0, 2.0, 5.0, 10.0, math.inf) if highest <= 7 * step)
+def _ticks(kind: str, panels: Sequence[Panel]) -> list[float]:
+    """From 0 to the first one that is no less than anything in panels of that kind."""
+    highest = max(panel.highest() for panel in panels if panel.kind == kind)
+    step = 0.5
+    while highest > 7 * step:
+        step *= 2
     return [number * step for number in range(math.ceil(highest / step) + 1)]
 
 

@@ -15,7 +15,6 @@ from benchmarks.targets import Target, this_build
 
 __all__ = ["second_workers", "steps_of"]
 
-SIZES = (30, 300)  # microseconds a task
 ALONE = "1 worker"
 
 Mapped = Callable[[Callable[..., object], Iterable[int]], Iterable[object]]
@@ -41,21 +40,20 @@ def steps_of(microseconds: float) -> int:
     return max(1, round(steps * microseconds / once))
 
 
-def second_workers(quick: bool) -> list[Row]:
-    """Two workers against one, of tasker and of ThreadPoolExecutor; nothing where the GIL lets one run at a time."""
+def second_workers(size: int, quick: bool) -> list[Row]:
+    """Two workers against one, tasks of so many microseconds; nothing where the GIL lets one run at a time."""
     if not this_build().free_threaded:
         return []
     amount, rounds = (3_000, 2) if quick else (120_000, 15)  # microseconds of work
+    steps, count = steps_of(size), amount // size
     rows: list[Row] = []
-    for size in SIZES:
-        steps, count = steps_of(size), amount // size
-        for way, words in (("submit", "one by one"), ("map", "by map")):
-            with ExitStack() as stack:
-                samples = interleave(_samplers(stack, way, steps, count), rounds)
-            title = f"tasks of {size} µs of pure Python {words}, 2 workers"
-            note = f"{count:,} tasks, {rounds} rounds"
-            rows.append(_row(f"cores-{way}-{size}", title, TASKER, samples, Target("at least", 1.9), note))
-            rows.append(_row(f"cores-{way}-{size}-baseline", f"{title}: {BASELINE}", BASELINE, samples, None, note))
+    for way, words in (("submit", "one by one"), ("map", "by map")):
+        with ExitStack() as stack:
+            samples = interleave(_samplers(stack, way, steps, count), rounds)
+        title = f"tasks of {size} µs of pure Python {words}, 2 workers"
+        note = f"{count:,} tasks, {rounds} rounds"
+        rows.append(_row(f"cores-{way}-{size}", title, TASKER, samples, Target("at least", 1.9), note))
+        rows.append(_row(f"cores-{way}-{size}-baseline", f"{title}: {BASELINE}", BASELINE, samples, None, note))
     return rows
 
 

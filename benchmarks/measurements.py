@@ -48,7 +48,10 @@ MEASUREMENTS = {
     ),
     "round-trip-4": Measurement("the same, 4 workers", partial(latency.round_trips, 4), pinned=True),
     "callers": Measurement("8 blocking callers on 4 workers, one CPU", latency.blocking_callers, pinned=True),
-    "cores": Measurement("without the GIL: tasks of pure Python, 2 workers and 1", cores.second_workers),
+    "cores-30": Measurement(
+        "without the GIL: tasks of 30 µs of pure Python, 2 workers and 1", partial(cores.second_workers, 30)
+    ),
+    "cores-300": Measurement("the same, of 300 µs", partial(cores.second_workers, 300)),
     "run-task": Measurement("run_task against a round trip, one CPU", latency.run_task, pinned=True),
     "map": Measurement("map over 200,000 no-op items, 4 workers", mapping.mapped_items),
     "callables": Measurement(
