@@ -23,8 +23,9 @@ from typing import Any
 
 from tasker.clock import monotonic
 from tasker.handover import hand_on, move_all
+from tasker.locks import new_lock
 from tasker.logger import GuardedLogger, Level
-from tasker.threads import leave_child, new_lock, new_thread
+from tasker.threads import leave_child, new_thread
 
 __all__ = ["Aside", "LoggerAside"]
 

@@ -19,7 +19,7 @@ Pauses go by the real clock, whatever clock deadlines go by. `_lock` guards the 
 from __future__ import annotations
 
 from tasker.clock import monotonic
-from tasker.threads import new_lock
+from tasker.locks import new_lock
 
 __all__ = ["Backoff"]
 

@@ -29,6 +29,7 @@ from tasker.context import Callback
 from tasker.crew import Crew
 from tasker.errors import ContextCancelledError, ResourceCreationError
 from tasker.lifecycle import CLOSED, OPEN, Lifecycle
+from tasker.locks import new_lock, release_locks
 from tasker.logger import GuardedLogger, last_line_of
 from tasker.metrics import BuiltinCollector
 from tasker.news import News
@@ -37,7 +38,7 @@ from tasker.placement.base import Site
 from tasker.queue import TaskQueue
 from tasker.resources import ResourcePool
 from tasker.scaling import Limits, Window, decide
-from tasker.threads import new_lock, new_thread, release_locks
+from tasker.threads import new_thread
 from tasker.timer import LATE
 from tasker.turns import Turns
 from tasker.usercode import UserCode

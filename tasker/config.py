@@ -17,10 +17,10 @@ from tasker.callables import check_callable, deferred_kind
 from tasker.context import Context, background
 from tasker.errors import ConfigError, shown
 from tasker.health import takes_resource
+from tasker.locks import new_lock
 from tasker.logger import Logger
 from tasker.metrics import MetricsCollector
 from tasker.placement.base import Placement, Threads
-from tasker.threads import new_lock
 from tasker.unrun import maker_kind, refuse
 
 __all__ = ["Config", "unhealthy_on"]

@@ -26,10 +26,10 @@ from tasker.callables import check_callable
 from tasker.clock import shift
 from tasker.errors import ContextCancelledError, DeadlineExceededError, name_of, shown
 from tasker.guard import pass_on, tell
+from tasker.locks import new_lock
 from tasker.logger import ours
 from tasker.parking import new_sleeper
 from tasker.recurring import kind_of
-from tasker.threads import new_lock
 
 __all__ = ["Context", "background", "with_cancel", "with_deadline", "with_timeout", "with_value"]
 

@@ -18,8 +18,8 @@ from typing import Generic, TypeVar
 
 from tasker.aside import LoggerAside
 from tasker.clock import monotonic
+from tasker.locks import new_lock
 from tasker.parking import Parking
-from tasker.threads import new_lock
 from tasker.worker import Worker
 
 __all__ = ["Crew"]

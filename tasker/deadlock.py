@@ -33,7 +33,7 @@ from typing import Any, Protocol, Self
 
 from tasker import current
 from tasker.errors import PoolDeadlockError, name_of
-from tasker.threads import new_lock
+from tasker.locks import new_lock
 from tasker.wrapping import users_function
 
 __all__ = ["Closing", "Outcomes", "Pool", "Ready", "Rest", "Slot", "Wait", "Waits", "any_free", "look_again"]

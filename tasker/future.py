@@ -57,11 +57,12 @@ from tasker.current import in_task
 from tasker.errors import DeadlineExceededError, TaskTimeoutError, name_of, shown
 from tasker.guard import pass_on, tell
 from tasker.interrupts import deliver_later
+from tasker.locks import holds, new_lock
 from tasker.logger import GuardedLogger, line_of
 from tasker.metrics import TaskLifecycleTimestamps
 from tasker.parking import Seat, new_sleeper
 from tasker.recurring import kind_of
-from tasker.threads import holds, leave_child, new_lock
+from tasker.threads import leave_child
 from tasker.timer import TimerEntry
 
 __all__ = ["DoneCallback", "Owner", "TaskFuture", "for_asyncio", "is_looked_into_here", "new_task", "task_made_of"]

@@ -23,8 +23,8 @@ from itertools import chain
 from typing import NamedTuple, Protocol
 
 from tasker.clock import monotonic
+from tasker.locks import new_lock
 from tasker.reservoir import Reservoir
-from tasker.threads import new_lock
 
 __all__ = ["BuiltinCollector", "MetricsCollector", "Shard", "TaskLifecycleTimestamps", "TaskMetrics"]
 

@@ -36,18 +36,9 @@ from tasker import context, deadlock, future, guard, timer
 from tasker.clock import monotonic
 from tasker.errors import TaskManagerShutdownError
 from tasker.lifecycle import Lifecycle
+from tasker.locks import have_locks, holds, locks_of, new_lock
 from tasker.logger import ours
-from tasker.threads import (
-    daemons_allowed,
-    have_locks,
-    holds,
-    is_ours,
-    join_all,
-    locks_of,
-    new_lock,
-    new_thread,
-    refuse_threads,
-)
+from tasker.threads import daemons_allowed, is_ours, join_all, new_thread, refuse_threads
 
 __all__ = ["holds_lock", "is_needed_here", "new_locks", "watch"]
 

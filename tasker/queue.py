@@ -51,9 +51,9 @@ from tasker.clock import monotonic
 from tasker.errors import TaskManagerShutdownError
 from tasker.future import TaskFuture
 from tasker.handover import do_both, hand_on
+from tasker.locks import new_lock
 from tasker.parking import Parking, copy_of, gil_enabled
 from tasker.room import Room
-from tasker.threads import new_lock
 
 __all__ = ["TaskQueue"]
 

@@ -15,7 +15,7 @@ from collections.abc import Callable
 
 from tasker.clock import monotonic
 from tasker.errors import origin_of
-from tasker.threads import new_lock
+from tasker.locks import new_lock
 
 __all__ = ["OUTAGE", "Faults", "Row", "kind_of"]
 

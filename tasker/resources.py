@@ -28,7 +28,8 @@ from typing import Any, Generic, TypeVar
 from tasker.errors import TaskManagerShutdownError
 from tasker.guard import raise_interrupt
 from tasker.handover import set_from
-from tasker.threads import known_thread, local_to_threads, new_lock, still_known
+from tasker.locks import new_lock
+from tasker.threads import known_thread, local_to_threads, still_known
 from tasker.unrun import refuse
 
 __all__ = ["Loan", "ResourcePool"]

@@ -31,8 +31,8 @@ from collections.abc import Callable, Hashable
 from typing import Any, Generic, Protocol, TypeVar
 
 from tasker.clock import monotonic
+from tasker.locks import holds, new_lock
 from tasker.parking import Seat
-from tasker.threads import holds, new_lock
 
 __all__ = ["Room"]
 

@@ -23,31 +23,25 @@ import os
 import sys
 import threading
 import weakref
-from collections.abc import Callable, Generator, Iterable
+from collections.abc import Callable, Generator
 from typing import Any, TypeVar
 
 __all__ = [
     "claim_thread",
     "daemons_allowed",
     "greenlets",
-    "have_locks",
-    "holds",
     "is_ours",
     "join_all",
     "known_thread",
     "leave_child",
     "local_to_threads",
-    "locks_of",
-    "new_lock",
     "new_thread",
     "refuse_threads",
-    "release_locks",
     "still_known",
 ]
 
 T = TypeVar("T")
 
-have_locks: list[Callable[[], Iterable[object]]] = []  # what return those that have locks among their attributes
 _refused = False  # whether no thread can be made any more
 _claimed: threading.Thread | None = None
 _stray: threading.Thread | None = None  # in a forked child: the thread of tasker's that forked
@@ -140,63 +134,6 @@ def still_known(thread: threading.Thread | None) -> Generator[None]:
 
 def _known() -> dict[int, threading.Thread]:
     return getattr(threading, "_active", {})
-
-
-def new_lock() -> Any:
-    """A reentrant lock for `with`: each of tasker's that is taken so. Its type is what others have made of such locks
-    by now.
-
-    CPython 3.14 looks for signals between the lock and the block. What is raised there would leave the lock taken for
-    ever. That was mended in 3.15."""
-    if _LOOKS_BEFORE_BLOCK and threading.RLock is _RLOCK_AT_FIRST:
-        return _LockInOneStep()
-    return threading.RLock()
-
-
-_LOOKS_BEFORE_BLOCK = sys.version_info[:2] == (3, 14)
-_RLOCK_AT_FIRST = threading.RLock
-
-
-class _LockInOneStep(_thread.RLock):  # type: ignore[misc]  # pyright: ignore[reportGeneralTypeIssues]  # which allows for it
-    """CPython does not look when a function written in Python returns. Nor does it when an attribute is read: here that
-    is what takes the lock."""
-
-    __slots__ = ()
-    _taken: Any = property(_thread.RLock.acquire)
-
-    def __enter__(self) -> Any:  # type: ignore[override]  # pyright: ignore[reportIncompatibleMethodOverride]
-        return self._taken
-
-
-def holds(lock: Any) -> bool:
-    """Whether the calling thread holds a reentrant lock, or a condition that was made with one.
-
-    `False` if the lock does not know: it is not reentrant, or a tool has wrapped it."""
-    is_owned = getattr(lock, "_is_owned", None)
-    return is_owned is not None and bool(is_owned())
-
-
-def locks_of(part: object) -> dict[str, Any]:
-    """The locks among the attributes of an object, by their names.
-
-    By what they can do: others replace the types that `threading` makes. Asked of their own type, as to a mock of the
-    user's nothing is impossible."""
-    return {name: value for name, value in list(vars(part).items()) if _is_lock(value)}
-
-
-def _is_lock(value: object) -> bool:
-    return all(hasattr(type(value), name) for name in ("acquire", "release", "__enter__"))
-
-
-def release_locks() -> None:
-    """Release what the calling thread holds of tasker's locks: an error has brought it back to where it holds none.
-
-    Up to CPython 3.14 the end of a `with` block needs memory. Where there is none the lock stays taken."""
-    for parts in have_locks:
-        for part in parts():
-            for lock in locks_of(part).values():
-                while holds(lock):
-                    lock.release()
 
 
 def leave_child(error: BaseException | None = None) -> None:

@@ -35,9 +35,10 @@ from typing import Any, Protocol
 
 from tasker.aside import STUCK, Aside
 from tasker.clock import monotonic
+from tasker.locks import new_lock, release_locks
 from tasker.logger import ours
 from tasker.parking import Seat
-from tasker.threads import new_lock, new_thread, release_locks
+from tasker.threads import new_thread
 
 __all__ = [
     "Clock",

@@ -17,10 +17,11 @@ from tasker.errors import TaskManagerKilledError, WorkerLostError, origin_of, sh
 from tasker.guard import is_interrupt, pass_on
 from tasker.handover import hand_on
 from tasker.health import takes_resource
+from tasker.locks import new_lock
 from tasker.logger import GuardedLogger, last_line_of
 from tasker.metrics import TaskLifecycleTimestamps, TaskMetrics
 from tasker.placement.base import Site, Threads
-from tasker.threads import leave_child, new_lock
+from tasker.threads import leave_child
 from tasker.unrun import look_at, refuse
 from tasker.wrapping import wrapper
 

@@ -34,12 +34,13 @@ from tasker.context import ManagerValues, TaskContext
 from tasker.errors import TaskManagerKilledError, WorkerLostError, put_note
 from tasker.future import TaskFuture
 from tasker.hints import explain_call
+from tasker.locks import release_locks
 from tasker.logger import GuardedLogger
 from tasker.metrics import FULL, Shard
 from tasker.parking import Seat
 from tasker.queue import TaskQueue
 from tasker.spent import spent_argument
-from tasker.threads import leave_child, new_thread, release_locks
+from tasker.threads import leave_child, new_thread
 from tasker.unrun import suspects
 from tasker.usercode import Event, UserCode
 from tasker.wrapping import users_function, users_traceback, wrapper

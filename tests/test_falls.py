@@ -20,7 +20,7 @@ from pathlib import Path
 import pytest
 
 import tasker
-from tasker import Config, TaskManager, TaskTimeoutError, threads
+from tasker import Config, TaskManager, TaskTimeoutError, locks
 from tasker.metrics import Shard
 from tasker.parking import gil_enabled
 from tasker.worker import Worker
@@ -92,7 +92,7 @@ def _in_a_with(code) -> frozenset[int]:
 
 def takes_lock(frame) -> bool:
     """Whether it is that of a lock which is taken in one step (on 3.14): nothing but this test can strike there."""
-    return isinstance(frame.f_locals.get("self"), threads._LockInOneStep)
+    return isinstance(frame.f_locals.get("self"), locks._LockInOneStep)
 
 
 # `new_thread`'s own are before and after all that a loop of tasker's does

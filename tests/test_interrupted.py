@@ -43,7 +43,9 @@ class Handler(Interrupter):
 
     def concerns(self, module):
         # not where it only looks what the thread holds, which takes nothing
-        return module.startswith(self.MODULES) and not module.startswith(("tasker.testing.", "tasker.process"))
+        return module.startswith(self.MODULES) and not module.startswith(
+            ("tasker.testing.", "tasker.process", "tasker.locks")
+        )
 
     def act(self):
         self.handle()

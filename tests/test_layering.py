@@ -20,6 +20,7 @@ LAYERS = (
         "errors",
         "handover",
         "identity",
+        "locks",
         "parking",
         "placement.__init__",
         "placement.beginning",

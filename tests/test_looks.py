@@ -31,11 +31,11 @@ from tasker.engine import Engine
 from tasker.future import TaskFuture
 from tasker.guard import _call_each
 from tasker.handover import do_both, hand_on, move_all, set_from
+from tasker.locks import holds, new_lock
 from tasker.metrics import BuiltinCollector, Shard
 from tasker.parking import gil_enabled
 from tasker.queue import TaskQueue
 from tasker.resources import ResourcePool
-from tasker.threads import holds, new_lock
 from tests.conftest import Sick
 
 PACKAGE = tasker.__path__[0]
@@ -277,7 +277,7 @@ def test_every_lock_is_made_by_new_lock():
         if made.search(line)
     ]
     # those that a thread sleeps on, which are not taken by `with`, and one that is only taken without the GIL
-    others = ("parking.py: lock = ", "context.py: sleeper = ", "queue.py: self._take_lock: Any = ", "threads.py: ")
+    others = ("parking.py: lock = ", "context.py: sleeper = ", "queue.py: self._take_lock: Any = ", "locks.py: ")
     assert [line for line in found if not line.startswith(others)] == []
 
 

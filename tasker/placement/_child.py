@@ -29,6 +29,7 @@ from collections import deque
 from functools import partial
 from typing import NoReturn
 
+from tasker.locks import new_lock
 from tasker.placement import envelope, multiprocess, protocol
 from tasker.placement.envelope import Outcome
 from tasker.placement.host import Host
@@ -36,7 +37,7 @@ from tasker.placement.launch import DETACHED
 from tasker.placement.mark import shared_number
 from tasker.placement.records import IDLE_RECORDS, forward_records
 from tasker.placement.wire import Wire
-from tasker.threads import new_lock, new_thread
+from tasker.threads import new_thread
 
 _HIGH = 512  # the least number for this process's own descriptors
 _FLUSHING = 2  # whole seconds that the end of the process may take

@@ -17,12 +17,12 @@ import threading
 from collections.abc import Callable
 from typing import Any, Protocol
 
+from tasker.locks import new_lock
 from tasker.placement import envelope, protocol
 from tasker.placement.envelope import Outcome
 from tasker.placement.handle import Answer, GoneError, Handle
 from tasker.placement.hosted import Answered, Noted, received, sent
 from tasker.placement.records import handle_record
-from tasker.threads import new_lock
 from tasker.wrapping import Progress
 
 __all__ = ["Actor", "Cluster"]

@@ -21,6 +21,7 @@ from collections.abc import Callable
 from typing import Any
 
 from tasker import timer
+from tasker.locks import new_lock
 from tasker.placement import envelope, protocol
 from tasker.placement.handle import Answer, GoneError, Handle
 from tasker.placement.launch import above_standard, launch, pipe
@@ -28,7 +29,7 @@ from tasker.placement.mark import Mark
 from tasker.placement.records import handle_record
 from tasker.placement.stderr import Stderr
 from tasker.placement.wire import Wire
-from tasker.threads import new_lock, new_thread
+from tasker.threads import new_thread
 from tasker.wrapping import Progress
 
 __all__ = ["Child"]

@@ -22,12 +22,12 @@ from typing import Any
 from tasker.aside import Aside
 from tasker.clock import monotonic
 from tasker.errors import ConfigError, shown
+from tasker.locks import new_lock
 from tasker.logger import GuardedLogger
 from tasker.placement.actor import Actor
 from tasker.placement.base import Settings, Site
 from tasker.placement.elsewhere import RemoteSite
 from tasker.placement.hosted import CONTROL, THREADS, Hosted
-from tasker.threads import new_lock
 
 __all__ = ["RaySite"]
 

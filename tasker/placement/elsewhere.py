@@ -15,6 +15,7 @@ from tasker import checks, current
 from tasker.context import Context
 from tasker.errors import ConfigError, EndlessError, TaskManagerKilledError, WorkerLostError, shown
 from tasker.health import takes_resource
+from tasker.locks import new_lock
 from tasker.placement import envelope, protocol
 from tasker.placement.base import Settings, Site
 from tasker.placement.envelope import Packed, RemoteTraceback
@@ -22,7 +23,7 @@ from tasker.placement.handle import Handle
 from tasker.placement.multiprocess import inheritance
 from tasker.placement.records import levels
 from tasker.placement.variables import pack_variables
-from tasker.threads import greenlets, new_lock
+from tasker.threads import greenlets
 from tasker.wrapping import wrapper
 
 __all__ = ["RemoteSite"]

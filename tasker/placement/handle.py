@@ -29,9 +29,9 @@ from tasker.errors import (
     TaskTimeoutError,
     WorkerLostError,
 )
+from tasker.locks import new_lock
 from tasker.placement import envelope, protocol
 from tasker.placement.envelope import Packed, Verdict
-from tasker.threads import new_lock
 from tasker.timer import TimerEntry
 from tasker.wrapping import Progress, wrapper
 

@@ -27,11 +27,12 @@ from tasker.errors import (
     shown,
 )
 from tasker.hints import explain_call
+from tasker.locks import new_lock
 from tasker.logger import GuardedLogger
 from tasker.placement import envelope, protocol
 from tasker.placement.envelope import Outcome, Verdict
 from tasker.placement.variables import set_variables
-from tasker.threads import claim_thread, new_lock
+from tasker.threads import claim_thread
 from tasker.unrun import UNRUN, is_unentered, look_at, refuse
 from tasker.wrapping import Progress, users_function, users_traceback, wrapper
 

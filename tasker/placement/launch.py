@@ -17,10 +17,11 @@ import subprocess
 import sys
 from pathlib import Path
 
+from tasker.locks import new_lock
 from tasker.placement.beginning import FOLDER, folder
 from tasker.placement.multiprocess import tracker
 from tasker.placement.python import STARTING
-from tasker.threads import daemons_allowed, new_lock
+from tasker.threads import daemons_allowed
 
 __all__ = ["DETACHED", "above_standard", "is_standard", "launch", "lifeline", "pipe"]
 
