@@ -171,12 +171,7 @@ def test_a_wait_without_a_timeout_is_a_wait_for_the_outcome_however_long_that_ta
         except BaseException as error:
             caught.append(type(error))
 
-    def new_sleeper():
-        sleeper = HastyLock()
-        sleeper.acquire()
-        return sleeper
-
-    monkeypatch.setattr(tasker.future, "new_sleeper", new_sleeper)
+    monkeypatch.setattr(tasker.future, "new_sleeper", HastyLock)
     for timeout in (3600, float("inf")):
         with pytest.raises(TimeoutError):
             future.result(timeout)
