@@ -327,10 +327,11 @@ class TaskFuture(Future[T]):
             owner.settling.add(self)
             self._cancel_asked = True
             things += (self._fn, self._args, self._variables)
-            self._store(error)
+            # before the call is emptied: a worker that took the task would call nothing
             was_waiting = self._take_start()
             if was_waiting:
                 owner.entry_died(self)
+            self._store(error)
             jobs = [] if self._context is None else self._context._end(ending, error, things)
 
             if owner.has_collector:

@@ -1070,3 +1070,23 @@ def test_a_wait_inside_of_a_wait_leaves_the_outer_one_announced(owner, monkeypat
     outer.result()
     assert announced == [inner, outer]
     assert worker not in deadlock._announced
+
+
+def test_a_timeout_that_meets_the_worker_leaves_it_nothing_to_call(make, monkeypatch):
+    store, gate, judged = TaskFuture._store, threading.Event(), []
+    manager = make(worker_count=1, check_health=lambda error: judged.append(error) is None)
+    worker = manager._engine.crew.members[0]
+
+    def store_as_the_worker_looks(self, exception, *others, **named):
+        store(self, exception, *others, **named)
+        if isinstance(exception, TaskTimeoutError):
+            gate.set()
+            eventually(lambda: worker.seat.parked)
+
+    monkeypatch.setattr(TaskFuture, "_store", store_as_the_worker_looks)
+    manager.submit(lambda resource: gate.wait(PATIENCE))
+    late = manager.submit(lambda resource: None, timeout=0.01)
+    assert isinstance(late.exception(PATIENCE), TaskTimeoutError)
+    assert manager.join(PATIENCE)
+    assert late.attempts == 0
+    assert judged == []
