@@ -255,7 +255,7 @@ def test_cancelling_the_parent_context_drains_and_leaves_no_caller_waiting(make)
     assert sorted(seen) == list(range(5))
     assert first.result(0) == (True, False)
     assert manager.stop().drained
-    assert ctx._callbacks == []
+    assert ctx._followers is None
 
 
 def test_a_manager_on_a_cancelled_context_refuses_at_once(make):
