@@ -25,7 +25,7 @@ from types import CodeType, FrameType, SimpleNamespace
 import pytest
 
 import tasker
-from tasker import background, with_timeout, with_value
+from tasker import Context, background, with_timeout, with_value
 from tasker.context import _release
 from tasker.engine import Engine
 from tasker.future import TaskFuture
@@ -54,6 +54,7 @@ STRETCHES = [
     (Engine.run_task, "healthy, loan.context =", "loan.owner, loan.outer ="),
     (_call_each, "del calls[0]", "call()"),
     (_release, "del sleepers[0]", "sleeper.release()"),
+    (Context._followed, "followers = self._followers  # a signal", "followers = self._followers = made"),
     (Shard._replace, "if self._published is not before", "self._published = after"),
     (BuiltinCollector._count_queued, "if queued > self._queued", "self._queued = queued"),
     (BuiltinCollector._forget_samples, "while self._samples[1][0]", "self._samples.popleft()"),
