@@ -2052,7 +2052,9 @@ def test_leaving_the_block_inside_of_the_manager_s_own_calls_waits_for_nothing(m
     elif where == "run_task":
         manager.run_task(lambda resource: program())
     else:
-        manager.submit(double, 1).add_done_callback(program)
+        added = threading.Event()  # or it would run here, where leaving waits
+        manager.submit(lambda resource: added.wait(PATIENCE)).add_done_callback(program)
+        added.set()
         assert left.wait(PATIENCE)
     assert left.is_set()
     assert manager.stop(PATIENCE).drained
