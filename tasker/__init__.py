@@ -4,6 +4,8 @@ OS threads are workers and each owns one resource; tasks wait in two lanes; a bu
 broken resources are replaced and their tasks retried. `TaskManager` and `Config` are where to begin.
 """
 
+import typing
+
 from tasker.config import Config, unhealthy_on
 from tasker.context import Context, background, with_cancel, with_deadline, with_timeout, with_value
 from tasker.current import current_context, current_resource
@@ -24,13 +26,16 @@ from tasker.errors import (
 from tasker.future import TaskFuture
 from tasker.logger import Logger
 from tasker.manager import TaskManager
-from tasker.metrics import MetricsCollector, TaskLifecycleTimestamps, TaskMetrics
+from tasker.metrics import MetricsCollector, TaskMetrics
 from tasker.placement.base import Placement, Threads
-from tasker.placement.processes import Processes
-from tasker.placement.ray import Ray
 from tasker.snapshots import StopReport, TaskStats
-from tasker.stream import TaskStream
-from tasker.threadpool import ThreadPoolExecutor
+
+if typing.TYPE_CHECKING:
+    from tasker.placement.processes import Processes
+    from tasker.placement.ray import Ray
+    from tasker.stamps import TaskLifecycleTimestamps
+    from tasker.stream import TaskStream
+    from tasker.threadpool import ThreadPoolExecutor
 
 __version__ = "0.1.0"
 
@@ -72,3 +77,24 @@ __all__ = [
     "with_timeout",
     "with_value",
 ]
+
+# what many programs do without is imported when it is asked for
+_LATER = {
+    "Processes": "tasker.placement.processes",
+    "Ray": "tasker.placement.ray",
+    "TaskLifecycleTimestamps": "tasker.stamps",
+    "TaskStream": "tasker.stream",
+    "ThreadPoolExecutor": "tasker.threadpool",
+}
+
+if not typing.TYPE_CHECKING:  # a type checker would take any name for one of this module's
+
+    def __getattr__(name: str) -> object:
+        if name not in _LATER:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        from importlib import import_module
+
+        return globals().setdefault(name, getattr(import_module(_LATER[name]), name))
+
+    def __dir__() -> list[str]:
+        return sorted({*globals(), *_LATER})

@@ -1,40 +1,60 @@
 """What a callable is, as far as that can be told without calling it: how many arguments it takes, and whether a call
 does the work or only makes something that would have to be run.
 
-A plain function is judged by its code object, which costs a fiftieth of `inspect.signature`.
+A plain function is judged by its code object, which costs a fiftieth of `inspect.signature`. `inspect` is imported
+where it is needed: that takes half as long as to import tasker, and few programs need it.
 """
 
 from __future__ import annotations
 
-import inspect
+import functools
 import sys
 from collections.abc import Callable
 from functools import partial
-from types import CodeType, FunctionType, MethodType
-from typing import Any
+from types import BuiltinFunctionType, CodeType, FunctionType, MethodType
+from typing import TYPE_CHECKING, Any
 
 from tasker.errors import shown
+
+if TYPE_CHECKING:
+    from inspect import Signature
 
 __all__ = [
     "ASYNC_GENERATOR",
     "COROUTINE",
+    "CO_GENERATOR",
+    "CO_VARARGS",
+    "CO_VARKEYWORDS",
     "DEFERRED",
     "GENERATOR",
+    "MARK",
     "check_callable",
     "deferred_kind",
     "is_plain",
     "kind_of_code",
+    "plainly_takes",
     "signature_of",
 ]
 
-DEFERRED = inspect.CO_COROUTINE | inspect.CO_ASYNC_GENERATOR | inspect.CO_GENERATOR
+# flags of code, as `inspect` has them
+CO_VARARGS = 0x04
+CO_VARKEYWORDS = 0x08
+CO_GENERATOR = 0x20
+_CO_COROUTINE = 0x80
+_CO_ASYNC_GENERATOR = 0x200
+
+DEFERRED = _CO_COROUTINE | _CO_ASYNC_GENERATOR | CO_GENERATOR
 """The flags of code whose call runs nothing of it."""
 
 COROUTINE = "a coroutine function"
 GENERATOR = "a generator function"
 ASYNC_GENERATOR = "an asynchronous generator function"
 
-_SPECIAL = inspect.CO_VARARGS | DEFERRED
+MARK = "_is_coroutine_marker"
+"""The attribute that `inspect.markcoroutinefunction` sets."""
+
+_SPECIAL = CO_VARARGS | DEFERRED
+_PLACEHOLDER: Any = getattr(functools, "Placeholder", object())  # from Python 3.14 on
 
 
 def is_plain(code: CodeType, given: int) -> bool:
@@ -42,18 +62,46 @@ def is_plain(code: CodeType, given: int) -> bool:
     return code.co_argcount == given and not (code.co_flags & _SPECIAL or code.co_kwonlyargcount)
 
 
+def plainly_takes(fn: object, given: int) -> bool:
+    """Whether `fn` is a plain function that takes so many arguments and no more, or a method or a partial of one."""
+    function, filled, more = _behind(fn)
+    return not more and type(function) is FunctionType and is_plain(function.__code__, filled + given)
+
+
+def _behind(fn: object) -> tuple[Any, int, bool]:
+    """What a method or a partial calls, how many arguments that is given before others, and whether it is given more
+    than those."""
+    inner: Any = fn
+    filled, more = 0, False
+    while type(inner) in (MethodType, partial):
+        if hasattr(inner, "__func__"):
+            inner, filled = inner.__func__, filled + 1
+        else:
+            more = more or bool(inner.keywords) or any(each is _PLACEHOLDER for each in inner.args)
+            inner, filled = inner.func, filled + len(inner.args)
+    return inner, filled, more
+
+
 def kind_of_code(code: CodeType) -> str:
     """What a call of this code only makes an object of, in words with their article; "" if a call runs it."""
     flags = code.co_flags
-    if flags & inspect.CO_COROUTINE:
+    if flags & _CO_COROUTINE:
         return COROUTINE
-    if flags & inspect.CO_ASYNC_GENERATOR:
+    if flags & _CO_ASYNC_GENERATOR:
         return ASYNC_GENERATOR
-    return GENERATOR if flags & inspect.CO_GENERATOR else ""
+    return GENERATOR if flags & CO_GENERATOR else ""
 
 
 def deferred_kind(fn: object) -> str:
     """What `fn` is if a call of it only makes an object that somebody would have to run, as `kind_of_code` says it."""
+    inner, _, _ = _behind(fn)
+    if type(inner) is FunctionType and MARK not in inner.__dict__:
+        return kind_of_code(inner.__code__)
+    if type(inner) in (BuiltinFunctionType, type):
+        return ""
+
+    import inspect
+
     # of an instance its type's method counts; a class itself is called to make an instance
     called = (fn, getattr(type(fn), "__call__", None))  # noqa: B004
     try:
@@ -79,12 +127,8 @@ def check_callable(
 
     Of other callables than functions and methods only `thorough` reads the signature: that may run code of the user's
     (it compares). One that cannot be read is believed."""
-    if type(value) is FunctionType and is_plain(value.__code__, arguments):
+    if plainly_takes(value, arguments):
         return
-    if type(value) is MethodType:
-        function: object = value.__func__  # pyright: ignore[reportFunctionMemberAccess]
-        if type(function) is FunctionType and is_plain(function.__code__, arguments + 1):
-            return
     default = "1 argument" if arguments == 1 else f"{arguments or 'no'} arguments"
     wanted = f"{name} must be a function that can be called with {given or default}"
     if not callable(value):
@@ -109,11 +153,13 @@ def check_callable(
         raise error(f"{wanted}, not {shown(value)}: {trouble}") from None
 
 
-def signature_of(fn: Callable[..., Any], *, follow_wrapped: bool = True) -> inspect.Signature:
+def signature_of(fn: Callable[..., Any], *, follow_wrapped: bool = True) -> Signature:
     """As `inspect.signature`, but the annotations of Python functions are left out from CPython 3.14 on.
 
     There it would evaluate them. They are code of the user's, and raise `NameError` where they name what is imported
     for type checkers alone."""
+    import inspect
+
     return inspect.signature(_bare(fn, follow_wrapped) if _DEFERS_ANNOTATIONS else fn, follow_wrapped=follow_wrapped)
 
 

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import math
 import threading
-from datetime import timedelta
-from numbers import Real
+from typing import TYPE_CHECKING, Any, TypeGuard
 
 from tasker.errors import ConfigError, shown
+
+if TYPE_CHECKING:
+    from numbers import Real
 
 __all__ = ["flag", "is_amount", "patience", "seconds", "whole_number"]
 
@@ -18,8 +20,8 @@ def seconds(field: str, value: object, *, zero: bool = True, infinite: bool = Fa
     Raises `ConfigError` for another type (a bool is no number here), NaN, a negative value, zero unless `zero`, and
     infinity unless `infinite`."""
     allowed = f"a number of seconds or a timedelta, {'0 or more' if zero else 'more than 0'}"
-    given = value.total_seconds() if isinstance(value, timedelta) else value
-    if isinstance(given, bool) or not isinstance(given, Real):
+    given = _in_seconds(value)
+    if not _is_real(given):
         raise ConfigError(f"{field} must be {allowed}, not {shown(value)}")
     try:
         number = float(given)
@@ -38,7 +40,7 @@ def patience(field: str, value: object, *, negative: bool = False) -> float:
     `negative`: as in the standard library a negative number means not to wait."""
     if value is None:
         return -1.0
-    if negative and isinstance(value, Real) and not isinstance(value, bool) and value < 0:
+    if negative and _is_real(value) and value < 0:
         return 0.0
     return min(seconds(field, value, infinite=True), threading.TIMEOUT_MAX)
 
@@ -53,7 +55,7 @@ def whole_number(field: str, value: object, *, least: int) -> int:
 def is_amount(value: object) -> bool:
     """Whether it is a finite number of at least 0 (a bool is no number here)."""
     try:
-        return isinstance(value, Real) and not isinstance(value, bool) and 0 <= float(value) < math.inf
+        return _is_real(value) and 0 <= float(value) < math.inf
     except Exception:  # too large, or a type of the user's that is no number after all
         return False
 
@@ -63,3 +65,23 @@ def flag(field: str, value: object) -> bool:
     if not isinstance(value, bool):
         raise ConfigError(f"{field} must be True or False, not {shown(value)}")
     return value
+
+
+def _in_seconds(value: object) -> Any:
+    """The seconds of a `timedelta`; anything else as it is."""
+    if type(value) in (float, int):
+        return value
+
+    from datetime import timedelta
+
+    return value.total_seconds() if isinstance(value, timedelta) else value
+
+
+def _is_real(value: object) -> TypeGuard[Real]:
+    """Whether it is a real number (a bool is none here)."""
+    if isinstance(value, (float, int)):
+        return not isinstance(value, bool)
+
+    from numbers import Real
+
+    return isinstance(value, Real)

@@ -13,15 +13,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from importlib.machinery import BuiltinImporter
 from types import BuiltinFunctionType
 from typing import Any
 
 __all__ = ["monotonic", "shift"]
 
-_spec = time.__spec__
-assert _spec is not None
-_time: Any = BuiltinImporter.create_module(_spec)
+_spec: Any = time.__spec__
+_time: Any = _spec.loader.create_module(_spec)
 
 monotonic: Callable[[], float] = _time.monotonic
 

@@ -7,10 +7,8 @@ import logging
 import threading
 from collections.abc import Callable
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field
-from datetime import timedelta
 from functools import partial
-from typing import Any, Generic, TypedDict, TypeVar, Unpack, cast
+from typing import TYPE_CHECKING, Any, Generic, TypedDict, TypeVar, Unpack, cast
 
 from tasker import checks, current
 from tasker.callables import check_callable, deferred_kind
@@ -21,7 +19,11 @@ from tasker.locks import new_lock
 from tasker.logger import Logger
 from tasker.metrics import MetricsCollector
 from tasker.placement.base import Placement, Threads
+from tasker.record import Record, field
 from tasker.unrun import maker_kind, refuse
+
+if TYPE_CHECKING:
+    from datetime import timedelta
 
 __all__ = ["Config", "unhealthy_on"]
 
@@ -36,29 +38,30 @@ def every_error_is_healthy(_: Exception) -> bool:
     return True
 
 
-class ConfigOptions(TypedDict, Generic[R], total=False):
-    """The fields of `Config` that have defaults, with the same meanings."""
+if TYPE_CHECKING:
 
-    name: str
-    ctx: Context
-    check_health: Callable[[Exception], bool] | Callable[[Exception, R], bool]
-    max_worker_count: int | None
-    burst_interval: float | timedelta
-    max_retries: int
-    create_timeout: float | timedelta
-    resource_pool_size: int | None
-    run_task_limit: int | None
-    logger: Logger
-    collector: MetricsCollector | None
-    burst_task_threshold: int
-    burst_worker_count: int
-    queue_size: int
-    propagate_contextvars: bool
-    placement: Placement
+    class ConfigOptions(TypedDict, Generic[R], total=False):
+        """The fields of `Config` that have defaults, with the same meanings."""
+
+        name: str
+        ctx: Context
+        check_health: Callable[[Exception], bool] | Callable[[Exception, R], bool]
+        max_worker_count: int | None
+        burst_interval: float | timedelta
+        max_retries: int
+        create_timeout: float | timedelta
+        resource_pool_size: int | None
+        run_task_limit: int | None
+        logger: Logger
+        collector: MetricsCollector | None
+        burst_task_threshold: int
+        burst_worker_count: int
+        queue_size: int
+        propagate_contextvars: bool
+        placement: Placement
 
 
-@dataclass(frozen=True, kw_only=True)
-class Config(Generic[R]):
+class Config(Record, Generic[R]):
     """The settings of a `TaskManager`, in the type `R` of its resources.
 
     Immutable and keyword-only; `dataclasses.replace` makes variants. It can be copied, deeply too, and pickled where

@@ -32,7 +32,7 @@ from tasker.hints import explain_call
 from tasker.interrupts import deliver_later
 from tasker.lifecycle import CLOSED, OPEN, STOPPING, Lifecycle
 from tasker.logger import GuardedLogger
-from tasker.metrics import BuiltinCollector, TaskLifecycleTimestamps, TaskMetrics
+from tasker.metrics import BuiltinCollector, Stamps, TaskMetrics
 from tasker.news import News
 from tasker.parking import Seat
 from tasker.placement.base import Site
@@ -330,7 +330,7 @@ class Engine(Generic[R]):
             finished = monotonic()
             self.figures.completed_directly(finished - started)
             if self.has_collector:
-                self._tell_of_run_task("record_completion", TaskLifecycleTimestamps(started, started, finished))
+                self._tell_of_run_task("record_completion", (started, started, finished))
             return result
         finally:
             place.loan = outer
@@ -386,9 +386,9 @@ class Engine(Generic[R]):
     def _run_task_failed(self, started: float) -> None:
         self.figures.failed_directly()
         if self.has_collector:
-            self._tell_of_run_task("record_failure", TaskLifecycleTimestamps(started, started, monotonic()))
+            self._tell_of_run_task("record_failure", (started, started, monotonic()))
 
-    def _tell_of_run_task(self, end: Event, stamps: TaskLifecycleTimestamps) -> None:
+    def _tell_of_run_task(self, end: Event, stamps: Stamps) -> None:
         try:
             self.user.tell("record_arrival")
         finally:
@@ -645,7 +645,12 @@ class Engine(Generic[R]):
         if most is None:
             extra = config.burst_worker_count if config.burst_task_threshold else config.worker_count
             most = config.worker_count + extra
-        return Limits(config.worker_count, most, config.burst_task_threshold, config.burst_worker_count)
+        return Limits(
+            base=config.worker_count,
+            most=most,
+            threshold=config.burst_task_threshold,
+            threshold_hires=config.burst_worker_count,
+        )
 
     def _new_worker(self, name: str, leave: Callable[[Worker[R]], None]) -> Worker[R]:
         return Worker(name, self, self.figures.new_shard(), leave)

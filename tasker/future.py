@@ -59,7 +59,7 @@ from tasker.guard import pass_on, tell
 from tasker.interrupts import deliver_later
 from tasker.locks import holds, new_lock
 from tasker.logger import GuardedLogger, line_of
-from tasker.metrics import TaskLifecycleTimestamps
+from tasker.metrics import Stamps
 from tasker.parking import Seat, new_sleeper
 from tasker.recurring import kind_of
 from tasker.threads import leave_child
@@ -295,8 +295,8 @@ class TaskFuture(Future[T]):
             context.cancel()
         return context
 
-    def _stamps(self, now: float) -> TaskLifecycleTimestamps:
-        return TaskLifecycleTimestamps(self._queued_at, self._started_at if self.attempts else now, now)
+    def _stamps(self, now: float) -> Stamps:
+        return self._queued_at, self._started_at if self.attempts else now, now
 
     # -- what ends a task from outside -------------------------------------------------------------------------
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from tasker.callables import signature_of
+from tasker.callables import plainly_takes, signature_of
 
 __all__ = ["takes_resource"]
 
@@ -18,6 +18,8 @@ def takes_resource(check: Callable[..., object]) -> bool:
     """Whether a `check_health` is to be called with the error and the resource.
 
     One whose signature cannot be read is called with the error alone."""
+    if plainly_takes(check, 1):
+        return False
     try:
         signature = signature_of(check, follow_wrapped=False)
         if any(each.kind is each.VAR_POSITIONAL for each in signature.parameters.values()):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import inspect
 import os
 import re
 import sys
@@ -12,6 +11,7 @@ from collections.abc import Callable, Iterable, Iterator
 from types import FunctionType, TracebackType
 from typing import Any
 
+from tasker.callables import CO_VARARGS, CO_VARKEYWORDS
 from tasker.errors import put_note
 from tasker.identity import ByIdentity
 from tasker.signature import TO_ASK, asking_parameter, behind, wants_context
@@ -19,7 +19,7 @@ from tasker.wrapping import WRAPPERS
 
 __all__ = ["explain_call", "warn_of_own_parameters"]
 
-_OF_A_CALL = re.compile(r"\b(takes|missing|expected|too many|got multiple values for|unexpected)\b.*\bargument")
+_OF_A_CALL = r"\b(takes|missing|expected|too many|got multiple values for|unexpected)\b.*\bargument"
 _PACKAGE = os.path.join(os.path.dirname(__file__), "")
 
 _told: ByIdentity[set[str]] = ByIdentity()  # parameters that were warned of, by the code of their function
@@ -39,7 +39,7 @@ def explain_call(
     if fn is None or args is None or getattr(fn, "__code__", None) in WRAPPERS:  # settled; not the user's function
         return
     with contextlib.suppress(Exception):  # it looks into what is the user's
-        if _OF_A_CALL.search(str(error)) and not _has_begun(traceback):
+        if re.search(_OF_A_CALL, str(error)) and not _has_begun(traceback):
             more = f"{len(args)} more argument{'s' * (len(args) != 1)}"
             if wanted:
                 name = asking_parameter(fn, len(args) + 1)
@@ -55,7 +55,7 @@ def explain_call(
 def _has_begun(traceback: TracebackType | None) -> bool:
     """Whether the function has begun, but for wrappers that take any arguments and hand them on."""
     while traceback is not None:
-        if not traceback.tb_frame.f_code.co_flags & inspect.CO_VARARGS:
+        if not traceback.tb_frame.f_code.co_flags & CO_VARARGS:
             return True
         traceback = traceback.tb_next
     return False
@@ -79,7 +79,7 @@ def _functions(fn: object) -> Iterator[FunctionType]:
         if type(function) is not FunctionType:
             return
         yield function
-        hands_on = function.__code__.co_flags & inspect.CO_VARKEYWORDS
+        hands_on = function.__code__.co_flags & CO_VARKEYWORDS
         own: dict[str, Any] = {**function.__dict__, **(getattr(fn, "__dict__", None) or {})}
         fn = own.get("__wrapped__") if hands_on else None
 

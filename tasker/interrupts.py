@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import signal
 import threading
 from collections.abc import Callable
 from functools import partial
@@ -39,12 +38,14 @@ def _deliver(returned: list[bool], raise_it: Callable[[], object]) -> None:
 
 def _raise_in(thread: int, kind: type[BaseException], args: tuple[object, ...]) -> None:
     """On the timer thread."""
+    import signal  # seldom needed, and so is ctypes
+
     main = threading.main_thread().ident
     if kind is KeyboardInterrupt and thread == main and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
         signal.pthread_kill(thread, signal.SIGINT)  # which ends a sleep as well
         return
 
-    import ctypes  # seldom needed
+    import ctypes
 
     def init(self: Any) -> None:
         kind.__init__(self, *args)

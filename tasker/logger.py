@@ -6,13 +6,13 @@ whose methods take no such argument gets the traceback in the text instead.
 
 from __future__ import annotations
 
-import inspect
 import logging
 import traceback
 from collections.abc import Callable
-from typing import Literal, Protocol
+from types import FunctionType, MethodType
+from typing import Any, Literal, Protocol
 
-from tasker.callables import signature_of
+from tasker.callables import CO_VARKEYWORDS, signature_of
 from tasker.guard import is_interrupt, pass_on
 from tasker.recurring import OUTAGE, Faults
 
@@ -20,7 +20,6 @@ __all__ = ["GuardedLogger", "Level", "Logger", "last_line_of", "line_of", "ours"
 
 Level = Literal["warning", "error"]
 _LEVELS = {"debug": logging.DEBUG, "info": logging.INFO, "warning": logging.WARNING, "error": logging.ERROR}
-_KEYWORD = inspect.Parameter.KEYWORD_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD
 
 
 class Logger(Protocol):
@@ -56,6 +55,9 @@ class GuardedLogger:
 
     def __init__(self, logger: Logger) -> None:
         self._logger: Logger | None = logger
+        if not isinstance(logger, logging.Logger):
+            # `_takes_exc_info` may need it when it is too late to import it, as the interpreter ends
+            __import__("inspect")
         self.faults: Faults = Faults()
 
     def debug(self, msg: str, /, *args: object, error: BaseException | None = None) -> None:
@@ -142,14 +144,22 @@ ours: GuardedLogger = GuardedLogger(logging.getLogger("tasker"))  # the logger o
 
 def _takes_exc_info(method: Callable[..., object]) -> bool:
     """Looked at for each record about an exception: to remember it would keep what a lazy logger makes anew."""
+    function: Any = method
+    if type(function) is MethodType:
+        function = function.__func__
+    if type(function) is FunctionType and not function.__dict__:
+        code = function.__code__
+        named = code.co_varnames[code.co_posonlyargcount : code.co_argcount + code.co_kwonlyargcount]
+        return "exc_info" in named or code.co_flags & CO_VARKEYWORDS != 0
+
     try:
         parameters = signature_of(method).parameters
     except Exception:  # it says nothing about itself
         return False
-    named = parameters.get("exc_info")
-    if named is not None:
-        return named.kind in _KEYWORD
-    return any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values())
+    given = parameters.get("exc_info")
+    if given is not None:
+        return given.kind in (given.KEYWORD_ONLY, given.POSITIONAL_OR_KEYWORD)
+    return any(each.kind is each.VAR_KEYWORD for each in parameters.values())
 
 
 def traceback_of(error: BaseException) -> str:

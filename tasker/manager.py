@@ -5,18 +5,16 @@ from __future__ import annotations
 import weakref
 from collections.abc import AsyncGenerator, AsyncIterable, Callable, Iterable
 from types import TracebackType
-from typing import Any, Generic, Literal, NoReturn, Self, TypeVar, TypeVarTuple, Unpack, overload
+from typing import TYPE_CHECKING, Any, Generic, Literal, NoReturn, Self, TypeVar, TypeVarTuple, Unpack, overload
 
 from tasker.config import Config
 from tasker.context import Context
 from tasker.engine import KILL_TIMEOUT, Engine
 from tasker.errors import ConfigError, shown
-from tasker.executor import ManagerExecutor
 from tasker.future import TaskFuture
 from tasker.methods import (
     Async,
     Blocking,
-    SubmitOptions,
     WithCallback,
     async_method,
     blocking_method,
@@ -24,11 +22,18 @@ from tasker.methods import (
     given_options,
 )
 from tasker.metrics import TaskMetrics
-from tasker.remote import new_engine
+from tasker.placement.base import Threads
 from tasker.snapshots import StopReport, TaskStats
-from tasker.stream import MapOptions, Plan, TaskStream, new_plan, new_stream
+
+if TYPE_CHECKING:
+    from tasker.executor import ManagerExecutor
+    from tasker.methods import SubmitOptions
+    from tasker.stream import MapOptions, Plan, TaskStream
 
 __all__ = ["TaskManager"]
+
+# `executor()` needs it, and once the interpreter ends it cannot be imported any more
+__import__("concurrent.futures.thread")
 
 R = TypeVar("R")
 T = TypeVar("T")
@@ -51,7 +56,7 @@ class TaskManager(Generic[R]):
     def __init__(self, config: Config[R]) -> None:
         if not isinstance(config, Config):
             raise ConfigError(f"config must be a Config, not {shown(config)}")
-        self._engine: Engine[R] = new_engine(config)
+        self._engine: Engine[R] = _new_engine(config)
         self._submit, self._submit_asked = self._engine.submit, self._engine.submit_asked
         # the threads hold the engine and not this object, so it can be collected while they run
         weakref.finalize(self, self._engine.lifecycle.request_stop).atexit = False
@@ -243,6 +248,8 @@ class TaskManager(Generic[R]):
         What the input raises is raised after the results of what was taken before. Ending the stream, by closing or
         forgetting it or by an exception, cancels what is in flight. Blocks only where the bounded queue is full; asking
         for results blocks. Raises what `submit` does, and `TypeError` when `items` is not iterable."""
+        from tasker.stream import new_stream
+
         plan = self._plan(
             fn,
             max_in_flight=max_in_flight,
@@ -256,6 +263,8 @@ class TaskManager(Generic[R]):
         return new_stream(plan, items)
 
     def _plan(self, fn: Callable[..., Any], **arguments: Any) -> Plan:
+        from tasker.stream import new_plan
+
         return new_plan(self, self._submit_asked, self._engine.crew.most, fn, **arguments)
 
     def executor(self) -> ManagerExecutor:
@@ -265,6 +274,8 @@ class TaskManager(Generic[R]):
         raises `TaskManagerShutdownError` when the manager is stopping or closed. Shutting the view down, or leaving its
         `with` block, waits for (or cancels) its own calls and leaves the manager open; each view closes by itself, and
         keeps the manager from being collected."""
+        from tasker.executor import ManagerExecutor
+
         return ManagerExecutor(self)
 
     # -- in asyncio ------------------------------------------------------------------------------------------------
@@ -456,3 +467,13 @@ class TaskManager(Generic[R]):
             f"<TaskManager {self._engine.name!r} {self._engine.lifecycle.name()}: {stats.active_workers} workers, "
             f"{stats.queued_tasks + stats.priority_tasks} waiting, {stats.running_tasks} running>"
         )
+
+
+def _new_engine(config: Config[R]) -> Engine[R]:
+    """An engine for where the resources of this configuration live."""
+    if isinstance(config.placement, Threads):
+        return Engine(config)
+
+    from tasker.remote import RemoteEngine
+
+    return RemoteEngine(config)

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future
-from typing import Any, Protocol, TypedDict, TypeVar, TypeVarTuple, overload
+from typing import TYPE_CHECKING, Any, Protocol, TypedDict, TypeVar, TypeVarTuple, overload
 
 from tasker.callables import check_callable
 from tasker.context import Context
@@ -22,7 +22,6 @@ from tasker.parking import new_sleeper
 __all__ = [
     "Async",
     "Blocking",
-    "SubmitOptions",
     "WithCallback",
     "async_method",
     "blocking_method",
@@ -36,13 +35,15 @@ Ts = TypeVarTuple("Ts")
 Callback = Callable[[T | None, BaseException | None], object]
 
 
-class SubmitOptions(TypedDict, total=False):
-    """The options of `TaskManager.submit`."""
+if TYPE_CHECKING:
 
-    priority: bool
-    once: bool
-    timeout: float | None
-    queue_timeout: float | None
+    class SubmitOptions(TypedDict, total=False):
+        """The options of `TaskManager.submit`."""
+
+        priority: bool
+        once: bool
+        timeout: float | None
+        queue_timeout: float | None
 
 
 class Blocking(Protocol[R_co]):

@@ -15,18 +15,22 @@ moment and is never counted twice. What is shown is the largest count so far: it
 from __future__ import annotations
 
 import contextlib
+import math
 from array import array
 from collections import deque
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
 from itertools import chain
-from typing import NamedTuple, Protocol
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from tasker.clock import monotonic
 from tasker.locks import new_lock
+from tasker.record import Record
 from tasker.reservoir import Reservoir
 
-__all__ = ["BuiltinCollector", "MetricsCollector", "Shard", "TaskLifecycleTimestamps", "TaskMetrics"]
+if TYPE_CHECKING:
+    from tasker.stamps import TaskLifecycleTimestamps
+
+__all__ = ["BuiltinCollector", "MetricsCollector", "Shard", "Stamps", "TaskMetrics"]
 
 RATE_WINDOW = 10.0  # seconds: "recently", for the two rates
 FULL = 512  # length at which a shard's list is summed up: 256 tasks
@@ -34,22 +38,11 @@ _KEPT = 40  # folded batches of durations that a shard keeps for the reader's qu
 _SAMPLES = FULL // 2 * _KEPT  # newest durations that the quantiles are made of
 
 
-class TaskLifecycleTimestamps(NamedTuple):
-    """When a task was queued, started (for the last time) and finished, each in seconds of `time.monotonic()`: of the
-    real one, should a test have replaced it.
-
-    A task that never started has `started_at == finished_at`."""
-
-    queued_at: float
-    """When it was submitted, or `run_task` called."""
-    started_at: float
-    """When it was started; for the last time, if it was retried."""
-    finished_at: float
-    """When its function returned or raised, or something else ended the task."""
+Stamps = tuple[float, float, float]
+"""What `TaskLifecycleTimestamps` are made of."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TaskMetrics:
+class TaskMetrics(Record):
     """A snapshot. Times are seconds and those of successful tasks; every field is 0 as long as there is nothing to say.
 
     At rest, `total_tasks_arrived` = completed + failed + cancelled. While tasks run every total only grows."""
@@ -109,16 +102,25 @@ class MetricsCollector(Protocol):
         """The figures that `TaskManager.metrics()` is to return; `None` for the built-in ones."""
 
 
-class Totals(NamedTuple):
-    completed: int = 0
-    failed: int = 0
-    retried: int = 0
-    cancelled: int = 0
-    untaken: int = 0  # left their lane without ever having been taken
-    waited: float = 0.0
-    ran: float = 0.0
-    shortest: float = float("inf")
-    longest: float = 0.0
+# written as a class it would import `annotationlib`, from Python 3.14 on
+_Totals = NamedTuple(  # noqa: UP014
+    "_Totals",
+    [
+        ("completed", int),
+        ("failed", int),
+        ("retried", int),
+        ("cancelled", int),
+        ("untaken", int),  # left their lane without ever having been taken
+        ("waited", float),
+        ("ran", float),
+        ("shortest", float),
+        ("longest", float),
+    ],
+)
+
+
+class Totals(_Totals):
+    __slots__ = ()
 
     def plus(self, other: Totals) -> Totals:
         sums = (mine + theirs for mine, theirs in zip(self[:7], other[:7], strict=True))
@@ -138,6 +140,8 @@ class Totals(NamedTuple):
         )
 
 
+NOTHING = Totals(0, 0, 0, 0, 0, 0.0, 0.0, shortest=math.inf, longest=0.0)
+
 _Published = tuple[Totals, tuple["array[float]", ...], list[float]]
 
 
@@ -149,7 +153,7 @@ class Shard:
     def __init__(self) -> None:
         self.taken: int = 0  # tasks taken for the first time
         self.durations: list[float] = []
-        self._published: _Published = (Totals(), (), self.durations)
+        self._published: _Published = (NOTHING, (), self.durations)
         self._read = 0  # executions that the reader has seen; the reader's alone
 
     def fold(self) -> list[float]:
@@ -210,7 +214,7 @@ class BuiltinCollector:
         self._waiting = waiting
         self._lock = new_lock()
         self._shards: list[Shard] = []
-        self._left = Totals()
+        self._left = NOTHING
         self._left_taken = 0
         self._queued = 0  # the largest count so far
         self._reservoir = Reservoir(_SAMPLES)

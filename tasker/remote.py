@@ -12,10 +12,9 @@ from tasker.clock import monotonic
 from tasker.config import Config
 from tasker.engine import Engine
 from tasker.future import TaskFuture, new_task
-from tasker.placement.base import Threads
 from tasker.signature import wants_context
 
-__all__ = ["RemoteEngine", "new_engine"]
+__all__ = ["RemoteEngine"]
 
 R = TypeVar("R")
 
@@ -64,8 +63,3 @@ class RemoteEngine(Engine[R]):
         if self.queue.closed:
             raise self.queue.refusal()
         return super().run_task(self._call, (self.site.pack(fn, args, wants_context(fn, len(args) + 1)),))
-
-
-def new_engine(config: Config[R]) -> Engine[R]:
-    """An engine for where the resources of this configuration live."""
-    return (Engine if isinstance(config.placement, Threads) else RemoteEngine)(config)

@@ -20,8 +20,8 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from dataclasses import dataclass
-from typing import NamedTuple
+
+from tasker.record import Record
 
 __all__ = ["Limits", "Sample", "Window", "decide"]
 
@@ -31,8 +31,7 @@ WINDOW = 1.0  # seconds over which rates and the low-water mark of idle workers 
 PUNCTUAL = 0.1  # seconds: a tick after twice that is not late, however short the interval
 
 
-@dataclass(frozen=True, slots=True)
-class Sample:
+class Sample(Record):
     """What the last ticks saw."""
 
     arrival_rate: float
@@ -53,8 +52,7 @@ class Sample:
     """Whether all workers that hold a resource run tasks that end only if another worker takes what waits."""
 
 
-@dataclass(frozen=True, slots=True)
-class Limits:
+class Limits(Record):
     """What scaling must respect."""
 
     base: int
@@ -87,7 +85,7 @@ def _needed(sample: Sample) -> int:
     return math.ceil(sample.arrival_rate / sample.pace + clearing) if clearing > sample.workers else sample.workers
 
 
-class _Tick(NamedTuple):
+class _Tick(Record):
     now: float
     arrived: int
     finished: int
@@ -103,7 +101,7 @@ class Window:
         self._span = max(WINDOW, 2 * interval)
         self._late = 2 * max(interval, PUNCTUAL)
         self._was_late = False
-        self._ticks = deque([_Tick(now, 0, 0, 0, 0.0, 0)])
+        self._ticks = deque([_Tick(now=now, arrived=0, finished=0, busy=0, worked=0.0, idle=0)])
 
     def tick(
         self,
@@ -131,7 +129,7 @@ class Window:
         idle = min(idle, holding)
         busy = holding - idle
         worked = last.worked + (last.busy + busy) / 2 * (now - last.now)
-        ticks.append(_Tick(now, arrived, finished, busy, worked, idle))
+        ticks.append(_Tick(now=now, arrived=arrived, finished=finished, busy=busy, worked=worked, idle=idle))
         while len(ticks) > 2 and ticks[1].now <= now - self._span:
             ticks.popleft()
         first = ticks[0]

@@ -18,11 +18,9 @@ from __future__ import annotations
 
 import builtins
 import functools
-import inspect
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from importlib import import_module
 from types import (
     BuiltinFunctionType,
     ClassMethodDescriptorType,
@@ -35,16 +33,27 @@ from types import (
     UnionType,
     WrapperDescriptorType,
 )
-from typing import Any, NamedTuple, Union, cast
+from typing import TYPE_CHECKING, Any, Union, cast
 
-from tasker.callables import COROUTINE, DEFERRED, GENERATOR, deferred_kind, kind_of_code
+from tasker.callables import (
+    CO_VARARGS,
+    CO_VARKEYWORDS,
+    COROUTINE,
+    DEFERRED,
+    GENERATOR,
+    MARK,
+    deferred_kind,
+    kind_of_code,
+)
 from tasker.context import Context
 from tasker.errors import shown
 from tasker.identity import ByIdentity
 
+if TYPE_CHECKING:
+    from inspect import Signature
+
 __all__ = ["TO_ASK", "asking_parameter", "behind", "wants_context"]
 
-_VARARGS = inspect.CO_VARARGS
 _UNLIMITED = sys.maxsize
 _SIGNS = frozenset(("ctx", "context", "_ctx", "_context"))
 _TEXTS = ("Context", "tasker.Context")
@@ -86,7 +95,7 @@ def wants_context(fn: Callable[..., Any], given: int) -> bool:
                 return False
             if shape is _WRAPPER and kind is not partial and not filled:
                 return bool(_says(inner.__wrapped__, 0, given))
-            return shape is not _UNREAD and _judge(fn, shape, filled, named, given)
+            return shape is not _UNREAD and _judge(fn, shape.parameters, filled, named, given)
 
     code: CodeType = inner.__code__
     flags, most = code.co_flags, code.co_argcount - filled
@@ -95,8 +104,8 @@ def wants_context(fn: Callable[..., Any], given: int) -> bool:
     if named is not _NO_NAMES or code.co_kwonlyargcount:
         if _leave_plain(code, inner, filled, named, given):
             return False
-        return _judge(fn, _shape_of_function(inner, code), filled, named, given)
-    if flags & _VARARGS:
+        return _judge(fn, _parameters_of(inner, code), filled, named, given)
+    if flags & CO_VARARGS:
         asks = _first_asks(inner, code, filled) if most > 0 else bool(_says(fn, 0, given))
         most = _UNLIMITED
     elif most == given:
@@ -106,7 +115,7 @@ def wants_context(fn: Callable[..., Any], given: int) -> bool:
     least = code.co_argcount - len(inner.__defaults__ or ()) - filled
     if least - asks <= given <= most:
         return asks
-    return _judge(fn, _shape_of_function(inner, code), filled, named, given)  # which says what is wrong
+    return _judge(fn, _parameters_of(inner, code), filled, named, given)  # which says what is wrong
 
 
 def _leave_plain(code: CodeType, function: FunctionType, filled: int, named: Mapping[str, Any], given: int) -> bool:
@@ -125,12 +134,12 @@ def _leave_plain(code: CodeType, function: FunctionType, filled: int, named: Map
         defaults = function.__kwdefaults__ or _NO_NAMES
         if not all(name in named or name in defaults for name in names[count:last]):
             return False
-    return not (code.co_flags & _VARARGS or code.co_posonlyargcount)
+    return not (code.co_flags & CO_VARARGS or code.co_posonlyargcount)
 
 
-def _judge(fn: Any, shape: tuple[Any, ...], filled: int, named: Mapping[str, Any], given: int) -> bool:
+def _judge(fn: Any, parameters: _Parameters, filled: int, named: Mapping[str, Any], given: int) -> bool:
     """The same, for parameters of which so many are filled in by position and these by name."""
-    names, required, unnamed, keywords, known, varargs = shape[:6]
+    names, required, unnamed, keywords, known, varargs = parameters
     cut = len(names)  # those before the first that is filled in by name can be given by position
     for name in named:
         if name in names and unnamed <= (place := names.index(name)) < cut:
@@ -176,7 +185,7 @@ def _says(fn: Any, filled: int, given: int) -> str | None:
         code = fn.__code__
         room = code.co_argcount - filled
         if room > 0:
-            has_room = room > given or code.co_flags & _VARARGS
+            has_room = room > given or code.co_flags & CO_VARARGS
             return code.co_varnames[filled] if has_room and _first_asks(fn, code, filled) else ""
         own = fn.__dict__
     elif kind is MethodType:
@@ -199,10 +208,13 @@ def _says(fn: Any, filled: int, given: int) -> str | None:
             own = {"__wrapped__": getattr(fn, "__wrapped__", None)}
 
     signature, wrapped = own.get("__signature__"), own.get("__wrapped__")
-    if isinstance(signature, inspect.Signature):
-        shape = _shape_of_signature(signature)
-        if filled < len(shape.names):
-            return shape.says(filled, given)
+    if signature is not None:
+        import inspect
+
+        if isinstance(signature, inspect.Signature):
+            shape = _shape_of_signature(signature)
+            if filled < len(shape.names):
+                return shape.says(filled, given)
     return None if wrapped is None or wrapped is fn else _says(wrapped, filled, given)
 
 
@@ -227,7 +239,7 @@ def _words_of(function: FunctionType, annotate: Any) -> Mapping[str, str]:
     code = getattr(annotate, "__code__", None)
     words = _annotations.get(code)
     if words is None:
-        library: Any = import_module("annotationlib")
+        library: Any = __import__("annotationlib")
         try:
             found = library.call_annotate_function(_Unevaluated(annotate), _AS_WORDS, owner=function)
             words = cast(Mapping[str, str], found)
@@ -291,7 +303,7 @@ def behind(fn: Any) -> tuple[Any, int, Mapping[str, Any]]:
             inner = inner.func
         elif id(kind) not in _IN_C and (called := _called(inner)) is not None:
             own = getattr(inner, "__dict__", _NO_NAMES)
-            if ("__code__" in own or "_is_coroutine_mark" in own) and deferred_kind(inner):
+            if ("__code__" in own or MARK in own) and deferred_kind(inner):
                 raise _not_run(fn, deferred_kind(inner))  # an instance that passes for a function, as an AsyncMock
             inner, filled = called, filled + 1
         else:
@@ -324,19 +336,26 @@ def _has_placeholder(fn: partial[Any]) -> bool:
 # -- parameters ----------------------------------------------------------------------------------------------------
 
 
-class _Shape(NamedTuple):
-    """The parameters of a callable. The names are of those that can be given by position.
+_Parameters = tuple[
+    Sequence[str],  # the names of those that can be given by position
+    int,  # so many of the first of them have no default
+    int,  # so many of the first can be given by position alone
+    Sequence[str],  # what must be given by name
+    Sequence[str] | None,  # what can be given by name; `None`: anything
+    bool,  # whether any number can be given by position
+]
 
-    Functions have a plain tuple of the same, without the last, as one is made each time."""
 
-    names: Sequence[str]
-    required: int  # so many of the first have no default
-    unnamed: int  # so many of the first can be given by position alone
-    keywords: Sequence[str]  # what must be given by name
-    known: Sequence[str] | None  # what can be given by name; `None`: anything
-    varargs: bool
-    asking: Sequence[bool] = ()  # which of the names ask for a context
-    exact: int = -1  # so many it takes by position and no more, and needs nothing else
+class _Shape:
+    """The parameters of what is written in C. (Those of a function are read each time.)"""
+
+    def __init__(self, parameters: _Parameters, asking: Sequence[bool] = (), exact: int = -1) -> None:
+        self.parameters = parameters
+        self.names, self.varargs = parameters[0], parameters[5]
+        # which of the names ask for a context
+        self.asking = asking
+        # so many it takes by position and no more, and needs nothing else
+        self.exact = exact
 
     def says(self, filled: int, given: int) -> str:
         """The first that is not filled in, if it asks for a context and there is room for it."""
@@ -344,34 +363,39 @@ class _Shape(NamedTuple):
         return self.names[filled] if has_room and self.asking[filled] else ""
 
 
-_UNREAD = _Shape((), 0, 0, (), None, varargs=True)  # nothing is known
-_WRAPPER = _Shape((), 0, 0, (), None, varargs=True)  # nothing is known but what it wraps
+_ANY: _Parameters = (), 0, 0, (), None, True
+_UNREAD = _Shape(_ANY)  # nothing is known
+_WRAPPER = _Shape(_ANY)  # nothing is known but what it wraps
 
 
-def _shape_of_function(function: FunctionType, code: CodeType) -> tuple[Any, ...]:
+def _parameters_of(function: FunctionType, code: CodeType) -> _Parameters:
     count, unnamed, flags, names = code.co_argcount, code.co_posonlyargcount, code.co_flags, code.co_varnames
     last, defaults = count + code.co_kwonlyargcount, function.__kwdefaults__ or _NO_NAMES
     required = count - len(function.__defaults__ or ())
     keywords = [name for name in names[count:last] if name not in defaults]
-    known = None if flags & inspect.CO_VARKEYWORDS else names[unnamed:last]
-    return names[:count], required, unnamed, keywords, known, flags & _VARARGS != 0
+    known = None if flags & CO_VARKEYWORDS else names[unnamed:last]
+    return names[:count], required, unnamed, keywords, known, flags & CO_VARARGS != 0
 
 
-def _shape_of_signature(signature: inspect.Signature) -> _Shape:
+def _shape_of_signature(signature: Signature) -> _Shape:
+    from inspect import Parameter
+
     parameters = signature.parameters.values()
     kinds = [each.kind for each in parameters]
-    varargs = inspect.Parameter.VAR_POSITIONAL in kinds
-    by_name = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
-    takes_any = inspect.Parameter.VAR_KEYWORD in kinds
+    varargs = Parameter.VAR_POSITIONAL in kinds
+    by_name = (Parameter.POSITIONAL_OR_KEYWORD, Parameter.KEYWORD_ONLY)
+    takes_any = Parameter.VAR_KEYWORD in kinds
     keywords = [each.name for each in parameters if each.kind is each.KEYWORD_ONLY and each.default is each.empty]
     positional = [each for each in parameters if each.kind in (each.POSITIONAL_ONLY, each.POSITIONAL_OR_KEYWORD)]
     return _Shape(
-        [each.name for each in positional],
-        sum(each.default is each.empty for each in positional),
-        sum(each.kind is each.POSITIONAL_ONLY for each in positional),
-        keywords,
-        None if takes_any else [each.name for each in parameters if each.kind in by_name],
-        varargs,
+        (
+            [each.name for each in positional],
+            sum(each.default is each.empty for each in positional),
+            sum(each.kind is each.POSITIONAL_ONLY for each in positional),
+            keywords,
+            None if takes_any else [each.name for each in parameters if each.kind in by_name],
+            varargs,
+        ),
         asking=[
             _asks(each.name, None if each.annotation is each.empty else each.annotation, _NO_NAMES)
             for each in positional
@@ -414,6 +438,9 @@ def _read(fn: Any) -> _Shape:
     kind = deferred_kind(fn)
     if kind:
         raise _not_run(fn, kind)
+
+    import inspect
+
     try:
         wraps = getattr(fn, "__wrapped__", None) is not None
         return _WRAPPER if wraps else _shape_of_signature(inspect.signature(fn))

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from tasker.record import Record
 
 __all__ = ["StopReport", "TaskStats"]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TaskStats:
+class TaskStats(Record):
     """The state of a manager at one moment, each field a count. Read without a lock: fields may be moments apart."""
 
     base_workers: int = 0
@@ -31,8 +30,7 @@ class TaskStats:
     """Idle resources in the `run_task` pool."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class StopReport:
+class StopReport(Record):
     """How a manager ended: the tasks of its whole life, and what could not be ended."""
 
     drained: bool

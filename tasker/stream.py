@@ -22,7 +22,6 @@ from collections import OrderedDict, deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sized
 from concurrent.futures import FIRST_COMPLETED
 from concurrent.futures._base import FINISHED
-from dataclasses import dataclass, replace
 from itertools import islice
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Generic, Self, TypedDict, TypeVar
@@ -34,11 +33,12 @@ from tasker.errors import ConfigError, DeadlineExceededError, shown
 from tasker.future import TaskFuture
 from tasker.hints import explain_call
 from tasker.parking import Seat
+from tasker.record import Record
 from tasker.signature import wants_context
 from tasker.unrun import look_at, suspects
 from tasker.wrapping import Progress, users_traceback, wrapper
 
-__all__ = ["MapOptions", "Plan", "TaskStream", "Window", "iterator_over", "new_plan", "new_stream"]
+__all__ = ["Plan", "TaskStream", "Window", "iterator_over", "new_plan", "new_stream"]
 
 T = TypeVar("T")
 Future = TaskFuture[Any]
@@ -182,19 +182,20 @@ def _results(window: _ThreadWindow) -> Generator[Any, None, None]:
 # -- what is done with each item -----------------------------------------------------------------------------------
 
 
-class MapOptions(TypedDict, total=False):
-    """The options of `map` and `amap` that do not change the type of the results."""
+if TYPE_CHECKING:
 
-    max_in_flight: int | None
-    ordered: bool
-    timeout: float | None
-    chunksize: int
-    priority: bool
-    once: bool
+    class MapOptions(TypedDict, total=False):
+        """The options of `map` and `amap` that do not change the type of the results."""
+
+        max_in_flight: int | None
+        ordered: bool
+        timeout: float | None
+        chunksize: int
+        priority: bool
+        once: bool
 
 
-@dataclass(frozen=True)
-class Plan:
+class Plan(Record):
     """The arguments of `map`, checked."""
 
     manager: object  # kept: one that is forgotten stops
@@ -209,7 +210,7 @@ class Plan:
 
     def without_waiting_for_room(self) -> Plan:
         """The same, but refused at once where the queue is full."""
-        return replace(self, options={**self.options, "queue_timeout": 0.0})
+        return self.__replace__(options={**self.options, "queue_timeout": 0.0})
 
     def submit_chunk(self, chunk: Progress, waiting: list[Any] | None) -> Future:
         """Submit a task for several items; `waiting` is what waits for its outcome."""
@@ -276,7 +277,17 @@ def new_plan(
     checks.flag("return_exceptions", return_exceptions)
     chunksize = min(chunksize, sys.maxsize)  # the most that islice() counts
     wants = wants_context(fn, 2)
-    return Plan(manager, submit, fn, wants, options, max_in_flight, chunksize, ordered, return_exceptions)
+    return Plan(
+        manager=manager,
+        submit=submit,
+        fn=fn,
+        wants_context=wants,
+        options=options,
+        max_in_flight=max_in_flight,
+        chunksize=chunksize,
+        ordered=ordered,
+        return_exceptions=return_exceptions,
+    )
 
 
 # -- the window ----------------------------------------------------------------------------------------------------

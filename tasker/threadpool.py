@@ -299,7 +299,7 @@ class OnDemandEngine(Engine[Any]):
         return not self.exiting and len(self.crew.members) < self.most
 
     def _limits(self) -> Limits:
-        return Limits(0, self.most)
+        return Limits(base=0, most=self.most)
 
     def _new_queue(self) -> TaskQueue:
         return _Queue(self.name)

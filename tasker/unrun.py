@@ -5,13 +5,13 @@ then, or that is destroyed.
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable
 from contextlib import asynccontextmanager, contextmanager
 from functools import partial
 from types import AsyncGeneratorType, CodeType, CoroutineType, FunctionType, GeneratorType, MethodType
 from typing import Any
 
+from tasker.callables import CO_GENERATOR
 from tasker.errors import shown
 from tasker.wrapping import wrapper
 
@@ -55,7 +55,7 @@ def maker_kind(fn: Any) -> str:
     if type(fn) is not FunctionType:
         return ""
     code = _code_of(fn)
-    return "generator function" if code.co_flags & inspect.CO_GENERATOR else _DECORATED.get(code, "")
+    return "generator function" if code.co_flags & CO_GENERATOR else _DECORATED.get(code, "")
 
 
 @wrapper
@@ -92,7 +92,7 @@ def refuse(hook: str, result: object) -> None:
 
 def _close_unbegun(coroutine: Any) -> bool:
     """Close a coroutine if nobody has begun to run it, or Python would warn that it was never awaited."""
-    unbegun = inspect.getcoroutinestate(coroutine) == inspect.CORO_CREATED
+    unbegun = not (coroutine.cr_running or coroutine.cr_suspended or coroutine.cr_frame is None)
     if unbegun:
         coroutine.close()
     return unbegun
@@ -101,4 +101,7 @@ def _close_unbegun(coroutine: Any) -> bool:
 def is_unentered(resource: Any) -> bool:
     """Whether it is a context manager, made by `@contextmanager`, that nobody has entered. Of others that is not known:
     many are used without."""
-    return type(resource) is _Manager and inspect.getgeneratorstate(resource.gen) == inspect.GEN_CREATED
+    if type(resource) is not _Manager:
+        return False
+    generator = resource.gen
+    return not (generator.gi_running or generator.gi_suspended or generator.gi_frame is None)

@@ -19,7 +19,7 @@ from tasker.handover import hand_on
 from tasker.health import takes_resource
 from tasker.locks import new_lock
 from tasker.logger import GuardedLogger, last_line_of
-from tasker.metrics import TaskLifecycleTimestamps, TaskMetrics
+from tasker.metrics import Stamps, TaskMetrics
 from tasker.placement.base import Site, Threads
 from tasker.threads import leave_child
 from tasker.unrun import look_at, refuse
@@ -48,6 +48,10 @@ class UserCode(Generic[R]):
         self._name = config.name
         self._logger = logger
         self._collector = config.collector
+        if self._collector is not None:
+            from tasker.stamps import TaskLifecycleTimestamps
+
+            self._new_stamps = TaskLifecycleTimestamps._make
         self._may_be_bound = isinstance(config.placement, Threads)
         self._counting = new_lock()
         self.collects: bool = config.collector is not None
@@ -211,12 +215,13 @@ class UserCode(Generic[R]):
         """Whether the place where this resource lives is gone."""
         return self._site.is_lost(resource)
 
-    def tell(self, event: Event, *stamps: TaskLifecycleTimestamps) -> None:
+    def tell(self, event: Event, stamps: Stamps | None = None) -> None:
         """Tell the user's collector, if there is one."""
         if self._collector is None:
             return
         try:
-            getattr(self._collector, event)(*stamps)
+            record = getattr(self._collector, event)
+            record() if stamps is None else record(self._new_stamps(stamps))
             leave_child()
         except BaseException as error:
             pass_on(error)

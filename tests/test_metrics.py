@@ -13,15 +13,17 @@ from types import SimpleNamespace
 import pytest
 
 import tasker.metrics
+import tasker.reservoir
 from tasker.metrics import (
     FULL,
+    NOTHING,
     RATE_WINDOW,
     BuiltinCollector,
     Shard,
-    TaskLifecycleTimestamps,
     TaskMetrics,
     Totals,
 )
+from tasker.stamps import TaskLifecycleTimestamps
 from tests.conftest import PATIENCE, eventually
 from tests.test_reservoir import nearest_rank
 
@@ -200,7 +202,7 @@ def test_what_is_counted_adds_to_its_own_total_alone(field):
     shard = Shard()
     shard.count(**{field: 2})
     shard.count(**{field: 1})
-    assert shard.totals() == Totals(**{field: 3})
+    assert shard.totals() == NOTHING._replace(**{field: 3})
 
 
 def test_a_snapshot_is_frozen_keyword_only_and_its_fields_say_their_units():
@@ -517,7 +519,7 @@ def test_a_worker_that_retires_does_not_shake_the_rates(clock):
 
 def test_looking_touches_no_more_samples_after_many_tasks_than_after_some(monkeypatch):
     touched = []
-    with_durations, unread, quantile = Totals.with_durations, Shard.unread, tasker.metrics.Reservoir.extend
+    with_durations, unread, quantile = Totals.with_durations, Shard.unread, tasker.reservoir.Reservoir.extend
     monkeypatch.setattr(
         Totals,
         "with_durations",
@@ -525,7 +527,7 @@ def test_looking_touches_no_more_samples_after_many_tasks_than_after_some(monkey
     )
     monkeypatch.setattr(Shard, "unread", lambda self: touched.append(len(found := unread(self))) or found)
     monkeypatch.setattr(
-        tasker.metrics.Reservoir,
+        tasker.reservoir.Reservoir,
         "extend",
         lambda self, samples: touched.append(len(samples)) or quantile(self, samples),
     )
@@ -639,7 +641,7 @@ def test_a_count_from_a_signal_handler_in_the_middle_of_a_fold_is_not_lost(handl
 
 
 def test_percentiles_that_a_signal_handler_asks_for_while_they_are_made_are_those_of_before(monkeypatch):
-    pool, armed, seen, extend = Pool(), [], [], tasker.metrics.Reservoir.extend
+    pool, armed, seen, extend = Pool(), [], [], tasker.reservoir.Reservoir.extend
 
     def percentiles():
         metrics = pool.metrics()
@@ -651,7 +653,7 @@ def test_percentiles_that_a_signal_handler_asks_for_while_they_are_made_are_thos
             seen.append(percentiles())
         extend(reservoir, samples)
 
-    monkeypatch.setattr(tasker.metrics.Reservoir, "extend", interrupted)
+    monkeypatch.setattr(tasker.reservoir.Reservoir, "extend", interrupted)
     for ran in (1.0, 2.0):
         pool.succeed(ran)
         armed.append(1)

@@ -97,7 +97,9 @@ def test_no_sample_ever_leads_out_of_the_limits():
     rng = random.Random(SEED)
     for _ in range(20_000):
         base = rng.randint(1, 8)
-        limits = Limits(base, base + rng.randint(0, 16), rng.choice([0, 5]), rng.randint(1, 30))
+        limits = Limits(
+            base=base, most=base + rng.randint(0, 16), threshold=rng.choice([0, 5]), threshold_hires=rng.randint(1, 30)
+        )
         workers = rng.randint(0, limits.most)
         creating = rng.randint(0, workers)
         idle = rng.randint(0, workers - creating)
@@ -230,7 +232,7 @@ class Pool:
     """Tasks, workers and ticks on a simulated clock, hired and retired by `Window` and `decide` as `Burst` does it."""
 
     def __init__(self, base, most, *, interval=0.1, create=0.0, **threshold):
-        self.limits = Limits(base, most, **threshold)
+        self.limits = Limits(base=base, most=most, **threshold)
         self.window = Window(interval, 0.0)
         self.interval = interval
         self.create = create  # seconds that on_create takes

@@ -13,9 +13,9 @@ in the worker's. With `Threads` tasks are called as they are, by another engine:
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any, Protocol
 
+from tasker.record import Record
 from tasker.unrun import is_unentered
 
 __all__ = ["Placement", "Settings", "Site", "Threads"]
@@ -122,8 +122,7 @@ class _Here(Site):
         self.judge: Callable[[Any, Any], object] = settings.check_health
 
 
-@dataclass(frozen=True)
-class Threads:
+class Threads(Record):
     """Resources live in this process, each with its worker's thread: the default."""
 
     def open(self, settings: Settings, lost: Callable[[Any], None]) -> Site:

@@ -1,0 +1,21 @@
+"""`TaskLifecycleTimestamps`: what a user's collector is told of a task. Only programs that have one import this."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+__all__ = ["TaskLifecycleTimestamps"]
+
+
+class TaskLifecycleTimestamps(NamedTuple):
+    """When a task was queued, started (for the last time) and finished, each in seconds of `time.monotonic()`: of the
+    real one, should a test have replaced it.
+
+    A task that never started has `started_at == finished_at`."""
+
+    queued_at: float
+    """When it was submitted, or `run_task` called."""
+    started_at: float
+    """When it was started; for the last time, if it was retried."""
+    finished_at: float
+    """When its function returned or raised, or something else ended the task."""
