@@ -619,9 +619,13 @@ def test_when_the_end_is_reported_no_thread_is_left_but_the_abandoned(make, fact
         stuck = manager.submit(lambda resource: gate.wait(PATIENCE), priority=True)
         eventually(stuck.running)
         report = manager.kill(0)
-    # the thread that has logged the end is on its way out
-    eventually(lambda: all(thread.name != "outlived-aside" for thread in threading.enumerate()))
-    left = {thread.name for thread in threading.enumerate() if thread.name.startswith("outlived")}
+
+    def names():
+        return {thread.name for thread in threading.enumerate() if thread.name.startswith("outlived")}
+
+    # those that have told of the end are on their way out
+    eventually(lambda: not names() & {"outlived-aside", "outlived-burst"})
+    left = names()
     gate.set()
     eventually(lambda: factory.live == 0)
     assert left <= set(report.abandoned)  # one of those may have ended since
