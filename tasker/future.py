@@ -60,7 +60,7 @@ from tasker.interrupts import deliver_later
 from tasker.locks import holds, new_lock
 from tasker.logger import GuardedLogger, line_of
 from tasker.metrics import Stamps
-from tasker.parking import Seat, new_sleeper
+from tasker.parking import Seat, give_way, new_sleeper
 from tasker.recurring import kind_of
 from tasker.threads import leave_child
 from tasker.timer import TimerEntry
@@ -572,6 +572,9 @@ class TaskFuture(Future[T]):
 
     def _sleep(self, limit: float) -> None:
         """Sleep until there is an outcome, or for `limit` seconds (-1: no limit)."""
+        give_way()
+        if self._final is not None:
+            return
         sleeper = new_sleeper()
         self._announce(sleeper)
         woken = self._final is not None

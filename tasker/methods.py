@@ -14,10 +14,8 @@ from typing import TYPE_CHECKING, Any, Protocol, TypedDict, TypeVar, TypeVarTupl
 
 from tasker.callables import check_callable
 from tasker.context import Context
-from tasker.current import in_task
 from tasker.future import DoneCallback, TaskFuture
 from tasker.hints import warn_of_own_parameters
-from tasker.parking import new_sleeper
 
 __all__ = [
     "Async",
@@ -164,11 +162,9 @@ def blocking_method(name: str, *, priority: bool = False, once: bool = False) ->
         timeout: float | None = None,
         queue_timeout: float | None = None,
     ) -> Any:
-        sleeper = new_sleeper()
-        future = self._submit(fn, args, _options(fn, args, kind, timeout, queue_timeout), [sleeper])
+        # with a list for what waits, so that to wait takes no lock
+        future = self._submit(fn, args, _options(fn, args, kind, timeout, queue_timeout), [])
         try:
-            if not in_task():  # a task's wait is looked at by result()
-                sleeper.acquire()
             return future.result()
         except BaseException:
             future.cancel()  # Ctrl-C: nobody waits for it any more; a future that is done does not mind

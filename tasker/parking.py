@@ -7,6 +7,11 @@ sees the waiter: no wake-up is lost, and as long as nobody waits nobody takes a 
 A wake-up may be spurious (it comes late, or was sent twice): waiters look again, that is all it costs. One that is lost
 for another reason (Ctrl-C between taking an announcement and sending the wake-up) is made good by `wake_stranded()`.
 
+Giving way. A thread that is woken while its waker holds the interpreter lock runs into that lock and sleeps again, so
+on one processor a task for which a caller waits costs six switches of threads. A thread that lets the others run before
+it goes to sleep mostly finds that it need not: the task is done, or the next one is there, and each way is one switch.
+See `give_way`.
+
 Free-threaded builds. There a thread calls `sched_yield` 40 times before it sleeps on a lock. So does one that a
 `SimpleQueue` wakes, because the thread that woke it still has the queue's lock. Linux lets a thread that yields wait
 for the others of its processor. With two busy workers on two processors (3.13, Linux 6.18) the thread that asked for
@@ -19,15 +24,21 @@ from __future__ import annotations
 
 import _thread
 import contextlib
+import os
 import sys
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable
 from typing import Any, TypeVar
 
-__all__ = ["Parking", "Seat", "copy_of", "gil_enabled", "new_sleeper"]
+from tasker.clock import monotonic
+
+__all__ = ["Parking", "Seat", "copy_of", "gil_enabled", "give_way", "new_sleeper"]
 
 T = TypeVar("T")
+
+_WORTHWHILE = 1e-4  # seconds: what ends later is better slept for
+_PAUSE = 20.0  # times as long as it took
 
 
 def gil_enabled() -> bool:
@@ -70,6 +81,27 @@ def _taken_lock() -> threading.Lock:
 # lock profiler, or gevent, may replace `threading.Lock` at any time, and who sleeps needs the lock of that time, for a
 # greenlet that slept on a lock of the system would stop all others
 new_sleeper: Callable[[], threading.Lock | _Parker] = _taken_lock if gil_enabled() or _new_handle is None else _Parker
+
+
+_yield: Callable[[], object] | None = getattr(os, "sched_yield", None) if gil_enabled() else None
+_give_way_from = 0.0  # by `monotonic`
+
+
+def give_way() -> None:
+    """Let other threads run, for a thread that is about to sleep: what it waits for may be there afterwards.
+
+    Where that takes long it is not done again for twenty times as long, so it costs a twentieth at most: another
+    program wants the processor and gets it for a whole slice (Linux makes a thread that yields wait for the others), a
+    thread that computes has the interpreter lock, or the tasks are long."""
+    global _give_way_from
+    if _yield is None:
+        return
+    began = monotonic()
+    if began >= _give_way_from:
+        _yield()
+        took = monotonic() - began
+        if took > _WORTHWHILE:
+            _give_way_from = began + took * _PAUSE
 
 
 def copy_of(line: deque[T]) -> list[T]:
@@ -121,6 +153,7 @@ class Parking:
     def park(self, seat: Seat, look: Callable[[], T | None], timeout: float = -1.0) -> T | None:
         """What `look()` finds, before sleeping or after it; `None` when woken for nothing or timed out."""
         self.announced.append(seat)
+        give_way()
         found = look()
         if found is not None:
             if not self.take_back(seat):

@@ -312,7 +312,7 @@ class Worker(Generic[R]):
                 task._result = result
                 result = None
                 task._final = FINISHED
-                if task._waiting is not None:
+                if task._waiting:
                     task._call_back(task._tell_waiters())
                     now = 0.0
                 if len(durations) >= FULL:

@@ -14,9 +14,9 @@ import tasker
 PACKAGE = Path(tasker.__file__).parent
 
 LAYERS = (
-    # needs nothing of tasker
+    # needs nothing of tasker, or the clock alone
+    ("clock",),
     (
-        "clock",
         "errors",
         "handover",
         "identity",

@@ -8,9 +8,12 @@ import signal
 import sys
 import threading
 from collections import deque
+from types import SimpleNamespace
 
 import pytest
 
+import tasker.future
+from tasker import parking
 from tasker.parking import Parking, Seat, _Parker, _taken_lock, copy_of
 from tests.conftest import PATIENCE, eventually
 
@@ -475,3 +478,61 @@ def test_threads_that_park_take_everything_that_others_make(consumers):
         thread.join(PATIENCE)
         assert not thread.is_alive(), "asleep for ever"
     assert sorted(taken) == [(number, i) for number in range(producers) for i in range(1, count + 1)]
+
+
+# -- giving way ----------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def way(monkeypatch):
+    """The times at which a thread gave way, by a clock on which that takes as long as is put into `took`."""
+    clock, took, gave = [1000.0], [0.0], []
+
+    def give():
+        gave.append(clock[0])
+        clock[0] += took[0]
+
+    monkeypatch.setattr(parking, "_yield", give)
+    monkeypatch.setattr(parking, "_give_way_from", 0.0)
+    monkeypatch.setattr(parking, "monotonic", lambda: clock[0])
+    return SimpleNamespace(clock=clock, took=took, gave=gave)
+
+
+def test_a_thread_gives_way_each_time_as_long_as_that_is_short(way):
+    for _ in range(5):
+        parking.give_way()
+    assert len(way.gave) == 5
+
+
+def test_to_give_way_costs_a_twentieth_at_most_where_it_takes_long(way):
+    way.took[0] = 0.003  # a slice of another program's
+    while way.clock[0] < 1010.0:
+        parking.give_way()
+        way.clock[0] += 0.0001  # what else the thread does
+    assert 100 <= len(way.gave) * 0.003 / 10 * 2000 <= 105
+    way.took[0] = 0.0
+    way.clock[0] += 1.0
+    before = len(way.gave)
+    parking.give_way()
+    parking.give_way()
+    assert len(way.gave) == before + 2  # as soon as it is short again it is done again
+
+
+def test_what_is_there_after_giving_way_is_not_slept_for(way, monkeypatch):
+    line, seat, found = parking.Parking(), parking.Seat(), []
+    monkeypatch.setattr(parking, "_yield", lambda: (found.append("task"), line.wake_one()))
+    assert line.park(seat, lambda: found[0] if found else None, 0.0) == "task"
+    assert not line.announced
+    assert not seat._lock.acquire(timeout=0)  # the wake-up is used up: the next sleep is a sleep
+
+
+def test_a_caller_whose_task_ends_while_it_gives_way_makes_nothing_to_sleep_on(make, monkeypatch):
+    made, manager = [], make(worker_count=1)
+    manager.wait_ready(PATIENCE)
+    done = threading.Event()
+    monkeypatch.setattr(tasker.future, "new_sleeper", lambda: made.append(1) or parking.new_sleeper())
+    monkeypatch.setattr(tasker.future, "give_way", lambda: done.wait(PATIENCE))
+    future = manager.submit(lambda resource: "result")
+    future.add_done_callback(lambda future: done.set())
+    assert future.result() == "result"
+    assert made == []
