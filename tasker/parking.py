@@ -38,7 +38,7 @@ __all__ = ["Parking", "Seat", "copy_of", "gil_enabled", "give_way", "new_sleeper
 T = TypeVar("T")
 
 _WORTHWHILE = 1e-4  # seconds: what ends later is better slept for
-_PAUSE = 20.0  # times as long as it took
+_LONGEST_PAUSE = 256.0  # times as long as it took
 
 
 def gil_enabled() -> bool:
@@ -85,15 +85,16 @@ new_sleeper: Callable[[], threading.Lock | _Parker] = _taken_lock if gil_enabled
 
 _yield: Callable[[], object] | None = getattr(os, "sched_yield", None) if gil_enabled() else None
 _give_way_from = 0.0  # by `monotonic`
+_pause = 1.0  # after the next one that takes too long: so many times as long
 
 
 def give_way() -> None:
     """Let other threads run, for a thread that is about to sleep: what it waits for may be there afterwards.
 
-    Where that takes long it is not done again for twenty times as long, so it costs a twentieth at most: another
-    program wants the processor and gets it for a whole slice (Linux makes a thread that yields wait for the others), a
-    thread that computes has the interpreter lock, or the tasks are long."""
-    global _give_way_from
+    That may take long: another program wants the processor and gets it for a whole slice (Linux makes a thread that
+    yields wait for the others), a thread that computes has the interpreter lock, or the tasks are long. Then it is not
+    done for as long again, and for longer and longer if that goes on, so that it costs next to nothing in the end."""
+    global _give_way_from, _pause
     if _yield is None:
         return
     began = monotonic()
@@ -101,7 +102,10 @@ def give_way() -> None:
         _yield()
         took = monotonic() - began
         if took > _WORTHWHILE:
-            _give_way_from = began + took * _PAUSE
+            _give_way_from = began + took * (1.0 + _pause)
+            _pause = min(_pause * 2.0, _LONGEST_PAUSE)
+        elif _pause > 1.0:
+            _pause /= 2.0
 
 
 def copy_of(line: deque[T]) -> list[T]:

@@ -494,6 +494,7 @@ def way(monkeypatch):
 
     monkeypatch.setattr(parking, "_yield", give)
     monkeypatch.setattr(parking, "_give_way_from", 0.0)
+    monkeypatch.setattr(parking, "_pause", 1.0)
     monkeypatch.setattr(parking, "monotonic", lambda: clock[0])
     return SimpleNamespace(clock=clock, took=took, gave=gave)
 
@@ -504,18 +505,31 @@ def test_a_thread_gives_way_each_time_as_long_as_that_is_short(way):
     assert len(way.gave) == 5
 
 
-def test_to_give_way_costs_a_twentieth_at_most_where_it_takes_long(way):
+def test_where_it_takes_long_to_give_way_it_is_done_more_and_more_seldom(way):
     way.took[0] = 0.003  # a slice of another program's
-    while way.clock[0] < 1010.0:
+    while way.clock[0] < 1100.0:
         parking.give_way()
         way.clock[0] += 0.0001  # what else the thread does
-    assert 100 <= len(way.gave) * 0.003 / 10 * 2000 <= 105
+    pauses = [later - sooner - 0.003 for sooner, later in itertools.pairwise(way.gave)]
+    assert pauses == pytest.approx([0.003 * min(2**number, 256) for number in range(len(pauses))], abs=0.0005)
+    assert len(way.gave) * 0.003 < 1.0  # in 100 seconds
+
+
+def test_as_soon_as_it_is_short_again_to_give_way_it_is_done_each_time(way):
+    way.took[0] = 0.003
+    for _ in range(20):
+        way.clock[0] += 10.0
+        parking.give_way()
     way.took[0] = 0.0
-    way.clock[0] += 1.0
-    before = len(way.gave)
+    way.clock[0] += 10.0
+    for _ in range(20):
+        parking.give_way()
+    assert len(way.gave) == 40
+    way.took[0] = 0.003
     parking.give_way()
+    way.clock[0] += 0.004
     parking.give_way()
-    assert len(way.gave) == before + 2  # as soon as it is short again it is done again
+    assert len(way.gave) == 42  # and what took long before is forgotten
 
 
 def test_what_is_there_after_giving_way_is_not_slept_for(way, monkeypatch):
