@@ -572,7 +572,8 @@ class TaskFuture(Future[T]):
 
     def _sleep(self, limit: float) -> None:
         """Sleep until there is an outcome, or for `limit` seconds (-1: no limit)."""
-        give_way()
+        if limit:  # who only looks is not to wait for others
+            give_way()
         if self._final is not None:
             return
         sleeper = new_sleeper()

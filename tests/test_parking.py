@@ -550,3 +550,15 @@ def test_a_caller_whose_task_ends_while_it_gives_way_makes_nothing_to_sleep_on(m
     future.add_done_callback(lambda future: done.set())
     assert future.result() == "result"
     assert made == []
+
+
+def test_a_caller_who_only_looks_gives_way_to_nobody(make, way):
+    gate = threading.Event()
+    future = make(worker_count=1).submit(lambda resource: gate.wait(PATIENCE))
+    eventually(future.running)
+    before = len(way.gave)
+    with pytest.raises(TimeoutError):
+        future.result(0)
+    assert len(way.gave) == before
+    gate.set()
+    assert future.result(PATIENCE)
