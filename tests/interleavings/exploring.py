@@ -31,7 +31,6 @@ import tasker.burst
 import tasker.engine
 import tasker.future
 import tasker.lifecycle
-import tasker.methods
 import tasker.metrics
 import tasker.parking
 import tasker.queue
@@ -246,8 +245,10 @@ def _explored_monotonic() -> float:
 def _seams() -> Iterator[None]:
     seat, parking, shard = map(without_slots, (tasker.parking.Seat, tasker.parking.Parking, tasker.metrics.Shard))
     with ExitStack() as stack:
-        for module in (tasker.parking, tasker.future, tasker.methods):
+        for module in (tasker.parking, tasker.future):
             stack.enter_context(mock.patch.object(module, "new_sleeper", Sleeper))
+        # frontrun says who runs when, and by a clock a schedule could not be run again
+        stack.enter_context(mock.patch.object(tasker.parking, "_yield", None))
         for module in (tasker.room, tasker.worker, tasker.burst, tasker.lifecycle):
             stack.enter_context(mock.patch.object(module, "Seat", seat))
         stack.enter_context(mock.patch.object(tasker.future, "_first_waiter", None))  # see _made
