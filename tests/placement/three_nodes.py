@@ -93,7 +93,7 @@ def lose_a_node(cluster: Any, nodes: dict[str, Any]) -> None:
         assert metrics.total_tasks_failed == metrics.total_tasks_cancelled == 0
         assert 1 <= tried_again <= CPUS, tried_again
         assert pool.wait_ready(60)
-        assert pool.stats().idle_workers == 4
+        until(lambda: pool.stats().idle_workers == 4, "all workers to be idle")
         here = {future.result(60)[1] for future in [pool.submit(work, number) for number in range(40)]}
         assert lost not in here
         assert pool.metrics().total_tasks_retried == tried_again
