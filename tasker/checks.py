@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import threading
+from datetime import timedelta
 from typing import TYPE_CHECKING, Any, TypeGuard
 
 from tasker.errors import ConfigError, shown
@@ -69,11 +70,6 @@ def flag(field: str, value: object) -> bool:
 
 def _in_seconds(value: object) -> Any:
     """The seconds of a `timedelta`; anything else as it is."""
-    if type(value) in (float, int):
-        return value
-
-    from datetime import timedelta
-
     return value.total_seconds() if isinstance(value, timedelta) else value
 
 

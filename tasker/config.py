@@ -7,6 +7,7 @@ import logging
 import threading
 from collections.abc import Callable
 from contextlib import AbstractContextManager
+from datetime import timedelta
 from functools import partial
 from typing import TYPE_CHECKING, Any, Generic, TypedDict, TypeVar, Unpack, cast
 
@@ -21,9 +22,6 @@ from tasker.metrics import MetricsCollector
 from tasker.placement.base import Placement, Threads
 from tasker.record import Record, field
 from tasker.unrun import maker_kind, refuse
-
-if TYPE_CHECKING:
-    from datetime import timedelta
 
 __all__ = ["Config", "unhealthy_on"]
 

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import dataclasses
+import datetime
 import os
 import pickle
 import subprocess
 import sys
+import typing
 from pathlib import Path
 
 import pytest
 
 import tasker
 
-BROUGHT = {"__future__", "array", "bisect", "contextvars", "math", "sortedcontainers", "typing"}
+BROUGHT = {"__future__", "array", "bisect", "contextvars", "datetime", "math", "sortedcontainers", "typing"}
 """The modules of others that tasker needs at once, beside those that `concurrent.futures.thread` and `logging` bring.
 
 Each costs every program that imports tasker a part of a millisecond, `dataclasses` and `inspect` together six."""
@@ -114,3 +117,9 @@ manager = TaskManager(Config(on_create=object, on_destroy=id, worker_count=1))
 atexit.register(lambda: print(manager.executor().submit(abs, -1).result(), *manager.map(lambda _, n: n, [2, 3])))
 """
     assert run(code) == "1 2 3"
+
+
+def test_the_types_of_a_config_can_be_read() -> None:
+    hints = typing.get_type_hints(tasker.Config)
+    assert hints["burst_interval"] == float | datetime.timedelta
+    assert {field.name for field in dataclasses.fields(tasker.Config)} <= hints.keys()
