@@ -30,6 +30,7 @@ def test_the_life_of_a_manager_is_told_as_info(make, log):
     assert manager.wait_ready(PATIENCE)
     assert manager.queue_task(lambda resource: 1) == 1
     assert isinstance(manager.submit(lambda resource: 1 / 0).exception(PATIENCE), ZeroDivisionError)
+    assert manager.join(PATIENCE)
     manager.stop()
     assert infos(log) == [
         "main: started, workers: 2, at most: 3",

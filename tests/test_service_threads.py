@@ -103,7 +103,7 @@ def running(manager, count=1):
 
 def test_a_logger_that_blocks_does_not_hold_up_scaling(make, logger):
     manager = make(worker_count=1, max_worker_count=4, burst_interval=0.01, logger=logger)
-    assert manager.wait_ready(PATIENCE)
+    manager.queue_task(lambda _: None)  # after which its worker has told that it is ready
     logger.shut = True
     gate, futures = running(manager)
     futures += [manager.submit(lambda _: gate.wait(PATIENCE)) for _ in range(20)]
@@ -120,7 +120,7 @@ def test_a_logger_that_blocks_holds_up_neither_stop_nor_kill(make, logger, end, 
     monkeypatch.setattr(tasker.lifecycle, "_JOIN", 1.0)  # in which the worker leaves
     monkeypatch.setattr(tasker.engine, "KILL_TIMEOUT", 0.2)
     manager = make(worker_count=1, max_worker_count=4, burst_interval=0.01, logger=logger)
-    assert manager.wait_ready(PATIENCE)
+    manager.queue_task(lambda _: None)  # after which its worker has told that it is ready
     logger.shut = True
     gate, futures = running(manager)
     futures += [manager.submit(lambda _: gate.wait(PATIENCE)) for _ in range(20)]
@@ -136,7 +136,7 @@ def test_a_logger_that_blocks_holds_up_neither_stop_nor_kill(make, logger, end, 
 def test_a_logger_that_blocks_does_not_hold_up_the_replacement_of_workers(make, logger, monkeypatch, no_pauses):
     start, refusals = threading.Thread.start, []
     manager = make(worker_count=2, max_worker_count=2, burst_interval=0.01, logger=logger)
-    assert manager.wait_ready(PATIENCE)
+    manager.queue_task(lambda _: None)  # after which its worker has told that it is ready
     logger.shut = True
 
     def refuse(thread):
@@ -158,7 +158,7 @@ def test_a_logger_that_blocks_does_not_hold_up_the_replacement_of_workers(make, 
 
 def test_while_a_logger_blocks_an_error_of_a_tick_deadlines_are_kept(make, logger, monkeypatch):
     manager = make(worker_count=1, max_worker_count=1, burst_interval=0.01, logger=logger)
-    assert manager.wait_ready(PATIENCE)
+    manager.queue_task(lambda _: None)  # after which its worker has told that it is ready
     logger.shut = True
     burst, failed = manager._engine.burst, threading.Event()
     scale = burst._scale
