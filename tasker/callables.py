@@ -26,10 +26,13 @@ __all__ = [
     "CO_VARARGS",
     "CO_VARKEYWORDS",
     "DEFERRED",
+    "DEFERS_ANNOTATIONS",
     "GENERATOR",
     "MARK",
+    "PLACEHOLDER",
     "check_callable",
     "deferred_kind",
+    "has_placeholder",
     "is_plain",
     "kind_of_code",
     "plainly_takes",
@@ -54,7 +57,12 @@ MARK = "_is_coroutine_marker"
 """The attribute that `inspect.markcoroutinefunction` sets."""
 
 _SPECIAL = CO_VARARGS | DEFERRED
-_PLACEHOLDER: Any = getattr(functools, "Placeholder", object())  # from Python 3.14 on
+
+DEFERS_ANNOTATIONS = sys.version_info >= (3, 14)
+"""Whether annotations are evaluated when somebody asks for them."""
+
+PLACEHOLDER: Any = getattr(functools, "Placeholder", None)
+"""What stands in a partial for an argument that is yet to come. From Python 3.14 on."""
 
 
 def is_plain(code: CodeType, given: int) -> bool:
@@ -77,9 +85,14 @@ def _behind(fn: object) -> tuple[Any, int, bool]:
         if hasattr(inner, "__func__"):
             inner, filled = inner.__func__, filled + 1
         else:
-            more = more or bool(inner.keywords) or any(each is _PLACEHOLDER for each in inner.args)
+            more = more or bool(inner.keywords) or has_placeholder(inner)
             inner, filled = inner.func, filled + len(inner.args)
     return inner, filled, more
+
+
+def has_placeholder(fn: partial[Any]) -> bool:
+    """Whether an argument between those of a partial is yet to come."""
+    return PLACEHOLDER is not None and any(each is PLACEHOLDER for each in fn.args)
 
 
 def kind_of_code(code: CodeType) -> str:
@@ -160,10 +173,7 @@ def signature_of(fn: Callable[..., Any], *, follow_wrapped: bool = True) -> Sign
     for type checkers alone."""
     import inspect
 
-    return inspect.signature(_bare(fn, follow_wrapped) if _DEFERS_ANNOTATIONS else fn, follow_wrapped=follow_wrapped)
-
-
-_DEFERS_ANNOTATIONS = sys.version_info >= (3, 14)
+    return inspect.signature(_bare(fn, follow_wrapped) if DEFERS_ANNOTATIONS else fn, follow_wrapped=follow_wrapped)
 
 
 def _bare(fn: Any, follow_wrapped: bool) -> Any:

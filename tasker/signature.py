@@ -40,9 +40,12 @@ from tasker.callables import (
     CO_VARKEYWORDS,
     COROUTINE,
     DEFERRED,
+    DEFERS_ANNOTATIONS,
     GENERATOR,
     MARK,
+    PLACEHOLDER,
     deferred_kind,
+    has_placeholder,
     kind_of_code,
 )
 from tasker.context import Context
@@ -61,14 +64,12 @@ TO_ASK = "name it ctx or context, or annotate it tasker.Context"
 
 _NO_NAMES: Mapping[str, Any] = {}
 _NOTHING: Any = object()
-_PLACEHOLDER: Any = getattr(functools, "Placeholder", _NOTHING)  # from Python 3.14 on
 _TYPE_CALL: Any = type.__dict__["__call__"]
 _OBJECT_INIT: Any = object.__dict__["__init__"]
 
 # types by their ids: the hash of one may be the user's
 _DESCRIPTORS = frozenset(map(id, (MethodDescriptorType, WrapperDescriptorType, ClassMethodDescriptorType)))
 _IN_C = _DESCRIPTORS | set(map(id, (BuiltinFunctionType, MethodWrapperType, type(functools.lru_cache(len)))))
-_DEFERS_ANNOTATIONS = sys.version_info >= (3, 14)
 _APART, _AS_WORDS = 2, 4  # VALUE_WITH_FAKE_GLOBALS and STRING of annotationlib.Format
 
 
@@ -85,7 +86,7 @@ def wants_context(fn: Callable[..., Any], given: int) -> bool:
     if kind is not FunctionType:
         if kind is MethodType:
             inner, filled = inner.__func__, 1
-        elif kind is partial and _PLACEHOLDER is _NOTHING:
+        elif kind is partial and PLACEHOLDER is None:
             inner, filled, named = inner.func, len(inner.args), inner.keywords or _NO_NAMES
         if type(inner) is not FunctionType and id(kind) not in _IN_C:
             inner, filled, named = behind(fn)
@@ -165,7 +166,7 @@ def _judge(fn: Any, parameters: _Parameters, filled: int, named: Mapping[str, An
 def _first_asks(function: FunctionType, code: CodeType, filled: int) -> bool:
     """Whether the first parameter of a function, after so many, says that it is a context."""
     name = code.co_varnames[filled]
-    annotate = getattr(function, "__annotate__", None) if _DEFERS_ANNOTATIONS else None
+    annotate = getattr(function, "__annotate__", None) if DEFERS_ANNOTATIONS else None
     annotation = function.__annotations__.get(name) if annotate is None else _words_of(function, annotate).get(name)
     return name in _SIGNS if annotation is None else _asks(name, annotation, function.__globals__)
 
@@ -190,7 +191,7 @@ def _says(fn: Any, filled: int, given: int) -> str | None:
         own = fn.__dict__
     elif kind is MethodType:
         return _says(fn.__func__, filled + 1, given)
-    elif kind is partial and (_PLACEHOLDER is _NOTHING or not _has_placeholder(fn)):
+    elif kind is partial and not has_placeholder(fn):
         said = _says(fn.func, filled + len(fn.args), given)
         if said is not None:
             return said
@@ -296,7 +297,7 @@ def behind(fn: Any) -> tuple[Any, int, Mapping[str, Any]]:
             return inner, filled, named
         if kind is MethodType:
             inner, filled = inner.__func__, filled + 1
-        elif kind is partial and (_PLACEHOLDER is _NOTHING or not _has_placeholder(inner)):
+        elif kind is partial and not has_placeholder(inner):
             filled += len(inner.args)
             if inner.keywords:
                 named = inner.keywords if named is _NO_NAMES else {**inner.keywords, **named}
@@ -327,10 +328,6 @@ def _found(kind: type, name: str) -> Any:
         if name in base.__dict__:
             return base.__dict__[name]
     return None
-
-
-def _has_placeholder(fn: partial[Any]) -> bool:
-    return any(each is _PLACEHOLDER for each in fn.args)
 
 
 # -- parameters ----------------------------------------------------------------------------------------------------
