@@ -8,8 +8,8 @@ from collections.abc import Iterable
 from itertools import accumulate
 from typing import Any
 
-from benchmarks.ledger import Job, Ledger
 from tasker import StopReport, TaskFuture, TaskManagerKilledError, TaskMetrics
+from tests.soak.ledger import Job, Ledger
 
 __all__ = ["audit", "audit_order", "audit_resources"]
 

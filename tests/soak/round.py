@@ -18,17 +18,17 @@ from pathlib import Path
 from tempfile import mkdtemp
 from typing import Any
 
-from benchmarks import patience
-from benchmarks.audit import audit
-from benchmarks.chaos import Chaos, Collector, Hooks, Listener, Log, trip, unreliable_threads
-from benchmarks.children import left_behind
-from benchmarks.endings import ENDINGS, ENDINGS_THERE, STUCK
-from benchmarks.journal import Journal, Replay
-from benchmarks.ledger import Ledger, Resource
-from benchmarks.load import Load
-from benchmarks.there import LOGGER, ActsThere, ChaosThere, HooksThere
-from benchmarks.work import Work
 from tasker import Config, Processes, ResourceCreationError, TaskManager, background, with_cancel
+from tests.soak import patience
+from tests.soak.audit import audit
+from tests.soak.children import left_behind
+from tests.soak.endings import ENDINGS, ENDINGS_THERE, STUCK
+from tests.soak.faults import Chaos, Collector, Hooks, Listener, Log, trip, unreliable_threads
+from tests.soak.in_child import LOGGER, ActsThere, ChaosThere, HooksThere
+from tests.soak.journal import Journal, Replay
+from tests.soak.ledger import Ledger, Resource
+from tests.soak.load import Load
+from tests.soak.submitting import Work
 
 __all__ = ["Storm"]
 

@@ -17,12 +17,12 @@ from functools import partial
 from types import FrameType
 from typing import Any
 
-from benchmarks import patience
-from benchmarks.chaos import fail, steal_wake_up
-from benchmarks.children import kill_at_random
-from benchmarks.signalling import can_suspend, suspend
-from benchmarks.work import AT_ONCE, FORMS, HASTY, PATIENT, UNHURRIED, Work
 from tasker import TaskFuture
+from tests.soak import patience
+from tests.soak.children import kill_at_random
+from tests.soak.faults import fail, steal_wake_up
+from tests.soak.signalling import can_suspend, suspend
+from tests.soak.submitting import AT_ONCE, FORMS, HASTY, PATIENT, UNHURRIED, Work
 
 __all__ = ["Load"]
 

@@ -14,12 +14,12 @@ from functools import partial
 from pickle import PickleBuffer
 from typing import Any
 
-from benchmarks import patience
-from benchmarks.acts import ACTS, FORKS, Acts, ActsHere
-from benchmarks.chaos import Burden, Chaos
-from benchmarks.ledger import Job, Ledger, Resource
-from benchmarks.there import ACTS_THERE, PATTERN
 from tasker import QueueFullError, TaskFuture, TaskManager, TaskManagerShutdownError
+from tests.soak import patience
+from tests.soak.faults import Burden, Chaos
+from tests.soak.in_child import ACTS_THERE, PATTERN
+from tests.soak.ledger import Job, Ledger, Resource
+from tests.soak.tasks import ACTS, FORKS, Acts, ActsHere
 
 __all__ = ["AT_ONCE", "FORMS", "HASTY", "PATIENT", "UNHURRIED", "Work"]
 

@@ -13,12 +13,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from benchmarks.ledger import Job, Ledger, Resource
 from tasker import TaskLifecycleTimestamps
 from tasker.parking import gil_enabled
+from tests.soak.ledger import Job, Ledger, Resource
 
 if TYPE_CHECKING:
-    from benchmarks.journal import Journal
+    from tests.soak.journal import Journal
 
 __all__ = [
     "ERRORS",

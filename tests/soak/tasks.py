@@ -10,15 +10,15 @@ from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from benchmarks import patience
-from benchmarks.chaos import ERRORS, Burden, Burdened, Chaos, Sick, fail
-from benchmarks.ledger import Job, Resource
 from tasker import Context
+from tests.soak import patience
+from tests.soak.faults import ERRORS, Burden, Burdened, Chaos, Sick, fail
+from tests.soak.ledger import Job, Resource
 
 if TYPE_CHECKING:
-    from benchmarks.journal import Journal
-    from benchmarks.ledger import Ledger
-    from benchmarks.work import Work
+    from tests.soak.journal import Journal
+    from tests.soak.ledger import Ledger
+    from tests.soak.submitting import Work
 
 __all__ = ["ACTS", "FORKS", "Acts", "ActsHere", "nothing", "square"]
 

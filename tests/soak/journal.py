@@ -19,7 +19,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from benchmarks.ledger import Job, Ledger, Resource
+from tests.soak.ledger import Job, Ledger, Resource
 
 __all__ = ["Journal", "Replay"]
 

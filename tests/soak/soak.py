@@ -1,23 +1,7 @@
-"""`python -m benchmarks.soak --seconds N --seed S`: random load with all faults at once, checked all the while.
-
-Rounds of about a second: each makes a manager with a random configuration, loads it from several threads, ends it in a
-random way, and audits it (see `storm`). With `--placement processes` resources live in child processes, which are also
-killed at random, and end themselves; they keep journals, from which the same audit is made (see `journal`), and neither
-a child nor a descriptor may stay behind. Now and then allocations fail for a round, in a process of its own (see
-`starving`). A last phase runs many tasks without faults and looks at the memory. Prints
-one JSON object; what else there is to say goes to stderr, the seed first of all.
-
-Memory. Resident memory is read at the end of each round, after a collection: the median of the last quarter of the
-rounds may exceed that of the second quarter by `ROUNDS_GROW` MiB. The tasks of the last phase come in batches, of which
-the first tenth warms up; after it, memory may grow by `BATCHES_GROW` MiB.
-
-Exit status: 0 when every invariant held; 1 when one did not, or nothing moved for `STILL` seconds, in which case all
-stacks are dumped; 2 for a wrong option. A seed repeats the configurations and the choices, not the thread switches.
-"""
+"""A run of the soak: its rounds, its last phase, what goes wrong elsewhere, and the report."""
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import faulthandler
 import gc
@@ -25,7 +9,6 @@ import json
 import logging
 import math
 import os
-import random
 import subprocess
 import sys
 import threading
@@ -33,21 +16,20 @@ import time
 import traceback
 import weakref
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from statistics import median
 from typing import Any
 
-from benchmarks import patience
-from benchmarks.__main__ import Parser
-from benchmarks.acts import nothing, square
-from benchmarks.children import descriptors
 from benchmarks.machine import describe, resident_bytes
-from benchmarks.starving import can_starve
-from benchmarks.storm import Storm
 from tasker import Config, Processes, TaskManager, Threads, backoff
+from tests.soak import patience
+from tests.soak.children import descriptors
+from tests.soak.failing_allocations import can_starve
+from tests.soak.round import Storm
+from tests.soak.tasks import nothing, square
 
-__all__ = ["main"]
+__all__ = ["TASKS", "TASKS_THERE", "Soak"]
 
 STILL = 60.0  # seconds without any movement after which the run has hung
 ROUNDS_GROW = 16  # MiB
@@ -134,8 +116,8 @@ class Soak:
     def _starve(self, number: int) -> None:
         """A round in which allocations fail."""
         run = subprocess.run(
-            [sys.executable, "-m", "benchmarks.starving", f"{self._seed}/{number}", str(ROUND[1])],
-            cwd=Path(__file__).parents[1],
+            [sys.executable, "-m", "tests.soak.failing_allocations", f"{self._seed}/{number}", str(ROUND[1])],
+            cwd=Path(__file__).parents[2],
             capture_output=True,
             text=True,
             check=False,
@@ -293,62 +275,5 @@ class _Overhearing(logging.Handler):
         self._violations.append(f"logged: {record.getMessage()} {record.exc_info and record.exc_info[1]!r}")
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Returns the exit status."""
-    options = _options(arguments)
-    print(
-        f"soak: --seconds {options.seconds:g} --seed {options.seed} --placement {options.placement}",
-        file=sys.stderr,
-        flush=True,
-    )
-    soak = Soak(options.seconds, options.rounds, options.seed, options.tasks, options.placement)
-    soak.run()
-    print(json.dumps(soak.report(), indent=1))
-    for violation in soak.violations:
-        print(f"soak: {violation}", file=sys.stderr)
-    return 1 if soak.violations else 0
-
-
-def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
-    parser = Parser(prog="python -m benchmarks.soak", description=__doc__, allow_abbrev=False)
-    parser.add_argument("--seconds", type=_seconds, default=60.0, help="how long the rounds last (default: 60)")
-    parser.add_argument("--rounds", type=_count, default=1, help="how many there are at least (default: 1)")
-    parser.add_argument("--seed", type=int, help="repeats the choices of a run (default: a fresh one)")
-    parser.add_argument(
-        "--tasks", type=_count, help=f"tasks of the last phase (default: {TASKS:,} in runs of a minute)"
-    )
-    parser.add_argument(
-        "--placement",
-        choices=("threads", "processes"),
-        default="threads",
-        help="where resources live; child processes are killed at random (default: threads)",
-    )
-    options = parser.parse_args(arguments)
-    if options.seed is None:
-        options.seed = random.SystemRandom().randrange(10**9)
-    if options.tasks is None:
-        tasks = TASKS_THERE if options.placement == "processes" else TASKS
-        options.tasks = int(tasks * min(1.0, options.seconds / 60))
-    return options
-
-
-def _seconds(text: str) -> float:
-    with contextlib.suppress(ValueError):
-        if 0 < (seconds := float(text)) < math.inf:
-            return seconds
-    raise argparse.ArgumentTypeError(f"seconds must be a number greater than 0, not {text!r}")
-
-
-def _count(text: str) -> int:
-    with contextlib.suppress(ValueError):
-        if (count := int(text)) >= 0:
-            return count
-    raise argparse.ArgumentTypeError(f"must be a whole number, 0 or more, not {text!r}")
-
-
 def _collected(reference: weakref.ref[Any]) -> bool:
     return patience.eventually(lambda: gc.collect() >= 0 and reference() is None, 5.0)
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -15,16 +15,16 @@ import time
 from pathlib import Path
 from typing import Any
 
-from benchmarks import patience
-from benchmarks.acts import Acts
-from benchmarks.chaos import ERRORS, HOOK_ERRORS, HOOK_ERRORS_IN_MAIN, Chaos, Hooks
-from benchmarks.journal import Journal
-from benchmarks.ledger import Job, Resource
 from tasker import Context, current_context
+from tests.soak import patience
+from tests.soak.faults import ERRORS, HOOK_ERRORS, HOOK_ERRORS_IN_MAIN, Chaos, Hooks
+from tests.soak.journal import Journal
+from tests.soak.ledger import Job, Resource
+from tests.soak.tasks import Acts
 
 __all__ = ["ACTS_THERE", "LOGGER", "PATTERN", "UNSENDABLE", "ActsThere", "ChaosThere", "HooksThere"]
 
-LOGGER = "benchmarks.soak.tasks"
+LOGGER = "tests.soak.tasks"
 PATTERN = bytes(range(256)) * 1000  # large enough to travel beside the pickle
 
 DEATHS = ["is killed", "crashes", "exits with 3", "exits with 0"]

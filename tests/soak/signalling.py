@@ -13,8 +13,8 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
-from benchmarks.chaos import Chaos
-from benchmarks.ledger import Ledger
+from tests.soak.faults import Chaos
+from tests.soak.ledger import Ledger
 
 __all__ = ["can_suspend", "signalling", "suspend"]
 

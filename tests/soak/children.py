@@ -10,8 +10,8 @@ import threading
 from pathlib import Path
 from typing import Any
 
-from benchmarks.chaos import Chaos
-from benchmarks.ledger import Ledger
+from tests.soak.faults import Chaos
+from tests.soak.ledger import Ledger
 
 __all__ = ["descriptors", "kill_at_random", "left_behind"]
 

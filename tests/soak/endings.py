@@ -9,11 +9,11 @@ import time
 from collections.abc import Callable
 from functools import partial
 
-from benchmarks import patience
-from benchmarks.ledger import Resource
-from benchmarks.load import Load
-from benchmarks.signalling import signalling
 from tasker import TaskManager
+from tests.soak import patience
+from tests.soak.ledger import Resource
+from tests.soak.load import Load
+from tests.soak.signalling import signalling
 
 __all__ = ["ENDINGS", "ENDINGS_THERE", "STUCK"]
 

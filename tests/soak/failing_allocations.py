@@ -1,10 +1,10 @@
-"""`python -m benchmarks.starving SEED SECONDS`: rounds of the soak in which allocations fail, wherever that is.
+"""`python -m tests.soak.failing_allocations SEED SECONDS`: rounds of the soak in which allocations fail.
 
-They are a program of their own: a failed allocation strikes any thread of the process, those of the harness as well.
-Each round makes a manager and submits task after task. While some of them are submitted, run and settled, the n-th
-allocation fails, alone or with those that follow it. In the end the manager is closed, and the round is audited: what
-was accepted ran and has an outcome, what was refused never ran, each resource was destroyed once, and the figures add
-up. All that the audit goes by is written without allocating anything.
+It does not matter where they fail. The rounds are a program of their own, because a failed allocation strikes any
+thread of the process, those of the harness as well. Each round makes a manager and submits task after task. While some
+of them are submitted, run and settled, the n-th allocation fails, alone or with those that follow it. In the end the
+manager is closed, and the round is audited: what was accepted ran and has an outcome, what was refused never ran, each
+resource was destroyed once, and the figures add up. All that the audit goes by is written without allocating anything.
 
 Prints one JSON object: the faults and the violations.
 """
@@ -24,8 +24,8 @@ from concurrent.futures import TimeoutError as NoOutcome
 from types import ModuleType
 from typing import Any
 
-from benchmarks import patience
 from tasker import Config, TaskFuture, TaskManager, WorkerLostError, backoff
+from tests.soak import patience
 
 __all__ = ["can_starve", "main"]
 

@@ -12,14 +12,14 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.audit import audit_order, audit_resources
-from benchmarks.journal import Replay
-from benchmarks.ledger import Job, Ledger
-from benchmarks.signalling import can_suspend
-from benchmarks.soak import main
-from benchmarks.starving import can_starve
+from tests.soak.__main__ import main
+from tests.soak.audit import audit_order, audit_resources
+from tests.soak.failing_allocations import can_starve
+from tests.soak.journal import Replay
+from tests.soak.ledger import Job, Ledger
+from tests.soak.signalling import can_suspend
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 SEED = 53  # its first rounds are unbounded
 
 
@@ -41,16 +41,17 @@ def soak_with(broken: str, *, placement: str = "threads", patience: float = 3.0)
     seconds = 50  # a slow machine, too, gets to the second round, which is compared with the first
     code = f"""
 import sys
-from benchmarks import patience, soak
+from tests.soak import patience, soak
+from tests.soak.__main__ import main
 patience.SECONDS = {patience}  # what is lost is waited for no longer
 {textwrap.dedent(broken)}
-sys.exit(soak.main(["--seconds", "{seconds}", "--seed", "{SEED}", "--tasks", "0", "--placement", "{placement}"]))
+sys.exit(main(["--seconds", "{seconds}", "--seed", "{SEED}", "--tasks", "0", "--placement", "{placement}"]))
 """
     return python("-c", code)
 
 
 def test_a_short_soak_passes_and_prints_what_it_did():
-    run = python("-m", "benchmarks.soak", "--seconds", "2", "--rounds", "5", "--tasks", "50000")
+    run = python("-m", "tests.soak", "--seconds", "2", "--rounds", "5", "--tasks", "50000")
     assert run.returncode == 0, run.stderr
     report = json.loads(run.stdout)
     assert {"machine", "python", "gil", "ended_by"} <= report.keys()
@@ -69,7 +70,7 @@ def test_a_short_soak_passes_and_prints_what_it_did():
 
 
 def test_every_fault_strikes_in_time():
-    run = python("-m", "benchmarks.soak", "--seconds", "5", "--rounds", "8", "--tasks", "0", "--seed", "3")
+    run = python("-m", "tests.soak", "--seconds", "5", "--rounds", "8", "--tasks", "0", "--seed", "3")
     assert run.returncode == 0, run.stderr
     faults = json.loads(run.stdout)["faults"]
     expected = {"a destructor blocks", "the logger blocks", "resources break at their first use"}
@@ -80,7 +81,7 @@ def test_every_fault_strikes_in_time():
 
 @pytest.mark.skipif(not can_starve(), reason="allocations cannot be made to fail here")
 def test_rounds_in_which_allocations_fail_say_what_they_did():
-    run = python("-m", "benchmarks.starving", "1", "1")
+    run = python("-m", "tests.soak.failing_allocations", "1", "1")
     assert run.returncode == 0, run.stderr
     report = json.loads(run.stdout)
     assert report.keys() == {"tasks", "struck", "violations"}
@@ -90,8 +91,8 @@ def test_rounds_in_which_allocations_fail_say_what_they_did():
 @pytest.mark.skipif(not can_suspend(), reason="no process can be stopped here")
 def test_a_process_that_is_suspended_goes_on():
     code = """
-from benchmarks.chaos import Chaos
-from benchmarks.signalling import suspend
+from tests.soak.faults import Chaos
+from tests.soak.signalling import suspend
 chaos = Chaos("1")
 suspend(chaos)
 print(dict(chaos.counts()))
@@ -169,7 +170,7 @@ def test_a_broken_engine_is_found_out(broken, violation):
 
 
 def test_a_short_soak_of_child_processes_kills_some_and_passes():
-    run = python("-m", "benchmarks.soak", "--seconds", "2", "--seed", "1", "--tasks", "0", "--placement", "processes")
+    run = python("-m", "tests.soak", "--seconds", "2", "--seed", "1", "--tasks", "0", "--placement", "processes")
     assert run.returncode == 0, run.stderr
     report = json.loads(run.stdout)
     resources, children = report["resources"], report["children"]
@@ -183,11 +184,11 @@ def test_a_short_soak_of_child_processes_kills_some_and_passes():
 # few tasks, all of which are done (on a slow machine most would be cancelled before they start), every fifth of which
 # ends its process, perhaps
 LOSING = """
-import benchmarks.load, benchmarks.storm, benchmarks.work
-benchmarks.work.MOST_JOBS_THERE = 150
-benchmarks.work.Work.cancel_one = lambda *_: None
-benchmarks.work.ACTS_THERE[:] = ["returns"] * 4 + ["is killed"]
-benchmarks.storm.ENDINGS_THERE = {"stop": benchmarks.storm.ENDINGS_THERE["stop"]}
+import tests.soak.load, tests.soak.round, tests.soak.submitting
+tests.soak.submitting.MOST_JOBS_THERE = 150
+tests.soak.submitting.Work.cancel_one = lambda *_: None
+tests.soak.submitting.ACTS_THERE[:] = ["returns"] * 4 + ["is killed"]
+tests.soak.round.ENDINGS_THERE = {"stop": tests.soak.round.ENDINGS_THERE["stop"]}
 """
 
 
@@ -223,7 +224,7 @@ benchmarks.storm.ENDINGS_THERE = {"stop": benchmarks.storm.ENDINGS_THERE["stop"]
             """
             from tasker.placement.child import Child
             Child.destroy = lambda child: None
-            benchmarks.load.kill_at_random = lambda *_: None  # which ended it
+            tests.soak.load.kill_at_random = lambda *_: None  # which ended it
             patience.SECONDS = 3.0
             """,
             "is left",
@@ -248,9 +249,9 @@ def test_an_engine_that_breaks_with_its_children_is_found_out(broken, violation)
 def test_memory_that_grows_is_found_out():
     run = python(
         "-c",
-        "import sys\nfrom benchmarks import soak\nkept = []\n"
+        "import sys\nfrom tests.soak import soak\nfrom tests.soak.__main__ import main\nkept = []\n"
         "soak.square = lambda _, number: kept.append(bytearray(2000)) or number**2\n"
-        "sys.exit(soak.main(['--seconds', '0.1', '--tasks', '20000']))",
+        "sys.exit(main(['--seconds', '0.1', '--tasks', '20000']))",
     )
     assert run.returncode == 1, run.stderr
     assert "resident memory grew" in run.stderr
