@@ -1,7 +1,8 @@
 """Programs that both type checkers must accept, with the types that they must see.
 
-`tests/test_typing.py` has the checkers read this file, and runs every function of it whose only parameter is `m`, so
-that what the types promise is what happens: whether a context comes first is decided by the overloads and at run time.
+`tests/project/test_typing.py` has the checkers read this file, and runs every function of it whose only parameter is
+`m`, so that what the types promise is what happens: whether a context comes first is decided by the overloads and at
+run time.
 """
 
 from __future__ import annotations

@@ -1,0 +1,342 @@
+"""Fault injection: threads that cannot be started, a burst thread that meets errors, closing from any place."""
+
+from __future__ import annotations
+
+import math
+import os
+import signal
+import sys
+import threading
+
+import pytest
+
+import tasker.scaling
+from tasker import TaskManagerKilledError, TaskManagerShutdownError, TaskTimeoutError
+from tests.conftest import PATIENCE, Sick, eventually
+from tests.unit.test_timer import timer as timer  # a fixture: a timer whose thread is not there yet
+
+
+class Refusals:
+    """Threads with `part` in their name cannot be started, as often as `times` says, except the one called `but`."""
+
+    def __init__(self, monkeypatch):
+        self.refuses, self.refused = lambda name: False, []
+        start = threading.Thread.start
+
+        def start_or_refuse(thread):
+            if self.refuses(thread.name):
+                self.refused.append(thread.name)
+                raise RuntimeError("can't start new thread")
+            start(thread)
+
+        monkeypatch.setattr(threading.Thread, "start", start_or_refuse)
+
+    def begin(self, part, times=math.inf, but=""):
+        self.refuses = lambda name: part in name and name != but and len(self.refused) < times
+
+    def end(self):
+        self.refuses = lambda name: False
+
+
+@pytest.fixture
+def refusals(monkeypatch):
+    return Refusals(monkeypatch)
+
+
+def lose_the_worker(manager):
+    """The only worker is lost to an error of tasker's own; its task ends with that error."""
+
+    def one_is_lost():
+        for worker in manager._engine.crew.members:  # one may have been hired meanwhile
+            worker._failed = None
+        return isinstance(manager.submit(lambda resource: 1 / 0).exception(PATIENCE), TypeError)
+
+    eventually(one_is_lost)
+
+
+# -- threads that cannot be started ------------------------------------------------------------------------------------
+
+
+def test_one_thread_that_starts_runs_all_tasks_while_the_others_cannot_be_started(make, factory, refusals):
+    refusals.begin("-worker-", but="tasker-worker-1")
+    manager = make(worker_count=2, max_worker_count=2)
+    futures = [manager.submit(lambda resource, x: (resource.number, x), i) for i in range(20)]
+    assert [future.result(PATIENCE) for future in futures] == [(0, i) for i in range(20)]
+    assert len(factory.created) == 1
+    refusals.end()
+    assert manager.wait_ready(PATIENCE)
+    assert manager.stats().active_workers == 2
+
+
+@pytest.mark.parametrize("end", ["stop", "kill"])
+def test_without_any_worker_thread_tasks_wait_for_one_and_kill_and_stop_return(make, refusals, end):
+    refusals.begin("-worker-")
+    manager = make(worker_count=2, max_worker_count=2)
+    future = manager.submit(lambda resource: "run")
+    assert (manager.stats().active_workers, future.done()) == (0, False)
+    if end == "kill":
+        assert manager.kill().abandoned == ()
+        assert isinstance(future.exception(0), TaskManagerKilledError)
+    else:
+        manager._engine.lifecycle.request_stop()
+        eventually(lambda: len(refusals.refused) > 5)
+        assert not future.done()
+        refusals.end()
+        assert manager.stop().drained
+        assert future.result(0) == "run"
+
+
+def test_a_burst_worker_that_cannot_be_started_is_hired_later(make, refusals):
+    manager = make(worker_count=1, max_worker_count=2, burst_interval=0.01, burst_task_threshold=1)
+    gate = threading.Event()
+    refusals.begin("-worker-")
+    tasks = [manager.submit(lambda resource: gate.wait(PATIENCE)) for _ in range(4)]
+    eventually(lambda: refusals.refused)
+    refusals.end()
+    eventually(lambda: manager.stats().running_tasks == 2)
+    gate.set()
+    assert [task.result(PATIENCE) for task in tasks] == [True] * 4
+
+
+def test_a_constructor_whose_burst_thread_cannot_be_started_raises_and_leaves_nothing(make, factory, refusals):
+    factory.any_thread = True
+    before = threading.active_count()
+    refusals.begin("-burst")
+    with pytest.raises(RuntimeError, match="can't start new thread"):
+        make(worker_count=3, resource_pool_size=2)
+    assert threading.active_count() == before
+    assert (len(factory.created), factory.live) == (2, 0)
+    refusals.end()
+    assert make().queue_task(lambda resource: "another manager") == "another manager"
+
+
+def test_a_replacement_that_cannot_be_started_comes_later_and_loses_no_task(make, refusals):
+    manager = make(worker_count=1, max_worker_count=1)
+    assert manager.wait_ready(PATIENCE)
+    refusals.begin("-worker-", times=3)
+    lose_the_worker(manager)
+    futures = [manager.submit(lambda resource, x: x, i) for i in range(10)]
+    assert [future.result(PATIENCE) for future in futures] == list(range(10))
+    assert len(refusals.refused) == 3
+    assert manager.stop().drained
+
+
+def test_a_deadline_set_while_the_timer_thread_cannot_be_started_ends_its_task_once_it_can(make, refusals, timer):
+    manager = make(worker_count=1, max_worker_count=1)
+    gate = threading.Event()
+    refusals.begin("tasker-timer")
+    running = manager.submit(lambda resource: gate.wait(PATIENCE), timeout=0.01)
+    waiting = manager.submit(lambda resource: 0, timeout=0.01)
+    eventually(lambda: len(refusals.refused) > 3)  # two by submit, the others by the burst thread's tick
+    assert not running.done()
+    refusals.end()
+    for future in (running, waiting):
+        assert isinstance(future.exception(PATIENCE), TaskTimeoutError)
+    gate.set()
+    assert manager.stop().drained
+
+
+def test_callbacks_whose_thread_cannot_be_started_run_once_it_can(make, refusals):
+    manager = make(worker_count=1, max_worker_count=1)
+    gate, called = threading.Event(), []
+    manager.submit(lambda resource: gate.wait(PATIENCE))
+    refusals.begin("-aside", times=3)
+    for _ in range(3):
+        manager.queue_task_with_callback(lambda resource: 0, lambda *outcome: called.append(outcome), timeout=0.01)
+    eventually(lambda: len(called) == 3)
+    assert len(refusals.refused) == 3
+    gate.set()
+    assert manager.stop().drained
+
+
+# -- errors in the burst thread ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("error", [ZeroDivisionError("in a tick"), SystemExit("in a tick")])
+@pytest.mark.parametrize("where", ["crew.heal", "queue.compact", "aside.heal", "figures.sample", "figures.progress"])
+def test_after_errors_in_its_ticks_the_burst_thread_still_scales_and_heals_and_closes(
+    make, log, monkeypatch, where, error
+):
+    monkeypatch.setattr(tasker.scaling, "WINDOW", 0.05)  # idle workers are retired sooner
+    manager = make(worker_count=1, max_worker_count=2, burst_interval=0.01, burst_task_threshold=1)
+    assert manager.wait_ready(PATIENCE)
+    part, method = where.split(".")
+    part, raised = getattr(manager._engine, part), []
+    real = getattr(part, method)
+
+    def fail_thrice(*args):
+        if threading.current_thread() is manager._engine.burst.thread and len(raised) < 3:
+            raised.append(1)
+            raise error
+        return real(*args)
+
+    setattr(part, method, fail_thrice)
+    gate = threading.Event()
+    tasks = [manager.submit(lambda resource: gate.wait(PATIENCE)) for _ in range(4)]
+    eventually(lambda: manager.stats().running_tasks == 2)  # hired
+    gate.set()
+    assert [task.result(PATIENCE) for task in tasks] == [True] * 4
+    eventually(lambda: len(raised) == 3)
+    eventually(lambda: manager.stats().active_workers == 1)  # retired
+    lose_the_worker(manager)
+    assert manager.queue_task(lambda resource: "replaced") == "replaced"
+    assert manager.stop().drained
+    assert len(log.telling(of="in a tick")) == 3
+
+
+@pytest.mark.parametrize("end", ["stop", "kill"])
+@pytest.mark.parametrize("where", ["lifecycle.step", "crew.wake_all", "crew.join_gone", "aside.let_go"])
+def test_errors_in_the_steps_of_closing_delay_it_by_some_ticks_and_that_is_all(make, log, where, end):
+    manager = make(worker_count=2, max_worker_count=2, burst_interval=0.01)
+    futures = [manager.submit(lambda resource, x: x, i) for i in range(10)]
+    assert manager.join(PATIENCE)
+    part, method = where.split(".")
+    part, raised = getattr(manager._engine, part), []
+    real = getattr(part, method)
+
+    def fail_twice(*args):
+        if len(raised) < 2:
+            raised.append(1)
+            raise ZeroDivisionError("while closing")
+        return real(*args)
+
+    setattr(part, method, fail_twice)
+    report = getattr(manager, end)()
+    assert (report.completed, report.abandoned) == (10, ())
+    assert report.drained is (end == "stop")
+    assert [future.result(0) for future in futures] == list(range(10))
+    assert len(log.telling(of="while closing")) == len(raised) > 0
+
+
+# -- closing from any place --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("method", ["stop", "kill"])
+@pytest.mark.parametrize(
+    "place", ["on_create", "check_health", "logger", "record_arrival", "record_completion", "record_failure", "on_done"]
+)
+def test_closing_from_any_hook_does_not_lock_up(make, factory, method, place):
+    """Tasks, callbacks, run_task and on_destroy are in test_shutdown."""
+    managers, reports = [], []
+
+    class Everything:
+        """Logger and collector at once."""
+
+        def __getattr__(self, name):
+            return lambda *args: close(name if name.startswith("record") else "logger")
+
+    def close(here, value=None):
+        if here == place and managers and not reports:
+            reports.append(getattr(managers[0], method)())
+        return value
+
+    def task(ctx, resource):
+        ctx.on_done(lambda: close("on_done"))
+        ctx.cancel()
+        raise Sick
+
+    def bad(result, error):
+        raise ValueError("for the logger")
+
+    started = threading.Event()
+    manager = make(
+        worker_count=1,
+        on_create=lambda: (started.wait(PATIENCE), close("on_create"), factory.create())[-1],
+        check_health=lambda error: close("check_health", True),
+        logger=Everything(),
+        collector=Everything(),
+    )
+    managers.append(manager)
+    started.set()
+    accepted = 0
+    for submit in (
+        lambda: manager.submit(task),
+        lambda: manager.submit(lambda resource: 0),
+        lambda: manager.queue_task_with_callback(lambda resource: 0, bad),
+    ):
+        try:
+            submit()
+            accepted += 1
+        except TaskManagerShutdownError:
+            pass
+    eventually(lambda: reports)
+    report = manager.stop()
+    assert report.abandoned == ()
+    assert report.completed + report.failed + report.cancelled >= accepted
+
+
+# -- closing from a signal handler, wherever it interrupts -------------------------------------------------------------
+
+OURS = os.path.dirname(tasker.__file__)
+
+
+def interrupted_at(line, call):
+    """Call with SIGTERM at the `line`th line of tasker's that this thread runs; whether there were so many lines."""
+    lines = 0
+
+    def trace(frame, event, arg):
+        nonlocal lines
+        if not frame.f_code.co_filename.startswith(OURS):
+            return None
+        if event == "line":
+            lines += 1
+            if lines == line:
+                signal.raise_signal(signal.SIGTERM)  # its handler runs here and now
+        return trace
+
+    before = sys.gettrace()
+    sys.settrace(trace)
+    try:
+        call()
+    except (TaskManagerShutdownError, TaskManagerKilledError) as error:
+        return error, lines >= line
+    finally:
+        sys.settrace(before)
+    return None, lines >= line
+
+
+SUBMISSIONS = {
+    "submit": (0, lambda manager: manager.submit(len)),
+    "submit with limits": (
+        3,
+        lambda manager: manager.submit(len, priority=True, once=True, timeout=1000, queue_timeout=1000),
+    ),
+    "queue_task": (0, lambda manager: manager.queue_task(lambda resource: 0)),
+    "queue_task_with_callback": (0, lambda manager: manager.queue_task_with_callback(len, lambda *_: None)),
+}
+
+
+@pytest.mark.parametrize("method", ["stop", "kill"])
+@pytest.mark.parametrize("kind", SUBMISSIONS)
+def test_a_signal_handler_may_close_at_every_line_of_a_submission(make, kind, method):
+    bound, submit = SUBMISSIONS[kind]
+    handled = []
+
+    def close(*_):
+        gate.set()
+        handled.append(getattr(manager, method)())
+        # see the closing through, unless it needs a lock that the interrupted lines hold
+        manager._engine.lifecycle.wait(0.02)
+
+    previous = signal.signal(signal.SIGTERM, close)
+    try:
+        line, there = 0, True
+        while there:
+            line += 1
+            gate = threading.Event()
+            if kind == "queue_task":  # which waits for its turn
+                gate.set()
+            manager = make(worker_count=1, max_worker_count=1, queue_size=bound)
+            manager.submit(lambda resource, gate=gate: gate.wait(PATIENCE))
+            manager.submit(len)  # the closing has something to take out of the lane
+            error, there = interrupted_at(line, lambda manager=manager: submit(manager))
+            gate.set()
+            assert len(handled) == (line if there else line - 1)
+            report = manager.stop()
+            assert report.abandoned == (), line
+            ended = report.completed + report.failed + report.cancelled
+            assert ended == manager.metrics().total_tasks_arrived <= 3, line
+            assert ended == 3 or isinstance(error, TaskManagerShutdownError), line
+    finally:
+        signal.signal(signal.SIGTERM, previous)
+    assert line > 20

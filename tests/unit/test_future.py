@@ -1,0 +1,1092 @@
+"""`TaskFuture`: a standard future in every respect, whoever settles it."""
+
+from __future__ import annotations
+
+import asyncio
+import concurrent.futures
+import gc
+import signal
+import sys
+import threading
+import weakref
+from concurrent.futures import CancelledError, InvalidStateError
+from concurrent.futures._base import CANCELLED_AND_NOTIFIED, FINISHED
+from typing import ClassVar
+
+import pytest
+
+import tasker.future
+from tasker import ConfigError, ContextCancelledError, DeadlineExceededError, TaskTimeoutError, background, deadlock
+from tasker.context import ManagerValues
+from tasker.current import here
+from tasker.future import TaskFuture, new_task
+from tasker.logger import GuardedLogger
+from tasker.parking import gil_enabled
+from tests.conftest import PATIENCE, eventually
+from tests.unit.test_context import HastyLock, in_another_thread, needs_fork, run_python
+
+VALUES = ManagerValues(background(), lambda: False)
+
+
+class Blocked:
+    """A manager of one worker, which is kept busy until `release()`."""
+
+    def __init__(self, make, **options):
+        self.gate = threading.Event()
+        self.manager = make(worker_count=1, max_worker_count=1, **options)
+        self.blocker = self.manager.submit(lambda resource: self.gate.wait(PATIENCE))
+        eventually(self.blocker.running)
+
+    def release(self):
+        self.gate.set()
+        assert self.manager.join(PATIENCE)
+
+
+class Owner:
+    """What a future needs of a manager: writes down what it is told, and keeps what is to run elsewhere."""
+
+    def __init__(self, log):
+        self.logger = GuardedLogger(log)
+        self.has_collector = False
+        self.orphaned = None
+        self.settling = set()
+        self.told, self.jobs = [], []
+
+    def future(self):
+        return new_task(self, len, (), False, 1.0)
+
+    def entry_died(self, future):
+        assert future._owner is self
+        self.told.append("entry died")
+
+    def record_cancelled(self):
+        self.told.append("cancelled")
+
+    def record_failure(self, future, error, *, was_waiting):
+        assert not future.done(), "recorded first, then published"
+        self.told.append(("failed", error, was_waiting))
+
+    def run_aside(self, jobs):
+        self.jobs += jobs
+
+    def let_go(self, things):
+        things.clear()
+
+
+@pytest.fixture
+def owner(log):
+    return Owner(log)
+
+
+@pytest.fixture
+def blocked(make):
+    blocked = Blocked(make)
+    yield blocked
+    blocked.gate.set()
+
+
+def test_the_states_of_a_task_as_concurrent_futures_names_them(blocked):
+    waiting = blocked.manager.submit(lambda resource: 1)
+    assert (waiting.running(), waiting.done(), waiting.cancelled()) == (False, False, False)
+    assert (blocked.blocker.running(), blocked.blocker.done()) == (True, False)
+    assert repr(waiting) == f"<TaskFuture at {id(waiting):#x} state=pending>"
+    assert "running" in repr(blocked.blocker)
+    failed = blocked.manager.submit(lambda resource: {}[1])
+    blocked.release()
+    assert (waiting.running(), waiting.done()) == (False, True)
+    assert "finished returned int" in repr(waiting)
+    assert "finished raised KeyError" in repr(failed)
+    assert isinstance(failed.exception(), KeyError)
+
+
+def test_cancelling_a_waiting_task_means_it_never_runs(blocked):
+    ran = []
+    future = blocked.manager.submit(ran.append)
+    assert future.cancel() is True
+    assert future.cancel() is True
+    assert future.cancelled()
+    assert future.done()
+    blocked.release()
+    assert ran == []
+    for ask in (future.result, future.exception):
+        with pytest.raises(CancelledError):
+            ask(0)
+    metrics = blocked.manager.metrics()
+    assert (metrics.total_tasks_cancelled, metrics.total_tasks_arrived) == (1, 2)
+
+
+def test_cancelling_a_running_task_says_false_and_cancels_its_context(make):
+    manager = make()
+    started = threading.Event()
+
+    def task(ctx, resource):
+        started.set()
+        return ctx.wait(PATIENCE)
+
+    future = manager.submit(task)
+    assert started.wait(PATIENCE)
+    assert future.cancel() is False
+    assert future.result(PATIENCE) is True
+    assert future.cancel() is False
+
+
+def test_cancelling_wakes_who_waits(blocked):
+    future = blocked.manager.submit(lambda resource: 0)
+    caught = []
+
+    def wait():
+        try:
+            future.result()
+        except CancelledError as error:
+            caught.append(error)
+
+    threads = [threading.Thread(target=wait) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    eventually(lambda: len(future._waiting or ()) == 3)
+    future.cancel()
+    for thread in threads:
+        thread.join(PATIENCE)
+    assert len(caught) == 3
+
+
+def test_a_wait_that_times_out_leaves_the_task_alone(blocked):
+    future = blocked.manager.submit(lambda resource: "fine")
+    for ask in (future.result, future.exception):
+        with pytest.raises(TimeoutError):
+            ask(0)
+        with pytest.raises(TimeoutError):
+            ask(0.001)
+    assert not future._waiting
+    blocked.release()
+    assert future.result(0) == "fine"
+
+
+def test_a_wait_without_a_timeout_is_a_wait_for_the_outcome_however_long_that_takes(owner, monkeypatch):
+    future, caught = owner.future(), []
+
+    def wait():
+        try:
+            future.result()
+        except BaseException as error:
+            caught.append(type(error))
+
+    monkeypatch.setattr(tasker.future, "new_sleeper", HastyLock)
+    for timeout in (3600, float("inf")):
+        with pytest.raises(TimeoutError):
+            future.result(timeout)
+    thread = threading.Thread(target=wait)
+    thread.start()
+    eventually(lambda: future._waiting or caught)
+    future.cancel()
+    thread.join(PATIENCE)
+    assert caught == [CancelledError]
+
+
+def test_a_negative_timeout_asks_for_the_outcome_without_waiting(owner):
+    future = owner.future()
+    for ask in (future.result, future.exception):
+        with pytest.raises(TimeoutError, match="no outcome within -1 s"):
+            ask(-1)
+
+
+@pytest.mark.parametrize("timeout", [float("nan"), "1", True])
+def test_a_wrong_timeout_is_refused_by_that_name_before_and_after_the_end(owner, timeout):
+    waiting, ended = owner.future(), owner.future()
+    assert ended._take_settle()
+    ended._publish(None, "result")
+    for future in (waiting, ended):
+        for ask in (future.result, future.exception):
+            with pytest.raises(ConfigError, match=r"^timeout must be"):
+                ask(timeout)
+    assert not waiting._waiting
+    assert ended.result(float("inf")) == "result"
+    assert ended.exception(float("inf")) is None
+
+
+@pytest.mark.parametrize("callback", [None, 7, lambda: None])
+def test_a_wrong_callback_is_refused_by_that_name(owner, callback):
+    future = owner.future()
+    with pytest.raises(TypeError, match=r"^fn must be .* called with the future"):
+        future.add_done_callback(callback)
+    assert not future._waiting
+
+
+class Overtaken(list):
+    """What waits for an outcome. `before` or `after` the next one is added, something happens in another thread."""
+
+    def __init__(self, before=None, after=None):
+        super().__init__()
+        self.before, self.after = before, after
+
+    def append(self, waiter):
+        before, after, self.before, self.after = self.before, self.after, None, None
+        if before is not None:
+            before()
+        super().append(waiter)
+        if after is not None:
+            after()
+
+
+@pytest.mark.parametrize("when", ["before", "after"])
+def test_who_begins_to_wait_while_the_task_is_settled_does_not_sleep(owner, when):
+    future = owner.future()
+    future._waiting = Overtaken(**{when: future.cancel})
+    with pytest.raises(CancelledError):
+        future.result()
+    assert future.cancelled()
+
+
+@pytest.mark.parametrize("when", ["before", "after"])
+def test_a_callback_that_is_added_while_the_task_is_settled_runs_once(owner, when):
+    future, calls = owner.future(), []
+    future._waiting = Overtaken(**{when: future.cancel})
+    future.add_done_callback(calls.append)
+    assert calls == [future]
+
+
+@pytest.mark.parametrize("when", ["before", "after"])
+def test_a_standard_wait_that_begins_while_the_task_is_settled_ends(owner, when):
+    future = owner.future()
+    future._waiting = Overtaken(**{when: future.cancel})
+    assert concurrent.futures.wait([future], PATIENCE).done == {future}
+
+
+def test_wait_and_as_completed_work(make):
+    manager = make()
+    futures = [manager.submit(lambda resource, x: x, i) for i in range(20)]
+    done, not_done = concurrent.futures.wait(futures, PATIENCE)
+    assert len(done) == 20
+    assert not not_done
+    more = [manager.submit(lambda resource, x: x, i) for i in range(20)]
+    assert sorted(f.result() for f in concurrent.futures.as_completed(more, PATIENCE)) == list(range(20))
+
+
+def test_as_completed_is_told_of_no_outcome_that_it_has_seen(make):
+    manager = make(worker_count=3)
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        for _ in range(300):
+            futures = [manager.submit(lambda resource: 0) for _ in range(5)]
+            assert len(list(concurrent.futures.as_completed(futures, PATIENCE))) == 5
+    finally:
+        sys.setswitchinterval(before)
+
+
+@pytest.mark.parametrize("how", ["result", "error", "cancel", "timeout"])
+def test_wait_is_woken_by_every_kind_of_outcome(blocked, how):
+    def fail(resource):
+        raise KeyError
+
+    task = fail if how == "error" else lambda resource: 0
+    future = blocked.manager.submit(task, timeout=3600)
+    woken = []
+
+    def wait():
+        woken.append(concurrent.futures.wait([future], PATIENCE, return_when=concurrent.futures.FIRST_EXCEPTION).done)
+
+    thread = threading.Thread(target=wait)
+    thread.start()
+    eventually(lambda: future._standard is not None and future._standard.waiters)
+    if how == "cancel":
+        future.cancel()
+    elif how == "timeout":
+        future._expire()
+    else:
+        blocked.release()
+    thread.join(PATIENCE)
+    assert woken == [{future}]
+    if how == "error":
+        assert isinstance(future.exception(), KeyError)
+
+
+class Waiter:
+    """Writes down what `concurrent.futures.wait` and `as_completed` are told."""
+
+    def __init__(self, future):
+        self.told = []
+        with future._condition:
+            future._waiters.append(self)
+
+    def add_result(self, future):
+        self.told.append(("result", future))
+
+    def add_exception(self, future):
+        self.told.append(("exception", future))
+
+    def add_cancelled(self, future):
+        self.told.append(("cancelled", future))
+
+
+@pytest.mark.parametrize("how", ["result", "exception", "cancelled"])
+def test_standard_waiters_are_told_once_of_the_right_kind_of_outcome(owner, how):
+    future = owner.future()
+    waiter = Waiter(future)
+    future._announce(future._standard)  # as another thread might that came at the same time
+    if how == "cancelled":
+        assert future.cancel()
+    else:
+        assert future._take_settle()
+        future._publish(KeyError() if how == "exception" else None)
+    assert waiter.told == [(how, future)]
+    assert future.done()
+    assert isinstance(future.exception() if how == "exception" else KeyError(), KeyError)
+
+
+def test_as_completed_yields_futures_that_finish_while_it_waits(make):
+    manager = make(worker_count=5)
+    gates = [threading.Event() for _ in range(4)]
+    futures = [manager.submit(lambda resource, gate: gate.wait(PATIENCE), gate) for gate in gates]
+    order = []
+    waited_for = [futures[0], manager.submit(lambda resource: 0)]
+    for future in concurrent.futures.as_completed(waited_for, PATIENCE):
+        order.append(future)
+        gates[0].set()
+    assert len(order) == 2
+    for gate in gates:
+        gate.set()
+    concurrent.futures.wait(futures, PATIENCE)
+
+
+def test_callbacks_run_once_in_order_and_also_when_already_done(blocked):
+    calls = []
+    future = blocked.manager.submit(lambda resource: 7)
+    for i in range(5):
+        future.add_done_callback(lambda done, i=i: calls.append((i, done.result())))
+    assert calls == []
+    blocked.release()
+    assert calls == [(i, 7) for i in range(5)]
+    future.add_done_callback(lambda done: calls.append("late"))
+    assert calls[5:] == ["late"]
+
+
+def test_one_raising_callback_stops_neither_the_rest_nor_the_worker(blocked, log):
+    calls = []
+
+    def bad(done):
+        raise SystemExit("from a callback")
+
+    future = blocked.manager.submit(lambda resource: 0)
+    future.add_done_callback(bad)
+    future.add_done_callback(calls.append)
+    blocked.release()
+    assert calls == [future]
+    assert any("from a callback" in line for line in log.loud())
+    with pytest.raises(SystemExit):  # here in the main thread it may be that of a signal handler
+        future.add_done_callback(bad)
+    assert blocked.manager.queue_task(lambda resource: "alive") == "alive"
+
+
+@pytest.mark.parametrize("error", [SystemExit(3), KeyboardInterrupt()])
+def test_an_interrupt_in_a_callback_is_raised_by_cancel_when_the_rest_has_run(blocked, log, error):
+    calls = []
+
+    def bad(done):
+        raise error
+
+    future = blocked.manager.submit(lambda resource: 0)
+    for callback in (bad, calls.append, bad, calls.append):
+        future.add_done_callback(callback)
+    with pytest.raises(type(error)):
+        future.cancel()
+    assert calls == [future, future]
+    assert future.cancelled()
+    assert log.loud() == []
+
+
+def test_callbacks_of_a_cancelled_task_run_in_the_thread_that_cancels(blocked):
+    threads = []
+    future = blocked.manager.submit(lambda resource: 0)
+    future.add_done_callback(lambda done: threads.append(threading.current_thread()))
+    future.cancel()
+    assert threads == [threading.current_thread()]
+
+
+def test_looking_for_a_callback_never_compares_users_objects(blocked):
+    class Touchy:
+        def __eq__(self, other):
+            raise AssertionError("compared")
+
+        __hash__ = None
+
+        def __call__(self, done):
+            calls.append(done)
+
+    calls = []
+    future = blocked.manager.submit(lambda resource: 0)
+    future.add_done_callback(Touchy())
+    with pytest.raises(TimeoutError):
+        future.result(0.001)
+    assert future.cancel()
+    future.add_done_callback(Touchy())
+    assert calls == [future, future]
+
+
+@pytest.mark.parametrize("method", ["set_result", "set_exception"])
+def test_nobody_else_settles_a_task(make, method):
+    future = make().submit(lambda resource: 5)
+    with pytest.raises(InvalidStateError):
+        getattr(future, method)(None)
+    assert future.result(PATIENCE) == 5
+    with pytest.raises(InvalidStateError):
+        getattr(future, method)(None)
+    with pytest.raises(InvalidStateError):
+        future.set_running_or_notify_cancel()
+
+
+@pytest.mark.parametrize(
+    "error", [KeyboardInterrupt(), SystemExit(3), GeneratorExit(), StopIteration(4), MemoryError()]
+)
+def test_every_kind_of_exception_is_delivered_and_the_worker_lives(make, error):
+    manager = make(worker_count=1)
+
+    def fail(resource):
+        raise error
+
+    future = manager.submit(fail)
+    assert future.exception(PATIENCE) is error
+    with pytest.raises(type(error)):
+        future.result()
+    assert manager.queue_task(lambda resource: resource.number) == 0
+
+
+def test_an_exception_that_cannot_print_itself_is_delivered(make):
+    class Mute(Exception):
+        def __str__(self):
+            raise RuntimeError("no")
+
+        __repr__ = __str__
+
+    def fail(resource):
+        raise Mute
+
+    manager = make(check_health=lambda error: False, max_retries=1)
+    assert isinstance(manager.submit(fail).exception(PATIENCE), Mute)
+
+
+def test_a_traceback_begins_with_the_task(make):
+    def fail(resource):
+        raise ValueError
+
+    future = make().submit(fail)
+    assert future.exception(PATIENCE).__traceback__.tb_frame.f_code is fail.__code__
+
+
+def test_a_timeout_ends_a_waiting_task_that_then_never_starts(blocked):
+    ran = []
+    future = blocked.manager.submit(ran.append, timeout=0.01)
+    with pytest.raises(TaskTimeoutError, match=r"0\.01 s .*never started"):
+        future.result(PATIENCE)
+    blocked.release()
+    assert ran == []
+    assert future.attempts == 0
+    metrics = blocked.manager.metrics()
+    assert (metrics.total_tasks_failed, metrics.total_tasks_arrived) == (1, 2)
+
+
+def test_a_timeout_ends_a_running_task_whose_worker_stays_busy_until_it_returns(make):
+    manager = make(worker_count=1, max_worker_count=1)
+    gate, contexts = threading.Event(), []
+
+    def task(ctx, resource):
+        contexts.append(ctx)
+        gate.wait(PATIENCE)
+        return "too late"
+
+    future = manager.submit(task, timeout=3600)
+    eventually(lambda: contexts)
+    future._expire()
+    with pytest.raises(TaskTimeoutError, match="context is cancelled"):
+        future.result(PATIENCE)
+    assert contexts[0].cancelled()
+    assert isinstance(contexts[0].err(), DeadlineExceededError)
+    assert "timeout" in str(contexts[0].err())
+    assert contexts[0].cause() is future.exception()
+    assert manager.stats().running_tasks == 1
+    gate.set()
+    assert manager.join(PATIENCE)
+    metrics = manager.metrics()
+    assert (metrics.total_tasks_failed, metrics.total_tasks_completed, metrics.total_tasks_arrived) == (1, 0, 1)
+
+
+def test_callbacks_of_a_timeout_run_on_no_thread_of_the_timer_or_the_manager(blocked):
+    names, called = [], threading.Event()
+
+    def callback(result, error):
+        names.append(threading.current_thread().name)
+        called.set()
+
+    blocked.manager.queue_task_with_callback(lambda resource: 0, callback, timeout=0.01)
+    assert called.wait(PATIENCE)
+    assert "aside" in names[0]
+
+
+def test_a_finished_task_leaves_no_timer_behind(make):
+    import tasker.timer
+
+    manager = make()
+    for _ in range(3000):
+        manager.queue_task(lambda resource: 0, timeout=1000)
+    eventually(lambda: tasker.timer._timer.waiting() < 1500)
+
+
+def test_asyncio_can_wrap_futures_as_any_of_the_standard_library(make):
+    manager = make()
+
+    def fail(resource):
+        raise KeyError("mine")
+
+    async def main():
+        with pytest.raises(KeyError):
+            await asyncio.wrap_future(manager.submit(fail))
+        futures = (manager.submit(lambda resource, x: x, i) for i in range(200))
+        assert await asyncio.gather(*map(asyncio.wrap_future, futures)) == list(range(200))
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize("error", [StopIteration, GeneratorExit])
+def test_an_exception_that_coroutines_cannot_be_thrown_neither_hangs_nor_ends_an_awaiter(make, error):
+    """Wrapped, that is; test_aio.py awaits futures themselves."""
+    manager = make()
+
+    def fail(resource):
+        raise error(1)
+
+    async def main():
+        with pytest.raises(RuntimeError, match=error.__name__) as caught:
+            await asyncio.wait_for(asyncio.wrap_future(manager.submit(fail)), PATIENCE)
+        assert type(caught.value.__cause__) is error
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize("error", [StopIteration, GeneratorExit])
+def test_who_asks_for_an_exception_in_a_coroutine_gets_the_tasks_own(owner, error):
+    future, own = owner.future(), error(1)
+    assert future._take_settle()
+    future._publish(own)
+
+    async def main():
+        return [future.exception()]
+
+    assert asyncio.run(main()) == [own]
+
+
+def test_cancelling_a_wrapped_future_cancels_the_queued_task(blocked):
+    async def main():
+        future = blocked.manager.submit(lambda resource: 0)
+        waiter = asyncio.ensure_future(asyncio.wrap_future(future))
+        await asyncio.sleep(0)
+        waiter.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await waiter
+        return future
+
+    assert asyncio.run(main()).cancelled()
+
+
+def test_a_failure_that_nobody_looks_at_is_logged_once_it_is_collected(make, log):
+    manager = make()
+
+    def fail(resource):
+        raise LookupError("unseen")
+
+    futures = [manager.submit(fail) for _ in range(3)]
+    assert manager.join(PATIENCE)
+    futures[0].exception()
+    with pytest.raises(LookupError):
+        futures[1].result()
+    del futures
+    gc.collect()
+    assert sum("unseen" in line for line in log.loud()) == 1
+
+
+@pytest.mark.parametrize("how", ["wrap_future", "run_in_executor"])
+def test_a_failure_that_a_coroutine_got_by_asyncio_is_not_logged(make, log, how):
+    manager = make()
+
+    def fail(resource=None):
+        raise LookupError("the coroutine gets it")
+
+    async def main():
+        if how == "wrap_future":
+            awaited = asyncio.wrap_future(manager.submit(fail))
+        else:
+            awaited = asyncio.get_running_loop().run_in_executor(manager.executor(), fail)
+        with pytest.raises(LookupError):
+            await awaited
+
+    asyncio.run(main())
+    gc.collect()
+    assert log.loud() == []
+
+
+@pytest.mark.parametrize("outcome", ["pending", "running", 7, KeyError("mine"), "cancelled"])
+def test_the_snapshot_of_a_future_is_what_its_methods_say(owner, outcome):
+    future = owner.future()
+    if outcome == "running":
+        assert future._start(1.0)
+    elif outcome == "cancelled":
+        assert future.cancel()
+    elif outcome != "pending":
+        assert future._take_start()
+        assert future._take_settle()
+        future._publish(*((outcome, None) if isinstance(outcome, KeyError) else (None, outcome)))
+    snapshot = future._get_snapshot()
+    assert snapshot[:2] == (future.done(), future.cancelled())
+    if snapshot[:2] == (True, False):
+        assert (future._result, future.exception()) == snapshot[2:]
+    else:
+        assert snapshot[2:] == (None, None)
+
+
+@pytest.mark.parametrize("outcome", [7, KeyError("mine"), "cancelled"])
+def test_a_coroutine_gets_an_outcome_that_standard_waiters_are_yet_to_be_told(owner, outcome):
+    future = owner.future()
+    with future._condition:
+        assert future._waiters == []  # from here on it has some to tell
+    assert future._take_settle()
+    if outcome == "cancelled":
+        assert future._take_start()
+    # as _publish leaves it before it takes the waiters
+    future._exception, future._result = (outcome, None) if isinstance(outcome, KeyError) else (None, outcome)
+    future._final = CANCELLED_AND_NOTIFIED if outcome == "cancelled" else FINISHED
+
+    async def main():
+        wrapped = asyncio.wrap_future(future)
+        await asyncio.wait([wrapped], timeout=PATIENCE)
+        return "cancelled" if wrapped.cancelled() else wrapped.exception() or wrapped.result()
+
+    assert asyncio.run(main()) == outcome
+    assert future._tell_waiters() == []
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="signals to the own process")
+@pytest.mark.skipif(not gil_enabled(), reason="without the GIL another thread may run the destructor, at any time")
+def test_an_interrupt_that_comes_while_an_unseen_failure_is_logged_comes_a_moment_later(make):
+    """Python drops what a destructor raises."""
+
+    class Interrupted:
+        def __getattr__(self, name):
+            return lambda *_: name == "error" and signal.raise_signal(signal.SIGINT)
+
+    manager = make(logger=Interrupted())
+    previous = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        future = manager.submit(lambda resource: 1 / 0)
+        assert manager.join(PATIENCE)
+        eventually(lambda: manager.stats().idle_workers)  # none of them holds the future any more
+        with pytest.raises(KeyboardInterrupt):  # noqa: PT012
+            del future
+            gc.collect()
+            eventually(lambda: False)
+    finally:
+        signal.signal(signal.SIGINT, previous)
+
+
+def test_a_failure_that_nobody_looks_at_and_that_cannot_be_printed_costs_nothing(owner, monkeypatch):
+    class Mute(Exception):
+        @property
+        def __cause__(self):
+            raise RuntimeError("no")
+
+    gc.collect()  # of what other tests left
+    trouble = []
+    monkeypatch.setattr(sys, "unraisablehook", trouble.append)
+    future = owner.future()
+    assert future._take_settle()
+    future._publish(Mute())
+    del future
+    gc.collect()
+    assert trouble == []
+
+
+def test_what_a_task_raises_after_it_was_asked_to_end_is_not_logged_but_a_timeout_is(make, log):
+    manager = make()
+    started = threading.Event()
+
+    def task(ctx, resource):
+        started.set()
+        ctx.wait(PATIENCE)
+        raise LookupError("asked to end")
+
+    future = manager.submit(task)
+    assert started.wait(PATIENCE)
+    future.cancel()
+    assert manager.join(PATIENCE)
+    del future
+    gc.collect()
+    assert not any("asked to end" in line for line in log.loud())
+    manager.submit(task, timeout=0.01)
+    assert manager.join(PATIENCE)
+
+    def told():
+        gc.collect()  # each time: its thread may hold it for a moment after it was settled
+        return any("TaskTimeoutError" in line for line in log.loud())
+
+    eventually(told)
+
+
+def test_cancelled_tasks_are_not_logged_as_failures(blocked, log):
+    blocked.manager.submit(lambda resource: 0).cancel()
+    blocked.manager.submit(lambda resource: 0)
+    blocked.gate.set()
+    blocked.manager.kill()
+    gc.collect()
+    assert not any("nobody asked" in line for line in log.loud())
+
+
+class Thing:
+    """Something that a weak reference can watch."""
+
+
+@pytest.mark.parametrize("outcome", ["result", "error", "retry", "cancel", "timeout"])
+@pytest.mark.usefixtures("no_collection")
+def test_arguments_result_and_exception_are_freed_with_the_future(make, outcome):
+    from tests.conftest import Sick
+
+    manager = make(worker_count=1, max_worker_count=1)
+    gate = threading.Event()
+    try:
+        thing = Thing()
+        watch = weakref.ref(thing)
+
+        def task(ctx, resource, thing):
+            if outcome == "retry":
+                raise Sick(thing)
+            if outcome == "error":
+                raise ValueError(thing)
+            return [thing]
+
+        if outcome in ("cancel", "timeout"):
+            manager.submit(lambda resource: gate.wait(PATIENCE))
+        future = manager.submit(task, thing, timeout=0.01 if outcome == "timeout" else None)
+        if outcome == "cancel":
+            future.cancel()
+        else:
+            concurrent.futures.wait([future], PATIENCE)
+            if outcome != "result":
+                assert future.exception() is not None
+        gate.set()
+        manager.join(PATIENCE)
+        del future, thing, task
+        if not gil_enabled():
+            gc.collect()  # what one thread made and another lets go last is freed late there
+        eventually(lambda: watch() is None)  # what the timer thread settles is let go of aside
+    finally:
+        gate.set()
+
+
+def test_a_parked_worker_keeps_nothing_of_its_last_task(make):
+    manager = make(worker_count=1)
+    thing = Thing()
+    watch = weakref.ref(thing)
+    result = manager.queue_task(lambda ctx, resource, x: x, thing)
+    assert result is thing
+    manager.join(PATIENCE)
+    del thing, result
+    if not gil_enabled():
+        gc.collect()
+    assert watch() is None
+
+
+def test_a_queued_task_is_small(blocked):
+    import tracemalloc
+
+    tracemalloc.start()
+    try:
+        task = lambda resource: None  # noqa: E731
+        before = tracemalloc.get_traced_memory()[0]
+        futures = [blocked.manager.queue_task_async(task) for _ in range(2000)]
+        size = (tracemalloc.get_traced_memory()[0] - before) / 2000
+    finally:
+        tracemalloc.stop()
+    assert size < 500
+    for future in futures:
+        future.cancel()
+
+
+def test_mass_cancellation_empties_the_lane(blocked):
+    futures = [blocked.manager.submit(lambda resource: 0) for _ in range(5000)]
+    kept = blocked.manager.submit(lambda resource: "kept")
+    for future in futures:
+        assert future.cancel()
+    eventually(lambda: blocked.manager.stats().queued_tasks == 1)  # fewer for a moment, during a compaction
+    eventually(lambda: len(blocked.manager._engine.queue._main) == 1, "the compaction")
+    blocked.release()
+    assert kept.result(PATIENCE) == "kept"
+    assert blocked.manager.metrics().total_tasks_cancelled == 5000
+
+
+def test_rights_are_taken_once_however_many_want_them(make):
+    class Owner:
+        logger = None
+        has_collector = False
+        orphaned = None
+        settling: ClassVar[set[object]] = set()
+
+    for _ in range(300):
+        future = new_task(Owner(), len, (), False, 0.0)
+        barrier = threading.Barrier(4)
+        won = []
+
+        def race(future=future, barrier=barrier, won=won):
+            barrier.wait(PATIENCE)
+            if future._start(0.0):
+                won.append(1)
+
+        threads = [threading.Thread(target=race) for _ in range(4)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(PATIENCE)
+        assert won == [1]
+
+
+# -- what workers, timers and closings do with it ------------------------------------------------------------------
+
+
+def test_starts_are_counted_and_times_are_those_of_the_last_one(owner):
+    future = owner.future()
+    assert future._stamps(9.0) == (1.0, 9.0, 9.0)
+    assert future._start(2.0)
+    assert future._stamps(9.0) == (1.0, 2.0, 9.0)
+    assert future._requeue()
+    assert future._start(5.0)
+    assert future.attempts == 2
+    assert future._stamps(9.0) == (1.0, 5.0, 9.0)
+
+
+def test_a_task_that_was_asked_to_end_before_it_had_a_context_gets_an_ended_one(owner):
+    future = owner.future()
+    assert future._start(2.0)
+    assert not future._make_context(VALUES).cancelled()
+    future = owner.future()
+    assert future._start(2.0)
+    assert future.cancel() is False
+    assert future._make_context(VALUES).cancelled()
+    assert future._requeue() is False
+
+
+@pytest.mark.parametrize("collector", [False, True])
+@pytest.mark.parametrize("state", ["waiting", "running without a context", "running"])
+def test_a_failure_from_outside_is_recorded_then_published_and_the_users_code_runs_elsewhere(owner, state, collector):
+    owner.has_collector = collector
+    future, calls, error = owner.future(), [], KeyError("from outside")
+    future.add_done_callback(lambda done: calls.append(("done", done.exception())))
+    if state != "waiting":
+        assert future._start(2.0)
+    if state == "running":
+        context = future._make_context(VALUES)
+        context.on_done(lambda: calls.append("context"))
+    assert future._fail_from_outside(error, ContextCancelledError("ended"))
+    assert future._fail_from_outside(ValueError(), ContextCancelledError("again")) is False
+    assert not future._waits_for_start()
+    assert future._requeue() is False
+    if state == "running":
+        assert (str(context.err()), context.cause()) == ("ended", error)
+    told = ["entry died"] * (state == "waiting") + [("failed", error, state == "waiting")]
+    if state == "running without a context":  # which its worker is about to make
+        assert future._make_context(VALUES).cancelled()
+    if collector:  # which is the user's, and has to be told first
+        assert not future.done()
+        assert owner.told == told[:-1]
+    else:
+        assert future.exception(0) is error
+        assert owner.told == told
+    assert calls == []
+    for job in owner.jobs:
+        job()
+    assert calls == [("done", error)] + ["context"] * (state == "running")
+    assert owner.told == told
+    assert future.exception(0) is error
+
+
+def test_a_failure_from_outside_that_calls_nobody_back_needs_no_other_thread(owner):
+    future = owner.future()
+    assert future._fail_from_outside(TaskTimeoutError("late"), DeadlineExceededError("late"))
+    assert owner.jobs == []
+    assert isinstance(future.exception(), TaskTimeoutError)
+
+
+def test_asking_a_running_task_to_end_ends_its_context_once_and_hands_its_callbacks_over(owner):
+    future, calls, why = owner.future(), [], OSError()
+    assert future._start(2.0)
+    context = future._make_context(VALUES)
+    context.on_done(lambda: calls.append(1))
+    callbacks = future._ask_to_end(ContextCancelledError("killed"), why, [])
+    assert (str(context.err()), context.cause()) == ("killed", why)
+    assert calls == []
+    assert len(callbacks) == 1
+    assert future._ask_to_end(ContextCancelledError("again"), OSError(), []) == []
+    assert not future.done()
+    assert future._requeue() is False
+
+
+def test_asking_a_task_to_end_that_is_settled_or_has_no_context_ends_nothing(owner):
+    settled, bare = owner.future(), owner.future()
+    assert settled.cancel()
+    assert settled._ask_to_end(ContextCancelledError("killed"), OSError(), []) == []
+    assert bare._start(2.0)
+    assert bare._ask_to_end(ContextCancelledError("killed"), OSError(), []) == []
+    assert bare._requeue() is False
+
+
+def test_a_waiting_task_is_withdrawn_once_and_of_a_refused_one_nobody_is_told(owner):
+    for refused in (False, True):
+        owner.told.clear()
+        future, calls = owner.future(), []
+        future.add_done_callback(calls.append)
+        if refused:
+            assert future._take_start()
+            future._count_refusal()
+        else:
+            assert future._withdraw() is True
+        assert future._withdraw() is False
+        assert future.cancelled()
+        assert owner.told == ["entry died", "cancelled"]
+        assert calls == [future] * (not refused)
+
+
+def test_a_task_whose_outcome_somebody_else_is_about_to_write_is_not_withdrawn_but_never_starts(owner):
+    future = owner.future()
+    assert future._take_settle()  # a timeout, say
+    assert future.cancel() is False
+    assert not future._start(2.0)
+    assert owner.told == ["entry died"]
+
+
+def test_a_cancellation_that_meets_a_retry_takes_it_back(owner):
+    class Retried(TaskFuture):
+        def __setattr__(self, name, value):
+            if name == "_cancel_asked":
+                assert self._requeue() is True  # by its worker, after cancel() has seen it running
+            super().__setattr__(name, value)
+
+    future = owner.future()
+    assert future._start(2.0)
+    future.__class__ = Retried
+    assert future.cancel() is True
+    assert future.cancelled()
+    assert owner.told == ["entry died", "cancelled"]
+
+
+def test_a_task_that_its_worker_puts_back_while_it_is_settled_is_a_dead_entry(owner):
+    future, error = owner.future(), KeyError()
+    assert future._start(2.0)
+    assert future._take_settle()  # a timeout, say
+    future._may_start = True  # the worker announces a retry, and looks afterwards
+    future._publish(error)
+    assert owner.told == ["entry died"]
+    assert not future._start(3.0)
+    assert future.exception() is error
+
+
+def test_after_a_fork_what_had_no_outcome_fails_and_nobody_is_told_who_is_not_there(owner):
+    future, bare, done, calls, error = owner.future(), owner.future(), owner.future(), [], OSError("forked")
+    for each in (future, done):
+        each.add_done_callback(calls.append)
+    assert done.cancel()
+    sleeper = tasker.future.new_sleeper()
+    future._announce(sleeper)
+    in_another_thread(future._condition.acquire)  # a wait() held it, in a thread that is not here any more
+    for each in (future, bare, done):
+        each._end_after_fork(error)
+    assert in_another_thread(lambda: concurrent.futures.wait([future, bare], PATIENCE)).done == {future, bare}
+    assert future.exception(0) is bare.exception(0) is error
+    assert calls == [done]
+    assert sleeper.acquire(timeout=0) is False
+    assert done.cancelled()
+
+
+@needs_fork
+def test_a_forked_child_waits_for_tasks_of_its_own_whatever_another_thread_was_doing_in_the_parent():
+    out = run_python("""
+        import os, signal, threading
+        import tasker.future
+        from tasker import Config, TaskManager
+        held, release = threading.Event(), threading.Event()
+        def begin_to_wait():
+            with tasker.future._first_waiter:
+                held.set()
+                release.wait(20)
+        thread = threading.Thread(target=begin_to_wait)
+        thread.start()
+        assert held.wait(20)
+        child = os.fork()
+        if child == 0:
+            signal.alarm(20)  # ends it if it waits for ever
+            called = threading.Event()
+            with TaskManager(Config(on_create=list, on_destroy=list.clear, worker_count=1)) as manager:
+                manager.submit(lambda resource: 0).add_done_callback(lambda done: called.set())
+                os._exit(0 if called.wait(20) else 1)
+        print("child", os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+        release.set()
+    """)
+    assert out.split() == ["child", "0"]
+
+
+def test_who_waits_in_a_forked_child_gets_what_a_task_of_the_parents_fails_with(owner):
+    future = owner.future()
+    assert future._start(2.0)  # by a thread that is not here
+    owner.orphaned = OSError("forked")
+    assert future.exception() is owner.orphaned
+
+
+def test_a_wait_inside_of_a_wait_leaves_the_outer_one_announced(owner, monkeypatch):
+    class Worker:
+        """The worker in whose task all this happens."""
+
+        name, holds_resource, task = "worker", False, None
+
+    class Seat:
+        """The outer one is made first."""
+
+        def __init__(self):
+            self.sleep = sleeps.pop(0)
+
+        def wake(self):
+            """Nobody sleeps here."""
+
+    worker, announced = Worker(), []
+
+    def settle(future):
+        announced.extend(deadlock._announced.waits[worker].awaited._futures)
+        assert future._take_settle()
+        future._publish(None)
+
+    def sleep_in_the_outer():
+        inner.result()  # of a `__del__`, say
+        settle(outer)
+
+    sleeps = [sleep_in_the_outer, lambda: settle(inner)]
+    monkeypatch.setattr(here.place, "worker", worker)
+    monkeypatch.setattr("tasker.future.Seat", Seat)
+    outer, inner = owner.future(), owner.future()
+    for future in (outer, inner):
+        future._deadline = float("inf")  # no wait for it is a deadlock
+    outer.result()
+    assert announced == [inner, outer]
+    assert worker not in deadlock._announced
+
+
+def test_a_timeout_that_meets_the_worker_leaves_it_nothing_to_call(make, monkeypatch):
+    store, gate, judged = TaskFuture._store, threading.Event(), []
+    manager = make(worker_count=1, check_health=lambda error: judged.append(error) is None)
+    worker = manager._engine.crew.members[0]
+
+    def store_as_the_worker_looks(self, exception, *others, **named):
+        store(self, exception, *others, **named)
+        if isinstance(exception, TaskTimeoutError):
+            gate.set()
+            eventually(lambda: worker.seat.parked)
+
+    monkeypatch.setattr(TaskFuture, "_store", store_as_the_worker_looks)
+    manager.submit(lambda resource: gate.wait(PATIENCE))
+    late = manager.submit(lambda resource: None, timeout=0.01)
+    assert isinstance(late.exception(PATIENCE), TaskTimeoutError)
+    assert manager.join(PATIENCE)
+    assert late.attempts == 0
+    assert judged == []
