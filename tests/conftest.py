@@ -112,11 +112,11 @@ def log() -> Log:
 
 
 @pytest.fixture
-def make(factory: Factory, log: Log) -> Iterator[Callable[..., TaskManager[Resource]]]:
-    """`make(**options)`: a running manager on recorded resources, killed at the end if the test left it open."""
+def new_manager(factory: Factory, log: Log) -> Iterator[Callable[..., TaskManager[Resource]]]:
+    """`new_manager(**options)`: a running manager on recorded resources, killed at the end if the test left it open."""
     managers: list[TaskManager[Resource]] = []
 
-    def make(**options: Any) -> TaskManager[Resource]:
+    def new_manager(**options: Any) -> TaskManager[Resource]:
         options = {
             "worker_count": 2,
             "on_create": factory.create,
@@ -131,17 +131,17 @@ def make(factory: Factory, log: Log) -> Iterator[Callable[..., TaskManager[Resou
         managers.append(manager)
         return manager
 
-    yield make
+    yield new_manager
     for manager in managers:
         if repr(manager).find("closed") < 0:
             assert manager.kill(PATIENCE).abandoned == ()
 
 
 @pytest.fixture(params=["view", "pool"])
-def executor(request, make) -> Iterator[Executor]:
+def executor(request, new_manager) -> Iterator[Executor]:
     """An executor with two workers."""
     if request.param == "view":
-        yield make(worker_count=2, max_worker_count=2).executor()
+        yield new_manager(worker_count=2, max_worker_count=2).executor()
     else:
         with ThreadPoolExecutor(2) as pool:
             yield pool

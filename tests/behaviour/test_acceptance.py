@@ -109,14 +109,14 @@ SUBMISSIONS = {
 class World:
     """Something to submit to, with one worker, and what has run there."""
 
-    def __init__(self, name: str, make) -> None:
+    def __init__(self, name: str, new_manager) -> None:
         options, self._submit = SUBMISSIONS[name]
         self.ran: list[int] = []
         if options is None:
             self.target = ThreadPoolExecutor(1)
             self.engine = self.target._task_engine
         else:
-            self.target = make(worker_count=1, max_worker_count=1, burst_interval=0.005, **options)
+            self.target = new_manager(worker_count=1, max_worker_count=1, burst_interval=0.005, **options)
             self.engine = self.target._engine
         self.submit(-1)
         self.settle()
@@ -155,8 +155,8 @@ def bytecodes(world: World, number: int) -> int:
 )
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize("name", SUBMISSIONS)
-def test_struck_at_any_bytecode_a_submission_raises_or_its_task_runs_once(name, make):
-    world = World(name, make)
+def test_struck_at_any_bytecode_a_submission_raises_or_its_task_runs_once(name, new_manager):
+    world = World(name, new_manager)
     wrong, number, struck = [], 0, True
     total = max(bytecodes(world, number) for number in (-2, -3, -4))
     assert total > 20
@@ -198,8 +198,8 @@ def at_depth(depth, call):
 
 
 @pytest.mark.parametrize("name", SUBMISSIONS)
-def test_near_the_recursion_limit_a_submission_raises_or_its_task_runs_once(name, make):
-    world = World(name, make)
+def test_near_the_recursion_limit_a_submission_raises_or_its_task_runs_once(name, new_manager):
+    world = World(name, new_manager)
     wrong, depth = [], room()
     refused = accepted = 0
     for left in range(60):
@@ -226,8 +226,8 @@ class HandlerError(BaseException):
 
 @pytest.mark.skipif(not hasattr(signal, "pthread_kill"), reason="needs POSIX signals")
 @pytest.mark.parametrize("kind", [KeyboardInterrupt, HandlerError])
-def test_an_interrupt_whose_task_was_taken_already_is_raised_a_moment_later(make, monkeypatch, kind):
-    manager = make(worker_count=1, max_worker_count=1)
+def test_an_interrupt_whose_task_was_taken_already_is_raised_a_moment_later(new_manager, monkeypatch, kind):
+    manager = new_manager(worker_count=1, max_worker_count=1)
     assert manager.wait_ready(PATIENCE)
     put = manager._engine.queue.put
     began, gate = threading.Event(), threading.Event()
@@ -256,8 +256,8 @@ def test_an_interrupt_whose_task_was_taken_already_is_raised_a_moment_later(make
 
 
 @pytest.mark.skipif(not hasattr(signal, "pthread_kill"), reason="needs POSIX signals")
-def test_an_interrupt_whose_task_waits_is_raised_at_once_and_the_task_never_runs(make, monkeypatch):
-    manager = make(worker_count=1, max_worker_count=1)
+def test_an_interrupt_whose_task_waits_is_raised_at_once_and_the_task_never_runs(new_manager, monkeypatch):
+    manager = new_manager(worker_count=1, max_worker_count=1)
     gate, ran = threading.Event(), []
     held = manager.submit(lambda _: gate.wait(PATIENCE))
     eventually(held.running)
@@ -282,8 +282,8 @@ def test_an_interrupt_whose_task_waits_is_raised_at_once_and_the_task_never_runs
 
 @pytest.mark.parametrize("kind", [RecursionError, MemoryError, OSError])
 @pytest.mark.parametrize("name", ["submit", "executor", "drop-in"])
-def test_what_strikes_when_a_worker_has_the_task_already_is_no_refusal(name, make, monkeypatch, kind):
-    world = World(name, make)
+def test_what_strikes_when_a_worker_has_the_task_already_is_no_refusal(name, new_manager, monkeypatch, kind):
+    world = World(name, new_manager)
     queue, began = world.engine.queue, threading.Event()
     place = (world.engine, "wake_or_hire") if name == "drop-in" else (queue, "put")
     original = getattr(*place)

@@ -207,9 +207,9 @@ NOTHING = object()
 class World:
     """A manager with one worker that is busy and one that is idle, a bounded queue, a pool, and a context."""
 
-    def __init__(self, make):
+    def __init__(self, new_manager):
         self.gate, started = threading.Event(), threading.Event()
-        self.manager = make(worker_count=2, queue_size=3, resource_pool_size=1)
+        self.manager = new_manager(worker_count=2, queue_size=3, resource_pool_size=1)
         self.running = self.manager.submit(lambda resource: started.set() or self.gate.wait(PATIENCE))
         self.done = self.manager.submit(lambda resource: "done")
         self.done.result(PATIENCE)
@@ -657,9 +657,9 @@ argument(
 
 
 @pytest.fixture
-def world(make, factory):
+def world(new_manager, factory):
     factory.any_thread = True  # those of the pool
-    world = World(make)
+    world = World(new_manager)
     yield world
     world.unblock()
 
@@ -772,10 +772,10 @@ WAITS = {  # what waits for so long, how to see that it does, and what ends it w
 
 @pytest.mark.parametrize("value", [sys.maxsize, 1e308, math.inf, 10**400, timedelta.max], ids=repr)
 @pytest.mark.parametrize("name", WAITS)
-def test_a_huge_time_is_waited_for_like_any_other(make, factory, name, value):
+def test_a_huge_time_is_waited_for_like_any_other(new_manager, factory, name, value):
     factory.any_thread = True
     wait, waits, result = WAITS[name]
-    world = World(make)
+    world = World(new_manager)
     if name == "queue_timeout":
         world.manager.submit(lambda resource: world.gate.wait(PATIENCE))
         eventually(lambda: world.manager.stats().running_tasks == 2)
@@ -792,7 +792,7 @@ def test_a_huge_time_is_waited_for_like_any_other(make, factory, name, value):
     thread.join(PATIENCE)
 
 
-def test_huge_deadlines_are_no_reason_to_wake_up_early(make):
+def test_huge_deadlines_are_no_reason_to_wake_up_early(new_manager):
     for make_one in (
         lambda: with_timeout(background(), 1e308),
         lambda: with_deadline(background(), 1e308),
@@ -837,5 +837,5 @@ def test_a_context_is_made_by_its_functions_alone(arguments):
         Context()
 
 
-def test_a_task_that_cannot_be_compared_is_a_task(make):
-    assert make().submit(Incomparable()).result(PATIENCE).alive
+def test_a_task_that_cannot_be_compared_is_a_task(new_manager):
+    assert new_manager().submit(Incomparable()).result(PATIENCE).alive

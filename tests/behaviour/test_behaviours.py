@@ -487,9 +487,9 @@ def test_every_behaviour_has_tests_that_exist() -> None:
 
 
 @pytest.mark.parametrize("pauses", ["no_pauses", "short_pauses"])
-def test_tasks_that_are_always_sick_keep_no_other_from_running(make, request, pauses):
+def test_tasks_that_are_always_sick_keep_no_other_from_running(new_manager, request, pauses):
     request.getfixturevalue(pauses)
-    manager = make(worker_count=1, max_worker_count=1, max_retries=3)
+    manager = new_manager(worker_count=1, max_worker_count=1, max_retries=3)
     order = []
 
     def sick(resource, name):
@@ -504,8 +504,8 @@ def test_tasks_that_are_always_sick_keep_no_other_from_running(make, request, pa
     assert [name for name in order if name != "sick"] == list(range(6))
 
 
-def test_cancelled_entries_do_not_delay_the_task_behind_them(make):
-    manager = make(worker_count=1, max_worker_count=1)
+def test_cancelled_entries_do_not_delay_the_task_behind_them(new_manager):
+    manager = new_manager(worker_count=1, max_worker_count=1)
     gate, order = threading.Event(), []
     eventually(manager.submit(lambda resource: gate.wait(PATIENCE)).running)
     for priority in (False, True):
@@ -520,8 +520,8 @@ def test_cancelled_entries_do_not_delay_the_task_behind_them(make):
 # -- scaling ---------------------------------------------------------------------------------------------------------
 
 
-def test_workers_that_are_retired_while_tasks_come_lose_none(make):
-    manager = make(worker_count=1, max_worker_count=4)
+def test_workers_that_are_retired_while_tasks_come_lose_none(new_manager):
+    manager = new_manager(worker_count=1, max_worker_count=4)
     engine = manager._engine
     futures, done = [], threading.Event()
 
@@ -548,9 +548,9 @@ def test_workers_that_are_retired_while_tasks_come_lose_none(make):
     assert manager.stats().active_workers >= 1
 
 
-def test_long_idleness_ends_no_base_worker(make, monkeypatch):
+def test_long_idleness_ends_no_base_worker(new_manager, monkeypatch):
     monkeypatch.setattr(tasker.scaling, "WINDOW", 0.01)  # long is what takes many windows
-    manager = make(worker_count=3, max_worker_count=6, burst_interval=0.002)
+    manager = new_manager(worker_count=3, max_worker_count=6, burst_interval=0.002)
     engine = manager._engine
     assert manager.wait_ready(PATIENCE)
     before, samples = engine.crew.members, []
@@ -564,9 +564,9 @@ def test_long_idleness_ends_no_base_worker(make, monkeypatch):
 # -- resources -------------------------------------------------------------------------------------------------------
 
 
-def test_at_rest_the_live_resources_are_those_of_the_workers_and_of_the_pool(make, factory):
+def test_at_rest_the_live_resources_are_those_of_the_workers_and_of_the_pool(new_manager, factory):
     factory.any_thread = True
-    manager = make(worker_count=2, max_worker_count=5, burst_interval=0.01, resource_pool_size=2, max_retries=1)
+    manager = new_manager(worker_count=2, max_worker_count=5, burst_interval=0.01, resource_pool_size=2, max_retries=1)
     refused = []
 
     def task(resource, i):
@@ -603,8 +603,8 @@ def test_at_rest_the_live_resources_are_those_of_the_workers_and_of_the_pool(mak
 
 @pytest.mark.parametrize("busy", [False, True])
 @pytest.mark.parametrize("end", ["stop", "kill"])
-def test_a_manager_whose_waiting_tasks_were_all_cancelled_closes(make, end, busy):
-    manager = make(worker_count=1, max_worker_count=1)
+def test_a_manager_whose_waiting_tasks_were_all_cancelled_closes(new_manager, end, busy):
+    manager = new_manager(worker_count=1, max_worker_count=1)
     gate = threading.Event()
     running = manager.submit(lambda resource: gate.wait(PATIENCE))
     eventually(running.running)
@@ -621,8 +621,8 @@ def test_a_manager_whose_waiting_tasks_were_all_cancelled_closes(make, end, busy
 
 
 @pytest.mark.parametrize("end", ["stop", "kill"])
-def test_when_the_end_is_reported_no_thread_is_left_but_the_abandoned(make, factory, end):
-    manager = make(name="outlived", worker_count=3, max_worker_count=6, burst_interval=0.005)
+def test_when_the_end_is_reported_no_thread_is_left_but_the_abandoned(new_manager, factory, end):
+    manager = new_manager(name="outlived", worker_count=3, max_worker_count=6, burst_interval=0.005)
     gate = threading.Event()
     for _ in range(50):
         manager.queue_task_with_callback(lambda resource: 0, lambda result, error: None)
@@ -649,8 +649,8 @@ def test_when_the_end_is_reported_no_thread_is_left_but_the_abandoned(make, fact
 # -- looking ---------------------------------------------------------------------------------------------------------
 
 
-def test_at_rest_arrivals_are_what_ended_and_what_waits_and_what_runs(make):
-    manager = make(worker_count=2, max_worker_count=2)
+def test_at_rest_arrivals_are_what_ended_and_what_waits_and_what_runs(new_manager):
+    manager = new_manager(worker_count=2, max_worker_count=2)
     gate = threading.Event()
     manager.queue_task(lambda resource: 0)
     running = [manager.submit(lambda resource: gate.wait(PATIENCE)) for _ in range(2)]
@@ -677,8 +677,8 @@ def locks_of(manager):
     }
 
 
-def test_stats_wait_for_no_lock_and_work_in_every_state(make):
-    manager = make(worker_count=1)
+def test_stats_wait_for_no_lock_and_work_in_every_state(new_manager):
+    manager = new_manager(worker_count=1)
     assert manager.wait_ready(PATIENCE)
     locks = locks_of(manager)
     assert len(locks) >= 4
@@ -718,7 +718,7 @@ def test_stats_wait_for_no_lock_and_work_in_every_state(make):
 # -- user code and locks ---------------------------------------------------------------------------------------------
 
 
-def test_no_lock_is_held_while_code_of_the_users_runs(make, factory, monkeypatch):
+def test_no_lock_is_held_while_code_of_the_users_runs(new_manager, factory, monkeypatch):
     """Another thread takes every lock while the user's code waits for it: that one holds none of them."""
     factory.any_thread = True
     places, kept = set(), []
@@ -779,7 +779,7 @@ def test_no_lock_is_held_while_code_of_the_users_runs(make, factory, monkeypatch
         probe("check_health")
         return not isinstance(error, Sick)
 
-    manager = make(
+    manager = new_manager(
         worker_count=1,
         max_worker_count=2,
         burst_task_threshold=1,
@@ -835,9 +835,9 @@ def test_no_lock_is_held_while_code_of_the_users_runs(make, factory, monkeypatch
 
 
 @pytest.mark.parametrize("bound", [0, 20])
-def test_a_del_that_the_collector_runs_anywhere_may_use_the_manager(make, factory, bound):
+def test_a_del_that_the_collector_runs_anywhere_may_use_the_manager(new_manager, factory, bound):
     factory.any_thread = True
-    manager = make(worker_count=2, max_worker_count=2, queue_size=bound, resource_pool_size=1)
+    manager = new_manager(worker_count=2, max_worker_count=2, queue_size=bound, resource_pool_size=1)
     done, errors = [], []
 
     class Knot:

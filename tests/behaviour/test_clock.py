@@ -36,9 +36,9 @@ def stopped(request, monkeypatch):
 
 
 @pytest.fixture
-def stuck(make):
+def stuck(new_manager):
     """A manager whose only worker runs a task that does not listen, and that takes one task more."""
-    manager = make(worker_count=1, max_worker_count=1, queue_size=1)
+    manager = new_manager(worker_count=1, max_worker_count=1, queue_size=1)
     gate, running = threading.Event(), threading.Event()
     manager.submit(lambda _: (running.set(), gate.wait(PATIENCE)))
     assert running.wait(PATIENCE)
@@ -75,9 +75,11 @@ def test_what_waits_for_a_state_or_an_outcome_is_back_in_time(stuck, stopped):
     assert waiting.cancel()
 
 
-def test_tasks_do_not_wait_for_a_resource_for_ever(make, factory, stopped):
+def test_tasks_do_not_wait_for_a_resource_for_ever(new_manager, factory, stopped):
     gate = threading.Event()
-    manager = make(on_create=lambda: gate.wait(PATIENCE) and factory.create(), worker_count=1, create_timeout=0.05)
+    manager = new_manager(
+        on_create=lambda: gate.wait(PATIENCE) and factory.create(), worker_count=1, create_timeout=0.05
+    )
     try:
         assert not manager.wait_ready(0.05)
         assert isinstance(manager.submit(lambda _: 1).exception(PATIENCE), ResourceCreationError)
@@ -117,8 +119,8 @@ def test_where_nobody_has_stopped_the_clock_a_deadline_is_what_was_given():
 
 
 @pytest.mark.parametrize("seconds", [1e6, -1e6])
-def test_nothing_is_late_because_the_clock_jumps(make, log, monkeypatch, seconds):
-    manager = make(worker_count=1, max_worker_count=1, create_timeout=100.0)
+def test_nothing_is_late_because_the_clock_jumps(new_manager, log, monkeypatch, seconds):
+    manager = new_manager(worker_count=1, max_worker_count=1, create_timeout=100.0)
     gate, beats = threading.Event(), manager._engine.burst._beats
     futures = [manager.submit(lambda _: gate.wait(PATIENCE), timeout=1000.0) for _ in range(3)]
     context = with_timeout(background(), 1000.0)

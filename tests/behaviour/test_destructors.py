@@ -119,11 +119,11 @@ def grave():
 
 
 @pytest.fixture
-def busy(make, grave):
+def busy(new_manager, grave):
     """A manager with one worker, busy until `gate` is set; it listens to its context."""
 
     def busy(**options):
-        manager = make(**{"worker_count": 1, "max_worker_count": 1, "max_retries": 5, **options})
+        manager = new_manager(**{"worker_count": 1, "max_worker_count": 1, "max_retries": 5, **options})
         grave.watch(manager._engine)
         gate, running = threading.Event(), threading.Event()
 
@@ -151,8 +151,8 @@ def test_kill_lets_go_of_waiting_tasks_elsewhere(busy, grave):
     grave.check(*KINDS)
 
 
-def test_kill_lets_go_of_running_tasks_elsewhere(make, grave, monkeypatch):
-    manager = make(worker_count=1, max_worker_count=1)
+def test_kill_lets_go_of_running_tasks_elsewhere(new_manager, grave, monkeypatch):
+    manager = new_manager(worker_count=1, max_worker_count=1)
     engine = manager._engine
     grave.watch(engine)
     gate, running = threading.Event(), threading.Event()
@@ -178,8 +178,8 @@ def test_kill_lets_go_of_running_tasks_elsewhere(make, grave, monkeypatch):
     grave.check(*KINDS)
 
 
-def test_kill_lets_go_of_what_hangs_on_contexts_of_running_tasks_elsewhere(make, grave):
-    manager = make(worker_count=1, max_worker_count=1)
+def test_kill_lets_go_of_what_hangs_on_contexts_of_running_tasks_elsewhere(new_manager, grave):
+    manager = new_manager(worker_count=1, max_worker_count=1)
     grave.watch(manager._engine)
     running, gate = threading.Event(), threading.Event()
 
@@ -209,8 +209,8 @@ def test_a_timeout_lets_go_of_a_waiting_task_elsewhere(busy, grave):
     grave.check(*KINDS)
 
 
-def test_a_timeout_lets_go_of_a_running_task_elsewhere(make, grave):
-    manager = make(worker_count=1, max_worker_count=1)
+def test_a_timeout_lets_go_of_a_running_task_elsewhere(new_manager, grave):
+    manager = new_manager(worker_count=1, max_worker_count=1)
     grave.watch(manager._engine)
     gate = threading.Event()
     futures = []
@@ -230,9 +230,9 @@ def test_a_timeout_lets_go_of_a_running_task_elsewhere(make, grave):
     grave.check("value", *KINDS)
 
 
-def test_where_no_resource_can_be_made_tasks_are_let_go_of_elsewhere(make, grave, factory):
+def test_where_no_resource_can_be_made_tasks_are_let_go_of_elsewhere(new_manager, grave, factory):
     factory.fail_always = OSError("down")
-    manager = make(worker_count=1, create_timeout=0.05, burst_interval=0.01)
+    manager = new_manager(worker_count=1, create_timeout=0.05, burst_interval=0.01)
     grave.watch(manager._engine)
     for _ in range(10):
         submit(manager.submit, grave).clear()
@@ -265,9 +265,9 @@ def test_a_context_whose_deadline_passes_is_let_go_of_elsewhere(grave):
     eventually(tasker.timer.aside.is_clean)
 
 
-def test_kill_lets_go_of_what_hangs_on_contexts_of_run_task_elsewhere(make, grave, factory):
+def test_kill_lets_go_of_what_hangs_on_contexts_of_run_task_elsewhere(new_manager, grave, factory):
     factory.any_thread = True
-    manager = make(worker_count=1, resource_pool_size=1)
+    manager = new_manager(worker_count=1, resource_pool_size=1)
     grave.watch(manager._engine)
     running, gate = threading.Event(), threading.Event()
 
@@ -289,8 +289,8 @@ def test_kill_lets_go_of_what_hangs_on_contexts_of_run_task_elsewhere(make, grav
     killer.join(PATIENCE)
 
 
-def test_an_error_of_on_create_is_let_go_of_elsewhere(make, grave):
-    manager = make(worker_count=1, burst_interval=0.01)
+def test_an_error_of_on_create_is_let_go_of_elsewhere(new_manager, grave):
+    manager = new_manager(worker_count=1, burst_interval=0.01)
     grave.watch(manager._engine)
     assert manager.wait_ready(PATIENCE)
     error = OSError("down")
@@ -322,9 +322,9 @@ def test_an_initializer_that_raises_lets_go_of_waiting_calls_elsewhere(grave, mo
 
 @pytest.mark.usefixtures("endless_pauses")
 @pytest.mark.parametrize("end", ["kill", "timeout", "cancel, then stop"])
-def test_retries_that_pause_are_let_go_of_elsewhere(make, grave, end, monkeypatch):
+def test_retries_that_pause_are_let_go_of_elsewhere(new_manager, grave, end, monkeypatch):
     monkeypatch.setattr("tasker.backoff.Backoff.task_pause", lambda *_: 1000.0)
-    manager = make(worker_count=1, max_worker_count=1, burst_interval=0.01, max_retries=5)
+    manager = new_manager(worker_count=1, max_worker_count=1, burst_interval=0.01, max_retries=5)
     engine = manager._engine
     grave.watch(engine)
 
@@ -345,7 +345,7 @@ def test_retries_that_pause_are_let_go_of_elsewhere(make, grave, end, monkeypatc
     grave.check(*KINDS)
 
 
-def test_a_closed_manager_keeps_no_task_that_its_collector_held_up(make, grave):
+def test_a_closed_manager_keeps_no_task_that_its_collector_held_up(new_manager, grave):
     gate, asked = threading.Event(), threading.Event()
 
     class Collector:
@@ -361,7 +361,7 @@ def test_a_closed_manager_keeps_no_task_that_its_collector_held_up(make, grave):
 
         record_failure = record_retry = record_completion
 
-    manager = make(worker_count=1, max_worker_count=1, collector=Collector(), burst_interval=0.01)
+    manager = new_manager(worker_count=1, max_worker_count=1, collector=Collector(), burst_interval=0.01)
     submit(manager.submit, grave).clear()
     assert asked.wait(PATIENCE)
     eventually(lambda: manager._engine.burst._settling, "a tick")
@@ -416,8 +416,8 @@ def test_kill_returns_although_a_destructor_blocks_and_names_its_thread(busy, bl
 
 
 @pytest.mark.parametrize("where", ["waiting", "running", "context"])
-def test_while_a_destructor_blocks_all_deadlines_are_kept_and_workers_go_on(make, blocking, where):
-    manager = make(worker_count=2, max_worker_count=2, burst_interval=0.01)
+def test_while_a_destructor_blocks_all_deadlines_are_kept_and_workers_go_on(new_manager, blocking, where):
+    manager = new_manager(worker_count=2, max_worker_count=2, burst_interval=0.01)
     gate = threading.Event()
     held = [manager.submit(lambda _: gate.wait(PATIENCE)) for _ in range(2 if where == "waiting" else 1)]
     eventually(lambda: all(each.running() for each in held))
@@ -442,9 +442,9 @@ def test_while_a_destructor_blocks_all_deadlines_are_kept_and_workers_go_on(make
     assert not blocking.gate.is_set()
 
 
-def test_a_healthy_stop_does_not_wait_for_a_destructor(make, blocking, monkeypatch):
+def test_a_healthy_stop_does_not_wait_for_a_destructor(new_manager, blocking, monkeypatch):
     monkeypatch.setattr("tasker.lifecycle._JOIN", 0.1)
-    manager = make(worker_count=1, max_worker_count=1, burst_interval=0.01)
+    manager = new_manager(worker_count=1, max_worker_count=1, burst_interval=0.01)
     gate = threading.Event()
     manager.submit(lambda _: gate.wait(PATIENCE))
     manager.submit(lambda *_: None, blocking.thing(), timeout=0.02)

@@ -118,8 +118,8 @@ def recorded(task, raised):
 @pytest.mark.parametrize("healthy", [True, False])
 @pytest.mark.parametrize("what", ERRORS)
 @pytest.mark.usefixtures("no_pauses")
-def test_whatever_a_task_raises_reaches_its_own_caller_as_it_is_and_the_next_task_runs(make, log, what, healthy):
-    manager = make(worker_count=1, max_worker_count=1, max_retries=1, check_health=lambda error: healthy)
+def test_whatever_a_task_raises_reaches_its_own_caller_as_it_is_and_the_next_task_runs(new_manager, log, what, healthy):
+    manager = new_manager(worker_count=1, max_worker_count=1, max_retries=1, check_health=lambda error: healthy)
     raised, called = [], []
     task = recorded(ERRORS[what], raised)
     manager.queue_task_with_callback(task, lambda result, error: called.append((result, error)))
@@ -141,8 +141,8 @@ def test_whatever_a_task_raises_reaches_its_own_caller_as_it_is_and_the_next_tas
 
 
 @pytest.mark.parametrize("what", ERRORS)
-def test_run_task_raises_whatever_its_task_raises_and_goes_on(make, what):
-    manager = make(worker_count=1)
+def test_run_task_raises_whatever_its_task_raises_and_goes_on(new_manager, what):
+    manager = new_manager(worker_count=1)
     raised = []
     task = recorded(ERRORS[what], raised)
     assert outcome_of(manager.run_task, task) is raised[0]
@@ -154,7 +154,7 @@ def test_run_task_raises_whatever_its_task_raises_and_goes_on(make, what):
 # -- on_create -------------------------------------------------------------------------------------------------------
 
 
-def test_an_on_create_that_fails_now_and_then_costs_no_task(make, factory, log, monkeypatch):
+def test_an_on_create_that_fails_now_and_then_costs_no_task(new_manager, factory, log, monkeypatch):
     monkeypatch.setattr(tasker.backoff, "FIRST_PAUSE", 0.001)
     seed = random.SystemRandom().randrange(10**6)
     print(f"seed {seed}")
@@ -173,7 +173,7 @@ def test_an_on_create_that_fails_now_and_then_costs_no_task(make, factory, log, 
             raise Sick
         return number
 
-    manager = make(worker_count=3, max_worker_count=3, on_create=create, max_retries=1000)
+    manager = new_manager(worker_count=3, max_worker_count=3, on_create=create, max_retries=1000)
     futures = [manager.submit(factory.use(flaky), i) for i in range(100)]
     assert [future.result(PATIENCE) for future in futures] == list(range(100))
     assert manager.wait_ready(PATIENCE)
@@ -194,9 +194,9 @@ class Blocks:
 
 
 @pytest.mark.parametrize("end", ["nobody", "stop", "kill"])
-def test_an_on_create_that_blocks_for_ever_holds_up_neither_callers_nor_stop_nor_kill(make, factory, end):
+def test_an_on_create_that_blocks_for_ever_holds_up_neither_callers_nor_stop_nor_kill(new_manager, factory, end):
     create = Blocks(factory.create)
-    manager = make(worker_count=2, on_create=create, create_timeout=0.1 if end != "kill" else 1000.0)
+    manager = new_manager(worker_count=2, on_create=create, create_timeout=0.1 if end != "kill" else 1000.0)
     outcomes = []
     callers = [threading.Thread(target=lambda: outcomes.append(outcome_of(manager.queue_task, len))) for _ in range(3)]
     for caller in callers:
@@ -224,12 +224,14 @@ def test_an_on_create_that_blocks_for_ever_holds_up_neither_callers_nor_stop_nor
 
 
 @pytest.mark.parametrize("error", [OSError("cannot destroy"), SystemExit("cannot destroy"), Own("cannot destroy")])
-def test_whatever_on_destroy_raises_is_counted_and_reported_and_the_resource_is_replaced(make, factory, log, error):
+def test_whatever_on_destroy_raises_is_counted_and_reported_and_the_resource_is_replaced(
+    new_manager, factory, log, error
+):
     def destroy(resource):
         factory.destroy(resource)
         raise error
 
-    manager = make(worker_count=1, max_worker_count=1, on_destroy=destroy, max_retries=1)
+    manager = new_manager(worker_count=1, max_worker_count=1, on_destroy=destroy, max_retries=1)
     assert isinstance(manager.submit(raises(Sick())).exception(PATIENCE), Sick)
     assert manager.queue_task(lambda resource: resource.number) == 2
     # a temporary one, destroyed in this thread, the main one: there it may be a signal handler that raises
@@ -242,10 +244,12 @@ def test_whatever_on_destroy_raises_is_counted_and_reported_and_the_resource_is_
 
 
 @pytest.mark.parametrize("how", ["stop", "kill"])
-def test_an_on_destroy_that_blocks_holds_up_neither_stop_with_a_timeout_nor_kill(make, factory, monkeypatch, how):
+def test_an_on_destroy_that_blocks_holds_up_neither_stop_with_a_timeout_nor_kill(
+    new_manager, factory, monkeypatch, how
+):
     monkeypatch.setattr(tasker.engine, "KILL_TIMEOUT", 0.02)
     destroy = Blocks(factory.destroy)
-    manager = make(worker_count=1, max_worker_count=1, on_destroy=destroy)
+    manager = new_manager(worker_count=1, max_worker_count=1, on_destroy=destroy)
     assert manager.queue_task(lambda resource: "done") == "done"
     report = getattr(manager, how)(0.02)
     assert report.abandoned == ("tasker-worker-1",)
@@ -254,9 +258,9 @@ def test_an_on_destroy_that_blocks_holds_up_neither_stop_with_a_timeout_nor_kill
     eventually(lambda: factory.live == 0)
 
 
-def test_while_on_destroy_blocks_the_other_workers_run_the_tasks(make, factory):
+def test_while_on_destroy_blocks_the_other_workers_run_the_tasks(new_manager, factory):
     destroy = Blocks(factory.destroy)
-    manager = make(worker_count=2, max_worker_count=2, on_destroy=destroy, max_retries=1)
+    manager = new_manager(worker_count=2, max_worker_count=2, on_destroy=destroy, max_retries=1)
     broke = []
 
     def breaks_once(resource):
@@ -295,8 +299,10 @@ def raise_(error):
         pytest.param(lambda error: "fine", True, False, id="a string"),
     ],
 )
-def test_a_check_health_without_a_clear_yes_costs_the_resource_and_nothing_else(make, log, check, healthy, exits):
-    manager = make(worker_count=1, max_worker_count=1, check_health=check, max_retries=1)
+def test_a_check_health_without_a_clear_yes_costs_the_resource_and_nothing_else(
+    new_manager, log, check, healthy, exits
+):
+    manager = new_manager(worker_count=1, max_worker_count=1, check_health=check, max_retries=1)
     error = LookupError("mine")
     future = manager.submit(raises(error))
     assert future.exception(PATIENCE) is error
@@ -312,9 +318,9 @@ def test_a_check_health_without_a_clear_yes_costs_the_resource_and_nothing_else(
 
 
 @pytest.mark.parametrize("error", [ValueError("from a callback"), SystemExit("from a callback")])
-def test_whatever_callbacks_raise_is_logged_and_the_other_callbacks_and_tasks_run(make, log, caplog, error):
+def test_whatever_callbacks_raise_is_logged_and_the_other_callbacks_and_tasks_run(new_manager, log, caplog, error):
     caplog.set_level(logging.DEBUG, "tasker")
-    manager = make(worker_count=1, max_worker_count=1)
+    manager = new_manager(worker_count=1, max_worker_count=1)
     called = []
 
     def bad(*_):
@@ -357,8 +363,8 @@ def test_whatever_callbacks_raise_is_logged_and_the_other_callbacks_and_tasks_ru
     assert sum("from a callback" in line for line in told) == 5 - exits
 
 
-def test_a_done_callback_may_submit(make):
-    manager = make(worker_count=1, max_worker_count=1)
+def test_a_done_callback_may_submit(new_manager):
+    manager = new_manager(worker_count=1, max_worker_count=1)
     second = []
     manager.submit(lambda resource: 1).add_done_callback(
         lambda done: second.append(manager.submit(lambda resource, x: x + 1, done.result()))
@@ -372,7 +378,7 @@ def test_a_done_callback_may_submit(make):
 
 @pytest.mark.parametrize("error", [OSError("disk full"), SystemExit("disk full")])
 @pytest.mark.parametrize("level", ["debug", "info", "warning", "error", "every level"])
-def test_a_logger_that_raises_costs_its_messages_and_nothing_else(make, factory, monkeypatch, level, error):
+def test_a_logger_that_raises_costs_its_messages_and_nothing_else(new_manager, factory, monkeypatch, level, error):
     monkeypatch.setattr(tasker.backoff, "FIRST_PAUSE", 0.001)
     told = []
 
@@ -393,7 +399,7 @@ def test_a_logger_that_raises_costs_its_messages_and_nothing_else(make, factory,
     options = {"logger": Logger(), "on_destroy": destroy, "burst_interval": 0.01, "burst_task_threshold": 1}
     # what a logger raises in the main thread may be a signal handler's, and is raised there
     with concurrent.futures.ThreadPoolExecutor(1) as another:
-        manager = another.submit(lambda: make(worker_count=1, max_worker_count=2, **options)).result(PATIENCE)
+        manager = another.submit(lambda: new_manager(worker_count=1, max_worker_count=2, **options)).result(PATIENCE)
     gate = threading.Event()
     manager.queue_task_with_callback(lambda resource: 0, lambda result, error: raise_(ValueError))
     future = manager.submit(raises(Sick()))
@@ -431,9 +437,9 @@ class BadCollector:
 
 @pytest.mark.parametrize("error", [OSError("unreachable"), SystemExit("unreachable")])
 @pytest.mark.parametrize("method", METHODS)
-def test_a_collector_that_raises_loses_no_task_and_no_count_of_ours(make, log, method, error):
+def test_a_collector_that_raises_loses_no_task_and_no_count_of_ours(new_manager, log, method, error):
     collector = BadCollector(method, error)
-    manager = make(worker_count=1, max_worker_count=1, collector=collector, max_retries=1)
+    manager = new_manager(worker_count=1, max_worker_count=1, collector=collector, max_retries=1)
     gate = threading.Event()
 
     def use():
@@ -456,8 +462,8 @@ def test_a_collector_that_raises_loses_no_task_and_no_count_of_ours(make, log, m
     assert manager.stop().drained
 
 
-def test_metrics_are_the_built_in_figures_when_the_collectors_metrics_raises(make, log):
-    manager = make(collector=BadCollector("metrics", OSError("unreachable")))
+def test_metrics_are_the_built_in_figures_when_the_collectors_metrics_raises(new_manager, log):
+    manager = new_manager(collector=BadCollector("metrics", OSError("unreachable")))
     assert manager.queue_task(lambda resource: "done") == "done"
     metrics = manager.metrics()
     assert type(metrics) is TaskMetrics
@@ -465,10 +471,10 @@ def test_metrics_are_the_built_in_figures_when_the_collectors_metrics_raises(mak
     assert any("unreachable" in line for line in log.loud())
 
 
-def test_a_base_exception_of_the_collectors_metrics_is_the_callers_and_harms_nothing_else(make):
+def test_a_base_exception_of_the_collectors_metrics_is_the_callers_and_harms_nothing_else(new_manager):
     """It runs in the caller's thread: a Ctrl-C in the middle of it must come through."""
     error = KeyboardInterrupt()
-    manager = make(collector=BadCollector("metrics", error))
+    manager = new_manager(collector=BadCollector("metrics", error))
     assert outcome_of(manager.metrics) is error
     assert manager.queue_task(lambda resource: "done") == "done"
     report = manager.stop()

@@ -18,10 +18,10 @@ from tests.conftest import PATIENCE, Sick, eventually
 # -- threads -----------------------------------------------------------------------------------------------------------
 
 
-def test_a_thread_that_cannot_be_started_is_tried_again_at_the_next_tick_and_not_at_once(make, monkeypatch):
+def test_a_thread_that_cannot_be_started_is_tried_again_at_the_next_tick_and_not_at_once(new_manager, monkeypatch):
     refusals = Refusals(monkeypatch)
     refusals.begin("-worker-")
-    manager = make(worker_count=1)
+    manager = new_manager(worker_count=1)
     seat, slept = manager._engine.burst._seat, []
 
     class Seat:
@@ -59,7 +59,7 @@ def test_a_program_whose_manager_could_not_be_made_does_not_wait_for_it_at_exit(
 
 
 @pytest.mark.parametrize("broken", [False, True])
-def test_stop_waits_for_an_on_destroy_that_takes_longer_than_create_timeout(make, factory, broken):
+def test_stop_waits_for_an_on_destroy_that_takes_longer_than_create_timeout(new_manager, factory, broken):
     destroying, gate = threading.Event(), threading.Event()
 
     def destroy(resource):
@@ -67,7 +67,7 @@ def test_stop_waits_for_an_on_destroy_that_takes_longer_than_create_timeout(make
         gate.wait(PATIENCE)
         factory.destroy(resource)
 
-    manager = make(
+    manager = new_manager(
         worker_count=1,
         max_worker_count=1,
         on_destroy=destroy,
@@ -127,12 +127,12 @@ class Unreadable(Exception):
     ],
 )
 def test_an_exception_that_cannot_be_read_is_reported_by_its_type_and_loses_nothing(
-    make, factory, log, caplog, monkeypatch, where
+    new_manager, factory, log, caplog, monkeypatch, where
 ):
     came_through, lost = None, []
     monkeypatch.setattr(threading, "excepthook", lambda args: lost.append(args.thread.name))
     try:
-        meet_unreadable(make, factory, log, caplog, where)
+        meet_unreadable(new_manager, factory, log, caplog, where)
     except (Unreadable, SystemExit) as error:
         came_through = type(error)  # pytest could not read it either
     # told in this thread: in the main one a SystemExit may be that of a signal handler, and is raised
@@ -140,7 +140,7 @@ def test_an_exception_that_cannot_be_read_is_reported_by_its_type_and_loses_noth
     assert lost == []
 
 
-def meet_unreadable(make, factory, log, caplog, where):
+def meet_unreadable(new_manager, factory, log, caplog, where):
     told = set()
 
     def fail(here, value=None):
@@ -159,7 +159,7 @@ def meet_unreadable(make, factory, log, caplog, where):
         fail("task")
         raise Sick
 
-    manager = make(
+    manager = new_manager(
         worker_count=1,
         max_worker_count=1,
         max_retries=1,
@@ -190,11 +190,11 @@ def meet_unreadable(make, factory, log, caplog, where):
         assert not any("lost" in line for line in lines)
 
 
-def test_an_unseen_failure_that_cannot_be_read_is_logged_by_its_type(make, log):
+def test_an_unseen_failure_that_cannot_be_read_is_logged_by_its_type(new_manager, log):
     def fail(resource):
         raise Unreadable
 
-    manager = make()
+    manager = new_manager()
     manager.submit(fail)
     assert manager.join(PATIENCE)
     gc.collect()
@@ -202,12 +202,12 @@ def test_an_unseen_failure_that_cannot_be_read_is_logged_by_its_type(make, log):
 
 
 @pytest.mark.parametrize("figures", [{}, 0, TaskMetrics()])
-def test_what_the_collectors_metrics_returns_is_what_is_returned_unless_it_is_none(make, figures):
+def test_what_the_collectors_metrics_returns_is_what_is_returned_unless_it_is_none(new_manager, figures):
     class Collector:
         def __getattr__(self, name):
             return lambda *args: figures
 
-    manager = make(collector=Collector())
+    manager = new_manager(collector=Collector())
     assert manager.metrics() is figures
 
 
@@ -367,8 +367,8 @@ def test_in_a_forked_child_run_task_is_refused_and_the_parents_resources_are_nei
 
 
 @pytest.mark.parametrize("end", ["goes on", "stops"])
-def test_a_submitter_whose_wake_up_got_lost_does_not_wait_for_ever(make, end):
-    manager = make(worker_count=1, max_worker_count=1, queue_size=1)
+def test_a_submitter_whose_wake_up_got_lost_does_not_wait_for_ever(new_manager, end):
+    manager = new_manager(worker_count=1, max_worker_count=1, queue_size=1)
     started, gate = threading.Event(), threading.Event()
     manager.submit(lambda resource: (started.set(), gate.wait(PATIENCE)))
     assert started.wait(PATIENCE)
@@ -392,8 +392,8 @@ def test_a_submitter_whose_wake_up_got_lost_does_not_wait_for_ever(make, end):
     assert submitted.wait(PATIENCE)
 
 
-def test_a_thread_without_memory_for_it_is_made_good(make, monkeypatch):
-    manager = make(worker_count=1)
+def test_a_thread_without_memory_for_it_is_made_good(new_manager, monkeypatch):
+    manager = new_manager(worker_count=1)
     started, gate, called = (threading.Event() for _ in range(3))
     start, failed = threading.Thread.start, []
 
@@ -416,8 +416,10 @@ def test_a_thread_without_memory_for_it_is_made_good(make, monkeypatch):
     assert not closed.is_alive()
 
 
-def test_the_callback_of_a_killed_task_is_called_although_its_thread_did_not_start_at_first(make, factory, monkeypatch):
-    manager = make(worker_count=1)
+def test_the_callback_of_a_killed_task_is_called_although_its_thread_did_not_start_at_first(
+    new_manager, factory, monkeypatch
+):
+    manager = new_manager(worker_count=1)
     started, gate, called = (threading.Event() for _ in range(3))
     start, failed = threading.Thread.start, []
 
@@ -441,8 +443,8 @@ def test_the_callback_of_a_killed_task_is_called_although_its_thread_did_not_sta
     assert failed
 
 
-def test_metrics_may_be_asked_by_a_signal_handler_that_interrupted_metrics(make):
-    manager = make(worker_count=1, max_worker_count=1)
+def test_metrics_may_be_asked_by_a_signal_handler_that_interrupted_metrics(new_manager):
+    manager = new_manager(worker_count=1, max_worker_count=1)
 
     def run(tasks):
         for future in [manager.submit(lambda resource: None) for _ in range(tasks)]:
@@ -473,8 +475,8 @@ def test_metrics_may_be_asked_by_a_signal_handler_that_interrupted_metrics(make)
     assert 0 < metrics.p95_execution_time <= metrics.p99_execution_time <= metrics.max_execution_time
 
 
-def test_stop_does_not_return_before_a_timeout_has_settled_its_task(make):
-    manager = make(worker_count=1, max_worker_count=1)
+def test_stop_does_not_return_before_a_timeout_has_settled_its_task(new_manager):
+    manager = new_manager(worker_count=1, max_worker_count=1)
     engine = manager._engine
     started, gate, reached, go = (threading.Event() for _ in range(4))
     manager.submit(lambda resource: (started.set(), gate.wait(PATIENCE)))
@@ -498,8 +500,8 @@ def test_stop_does_not_return_before_a_timeout_has_settled_its_task(make):
     assert done or not closed_early
 
 
-def test_metrics_in_a_signal_handler_that_interrupted_a_cancellation_does_not_wait_for_ever(make):
-    manager = make(worker_count=1, queue_size=5)
+def test_metrics_in_a_signal_handler_that_interrupted_a_cancellation_does_not_wait_for_ever(new_manager):
+    manager = new_manager(worker_count=1, queue_size=5)
     figures, queue = manager._engine.figures, manager._engine.queue
     asked, started, gate, waiting_new = threading.Event(), threading.Event(), threading.Event(), figures._waiting
     another = threading.Thread(target=manager.metrics, daemon=True)
@@ -532,8 +534,8 @@ def test_metrics_in_a_signal_handler_that_interrupted_a_cancellation_does_not_wa
     assert not another.is_alive()
 
 
-def test_stop_does_not_return_before_the_callbacks_of_a_timeout_have_run(make):
-    manager = make(worker_count=1, max_worker_count=1)
+def test_stop_does_not_return_before_the_callbacks_of_a_timeout_have_run(new_manager):
+    manager = new_manager(worker_count=1, max_worker_count=1)
     engine = manager._engine
     started, gate, reached, go = (threading.Event() for _ in range(4))
     called = []

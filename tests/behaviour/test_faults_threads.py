@@ -57,9 +57,9 @@ def lose_the_worker(manager):
 # -- threads that cannot be started ------------------------------------------------------------------------------------
 
 
-def test_one_thread_that_starts_runs_all_tasks_while_the_others_cannot_be_started(make, factory, refusals):
+def test_one_thread_that_starts_runs_all_tasks_while_the_others_cannot_be_started(new_manager, factory, refusals):
     refusals.begin("-worker-", but="tasker-worker-1")
-    manager = make(worker_count=2, max_worker_count=2)
+    manager = new_manager(worker_count=2, max_worker_count=2)
     futures = [manager.submit(lambda resource, x: (resource.number, x), i) for i in range(20)]
     assert [future.result(PATIENCE) for future in futures] == [(0, i) for i in range(20)]
     assert len(factory.created) == 1
@@ -69,9 +69,9 @@ def test_one_thread_that_starts_runs_all_tasks_while_the_others_cannot_be_starte
 
 
 @pytest.mark.parametrize("end", ["stop", "kill"])
-def test_without_any_worker_thread_tasks_wait_for_one_and_kill_and_stop_return(make, refusals, end):
+def test_without_any_worker_thread_tasks_wait_for_one_and_kill_and_stop_return(new_manager, refusals, end):
     refusals.begin("-worker-")
-    manager = make(worker_count=2, max_worker_count=2)
+    manager = new_manager(worker_count=2, max_worker_count=2)
     future = manager.submit(lambda resource: "run")
     assert (manager.stats().active_workers, future.done()) == (0, False)
     if end == "kill":
@@ -86,8 +86,8 @@ def test_without_any_worker_thread_tasks_wait_for_one_and_kill_and_stop_return(m
         assert future.result(0) == "run"
 
 
-def test_a_burst_worker_that_cannot_be_started_is_hired_later(make, refusals):
-    manager = make(worker_count=1, max_worker_count=2, burst_interval=0.01, burst_task_threshold=1)
+def test_a_burst_worker_that_cannot_be_started_is_hired_later(new_manager, refusals):
+    manager = new_manager(worker_count=1, max_worker_count=2, burst_interval=0.01, burst_task_threshold=1)
     gate = threading.Event()
     refusals.begin("-worker-")
     tasks = [manager.submit(lambda resource: gate.wait(PATIENCE)) for _ in range(4)]
@@ -98,20 +98,20 @@ def test_a_burst_worker_that_cannot_be_started_is_hired_later(make, refusals):
     assert [task.result(PATIENCE) for task in tasks] == [True] * 4
 
 
-def test_a_constructor_whose_burst_thread_cannot_be_started_raises_and_leaves_nothing(make, factory, refusals):
+def test_a_constructor_whose_burst_thread_cannot_be_started_raises_and_leaves_nothing(new_manager, factory, refusals):
     factory.any_thread = True
     before = threading.active_count()
     refusals.begin("-burst")
     with pytest.raises(RuntimeError, match="can't start new thread"):
-        make(worker_count=3, resource_pool_size=2)
+        new_manager(worker_count=3, resource_pool_size=2)
     assert threading.active_count() == before
     assert (len(factory.created), factory.live) == (2, 0)
     refusals.end()
-    assert make().queue_task(lambda resource: "another manager") == "another manager"
+    assert new_manager().queue_task(lambda resource: "another manager") == "another manager"
 
 
-def test_a_replacement_that_cannot_be_started_comes_later_and_loses_no_task(make, refusals):
-    manager = make(worker_count=1, max_worker_count=1)
+def test_a_replacement_that_cannot_be_started_comes_later_and_loses_no_task(new_manager, refusals):
+    manager = new_manager(worker_count=1, max_worker_count=1)
     assert manager.wait_ready(PATIENCE)
     refusals.begin("-worker-", times=3)
     lose_the_worker(manager)
@@ -121,8 +121,10 @@ def test_a_replacement_that_cannot_be_started_comes_later_and_loses_no_task(make
     assert manager.stop().drained
 
 
-def test_a_deadline_set_while_the_timer_thread_cannot_be_started_ends_its_task_once_it_can(make, refusals, timer):
-    manager = make(worker_count=1, max_worker_count=1)
+def test_a_deadline_set_while_the_timer_thread_cannot_be_started_ends_its_task_once_it_can(
+    new_manager, refusals, timer
+):
+    manager = new_manager(worker_count=1, max_worker_count=1)
     gate = threading.Event()
     refusals.begin("tasker-timer")
     running = manager.submit(lambda resource: gate.wait(PATIENCE), timeout=0.01)
@@ -136,8 +138,8 @@ def test_a_deadline_set_while_the_timer_thread_cannot_be_started_ends_its_task_o
     assert manager.stop().drained
 
 
-def test_callbacks_whose_thread_cannot_be_started_run_once_it_can(make, refusals):
-    manager = make(worker_count=1, max_worker_count=1)
+def test_callbacks_whose_thread_cannot_be_started_run_once_it_can(new_manager, refusals):
+    manager = new_manager(worker_count=1, max_worker_count=1)
     gate, called = threading.Event(), []
     manager.submit(lambda resource: gate.wait(PATIENCE))
     refusals.begin("-aside", times=3)
@@ -155,10 +157,10 @@ def test_callbacks_whose_thread_cannot_be_started_run_once_it_can(make, refusals
 @pytest.mark.parametrize("error", [ZeroDivisionError("in a tick"), SystemExit("in a tick")])
 @pytest.mark.parametrize("where", ["crew.heal", "queue.compact", "aside.heal", "figures.sample", "figures.progress"])
 def test_after_errors_in_its_ticks_the_burst_thread_still_scales_and_heals_and_closes(
-    make, log, monkeypatch, where, error
+    new_manager, log, monkeypatch, where, error
 ):
     monkeypatch.setattr(tasker.scaling, "WINDOW", 0.05)  # idle workers are retired sooner
-    manager = make(worker_count=1, max_worker_count=2, burst_interval=0.01, burst_task_threshold=1)
+    manager = new_manager(worker_count=1, max_worker_count=2, burst_interval=0.01, burst_task_threshold=1)
     assert manager.wait_ready(PATIENCE)
     part, method = where.split(".")
     part, raised = getattr(manager._engine, part), []
@@ -186,8 +188,8 @@ def test_after_errors_in_its_ticks_the_burst_thread_still_scales_and_heals_and_c
 
 @pytest.mark.parametrize("end", ["stop", "kill"])
 @pytest.mark.parametrize("where", ["lifecycle.step", "crew.wake_all", "crew.join_gone", "aside.let_go"])
-def test_errors_in_the_steps_of_closing_delay_it_by_some_ticks_and_that_is_all(make, log, where, end):
-    manager = make(worker_count=2, max_worker_count=2, burst_interval=0.01)
+def test_errors_in_the_steps_of_closing_delay_it_by_some_ticks_and_that_is_all(new_manager, log, where, end):
+    manager = new_manager(worker_count=2, max_worker_count=2, burst_interval=0.01)
     futures = [manager.submit(lambda resource, x: x, i) for i in range(10)]
     assert manager.join(PATIENCE)
     part, method = where.split(".")
@@ -215,7 +217,7 @@ def test_errors_in_the_steps_of_closing_delay_it_by_some_ticks_and_that_is_all(m
 @pytest.mark.parametrize(
     "place", ["on_create", "check_health", "logger", "record_arrival", "record_completion", "record_failure", "on_done"]
 )
-def test_closing_from_any_hook_does_not_lock_up(make, factory, method, place):
+def test_closing_from_any_hook_does_not_lock_up(new_manager, factory, method, place):
     """Tasks, callbacks, run_task and on_destroy are in test_shutdown."""
     managers, reports = [], []
 
@@ -239,7 +241,7 @@ def test_closing_from_any_hook_does_not_lock_up(make, factory, method, place):
         raise ValueError("for the logger")
 
     started = threading.Event()
-    manager = make(
+    manager = new_manager(
         worker_count=1,
         on_create=lambda: (started.wait(PATIENCE), close("on_create"), factory.create())[-1],
         check_health=lambda error: close("check_health", True),
@@ -308,7 +310,7 @@ SUBMISSIONS = {
 
 @pytest.mark.parametrize("method", ["stop", "kill"])
 @pytest.mark.parametrize("kind", SUBMISSIONS)
-def test_a_signal_handler_may_close_at_every_line_of_a_submission(make, kind, method):
+def test_a_signal_handler_may_close_at_every_line_of_a_submission(new_manager, kind, method):
     bound, submit = SUBMISSIONS[kind]
     handled = []
 
@@ -326,7 +328,7 @@ def test_a_signal_handler_may_close_at_every_line_of_a_submission(make, kind, me
             gate = threading.Event()
             if kind == "queue_task":  # which waits for its turn
                 gate.set()
-            manager = make(worker_count=1, max_worker_count=1, queue_size=bound)
+            manager = new_manager(worker_count=1, max_worker_count=1, queue_size=bound)
             manager.submit(lambda resource, gate=gate: gate.wait(PATIENCE))
             manager.submit(len)  # the closing has something to take out of the lane
             error, there = interrupted_at(line, lambda manager=manager: submit(manager))

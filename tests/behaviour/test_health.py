@@ -19,8 +19,8 @@ def sick(resource):
     raise Sick(resource.number)
 
 
-def test_an_unhealthy_error_costs_the_worker_its_resource_and_not_the_caller_the_task(make, factory):
-    manager = make(worker_count=1, max_worker_count=1)
+def test_an_unhealthy_error_costs_the_worker_its_resource_and_not_the_caller_the_task(new_manager, factory):
+    manager = new_manager(worker_count=1, max_worker_count=1)
     seen = []
 
     def flaky(resource):
@@ -40,8 +40,8 @@ def test_an_unhealthy_error_costs_the_worker_its_resource_and_not_the_caller_the
 
 
 @pytest.mark.parametrize("retries", [0, 1, 3])
-def test_an_always_sick_task_runs_once_and_then_max_retries_times(make, retries):
-    manager = make(max_retries=retries)
+def test_an_always_sick_task_runs_once_and_then_max_retries_times(new_manager, retries):
+    manager = new_manager(max_retries=retries)
     runs = []
 
     def task(resource):
@@ -61,8 +61,8 @@ def test_an_always_sick_task_runs_once_and_then_max_retries_times(make, retries)
 
 
 @pytest.mark.usefixtures("no_pauses")
-def test_an_error_object_that_is_raised_by_many_tasks_has_one_note_of_ours_and_keeps_those_of_others(make):
-    manager = make(max_retries=3, worker_count=1, max_worker_count=1)
+def test_an_error_object_that_is_raised_by_many_tasks_has_one_note_of_ours_and_keeps_those_of_others(new_manager):
+    manager = new_manager(max_retries=3, worker_count=1, max_worker_count=1)
     shared = Sick("port is not open")
     shared.add_note("a note of the driver's")
 
@@ -78,8 +78,8 @@ def test_an_error_object_that_is_raised_by_many_tasks_has_one_note_of_ours_and_k
 
 
 @pytest.mark.parametrize("notes", [None, (), [b"bytes"], "text"])
-def test_notes_that_are_no_list_of_texts_cost_nothing(make, notes):
-    manager = make(max_retries=1)
+def test_notes_that_are_no_list_of_texts_cost_nothing(new_manager, notes):
+    manager = new_manager(max_retries=1)
     error = Sick()
     error.__notes__ = notes
 
@@ -91,16 +91,16 @@ def test_notes_that_are_no_list_of_texts_cost_nothing(make, notes):
 
 
 @pytest.mark.parametrize("priority", [False, True])
-def test_a_once_task_runs_at_most_once_and_its_resource_is_replaced_all_the_same(make, factory, priority):
-    manager = make(worker_count=1, max_worker_count=1)
+def test_a_once_task_runs_at_most_once_and_its_resource_is_replaced_all_the_same(new_manager, factory, priority):
+    manager = new_manager(worker_count=1, max_worker_count=1)
     future = manager.submit(sick, once=True, priority=priority)
     assert isinstance(future.exception(PATIENCE), Sick)
     assert future.attempts == 1
     assert manager.queue_task(lambda resource: resource.number) == 1
 
 
-def test_healthy_errors_are_not_retried_and_keep_the_resource(make):
-    manager = make(worker_count=1, max_worker_count=1)
+def test_healthy_errors_are_not_retried_and_keep_the_resource(new_manager):
+    manager = new_manager(worker_count=1, max_worker_count=1)
 
     def fail(resource):
         raise ValueError
@@ -111,8 +111,8 @@ def test_healthy_errors_are_not_retried_and_keep_the_resource(make):
     assert manager.queue_task(lambda resource: resource.number) == 0
 
 
-def test_a_retry_goes_to_the_front_of_its_own_lane(make):
-    manager = make(worker_count=1, max_worker_count=1)
+def test_a_retry_goes_to_the_front_of_its_own_lane(new_manager):
+    manager = new_manager(worker_count=1, max_worker_count=1)
     gate, order = threading.Event(), []
     manager.submit(lambda resource: gate.wait(PATIENCE))
 
@@ -130,8 +130,8 @@ def test_a_retry_goes_to_the_front_of_its_own_lane(make):
     assert order == ["priority 1", "priority 1", "priority 2", "main 1", "main 1", "main 2"]
 
 
-def test_all_workers_failing_together_recover(make, factory):
-    manager = make(worker_count=4, max_worker_count=4)
+def test_all_workers_failing_together_recover(new_manager, factory):
+    manager = new_manager(worker_count=4, max_worker_count=4)
     barrier = threading.Barrier(4)
     first = threading.local()
 
@@ -149,11 +149,11 @@ def test_all_workers_failing_together_recover(make, factory):
     assert len(factory.created) == 8
 
 
-def test_a_check_health_that_raises_counts_as_unhealthy_and_kills_nobody(make, log):
+def test_a_check_health_that_raises_counts_as_unhealthy_and_kills_nobody(new_manager, log):
     def check(error):
         raise RuntimeError("broken check")
 
-    manager = make(check_health=check, max_retries=1)
+    manager = new_manager(check_health=check, max_retries=1)
 
     def fail(resource):
         raise ValueError("mine")
@@ -164,14 +164,14 @@ def test_a_check_health_that_raises_counts_as_unhealthy_and_kills_nobody(make, l
     assert any("broken check" in line for line in log.loud())
 
 
-def test_a_check_health_that_takes_the_resource_is_asked_where_the_error_was_raised(make):
+def test_a_check_health_that_takes_the_resource_is_asked_where_the_error_was_raised(new_manager):
     asked, used = [], []
 
     def check(error, resource):
         asked.append((error.args, resource, threading.get_ident()))
         return not resource.broken
 
-    manager = make(worker_count=1, max_worker_count=1, check_health=check)
+    manager = new_manager(worker_count=1, max_worker_count=1, check_health=check)
 
     def task(resource):
         used.append((resource, threading.get_ident()))
@@ -188,14 +188,14 @@ def test_a_check_health_that_takes_the_resource_is_asked_where_the_error_was_rai
     assert asked == [((1,), *used[0]), ((2,), *used[1])]
 
 
-def test_run_task_asks_a_check_health_that_takes_the_resource_in_the_thread_that_called(make):
+def test_run_task_asks_a_check_health_that_takes_the_resource_in_the_thread_that_called(new_manager):
     made, asked, destroyed = [], [], []
 
     def check(error, resource):
         asked.append((resource, threading.get_ident()))
         return "broken" not in resource
 
-    manager = make(on_create=list, on_destroy=destroyed.append, check_health=check, resource_pool_size=1)
+    manager = new_manager(on_create=list, on_destroy=destroyed.append, check_health=check, resource_pool_size=1)
 
     def task(resource, *words):
         resource += words
@@ -210,11 +210,11 @@ def test_run_task_asks_a_check_health_that_takes_the_resource_in_the_thread_that
     assert destroyed[0] is made[0]
 
 
-def test_a_check_health_that_takes_the_resource_and_raises_counts_as_unhealthy(make, log):
+def test_a_check_health_that_takes_the_resource_and_raises_counts_as_unhealthy(new_manager, log):
     def check(error, resource):
         raise RuntimeError(f"cannot ask number {resource.number}")
 
-    manager = make(worker_count=1, max_worker_count=1, check_health=check, max_retries=1)
+    manager = new_manager(worker_count=1, max_worker_count=1, check_health=check, max_retries=1)
 
     def fail(resource):
         raise ValueError("mine")
@@ -301,8 +301,8 @@ def test_a_check_health_gets_the_resource_if_it_cannot_do_without(check, takes):
     Config(on_create=list, on_destroy=len, worker_count=1, check_health=check)
 
 
-def test_a_verdict_need_not_be_a_bool(make):
-    manager = make(check_health=lambda error: [], max_retries=2)
+def test_a_verdict_need_not_be_a_bool(new_manager):
+    manager = new_manager(check_health=lambda error: [], max_retries=2)
 
     def fail(resource):
         raise ValueError
@@ -312,9 +312,9 @@ def test_a_verdict_need_not_be_a_bool(make):
     assert manager.metrics().total_tasks_retried == 2
 
 
-def test_a_system_exit_says_nothing_about_the_resource(make):
+def test_a_system_exit_says_nothing_about_the_resource(new_manager):
     asked = []
-    manager = make(worker_count=1, max_worker_count=1, check_health=asked.append)
+    manager = new_manager(worker_count=1, max_worker_count=1, check_health=asked.append)
 
     def leave(resource):
         raise SystemExit
@@ -324,8 +324,8 @@ def test_a_system_exit_says_nothing_about_the_resource(make):
     assert manager.queue_task(lambda resource: resource.number) == 0
 
 
-def test_the_late_error_of_a_timed_out_task_is_judged_but_neither_retried_nor_counted_twice(make):
-    manager = make(worker_count=1, max_worker_count=1)
+def test_the_late_error_of_a_timed_out_task_is_judged_but_neither_retried_nor_counted_twice(new_manager):
+    manager = new_manager(worker_count=1, max_worker_count=1)
     gate, runs = threading.Event(), []
 
     def task(resource):
@@ -345,8 +345,8 @@ def test_the_late_error_of_a_timed_out_task_is_judged_but_neither_retried_nor_co
     assert (metrics.total_tasks_failed, metrics.total_tasks_retried, metrics.total_tasks_arrived) == (1, 0, 2)
 
 
-def test_a_task_that_was_asked_to_end_is_not_retried(make):
-    manager = make()
+def test_a_task_that_was_asked_to_end_is_not_retried(new_manager):
+    manager = new_manager()
     started, gate = threading.Event(), threading.Event()
 
     def task(resource):
@@ -362,18 +362,18 @@ def test_a_task_that_was_asked_to_end_is_not_retried(make):
     assert future.attempts == 1
 
 
-def test_a_creation_that_fails_is_tried_again_until_it_succeeds(make, factory, log):
+def test_a_creation_that_fails_is_tried_again_until_it_succeeds(new_manager, factory, log):
     factory.fail_next = [OSError("down"), OSError("still down")]
-    manager = make(worker_count=1, max_worker_count=1)
+    manager = new_manager(worker_count=1, max_worker_count=1)
     assert manager.queue_task(lambda resource: "up", timeout=PATIENCE) == "up"
     assert log.loud()[0].endswith("on_create raised, trying again: OSError: down")
     assert sum(level == "debug" and "down" in text for level, text in log.lines) == 2
 
 
-def test_an_outage_heals_without_new_submissions(make, factory, monkeypatch):
+def test_an_outage_heals_without_new_submissions(new_manager, factory, monkeypatch):
     monkeypatch.setattr(tasker.backoff, "LONGEST_PAUSE", 0.02)
     factory.fail_always = OSError("down")
-    manager = make(worker_count=3, max_worker_count=3)
+    manager = new_manager(worker_count=3, max_worker_count=3)
     futures = [manager.submit(lambda resource, x: x, i) for i in range(10)]
     assert manager.wait_ready(0.05) is False
     factory.fail_always = None
@@ -381,9 +381,9 @@ def test_an_outage_heals_without_new_submissions(make, factory, monkeypatch):
     assert manager.wait_ready(PATIENCE)
 
 
-def test_workers_that_turn_unhealthy_during_an_outage_come_back(make, factory, monkeypatch):
+def test_workers_that_turn_unhealthy_during_an_outage_come_back(new_manager, factory, monkeypatch):
     monkeypatch.setattr(tasker.backoff, "LONGEST_PAUSE", 0.02)
-    manager = make(worker_count=2, max_worker_count=2)
+    manager = new_manager(worker_count=2, max_worker_count=2)
     assert manager.wait_ready(PATIENCE)
     failed = threading.Barrier(2)
     first = []
@@ -403,10 +403,10 @@ def test_workers_that_turn_unhealthy_during_an_outage_come_back(make, factory, m
     assert [future.result(PATIENCE) for future in futures] == ["healed", "healed"]
 
 
-def test_queued_tasks_fail_once_no_worker_has_held_a_resource_for_create_timeout(make, factory, log):
+def test_queued_tasks_fail_once_no_worker_has_held_a_resource_for_create_timeout(new_manager, factory, log):
     down = OSError("down")
     factory.fail_always = down
-    manager = make(worker_count=2, create_timeout=0.05)
+    manager = new_manager(worker_count=2, create_timeout=0.05)
     eventually(log.loud)  # a creation has failed: what waits fails by it
     futures = [manager.submit(lambda resource: 0) for _ in range(5)]
     for future in futures:
@@ -420,32 +420,32 @@ def test_queued_tasks_fail_once_no_worker_has_held_a_resource_for_create_timeout
     assert manager.queue_task(lambda resource: "up") == "up"
 
 
-def test_a_creation_that_never_returns_fails_the_queue_as_well(make, factory):
+def test_a_creation_that_never_returns_fails_the_queue_as_well(new_manager, factory):
     gate = threading.Event()
 
     def create():
         gate.wait(PATIENCE)
         return factory.create()
 
-    manager = make(worker_count=1, create_timeout=0.05, on_create=create)
+    manager = new_manager(worker_count=1, create_timeout=0.05, on_create=create)
     with pytest.raises(ResourceCreationError, match="has not returned"):
         manager.queue_task(lambda resource: 0)
     gate.set()
 
 
 @pytest.mark.parametrize("error", [SystemExit(), KeyboardInterrupt(), MemoryError()])
-def test_no_exception_of_on_create_ends_a_worker(make, factory, error):
+def test_no_exception_of_on_create_ends_a_worker(new_manager, factory, error):
     factory.fail_next = [error]
-    manager = make(worker_count=1, max_worker_count=1)
+    manager = new_manager(worker_count=1, max_worker_count=1)
     assert manager.queue_task(lambda resource: resource.number) == 0
 
 
-def test_an_on_destroy_that_raises_harms_nothing_and_is_reported(make, factory, log):
+def test_an_on_destroy_that_raises_harms_nothing_and_is_reported(new_manager, factory, log):
     def destroy(resource):
         factory.destroy(resource)
         raise RuntimeError("cannot destroy")
 
-    manager = make(worker_count=2, max_worker_count=2, on_destroy=destroy, max_retries=1)
+    manager = new_manager(worker_count=2, max_worker_count=2, on_destroy=destroy, max_retries=1)
     assert isinstance(manager.submit(sick).exception(PATIENCE), Sick)
     assert manager.queue_task(lambda resource: "fine") == "fine"
     report = manager.stop()
@@ -455,7 +455,7 @@ def test_an_on_destroy_that_raises_harms_nothing_and_is_reported(make, factory, 
 
 
 @pytest.mark.parametrize("method", ["record_arrival", "record_completion", "record_failure", "record_retry", "metrics"])
-def test_a_collector_that_raises_costs_nothing_else(make, log, method):
+def test_a_collector_that_raises_costs_nothing_else(new_manager, log, method):
     class Collector:
         def __getattr__(self, name):
             def record(*args):
@@ -464,7 +464,7 @@ def test_a_collector_that_raises_costs_nothing_else(make, log, method):
 
             return record
 
-    manager = make(collector=Collector(), max_retries=1)
+    manager = new_manager(collector=Collector(), max_retries=1)
     assert manager.queue_task(lambda resource: 1) == 1
     assert isinstance(manager.submit(sick).exception(PATIENCE), Sick)
     metrics = manager.metrics()
@@ -473,7 +473,7 @@ def test_a_collector_that_raises_costs_nothing_else(make, log, method):
 
 
 @pytest.mark.parametrize("level", ["debug", "info", "warning", "error"])
-def test_a_logger_that_raises_costs_nothing_else(make, factory, level):
+def test_a_logger_that_raises_costs_nothing_else(new_manager, factory, level):
     class Logger:
         def __getattr__(self, name):
             def write(*args):
@@ -487,13 +487,13 @@ def test_a_logger_that_raises_costs_nothing_else(make, factory, level):
     def bad_callback(result, error):
         raise ValueError
 
-    manager = make(logger=Logger(), worker_count=1)
+    manager = new_manager(logger=Logger(), worker_count=1)
     manager.queue_task_with_callback(lambda resource: 0, bad_callback)
     assert manager.queue_task(lambda resource: 1) == 1
     assert manager.stop().drained
 
 
-def test_a_thread_that_cannot_start_is_rolled_back_and_tried_again(make, monkeypatch):
+def test_a_thread_that_cannot_start_is_rolled_back_and_tried_again(new_manager, monkeypatch):
     real_start = threading.Thread.start
     refused = []
 
@@ -504,15 +504,15 @@ def test_a_thread_that_cannot_start_is_rolled_back_and_tried_again(make, monkeyp
         real_start(thread)
 
     monkeypatch.setattr(threading.Thread, "start", start)
-    manager = make(worker_count=2, max_worker_count=2)
+    manager = new_manager(worker_count=2, max_worker_count=2)
     futures = [manager.submit(lambda resource, x: x, i) for i in range(10)]
     assert [future.result(PATIENCE) for future in futures] == list(range(10))
     assert len(refused) == 3
     eventually(lambda: manager.stats().active_workers == 2)
 
 
-def test_a_worker_lost_to_an_error_of_our_own_is_replaced_and_its_task_settled(make, log, monkeypatch):
-    manager = make(worker_count=1, max_worker_count=1)
+def test_a_worker_lost_to_an_error_of_our_own_is_replaced_and_its_task_settled(new_manager, log, monkeypatch):
+    manager = new_manager(worker_count=1, max_worker_count=1)
     manager.wait_ready(PATIENCE)
     worker = manager._engine.crew.members[0]
 
@@ -526,10 +526,10 @@ def test_a_worker_lost_to_an_error_of_our_own_is_replaced_and_its_task_settled(m
     assert any("a bug of ours" in line for line in log.loud())
 
 
-def test_the_burst_thread_survives_an_error(make, log, monkeypatch):
+def test_the_burst_thread_survives_an_error(new_manager, log, monkeypatch):
     import tasker.burst
 
-    manager = make(worker_count=1, burst_interval=0.01)
+    manager = new_manager(worker_count=1, burst_interval=0.01)
     raised = threading.Event()
 
     def decide(sample, limits):
@@ -544,15 +544,15 @@ def test_the_burst_thread_survives_an_error(make, log, monkeypatch):
     assert manager.stop().drained
 
 
-def test_a_worker_whose_wake_up_got_lost_is_woken_by_the_tick(make):
-    manager = make(worker_count=1, max_worker_count=1)
+def test_a_worker_whose_wake_up_got_lost_is_woken_by_the_tick(new_manager):
+    manager = new_manager(worker_count=1, max_worker_count=1)
     queue = manager._engine.queue
     eventually(lambda: manager.stats().idle_workers == 1)
     assert queue.idle.take_longest() is not None  # as if Ctrl-C came between taking the announcement and the wake-up
     assert manager.queue_task(lambda resource: "woken", timeout=PATIENCE) == "woken"
 
 
-def test_slow_creation_never_breaches_the_most_workers(make, factory):
+def test_slow_creation_never_breaches_the_most_workers(new_manager, factory):
     gate, alive, most = threading.Event(), [0], [0]
     lock = threading.Lock()
 
@@ -568,7 +568,7 @@ def test_slow_creation_never_breaches_the_most_workers(make, factory):
         with lock:
             alive[0] -= 1
 
-    manager = make(worker_count=2, max_worker_count=5, burst_interval=0.01, on_create=create, on_destroy=destroy)
+    manager = new_manager(worker_count=2, max_worker_count=5, burst_interval=0.01, on_create=create, on_destroy=destroy)
     futures = [manager.submit(lambda resource: 0) for _ in range(100)]
     eventually(lambda: most[0] == 5)  # a worker counts before its thread creates: stats() may say so too early
     gate.set()
@@ -578,8 +578,8 @@ def test_slow_creation_never_breaches_the_most_workers(make, factory):
     assert most[0] == 5
 
 
-def test_a_retry_that_is_cancelled_while_it_waits_hides_no_other_arrival(make):
-    manager = make(worker_count=1, max_worker_count=1)
+def test_a_retry_that_is_cancelled_while_it_waits_hides_no_other_arrival(new_manager):
+    manager = new_manager(worker_count=1, max_worker_count=1)
     started, gates = [threading.Event(), threading.Event()], [threading.Event(), threading.Event()]
 
     def task(resource, number):

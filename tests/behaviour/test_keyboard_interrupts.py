@@ -137,11 +137,11 @@ SUBMISSIONS = {
 @pytest.mark.parametrize("name", SUBMISSIONS)
 @pytest.mark.skipif(sys.gettrace() is not None, reason="a debugger or a coverage tool traces this thread")
 @pytest.mark.usefixtures("no_collection")
-def test_an_interrupt_at_every_moment_of_a_submission_strands_nothing(name, make, factory):
+def test_an_interrupt_at_every_moment_of_a_submission_strands_nothing(name, new_manager, factory):
     everywhere, options, submit = SUBMISSIONS[name]
     factory.any_thread = True
     # a short tick: it wakes the worker whose wake-up was interrupted
-    manager = make(worker_count=1, max_worker_count=1, burst_interval=0.002, **options)
+    manager = new_manager(worker_count=1, max_worker_count=1, burst_interval=0.002, **options)
     engine = manager._engine
     assert manager.wait_ready(PATIENCE)
     worker = engine.crew.members[0]

@@ -263,14 +263,14 @@ OUTCOMES = [
 
 
 @pytest.mark.parametrize("outcome", OUTCOMES, ids=lambda outcome: outcome.__name__)
-def test_all_of_a_task_is_freed_with_its_future(make, watch, kind, gate, outcome):
-    manager = make(worker_count=1, max_retries=2, queue_size=1)
+def test_all_of_a_task_is_freed_with_its_future(new_manager, watch, kind, gate, outcome):
+    manager = new_manager(worker_count=1, max_retries=2, queue_size=1)
     outcome(manager, watch, kind, gate)
     freed(manager, watch)
 
 
-def test_a_kept_future_keeps_its_result_and_nothing_else(make, watch, kind):
-    manager = make(worker_count=1, max_retries=2)
+def test_a_kept_future_keeps_its_result_and_nothing_else(new_manager, watch, kind):
+    manager = new_manager(worker_count=1, max_retries=2)
     future = manager.submit(kind(watch, "sick", "return"), argument(watch))
     assert type(future.result(PATIENCE)) is Sentinel
     freed(manager, watch, "result")
@@ -278,8 +278,8 @@ def test_a_kept_future_keeps_its_result_and_nothing_else(make, watch, kind):
 
 
 @pytest.mark.parametrize("end", ["cancelled", "timed out", "killed"])
-def test_a_kept_future_of_a_task_that_never_ran_keeps_nothing_of_it(make, watch, kind, gate, end):
-    manager = make(worker_count=1)
+def test_a_kept_future_of_a_task_that_never_ran_keeps_nothing_of_it(new_manager, watch, kind, gate, end):
+    manager = new_manager(worker_count=1)
     block(manager, gate)
     future = manager.submit(kind(watch, "return"), argument(watch), timeout=100 * PATIENCE)
     if end == "cancelled":
@@ -293,9 +293,9 @@ def test_a_kept_future_of_a_task_that_never_ran_keeps_nothing_of_it(make, watch,
     assert future.done()
 
 
-def test_a_kept_failure_keeps_its_exception_and_what_its_traceback_holds(make, watch):
+def test_a_kept_failure_keeps_its_exception_and_what_its_traceback_holds(new_manager, watch):
     """The frames of the task, that is. The exception once taken out of its traceback, nothing."""
-    manager = make(worker_count=1, max_retries=1)
+    manager = new_manager(worker_count=1, max_retries=1)
     future = manager.submit(TaskWithContext(watch, "sick", "sick"), argument(watch))
     future.exception(PATIENCE).args = ()
     future.exception().__traceback__ = None
@@ -304,16 +304,16 @@ def test_a_kept_failure_keeps_its_exception_and_what_its_traceback_holds(make, w
     assert future.exception(0).__notes__
 
 
-def test_a_task_that_nobody_waited_for_keeps_no_context(make, watch):
-    manager = make(worker_count=1)
+def test_a_task_that_nobody_waited_for_keeps_no_context(new_manager, watch):
+    manager = new_manager(worker_count=1)
     future = manager.submit(TaskWithContext(watch, "return"), argument(watch))
     assert manager.join(PATIENCE)
     eventually(lambda: watch.alive() == ["result"])
     assert future.done()
 
 
-def test_a_worker_that_has_just_parked_holds_nothing(make, watch, kind):
-    manager = make(worker_count=1)
+def test_a_worker_that_has_just_parked_holds_nothing(new_manager, watch, kind):
+    manager = new_manager(worker_count=1)
     (worker,) = manager._engine.crew.members
     future = manager.submit(kind(watch, "return"), argument(watch))
     future.result(PATIENCE)
@@ -349,8 +349,8 @@ class Callback:
     ],
     ids=["success", "failure", "retry and success", "retry and failure"],
 )
-def test_all_of_a_task_is_freed_once_its_callback_has_run(make, watch, kind, does, told):
-    manager = make(worker_count=1, max_retries=2)
+def test_all_of_a_task_is_freed_once_its_callback_has_run(new_manager, watch, kind, does, told):
+    manager = new_manager(worker_count=1, max_retries=2)
     was_told = []
     manager.queue_task_with_callback(kind(watch, *does), Callback(watch, was_told), argument(watch))
     eventually(lambda: was_told == [told])
@@ -358,8 +358,8 @@ def test_all_of_a_task_is_freed_once_its_callback_has_run(make, watch, kind, doe
 
 
 @pytest.mark.parametrize("end", ["killed", "timed out"])
-def test_callbacks_of_what_was_ended_from_outside_are_freed(make, watch, kind, gate, end):
-    manager = make(worker_count=1)
+def test_callbacks_of_what_was_ended_from_outside_are_freed(new_manager, watch, kind, gate, end):
+    manager = new_manager(worker_count=1)
     block(manager, gate)
     told = []
     timeout, error = (0.001, "TaskTimeoutError") if end == "timed out" else (None, "TaskManagerKilledError")
@@ -371,8 +371,8 @@ def test_callbacks_of_what_was_ended_from_outside_are_freed(make, watch, kind, g
     freed(manager, watch)
 
 
-def test_all_of_a_task_is_freed_with_the_result_of_a_blocking_call(make, watch, kind):
-    manager = make(worker_count=1)
+def test_all_of_a_task_is_freed_with_the_result_of_a_blocking_call(new_manager, watch, kind):
+    manager = new_manager(worker_count=1)
     result = manager.queue_task(kind(watch, "return"), argument(watch))
     freed(manager, watch, "result")
     assert watch.alive() == ["result"]
@@ -380,8 +380,8 @@ def test_all_of_a_task_is_freed_with_the_result_of_a_blocking_call(make, watch, 
     freed(manager, watch)
 
 
-def test_all_of_a_task_is_freed_with_the_exception_of_a_blocking_call(make, watch, kind):
-    manager = make(worker_count=1, max_retries=1)
+def test_all_of_a_task_is_freed_with_the_exception_of_a_blocking_call(new_manager, watch, kind):
+    manager = new_manager(worker_count=1, max_retries=1)
     with pytest.raises(Failure):
         manager.queue_task(kind(watch, "fail"), argument(watch))
     with pytest.raises(Sick):
@@ -390,9 +390,9 @@ def test_all_of_a_task_is_freed_with_the_exception_of_a_blocking_call(make, watc
 
 
 @pytest.mark.parametrize("size", [0, 1])
-def test_all_of_a_task_is_freed_after_run_task(make, watch, kind, factory, size):
+def test_all_of_a_task_is_freed_after_run_task(new_manager, watch, kind, factory, size):
     factory.any_thread = True
-    manager = make(worker_count=1, resource_pool_size=size)
+    manager = new_manager(worker_count=1, resource_pool_size=size)
     assert type(manager.run_task(kind(watch, "return"), argument(watch))) is Sentinel
     assert watch.alive() == []
     for does, error in (("fail", Failure), ("sick", Sick)):
@@ -401,8 +401,8 @@ def test_all_of_a_task_is_freed_after_run_task(make, watch, kind, factory, size)
         assert watch.alive() == []
 
 
-def test_all_of_a_task_is_freed_after_it_was_awaited(make, watch, kind):
-    manager = make(worker_count=1)
+def test_all_of_a_task_is_freed_after_it_was_awaited(new_manager, watch, kind):
+    manager = new_manager(worker_count=1)
 
     async def program():
         assert type(await manager.submit(kind(watch, "return"), argument(watch))) is Sentinel
@@ -455,8 +455,10 @@ def test_a_manager_that_is_dropped_is_freed_with_all_that_it_was_given(watch, en
     eventually(collected, "the end of the engine")
 
 
-def test_a_stopped_manager_that_is_kept_holds_no_resource_and_no_task(make, watch, kind, gate):
-    manager = make(worker_count=2, on_create=lambda: watch.of("resource", Sentinel()), on_destroy=lambda resource: None)
+def test_a_stopped_manager_that_is_kept_holds_no_resource_and_no_task(new_manager, watch, kind, gate):
+    manager = new_manager(
+        worker_count=2, on_create=lambda: watch.of("resource", Sentinel()), on_destroy=lambda resource: None
+    )
     for _ in range(3):
         manager.submit(kind(watch, "return"), argument(watch))
     manager.stop()

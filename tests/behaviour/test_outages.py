@@ -44,9 +44,9 @@ def never_wakes_up(manager, worker):
 
 @pytest.mark.usefixtures("endless_pauses")
 @pytest.mark.parametrize("closing", [False, True])
-def test_a_worker_whose_creation_failed_sleeps_its_pause_out_whatever_wakes_it(make, factory, log, closing):
+def test_a_worker_whose_creation_failed_sleeps_its_pause_out_whatever_wakes_it(new_manager, factory, log, closing):
     factory.fail_next = [OSError("down")]
-    manager = make(worker_count=1, max_worker_count=1)
+    manager = new_manager(worker_count=1, max_worker_count=1)
     future = manager.submit(lambda resource: 0)
     eventually(log.loud)
     if closing:
@@ -59,8 +59,8 @@ def test_a_worker_whose_creation_failed_sleeps_its_pause_out_whatever_wakes_it(m
 
 
 @pytest.mark.usefixtures("endless_pauses")
-def test_a_worker_whose_resource_broke_at_its_first_use_pauses(make, factory):
-    manager = make(worker_count=1, max_worker_count=1)
+def test_a_worker_whose_resource_broke_at_its_first_use_pauses(new_manager, factory):
+    manager = new_manager(worker_count=1, max_worker_count=1)
     future = manager.submit(sick)
     eventually(lambda: manager.metrics().total_tasks_retried == 1)
     eventually(lambda: manager.stats().creating_workers == 1)
@@ -71,17 +71,17 @@ def test_a_worker_whose_resource_broke_at_its_first_use_pauses(make, factory):
 
 @pytest.mark.usefixtures("endless_pauses")
 @pytest.mark.parametrize("end", ["stop", "kill"])
-def test_a_worker_that_pauses_leaves_when_there_is_nothing_left_to_do(make, factory, end):
-    manager = make(worker_count=1, max_worker_count=1)
+def test_a_worker_that_pauses_leaves_when_there_is_nothing_left_to_do(new_manager, factory, end):
+    manager = new_manager(worker_count=1, max_worker_count=1)
     assert isinstance(manager.submit(sick, once=True).exception(PATIENCE), Sick)
     assert getattr(manager, end)(PATIENCE).abandoned == ()
     assert len(factory.created) == 1
 
 
 @pytest.mark.usefixtures("endless_pauses")
-def test_a_kill_at_once_abandons_no_worker_that_only_pauses(make, factory):
+def test_a_kill_at_once_abandons_no_worker_that_only_pauses(new_manager, factory):
     factory.fail_always = OSError("down")
-    manager = make(worker_count=32, max_worker_count=32)
+    manager = new_manager(worker_count=32, max_worker_count=32)
     manager.submit(lambda resource: 0)
     eventually(lambda: all(worker.pausing for worker in manager._engine.crew.members))
     assert manager.kill(0).abandoned == ()
@@ -89,13 +89,13 @@ def test_a_kill_at_once_abandons_no_worker_that_only_pauses(make, factory):
 
 @pytest.mark.usefixtures("endless_pauses")
 @pytest.mark.parametrize("proof", ["a result", "a healthy error", "a result for a collector"])
-def test_a_resource_that_has_done_a_task_well_is_replaced_at_once(make, proof):
+def test_a_resource_that_has_done_a_task_well_is_replaced_at_once(new_manager, proof):
     class Collector:
         def __getattr__(self, name):
             return lambda *_: None
 
     more = {"collector": Collector()} if proof.endswith("collector") else {}
-    manager = make(worker_count=1, max_worker_count=1, **more)
+    manager = new_manager(worker_count=1, max_worker_count=1, **more)
     for number in range(3):  # as often as it happens
 
         def work(resource):
@@ -107,11 +107,11 @@ def test_a_resource_that_has_done_a_task_well_is_replaced_at_once(make, proof):
         assert manager.queue_task(lambda resource: resource.number, timeout=PATIENCE) == number + 1
 
 
-def test_the_pause_grows_with_every_failure_whatever_its_kind(make, factory, monkeypatch):
+def test_the_pause_grows_with_every_failure_whatever_its_kind(new_manager, factory, monkeypatch):
     asked = []
     monkeypatch.setattr(Backoff, "worker_pause", lambda backoff, failures: asked.append(failures) or 0.0)
     factory.fail_next = [OSError("down")]
-    manager = make(worker_count=1, max_worker_count=1, max_retries=0)
+    manager = new_manager(worker_count=1, max_worker_count=1, max_retries=0)
     for _ in range(2):
         assert isinstance(manager.submit(sick).exception(PATIENCE), Sick)
     factory.fail_next = [OSError("down"), OSError("down")]
@@ -125,9 +125,9 @@ def test_the_pause_grows_with_every_failure_whatever_its_kind(make, factory, mon
     assert asked[6] == 1, "the row ended with the task that was done well"
 
 
-def test_an_outage_is_told_once_for_all_workers_and_each_failure_as_debug(make, factory, log, short_pauses):
+def test_an_outage_is_told_once_for_all_workers_and_each_failure_as_debug(new_manager, factory, log, short_pauses):
     factory.fail_always = OSError("down")
-    manager = make(worker_count=4, max_worker_count=4)
+    manager = new_manager(worker_count=4, max_worker_count=4)
     again = "on_create raised, trying again: OSError: down"
     eventually(lambda: sum(level == "debug" and again in text for level, text in log.lines) > 40)
     (line,) = log.loud()
@@ -135,8 +135,8 @@ def test_an_outage_is_told_once_for_all_workers_and_each_failure_as_debug(make, 
     manager.kill(0)
 
 
-def test_resources_that_break_before_they_have_done_a_task_are_told_of(make, log, short_pauses):
-    manager = make(worker_count=1, max_worker_count=1)
+def test_resources_that_break_before_they_have_done_a_task_are_told_of(new_manager, log, short_pauses):
+    manager = new_manager(worker_count=1, max_worker_count=1)
     assert isinstance(manager.submit(sick, once=True).exception(PATIENCE), Sick)
     assert log.loud() == [], "one may be the fault of its task"
     assert isinstance(manager.submit(sick, once=True).exception(PATIENCE), Sick)
@@ -144,11 +144,11 @@ def test_resources_that_break_before_they_have_done_a_task_are_told_of(make, log
     assert [line for line in log.loud() if "break before they have done a task" in line] == log.loud()
 
 
-def test_tasks_wait_as_long_as_resources_can_be_made_even_if_they_break_between_two_ticks(make, monkeypatch):
+def test_tasks_wait_as_long_as_resources_can_be_made_even_if_they_break_between_two_ticks(new_manager, monkeypatch):
     """create_timeout is for resources that cannot be made: here one is made and broken again and again."""
     monkeypatch.setattr(Backoff, "worker_pause", lambda backoff, failures: 0.0)
     monkeypatch.setattr(Backoff, "task_pause", lambda backoff, failures, attempts: 0.0)
-    manager = make(worker_count=1, max_worker_count=1, max_retries=10**6, create_timeout=0.3)
+    manager = new_manager(worker_count=1, max_worker_count=1, max_retries=10**6, create_timeout=0.3)
     engine, ticks, gate, accepted = manager._engine, [], threading.Event(), []
     watch = engine.burst._watch_resources
 
@@ -177,13 +177,13 @@ def test_tasks_wait_as_long_as_resources_can_be_made_even_if_they_break_between_
 
 
 @pytest.fixture
-def pausing(make, factory, monkeypatch):
+def pausing(new_manager, factory, monkeypatch):
     """`pausing(**options)`: a manager with one worker, which is idle, and a task that waits for its next attempt."""
     monkeypatch.setattr(Backoff, "worker_pause", lambda backoff, failures: 0.0)
     monkeypatch.setattr(Backoff, "task_pause", lambda backoff, failures, attempts: 1000.0)
 
     def make_pausing(task=sick, manager_options=None, **options):
-        manager = make(worker_count=1, max_worker_count=1, **(manager_options or {}))
+        manager = new_manager(worker_count=1, max_worker_count=1, **(manager_options or {}))
         future = manager.submit(task, **options)
         eventually(lambda: manager._engine.queue._later)
         eventually(lambda: manager.stats().idle_workers == 1)
@@ -319,7 +319,7 @@ def test_a_task_that_is_settled_while_it_pauses_keeps_nothing_alive_for_long(pau
 @pytest.mark.parametrize("priority", [False, True])
 @pytest.mark.parametrize("slow", [False, True])
 def test_tasks_that_break_every_resource_keep_nobody_behind_them_from_running(
-    make, factory, short_pauses, slow, priority
+    new_manager, factory, short_pauses, slow, priority
 ):
     """Also where it takes so long to make a resource that their pauses are over by then."""
     managers, poisons = [], 4
@@ -331,7 +331,7 @@ def test_tasks_that_break_every_resource_keep_nobody_behind_them_from_running(
         return factory.create()
 
     often = 0.002  # seconds between two ticks
-    manager = make(worker_count=2, max_worker_count=2, max_retries=10**9, on_create=create, burst_interval=often)
+    manager = new_manager(worker_count=2, max_worker_count=2, max_retries=10**9, on_create=create, burst_interval=often)
     managers.append(manager)
     poison = [manager.submit(sick, priority=priority) for _ in range(poisons)]
     others = [manager.submit(lambda resource, i: i, i, priority=priority) for i in range(20)]

@@ -31,9 +31,9 @@ def tiny_switch_interval():
 @pytest.mark.parametrize("end", ["stop", "kill"])
 @pytest.mark.parametrize("bound", [0, 20])
 @pytest.mark.usefixtures("tiny_switch_interval", "short_pauses")
-def test_nothing_is_lost_whatever_happens_at_once(make, factory, end, bound):
+def test_nothing_is_lost_whatever_happens_at_once(new_manager, factory, end, bound):
     print(f"TASKER_STRESS_SEED={SEED}")
-    manager = make(
+    manager = new_manager(
         worker_count=2,
         max_worker_count=5,
         burst_interval=0.005,

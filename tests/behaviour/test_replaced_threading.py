@@ -28,8 +28,8 @@ real_lock, real_rlock = threading.Lock, threading.RLock
 class Traced:
     """What a lock profiler puts in the place of a lock: it does what a lock is documented to do, and is none."""
 
-    def __init__(self, make=real_lock):
-        self._lock = make()
+    def __init__(self, new_manager=real_lock):
+        self._lock = new_manager()
 
     def acquire(self, blocking=True, timeout=-1):
         return self._lock.acquire(blocking, timeout)
@@ -62,8 +62,8 @@ def traced(request, monkeypatch):
     monkeypatch.setattr(threading, "Lock", Traced)
 
 
-def test_every_wait_for_a_manager_ends_although_locks_are_of_another_type(make, traced):
-    manager = make(worker_count=2, max_worker_count=2, queue_size=2)
+def test_every_wait_for_a_manager_ends_although_locks_are_of_another_type(new_manager, traced):
+    manager = new_manager(worker_count=2, max_worker_count=2, queue_size=2)
     assert manager.wait_ready(PATIENCE)
     assert manager.queue_task(lambda _: 42) == 42
     assert manager.submit(lambda _: 42).result(PATIENCE) == 42
@@ -88,7 +88,7 @@ def test_the_drop_in_works_although_locks_are_of_another_type(traced):
 
 
 @pytest.mark.parametrize("end", ["by its worker", "by cancel", "by its timeout", "by kill"])
-def test_an_error_as_a_sleeper_is_woken_leaves_none_asleep(make, monkeypatch, end):
+def test_an_error_as_a_sleeper_is_woken_leaves_none_asleep(new_manager, monkeypatch, end):
     """The first wake-up of each fails, as it may for want of memory."""
 
     class Failing(Traced):
@@ -113,7 +113,7 @@ def test_an_error_as_a_sleeper_is_woken_leaves_none_asleep(make, monkeypatch, en
 
     monkeypatch.setattr(tasker.future, "new_sleeper", new_sleeper)
     monkeypatch.setattr(threading, "excepthook", lambda _: None)
-    manager = make(worker_count=1, max_worker_count=1)
+    manager = new_manager(worker_count=1, max_worker_count=1)
     gate, woken = threading.Event(), []
     manager.submit(lambda _: gate.wait(PATIENCE))
     future = manager.submit(lambda _: True, timeout=0.1 if end == "by its timeout" else None)
@@ -160,20 +160,20 @@ def test_a_lock_is_known_by_what_it_can_do():
     assert {name for name, value in vars(part).items() if value is not before[name]} == {"lock", "traced", "honest"}
 
 
-def test_what_is_local_to_threads_is_so_to_what_threads_are_now(make, monkeypatch):
+def test_what_is_local_to_threads_is_so_to_what_threads_are_now(new_manager, monkeypatch):
     monkeypatch.setattr(tasker.current, "here", tasker.current.here)
     monkeypatch.setattr(tasker.guard, "here", tasker.guard.here)
     monkeypatch.setattr(tasker.timer, "aside", tasker.timer.aside)
     monkeypatch.setattr(tasker.timer, "_timer", tasker.timer._timer)
     monkeypatch.setattr(threading, "local", _threading_local.local)
-    manager = make(worker_count=1)
+    manager = new_manager(worker_count=1)
     assert isinstance(tasker.current.here, _threading_local.local)
     assert isinstance(tasker.guard.here, _threading_local.local)
     here, timer = tasker.current.here, tasker.timer._timer
     assert manager.queue_task(lambda resource: current_resource() is resource)
     with pytest.raises(RuntimeError, match="outside of a task"):
         current_resource()
-    make(worker_count=1)
+    new_manager(worker_count=1)
     assert (tasker.current.here, tasker.timer._timer) == (here, timer)  # as long as threads are what they were
 
 

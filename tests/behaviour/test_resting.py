@@ -61,17 +61,17 @@ STIRRING = {
 
 @pytest.mark.parametrize("name", STIRRING)
 @pytest.mark.parametrize("options", [{}, {"queue_size": 3}, {"burst_interval": 0}], ids=repr)
-def test_what_happens_ends_the_rest(make, factory, name, options):
+def test_what_happens_ends_the_rest(new_manager, factory, name, options):
     factory.any_thread = True
-    manager = make(worker_count=3, **options)
+    manager = new_manager(worker_count=3, **options)
     engine = resting(manager)
     ticks = Ticks(engine)
     STIRRING[name](manager)
     eventually(lambda: ticks.count or engine.lifecycle.has_ended(), "a tick")
 
 
-def test_one_that_waits_for_a_resource_ends_the_rest(make):
-    manager = make(worker_count=1)
+def test_one_that_waits_for_a_resource_ends_the_rest(new_manager):
+    manager = new_manager(worker_count=1)
     engine = resting(manager)
     ticks = Ticks(engine)
     engine.crew.members[0].holds_resource = False  # so that there is something to wait for
@@ -118,8 +118,8 @@ def test_a_pool_at_rest_hires_although_no_thread_could_be_started_at_first(no_th
         assert failed
 
 
-def test_a_manager_at_rest_runs_a_job_although_no_thread_could_be_started_at_first(make, no_thread_at_first):
-    engine = resting(make())
+def test_a_manager_at_rest_runs_a_job_although_no_thread_could_be_started_at_first(new_manager, no_thread_at_first):
+    engine = resting(new_manager())
     failed, ran = no_thread_at_first(), threading.Event()
     engine.run_aside([ran.set])
     assert ran.wait(PATIENCE)
@@ -150,8 +150,8 @@ def test_a_pool_that_goes_to_rest_while_a_task_comes_misses_none(monkeypatch):
         assert all(future.result(PATIENCE) for future in busy)
 
 
-def test_a_wake_up_that_is_lost_at_rest_is_made_good(make):
-    manager = make(worker_count=2)
+def test_a_wake_up_that_is_lost_at_rest_is_made_good(new_manager):
+    manager = new_manager(worker_count=2)
     engine = resting(manager)
 
     class Idle(Parking):
@@ -172,9 +172,9 @@ def test_a_wake_up_that_is_lost_at_rest_is_made_good(make):
     assert idle.lost
 
 
-def test_a_manager_does_not_rest_while_there_is_anything_to_see_to(make, factory):
+def test_a_manager_does_not_rest_while_there_is_anything_to_see_to(new_manager, factory):
     factory.any_thread = True
-    manager = make(worker_count=1, max_worker_count=2, resource_pool_size=1)
+    manager = new_manager(worker_count=1, max_worker_count=2, resource_pool_size=1)
     manager._engine.crew.hire(1)
     eventually(lambda: manager.stats().idle_workers == 2)
     engine = resting(manager)
@@ -204,9 +204,9 @@ def test_a_manager_does_not_rest_while_there_is_anything_to_see_to(make, factory
         assert burst._is_quiet()
 
 
-def test_a_rest_is_no_time_without_resources(make, monkeypatch):
+def test_a_rest_is_no_time_without_resources(new_manager, monkeypatch):
     """`create_timeout` counts from the loss of the resources on, not from the last tick before the rest."""
-    engine = resting(make())
+    engine = resting(new_manager())
     burst, watch, seen = engine.burst, engine.burst._watch_resources, []
     monkeypatch.setattr(burst, "_watch_resources", lambda: (seen.append(burst._held_at), watch()))
     began = time.monotonic()

@@ -101,8 +101,8 @@ def running(manager, count=1):
 # -- loggers that block -----------------------------------------------------------------------------------------------
 
 
-def test_a_logger_that_blocks_does_not_hold_up_scaling(make, logger):
-    manager = make(worker_count=1, max_worker_count=4, burst_interval=0.01, logger=logger)
+def test_a_logger_that_blocks_does_not_hold_up_scaling(new_manager, logger):
+    manager = new_manager(worker_count=1, max_worker_count=4, burst_interval=0.01, logger=logger)
     manager.queue_task(lambda _: None)  # after which its worker has told that it is ready
     logger.shut = True
     gate, futures = running(manager)
@@ -116,10 +116,10 @@ def test_a_logger_that_blocks_does_not_hold_up_scaling(make, logger):
 
 
 @pytest.mark.parametrize("end", ["stop", "kill"])
-def test_a_logger_that_blocks_holds_up_neither_stop_nor_kill(make, logger, end, apart, monkeypatch):
+def test_a_logger_that_blocks_holds_up_neither_stop_nor_kill(new_manager, logger, end, apart, monkeypatch):
     monkeypatch.setattr(tasker.lifecycle, "_JOIN", 1.0)  # in which the worker leaves
     monkeypatch.setattr(tasker.engine, "KILL_TIMEOUT", 0.2)
-    manager = make(worker_count=1, max_worker_count=4, burst_interval=0.01, logger=logger)
+    manager = new_manager(worker_count=1, max_worker_count=4, burst_interval=0.01, logger=logger)
     manager.queue_task(lambda _: None)  # after which its worker has told that it is ready
     logger.shut = True
     gate, futures = running(manager)
@@ -133,9 +133,9 @@ def test_a_logger_that_blocks_holds_up_neither_stop_nor_kill(make, logger, end, 
     assert all(future.done() for future in futures)
 
 
-def test_a_logger_that_blocks_does_not_hold_up_the_replacement_of_workers(make, logger, monkeypatch, no_pauses):
+def test_a_logger_that_blocks_does_not_hold_up_the_replacement_of_workers(new_manager, logger, monkeypatch, no_pauses):
     start, refusals = threading.Thread.start, []
-    manager = make(worker_count=2, max_worker_count=2, burst_interval=0.01, logger=logger)
+    manager = new_manager(worker_count=2, max_worker_count=2, burst_interval=0.01, logger=logger)
     manager.queue_task(lambda _: None)  # after which its worker has told that it is ready
     logger.shut = True
 
@@ -156,8 +156,8 @@ def test_a_logger_that_blocks_does_not_hold_up_the_replacement_of_workers(make, 
     assert not any(name.endswith(("-burst", "-timer")) for name in logger.threads)
 
 
-def test_while_a_logger_blocks_an_error_of_a_tick_deadlines_are_kept(make, logger, monkeypatch):
-    manager = make(worker_count=1, max_worker_count=1, burst_interval=0.01, logger=logger)
+def test_while_a_logger_blocks_an_error_of_a_tick_deadlines_are_kept(new_manager, logger, monkeypatch):
+    manager = new_manager(worker_count=1, max_worker_count=1, burst_interval=0.01, logger=logger)
     manager.queue_task(lambda _: None)  # after which its worker has told that it is ready
     logger.shut = True
     burst, failed = manager._engine.burst, threading.Event()
@@ -185,8 +185,8 @@ def test_while_a_logger_blocks_an_error_of_a_tick_deadlines_are_kept(make, logge
 # -- collectors that block --------------------------------------------------------------------------------------------
 
 
-def test_callers_are_told_although_a_collector_blocks(make, collector):
-    manager = make(worker_count=3, max_worker_count=3, burst_interval=0.01, collector=collector)
+def test_callers_are_told_although_a_collector_blocks(new_manager, collector):
+    manager = new_manager(worker_count=3, max_worker_count=3, burst_interval=0.01, collector=collector)
     assert manager.wait_ready(PATIENCE)
     collector.shut = True
     called = threading.Event()
@@ -202,8 +202,8 @@ def test_callers_are_told_although_a_collector_blocks(make, collector):
     assert not any(name.endswith(("-burst", "-timer")) for name in collector.threads)
 
 
-def test_kill_returns_although_a_collector_blocks(make, collector, apart):
-    manager = make(worker_count=1, max_worker_count=1, burst_interval=0.01, collector=collector)
+def test_kill_returns_although_a_collector_blocks(new_manager, collector, apart):
+    manager = new_manager(worker_count=1, max_worker_count=1, burst_interval=0.01, collector=collector)
     (worker,) = manager._engine.crew.members
     gate, futures = running(manager)
     collector.shut = True
@@ -217,8 +217,8 @@ def test_kill_returns_although_a_collector_blocks(make, collector, apart):
     worker.thread.join(PATIENCE)
 
 
-def test_a_tick_does_not_finish_a_task_whose_outcome_is_not_stored_yet(make, monkeypatch):
-    manager = make(worker_count=1, max_worker_count=1, burst_interval=0.01)
+def test_a_tick_does_not_finish_a_task_whose_outcome_is_not_stored_yet(new_manager, monkeypatch):
+    manager = new_manager(worker_count=1, max_worker_count=1, burst_interval=0.01)
     burst = manager._engine.burst
     store = TaskFuture._store
 
@@ -240,8 +240,8 @@ def test_a_tick_does_not_finish_a_task_whose_outcome_is_not_stored_yet(make, mon
 # -- kill with many tasks ---------------------------------------------------------------------------------------------
 
 
-def test_kill_tells_running_tasks_before_it_fails_waiting_ones(make, monkeypatch):
-    manager = make(worker_count=1, max_worker_count=1)
+def test_kill_tells_running_tasks_before_it_fails_waiting_ones(new_manager, monkeypatch):
+    manager = new_manager(worker_count=1, max_worker_count=1)
     order, began = [], threading.Event()
 
     def run(ctx, _):
@@ -275,9 +275,9 @@ class Clock:
 
 
 @pytest.fixture
-def many(make, factory):
+def many(new_manager, factory):
     """A manager with many waiting tasks, and one that does not listen."""
-    manager = make(worker_count=1, max_worker_count=1)
+    manager = new_manager(worker_count=1, max_worker_count=1)
     gate, _ = running(manager)
     (worker,) = manager._engine.crew.members
     waiting = [manager.submit(lambda _: 1) for _ in range(100_000)]
@@ -334,8 +334,8 @@ def test_a_kill_that_has_no_time_for_all_that_waits_returns_and_the_rest_fails_a
 # -- hiring many ------------------------------------------------------------------------------------------------------
 
 
-def test_many_workers_are_hired_in_slices_and_none_when_closing_begins(make, monkeypatch):
-    manager = make(worker_count=1, max_worker_count=100, burst_interval=0.01)
+def test_many_workers_are_hired_in_slices_and_none_when_closing_begins(new_manager, monkeypatch):
+    manager = new_manager(worker_count=1, max_worker_count=100, burst_interval=0.01)
     assert manager.wait_ready(PATIENCE)
     engine, start = manager._engine, threading.Thread.start
     clock, started = SimpleNamespace(now=0.0), []
@@ -365,9 +365,9 @@ def test_many_workers_are_hired_in_slices_and_none_when_closing_begins(make, mon
 
 
 @pytest.fixture
-def burst(make, monkeypatch):
+def burst(new_manager, monkeypatch):
     """The burst thread's object of an open manager, whose ticks the test does, by a clock of its own."""
-    manager = make(worker_count=1, max_worker_count=1, create_timeout=50.0)
+    manager = new_manager(worker_count=1, max_worker_count=1, create_timeout=50.0)
     assert manager.wait_ready(PATIENCE)
     burst = manager._engine.burst
     thread, burst.thread = burst.thread, threading.current_thread()  # as if another had taken its place
@@ -500,9 +500,11 @@ def failure(manager) -> str:
     return str(caught.value)
 
 
-def test_while_on_create_blocks_it_has_not_returned(make, factory):
+def test_while_on_create_blocks_it_has_not_returned(new_manager, factory):
     gate = threading.Event()
-    manager = make(worker_count=1, create_timeout=0.05, on_create=lambda: (gate.wait(PATIENCE), factory.create())[1])
+    manager = new_manager(
+        worker_count=1, create_timeout=0.05, on_create=lambda: (gate.wait(PATIENCE), factory.create())[1]
+    )
     try:
         text = failure(manager)
     finally:
@@ -511,7 +513,7 @@ def test_while_on_create_blocks_it_has_not_returned(make, factory):
     assert "on_destroy" not in text
 
 
-def test_while_on_destroy_blocks_it_is_that_which_has_not_returned(make, factory):
+def test_while_on_destroy_blocks_it_is_that_which_has_not_returned(new_manager, factory):
     gate, reached = threading.Event(), threading.Event()
 
     def destroy(resource):
@@ -522,7 +524,7 @@ def test_while_on_destroy_blocks_it_is_that_which_has_not_returned(make, factory
     def break_it(resource):
         raise Sick
 
-    manager = make(worker_count=1, create_timeout=0.05, max_retries=0, on_destroy=destroy)
+    manager = new_manager(worker_count=1, create_timeout=0.05, max_retries=0, on_destroy=destroy)
     assert manager.wait_ready(PATIENCE)
     manager.submit(break_it).exception(PATIENCE)
     assert reached.wait(PATIENCE)

@@ -49,8 +49,8 @@ CONFIG = """Config(
 # -- stop ------------------------------------------------------------------------------------------------------------
 
 
-def test_stop_runs_every_accepted_task_and_its_callbacks(make, factory):
-    manager = make(worker_count=2)
+def test_stop_runs_every_accepted_task_and_its_callbacks(new_manager, factory):
+    manager = new_manager(worker_count=2)
     gate, called = threading.Event(), []
     manager.submit(lambda resource: gate.wait(PATIENCE))
     futures = [manager.submit(lambda resource, x: x, i, priority=i % 2 == 0) for i in range(200)]
@@ -66,8 +66,8 @@ def test_stop_runs_every_accepted_task_and_its_callbacks(make, factory):
     assert factory.live == 0
 
 
-def test_after_stop_every_variant_refuses(make):
-    manager = make()
+def test_after_stop_every_variant_refuses(new_manager):
+    manager = new_manager()
     manager.stop()
     called = []
     for name in METHODS:
@@ -84,8 +84,8 @@ def test_after_stop_every_variant_refuses(make):
     assert manager.metrics().total_tasks_arrived == 0
 
 
-def test_stop_drains_retries(make):
-    manager = make(worker_count=2, max_worker_count=2)
+def test_stop_drains_retries(new_manager):
+    manager = new_manager(worker_count=2, max_worker_count=2)
     gate, tries = threading.Event(), []
 
     def flaky(resource):
@@ -104,8 +104,8 @@ def test_stop_drains_retries(make):
     assert future.result(0) == "drained"
 
 
-def test_draining_tasks_run_with_a_live_context_that_says_stopping(make):
-    manager = make(worker_count=1)
+def test_draining_tasks_run_with_a_live_context_that_says_stopping(new_manager):
+    manager = new_manager(worker_count=1)
     started, gate, seen = threading.Event(), threading.Event(), []
 
     def task(ctx, resource):
@@ -123,24 +123,24 @@ def test_draining_tasks_run_with_a_live_context_that_says_stopping(make):
 
 
 @pytest.mark.usefixtures("endless_pauses")
-def test_stop_returns_during_an_outage(make, factory):
+def test_stop_returns_during_an_outage(new_manager, factory):
     factory.fail_always = OSError("down")
-    manager = make(worker_count=3)
+    manager = new_manager(worker_count=3)
     assert manager.stop().drained
     assert factory.created == []
 
 
-def test_stop_during_an_outage_with_tasks_waiting_ends_after_create_timeout(make, factory, log, monkeypatch):
+def test_stop_during_an_outage_with_tasks_waiting_ends_after_create_timeout(new_manager, factory, log, monkeypatch):
     monkeypatch.setattr(tasker.backoff, "LONGEST_PAUSE", 0.02)
     factory.fail_always = OSError("down")
-    manager = make(worker_count=2, create_timeout=0.1)
+    manager = new_manager(worker_count=2, create_timeout=0.1)
     eventually(log.loud)  # a creation has failed: what waits fails by it
     future = manager.submit(lambda resource: 0)
     assert manager.stop().failed == 1
     assert future.exception(0).__cause__ is factory.fail_always
 
 
-def test_a_creation_that_finishes_after_the_closing_began_is_destroyed(make, factory):
+def test_a_creation_that_finishes_after_the_closing_began_is_destroyed(new_manager, factory):
     gate, creating = threading.Event(), threading.Event()
 
     def create():
@@ -148,7 +148,7 @@ def test_a_creation_that_finishes_after_the_closing_began_is_destroyed(make, fac
         gate.wait(PATIENCE)
         return factory.create()
 
-    manager = make(worker_count=1, on_create=create)
+    manager = new_manager(worker_count=1, on_create=create)
     assert creating.wait(PATIENCE)
     manager._engine.lifecycle.request_stop()
     gate.set()
@@ -156,7 +156,7 @@ def test_a_creation_that_finishes_after_the_closing_began_is_destroyed(make, fac
     assert len(factory.created) == len(factory.destroyed) == 1
 
 
-def test_a_creation_that_never_returns_does_not_hold_up_a_stop_for_ever(make, factory):
+def test_a_creation_that_never_returns_does_not_hold_up_a_stop_for_ever(new_manager, factory):
     gate, creating = threading.Event(), threading.Event()
 
     def create():
@@ -164,7 +164,7 @@ def test_a_creation_that_never_returns_does_not_hold_up_a_stop_for_ever(make, fa
         gate.wait(PATIENCE)
         return factory.create()
 
-    manager = make(worker_count=1, on_create=create, create_timeout=0.05)
+    manager = new_manager(worker_count=1, on_create=create, create_timeout=0.05)
     assert creating.wait(PATIENCE)
     report = manager.stop()
     assert report.drained
@@ -173,8 +173,8 @@ def test_a_creation_that_never_returns_does_not_hold_up_a_stop_for_ever(make, fa
     eventually(lambda: factory.destroyed)
 
 
-def test_a_worker_that_is_about_to_leave_is_not_taken_for_one_that_cannot_create(make, factory, monkeypatch):
-    manager = make(worker_count=1, max_worker_count=1, resource_pool_size=0, create_timeout=30.0)
+def test_a_worker_that_is_about_to_leave_is_not_taken_for_one_that_cannot_create(new_manager, factory, monkeypatch):
+    manager = new_manager(worker_count=1, max_worker_count=1, resource_pool_size=0, create_timeout=30.0)
     engine, gate, leaving = manager._engine, threading.Event(), threading.Event()
     worker = engine.crew.members[0]
     employed = worker._employed
@@ -197,9 +197,9 @@ def test_a_worker_that_is_about_to_leave_is_not_taken_for_one_that_cannot_create
     assert manager.stop().abandoned == ()
 
 
-def test_stop_with_a_timeout_goes_on_as_kill(make, factory, monkeypatch):
+def test_stop_with_a_timeout_goes_on_as_kill(new_manager, factory, monkeypatch):
     monkeypatch.setattr(tasker.engine, "KILL_TIMEOUT", 0.05)
-    manager = make(worker_count=1, max_worker_count=1)
+    manager = new_manager(worker_count=1, max_worker_count=1)
     gate = threading.Event()
     stuck = manager.submit(lambda resource: gate.wait(PATIENCE))
     waiting = manager.submit(lambda resource: 0)
@@ -236,9 +236,9 @@ def test_leaving_the_with_block_by_an_interrupt_kills(factory, error):
     assert any(isinstance(future.exception(0), TaskManagerKilledError) for future in futures[1:])
 
 
-def test_cancelling_the_parent_context_drains_and_leaves_no_caller_waiting(make):
+def test_cancelling_the_parent_context_drains_and_leaves_no_caller_waiting(new_manager):
     ctx = with_cancel(background())
-    manager = make(ctx=ctx, worker_count=1)
+    manager = new_manager(ctx=ctx, worker_count=1)
     gate, seen = threading.Event(), []
     first = manager.submit(lambda ctx, resource: (gate.wait(PATIENCE), ctx.cancelled()))
     callers = [
@@ -259,10 +259,10 @@ def test_cancelling_the_parent_context_drains_and_leaves_no_caller_waiting(make)
     assert ctx._followers is None
 
 
-def test_a_manager_on_a_cancelled_context_refuses_at_once(make):
+def test_a_manager_on_a_cancelled_context_refuses_at_once(new_manager):
     ctx = with_cancel(background())
     ctx.cancel()
-    manager = make(ctx=ctx)
+    manager = new_manager(ctx=ctx)
     with pytest.raises(TaskManagerShutdownError):
         manager.submit(lambda resource: 0)
     assert manager.stop().drained
@@ -271,8 +271,8 @@ def test_a_manager_on_a_cancelled_context_refuses_at_once(make):
 # -- kill ------------------------------------------------------------------------------------------------------------
 
 
-def test_kill_fails_what_waits_and_signals_what_runs(make, factory):
-    manager = make(worker_count=2, max_worker_count=2)
+def test_kill_fails_what_waits_and_signals_what_runs(new_manager, factory):
+    manager = new_manager(worker_count=2, max_worker_count=2)
     started = threading.Barrier(3)
 
     def task(ctx, resource):
@@ -294,8 +294,8 @@ def test_kill_fails_what_waits_and_signals_what_runs(make, factory):
     assert metrics.total_tasks_arrived == 22
 
 
-def test_kill_leaves_stuck_threads_behind_and_names_them(make, factory):
-    manager = make(worker_count=2, max_worker_count=2)
+def test_kill_leaves_stuck_threads_behind_and_names_them(new_manager, factory):
+    manager = new_manager(worker_count=2, max_worker_count=2)
     gate = threading.Event()
     stuck = manager.submit(lambda resource: gate.wait(PATIENCE))
     eventually(stuck.running)
@@ -310,7 +310,7 @@ def test_kill_leaves_stuck_threads_behind_and_names_them(make, factory):
 
 
 @pytest.mark.parametrize("where", ["in on_destroy", "after its last resource"])
-def test_a_kill_without_time_names_no_worker_that_only_has_to_leave(make, factory, monkeypatch, where):
+def test_a_kill_without_time_names_no_worker_that_only_has_to_leave(new_manager, factory, monkeypatch, where):
     monkeypatch.setattr(tasker.lifecycle, "_JOIN", PATIENCE)  # however slow the machine is
     gate, leaving, reports = threading.Event(), threading.Event(), []
 
@@ -323,7 +323,7 @@ def test_a_kill_without_time_names_no_worker_that_only_has_to_leave(make, factor
         hold("in on_destroy")
         factory.destroy(resource)
 
-    manager = make(worker_count=1, max_worker_count=1, on_destroy=destroy)
+    manager = new_manager(worker_count=1, max_worker_count=1, on_destroy=destroy)
     engine = manager._engine
     eventually(lambda: manager.stats().idle_workers == 1)
     worker = engine.crew.members[0]
@@ -340,8 +340,8 @@ def test_a_kill_without_time_names_no_worker_that_only_has_to_leave(make, factor
     assert factory.live == 0
 
 
-def test_kill_wakes_blocked_callers_and_standard_waiters(make):
-    manager = make(worker_count=1, max_worker_count=1)
+def test_kill_wakes_blocked_callers_and_standard_waiters(new_manager):
+    manager = new_manager(worker_count=1, max_worker_count=1)
     gate, outcomes = threading.Event(), []
     manager.submit(lambda resource: gate.wait(PATIENCE))
     futures = [manager.submit(lambda resource: 0) for _ in range(3)]
@@ -364,8 +364,8 @@ def test_kill_wakes_blocked_callers_and_standard_waiters(make):
     assert len(outcomes) == 4
 
 
-def test_callbacks_of_killed_tasks_run_but_not_inside_kill(make):
-    manager = make(worker_count=1, max_worker_count=1)
+def test_callbacks_of_killed_tasks_run_but_not_inside_kill(new_manager):
+    manager = new_manager(worker_count=1, max_worker_count=1)
     gate, names = threading.Event(), []
     manager.submit(lambda resource: gate.wait(PATIENCE))
 
@@ -380,10 +380,10 @@ def test_callbacks_of_killed_tasks_run_but_not_inside_kill(make):
 
 
 @pytest.mark.parametrize("pauses", ["no_pauses", "short_pauses"])
-def test_a_retry_that_races_with_kill_is_settled(make, request, pauses):
+def test_a_retry_that_races_with_kill_is_settled(new_manager, request, pauses):
     request.getfixturevalue(pauses)
     for _ in range(20):
-        manager = make(worker_count=2, max_worker_count=2, max_retries=10**6)
+        manager = new_manager(worker_count=2, max_worker_count=2, max_retries=10**6)
 
         def task(resource):
             raise Sick
@@ -397,8 +397,8 @@ def test_a_retry_that_races_with_kill_is_settled(make, request, pauses):
         assert metrics.total_tasks_arrived == 4 == metrics.total_tasks_failed + metrics.total_tasks_cancelled
 
 
-def test_kill_overtakes_a_stop_and_repeated_closes_agree(make):
-    manager = make(worker_count=1, max_worker_count=1)
+def test_kill_overtakes_a_stop_and_repeated_closes_agree(new_manager):
+    manager = new_manager(worker_count=1, max_worker_count=1)
     started, reports = threading.Event(), []
     running = manager.submit(lambda ctx, resource: (started.set(), ctx.wait(PATIENCE)))
     manager.submit(lambda resource: 0)
@@ -417,8 +417,8 @@ def test_kill_overtakes_a_stop_and_repeated_closes_agree(make):
     assert not reports[0].drained
 
 
-def test_nothing_is_created_or_run_after_close_returned(make, factory):
-    manager = make(worker_count=2, max_worker_count=8, burst_interval=0.01)
+def test_nothing_is_created_or_run_after_close_returned(new_manager, factory):
+    manager = new_manager(worker_count=2, max_worker_count=8, burst_interval=0.01)
     for _ in range(500):
         manager.submit(lambda resource: 0)
     manager.kill()
@@ -432,16 +432,16 @@ def test_nothing_is_created_or_run_after_close_returned(make, factory):
 
 
 @pytest.mark.parametrize("method", ["stop", "kill"])
-def test_closing_from_a_task_does_not_lock_up(make, method):
-    manager = make(worker_count=1)
+def test_closing_from_a_task_does_not_lock_up(new_manager, method):
+    manager = new_manager(worker_count=1)
     report = manager.submit(lambda resource: getattr(manager, method)()).result(PATIENCE)
     assert not report.drained
     assert manager.stop().abandoned == ()
 
 
 @pytest.mark.parametrize("method", ["stop", "kill"])
-def test_closing_from_a_callback_does_not_lock_up(make, method):
-    manager = make(worker_count=1)
+def test_closing_from_a_callback_does_not_lock_up(new_manager, method):
+    manager = new_manager(worker_count=1)
     reports = []
     manager.queue_task_with_callback(lambda resource: 0, lambda *_: reports.append(getattr(manager, method)()))
     assert manager.stop().abandoned == ()
@@ -450,8 +450,8 @@ def test_closing_from_a_callback_does_not_lock_up(make, method):
 
 
 @pytest.mark.parametrize("method", ["stop", "kill"])
-def test_closing_from_the_callback_of_a_timeout_does_not_lock_up(make, method):
-    manager = make(worker_count=1, max_worker_count=1)
+def test_closing_from_the_callback_of_a_timeout_does_not_lock_up(new_manager, method):
+    manager = new_manager(worker_count=1, max_worker_count=1)
     gate, reports = threading.Event(), []
     manager.submit(lambda resource: gate.wait(PATIENCE))
     future = manager.submit(lambda resource: 0, timeout=0.01)
@@ -464,25 +464,25 @@ def test_closing_from_the_callback_of_a_timeout_does_not_lock_up(make, method):
 
 
 @pytest.mark.parametrize("method", ["stop", "kill"])
-def test_closing_from_run_task_or_from_on_destroy_does_not_lock_up(make, factory, method):
+def test_closing_from_run_task_or_from_on_destroy_does_not_lock_up(new_manager, factory, method):
     managers = []
 
     def destroy(resource):
         factory.destroy(resource)
         getattr(managers[0], method)()
 
-    managers.append(make(worker_count=1, on_destroy=destroy))
+    managers.append(new_manager(worker_count=1, on_destroy=destroy))
     assert managers[0].run_task(lambda resource: getattr(managers[0], method)()).drained is False
     assert managers[0].stop().abandoned == ()
 
 
-def test_a_function_in_run_task_may_stop_another_manager_and_wait_for_it(make):
-    inner, outer = make(), make()
+def test_a_function_in_run_task_may_stop_another_manager_and_wait_for_it(new_manager):
+    inner, outer = new_manager(), new_manager()
     assert outer.run_task(lambda resource: inner.stop()).drained
 
 
-def test_a_submission_refused_while_it_waited_for_room_is_not_counted(make):
-    manager = make(worker_count=1, max_worker_count=1, queue_size=1)
+def test_a_submission_refused_while_it_waited_for_room_is_not_counted(new_manager):
+    manager = new_manager(worker_count=1, max_worker_count=1, queue_size=1)
     release, refused = threading.Event(), []
     first = manager.queue_task_async(lambda resource: release.wait(PATIENCE))
     eventually(first.running)
@@ -506,22 +506,22 @@ def test_a_submission_refused_while_it_waited_for_room_is_not_counted(make):
     assert (report.completed, report.cancelled, report.never_started) == (2, 0, 0)
 
 
-def test_a_task_may_stop_another_manager_and_wait_for_it(make):
-    inner, outer = make(), make()
+def test_a_task_may_stop_another_manager_and_wait_for_it(new_manager):
+    inner, outer = new_manager(), new_manager()
     assert outer.queue_task(lambda resource: inner.stop()).drained is True
     assert outer.run_task(lambda resource: inner.kill()).drained is True
 
 
-def test_a_callback_may_submit(make):
-    manager = make(worker_count=1)
+def test_a_callback_may_submit(new_manager):
+    manager = new_manager(worker_count=1)
     futures = []
     manager.queue_task_with_callback(lambda resource: 0, lambda *_: futures.append(manager.submit(lambda resource: 5)))
     eventually(lambda: futures)
     assert futures[0].result(PATIENCE) == 5
 
 
-def test_a_task_that_submits_while_the_manager_drains_is_refused(make):
-    manager = make(worker_count=1)
+def test_a_task_that_submits_while_the_manager_drains_is_refused(new_manager):
+    manager = new_manager(worker_count=1)
     started, gate = threading.Event(), threading.Event()
 
     def task(resource):
@@ -537,8 +537,8 @@ def test_a_task_that_submits_while_the_manager_drains_is_refused(make):
     assert isinstance(future.exception(0), TaskManagerShutdownError)
 
 
-def test_submitters_that_wait_for_room_are_refused_when_it_closes(make):
-    manager = make(worker_count=1, max_worker_count=1, queue_size=1)
+def test_submitters_that_wait_for_room_are_refused_when_it_closes(new_manager):
+    manager = new_manager(worker_count=1, max_worker_count=1, queue_size=1)
     gate, errors = threading.Event(), []
     manager.submit(lambda resource: gate.wait(PATIENCE))
     eventually(lambda: manager.stats().running_tasks == 1)
@@ -562,9 +562,9 @@ def test_submitters_that_wait_for_room_are_refused_when_it_closes(make):
     assert manager.stop().completed == 2
 
 
-def test_submitting_while_closing_is_either_accepted_and_finished_or_refused(make):
+def test_submitting_while_closing_is_either_accepted_and_finished_or_refused(new_manager):
     for close in ("stop", "kill") * 10:
-        manager = make(worker_count=2)
+        manager = new_manager(worker_count=2)
         accepted, refused = [], []
         begin = threading.Barrier(4)
 
@@ -600,8 +600,8 @@ posix = pytest.mark.skipif(os.name != "posix", reason="signals to the own proces
 @posix
 @pytest.mark.parametrize("method", ["stop", "kill"])
 @pytest.mark.parametrize("bound", [0, 5])
-def test_closing_from_a_signal_handler_in_the_middle_of_submitting_does_not_lock_up(make, method, bound):
-    manager, reports = make(worker_count=1, queue_size=bound), []
+def test_closing_from_a_signal_handler_in_the_middle_of_submitting_does_not_lock_up(new_manager, method, bound):
+    manager, reports = new_manager(worker_count=1, queue_size=bound), []
 
     def submit_for_ever():
         while True:
@@ -620,8 +620,8 @@ def test_closing_from_a_signal_handler_in_the_middle_of_submitting_does_not_lock
 
 
 @posix
-def test_ctrl_c_in_a_blocked_call_raises_at_once_and_cancels_the_task(make):
-    manager = make(worker_count=1, max_worker_count=1)
+def test_ctrl_c_in_a_blocked_call_raises_at_once_and_cancels_the_task(new_manager):
+    manager = new_manager(worker_count=1, max_worker_count=1)
     started, gate, raised, ran = threading.Event(), threading.Event(), threading.Event(), []
     manager.submit(lambda resource: (started.set(), gate.wait(PATIENCE)))
 
@@ -650,10 +650,10 @@ def test_ctrl_c_in_a_blocked_call_raises_at_once_and_cancels_the_task(make):
 
 @posix
 @pytest.mark.usefixtures("no_collection")  # Python loses an exception that a handler raises inside somebody's __del__
-def test_ctrl_c_in_the_middle_of_submissions_strands_nothing_and_refuses_what_it_ends(make, monkeypatch):
+def test_ctrl_c_in_the_middle_of_submissions_strands_nothing_and_refuses_what_it_ends(new_manager, monkeypatch):
     late = []  # interrupts of submissions whose task had been taken already: those return
     monkeypatch.setattr(tasker.engine, "deliver_later", late.append)
-    manager = make(worker_count=2, max_worker_count=2)
+    manager = new_manager(worker_count=2, max_worker_count=2)
     futures, interrupts, inside = [], 0, False
 
     def handler(*_):
@@ -702,13 +702,13 @@ def test_a_forgotten_manager_is_stopped_and_collected(factory):
     eventually(collected, "the engine of a forgotten manager")
 
 
-def test_a_closed_manager_keeps_nothing_of_its_tasks(make):
+def test_a_closed_manager_keeps_nothing_of_its_tasks(new_manager):
     class Thing:
         pass
 
     thing = Thing()
     watch = weakref.ref(thing)
-    manager = make(worker_count=1)
+    manager = new_manager(worker_count=1)
     future = manager.submit(lambda resource, x: x, thing)
     manager.stop()
     del thing, future
@@ -803,7 +803,7 @@ def test_a_forked_child_is_refused_and_exits_and_the_parent_is_unharmed():
     assert (done.returncode, done.stderr) == (0, "")
 
 
-def test_an_on_destroy_that_never_returns_does_not_hold_up_kill(make, factory):
+def test_an_on_destroy_that_never_returns_does_not_hold_up_kill(new_manager, factory):
     factory.any_thread = True
     gate = threading.Event()
 
@@ -811,7 +811,7 @@ def test_an_on_destroy_that_never_returns_does_not_hold_up_kill(make, factory):
         gate.wait(PATIENCE)
         factory.destroy(resource)
 
-    manager = make(worker_count=1, max_worker_count=1, resource_pool_size=1, on_destroy=destroy)
+    manager = new_manager(worker_count=1, max_worker_count=1, resource_pool_size=1, on_destroy=destroy)
     assert manager.wait_ready(PATIENCE)
     report = manager.kill(0.05)
     assert not report.drained
@@ -820,8 +820,8 @@ def test_an_on_destroy_that_never_returns_does_not_hold_up_kill(make, factory):
     eventually(lambda: factory.live == 0)
 
 
-def test_a_kill_that_overtakes_a_stop_while_the_burst_thread_looks_fails_what_waits(make, factory):
-    manager = make(worker_count=1, max_worker_count=1)
+def test_a_kill_that_overtakes_a_stop_while_the_burst_thread_looks_fails_what_waits(new_manager, factory):
+    manager = new_manager(worker_count=1, max_worker_count=1)
     gate, lifecycle, queue = threading.Event(), manager._engine.lifecycle, manager._engine.queue
     running = manager.submit(lambda resource: gate.wait(PATIENCE))
     eventually(running.running)

@@ -194,14 +194,14 @@ def work(manager):
 
 @untraced
 @needs_signals
-def test_cpython_looks_for_signals_at_calls_and_jumps_back_and_nowhere_else(make):
+def test_cpython_looks_for_signals_at_calls_and_jumps_back_and_nowhere_else(new_manager):
     seen: Counter[tuple[CodeType, int]] = Counter()
 
     def note(frame: FrameType):
         if frame.f_code.co_filename.startswith(PACKAGE):
             seen[frame.f_code, frame.f_lasti] += 1
 
-    manager = make(worker_count=1, resource_pool_size=1, queue_size=100)
+    manager = new_manager(worker_count=1, resource_pool_size=1, queue_size=100)
     with signals(note):
         while seen.total() < ENOUGH:
             work(manager)
@@ -211,7 +211,7 @@ def test_cpython_looks_for_signals_at_calls_and_jumps_back_and_nowhere_else(make
 
 @with_gil
 @untraced
-def test_no_other_thread_comes_into_what_is_one_step(make):
+def test_no_other_thread_comes_into_what_is_one_step(new_manager):
     steps = {function.__code__: set(inside(function, begin, end)) for function, begin, end in STRETCHES}
     seen: Counter[CodeType] = Counter()
     inside_of_steps: set[tuple[str, int]] = set()
@@ -225,7 +225,7 @@ def test_no_other_thread_comes_into_what_is_one_step(make):
 
     queue, hand = TaskQueue("queue", locked=False), SimpleNamespace(task=None)
     tasks = [SimpleNamespace() for _ in range(100)]
-    manager = make(worker_count=1, resource_pool_size=1)
+    manager = new_manager(worker_count=1, resource_pool_size=1)
     with observer(note):
         while seen[TaskQueue._take_unlocked.__code__] < ENOUGH:
             for lane in (queue._main, queue._priority):

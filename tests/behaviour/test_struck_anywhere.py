@@ -282,8 +282,8 @@ os._exit(0)
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
-def test_a_retry_whose_worker_falls_before_it_is_put_back_has_arrived_once(make, monkeypatch):
-    manager = make(worker_count=1, burst_interval=0, check_health=lambda error: not isinstance(error, Sick))
+def test_a_retry_whose_worker_falls_before_it_is_put_back_has_arrived_once(new_manager, monkeypatch):
+    manager = new_manager(worker_count=1, burst_interval=0, check_health=lambda error: not isinstance(error, Sick))
     queue, count, struck, sick = manager._engine.queue, Shard.count, [], [Sick()]
 
     def fall_once(shard, *, retried=0, **others):
@@ -305,7 +305,7 @@ def test_a_retry_whose_worker_falls_before_it_is_put_back_has_arrived_once(make,
 
 
 @pytest.mark.skipif((3, 12) <= sys.version_info < (3, 14), reason="there no thread starts after a failed allocation")
-def test_a_resource_that_is_made_when_memory_ends_is_not_lost(make, factory, request):
+def test_a_resource_that_is_made_when_memory_ends_is_not_lost(new_manager, factory, request):
     _testcapi = pytest.importorskip("_testcapi")
     if not (gil_enabled() and hasattr(_testcapi, "set_nomemory")):
         pytest.skip("allocations cannot be made to fail here")
@@ -325,7 +325,9 @@ def test_a_resource_that_is_made_when_memory_ends_is_not_lost(make, factory, req
         _testcapi.remove_mem_hooks()
         factory.destroy(resource)
 
-    manager = make(worker_count=1, burst_interval=0, on_create=create, on_destroy=destroy, create_timeout=PATIENCE)
+    manager = new_manager(
+        worker_count=1, burst_interval=0, on_create=create, on_destroy=destroy, create_timeout=PATIENCE
+    )
     manager.submit(lambda resource: None).result(PATIENCE)
     assert manager.stop(PATIENCE).drained
     _testcapi.remove_mem_hooks()
@@ -335,8 +337,8 @@ def test_a_resource_that_is_made_when_memory_ends_is_not_lost(make, factory, req
 @pytest.mark.skipif(not gil_enabled(), reason="allocations cannot be made to fail there")
 @pytest.mark.skipif(sys.version_info >= (3, 15), reason="there a lock is released without memory")
 @pytest.mark.parametrize("where", ["burst", "timer", "worker", "task"])
-def test_a_lock_that_was_not_released_for_want_of_memory_is_released_by_its_thread(make, monkeypatch, where):
-    manager = make(worker_count=1, burst_interval=0)
+def test_a_lock_that_was_not_released_for_want_of_memory_is_released_by_its_thread(new_manager, monkeypatch, where):
+    manager = new_manager(worker_count=1, burst_interval=0)
     engine, struck = manager._engine, threading.Event()
     lock = engine.figures._lock
 

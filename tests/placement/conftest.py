@@ -32,7 +32,7 @@ REMOTE = [
 ]
 PLACEMENTS = [pytest.param(Threads(), id="threads"), *REMOTE]
 
-Make = Callable[..., TaskManager[Any]]
+NewManager = Callable[..., TaskManager[Any]]
 
 
 def children() -> set[int]:
@@ -131,7 +131,7 @@ def nothing_is_left_behind(tmp_path_factory: pytest.TempPathFactory, monkeypatch
     temporary.rmdir()  # an error where something is left in it
 
 
-def new_manager(default: Placement, journal: Journal, **options: Any) -> TaskManager[Any]:
+def manager_on(default: Placement, journal: Journal, **options: Any) -> TaskManager[Any]:
     options = {
         "on_create": journal.create,
         "on_destroy": journal.destroy,
@@ -146,15 +146,17 @@ def new_manager(default: Placement, journal: Journal, **options: Any) -> TaskMan
 
 
 @pytest.fixture
-def make(placement: Placement, journal: Journal, log: Log, nothing_is_left_behind: None) -> Iterator[Make]:
-    """`make(**options)`: a running manager, killed at the end if the test left it open."""
+def placed_manager(
+    placement: Placement, journal: Journal, log: Log, nothing_is_left_behind: None
+) -> Iterator[NewManager]:
+    """`placed_manager(**options)`: a manager with resources where `placement` says, killed if the test left it open."""
     managers: list[TaskManager[Any]] = []
 
-    def make(**options: Any) -> TaskManager[Any]:
-        managers.append(new_manager(placement, journal, **{"logger": log, **options}))
+    def placed_manager(**options: Any) -> TaskManager[Any]:
+        managers.append(manager_on(placement, journal, **{"logger": log, **options}))
         return managers[-1]
 
-    yield make
+    yield placed_manager
     for manager in managers:
         if "closed" not in repr(manager):
             assert manager.kill(PATIENCE).abandoned == ()
@@ -167,7 +169,7 @@ def make(placement: Placement, journal: Journal, log: Log, nothing_is_left_behin
 def shared_manager(placement: Placement, directory: Path) -> Iterator[TaskManager[Any]]:
     """A manager of two workers, for tests that break nothing."""
     journal = Journal(directory / "journal")
-    manager = new_manager(placement, journal, worker_count=2, resource_pool_size=None)
+    manager = manager_on(placement, journal, worker_count=2, resource_pool_size=None)
     assert manager.wait_ready(PATIENCE)
     manager.run_task(hooks.key)  # so that no test is the one that has its pool make a resource
     yield manager

@@ -22,15 +22,15 @@ from tests.placement.hooks import PATIENCE, Sick, until
 # -- contexts --------------------------------------------------------------------------------------------------------
 
 
-def test_a_task_sees_the_values_of_the_managers_context(make):
+def test_a_task_sees_the_values_of_the_managers_context(placed_manager):
     outer = with_value(background(), "tenant", "red")
-    manager = make(ctx=with_value(outer, "tenant", ("blue", 7)))  # the nearest value of a key counts
+    manager = placed_manager(ctx=with_value(outer, "tenant", ("blue", 7)))  # the nearest value of a key counts
     assert manager.queue_task(hooks.context_value, "tenant") == ("blue", 7)
     assert manager.queue_task(hooks.context_value, "unknown") is None
 
 
-def test_a_timeout_fails_the_future_and_tells_the_task_which_keeps_its_resource(make, journal, gate):
-    manager = make()
+def test_a_timeout_fails_the_future_and_tells_the_task_which_keeps_its_resource(placed_manager, journal, gate):
+    manager = placed_manager()
     key = manager.queue_task(hooks.key)
     future = manager.submit(hooks.until_cancelled, gate, journal, timeout=1.0)
     gate.await_reached()
@@ -41,8 +41,8 @@ def test_a_timeout_fails_the_future_and_tells_the_task_which_keeps_its_resource(
     assert_adds_up(manager, arrived=3, completed=2, failed=1)
 
 
-def test_a_cancelled_task_is_told_and_its_result_counts(make, gate):
-    manager = make()
+def test_a_cancelled_task_is_told_and_its_result_counts(placed_manager, gate):
+    manager = placed_manager()
     future = manager.submit(hooks.hold, gate)
     gate.await_reached()
     assert not future.cancel()
@@ -50,8 +50,8 @@ def test_a_cancelled_task_is_told_and_its_result_counts(make, gate):
     assert_adds_up(manager, arrived=1, completed=1)
 
 
-def test_a_cancelled_task_is_not_tried_again(make, gate):
-    manager = make()
+def test_a_cancelled_task_is_not_tried_again(placed_manager, gate):
+    manager = placed_manager()
     future = manager.submit(hooks.hold_and_be_sick, gate)
     gate.await_reached()
     future.cancel()
@@ -59,8 +59,8 @@ def test_a_cancelled_task_is_not_tried_again(make, gate):
     assert future.attempts == 1
 
 
-def test_callbacks_of_a_context_run_beside_the_task(make, journal, gate):
-    manager = make()
+def test_callbacks_of_a_context_run_beside_the_task(placed_manager, journal, gate):
+    manager = placed_manager()
     future = manager.submit(hooks.call_on_done, gate)
     gate.await_reached()
     future.cancel()
@@ -69,8 +69,8 @@ def test_callbacks_of_a_context_run_beside_the_task(make, journal, gate):
     assert len(journal.of("told")) == 1
 
 
-def test_a_waiting_task_that_is_cancelled_never_runs(make, journal, gate):
-    manager = make()
+def test_a_waiting_task_that_is_cancelled_never_runs(placed_manager, journal, gate):
+    manager = placed_manager()
     manager.submit(hooks.hold, gate)
     gate.await_reached()
     waiting = manager.submit(hooks.note, "cancelled")
@@ -89,8 +89,8 @@ def test_a_waiting_task_that_is_cancelled_never_runs(make, journal, gate):
 # -- the end ---------------------------------------------------------------------------------------------------------
 
 
-def test_stop_runs_what_was_accepted_and_refuses_the_rest(make, journal):
-    manager = make(worker_count=2)
+def test_stop_runs_what_was_accepted_and_refuses_the_rest(placed_manager, journal):
+    manager = placed_manager(worker_count=2)
     futures = [manager.submit(hooks.square, number) for number in range(50)]
     report = manager.stop()
     assert (report.drained, report.completed, report.never_started) == (True, 50, 0)
@@ -101,19 +101,19 @@ def test_stop_runs_what_was_accepted_and_refuses_the_rest(make, journal):
     assert_destroyed_once(journal, len(journal.of("created")))
 
 
-def test_a_draining_task_sees_that_its_manager_stops(make, gate):
-    manager = make()
+def test_a_draining_task_sees_that_its_manager_stops(placed_manager, gate):
+    manager = placed_manager()
     future = manager.submit(hooks.looks_stopping, gate)
     gate.await_reached()
     assert manager.stop().drained
     assert future.result(0) == (False, False)
 
 
-def test_leaving_the_with_block_stops_and_by_an_interrupt_kills(make, journal, gate):
-    with make() as manager:
+def test_leaving_the_with_block_stops_and_by_an_interrupt_kills(placed_manager, journal, gate):
+    with placed_manager() as manager:
         future = manager.submit(hooks.square, 6)
     assert future.result(0) == 36
-    with pytest.raises(KeyboardInterrupt), make() as manager:  # noqa: PT012
+    with pytest.raises(KeyboardInterrupt), placed_manager() as manager:  # noqa: PT012
         future = manager.submit(hooks.until_cancelled, gate, journal)
         gate.await_reached()
         raise KeyboardInterrupt
@@ -122,8 +122,8 @@ def test_leaving_the_with_block_stops_and_by_an_interrupt_kills(make, journal, g
     assert_destroyed_once(journal, 2)
 
 
-def test_kill_ends_the_contexts_of_running_tasks_and_fails_waiting_ones(make, journal, gate):
-    manager = make()
+def test_kill_ends_the_contexts_of_running_tasks_and_fails_waiting_ones(placed_manager, journal, gate):
+    manager = placed_manager()
     running = manager.submit(hooks.until_cancelled, gate, journal)
     gate.await_reached()
     waiting = manager.submit(hooks.note, "waited")
@@ -137,8 +137,8 @@ def test_kill_ends_the_contexts_of_running_tasks_and_fails_waiting_ones(make, jo
     assert_adds_up(manager, arrived=2, completed=1, cancelled=1)
 
 
-def test_a_stop_whose_time_ends_kills(make, journal, gate):
-    manager = make()
+def test_a_stop_whose_time_ends_kills(placed_manager, journal, gate):
+    manager = placed_manager()
     running = manager.submit(hooks.until_cancelled, gate, journal)
     gate.await_reached()
     report = manager.stop(timeout=0.05)
@@ -147,13 +147,13 @@ def test_a_stop_whose_time_ends_kills(make, journal, gate):
     assert_destroyed_once(journal, 1)
 
 
-def test_a_manager_that_is_forgotten_stops(make, placement, journal):
+def test_a_manager_that_is_forgotten_stops(placed_manager, placement, journal):
     import gc
     import weakref
 
-    from tests.placement.conftest import new_manager
+    from tests.placement.conftest import manager_on
 
-    manager = new_manager(placement, journal)
+    manager = manager_on(placement, journal)
     future = manager.submit(hooks.square, 6)
     engine = weakref.ref(manager._engine)
     del manager
@@ -163,11 +163,11 @@ def test_a_manager_that_is_forgotten_stops(make, placement, journal):
     until(lambda: engine() is None or engine().lifecycle.has_ended(), "the end")
 
 
-def test_a_cancelled_context_stops_the_manager(make, journal):
+def test_a_cancelled_context_stops_the_manager(placed_manager, journal):
     from tasker import with_cancel
 
     context = with_cancel(background())
-    manager = make(ctx=context)
+    manager = placed_manager(ctx=context)
     future = manager.submit(hooks.square, 6)
     context.cancel()
     assert manager._engine.lifecycle.wait(PATIENCE)
@@ -175,8 +175,8 @@ def test_a_cancelled_context_stops_the_manager(make, journal):
     assert_destroyed_once(journal, len(journal.of("created")))
 
 
-def test_several_threads_submit_and_each_gets_its_own(make):
-    manager = make(worker_count=2)
+def test_several_threads_submit_and_each_gets_its_own(placed_manager):
+    manager = placed_manager(worker_count=2)
     wrong = []
 
     def ask(number):

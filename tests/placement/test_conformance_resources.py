@@ -21,8 +21,8 @@ from tests.placement.hooks import PATIENCE, Gate, Sick, until
 # -- resources -------------------------------------------------------------------------------------------------------
 
 
-def test_a_resource_is_used_by_many_tasks_and_destroyed_once(make, journal):
-    manager = make()
+def test_a_resource_is_used_by_many_tasks_and_destroyed_once(placed_manager, journal):
+    manager = placed_manager()
     assert [manager.queue_task(hooks.count_uses) for _ in range(5)] == [1, 2, 3, 4, 5]
     report = manager.stop()
     assert (report.drained, report.completed, report.abandoned, report.destroy_errors) == (True, 5, (), 0)
@@ -30,8 +30,8 @@ def test_a_resource_is_used_by_many_tasks_and_destroyed_once(make, journal):
     assert_adds_up(manager, arrived=5, completed=5)
 
 
-def test_an_unhealthy_error_replaces_the_resource_and_the_task_is_tried_again(make, journal):
-    manager = make()
+def test_an_unhealthy_error_replaces_the_resource_and_the_task_is_tried_again(placed_manager, journal):
+    manager = placed_manager()
     first = manager.queue_task(hooks.key)
     future = manager.submit(hooks.sick_at_first, 2)
     last, attempts = future.result(PATIENCE)
@@ -43,8 +43,8 @@ def test_an_unhealthy_error_replaces_the_resource_and_the_task_is_tried_again(ma
 
 
 @pytest.mark.usefixtures("endless_pauses")
-def test_a_resource_that_breaks_at_its_first_use_is_not_replaced_at_once(make, journal):
-    manager = make(worker_count=1)
+def test_a_resource_that_breaks_at_its_first_use_is_not_replaced_at_once(placed_manager, journal):
+    manager = placed_manager(worker_count=1)
     worker = manager._engine.crew.members[0]
     assert type(manager.submit(hooks.sick_at_first, 99, once=True).exception(PATIENCE)) is Sick
     until(lambda: worker.pausing, "the pause")
@@ -54,10 +54,10 @@ def test_a_resource_that_breaks_at_its_first_use_is_not_replaced_at_once(make, j
     assert len(journal.of("created")) == len(journal.of("destroyed")) == 1
 
 
-def test_a_context_manager_is_exited_with_the_error_that_broke_its_resource(make, journal):
+def test_a_context_manager_is_exited_with_the_error_that_broke_its_resource(placed_manager, journal):
     opened = Config.from_context_manager(partial(hooks.Session, journal), worker_count=1)
     hooks_of = {"on_create": opened.on_create, "on_destroy": opened.on_destroy}
-    manager = make(max_retries=0, **hooks_of)
+    manager = placed_manager(max_retries=0, **hooks_of)
     for make_error in (partial(Sick, "half", "done"), partial(ValueError, "healthy")):
         error = manager.submit(hooks.raise_made, make_error).exception(PATIENCE)
         assert isinstance(error, make_error.func)
@@ -65,34 +65,34 @@ def test_a_context_manager_is_exited_with_the_error_that_broke_its_resource(make
     assert (report.drained, report.destroy_errors) == (True, 0)
     assert journal.of("exited") == ["Sick ('half', 'done')", "None None"]
 
-    manager = make(**hooks_of)
+    manager = placed_manager(**hooks_of)
     assert manager.wait_ready(PATIENCE)
     manager.kill(PATIENCE)
     assert journal.of("exited")[2:] == ["TaskManagerKilledError tasker was killed"]
 
 
-def test_an_on_create_that_returns_a_context_manager_which_nobody_has_entered_is_told_of_once(make, log):
-    manager = make(worker_count=2, on_create=hooks.create_unentered, on_destroy=hooks.call_nothing)
+def test_an_on_create_that_returns_a_context_manager_which_nobody_has_entered_is_told_of_once(placed_manager, log):
+    manager = placed_manager(worker_count=2, on_create=hooks.create_unentered, on_destroy=hooks.call_nothing)
     assert manager.wait_ready(PATIENCE)
     manager.stop()
     (told,) = log.loud()
     assert "Config.from_context_manager" in told
 
 
-def test_a_hook_that_returns_a_coroutine_has_failed(make, log, capfd):
-    manager = make(on_create=dict, on_destroy=hooks.close_later)
+def test_a_hook_that_returns_a_coroutine_has_failed(placed_manager, log, capfd):
+    manager = placed_manager(on_create=dict, on_destroy=hooks.close_later)
     assert manager.wait_ready(PATIENCE)
     assert manager.stop().destroy_errors == 1
     assert any("on_destroy returned a coroutine" in line for line in log.loud())
 
-    manager = make(on_create=hooks.connect_later, on_destroy=hooks.call_nothing)
+    manager = placed_manager(on_create=hooks.connect_later, on_destroy=hooks.call_nothing)
     until(lambda: any("on_create returned a coroutine" in line for line in log.loud()), "the failure")
     manager.kill()
     assert "never awaited" not in capfd.readouterr().err
 
 
-def test_after_the_last_attempt_its_error_is_the_outcome(make, journal):
-    manager = make(max_retries=1)
+def test_after_the_last_attempt_its_error_is_the_outcome(placed_manager, journal):
+    manager = placed_manager(max_retries=1)
     future = manager.submit(hooks.sick_at_first, 99)
     error = future.exception(PATIENCE)
     assert type(error) is Sick
@@ -103,8 +103,8 @@ def test_after_the_last_attempt_its_error_is_the_outcome(make, journal):
     assert_adds_up(manager, arrived=1, failed=1, retried=1)
 
 
-def test_a_once_task_is_not_tried_again(make, journal):
-    manager = make()
+def test_a_once_task_is_not_tried_again(placed_manager, journal):
+    manager = placed_manager()
     with pytest.raises(Sick):
         manager.queue_task_once(hooks.sick_at_first, 99)
     assert len(journal.of("attempt")) == 1
@@ -112,15 +112,15 @@ def test_a_once_task_is_not_tried_again(make, journal):
     assert_destroyed_once(journal, len(journal.of("created")))
 
 
-def test_a_chunk_whose_resource_broke_goes_on_with_the_item_that_failed(make, journal):
-    manager = make()
+def test_a_chunk_whose_resource_broke_goes_on_with_the_item_that_failed(placed_manager, journal):
+    manager = placed_manager()
     results = list(manager.map(partial(hooks.sick_at_item, journal=journal), range(6), chunksize=6))
     assert results == list(range(6))
     assert journal.of("item") == ["0", "1", "2", "3", "3", "4", "5"]
 
 
-def test_errors_of_on_destroy_are_counted(make, journal, log):
-    manager = make(on_destroy=journal.destroy_badly, worker_count=2)
+def test_errors_of_on_destroy_are_counted(placed_manager, journal, log):
+    manager = placed_manager(on_destroy=journal.destroy_badly, worker_count=2)
     assert manager.wait_ready(PATIENCE)
     report = manager.stop()
     assert (report.drained, report.destroy_errors) == (True, 2)
@@ -128,15 +128,15 @@ def test_errors_of_on_destroy_are_counted(make, journal, log):
     assert len(log.telling(of="will not close")) == 2
 
 
-def test_a_creation_that_fails_is_tried_again(make, journal, log):
-    manager = make(on_create=journal.create_at_second)
+def test_a_creation_that_fails_is_tried_again(placed_manager, journal, log):
+    manager = placed_manager(on_create=journal.create_at_second)
     assert manager.queue_task(hooks.give, "made") == "made"
     assert len(journal.of("tried")) == 2
     assert any("OSError: down" in line for line in log.loud())
 
 
-def test_tasks_fail_when_no_resource_can_be_made(make, is_remote, log):
-    manager = make(on_create=hooks.cannot_create, create_timeout=2.0 if is_remote else 0.1)
+def test_tasks_fail_when_no_resource_can_be_made(placed_manager, is_remote, log):
+    manager = placed_manager(on_create=hooks.cannot_create, create_timeout=2.0 if is_remote else 0.1)
     until(log.loud, "a creation that has failed")
     error = manager.submit(hooks.give, 1).exception(PATIENCE)
     assert type(error) is ResourceCreationError
@@ -146,8 +146,8 @@ def test_tasks_fail_when_no_resource_can_be_made(make, is_remote, log):
     assert (report.drained, report.failed, report.abandoned) == (True, 1, ())
 
 
-def test_a_slow_creation_is_waited_for(make, gate):
-    manager = make(on_create=gate.create, on_destroy=hooks.forget)
+def test_a_slow_creation_is_waited_for(placed_manager, gate):
+    manager = placed_manager(on_create=gate.create, on_destroy=hooks.forget)
     future = manager.submit(hooks.give, "at last")
     gate.await_reached()
     stats = manager.stats()
@@ -156,8 +156,8 @@ def test_a_slow_creation_is_waited_for(make, gate):
     assert future.result(PATIENCE) == "at last"
 
 
-def test_a_resource_whose_creation_ends_after_a_stop_began_is_destroyed(make, journal, gate):
-    manager = make(on_create=partial(hooks.create_behind, gate, journal))
+def test_a_resource_whose_creation_ends_after_a_stop_began_is_destroyed(placed_manager, journal, gate):
+    manager = placed_manager(on_create=partial(hooks.create_behind, gate, journal))
     gate.await_reached()
     manager._engine.lifecycle.request_stop()
     gate.open()
@@ -165,8 +165,8 @@ def test_a_resource_whose_creation_ends_after_a_stop_began_is_destroyed(make, jo
     assert_destroyed_once(journal, 1)
 
 
-def test_a_backlog_hires_a_worker_with_a_resource_of_its_own(make, journal, tmp_path):
-    manager = make(worker_count=1, max_worker_count=2, burst_interval=0.02)
+def test_a_backlog_hires_a_worker_with_a_resource_of_its_own(placed_manager, journal, tmp_path):
+    manager = placed_manager(worker_count=1, max_worker_count=2, burst_interval=0.02)
     gates = [Gate(tmp_path / f"gate{number}") for number in range(2)]
     futures = [manager.submit(hooks.pass_deaf, gate) for gate in gates]
     for gate in gates:
@@ -179,8 +179,8 @@ def test_a_backlog_hires_a_worker_with_a_resource_of_its_own(make, journal, tmp_
     assert_destroyed_once(journal, len(journal.of("created")))
 
 
-def test_a_full_queue_refuses(make, gate):
-    manager = make(queue_size=1)
+def test_a_full_queue_refuses(placed_manager, gate):
+    manager = placed_manager(queue_size=1)
     manager.submit(hooks.pass_deaf, gate)
     gate.await_reached()
     waiting = manager.submit(hooks.square, 6)
@@ -201,7 +201,7 @@ def test_resources_of_context_managers_are_entered_and_left(placement, journal):
     assert journal.of("left") == journal.of("entered")
 
 
-def test_errors_are_judged_and_told_here(make):
+def test_errors_are_judged_and_told_here(placed_manager):
     here, told = threading.get_ident(), []
     lock = threading.Lock()  # which could not be sent anywhere
 
@@ -210,14 +210,14 @@ def test_errors_are_judged_and_told_here(make):
             told.append((os.getpid(), threading.get_ident() != here, error.args))
         return True
 
-    manager = make(check_health=check_health)
+    manager = placed_manager(check_health=check_health)
     with pytest.raises(Sick):
         manager.queue_task(hooks.fail, Sick(1))
     assert told == [(os.getpid(), True, (1,))]
 
 
-def test_a_check_health_that_takes_the_resource_is_asked_where_that_lives(make, journal):
-    manager = make(check_health=hooks.is_whole)
+def test_a_check_health_that_takes_the_resource_is_asked_where_that_lives(placed_manager, journal):
+    manager = placed_manager(check_health=hooks.is_whole)
     with pytest.raises(ValueError, match="whole"):
         manager.queue_task(hooks.fail, ValueError("whole"))
     first = manager.queue_task(hooks.key)
@@ -230,8 +230,8 @@ def test_a_check_health_that_takes_the_resource_is_asked_where_that_lives(make, 
     assert_adds_up(manager, arrived=3, completed=2, failed=1, retried=1)
 
 
-def test_a_check_health_that_takes_the_resource_is_asked_for_run_task_and_for_items_of_a_chunk(make, journal):
-    manager = make(check_health=hooks.is_whole, resource_pool_size=1)
+def test_a_check_health_that_takes_the_resource_is_asked_for_run_task_and_for_items_of_a_chunk(placed_manager, journal):
+    manager = placed_manager(check_health=hooks.is_whole, resource_pool_size=1)
     key = manager.run_task(hooks.key)
     with pytest.raises(Exception, match="seven"):
         manager.run_task(hooks.break_at_first, 1)
@@ -242,8 +242,8 @@ def test_a_check_health_that_takes_the_resource_is_asked_for_run_task_and_for_it
     assert journal.of("asked") == ["True Lossy"] * 2
 
 
-def test_a_check_health_that_takes_the_resource_and_raises_replaces_it_and_is_logged_here(make, journal, log):
-    manager = make(check_health=hooks.cannot_judge, max_retries=0)
+def test_a_check_health_that_takes_the_resource_and_raises_replaces_it_and_is_logged_here(placed_manager, journal, log):
+    manager = placed_manager(check_health=hooks.cannot_judge, max_retries=0)
     key = manager.queue_task(hooks.key)
     with pytest.raises(Sick, match="mine"):
         manager.queue_task(hooks.fail, Sick("mine"))
@@ -252,8 +252,8 @@ def test_a_check_health_that_takes_the_resource_and_raises_replaces_it_and_is_lo
     assert f"cannot ask {key}" in told
 
 
-def test_a_check_health_that_takes_the_resource_is_not_asked_about_what_is_no_exception(make, journal):
-    manager = make(check_health=hooks.cannot_judge)
+def test_a_check_health_that_takes_the_resource_is_not_asked_about_what_is_no_exception(placed_manager, journal):
+    manager = placed_manager(check_health=hooks.cannot_judge)
     key = manager.queue_task(hooks.key)
     with pytest.raises(SystemExit):
         manager.queue_task(hooks.fail, SystemExit())
@@ -263,8 +263,8 @@ def test_a_check_health_that_takes_the_resource_is_not_asked_about_what_is_no_ex
 # -- run_task --------------------------------------------------------------------------------------------------------
 
 
-def test_run_task_without_a_pool_makes_and_destroys_a_resource_for_each_call(make, journal):
-    manager = make(resource_pool_size=0)
+def test_run_task_without_a_pool_makes_and_destroys_a_resource_for_each_call(placed_manager, journal):
+    manager = placed_manager(resource_pool_size=0)
     assert manager.wait_ready(PATIENCE)
     keys = [manager.run_task(hooks.key) for _ in range(2)]
     assert len(set(keys)) == 2
@@ -273,8 +273,8 @@ def test_run_task_without_a_pool_makes_and_destroys_a_resource_for_each_call(mak
     assert_destroyed_once(journal, 3)
 
 
-def test_run_task_with_a_pool_finds_its_resources_made_and_replaces_a_broken_one(make, journal):
-    manager = make(resource_pool_size=2)
+def test_run_task_with_a_pool_finds_its_resources_made_and_replaces_a_broken_one(placed_manager, journal):
+    manager = placed_manager(resource_pool_size=2)
     assert manager.stats().available_resources == 2
     key = manager.run_task(hooks.key)
     with pytest.raises(Sick):
@@ -287,10 +287,10 @@ def test_run_task_with_a_pool_finds_its_resources_made_and_replaces_a_broken_one
     assert_adds_up(manager, arrived=3, completed=2, failed=1)
 
 
-def test_run_task_says_when_no_resource_can_be_made(make):
-    manager = make(on_create=hooks.cannot_create)
+def test_run_task_says_when_no_resource_can_be_made(placed_manager):
+    manager = placed_manager(on_create=hooks.cannot_create)
     with pytest.raises(ResourceCreationError) as caught:
         manager.run_task(hooks.give, 1)
     assert caught.value.__cause__.args == ("down for ever",)
     with pytest.raises(ResourceCreationError):
-        make(on_create=hooks.cannot_create, resource_pool_size=1)
+        placed_manager(on_create=hooks.cannot_create, resource_pool_size=1)

@@ -169,32 +169,32 @@ def test_the_traceback_begins_with_the_users_function(remote):
     assert "in quotient" in "".join(traceback.format_exception(error))
 
 
-def test_hooks_that_cannot_be_sent_are_refused_before_anything_is_started(make):
+def test_hooks_that_cannot_be_sent_are_refused_before_anything_is_started(placed_manager):
     before = children()
     lock = threading.Lock()
     with pytest.raises(ConfigError, match=r"on_create cannot be sent to another process: .*lock"):
-        make(on_create=lambda: lock)
+        placed_manager(on_create=lambda: lock)
     with pytest.raises(ConfigError, match=r"on_destroy cannot be sent to another process: .*lock"):
-        make(on_destroy=lambda resource: lock)
+        placed_manager(on_destroy=lambda resource: lock)
     with pytest.raises(ConfigError, match=r"check_health cannot be sent to another process: .*lock"):
-        make(check_health=lambda error, resource: lock)
+        placed_manager(check_health=lambda error, resource: lock)
     assert children() == before
 
 
-def test_without_cloudpickle_errors_name_the_extra(remote, make, monkeypatch):
+def test_without_cloudpickle_errors_name_the_extra(remote, placed_manager, monkeypatch):
     monkeypatch.setitem(sys.modules, "cloudpickle", None)
     with pytest.raises(TypeError, match=r"the function of a task .*<lambda>") as caught:
         remote.submit(lambda resource: 1)
     notes = getattr(caught.value.__cause__, "__notes__", [])
     assert "tasker-pool[processes]" in "".join([str(caught.value), *notes])
     with pytest.raises(ConfigError, match=r"on_create .*<lambda>"):
-        make(on_create=lambda: 1)
+        placed_manager(on_create=lambda: 1)
     assert remote.queue_task(hooks.square, 6) == 36
 
 
-def test_values_of_the_managers_context_that_cannot_be_sent_stay_here(make):
+def test_values_of_the_managers_context_that_cannot_be_sent_stay_here(placed_manager):
     context = with_value(with_value(background(), "lock", threading.Lock()), "text", "sent")
-    manager = make(ctx=context)
+    manager = placed_manager(ctx=context)
     assert manager.queue_task(hooks.context_value, "lock") is None
     assert manager.queue_task(hooks.context_value, "text") == "sent"
 
@@ -257,11 +257,11 @@ def test_a_logged_exception_that_cannot_be_sent_arrives_by_its_name(remote, capl
     assert "in log_what_cannot_be_sent" in record.exc_text
 
 
-def test_levels_of_loggers_are_those_of_the_parent(make, caplog):
+def test_levels_of_loggers_are_those_of_the_parent(placed_manager, caplog):
     logger = logging.getLogger(hooks.__name__)
     logger.setLevel(logging.ERROR)
     try:
-        manager = make()
+        manager = placed_manager()
         assert not manager.queue_task(hooks.is_enabled_for, logging.WARNING)
         manager.queue_task(hooks.log, "not wanted")
         manager.queue_task(hooks.log_error, "wanted")
@@ -270,8 +270,8 @@ def test_levels_of_loggers_are_those_of_the_parent(make, caplog):
     assert [record.getMessage() for record in caplog.records if record.name == hooks.__name__] == ["wanted"]
 
 
-def test_records_of_hooks_arrive(make, caplog):
-    make(on_create=hooks.log_and_create, on_destroy=hooks.log_destroying).stop()
+def test_records_of_hooks_arrive(placed_manager, caplog):
+    placed_manager(on_create=hooks.log_and_create, on_destroy=hooks.log_destroying).stop()
     texts = [record.getMessage() for record in caplog.records if record.name == hooks.__name__]
     assert texts == ["creating", "destroying"]
 

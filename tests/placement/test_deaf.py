@@ -23,8 +23,8 @@ def placement():
 # -- tasks that do not listen ----------------------------------------------------------------------------------------
 
 
-def test_a_deaf_task_is_ended_at_its_deadline_with_its_process(make, journal, gate):
-    manager = make()
+def test_a_deaf_task_is_ended_at_its_deadline_with_its_process(placed_manager, journal, gate):
+    manager = placed_manager()
     assert manager.wait_ready(PATIENCE)
     future = manager.submit(perils.note_and_stand, gate, timeout=1.0)
     process = gate.await_reached()
@@ -37,8 +37,8 @@ def test_a_deaf_task_is_ended_at_its_deadline_with_its_process(make, journal, ga
     assert (metrics.total_tasks_failed, metrics.total_tasks_retried) == (1, 0)
 
 
-def test_a_task_that_holds_the_gil_is_ended_at_its_deadline(make):
-    manager = make()
+def test_a_task_that_holds_the_gil_is_ended_at_its_deadline(placed_manager):
+    manager = placed_manager()
     process = manager.queue_task(hooks.process_of)
     future = manager.submit(perils.hold_the_gil, timeout=1.0)
     assert type(future.exception(PATIENCE)) is TaskTimeoutError
@@ -46,8 +46,8 @@ def test_a_task_that_holds_the_gil_is_ended_at_its_deadline(make):
     assert manager.queue_task(hooks.square, 6) == 36
 
 
-def test_a_deaf_task_that_is_cancelled_is_ended_and_not_tried_again(make, journal, gate):
-    manager = make()
+def test_a_deaf_task_that_is_cancelled_is_ended_and_not_tried_again(placed_manager, journal, gate):
+    manager = placed_manager()
     future = manager.submit(perils.note_and_stand, gate)
     gate.await_reached()
     assert not future.cancel()
@@ -58,8 +58,10 @@ def test_a_deaf_task_that_is_cancelled_is_ended_and_not_tried_again(make, journa
     assert manager.queue_task(hooks.square, 6) == 36
 
 
-def test_a_check_health_that_does_not_answer_is_ended_with_its_process_when_the_task_is_cancelled(make, journal, gate):
-    manager = make(check_health=gate.judge)
+def test_a_check_health_that_does_not_answer_is_ended_with_its_process_when_the_task_is_cancelled(
+    placed_manager, journal, gate
+):
+    manager = placed_manager(check_health=gate.judge)
     future = manager.submit(hooks.fail, hooks.Sick())
     process = gate.await_reached()
     assert not future.cancel()
@@ -68,8 +70,8 @@ def test_a_check_health_that_does_not_answer_is_ended_with_its_process_when_the_
     assert len(journal.of("created")) == 2
 
 
-def test_a_task_that_listens_keeps_its_process(make, journal, gate):
-    manager = make()
+def test_a_task_that_listens_keeps_its_process(placed_manager, journal, gate):
+    manager = placed_manager()
     future = manager.submit(hooks.until_cancelled, gate, journal)
     process = gate.await_reached()
     future.cancel()
@@ -77,8 +79,8 @@ def test_a_task_that_listens_keeps_its_process(make, journal, gate):
     assert manager.queue_task(hooks.process_of) == process
 
 
-def test_with_a_long_grace_a_deaf_task_ends_by_itself_after_its_timeout(make, gate):
-    manager = make(placement=Processes(grace=PATIENCE))
+def test_with_a_long_grace_a_deaf_task_ends_by_itself_after_its_timeout(placed_manager, gate):
+    manager = placed_manager(placement=Processes(grace=PATIENCE))
     assert manager.wait_ready(PATIENCE)
     future = manager.submit(hooks.pass_deaf, gate, timeout=1.0)
     process = gate.await_reached()
@@ -91,8 +93,8 @@ def test_with_a_long_grace_a_deaf_task_ends_by_itself_after_its_timeout(make, ga
 
 
 @pytest.mark.parametrize("timeout", [600.0, 0.0])
-def test_kill_ends_a_deaf_task_and_its_process(make, gate, timeout):
-    manager = make()
+def test_kill_ends_a_deaf_task_and_its_process(placed_manager, gate, timeout):
+    manager = placed_manager()
     future = manager.submit(hooks.pass_deaf, gate)
     process = gate.await_reached()
     report = manager.kill(timeout)
@@ -101,9 +103,9 @@ def test_kill_ends_a_deaf_task_and_its_process(make, gate, timeout):
     assert process not in children()
 
 
-def test_kill_ends_a_deaf_run_task(make, gate):
+def test_kill_ends_a_deaf_run_task(placed_manager, gate):
 
-    manager, errors = make(resource_pool_size=1), []
+    manager, errors = placed_manager(resource_pool_size=1), []
 
     def call():
         try:
@@ -121,8 +123,8 @@ def test_kill_ends_a_deaf_run_task(make, gate):
 
 
 @pytest.mark.parametrize("timeout", [600.0, 0.0])
-def test_kill_ends_a_child_whose_creation_blocks_for_ever(make, gate, log, timeout):
-    manager = make(on_create=gate.create, on_destroy=hooks.forget)
+def test_kill_ends_a_child_whose_creation_blocks_for_ever(placed_manager, gate, log, timeout):
+    manager = placed_manager(on_create=gate.create, on_destroy=hooks.forget)
     waiting = manager.submit(hooks.square, 6)
     process = gate.await_reached()
     report = manager.kill(timeout)
@@ -133,8 +135,8 @@ def test_kill_ends_a_child_whose_creation_blocks_for_ever(make, gate, log, timeo
 
 
 @pytest.mark.parametrize("timeout", [600.0, 0.0])
-def test_kill_ends_a_child_whose_destruction_blocks_for_ever(make, gate, timeout):
-    manager = make(on_destroy=gate.destroy)
+def test_kill_ends_a_child_whose_destruction_blocks_for_ever(placed_manager, gate, timeout):
+    manager = placed_manager(on_destroy=gate.destroy)
     assert manager.queue_task(hooks.square, 6) == 36
     manager._engine.lifecycle.request_stop()
     process = gate.await_reached()
@@ -143,16 +145,16 @@ def test_kill_ends_a_child_whose_destruction_blocks_for_ever(make, gate, timeout
     assert process not in children()
 
 
-def test_whose_place_is_ended_by_a_kill_is_waited_for_until_he_has_noticed(make, gate, monkeypatch):
+def test_whose_place_is_ended_by_a_kill_is_waited_for_until_he_has_noticed(placed_manager, gate, monkeypatch):
     monkeypatch.setattr(lifecycle, "_JOIN", 0.0)  # the time that others get
-    manager = make(on_destroy=gate.destroy, worker_count=2)
+    manager = placed_manager(on_destroy=gate.destroy, worker_count=2)
     deaf = manager.submit(hooks.pass_deaf, gate)
     gate.await_reached()
     assert manager.kill(0.0).abandoned == ()
     assert type(deaf.exception(0)) is TaskManagerKilledError
 
 
-def test_a_stop_ends_a_creation_that_blocks_for_ever_and_waits_for_its_worker(make, gate, monkeypatch):
+def test_a_stop_ends_a_creation_that_blocks_for_ever_and_waits_for_its_worker(placed_manager, gate, monkeypatch):
     setup = RemoteSite._setup
 
     def patient(site, name):  # or its own time would be over in the same moment
@@ -160,15 +162,15 @@ def test_a_stop_ends_a_creation_that_blocks_for_ever_and_waits_for_its_worker(ma
         return setup(site, name)
 
     monkeypatch.setattr(RemoteSite, "_setup", patient)
-    manager = make(on_create=gate.create, on_destroy=hooks.forget, create_timeout=0.5)
+    manager = placed_manager(on_create=gate.create, on_destroy=hooks.forget, create_timeout=0.5)
     process = gate.await_reached()
     report = manager.stop()
     assert report.abandoned == ()
     assert process not in children()
 
 
-def test_a_stop_whose_time_ends_kills_deaf_tasks(make, gate):
-    manager = make()
+def test_a_stop_whose_time_ends_kills_deaf_tasks(placed_manager, gate):
+    manager = placed_manager()
     future = manager.submit(hooks.pass_deaf, gate)
     process = gate.await_reached()
     report = manager.stop(timeout=0.05)
@@ -177,8 +179,10 @@ def test_a_stop_whose_time_ends_kills_deaf_tasks(make, gate):
     assert process not in children()
 
 
-def test_a_creation_that_takes_longer_than_create_timeout_is_given_up_and_tried_again(make, journal, gate, log):
-    manager = make(on_create=perils.BlockFirst(gate, journal), on_destroy=hooks.forget, create_timeout=2.0)
+def test_a_creation_that_takes_longer_than_create_timeout_is_given_up_and_tried_again(
+    placed_manager, journal, gate, log
+):
+    manager = placed_manager(on_create=perils.BlockFirst(gate, journal), on_destroy=hooks.forget, create_timeout=2.0)
     process = gate.await_reached()
     until(lambda: process not in children(), "the process to be gone")
     until(lambda: manager.stats().idle_workers == 1, "the second creation")

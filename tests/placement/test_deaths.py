@@ -28,8 +28,8 @@ def kill(process: int) -> None:
     os.kill(process, signal.SIGKILL)
 
 
-def test_sixty_tasks_with_six_kills_all_complete(make, journal, tmp_path):
-    manager = make(worker_count=2)
+def test_sixty_tasks_with_six_kills_all_complete(placed_manager, journal, tmp_path):
+    manager = placed_manager(worker_count=2)
     gates = {number: Gate(tmp_path / f"gate{number}") for number in range(5, 60, 10)}
     futures = [manager.submit(perils.stand_once, number, gates.get(number)) for number in range(60)]
     killed = set()
@@ -49,8 +49,8 @@ def test_sixty_tasks_with_six_kills_all_complete(make, journal, tmp_path):
     assert set(destroyed) < set(created)
 
 
-def test_a_poison_task_fails_alone_after_its_last_attempt(make):
-    manager = make(worker_count=2, max_retries=2)
+def test_a_poison_task_fails_alone_after_its_last_attempt(placed_manager):
+    manager = placed_manager(worker_count=2, max_retries=2)
     before = [manager.submit(hooks.square, number) for number in range(10)]
     poison = manager.submit(perils.die, signal.SIGKILL)
     after = [manager.submit(hooks.square, number) for number in range(10)]
@@ -62,8 +62,8 @@ def test_a_poison_task_fails_alone_after_its_last_attempt(make):
     assert {future.attempts for future in (*before, *after)} == {1}
 
 
-def test_a_check_health_that_takes_the_resource_is_not_asked_about_one_that_is_lost(make, journal):
-    manager = make(check_health=hooks.is_whole, max_retries=1)
+def test_a_check_health_that_takes_the_resource_is_not_asked_about_one_that_is_lost(placed_manager, journal):
+    manager = placed_manager(check_health=hooks.is_whole, max_retries=1)
     future = manager.submit(perils.die, signal.SIGKILL)
     assert type(future.exception(PATIENCE)) is WorkerLostError
     assert future.attempts == 2
@@ -72,13 +72,13 @@ def test_a_check_health_that_takes_the_resource_is_not_asked_about_one_that_is_l
     assert journal.of("asked") == ["True ValueError"]
 
 
-def test_a_retry_gets_a_fresh_copy_of_an_iterator(make, tmp_path):
-    future = make(worker_count=1).submit(perils.read_and_die_once, iter([1, 2, 3]), tmp_path / "died")
+def test_a_retry_gets_a_fresh_copy_of_an_iterator(placed_manager, tmp_path):
+    future = placed_manager(worker_count=1).submit(perils.read_and_die_once, iter([1, 2, 3]), tmp_path / "died")
     assert (future.result(PATIENCE), future.attempts) == ([1, 2, 3], 2)
 
 
-def test_a_once_task_whose_child_is_killed_ran_once(make, journal, gate):
-    manager = make()
+def test_a_once_task_whose_child_is_killed_ran_once(placed_manager, journal, gate):
+    manager = placed_manager()
     future = manager.queue_task_once_async(perils.note_and_stand, gate)
     kill(gate.await_reached())
     error = future.exception(PATIENCE)
@@ -88,8 +88,8 @@ def test_a_once_task_whose_child_is_killed_ran_once(make, journal, gate):
     assert manager.queue_task(hooks.square, 6) == 36
 
 
-def test_children_that_are_lost_at_work_are_one_outage_if_no_caller_is_told(make, log):
-    manager = make(worker_count=1, max_worker_count=1, max_retries=1)
+def test_children_that_are_lost_at_work_are_one_outage_if_no_caller_is_told(placed_manager, log):
+    manager = placed_manager(worker_count=1, max_worker_count=1, max_retries=1)
     for _ in range(2):
         assert manager.queue_task(hooks.square, 6) == 36  # so it was not the resource's first use
         assert type(manager.submit(perils.die, signal.SIGKILL, once=True).exception(PATIENCE)) is WorkerLostError
@@ -106,8 +106,8 @@ def test_children_that_are_lost_at_work_are_one_outage_if_no_caller_is_told(make
     assert " after " in end[0]
 
 
-def test_a_once_task_that_was_never_sent_is_tried_on_another_child(make, monkeypatch):
-    manager = make()
+def test_a_once_task_that_was_never_sent_is_tried_on_another_child(placed_manager, monkeypatch):
+    manager = placed_manager()
     first = manager.queue_task(hooks.process_of)
     send, failed = tasker.placement.child.Wire.send, []
 
@@ -133,8 +133,8 @@ def test_a_once_task_that_was_never_sent_is_tried_on_another_child(make, monkeyp
     ],
     ids=["signal", "exit 3", "exit 0", "null pointer"],
 )
-def test_a_child_that_ends_is_told_with_its_exit_code(make, task, argument, exit_code):
-    manager = make(max_retries=0)
+def test_a_child_that_ends_is_told_with_its_exit_code(placed_manager, task, argument, exit_code):
+    manager = placed_manager(max_retries=0)
     error = manager.submit(task, argument).exception(PATIENCE)
     assert type(error) is WorkerLostError
     assert error.exit_code == exit_code
@@ -142,9 +142,9 @@ def test_a_child_that_ends_is_told_with_its_exit_code(make, task, argument, exit
 
 
 @pytest.mark.usefixtures("short_pauses")  # half of the children have done no task before they are killed
-def test_once_tasks_that_a_dead_child_has_not_read_have_not_begun(make):
+def test_once_tasks_that_a_dead_child_has_not_read_have_not_begun(placed_manager):
     """They come when it is dead and nobody knows it yet: the pipe to it takes them all the same."""
-    manager = make(worker_count=4)
+    manager = placed_manager(worker_count=4)
     for _ in range(8):
         assert manager.wait_ready(PATIENCE)
         until(lambda: manager.stats().idle_workers == 4, "all workers to be idle")
@@ -155,8 +155,8 @@ def test_once_tasks_that_a_dead_child_has_not_read_have_not_begun(make):
         assert processes.isdisjoint(future.result(PATIENCE) for future in futures)
 
 
-def test_a_once_task_too_large_for_the_pipe_that_a_dead_child_has_not_read_has_not_begun(make):
-    manager = make()
+def test_a_once_task_too_large_for_the_pipe_that_a_dead_child_has_not_read_has_not_begun(placed_manager):
+    manager = placed_manager()
     process = manager.queue_task(hooks.process_of)
     os.kill(process, signal.SIGSTOP)
     future = manager.submit(hooks.give, "x" * 3_000_000, once=True)
@@ -182,12 +182,12 @@ def test_the_status_of_a_child_that_others_have_reaped_is_not_known(tmp_path):
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
-def test_a_child_that_nothing_watches_any_more_is_ended(make, monkeypatch):
+def test_a_child_that_nothing_watches_any_more_is_ended(placed_manager, monkeypatch):
     def follow(self, process):
         raise MemoryError
 
     monkeypatch.setattr(tasker.placement.child.Stderr, "follow", follow)
-    manager = make(max_retries=0)
+    manager = placed_manager(max_retries=0)
     futures = [manager.submit(hooks.process_of) for _ in range(2)]
     monkeypatch.undo()
     for future in futures:
@@ -196,15 +196,15 @@ def test_a_child_that_nothing_watches_any_more_is_ended(make, monkeypatch):
 
 
 @pytest.mark.parametrize("lowest", [0, 3])
-def test_a_task_that_closes_all_low_descriptors_does_no_harm(make, lowest):
-    manager = make()
+def test_a_task_that_closes_all_low_descriptors_does_no_harm(placed_manager, lowest):
+    manager = placed_manager()
     process = manager.queue_task(hooks.process_of)
     manager.queue_task(perils.close_descriptors, lowest, 256)
     assert manager.queue_task(hooks.process_of) == process
 
 
-def test_a_task_that_closes_all_descriptors_is_lost_though_a_thread_of_its_own_goes_on(make):
-    manager = make(max_retries=0)
+def test_a_task_that_closes_all_descriptors_is_lost_though_a_thread_of_its_own_goes_on(placed_manager):
+    manager = placed_manager(max_retries=0)
     process = manager.queue_task(perils.start_thread_that_stays)
     error = manager.submit(perils.close_descriptors, 3, 1024).exception(PATIENCE)
     assert type(error) is WorkerLostError
@@ -214,8 +214,8 @@ def test_a_task_that_closes_all_descriptors_is_lost_though_a_thread_of_its_own_g
 
 
 @pytest.mark.usefixtures("endless_pauses")
-def test_a_child_that_dies_before_it_has_done_a_task_is_not_replaced_at_once(make, journal, log):
-    manager = make(worker_count=1)
+def test_a_child_that_dies_before_it_has_done_a_task_is_not_replaced_at_once(placed_manager, journal, log):
+    manager = placed_manager(worker_count=1)
     worker = manager._engine.crew.members[0]
     until(lambda: manager.stats().idle_workers == 1, "the worker to be idle")
     kill(worker.resource.pid)
@@ -227,8 +227,8 @@ def test_a_child_that_dies_before_it_has_done_a_task_is_not_replaced_at_once(mak
 
 
 @pytest.mark.usefixtures("endless_pauses")
-def test_a_child_that_dies_after_it_has_done_a_task_is_replaced_at_once(make, journal, log):
-    manager = make(worker_count=1)
+def test_a_child_that_dies_after_it_has_done_a_task_is_replaced_at_once(placed_manager, journal, log):
+    manager = placed_manager(worker_count=1)
     first = manager.queue_task(hooks.process_of)
     until(lambda: manager.stats().idle_workers == 1, "the worker to be idle")
     kill(first)
@@ -236,8 +236,8 @@ def test_a_child_that_dies_after_it_has_done_a_task_is_replaced_at_once(make, jo
     assert manager.queue_task(hooks.process_of) != first
 
 
-def test_an_idle_child_that_is_killed_is_replaced_without_any_task(make, journal, log):
-    manager = make()
+def test_an_idle_child_that_is_killed_is_replaced_without_any_task(placed_manager, journal, log):
+    manager = placed_manager()
     process = manager.queue_task(hooks.process_of)
     until(lambda: manager.stats().idle_workers == 1, "the worker to be idle")
     kill(process)
@@ -248,8 +248,8 @@ def test_an_idle_child_that_is_killed_is_replaced_without_any_task(make, journal
     assert manager.metrics().total_tasks_retried == 0
 
 
-def test_an_idle_resource_of_run_task_that_is_killed_is_let_go(make):
-    manager = make(resource_pool_size=1)
+def test_an_idle_resource_of_run_task_that_is_killed_is_let_go(placed_manager):
+    manager = placed_manager(resource_pool_size=1)
     process = manager.run_task(hooks.process_of)
     assert manager.stats().available_resources == 1
     kill(process)
@@ -264,8 +264,8 @@ def test_an_idle_resource_of_run_task_that_is_killed_is_let_go(make):
     assert manager.run_task(hooks.square, 6) == 36
 
 
-def test_a_chunk_whose_child_is_killed_goes_on_where_it_was(make, journal, gate):
-    manager = make()
+def test_a_chunk_whose_child_is_killed_goes_on_where_it_was(placed_manager, journal, gate):
+    manager = placed_manager()
     stream = manager.map(perils.StandAt(3, gate, journal), range(6), chunksize=6)
     kill(gate.await_reached())
     assert list(stream) == list(range(6))
@@ -273,16 +273,16 @@ def test_a_chunk_whose_child_is_killed_goes_on_where_it_was(make, journal, gate)
 
 
 @on_linux
-def test_a_task_that_needs_too_much_memory_fails_with_memory_error(make):
-    manager = make(on_create=perils.limit_memory, on_destroy=hooks.forget)
+def test_a_task_that_needs_too_much_memory_fails_with_memory_error(placed_manager):
+    manager = placed_manager(on_create=perils.limit_memory, on_destroy=hooks.forget)
     process = manager.queue_task(hooks.process_of)
     assert type(manager.submit(perils.allocate, 1 << 32).exception(PATIENCE)) is MemoryError
     assert manager.queue_task(hooks.process_of) == process
 
 
 @on_linux
-def test_a_death_is_noticed_though_a_grandchild_holds_the_connection(make, log):
-    manager = make(max_retries=0)
+def test_a_death_is_noticed_though_a_grandchild_holds_the_connection(placed_manager, log):
+    manager = placed_manager(max_retries=0)
     grandchild, _ = manager.queue_task(perils.start_heir)
     try:
         error = manager.submit(perils.die, signal.SIGKILL).exception(PATIENCE)
@@ -299,16 +299,16 @@ def test_a_death_is_noticed_though_a_grandchild_holds_the_connection(make, log):
         kill(grandchild)
 
 
-def test_what_a_child_said_before_it_died_counts(make):
-    manager = make()
+def test_what_a_child_said_before_it_died_counts(placed_manager):
+    manager = placed_manager()
     future = manager.submit(perils.Last())
     assert future.result(PATIENCE) == "said"
     assert future.attempts == 1
     assert manager.queue_task(hooks.square, 6) == 36
 
 
-def test_a_task_may_fork_and_its_child_says_nothing(make, capfd):
-    manager = make()
+def test_a_task_may_fork_and_its_child_says_nothing(placed_manager, capfd):
+    manager = placed_manager()
     assert [manager.queue_task(perils.fork_and_exit) for _ in range(3)] == [5, 5, 5]
     assert [manager.queue_task(perils.fork_and_return) for _ in range(3)] == ["the child's own"] * 3
     assert manager.queue_task(hooks.square, 6) == 36
@@ -319,8 +319,8 @@ def test_a_task_may_fork_and_its_child_says_nothing(make, capfd):
 @pytest.mark.parametrize(
     ("error", "status"), [(None, 0), (SystemExit(7), 7), (SystemExit(), 0), (ValueError("there"), 1)], ids=repr
 )
-def test_what_a_task_forks_ends_as_a_program_does_where_the_task_ends(make, journal, capfd, error, status):
-    manager = make()
+def test_what_a_task_forks_ends_as_a_program_does_where_the_task_ends(placed_manager, journal, capfd, error, status):
+    manager = placed_manager()
     process = manager.queue_task(hooks.process_of)
     assert manager.queue_task(perils.fork_and_leave, error) == status
     assert manager.queue_task(hooks.process_of) == process
@@ -329,7 +329,7 @@ def test_what_a_task_forks_ends_as_a_program_does_where_the_task_ends(make, jour
     assert ("ValueError: there" in capfd.readouterr().err) == (status == 1)
 
 
-def test_a_task_that_comes_as_an_idle_child_is_found_dead_is_not_sent_to_it(make, monkeypatch):
+def test_a_task_that_comes_as_an_idle_child_is_found_dead_is_not_sent_to_it(placed_manager, monkeypatch):
     wake, late = Seat.wake, []
 
     def wake_late(self):
@@ -337,7 +337,7 @@ def test_a_task_that_comes_as_an_idle_child_is_found_dead_is_not_sent_to_it(make
             late.append(manager.submit(hooks.process_of))
         wake(self)
 
-    manager = make(max_retries=0)
+    manager = placed_manager(max_retries=0)
     process = manager.queue_task(hooks.process_of)
     until(lambda: manager.stats().idle_workers == 1, "the worker to be idle")
     monkeypatch.setattr(Seat, "wake", wake_late)

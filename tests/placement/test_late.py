@@ -45,8 +45,8 @@ def warning(log) -> str:
 
 
 @pytest.mark.usefixtures("patient")
-def test_while_on_create_blocks_it_has_not_returned(make, gate):
-    manager = make(on_create=gate.create, on_destroy=hooks.forget, create_timeout=0.5)
+def test_while_on_create_blocks_it_has_not_returned(placed_manager, gate):
+    manager = placed_manager(on_create=gate.create, on_destroy=hooks.forget, create_timeout=0.5)
     gate.await_reached()
     text = failure(manager)
     assert "on_create has not returned" in text
@@ -54,8 +54,8 @@ def test_while_on_create_blocks_it_has_not_returned(make, gate):
 
 
 @pytest.mark.usefixtures("patient")
-def test_while_on_destroy_blocks_it_has_not_returned(make, gate):
-    manager = make(on_destroy=gate.destroy, create_timeout=0.5, max_retries=0)
+def test_while_on_destroy_blocks_it_has_not_returned(placed_manager, gate):
+    manager = placed_manager(on_destroy=gate.destroy, create_timeout=0.5, max_retries=0)
     assert manager.wait_ready(PATIENCE)
     manager.submit(hooks.fail, hooks.Sick()).exception(PATIENCE)
     gate.await_reached()
@@ -65,38 +65,40 @@ def test_while_on_destroy_blocks_it_has_not_returned(make, gate):
 
 
 @pytest.mark.usefixtures("patient")
-def test_a_child_that_does_not_come_to_on_create_is_told_from_an_on_create_that_does_not_return(make, monkeypatch, log):
+def test_a_child_that_does_not_come_to_on_create_is_told_from_an_on_create_that_does_not_return(
+    placed_manager, monkeypatch, log
+):
     monkeypatch.setattr(launch, "_PROGRAM", "import time; time.sleep(1000)  # {} {}")
-    text = failure(make(create_timeout=0.5))
+    text = failure(placed_manager(create_timeout=0.5))
     assert "a child process has not come to on_create" in text
     assert "has not returned" not in text
     assert "on_create raised" not in text
 
 
-def test_hooks_that_a_child_cannot_import_have_not_raised(make, monkeypatch, tmp_path, log):
+def test_hooks_that_a_child_cannot_import_have_not_raised(placed_manager, monkeypatch, tmp_path, log):
     (tmp_path / "only_here.py").write_text("def create(): pass\n")
     monkeypatch.syspath_prepend(str(tmp_path))
     import only_here  # type: ignore[import-not-found]
 
     monkeypatch.setattr(sys, "path", sys.path[1:])
-    make(on_create=only_here.create, on_destroy=hooks.forget)
+    placed_manager(on_create=only_here.create, on_destroy=hooks.forget)
     assert "no resource was made, trying again" in warning(log)
     assert "on_create could not be unpickled where it was to run: ModuleNotFoundError" in warning(log)
 
 
-def test_a_child_that_ends_before_on_create_has_not_raised(make, monkeypatch, log):
+def test_a_child_that_ends_before_on_create_has_not_raised(placed_manager, monkeypatch, log):
     monkeypatch.setattr(launch, "_PROGRAM", "import os; os._exit(5)  # {} {}")
-    make()
+    placed_manager()
     assert "no resource was made, trying again" in warning(log)
     assert "ended with exit code 5 before on_create ran" in warning(log)
 
 
-def test_a_child_that_ends_in_on_create_is_lost_while_it_ran(make, log):
-    make(on_create=perils.die_creating, on_destroy=hooks.forget)
+def test_a_child_that_ends_in_on_create_is_lost_while_it_ran(placed_manager, log):
+    placed_manager(on_create=perils.die_creating, on_destroy=hooks.forget)
     assert "no resource was made, trying again: tasker.errors.WorkerLostError" in warning(log)
     assert "while on_create ran" in warning(log)
 
 
-def test_what_on_create_raises_it_has_raised(make, log):
-    make(on_create=hooks.cannot_create, on_destroy=hooks.forget)
+def test_what_on_create_raises_it_has_raised(placed_manager, log):
+    placed_manager(on_create=hooks.cannot_create, on_destroy=hooks.forget)
     assert "on_create raised, trying again: OSError: down for ever" in warning(log)

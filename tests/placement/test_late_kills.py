@@ -27,7 +27,7 @@ def forget_slowly(resource):
         time.sleep(PATIENCE)
 
 
-def test_a_child_that_is_killed_as_its_task_answers_gets_no_other_task(make, journal, gate, monkeypatch):
+def test_a_child_that_is_killed_as_its_task_answers_gets_no_other_task(placed_manager, journal, gate, monkeypatch):
     answer, killed = Child._answer, []
 
     def answer_then_kill(self, progress):
@@ -38,7 +38,7 @@ def test_a_child_that_is_killed_as_its_task_answers_gets_no_other_task(make, jou
         return answered
 
     monkeypatch.setattr(Child, "_answer", answer_then_kill)
-    manager = make()
+    manager = placed_manager()
     future = manager.submit(hooks.until_cancelled, gate, journal)
     process = gate.await_reached()
     future.cancel()
@@ -47,7 +47,7 @@ def test_a_child_that_is_killed_as_its_task_answers_gets_no_other_task(make, jou
     assert future.exception(PATIENCE) is None  # it had answered
 
 
-def test_a_child_that_is_killed_as_its_creation_answers_is_made_again(make, journal, monkeypatch):
+def test_a_child_that_is_killed_as_its_creation_answers_is_made_again(placed_manager, journal, monkeypatch):
     ask, killed = Child._ask, []
 
     def ask_then_kill(self, kind, what, progress):
@@ -58,14 +58,14 @@ def test_a_child_that_is_killed_as_its_creation_answers_is_made_again(make, jour
         return answer
 
     monkeypatch.setattr(Child, "_ask", ask_then_kill)
-    manager = make()
+    manager = placed_manager()
     assert manager.submit(hooks.process_of, once=True).result(PATIENCE) != killed[0].pid
     assert len(journal.of("created")) == 2
 
 
 @pytest.mark.parametrize("timeout", [600.0, 0.0])
-def test_kill_ends_a_resource_of_run_task_whose_destruction_blocks_for_ever(make, timeout):
-    manager = make(
+def test_kill_ends_a_resource_of_run_task_whose_destruction_blocks_for_ever(placed_manager, timeout):
+    manager = placed_manager(
         on_create=hooks.nothing, on_destroy=forget_slowly, resource_pool_size=1, placement=Processes(grace=0.1)
     )
     assert manager.wait_ready(PATIENCE)

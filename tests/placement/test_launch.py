@@ -207,15 +207,15 @@ def test_a_file_that_took_the_number_of_standard_error_is_not_written_to(tmp_pat
 # -- signals ---------------------------------------------------------------------------------------------------------
 
 
-def test_a_child_leads_a_group_of_its_own(make):
-    manager = make()
+def test_a_child_leads_a_group_of_its_own(placed_manager):
+    manager = placed_manager()
     process, group = manager.queue_task(perils.group)
     assert process == group != os.getpgrp()
 
 
 @pytest.mark.parametrize("number", launch.DETACHED)
-def test_signals_that_ask_to_end_are_meant_for_the_parent(make, gate, number):
-    manager = make()
+def test_signals_that_ask_to_end_are_meant_for_the_parent(placed_manager, gate, number):
+    manager = placed_manager()
     future = manager.submit(hooks.pass_deaf, gate)
     process = gate.await_reached()
     os.kill(process, number)
@@ -237,8 +237,8 @@ def heeded() -> Iterator[None]:
 
 @pytest.mark.usefixtures("heeded")
 @pytest.mark.parametrize("number", launch.DETACHED)
-def test_programs_and_forks_that_a_task_starts_heed_those_signals(make, number):
-    manager = make()
+def test_programs_and_forks_that_a_task_starts_heed_those_signals(placed_manager, number):
+    manager = placed_manager()
     assert manager.queue_task(perils.end_program, number) == -number
     assert manager.queue_task(perils.end_fork, number) in (-number, 130)  # of Ctrl-C it makes a KeyboardInterrupt
 
@@ -299,8 +299,8 @@ def test_what_a_child_has_started_ends_with_it(tmp_path, how):
 
 
 @pytest.mark.parametrize("how", ["stop", "kill"])
-def test_with_group_false_what_a_child_has_started_is_left_alone(make, how):
-    manager = make(placement=Processes(grace=0.1, kill_group=False))
+def test_with_group_false_what_a_child_has_started_is_left_alone(placed_manager, how):
+    manager = placed_manager(placement=Processes(grace=0.1, kill_group=False))
     program, process = manager.queue_task(perils.start_program)
     try:
         getattr(manager, how)()

@@ -28,16 +28,16 @@ def placement():
     return Processes(grace=0.1)
 
 
-def test_a_child_whose_exit_functions_block_after_its_destruction_is_killed(make):
-    manager = make()
+def test_a_child_whose_exit_functions_block_after_its_destruction_is_killed(placed_manager):
+    manager = placed_manager()
     process = manager.queue_task(perils.register_at_exit, None)
     report = manager.stop()
     assert (report.drained, report.abandoned) == (True, ())
     assert process not in children()
 
 
-def test_at_its_end_a_child_runs_exit_functions_but_does_not_wait_for_threads(make, journal, gate):
-    manager = make(placement=Processes(grace=PATIENCE))
+def test_at_its_end_a_child_runs_exit_functions_but_does_not_wait_for_threads(placed_manager, journal, gate):
+    manager = placed_manager(placement=Processes(grace=PATIENCE))
     process = manager.queue_task(perils.register_at_exit, journal)
     manager.queue_task(perils.start_thread_at, gate, journal)
     opening = threading.Timer(1.0, gate.open)  # or it would be waited for until the test fails
@@ -48,21 +48,21 @@ def test_at_its_end_a_child_runs_exit_functions_but_does_not_wait_for_threads(ma
     assert journal.of("passed") == []
 
 
-def test_at_its_end_a_child_writes_what_was_printed(make, tmp_path):
-    manager = make()
+def test_at_its_end_a_child_writes_what_was_printed(placed_manager, tmp_path):
+    manager = placed_manager()
     manager.queue_task(perils.print_to, tmp_path / "printed")
     manager.stop()
     assert sorted((tmp_path / "printed").read_text().splitlines()) == ["by Python", "by a library"]
 
 
-def test_a_resource_is_made_used_and_destroyed_in_the_main_thread(make, journal):
-    manager = make(on_create=partial(perils.note_thread, journal), on_destroy=perils.note_thread)
+def test_a_resource_is_made_used_and_destroyed_in_the_main_thread(placed_manager, journal):
+    manager = placed_manager(on_create=partial(perils.note_thread, journal), on_destroy=perils.note_thread)
     manager.queue_task(perils.note_thread)
     manager.stop()
     assert journal.of("thread") == ["True tasker-worker-1"] * 3
 
 
-def test_an_interrupt_of_run_task_costs_its_child(make, gate):
+def test_an_interrupt_of_run_task_costs_its_child(placed_manager, gate):
     class Interrupt(BaseException):
         pass
 
@@ -73,7 +73,7 @@ def test_an_interrupt_of_run_task_costs_its_child(make, gate):
         gate.await_reached()
         signal.pthread_kill(threading.main_thread().ident, signal.SIGUSR1)
 
-    manager = make(resource_pool_size=1)
+    manager = placed_manager(resource_pool_size=1)
     process = manager.run_task(hooks.process_of)
     interrupting = threading.Thread(target=interrupt_when_it_runs)
     before = signal.signal(signal.SIGUSR1, interrupt)
@@ -88,18 +88,18 @@ def test_an_interrupt_of_run_task_costs_its_child(make, gate):
     assert manager.run_task(hooks.process_of) != process
 
 
-def test_a_task_may_have_children_of_its_own(make):
-    squared, child, grandchild = make().queue_task(perils.square_in_a_child_of_its_own, 6)
+def test_a_task_may_have_children_of_its_own(placed_manager):
+    squared, child, grandchild = placed_manager().queue_task(perils.square_in_a_child_of_its_own, 6)
     assert squared == 36
     assert len({os.getpid(), child, grandchild}) == 3
     until(lambda: not is_alive(grandchild), "the grandchild to end")
 
 
 @on_linux
-def test_a_child_inherits_no_descriptor_but_its_own(make, tmp_path):
+def test_a_child_inherits_no_descriptor_but_its_own(placed_manager, tmp_path):
     with (tmp_path / "inheritable").open("w") as file:
         os.set_inheritable(file.fileno(), True)
-        opened = make(worker_count=2).queue_task(perils.descriptors)
+        opened = placed_manager(worker_count=2).queue_task(perils.descriptors)
     assert opened.pop("0") == "/dev/null"
     opened.pop("1")
     opened.pop("2")
@@ -110,12 +110,12 @@ def test_a_child_inherits_no_descriptor_but_its_own(make, tmp_path):
 
 
 @on_linux
-def test_twenty_managers_leak_no_descriptor(make, gate):
+def test_twenty_managers_leak_no_descriptor(placed_manager, gate):
     gate.open()
-    make().kill(0)  # what is made once for all
+    placed_manager().kill(0)  # what is made once for all
     before = descriptors()
     for number in range(20):
-        manager = make()
+        manager = placed_manager()
         if number % 4 == 0:
             assert manager.queue_task(hooks.square, 6) == 36
             manager.stop()
@@ -139,8 +139,8 @@ def test_a_child_that_cannot_be_started_leaves_no_descriptor(monkeypatch):
 
 
 @pytest.mark.usefixtures("no_collection")
-def test_an_exception_of_a_task_is_freed_without_the_collector(make):
-    manager = make(resource_pool_size=1)
+def test_an_exception_of_a_task_is_freed_without_the_collector(placed_manager):
+    manager = placed_manager(resource_pool_size=1)
     # without the GIL what two threads have held is freed some time later
     for run in (manager.run_task, manager.queue_task)[: 2 if gil_enabled() else 1]:
         with pytest.raises(hooks.Faithful) as caught:
@@ -150,8 +150,8 @@ def test_an_exception_of_a_task_is_freed_without_the_collector(make):
         until(lambda gone=gone: gone() is None, "the exception to be freed")
 
 
-def test_a_submission_that_raises_when_its_task_was_put_is_not_accepted(make, monkeypatch):
-    manager = make(worker_count=1, max_worker_count=1)
+def test_a_submission_that_raises_when_its_task_was_put_is_not_accepted(placed_manager, monkeypatch):
+    manager = placed_manager(worker_count=1, max_worker_count=1)
     before = manager.queue_task(hooks.process_of)
     until(lambda: manager.stats().idle_workers == 1, "the worker is idle")
     wake_one, raised = Parking.wake_one, []

@@ -52,24 +52,24 @@ def executable_of(resource: object) -> str:
 # -- what is no Python -----------------------------------------------------------------------------------------------
 
 
-def test_a_frozen_program_is_refused(make, monkeypatch):
+def test_a_frozen_program_is_refused(placed_manager, monkeypatch):
     monkeypatch.setattr(sys, "frozen", True, raising=False)
     with pytest.raises(ConfigError, match=r"frozen program: .*Processes\(executable=\.\.\.\)"):
-        make()
+        placed_manager()
 
 
-def test_an_embedding_program_is_refused_and_not_started(make, monkeypatch, host, tmp_path):
+def test_an_embedding_program_is_refused_and_not_started(placed_manager, monkeypatch, host, tmp_path):
     monkeypatch.setattr(sys, "executable", str(host))
     with pytest.raises(ConfigError, match=r"sys\.executable is no Python: '.*host'"):
-        make()
+        placed_manager()
     assert starts(tmp_path) == 0
 
 
 @pytest.mark.parametrize("path", ["", None, "/no/such/python3"])
-def test_a_missing_executable_is_refused(make, monkeypatch, path):
+def test_a_missing_executable_is_refused(placed_manager, monkeypatch, path):
     monkeypatch.setattr(sys, "executable", path)
     with pytest.raises(ConfigError, match=r"sys\.executable is no Python"):
-        make()
+        placed_manager()
 
 
 @pytest.mark.parametrize(
@@ -80,15 +80,15 @@ def test_a_missing_executable_is_refused(make, monkeypatch, path):
         (["echo 'no option -c' >&2; exit 2"], "no option -c"),
     ],
 )
-def test_what_is_given_and_is_no_python_like_this_one_is_refused(make, tmp_path, lines, said):
+def test_what_is_given_and_is_no_python_like_this_one_is_refused(placed_manager, tmp_path, lines, said):
     path = script(tmp_path / "given", *lines)
     with pytest.raises(ConfigError, match=f"executable must be a Python like this one .*{said}"):
-        make(placement=Processes(executable=path))
+        placed_manager(placement=Processes(executable=path))
 
 
-def test_a_given_program_that_does_not_exist_is_refused(make):
+def test_a_given_program_that_does_not_exist_is_refused(placed_manager):
     with pytest.raises(ConfigError, match="there is no such program"):
-        make(placement=Processes(executable="/no/such/python"))
+        placed_manager(placement=Processes(executable="/no/such/python"))
 
 
 @pytest.mark.parametrize("value", ["", 3, b"python"])
@@ -100,32 +100,32 @@ def test_an_executable_must_be_a_path(value):
 # -- what is one -----------------------------------------------------------------------------------------------------
 
 
-def test_a_given_python_is_run_and_asked_once_which_it_is(make, tmp_path, monkeypatch):
+def test_a_given_python_is_run_and_asked_once_which_it_is(placed_manager, tmp_path, monkeypatch):
     monkeypatch.setattr(sys, "frozen", True, raising=False)
     given = script(tmp_path / "given", f"echo started >> {tmp_path}/starts", f'exec {sys.executable} "$@"')
     monkeypatch.setattr(sys, "executable", "/a/frozen/program")
     for _ in range(2):
-        assert make(placement=Processes(executable=str(given))).queue_task(hooks.square, 6) == 36
+        assert placed_manager(placement=Processes(executable=str(given))).queue_task(hooks.square, 6) == 36
     assert starts(tmp_path) == 3
 
 
 def test_a_given_program_that_says_nothing_is_refused_although_a_test_has_stopped_the_clock(
-    make, tmp_path, monkeypatch
+    placed_manager, tmp_path, monkeypatch
 ):
     monkeypatch.setattr(tasker.placement.python, "_PATIENCE", 0.1)
     monkeypatch.setattr(subprocess, "_time", lambda: 0.0)  # as freezegun does
     silent = script(tmp_path / "silent", "exec sleep 1000")
     with pytest.raises(ConfigError, match="it said 'nothing'"):
-        make(placement=Processes(executable=str(silent)))
+        placed_manager(placement=Processes(executable=str(silent)))
 
 
-def test_what_multiprocessing_was_told_to_run_is_run(make, tmp_path, monkeypatch):
+def test_what_multiprocessing_was_told_to_run_is_run(placed_manager, tmp_path, monkeypatch):
     monkeypatch.delitem(sys.modules, "multiprocessing.resource_tracker", raising=False)  # it would be run for that too
     given = script(tmp_path / "given", f"echo started >> {tmp_path}/starts", f'exec {sys.executable} "$@"')
     before = multiprocessing.spawn.get_executable()
     multiprocessing.set_executable(str(given))
     try:
-        assert make().queue_task(executable_of) == sys.executable
+        assert placed_manager().queue_task(executable_of) == sys.executable
     finally:
         multiprocessing.spawn.set_executable(os.fsdecode(before))
     assert starts(tmp_path) == 2

@@ -44,8 +44,8 @@ def until_dead(process):
 # -- actors that die -------------------------------------------------------------------------------------------------
 
 
-def test_thirty_tasks_with_three_kills_all_complete(make, journal, tmp_path):
-    manager = make(worker_count=2)
+def test_thirty_tasks_with_three_kills_all_complete(placed_manager, journal, tmp_path):
+    manager = placed_manager(worker_count=2)
     gates = {number: Gate(tmp_path / f"gate{number}") for number in range(5, 30, 10)}
     futures = [manager.submit(perils.stand_once, number, gates.get(number)) for number in range(30)]
     killed = set()
@@ -64,8 +64,8 @@ def test_thirty_tasks_with_three_kills_all_complete(make, journal, tmp_path):
     assert set(destroyed) < set(created)
 
 
-def test_a_poison_task_fails_alone_after_its_last_attempt(make):
-    manager = make(max_retries=1)
+def test_a_poison_task_fails_alone_after_its_last_attempt(placed_manager):
+    manager = placed_manager(max_retries=1)
     poison = manager.submit(perils.leave, 3)
     after = [manager.submit(hooks.square, number) for number in range(10)]
     error = poison.exception(PATIENCE)
@@ -77,16 +77,16 @@ def test_a_poison_task_fails_alone_after_its_last_attempt(make):
     assert {future.attempts for future in after} == {1}
 
 
-def test_a_once_task_whose_actor_is_killed_ran_once(make, journal, gate):
-    manager = make()
+def test_a_once_task_whose_actor_is_killed_ran_once(placed_manager, journal, gate):
+    manager = placed_manager()
     future = manager.queue_task_once_async(perils.note_and_stand, gate)
     kill(gate.await_reached())
     assert type(future.exception(PATIENCE)) is WorkerLostError
     assert future.attempts == len(journal.of("ran")) == 1
 
 
-def test_an_idle_actor_that_is_killed_is_replaced_without_any_task(make, journal, log):
-    manager = make()
+def test_an_idle_actor_that_is_killed_is_replaced_without_any_task(placed_manager, journal, log):
+    manager = placed_manager()
     process = manager.queue_task(hooks.process_of)
     until(lambda: manager.stats().idle_workers == 1, "the worker to be idle")
     kill(process)
@@ -96,8 +96,8 @@ def test_an_idle_actor_that_is_killed_is_replaced_without_any_task(make, journal
     assert manager.metrics().total_tasks_retried == 0
 
 
-def test_a_chunk_whose_actor_is_killed_goes_on_where_it_was(make, journal, gate):
-    manager = make()
+def test_a_chunk_whose_actor_is_killed_goes_on_where_it_was(placed_manager, journal, gate):
+    manager = placed_manager()
     stream = manager.map(perils.StandAt(3, gate, journal), range(6), chunksize=6)
     process = gate.await_reached()
     [chunk] = stream._results.gi_frame.f_locals["window"].flying.values()
@@ -110,8 +110,8 @@ def test_a_chunk_whose_actor_is_killed_goes_on_where_it_was(make, journal, gate)
 # -- actors that do not listen ---------------------------------------------------------------------------------------
 
 
-def test_a_deaf_task_is_ended_at_its_deadline_with_its_actor(make, journal, gate):
-    manager = make()
+def test_a_deaf_task_is_ended_at_its_deadline_with_its_actor(placed_manager, journal, gate):
+    manager = placed_manager()
     assert manager.wait_ready(PATIENCE)
     future = manager.submit(perils.note_and_stand, gate, timeout=1.0)
     process = gate.await_reached()
@@ -123,8 +123,8 @@ def test_a_deaf_task_is_ended_at_its_deadline_with_its_actor(make, journal, gate
     assert (metrics.total_tasks_failed, metrics.total_tasks_retried) == (1, 0)
 
 
-def test_a_deaf_task_that_is_cancelled_is_ended_and_not_tried_again(make, journal, gate):
-    manager = make()
+def test_a_deaf_task_that_is_cancelled_is_ended_and_not_tried_again(placed_manager, journal, gate):
+    manager = placed_manager()
     future = manager.submit(perils.note_and_stand, gate)
     process = gate.await_reached()
     assert not future.cancel()
@@ -135,8 +135,8 @@ def test_a_deaf_task_that_is_cancelled_is_ended_and_not_tried_again(make, journa
     until_dead(process)
 
 
-def test_a_frozen_actor_frees_its_caller_at_the_deadline(make, gate):
-    manager = make()
+def test_a_frozen_actor_frees_its_caller_at_the_deadline(placed_manager, gate):
+    manager = placed_manager()
     assert manager.wait_ready(PATIENCE)
     future = manager.submit(perils.note_and_stand, gate, timeout=1.0)
     process = gate.await_reached()
@@ -149,8 +149,8 @@ def test_a_frozen_actor_frees_its_caller_at_the_deadline(make, gate):
 
 
 @pytest.mark.parametrize("timeout", [600.0, 0.0])
-def test_kill_ends_a_deaf_task_and_its_actor(make, gate, timeout):
-    manager = make()
+def test_kill_ends_a_deaf_task_and_its_actor(placed_manager, gate, timeout):
+    manager = placed_manager()
     future = manager.submit(hooks.pass_deaf, gate)
     process = gate.await_reached()
     report = manager.kill(timeout)
@@ -159,8 +159,8 @@ def test_kill_ends_a_deaf_task_and_its_actor(make, gate, timeout):
     until_dead(process)
 
 
-def test_kill_ends_an_actor_whose_creation_blocks_for_ever(make, gate, log):
-    manager = make(on_create=gate.create, on_destroy=hooks.forget)
+def test_kill_ends_an_actor_whose_creation_blocks_for_ever(placed_manager, gate, log):
+    manager = placed_manager(on_create=gate.create, on_destroy=hooks.forget)
     waiting = manager.submit(hooks.square, 6)
     process = gate.await_reached()
     report = manager.kill(PATIENCE)
@@ -170,8 +170,10 @@ def test_kill_ends_an_actor_whose_creation_blocks_for_ever(make, gate, log):
     until_dead(process)
 
 
-def test_a_creation_that_takes_longer_than_create_timeout_is_given_up_and_tried_again(make, journal, gate, log):
-    manager = make(on_create=perils.BlockFirst(gate, journal), on_destroy=hooks.forget, create_timeout=5.0)
+def test_a_creation_that_takes_longer_than_create_timeout_is_given_up_and_tried_again(
+    placed_manager, journal, gate, log
+):
+    manager = placed_manager(on_create=perils.BlockFirst(gate, journal), on_destroy=hooks.forget, create_timeout=5.0)
     process = gate.await_reached()
     until_dead(process)
     until(lambda: manager.stats().idle_workers == 1, "the second creation")
@@ -182,15 +184,15 @@ def test_a_creation_that_takes_longer_than_create_timeout_is_given_up_and_tried_
 # -- what is an actor's own ------------------------------------------------------------------------------------------
 
 
-def test_a_resource_is_made_used_and_destroyed_in_one_thread(make, journal):
-    manager = make(on_create=journal.create, on_destroy=perils.note_where_destroyed)
+def test_a_resource_is_made_used_and_destroyed_in_one_thread(placed_manager, journal):
+    manager = placed_manager(on_create=journal.create, on_destroy=perils.note_where_destroyed)
     made, used = manager.queue_task(perils.threads_of)
     manager.stop()
     assert [str(made), str(used)] == journal.of("thread") * 2
 
 
-def test_nothing_is_left_when_a_manager_has_closed(make):
-    manager = make(worker_count=2)
+def test_nothing_is_left_when_a_manager_has_closed(placed_manager):
+    manager = placed_manager(worker_count=2)
     processes = {manager.queue_task(hooks.process_of) for _ in range(10)}
     manager.stop()
     for process in processes:
@@ -210,14 +212,14 @@ def test_nothing_is_left_when_a_manager_has_closed(make):
     ],
     ids=repr,
 )
-def test_options_that_ray_refuses_are_named(make, options, says):
+def test_options_that_ray_refuses_are_named(placed_manager, options, says):
     with pytest.raises(ConfigError, match=says):
-        make(placement=Ray(address=None, **options))
+        placed_manager(placement=Ray(address=None, **options))
 
 
 @pytest.mark.parametrize("options", [{"num_gpus": 1}, {"resources": {"special": 2}}, {"num_cpus": 1000}], ids=repr)
-def test_what_the_cluster_can_never_give_is_named_after_create_timeout(make, options):
-    manager = make(placement=Ray(address=None, **options), create_timeout=0.5)
+def test_what_the_cluster_can_never_give_is_named_after_create_timeout(placed_manager, options):
+    manager = placed_manager(placement=Ray(address=None, **options), create_timeout=0.5)
     error = manager.submit(hooks.square, 6).exception(PATIENCE)
     assert type(error) is ResourceCreationError
     assert "no worker has held a resource for 0.5 s (create_timeout)" in str(error)
@@ -229,32 +231,32 @@ def test_what_the_cluster_can_never_give_is_named_after_create_timeout(make, opt
     assert f"the cluster has given no actor {options}" in str(caught.value.__cause__)
 
 
-def test_an_environment_that_cannot_be_made_is_told(make):
+def test_an_environment_that_cannot_be_made_is_told(placed_manager):
     runtime_env = {"working_dir": "/nowhere/at/all"}
     with pytest.raises((ConfigError, ResourceCreationError), match="nowhere"):
-        make(placement=Ray(address=None, runtime_env=runtime_env), resource_pool_size=1)
+        placed_manager(placement=Ray(address=None, runtime_env=runtime_env), resource_pool_size=1)
 
 
-def test_a_constructor_that_fails_lets_go_of_the_connection(make):
+def test_a_constructor_that_fails_lets_go_of_the_connection(placed_manager):
     users = tasker.placement.cluster._connection._users
     assert users == set()
     for options in ({"on_create": hooks.cannot_create, "resource_pool_size": 1}, {"on_create": print, "name": 3}):
         with pytest.raises((ResourceCreationError, ConfigError)):
-            make(**options)
+            placed_manager(**options)
         assert users == set()
 
 
-def test_a_second_cluster_is_refused(make):
+def test_a_second_cluster_is_refused(placed_manager):
     with pytest.raises(ConfigError, match=r"address: this process is connected to .*, it cannot use '10.0.0.7:6379'"):
-        make(placement=Ray(address="10.0.0.7:6379"))
+        placed_manager(placement=Ray(address="10.0.0.7:6379"))
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork")
-def test_a_forked_child_is_refused(make, placement):
+def test_a_forked_child_is_refused(placed_manager, placement):
     code, child = 1, os.fork()
     if child == 0:
         try:
-            make()
+            placed_manager()
         except ConfigError as error:
             code = 7 if "forked" in str(error) else 8
         finally:
@@ -262,28 +264,28 @@ def test_a_forked_child_is_refused(make, placement):
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 7
 
 
-def test_the_address_of_the_cluster_may_be_given(make):
+def test_the_address_of_the_cluster_may_be_given(placed_manager):
     import ray
 
-    manager = make(placement=Ray(address=ray.get_runtime_context().gcs_address))
+    manager = placed_manager(placement=Ray(address=ray.get_runtime_context().gcs_address))
     assert manager.queue_task(hooks.square, 6) == 36
 
 
-def test_hooks_that_cannot_be_sent_are_refused(make):
+def test_hooks_that_cannot_be_sent_are_refused(placed_manager):
     lock = threading.Lock()
     with pytest.raises(ConfigError, match="on_create cannot be sent"):
-        make(on_create=partial(hooks.give, lock))
+        placed_manager(on_create=partial(hooks.give, lock))
 
 
-def test_a_missing_extra_is_named(make, monkeypatch):
+def test_a_missing_extra_is_named(placed_manager, monkeypatch):
     monkeypatch.setitem(sys.modules, "ray", None)
     with pytest.raises(ConfigError, match=r"tasker-pool\[ray\]"):
-        make()
+        placed_manager()
 
 
-def test_a_version_that_is_too_old_is_named(make, monkeypatch):
+def test_a_version_that_is_too_old_is_named(placed_manager, monkeypatch):
     old = types.ModuleType("ray")
     old.__version__ = "2.9.3"
     monkeypatch.setitem(sys.modules, "ray", old)
     with pytest.raises(ConfigError, match=r"needs Ray 2\.50 or later, not 2\.9\.3"):
-        make()
+        placed_manager()

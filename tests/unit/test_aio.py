@@ -113,11 +113,11 @@ def gate():
 
 
 @pytest.fixture
-def block(make, gate):
+def block(new_manager, gate):
     """`block(**options)`: a manager whose only worker is busy until the gate opens."""
 
     def block(**options):
-        manager = make(**{"worker_count": 1, "max_worker_count": 1, **options})
+        manager = new_manager(**{"worker_count": 1, "max_worker_count": 1, **options})
         manager.submit(gate)
         gate.started_one()
         return manager
@@ -134,8 +134,8 @@ def unhealed(manager):
 
 
 @pytest.mark.parametrize("kind", ["", "_once", "_with_priority", "_with_priority_once"])
-def test_what_the_async_methods_return_can_be_awaited(make, kind):
-    manager = make()
+def test_what_the_async_methods_return_can_be_awaited(new_manager, kind):
+    manager = new_manager()
     error = LookupError("mine")
 
     async def main():
@@ -148,8 +148,8 @@ def test_what_the_async_methods_return_can_be_awaited(make, kind):
     run(main)
 
 
-def test_a_settled_future_is_awaited_without_a_loop(make):
-    future = make().submit(double, 4)
+def test_a_settled_future_is_awaited_without_a_loop(new_manager):
+    future = new_manager().submit(double, 4)
     assert future.result(PATIENCE) == 8
     with pytest.raises(StopIteration) as returned:
         next(future.__await__())
@@ -240,8 +240,8 @@ def test_cancelling_the_awaiting_task_empties_the_place_of_a_queued_one(block, g
     assert manager.metrics().total_tasks_cancelled == 1
 
 
-def test_cancelling_the_awaiting_task_cancels_the_context_of_a_running_one(make, gate):
-    manager = make()
+def test_cancelling_the_awaiting_task_cancels_the_context_of_a_running_one(new_manager, gate):
+    manager = new_manager()
 
     async def main():
         future = manager.submit(gate)
@@ -273,9 +273,9 @@ FORMS = ["ensure_future", "gather", "wait_for"]
 
 
 @pytest.mark.parametrize("form", FORMS)
-def test_a_task_of_asyncio_that_is_cancelled_before_it_began_cancels_nothing(make, gate, form):
+def test_a_task_of_asyncio_that_is_cancelled_before_it_began_cancels_nothing(new_manager, gate, form):
     """Nothing was awaited, as when a coroutine's task is cancelled before its first step."""
-    manager = make()
+    manager = new_manager()
 
     async def main():
         future = manager.submit(gate)
@@ -291,8 +291,8 @@ def test_a_task_of_asyncio_that_is_cancelled_before_it_began_cancels_nothing(mak
 
 
 @pytest.mark.parametrize("form", [*FORMS, None])
-def test_wrapped_for_asyncio_a_future_is_cancelled_however_early(make, gate, form):
-    manager = make()
+def test_wrapped_for_asyncio_a_future_is_cancelled_however_early(new_manager, gate, form):
+    manager = new_manager()
 
     async def main():
         future = manager.submit(gate)
@@ -321,8 +321,8 @@ def test_an_eager_task_of_asyncio_awaits_at_once_so_it_cancels_at_once(block, ga
     run(main)
 
 
-def test_an_asubmit_that_is_cancelled_before_it_began_submits_nothing(make, gate):
-    manager = make()
+def test_an_asubmit_that_is_cancelled_before_it_began_submits_nothing(new_manager, gate):
+    manager = new_manager()
 
     async def main():
         await give_up("ensure_future", manager.asubmit(gate))
@@ -360,8 +360,8 @@ def test_with_eager_start_an_asubmit_submits_at_once(block, gate):
     run(main)
 
 
-def test_an_await_that_is_given_up_leaves_nothing_in_the_future(make, gate):
-    manager = make()
+def test_an_await_that_is_given_up_leaves_nothing_in_the_future(new_manager, gate):
+    manager = new_manager()
 
     async def main():
         future = manager.submit(lambda resource: gate.opened.wait(PATIENCE))
@@ -400,8 +400,8 @@ def test_an_outcome_that_comes_while_an_await_begins_is_not_missed(block, gate, 
     run(main)
 
 
-def test_a_running_task_whose_awaiter_is_cancelled_is_not_retried(make, gate):
-    manager = make(max_retries=5)
+def test_a_running_task_whose_awaiter_is_cancelled_is_not_retried(new_manager, gate):
+    manager = new_manager(max_retries=5)
 
     def break_resource(context, resource):
         gate(context, resource)
@@ -482,8 +482,8 @@ def test_a_task_group_cancels_the_others_when_one_fails(block, gate):
     run(main)
 
 
-def test_gather_takes_futures_as_they_are(make):
-    manager = make()
+def test_gather_takes_futures_as_they_are(new_manager):
+    manager = new_manager()
     error = LookupError("mine")
 
     async def main():
@@ -575,8 +575,8 @@ def test_no_exception_of_a_task_hangs_or_silently_ends_an_awaiter(block, gate, e
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt, SystemExit])
 @pytest.mark.parametrize("form", ["future", "asubmit", "amap"])
-def test_what_would_end_the_program_leaves_the_loop(make, error, form):
-    manager = make()
+def test_what_would_end_the_program_leaves_the_loop(new_manager, error, form):
+    manager = new_manager()
 
     async def main():
         if form == "future":
@@ -652,8 +652,8 @@ def everything(manager):
 
 
 @pytest.mark.parametrize("queue_size", [0, 3])
-def test_several_loops_in_one_process_at_once(make, queue_size):
-    manager = make(queue_size=queue_size)
+def test_several_loops_in_one_process_at_once(new_manager, queue_size):
+    manager = new_manager(queue_size=queue_size)
     trouble = []
 
     def program():
@@ -671,8 +671,8 @@ def test_several_loops_in_one_process_at_once(make, queue_size):
     assert not any(thread.is_alive() for thread in threads)
 
 
-def test_loops_of_one_thread_may_take_turns(make):
-    manager = make()
+def test_loops_of_one_thread_may_take_turns(new_manager):
+    manager = new_manager()
     loops = [asyncio.new_event_loop() for _ in range(2)]
     futures = [manager.submit(double, i) for i in range(10)]
 
@@ -686,9 +686,9 @@ def test_loops_of_one_thread_may_take_turns(make):
 
 
 @pytest.mark.parametrize("queue_size", [0, 3])
-def test_everything_works_under_uvloop(make, queue_size):
+def test_everything_works_under_uvloop(new_manager, queue_size):
     uvloop = pytest.importorskip("uvloop")
-    manager = make(queue_size=queue_size)
+    manager = new_manager(queue_size=queue_size)
     run(everything(manager), new_loop=uvloop.new_event_loop)
 
     async def main():
@@ -701,8 +701,8 @@ def test_everything_works_under_uvloop(make, queue_size):
 
 @pytest.mark.skipif(not hasattr(asyncio, "eager_task_factory"), reason="new in Python 3.12")
 @pytest.mark.parametrize("queue_size", [0, 3])
-def test_everything_works_with_eager_tasks(make, queue_size):
-    manager = make(queue_size=queue_size)
+def test_everything_works_with_eager_tasks(new_manager, queue_size):
+    manager = new_manager(queue_size=queue_size)
 
     async def main():
         asyncio.get_running_loop().set_task_factory(asyncio.eager_task_factory)
@@ -737,8 +737,8 @@ def test_the_call_graph_of_asyncio_shows_who_awaits(block, gate):
     run(main)
 
 
-def test_everything_works_in_debug_mode(make):
-    manager = make(queue_size=3)
+def test_everything_works_in_debug_mode(new_manager):
+    manager = new_manager(queue_size=3)
 
     async def main():
         asyncio.get_running_loop().set_debug(True)
@@ -747,9 +747,9 @@ def test_everything_works_in_debug_mode(make):
     run(main)
 
 
-def test_everything_works_under_anyio(make):
+def test_everything_works_under_anyio(new_manager):
     anyio = pytest.importorskip("anyio")
-    manager = make(queue_size=3)
+    manager = new_manager(queue_size=3)
     anyio.run(everything(manager))
 
 
@@ -776,10 +776,10 @@ def test_an_anyio_scope_that_is_cancelled_cancels_the_task(block, gate):
     anyio.run(main)
 
 
-def test_a_block_that_an_anyio_scope_cancels_is_left_when_the_manager_has_ended(make, gate):
+def test_a_block_that_an_anyio_scope_cancels_is_left_when_the_manager_has_ended(new_manager, gate):
     """Such a scope cancels again whatever waits inside of it."""
     anyio = pytest.importorskip("anyio")
-    manager = make()
+    manager = new_manager()
 
     async def main():
         with anyio.CancelScope() as scope:
@@ -848,8 +848,8 @@ def test_a_loop_that_is_closed_before_it_is_told_is_not_kept_alive(block, gate):
 
 
 @pytest.mark.parametrize("manager_is", ["open", "closed"])
-def test_closed_loops_are_not_kept_alive(make, manager_is):
-    manager = make(queue_size=2)
+def test_closed_loops_are_not_kept_alive(new_manager, manager_is):
+    manager = new_manager(queue_size=2)
     loops = []
 
     async def main():
@@ -981,8 +981,8 @@ def test_every_message_is_delivered_once_however_many_threads_put(threads):
 
 
 @pytest.mark.usefixtures("hasty")
-def test_no_await_is_lost_however_tasks_settle_and_are_cancelled(make):
-    manager = make(worker_count=4)
+def test_no_await_is_lost_however_tasks_settle_and_are_cancelled(new_manager):
+    manager = new_manager(worker_count=4)
     seed = random.randrange(1 << 30)
     print(f"seed {seed}")
 
@@ -1048,8 +1048,8 @@ def test_an_interrupted_question_is_asked_again_by_the_next_message(monkeypatch)
 # -- asubmit -----------------------------------------------------------------------------------------------------------
 
 
-def test_asubmit_gives_the_result_or_raises_the_task_s_own_exception(make):
-    manager = make()
+def test_asubmit_gives_the_result_or_raises_the_task_s_own_exception(new_manager):
+    manager = new_manager()
     error = LookupError("mine")
 
     async def main():
@@ -1102,8 +1102,8 @@ def test_asubmit_takes_the_options_of_submit(block, gate):
     ],
 )
 @pytest.mark.parametrize("queue_size", [0, 1])
-def test_asubmit_refuses_what_submit_refuses(make, queue_size, call, error, text):
-    manager = make(queue_size=queue_size)
+def test_asubmit_refuses_what_submit_refuses(new_manager, queue_size, call, error, text):
+    manager = new_manager(queue_size=queue_size)
 
     async def main():
         with pytest.raises(error, match=text):
@@ -1199,8 +1199,8 @@ def test_those_that_are_cancelled_while_they_wait_for_room_hold_up_nobody(block,
 
 
 @pytest.mark.usefixtures("hasty")
-def test_none_is_lost_of_threads_loops_and_cancelled_ones_that_wait_for_room(make):
-    manager = make(queue_size=2, worker_count=2)
+def test_none_is_lost_of_threads_loops_and_cancelled_ones_that_wait_for_room(new_manager):
+    manager = new_manager(queue_size=2, worker_count=2)
     unhealed(manager)
     seed = random.randrange(1 << 30)
     print(f"seed {seed}")
@@ -1264,8 +1264,8 @@ def test_queue_timeout_bounds_the_wait_for_room(block):
     run(main)
 
 
-def test_a_task_that_meets_its_own_manager_s_full_queue_is_refused_at_once(make):
-    manager = make(queue_size=1, worker_count=1, max_worker_count=1)
+def test_a_task_that_meets_its_own_manager_s_full_queue_is_refused_at_once(new_manager):
+    manager = new_manager(queue_size=1, worker_count=1, max_worker_count=1)
 
     def task(resource):
         waiting = manager.submit(double, 1)
@@ -1398,8 +1398,8 @@ class Both:
 @pytest.mark.parametrize("chunksize", [1, 4])
 @pytest.mark.parametrize("ordered", [True, False])
 @pytest.mark.parametrize("queue_size", [0, 1])
-def test_amap_hands_out_every_result(make, kind, chunksize, ordered, queue_size):
-    manager = make(queue_size=queue_size)
+def test_amap_hands_out_every_result(new_manager, kind, chunksize, ordered, queue_size):
+    manager = new_manager(queue_size=queue_size)
 
     async def main():
         for count in (0, 1, 50):
@@ -1411,8 +1411,8 @@ def test_amap_hands_out_every_result(make, kind, chunksize, ordered, queue_size)
     run(main)
 
 
-def test_amap_gives_the_context_to_a_function_that_asks_for_it(make):
-    manager = make()
+def test_amap_gives_the_context_to_a_function_that_asks_for_it(new_manager):
+    manager = new_manager()
 
     async def main():
         return [x async for x in manager.amap(lambda context, resource, x: (context.err(), x), [1, 2])]
@@ -1420,8 +1420,8 @@ def test_amap_gives_the_context_to_a_function_that_asks_for_it(make):
     assert run(main) == [(None, 1), (None, 2)]
 
 
-def test_unordered_results_come_as_they_come(make, gate):
-    manager = make(worker_count=2)
+def test_unordered_results_come_as_they_come(new_manager, gate):
+    manager = new_manager(worker_count=2)
 
     def work(context, resource, x):
         return gate.run(context, x) if x == 0 else x
@@ -1436,8 +1436,8 @@ def test_unordered_results_come_as_they_come(make, gate):
 
 
 @pytest.mark.parametrize("ordered", [True, False])
-def test_an_input_that_is_waited_for_holds_up_no_finished_result(make, ordered):
-    manager = make()
+def test_an_input_that_is_waited_for_holds_up_no_finished_result(new_manager, ordered):
+    manager = new_manager()
 
     async def main():
         asked_for_more = asyncio.Event()
@@ -1461,8 +1461,8 @@ def test_an_input_that_is_waited_for_holds_up_no_finished_result(make, ordered):
 @pytest.mark.parametrize("kind", [iter, asynchronous], ids=["sync", "async"])
 @pytest.mark.parametrize(("limit", "chunksize"), [(1, 1), (3, 1), (7, 3), (6, 6)])
 @pytest.mark.parametrize("ordered", [True, False])
-def test_at_most_max_in_flight_items_are_taken_and_not_handed_out(make, kind, limit, chunksize, ordered):
-    manager = make()
+def test_at_most_max_in_flight_items_are_taken_and_not_handed_out(new_manager, kind, limit, chunksize, ordered):
+    manager = new_manager()
     taken, most = 0, 0
 
     def count():
@@ -1510,8 +1510,8 @@ def test_by_default_the_window_is_four_times_the_most_workers(block):
 @pytest.mark.parametrize("chunksize", [1, 3])
 @pytest.mark.parametrize("ordered", [True, False])
 @pytest.mark.parametrize("queue_size", [0, 1])
-def test_amap_returns_exceptions_in_the_place_of_results(make, chunksize, ordered, queue_size):
-    manager = make(queue_size=queue_size)
+def test_amap_returns_exceptions_in_the_place_of_results(new_manager, chunksize, ordered, queue_size):
+    manager = new_manager(queue_size=queue_size)
 
     def odd_fails(resource, x):
         if x % 2:
@@ -1562,8 +1562,10 @@ def test_an_item_s_error_is_raised_in_its_place_and_cancels_the_rest(block, gate
 @pytest.mark.parametrize("chunksize", [1, 4])
 @pytest.mark.parametrize("ordered", [True, False])
 @pytest.mark.parametrize("error", [LookupError, asyncio.CancelledError, GeneratorExit, StandardCancelledError])
-def test_what_the_input_raises_comes_after_the_results_of_what_was_taken_before(make, kind, chunksize, ordered, error):
-    manager = make()
+def test_what_the_input_raises_comes_after_the_results_of_what_was_taken_before(
+    new_manager, kind, chunksize, ordered, error
+):
+    manager = new_manager()
 
     class Failing:
         def __init__(self):
@@ -1598,8 +1600,8 @@ def test_what_the_input_raises_comes_after_the_results_of_what_was_taken_before(
     run(main)
 
 
-def test_a_puller_that_somebody_cancels_does_not_end_its_stream_in_silence(make):
-    manager = make()
+def test_a_puller_that_somebody_cancels_does_not_end_its_stream_in_silence(new_manager):
+    manager = new_manager()
 
     async def main():
         results = []
@@ -1617,8 +1619,8 @@ def test_a_puller_that_somebody_cancels_does_not_end_its_stream_in_silence(make)
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt, SystemExit])
 @pytest.mark.parametrize("kind", ["sync", "async"])
-def test_an_input_that_would_end_the_program_ends_the_loop(make, error, kind):
-    manager = make()
+def test_an_input_that_would_end_the_program_ends_the_loop(new_manager, error, kind):
+    manager = new_manager()
 
     def items():
         yield 1
@@ -1638,8 +1640,8 @@ def test_an_input_that_would_end_the_program_ends_the_loop(make, error, kind):
 
 @pytest.mark.skipif(not hasattr(asyncio, "eager_task_factory"), reason="new in Python 3.12")
 @pytest.mark.parametrize("error", [KeyboardInterrupt, SystemExit])
-def test_an_input_that_would_end_the_program_cancels_what_an_eager_puller_has_begun(make, gate, error):
-    manager = make()
+def test_an_input_that_would_end_the_program_cancels_what_an_eager_puller_has_begun(new_manager, gate, error):
+    manager = new_manager()
 
     def items():
         yield "first"
@@ -1657,8 +1659,8 @@ def test_an_input_that_would_end_the_program_cancels_what_an_eager_puller_has_be
     assert gate.contexts[0].cancelled()
 
 
-def test_amap_checks_its_arguments_at_the_call(make):
-    manager = make()
+def test_amap_checks_its_arguments_at_the_call(new_manager):
+    manager = new_manager()
 
     async def main():
         for items in (None, 5, object()):
@@ -1673,8 +1675,8 @@ def test_amap_checks_its_arguments_at_the_call(make):
     run(main)
 
 
-def test_a_stream_that_was_never_asked_leaves_nothing(make):
-    manager = make()
+def test_a_stream_that_was_never_asked_leaves_nothing(new_manager):
+    manager = new_manager()
     taken = []
 
     async def items():
@@ -1701,9 +1703,9 @@ ENDINGS = ["aclose", "cancel", "break", "error"]
 @pytest.mark.parametrize("kind", ["sync", "async", "waiting"])
 @pytest.mark.parametrize("queue_size", [0, 2])
 def test_however_a_stream_ends_what_is_left_is_cancelled_and_no_puller_remains(
-    make, gate, ending, ordered, kind, queue_size
+    new_manager, gate, ending, ordered, kind, queue_size
 ):
-    manager = make(worker_count=1, max_worker_count=1, queue_size=queue_size)
+    manager = new_manager(worker_count=1, max_worker_count=1, queue_size=queue_size)
 
     def work(context, resource, x):
         return gate.run(context, x) if x else x
@@ -1762,8 +1764,8 @@ def test_however_a_stream_ends_what_is_left_is_cancelled_and_no_puller_remains(
 
 
 @pytest.mark.parametrize("answer", ["another item", "the end", "an error", "later"])
-def test_an_input_that_answers_a_cancellation_with_something_else_starts_nothing(make, answer):
-    manager = make()
+def test_an_input_that_answers_a_cancellation_with_something_else_starts_nothing(new_manager, answer):
+    manager = new_manager()
     ran, closing = [], []
 
     class Stubborn:
@@ -1803,8 +1805,8 @@ def test_an_input_that_answers_a_cancellation_with_something_else_starts_nothing
     assert ran == [1]
 
 
-def test_a_consumer_that_is_cancelled_again_while_its_stream_ends_is_patient(make):
-    manager = make()
+def test_a_consumer_that_is_cancelled_again_while_its_stream_ends_is_patient(new_manager):
+    manager = new_manager()
 
     async def main():
         leaving = asyncio.Event()
@@ -1855,8 +1857,8 @@ def test_a_stream_whose_manager_is_killed_says_so(block, ordered, queue_size):
 
 
 @pytest.mark.parametrize("ordered", [True, False])
-def test_a_submission_that_is_refused_in_the_last_moment_ends_the_stream_as_any_refusal(make, ordered):
-    manager = make()
+def test_a_submission_that_is_refused_in_the_last_moment_ends_the_stream_as_any_refusal(new_manager, ordered):
+    manager = new_manager()
     queue = manager._engine.queue
     closes = iter([False, False, True])
 
@@ -1879,8 +1881,8 @@ def test_a_submission_that_is_refused_in_the_last_moment_ends_the_stream_as_any_
     run(main)
 
 
-def test_an_item_s_timeout_is_the_item_s(make, gate):
-    manager = make()
+def test_an_item_s_timeout_is_the_item_s(new_manager, gate):
+    manager = new_manager()
 
     def work(context, resource, x):
         return gate.run(context, x) if x == 1 else x
@@ -1901,11 +1903,11 @@ def test_an_item_s_timeout_is_the_item_s(make, gate):
         passing.join(PATIENCE)
 
 
-def test_tasks_of_a_stream_see_the_context_variables_of_who_asks(make):
+def test_tasks_of_a_stream_see_the_context_variables_of_who_asks(new_manager):
     import contextvars
 
     name = contextvars.ContextVar("name", default="none")
-    manager = make()
+    manager = new_manager()
 
     async def main():
         name.set("mine")
@@ -1918,8 +1920,8 @@ def test_tasks_of_a_stream_see_the_context_variables_of_who_asks(make):
 # -- async with --------------------------------------------------------------------------------------------------------
 
 
-def test_leaving_the_block_drains_without_blocking_the_loop(make, gate, factory):
-    manager = make(worker_count=1, max_worker_count=1)
+def test_leaving_the_block_drains_without_blocking_the_loop(new_manager, gate, factory):
+    manager = new_manager(worker_count=1, max_worker_count=1)
 
     async def main():
         async def open_the_gate():
@@ -1943,8 +1945,8 @@ def test_leaving_the_block_drains_without_blocking_the_loop(make, gate, factory)
     assert manager._engine.lifecycle.awaiting == []
 
 
-def test_an_ordinary_error_drains_as_well(make):
-    manager = make()
+def test_an_ordinary_error_drains_as_well(new_manager):
+    manager = new_manager()
 
     async def program(futures):
         async with manager:
@@ -1978,8 +1980,8 @@ def test_an_interrupt_or_a_cancellation_kills(block, gate, error):
 
 
 @pytest.mark.parametrize("times", [1, 3])
-def test_a_cancellation_while_it_stops_kills_and_waits_for_the_end(make, times):
-    manager = make(worker_count=1, max_worker_count=1)
+def test_a_cancellation_while_it_stops_kills_and_waits_for_the_end(new_manager, times):
+    manager = new_manager(worker_count=1, max_worker_count=1)
     started, may_end = threading.Event(), threading.Event()
 
     def stubborn(context, resource):
@@ -2033,9 +2035,9 @@ def test_several_coroutines_may_wait_for_the_end_at_once(block, gate):
 
 
 @pytest.mark.parametrize("where", ["a task", "run_task", "a callback"])
-def test_leaving_the_block_inside_of_the_manager_s_own_calls_waits_for_nothing(make, factory, where):
+def test_leaving_the_block_inside_of_the_manager_s_own_calls_waits_for_nothing(new_manager, factory, where):
     factory.any_thread = True
-    manager = make(resource_pool_size=1)
+    manager = new_manager(resource_pool_size=1)
     left = threading.Event()
 
     def program(*_):
@@ -2061,9 +2063,9 @@ def test_leaving_the_block_inside_of_the_manager_s_own_calls_waits_for_nothing(m
 
 
 @pytest.mark.parametrize("form", ["map", "amap"])
-def test_a_manager_that_is_closed_inside_of_another_s_input_is_waited_for(make, form):
+def test_a_manager_that_is_closed_inside_of_another_s_input_is_waited_for(new_manager, form):
     """Which runs below tasker's own frames, but not in its threads."""
-    outer, inner = make(), make()
+    outer, inner = new_manager(), new_manager()
 
     def items():
         with inner:
@@ -2081,9 +2083,9 @@ def test_a_manager_that_is_closed_inside_of_another_s_input_is_waited_for(make, 
     assert (list(outer.map(double, items())) if form == "map" else run(main)) == [4, 2]
 
 
-def test_an_interrupted_program_kills_once_and_ends(make, gate):
+def test_an_interrupted_program_kills_once_and_ends(new_manager, gate):
     """Ctrl-C cancels the main task of `asyncio.run`, which leaves the block."""
-    manager = make()
+    manager = new_manager()
 
     async def main():
         main_task = asyncio.current_task()
@@ -2110,8 +2112,8 @@ class Watched(Exception):
     "form", ["future", "settled future", "asubmit", "amap", "amap unordered", "input", "async input"]
 )
 @pytest.mark.usefixtures("no_collection")
-def test_a_failure_that_was_awaited_is_freed_without_the_collector(make, form):
-    manager = make(worker_count=1)
+def test_a_failure_that_was_awaited_is_freed_without_the_collector(new_manager, form):
+    manager = new_manager(worker_count=1)
     failures = []
 
     def fail(resource, *_):
@@ -2153,8 +2155,8 @@ def test_a_failure_that_was_awaited_is_freed_without_the_collector(make, form):
 
 
 @pytest.mark.skipif(not gil_enabled(), reason="there, what two threads held is freed some time later")
-def test_a_result_is_freed_as_soon_as_its_consumer_lets_go_of_it(make):
-    manager = make(worker_count=1)
+def test_a_result_is_freed_as_soon_as_its_consumer_lets_go_of_it(new_manager):
+    manager = new_manager(worker_count=1)
 
     class Result:
         pass
@@ -2173,8 +2175,8 @@ def test_a_result_is_freed_as_soon_as_its_consumer_lets_go_of_it(make):
 
 @pytest.mark.parametrize("ordered", [True, False])
 @pytest.mark.usefixtures("no_collection")
-def test_what_was_not_handed_out_is_freed_without_the_collector(make, ordered):
-    manager = make(worker_count=1)
+def test_what_was_not_handed_out_is_freed_without_the_collector(new_manager, ordered):
+    manager = new_manager(worker_count=1)
     references = []
 
     class Result:

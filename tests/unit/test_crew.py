@@ -11,8 +11,8 @@ from tests.conftest import PATIENCE, eventually
 from tests.unit.test_context import HookedLock
 
 
-def test_it_never_hires_above_the_most_however_many_ask_at_once(make):
-    manager = make(worker_count=2, max_worker_count=5)
+def test_it_never_hires_above_the_most_however_many_ask_at_once(new_manager):
+    manager = new_manager(worker_count=2, max_worker_count=5)
     crew = manager._engine.crew
     begin = threading.Barrier(4)
     hired = []
@@ -30,8 +30,8 @@ def test_it_never_hires_above_the_most_however_many_ask_at_once(make):
     assert len(crew.members) == 5
 
 
-def test_many_that_fill_it_at_once_hire_the_base_and_no_more(make):
-    manager = make(worker_count=4, max_worker_count=16)
+def test_many_that_fill_it_at_once_hire_the_base_and_no_more(new_manager):
+    manager = new_manager(worker_count=4, max_worker_count=16)
     crew, idle = manager._engine.crew, manager._engine.queue.idle
     begin = threading.Barrier(4)
     crew.base = 8
@@ -49,8 +49,8 @@ def test_many_that_fill_it_at_once_hire_the_base_and_no_more(make):
     assert crew.retire(1, idle) == 0
 
 
-def test_it_never_retires_below_the_base_nor_who_is_busy(make, factory):
-    manager = make(worker_count=2, max_worker_count=4)
+def test_it_never_retires_below_the_base_nor_who_is_busy(new_manager, factory):
+    manager = new_manager(worker_count=2, max_worker_count=4)
     crew, idle = manager._engine.crew, manager._engine.queue.idle
     assert crew.hire(2) == 2
     gate = threading.Event()
@@ -68,8 +68,8 @@ def test_it_never_retires_below_the_base_nor_who_is_busy(make, factory):
     assert manager.queue_task(lambda resource: "still served") == "still served"
 
 
-def test_a_member_whose_thread_ended_without_a_word_is_replaced(make, monkeypatch):
-    manager = make(worker_count=1, max_worker_count=1)
+def test_a_member_whose_thread_ended_without_a_word_is_replaced(new_manager, monkeypatch):
+    manager = new_manager(worker_count=1, max_worker_count=1)
     assert manager.wait_ready(PATIENCE)
     crew = manager._engine.crew
     lost = crew.members[0]
@@ -94,8 +94,8 @@ def slow_start(monkeypatch):
     return gate
 
 
-def test_a_thread_that_is_about_to_begin_is_not_taken_for_one_that_ended(make, slow_start):
-    manager = make(worker_count=2)
+def test_a_thread_that_is_about_to_begin_is_not_taken_for_one_that_ended(new_manager, slow_start):
+    manager = new_manager(worker_count=2)
     crew, idle = manager._engine.crew, manager._engine.queue.idle
     members = crew.members
     crew.heal(idle)
@@ -106,9 +106,9 @@ def test_a_thread_that_is_about_to_begin_is_not_taken_for_one_that_ended(make, s
 
 
 def test_a_worker_whose_start_was_interrupted_makes_no_resource_if_its_thread_comes_after_all(
-    make, factory, slow_start, monkeypatch
+    new_manager, factory, slow_start, monkeypatch
 ):
-    manager = make(worker_count=1, max_worker_count=3)
+    manager = new_manager(worker_count=1, max_worker_count=3)
     crew, start, late = manager._engine.crew, Worker.start, []
 
     def interrupted(worker):
@@ -125,8 +125,8 @@ def test_a_worker_whose_start_was_interrupted_makes_no_resource_if_its_thread_co
     assert len(crew.members) == len(factory.created) == 1
 
 
-def test_retired_workers_figures_are_added_to_the_totals_once(make):
-    manager = make(worker_count=1, max_worker_count=4)
+def test_retired_workers_figures_are_added_to_the_totals_once(new_manager):
+    manager = new_manager(worker_count=1, max_worker_count=4)
     crew, idle = manager._engine.crew, manager._engine.queue.idle
     for _ in range(5):
         crew.hire(3)
@@ -142,9 +142,9 @@ def test_retired_workers_figures_are_added_to_the_totals_once(make):
     assert manager.metrics().total_tasks_completed == 20
 
 
-def test_a_worker_that_is_struck_off_is_among_those_whose_end_is_waited_for(make):
+def test_a_worker_that_is_struck_off_is_among_those_whose_end_is_waited_for(new_manager):
     """Else a closing that comes just then would neither name its thread nor wait for it."""
-    manager = make(worker_count=1, max_worker_count=2)
+    manager = new_manager(worker_count=1, max_worker_count=2)
     crew, idle = manager._engine.crew, manager._engine.queue.idle
     assert crew.hire(1) == 1
     assert manager.wait_ready(PATIENCE)

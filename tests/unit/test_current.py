@@ -48,13 +48,13 @@ def in_request() -> Any:
     ids=["plain", "context", "argument"],
 )
 def test_a_task_sees_the_context_variables_of_its_submitter(
-    make: Make, fn: Callable[..., str], args: tuple[int, ...]
+    new_manager: Make, fn: Callable[..., str], args: tuple[int, ...]
 ) -> None:
-    assert make().submit(fn, *args).result(PATIENCE) == "submitter's"
+    assert new_manager().submit(fn, *args).result(PATIENCE) == "submitter's"
 
 
-def test_a_task_sees_them_as_they_were_when_it_was_submitted(make: Make) -> None:
-    manager, gate = make(worker_count=1), threading.Event()
+def test_a_task_sees_them_as_they_were_when_it_was_submitted(new_manager: Make) -> None:
+    manager, gate = new_manager(worker_count=1), threading.Event()
     manager.submit(lambda r: gate.wait(PATIENCE))
     seen = []
     for name in ("first", "second"):
@@ -66,15 +66,15 @@ def test_a_task_sees_them_as_they_were_when_it_was_submitted(make: Make) -> None
 
 
 @pytest.mark.usefixtures("in_request")
-def test_what_a_task_changes_is_seen_by_nobody_else(make: Make) -> None:
-    manager = make(worker_count=1)
+def test_what_a_task_changes_is_seen_by_nobody_else(new_manager: Make) -> None:
+    manager = new_manager(worker_count=1)
     manager.submit(lambda r: request.set("changed")).result(PATIENCE)
     assert manager.submit(lambda r: request.get()).result(PATIENCE) == "submitter's"
     assert request.get() == "submitter's"
 
 
 @pytest.mark.usefixtures("in_request")
-def test_what_an_attempt_changes_is_not_seen_by_the_next(make: Make) -> None:
+def test_what_an_attempt_changes_is_not_seen_by_the_next(new_manager: Make) -> None:
     seen = []
 
     def task(resource: Resource) -> None:
@@ -83,72 +83,72 @@ def test_what_an_attempt_changes_is_not_seen_by_the_next(make: Make) -> None:
         if len(seen) < 3:
             raise Sick
 
-    make().submit(task).result(PATIENCE)
+    new_manager().submit(task).result(PATIENCE)
     assert seen == ["submitter's"] * 3
 
 
 @pytest.mark.usefixtures("in_request")
-def test_without_propagation_a_task_sees_those_of_its_workers_thread_alone(make: Make, factory: Any) -> None:
+def test_without_propagation_a_task_sees_those_of_its_workers_thread_alone(new_manager: Make, factory: Any) -> None:
     def create() -> Resource:
         request.set("worker's")
         return factory.create()  # type: ignore[no-any-return]
 
-    manager = make(propagate_contextvars=False, on_create=create)
+    manager = new_manager(propagate_contextvars=False, on_create=create)
     assert manager.submit(lambda r: request.get()).result(PATIENCE) == "worker's"
     assert manager.submit(lambda ctx, r: request.get()).result(PATIENCE) == "worker's"
 
 
 @pytest.mark.usefixtures("in_request")
-def test_worker_threads_start_from_an_empty_context(make: Make, factory: Any) -> None:
+def test_worker_threads_start_from_an_empty_context(new_manager: Make, factory: Any) -> None:
     seen: list[int] = []
 
     def create() -> Resource:
         seen.append(len(contextvars.copy_context()))
         return factory.create()  # type: ignore[no-any-return]
 
-    make(on_create=create, worker_count=1).wait_ready(PATIENCE)
+    new_manager(on_create=create, worker_count=1).wait_ready(PATIENCE)
     assert seen == [0]
 
 
 @pytest.mark.usefixtures("in_request")
-def test_run_task_runs_in_the_callers_own_context(make: Make) -> None:
-    manager = make()
+def test_run_task_runs_in_the_callers_own_context(new_manager: Make) -> None:
+    manager = new_manager()
     assert manager.run_task(lambda r: request.get()) == "submitter's"
     token = manager.run_task(lambda r: request.set("changed"))
     assert request.get() == "changed"
     request.reset(token)
 
 
-def test_a_decimal_context_follows(make: Make) -> None:
+def test_a_decimal_context_follows(new_manager: Make) -> None:
     with decimal.localcontext() as context:
         context.prec = 3
-        assert str(make().submit(lambda r: decimal.Decimal(1) / 3).result(PATIENCE)) == "0.333"
+        assert str(new_manager().submit(lambda r: decimal.Decimal(1) / 3).result(PATIENCE)) == "0.333"
 
 
-def test_a_settled_task_lets_go_of_its_submitters_variables(make: Make) -> None:
-    future = make().submit(lambda r: 1)
+def test_a_settled_task_lets_go_of_its_submitters_variables(new_manager: Make) -> None:
+    future = new_manager().submit(lambda r: 1)
     future.result(PATIENCE)
     assert future._variables is None
     with pytest.raises(ZeroDivisionError):
-        (failed := make().submit(lambda r: 1 / 0)).result(PATIENCE)
+        (failed := new_manager().submit(lambda r: 1 / 0)).result(PATIENCE)
     assert failed._variables is None
 
 
-def test_propagate_contextvars_must_be_a_flag(make: Make) -> None:
+def test_propagate_contextvars_must_be_a_flag(new_manager: Make) -> None:
     with pytest.raises(ConfigError, match="propagate_contextvars must be True or False, not 1"):
-        make(propagate_contextvars=1)
+        new_manager(propagate_contextvars=1)
 
 
 # -- current_context ---------------------------------------------------------------------------------------------------
 
 
-def test_current_context_is_the_one_that_the_function_gets(make: Make) -> None:
-    assert make().submit(lambda ctx, r: ctx is current_context()).result(PATIENCE)
-    assert make().run_task(lambda ctx, r: ctx is current_context())
+def test_current_context_is_the_one_that_the_function_gets(new_manager: Make) -> None:
+    assert new_manager().submit(lambda ctx, r: ctx is current_context()).result(PATIENCE)
+    assert new_manager().run_task(lambda ctx, r: ctx is current_context())
 
 
-def test_current_context_is_made_when_first_asked_for_and_ends_with_the_tasks_cancellation(make: Make) -> None:
-    manager, running = make(), threading.Event()
+def test_current_context_is_made_when_first_asked_for_and_ends_with_the_tasks_cancellation(new_manager: Make) -> None:
+    manager, running = new_manager(), threading.Event()
 
     def task(resource: Resource) -> type | None:
         assert current_context() is current_context()
@@ -162,8 +162,8 @@ def test_current_context_is_made_when_first_asked_for_and_ends_with_the_tasks_ca
     assert future.result(PATIENCE) is ContextCancelledError
 
 
-def test_current_context_of_a_task_that_was_asked_to_end_before_is_done(make: Make) -> None:
-    manager, running, asked = make(), threading.Event(), threading.Event()
+def test_current_context_of_a_task_that_was_asked_to_end_before_is_done(new_manager: Make) -> None:
+    manager, running, asked = new_manager(), threading.Event(), threading.Event()
 
     def task(resource: Resource) -> bool:
         running.set()
@@ -177,8 +177,8 @@ def test_current_context_of_a_task_that_was_asked_to_end_before_is_done(make: Ma
     assert future.result(PATIENCE)
 
 
-def test_kill_ends_the_current_context_of_run_task(make: Make) -> None:
-    manager, running = make(), threading.Event()
+def test_kill_ends_the_current_context_of_run_task(new_manager: Make) -> None:
+    manager, running = new_manager(), threading.Event()
 
     def task(resource: Resource) -> bool:
         current_context()
@@ -192,16 +192,16 @@ def test_kill_ends_the_current_context_of_run_task(make: Make) -> None:
         assert future.result(PATIENCE)
 
 
-def test_current_context_has_the_values_and_the_deadline_of_the_task(make: Make) -> None:
-    manager = make(ctx=with_value(background(), "who", "me"))
+def test_current_context_has_the_values_and_the_deadline_of_the_task(new_manager: Make) -> None:
+    manager = new_manager(ctx=with_value(background(), "who", "me"))
     assert manager.submit(lambda r: current_context().value("who")).result(PATIENCE) == "me"
     assert manager.submit(lambda r: current_context().remaining(), timeout=PATIENCE).result(PATIENCE) <= PATIENCE
 
 
-def test_outside_of_a_task_there_is_no_current_context(make: Make) -> None:
+def test_outside_of_a_task_there_is_no_current_context(new_manager: Make) -> None:
     with pytest.raises(RuntimeError, match="outside of a task"):
         current_context()
-    manager = make()
+    manager = new_manager()
     manager.run_task(lambda r: current_context())
     with pytest.raises(RuntimeError, match="outside of a task"):
         current_context()
@@ -210,14 +210,14 @@ def test_outside_of_a_task_there_is_no_current_context(make: Make) -> None:
 # -- current_resource --------------------------------------------------------------------------------------------------
 
 
-def test_current_resource_is_the_one_that_the_function_gets(make: Make) -> None:
-    manager = make()
+def test_current_resource_is_the_one_that_the_function_gets(new_manager: Make) -> None:
+    manager = new_manager()
     assert manager.submit(lambda r: r is manager.current_resource()).result(PATIENCE)
     assert manager.run_task(lambda r: r is manager.current_resource())
 
 
-def test_of_nested_tasks_the_innermost_counts_and_the_outer_one_comes_back(make: Make) -> None:
-    one, other = make(), make()
+def test_of_nested_tasks_the_innermost_counts_and_the_outer_one_comes_back(new_manager: Make) -> None:
+    one, other = new_manager(), new_manager()
 
     def inner(resource: Resource) -> None:
         assert other.current_resource() is resource
@@ -238,18 +238,18 @@ def test_of_nested_tasks_the_innermost_counts_and_the_outer_one_comes_back(make:
     assert one.run_task(outer)
 
 
-def test_outside_of_its_tasks_a_manager_has_no_current_resource(make: Make) -> None:
-    manager = make(name="books")
+def test_outside_of_its_tasks_a_manager_has_no_current_resource(new_manager: Make) -> None:
+    manager = new_manager(name="books")
     with pytest.raises(RuntimeError, match=r"books: current_resource\(\) was called outside of its tasks"):
         manager.current_resource()
-    other = make()
+    other = new_manager()
     future = other.submit(lambda r: manager.current_resource())
     with pytest.raises(RuntimeError, match="books"):
         future.result(PATIENCE)
 
 
-def test_a_parked_worker_names_no_task(make: Make) -> None:
-    manager = make(worker_count=1)
+def test_a_parked_worker_names_no_task(new_manager: Make) -> None:
+    manager = new_manager(worker_count=1)
     manager.submit(lambda r: current_context()).result(PATIENCE)
     eventually(lambda: manager.stats().idle_workers == 1)
     (worker,) = manager._engine.crew.members
@@ -259,8 +259,8 @@ def test_a_parked_worker_names_no_task(make: Make) -> None:
 # -- current_resource, of the module -----------------------------------------------------------------------------------
 
 
-def test_current_resource_is_the_one_of_the_innermost_task(make: Make) -> None:
-    manager, other = make(), make()
+def test_current_resource_is_the_one_of_the_innermost_task(new_manager: Make) -> None:
+    manager, other = new_manager(), new_manager()
 
     def nested(resource: Resource) -> bool:
         inner = other.run_task(lambda r: r is current_resource() and r is not resource)
@@ -270,16 +270,16 @@ def test_current_resource_is_the_one_of_the_innermost_task(make: Make) -> None:
     assert manager.run_task(nested)
 
 
-def test_outside_of_a_task_there_is_no_current_resource(make: Make) -> None:
+def test_outside_of_a_task_there_is_no_current_resource(new_manager: Make) -> None:
     with pytest.raises(RuntimeError, match="outside"):
         current_resource()
-    manager = make()
+    manager = new_manager()
     manager.run_task(lambda r: current_resource())
     with pytest.raises(RuntimeError, match="outside"):
         current_resource()
 
 
-def test_what_was_found_of_one_function_is_not_believed_of_another_of_the_same_code(make: Make) -> None:
+def test_what_was_found_of_one_function_is_not_believed_of_another_of_the_same_code(new_manager: Make) -> None:
     def task_of(kind: Any) -> Any:
         def task(first: kind, second: object = None) -> list[object]:
             return [first, second]
@@ -287,7 +287,7 @@ def test_what_was_found_of_one_function_is_not_believed_of_another_of_the_same_c
         task.__annotations__ = {"first": kind}
         return task
 
-    manager = make(worker_count=1)
+    manager = new_manager(worker_count=1)
     asks, takes_a_resource = task_of(Context), task_of(object)
     for _ in range(3):
         first, second = manager.queue_task(asks)
@@ -304,11 +304,11 @@ def gone(*references: Callable[[], object]) -> bool:
     return not any(reference() for reference in references)
 
 
-def test_a_function_that_asked_for_its_context_is_not_kept(make: Make) -> None:
+def test_a_function_that_asked_for_its_context_is_not_kept(new_manager: Make) -> None:
     def task(ctx: Context, resource: object) -> bool:
         return ctx.cancelled()
 
-    manager = make(worker_count=1)
+    manager = new_manager(worker_count=1)
     assert manager.queue_task(task) is False
     reference = weakref.ref(task)
     del task
@@ -316,11 +316,11 @@ def test_a_function_that_asked_for_its_context_is_not_kept(make: Make) -> None:
     assert manager.queue_task(lambda ctx, resource: ctx.cancelled()) is False
 
 
-def test_a_context_that_is_kept_keeps_neither_its_task_nor_the_outcome(make: Make) -> None:
+def test_a_context_that_is_kept_keeps_neither_its_task_nor_the_outcome(new_manager: Make) -> None:
     class Outcome:
         pass
 
-    manager = make(worker_count=1)
+    manager = new_manager(worker_count=1)
     kept: list[Context] = []
 
     def task(ctx: Context, resource: object) -> Outcome:

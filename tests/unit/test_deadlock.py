@@ -54,8 +54,8 @@ def leaf(_):
 
 
 @pytest.mark.parametrize("wait", WAITS.values(), ids=WAITS)
-def test_the_only_worker_that_waits_for_a_queued_task_is_told(make, wait):
-    manager = make(worker_count=1, max_worker_count=1)
+def test_the_only_worker_that_waits_for_a_queued_task_is_told(new_manager, wait):
+    manager = new_manager(worker_count=1, max_worker_count=1)
 
     def parent(_):
         wait(manager, leaf)
@@ -67,8 +67,8 @@ def test_the_only_worker_that_waits_for_a_queued_task_is_told(make, wait):
     assert manager.stop().drained
 
 
-def test_a_blocking_submission_that_is_refused_so_leaves_no_task_behind(make):
-    manager = make(worker_count=1, max_worker_count=1)
+def test_a_blocking_submission_that_is_refused_so_leaves_no_task_behind(new_manager):
+    manager = new_manager(worker_count=1, max_worker_count=1)
     ran = []
 
     def parent(_):
@@ -80,8 +80,8 @@ def test_a_blocking_submission_that_is_refused_so_leaves_no_task_behind(make):
     assert (ran, report.cancelled, report.completed) == ([], 1, 1)
 
 
-def test_a_task_that_waits_for_itself_is_told(make):
-    manager = make(worker_count=4)
+def test_a_task_that_waits_for_itself_is_told(new_manager):
+    manager = new_manager(worker_count=4)
     known = threading.Event()
     futures = []
 
@@ -96,8 +96,8 @@ def test_a_task_that_waits_for_itself_is_told(make):
 
 
 @pytest.mark.parametrize("length", [2, 3, 5])
-def test_the_wait_that_closes_a_circle_of_running_tasks_is_told_and_the_others_end_by_that(make, length):
-    manager = make(worker_count=length + 2)
+def test_the_wait_that_closes_a_circle_of_running_tasks_is_told_and_the_others_end_by_that(new_manager, length):
+    manager = new_manager(worker_count=length + 2)
     all_run = threading.Barrier(length)
     known = threading.Event()
     futures = []
@@ -115,8 +115,8 @@ def test_the_wait_that_closes_a_circle_of_running_tasks_is_told_and_the_others_e
     assert str(errors[0]).count(" waits for ") == length
 
 
-def test_a_circle_through_two_managers_is_seen(make):
-    first, second = make(worker_count=1, max_worker_count=1), make(worker_count=1, max_worker_count=1)
+def test_a_circle_through_two_managers_is_seen(new_manager):
+    first, second = new_manager(worker_count=1, max_worker_count=1), new_manager(worker_count=1, max_worker_count=1)
 
     def there(_):
         first.queue_task(leaf)
@@ -129,8 +129,8 @@ def test_a_circle_through_two_managers_is_seen(make):
         future.result(PATIENCE)
 
 
-def test_all_workers_that_wait_for_queued_tasks_are_a_circle_and_the_last_to_wait_is_told(make):
-    manager = make(worker_count=3, max_worker_count=3)
+def test_all_workers_that_wait_for_queued_tasks_are_a_circle_and_the_last_to_wait_is_told(new_manager):
+    manager = new_manager(worker_count=3, max_worker_count=3)
     all_run = threading.Barrier(3)
     told = []
 
@@ -148,8 +148,8 @@ def test_all_workers_that_wait_for_queued_tasks_are_a_circle_and_the_last_to_wai
     assert len(told) == 1
 
 
-def test_no_alarm_while_another_worker_can_be_hired(make):
-    manager = make(worker_count=1, max_worker_count=4, burst_interval=0.01)
+def test_no_alarm_while_another_worker_can_be_hired(new_manager):
+    manager = new_manager(worker_count=1, max_worker_count=4, burst_interval=0.01)
 
     def parent(_, depth):
         return manager.queue_task(parent, depth - 1) + 1 if depth else 0
@@ -159,14 +159,14 @@ def test_no_alarm_while_another_worker_can_be_hired(make):
         manager.queue_task_async(parent, 4).result(PATIENCE)
 
 
-def test_without_scaling_the_base_is_all_there_is(make):
-    manager = make(worker_count=1, max_worker_count=4, burst_interval=0)
+def test_without_scaling_the_base_is_all_there_is(new_manager):
+    manager = new_manager(worker_count=1, max_worker_count=4, burst_interval=0)
     with pytest.raises(PoolDeadlockError):
         manager.queue_task_async(lambda _: manager.queue_task(leaf)).result(PATIENCE)
 
 
-def test_no_alarm_while_a_worker_is_free_or_busy_with_something_else(make):
-    manager = make(worker_count=2, max_worker_count=2)
+def test_no_alarm_while_a_worker_is_free_or_busy_with_something_else(new_manager):
+    manager = new_manager(worker_count=2, max_worker_count=2)
     release = threading.Event()
     busy = manager.queue_task_async(lambda _: release.wait(PATIENCE))
     parent = manager.queue_task_async(lambda _: manager.queue_task(leaf))
@@ -176,8 +176,8 @@ def test_no_alarm_while_a_worker_is_free_or_busy_with_something_else(make):
     assert busy.result(PATIENCE)
 
 
-def test_no_alarm_for_a_wait_with_a_limit_or_for_a_task_with_a_timeout(make):
-    manager = make(worker_count=1, max_worker_count=1)
+def test_no_alarm_for_a_wait_with_a_limit_or_for_a_task_with_a_timeout(new_manager):
+    manager = new_manager(worker_count=1, max_worker_count=1)
 
     def parent(_):
         with pytest.raises(TimeoutError):
@@ -190,8 +190,8 @@ def test_no_alarm_for_a_wait_with_a_limit_or_for_a_task_with_a_timeout(make):
     manager.queue_task_async(parent).result(PATIENCE)
 
 
-def test_base_minus_one_nested_waits_are_served(make):
-    manager = make(worker_count=4, max_worker_count=4)
+def test_base_minus_one_nested_waits_are_served(new_manager):
+    manager = new_manager(worker_count=4, max_worker_count=4)
 
     def parent(_, depth):
         return manager.queue_task(parent, depth - 1) + 1 if depth else 0
@@ -199,8 +199,8 @@ def test_base_minus_one_nested_waits_are_served(make):
     assert manager.queue_task_async(parent, 3).result(PATIENCE) == 3
 
 
-def test_what_a_draining_manager_still_has_to_do_is_served_though_all_its_workers_wait_for_it(make):
-    manager = make(worker_count=1, max_worker_count=2, burst_interval=10)
+def test_what_a_draining_manager_still_has_to_do_is_served_though_all_its_workers_wait_for_it(new_manager):
+    manager = new_manager(worker_count=1, max_worker_count=2, burst_interval=10)
     stopping = threading.Event()
 
     def parent(_, child):
@@ -218,8 +218,8 @@ def test_what_a_draining_manager_still_has_to_do_is_served_though_all_its_worker
     stopper.join(PATIENCE)
 
 
-def test_a_wait_in_a_callback_counts_too(make):
-    manager = make(worker_count=1, max_worker_count=1)
+def test_a_wait_in_a_callback_counts_too(new_manager):
+    manager = new_manager(worker_count=1, max_worker_count=1)
     told = []
 
     def callback(_):
@@ -234,8 +234,8 @@ def test_a_wait_in_a_callback_counts_too(make):
     assert len(told) <= 1  # none if the task had ended before the callback was added: then it ran here
 
 
-def test_a_name_that_cannot_be_told_is_no_obstacle(make):
-    manager = make(worker_count=1, max_worker_count=1)
+def test_a_name_that_cannot_be_told_is_no_obstacle(new_manager):
+    manager = new_manager(worker_count=1, max_worker_count=1)
 
     class Nameless:
         def __getattr__(self, name):
@@ -248,10 +248,10 @@ def test_a_name_that_cannot_be_told_is_no_obstacle(make):
         manager.queue_task_async(Nameless()).result(PATIENCE)
 
 
-def test_a_wait_inside_of_a_wait_leaves_the_outer_one_in_force(make, monkeypatch):
+def test_a_wait_inside_of_a_wait_leaves_the_outer_one_in_force(new_manager, monkeypatch):
     """A `__del__` may wait while its thread is about to."""
-    worker = make(**ONE)._engine.crew.members[0]
-    other, release = make(), threading.Event()
+    worker = new_manager(**ONE)._engine.crew.members[0]
+    other, release = new_manager(), threading.Event()
     first, second = (other.queue_task_async(lambda _: release.wait(PATIENCE)) for _ in range(2))
     monkeypatch.setattr(here.place, "worker", worker)
     with deadlock.Wait(deadlock.Outcomes((first,)), bool) as outer:
@@ -262,9 +262,9 @@ def test_a_wait_inside_of_a_wait_leaves_the_outer_one_in_force(make, monkeypatch
     release.set()
 
 
-def test_many_tasks_that_wait_for_each_other_at_random_all_end(make):
+def test_many_tasks_that_wait_for_each_other_at_random_all_end(new_manager):
     """Whatever the waits, each task gets its result or is told; nothing hangs."""
-    manager = make(worker_count=3, max_worker_count=3)
+    manager = new_manager(worker_count=3, max_worker_count=3)
     futures = []
     known = threading.Event()
 
@@ -288,8 +288,8 @@ def test_many_tasks_that_wait_for_each_other_at_random_all_end(make):
 
 @pytest.mark.usefixtures("no_collection")
 @pytest.mark.parametrize("wait", WAITS.values(), ids=WAITS)
-def test_the_error_keeps_no_reference_to_the_task_that_it_ends(make, wait):
-    manager = make(**ONE)
+def test_the_error_keeps_no_reference_to_the_task_that_it_ends(new_manager, wait):
+    manager = new_manager(**ONE)
     future = manager.queue_task_async(lambda _: wait(manager, leaf))
     watched = weakref.ref(future)
     assert isinstance(future.exception(PATIENCE), PoolDeadlockError)
@@ -309,15 +309,15 @@ def endless(manager, gate):
 
 
 @pytest.mark.parametrize("wait", STANDARD.values(), ids=STANDARD)
-def test_a_standard_wait_of_a_task_is_served_where_a_worker_is_free(make, wait):
-    manager = make(worker_count=2, max_worker_count=2)
+def test_a_standard_wait_of_a_task_is_served_where_a_worker_is_free(new_manager, wait):
+    manager = new_manager(worker_count=2, max_worker_count=2)
     manager.queue_task(lambda _: wait([manager.queue_task_async(leaf) for _ in range(20)]), timeout=PATIENCE)
     assert deadlock._announced.waits == {}
 
 
 @pytest.mark.parametrize("until", UNTIL)
-def test_a_standard_wait_with_a_limit_is_no_circle(make, until):
-    manager = make(**ONE)
+def test_a_standard_wait_with_a_limit_is_no_circle(new_manager, until):
+    manager = new_manager(**ONE)
 
     def parent(_):
         futures = [manager.queue_task_async(leaf)]
@@ -329,8 +329,8 @@ def test_a_standard_wait_with_a_limit_is_no_circle(make, until):
 
 
 @pytest.mark.parametrize("wait", STANDARD.values(), ids=STANDARD)
-def test_a_standard_wait_for_a_task_with_a_timeout_ends(make, wait):
-    manager = make(**ONE)
+def test_a_standard_wait_for_a_task_with_a_timeout_ends(new_manager, wait):
+    manager = new_manager(**ONE)
 
     def parent(_):
         with contextlib.suppress(TaskTimeoutError):
@@ -341,8 +341,8 @@ def test_a_standard_wait_for_a_task_with_a_timeout_ends(make, wait):
 
 
 @pytest.mark.parametrize("until", [FIRST_COMPLETED, FIRST_EXCEPTION])
-def test_a_standard_wait_may_end_by_a_future_that_is_not_taskers(make, until):
-    manager = make(**ONE)
+def test_a_standard_wait_may_end_by_a_future_that_is_not_taskers(new_manager, until):
+    manager = new_manager(**ONE)
     foreign = concurrent.futures.Future()
 
     def parent(_):
@@ -353,8 +353,8 @@ def test_a_standard_wait_may_end_by_a_future_that_is_not_taskers(make, until):
     assert manager.queue_task(parent) == {foreign}
 
 
-def test_what_can_never_end_is_told_when_the_rest_has_been_handed_out(make):
-    here, there = make(**ONE), make(**ONE)
+def test_what_can_never_end_is_told_when_the_rest_has_been_handed_out(new_manager):
+    here, there = new_manager(**ONE), new_manager(**ONE)
     seen = []
 
     def parent(_):
@@ -367,8 +367,8 @@ def test_what_can_never_end_is_told_when_the_rest_has_been_handed_out(make):
     assert seen == ["done", "done"]
 
 
-def test_a_wait_for_all_is_told_although_some_of_them_may_end(make):
-    here, there, gate = make(**ONE), make(**ONE), threading.Event()
+def test_a_wait_for_all_is_told_although_some_of_them_may_end(new_manager):
+    here, there, gate = new_manager(**ONE), new_manager(**ONE), threading.Event()
     foreign = concurrent.futures.Future()
 
     def parent(_):
@@ -381,9 +381,9 @@ def test_a_wait_for_all_is_told_although_some_of_them_may_end(make):
         gate.set()
 
 
-def test_a_wait_for_the_first_error_is_told_when_what_could_have_raised_has_returned(make):
+def test_a_wait_for_the_first_error_is_told_when_what_could_have_raised_has_returned(new_manager):
     """No wait closes this circle: a tick finds it."""
-    here, there, gate = make(**ONE), make(**ONE), threading.Event()
+    here, there, gate = new_manager(**ONE), new_manager(**ONE), threading.Event()
 
     def parent(_):
         futures = [here.queue_task_async(leaf), endless(there, gate)]
@@ -397,8 +397,8 @@ def test_a_wait_for_the_first_error_is_told_when_what_could_have_raised_has_retu
         future.result(PATIENCE)
 
 
-def test_a_standard_wait_outside_of_tasks_is_as_it_was(make):
-    manager = make()
+def test_a_standard_wait_outside_of_tasks_is_as_it_was(new_manager):
+    manager = new_manager()
     gate = threading.Event()
     future = endless(manager, gate)
     with concurrent.futures.ThreadPoolExecutor(1) as thread:
@@ -480,8 +480,8 @@ def test_one_that_never_comes_back_from_on_destroy_is_hoped_for_no_longer_either
         manager.stop()
 
 
-def test_there_is_hope_again_once_a_worker_is_free(make, factory):
-    manager = make(worker_count=2, create_timeout=0.2)
+def test_there_is_hope_again_once_a_worker_is_free(new_manager, factory):
+    manager = new_manager(worker_count=2, create_timeout=0.2)
     assert manager.wait_ready(PATIENCE)
     factory.fail_always = OSError("too many connections")
 
@@ -502,7 +502,7 @@ def test_there_is_hope_again_once_a_worker_is_free(make, factory):
 # -- the promise that a worker is hired ------------------------------------------------------------------------------
 
 
-def test_a_stuck_pool_is_known_to_scaling_as_such(make, monkeypatch):
+def test_a_stuck_pool_is_known_to_scaling_as_such(new_manager, monkeypatch):
     samples = []
 
     def decide(sample, limits):
@@ -510,7 +510,7 @@ def test_a_stuck_pool_is_known_to_scaling_as_such(make, monkeypatch):
         return tasker.scaling.decide(sample, limits)
 
     monkeypatch.setattr("tasker.burst.decide", decide)
-    manager = make(worker_count=1, max_worker_count=4, burst_interval=0.01)
+    manager = new_manager(worker_count=1, max_worker_count=4, burst_interval=0.01)
 
     def parent(_, depth):
         return manager.queue_task(parent, depth - 1) + 1 if depth else 0
@@ -532,13 +532,15 @@ def wait_for_each_other(first, second):
     return [first.queue_task_async(parent, second), second.queue_task_async(parent, first)]
 
 
-def test_two_pools_whose_workers_wait_for_each_other_do_not_leave_the_hiring_to_each_other(make):
-    futures = wait_for_each_other(*(make(worker_count=1, max_worker_count=2, burst_interval=0.01) for _ in range(2)))
+def test_two_pools_whose_workers_wait_for_each_other_do_not_leave_the_hiring_to_each_other(new_manager):
+    futures = wait_for_each_other(
+        *(new_manager(worker_count=1, max_worker_count=2, burst_interval=0.01) for _ in range(2))
+    )
     assert [future.result(PATIENCE) for future in futures] == ["done", "done"]
 
 
-def test_two_that_are_stopping_and_whose_workers_wait_for_each_other_do_not_do_so_either(make):
-    managers = [make(worker_count=1, max_worker_count=2) for _ in range(2)]
+def test_two_that_are_stopping_and_whose_workers_wait_for_each_other_do_not_do_so_either(new_manager):
+    managers = [new_manager(worker_count=1, max_worker_count=2) for _ in range(2)]
     stopping = threading.Event()
 
     def parent(_, children, other):
@@ -566,9 +568,9 @@ def test_two_pools_that_get_no_other_resource_do_not_hope_for_each_other():
     assert [manager.stop().drained for manager in managers] == [True, True]
 
 
-def test_one_that_leaves_is_not_counted_on_nor_in_the_way(make):
+def test_one_that_leaves_is_not_counted_on_nor_in_the_way(new_manager):
     """A worker that was just retired takes nothing any more; another one may be hired in its place."""
-    manager = make(worker_count=1, max_worker_count=2, burst_interval=0.01)
+    manager = new_manager(worker_count=1, max_worker_count=2, burst_interval=0.01)
     engine = manager._engine
     for _ in range(20):
         engine.crew.hire(1)
@@ -591,8 +593,8 @@ CLOSINGS = {"stop": lambda manager: manager.stop(), "with": leave, "join": lambd
 
 
 @pytest.mark.parametrize("close", CLOSINGS.values(), ids=CLOSINGS)
-def test_to_wait_for_a_manager_that_waits_for_this_task_is_told(make, close):
-    here, there = make(**ONE), make(**ONE)
+def test_to_wait_for_a_manager_that_waits_for_this_task_is_told(new_manager, close):
+    here, there = new_manager(**ONE), new_manager(**ONE)
 
     def parent(_):
         there.queue_task_async(lambda _: here.queue_task(leaf))
@@ -606,8 +608,8 @@ def test_to_wait_for_a_manager_that_waits_for_this_task_is_told(make, close):
 
 
 @pytest.mark.parametrize("close", CLOSINGS.values(), ids=CLOSINGS)
-def test_to_wait_for_this_task_is_told_where_it_waits_for_the_manager(make, close):
-    here, there = make(**ONE), make(**ONE)
+def test_to_wait_for_this_task_is_told_where_it_waits_for_the_manager(new_manager, close):
+    here, there = new_manager(**ONE), new_manager(**ONE)
     told = threading.Event()
 
     def inner(_, parent):
@@ -629,8 +631,8 @@ def test_to_wait_for_this_task_is_told_where_it_waits_for_the_manager(make, clos
 
 
 @pytest.mark.parametrize("close", CLOSINGS.values(), ids=CLOSINGS)
-def test_to_wait_for_a_manager_that_has_work_to_do_is_no_circle(make, close):
-    here, there, gate = make(**ONE), make(**ONE), threading.Event()
+def test_to_wait_for_a_manager_that_has_work_to_do_is_no_circle(new_manager, close):
+    here, there, gate = new_manager(**ONE), new_manager(**ONE), threading.Event()
 
     def parent(_):
         futures = [there.queue_task_async(lambda _: gate.wait(PATIENCE)) for _ in range(3)]
@@ -641,8 +643,8 @@ def test_to_wait_for_a_manager_that_has_work_to_do_is_no_circle(make, close):
     assert here.queue_task(parent) == [True] * 3
 
 
-def test_to_shut_down_a_drop_in_pool_whose_call_waits_for_this_task_is_told(make):
-    here = make(**ONE)
+def test_to_shut_down_a_drop_in_pool_whose_call_waits_for_this_task_is_told(new_manager):
+    here = new_manager(**ONE)
 
     def parent(_):
         with ThreadPoolExecutor(1) as pool:
@@ -654,8 +656,8 @@ def test_to_shut_down_a_drop_in_pool_whose_call_waits_for_this_task_is_told(make
     assert here.join(PATIENCE)
 
 
-def test_to_stop_a_manager_in_whose_run_task_this_task_is_waited_for_is_told(make):
-    here, there = make(**ONE), make(**ONE)
+def test_to_stop_a_manager_in_whose_run_task_this_task_is_waited_for_is_told(new_manager):
+    here, there = new_manager(**ONE), new_manager(**ONE)
 
     def direct(_):
         return here.queue_task(lambda _: there.stop())
@@ -665,8 +667,8 @@ def test_to_stop_a_manager_in_whose_run_task_this_task_is_waited_for_is_told(mak
     eventually(lambda: deadlock._announced.waits == {})  # the other wait of the circle ends by itself
 
 
-def test_a_wait_in_run_task_is_part_of_a_circle_in_whatever_thread(make):
-    here, there = make(**ONE), make(**ONE)
+def test_a_wait_in_run_task_is_part_of_a_circle_in_whatever_thread(new_manager):
+    here, there = new_manager(**ONE), new_manager(**ONE)
     with concurrent.futures.ThreadPoolExecutor(1) as thread:
         waiting = threading.Event()
 
@@ -709,8 +711,8 @@ def test_a_hook_that_waits_until_its_manager_is_ready_is_told():
 # -- room ------------------------------------------------------------------------------------------------------------
 
 
-def test_to_wait_for_room_that_another_manager_can_make_only_after_this_task_is_told(make):
-    here, there = make(**ONE), make(**ONE, queue_size=1)
+def test_to_wait_for_room_that_another_manager_can_make_only_after_this_task_is_told(new_manager):
+    here, there = new_manager(**ONE), new_manager(**ONE, queue_size=1)
 
     def parent(_):
         there.queue_task_async(lambda _: here.queue_task(leaf))
@@ -723,8 +725,8 @@ def test_to_wait_for_room_that_another_manager_can_make_only_after_this_task_is_
     assert there.join(PATIENCE)
 
 
-def test_room_in_two_queues_that_each_others_workers_wait_for_is_told(make):
-    first, second = make(**ONE, queue_size=1), make(**ONE, queue_size=1)
+def test_room_in_two_queues_that_each_others_workers_wait_for_is_told(new_manager):
+    first, second = new_manager(**ONE, queue_size=1), new_manager(**ONE, queue_size=1)
     both = threading.Barrier(2)
     told = []
 
@@ -743,8 +745,8 @@ def test_room_in_two_queues_that_each_others_workers_wait_for_is_told(make):
     assert len(told) == 1
 
 
-def test_room_that_a_timeout_makes_is_waited_for(make):
-    here, there = make(**ONE), make(**ONE, queue_size=1)
+def test_room_that_a_timeout_makes_is_waited_for(new_manager):
+    here, there = new_manager(**ONE), new_manager(**ONE, queue_size=1)
 
     def parent(_):
         there.queue_task_async(lambda _: here.queue_task(leaf))
@@ -755,9 +757,9 @@ def test_room_that_a_timeout_makes_is_waited_for(make):
     assert here.queue_task(parent).result(PATIENCE) == "done"
 
 
-def test_room_that_a_timeout_made_and_another_one_got_is_told(make):
+def test_room_that_a_timeout_made_and_another_one_got_is_told(new_manager):
     """No wait closes this circle: a tick finds it."""
-    here, there = make(**ONE), make(**ONE, queue_size=1)
+    here, there = new_manager(**ONE), new_manager(**ONE, queue_size=1)
     lined_up = threading.Event()
 
     def parent(_):
@@ -776,8 +778,8 @@ def test_room_that_a_timeout_made_and_another_one_got_is_told(make):
     assert other.result(PATIENCE) == "done"
 
 
-def test_in_a_task_of_its_own_a_full_queue_is_still_refused_at_once(make):
-    manager = make(**ONE, queue_size=1)
+def test_in_a_task_of_its_own_a_full_queue_is_still_refused_at_once(new_manager):
+    manager = new_manager(**ONE, queue_size=1)
 
     def parent(_):
         manager.queue_task_async(leaf)
@@ -790,8 +792,8 @@ def test_in_a_task_of_its_own_a_full_queue_is_still_refused_at_once(make):
 # -- never a false alarm ---------------------------------------------------------------------------------------------
 
 
-def test_an_unordered_map_whose_oldest_item_waits_for_the_task_may_go_on_with_another_one(make):
-    manager = make(worker_count=3, max_worker_count=3)
+def test_an_unordered_map_whose_oldest_item_waits_for_the_task_may_go_on_with_another_one(new_manager):
+    manager = new_manager(worker_count=3, max_worker_count=3)
     parent, known = [], threading.Event()
 
     def child(_, item):
@@ -810,8 +812,8 @@ def test_an_unordered_map_whose_oldest_item_waits_for_the_task_may_go_on_with_an
     assert parent[0].result(PATIENCE) == "other"
 
 
-def test_what_a_manager_that_is_being_killed_leaves_undone_ends_by_that(make):
-    here, there, gate = make(**ONE), make(**ONE), threading.Event()
+def test_what_a_manager_that_is_being_killed_leaves_undone_ends_by_that(new_manager):
+    here, there, gate = new_manager(**ONE), new_manager(**ONE), threading.Event()
     alarms = []
 
     def waits(_, future):
@@ -836,8 +838,8 @@ def test_what_a_manager_that_is_being_killed_leaves_undone_ends_by_that(make):
     assert alarms == []
 
 
-def test_a_retry_that_runs_elsewhere_is_not_taken_for_what_its_first_worker_does(make, factory):
-    other = make(**ONE)
+def test_a_retry_that_runs_elsewhere_is_not_taken_for_what_its_first_worker_does(new_manager, factory):
+    other = new_manager(**ONE)
     first, second = threading.Event(), threading.Event()
     attempts = []
 
@@ -860,7 +862,7 @@ def test_a_retry_that_runs_elsewhere_is_not_taken_for_what_its_first_worker_does
     def waits(_):
         return future.result()
 
-    manager = make(worker_count=2, max_worker_count=2, on_destroy=destroy)
+    manager = new_manager(worker_count=2, max_worker_count=2, on_destroy=destroy)
     assert manager.wait_ready(PATIENCE)
     future = manager.queue_task_async(breaking)
     assert future.result(PATIENCE) == "done"

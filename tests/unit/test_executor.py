@@ -432,21 +432,21 @@ def test_stop_iteration_from_a_call_does_not_pass_for_the_end(executor):
 # -- the view ----------------------------------------------------------------------------------------------------------
 
 
-def test_a_call_has_the_resource_of_its_worker_at_hand(make, factory):
-    manager = make(worker_count=1, max_worker_count=1)
+def test_a_call_has_the_resource_of_its_worker_at_hand(new_manager, factory):
+    manager = new_manager(worker_count=1, max_worker_count=1)
     assert manager.executor().submit(manager.current_resource).result(PATIENCE) is factory.created[0]
 
 
-def test_a_view_is_a_standard_executor(make):
-    view = make().executor()
+def test_a_view_is_a_standard_executor(new_manager):
+    view = new_manager().executor()
     assert isinstance(view, Executor)
     done, _ = concurrent.futures.wait([view.submit(abs, -1)], PATIENCE)
     assert [future.result() for future in done] == [1]
     assert [future.result() for future in concurrent.futures.as_completed([view.submit(abs, -2)], PATIENCE)] == [2]
 
 
-def test_closing_a_view_leaves_the_manager_and_other_views_open(make):
-    manager = make()
+def test_closing_a_view_leaves_the_manager_and_other_views_open(new_manager):
+    manager = new_manager()
     other = manager.executor()
     with manager.executor() as view:
         future = view.submit(abs, -1)
@@ -455,8 +455,8 @@ def test_closing_a_view_leaves_the_manager_and_other_views_open(make):
     assert other.submit(abs, -2).result(PATIENCE) == 2
 
 
-def test_a_closed_view_refuses_in_the_standard_words(make):
-    view = make().executor()
+def test_a_closed_view_refuses_in_the_standard_words(new_manager):
+    view = new_manager().executor()
     view.shutdown()
     view.shutdown()
     for submit in (lambda: view.submit(abs, 1), lambda: view.map(abs, [1])):
@@ -465,8 +465,8 @@ def test_a_closed_view_refuses_in_the_standard_words(make):
         assert type(caught.value) is RuntimeError
 
 
-def test_a_view_of_a_closed_manager_says_that_it_is_the_manager_that_is_closed(make):
-    manager = make()
+def test_a_view_of_a_closed_manager_says_that_it_is_the_manager_that_is_closed(new_manager):
+    manager = new_manager()
     view = manager.executor()
     manager.stop()
     with pytest.raises(TaskManagerShutdownError):
@@ -474,8 +474,8 @@ def test_a_view_of_a_closed_manager_says_that_it_is_the_manager_that_is_closed(m
     view.shutdown()
 
 
-def test_closing_waits_for_the_views_own_calls_alone(make, block):
-    manager = make(worker_count=2, max_worker_count=2)
+def test_closing_waits_for_the_views_own_calls_alone(new_manager, block):
+    manager = new_manager(worker_count=2, max_worker_count=2)
     view, gate, own = manager.executor(), block(manager.executor(), 1), threading.Event()
     future = view.submit(own.wait, PATIENCE)
     threading.Timer(0.01, own.set).start()
@@ -485,8 +485,8 @@ def test_closing_waits_for_the_views_own_calls_alone(make, block):
     gate.set()
 
 
-def test_cancel_futures_cancels_the_views_own_waiting_calls_alone(make, block):
-    manager = make(worker_count=1, max_worker_count=1)
+def test_cancel_futures_cancels_the_views_own_waiting_calls_alone(new_manager, block):
+    manager = new_manager(worker_count=1, max_worker_count=1)
     view, gate, called = manager.executor(), block(manager.executor(), 1), []
     own = [view.submit(called.append, n) for n in range(3)]
     own[1].add_done_callback(lambda done: called.append("called back"))
@@ -498,8 +498,8 @@ def test_cancel_futures_cancels_the_views_own_waiting_calls_alone(make, block):
     assert called == ["called back"]
 
 
-def test_closing_without_waiting_lets_the_calls_end(make, block):
-    manager = make(worker_count=1, max_worker_count=1)
+def test_closing_without_waiting_lets_the_calls_end(new_manager, block):
+    manager = new_manager(worker_count=1, max_worker_count=1)
     view = manager.executor()
     gate = block(view, 1)
     future = view.submit(abs, -1)
@@ -509,16 +509,16 @@ def test_closing_without_waiting_lets_the_calls_end(make, block):
     assert future.result(PATIENCE) == 1
 
 
-def test_closing_a_view_in_one_of_its_own_calls_raises_instead_of_hanging(make):
-    view = make().executor()
+def test_closing_a_view_in_one_of_its_own_calls_raises_instead_of_hanging(new_manager):
+    view = new_manager().executor()
     with pytest.raises(PoolDeadlockError, match=r"ManagerExecutor\.shutdown on .* waits for ManagerExecutor\.shutdown"):
         view.submit(view.shutdown).result(PATIENCE)
     with pytest.raises(RuntimeError, match="after shutdown"):
         view.submit(abs, 1)
 
 
-def test_closing_a_view_in_a_task_of_its_manager_waits_for_its_calls(make):
-    manager = make(worker_count=2, max_worker_count=2)
+def test_closing_a_view_in_a_task_of_its_manager_waits_for_its_calls(new_manager):
+    manager = new_manager(worker_count=2, max_worker_count=2)
 
     def task(resource):
         with manager.executor() as view:
@@ -528,8 +528,8 @@ def test_closing_a_view_in_a_task_of_its_manager_waits_for_its_calls(make):
     assert manager.queue_task(task) == 1
 
 
-def test_a_call_of_one_manager_that_stops_another_waits_for_it(make, block):
-    view, other = make().executor(), make()
+def test_a_call_of_one_manager_that_stops_another_waits_for_it(new_manager, block):
+    view, other = new_manager().executor(), new_manager()
     gate = block(other.executor(), 1)
     threading.Timer(0.01, gate.set).start()
     assert view.submit(other.stop).result(PATIENCE).drained
@@ -554,14 +554,14 @@ class Collector:
         return None
 
 
-def test_a_submission_that_began_before_the_closing_is_waited_for(make):
+def test_a_submission_that_began_before_the_closing_is_waited_for(new_manager):
     inside, gate, seen, futures = threading.Event(), threading.Event(), [], []
 
     def arrived():
         inside.set()
         gate.wait(PATIENCE)
 
-    view = make(collector=Collector(arrived)).executor()
+    view = new_manager(collector=Collector(arrived)).executor()
     submitter = threading.Thread(target=lambda: futures.append(view.submit(abs, -1)))
     submitter.start()
     assert inside.wait(PATIENCE)
@@ -575,7 +575,7 @@ def test_a_submission_that_began_before_the_closing_is_waited_for(make):
     assert futures[0].result(0) == 1
 
 
-def test_a_submission_that_is_under_way_when_all_is_cancelled_is_cancelled_too(make, block):
+def test_a_submission_that_is_under_way_when_all_is_cancelled_is_cancelled_too(new_manager, block):
     manager_arrivals, inside, gate = [], threading.Event(), threading.Event()
 
     def arrived():
@@ -584,7 +584,7 @@ def test_a_submission_that_is_under_way_when_all_is_cancelled_is_cancelled_too(m
             inside.set()
             gate.wait(PATIENCE)
 
-    manager = make(worker_count=1, max_worker_count=1, collector=Collector(arrived))
+    manager = new_manager(worker_count=1, max_worker_count=1, collector=Collector(arrived))
     view, futures = manager.executor(), []
     busy = block(manager.executor(), 1)
     submitter = threading.Thread(target=lambda: futures.append(view.submit(abs, -1)))
@@ -597,17 +597,17 @@ def test_a_submission_that_is_under_way_when_all_is_cancelled_is_cancelled_too(m
     busy.set()
 
 
-def test_a_shutdown_that_interrupts_a_submission_of_its_own_thread_does_not_wait_for_it(make):
+def test_a_shutdown_that_interrupts_a_submission_of_its_own_thread_does_not_wait_for_it(new_manager):
     views = []
-    manager = make(collector=Collector(lambda: views[0].shutdown()))  # as a signal handler would
+    manager = new_manager(collector=Collector(lambda: views[0].shutdown()))  # as a signal handler would
     views.append(manager.executor())
     assert views[0].submit(abs, -1).result(PATIENCE) == 1
     views[0].shutdown()
 
 
 @pytest.mark.parametrize("round_number", range(5))
-def test_many_that_submit_while_it_closes_are_either_refused_or_waited_for(make, round_number):
-    view, begin, accepted = make(worker_count=2).executor(), threading.Barrier(5), []
+def test_many_that_submit_while_it_closes_are_either_refused_or_waited_for(new_manager, round_number):
+    view, begin, accepted = new_manager(worker_count=2).executor(), threading.Barrier(5), []
 
     def submit():
         begin.wait(PATIENCE)
@@ -632,8 +632,8 @@ def test_many_that_submit_while_it_closes_are_either_refused_or_waited_for(make,
     assert not view._entering
 
 
-def test_a_full_queue_makes_a_submitter_wait_and_refuses_the_managers_own_calls(make, block):
-    manager = make(worker_count=1, max_worker_count=1, queue_size=1)
+def test_a_full_queue_makes_a_submitter_wait_and_refuses_the_managers_own_calls(new_manager, block):
+    manager = new_manager(worker_count=1, max_worker_count=1, queue_size=1)
     view = manager.executor()
 
     def fill():
@@ -650,8 +650,8 @@ def test_a_full_queue_makes_a_submitter_wait_and_refuses_the_managers_own_calls(
     assert [future.result(0) for future in futures] == [1, 2]
 
 
-def test_finished_futures_are_not_kept(make):
-    view = make().executor()
+def test_finished_futures_are_not_kept(new_manager):
+    view = new_manager().executor()
     future = view.submit(Instance)
     future.result(PATIENCE)
     gone = weakref.ref(future)
@@ -659,14 +659,14 @@ def test_finished_futures_are_not_kept(make):
     eventually(lambda: gone() is None, "the end of the future")
 
 
-def test_closing_does_not_pass_for_interest_in_a_failure(make, log):
-    with make().executor() as view:
+def test_closing_does_not_pass_for_interest_in_a_failure(new_manager, log):
+    with new_manager().executor() as view:
         view.submit(divmod, 1, 0)
     eventually(lambda: gc.collect() is not None and "ZeroDivisionError" in str(log.loud()), "the failure in the log")
 
 
-def test_what_a_given_up_map_had_found_is_not_logged(make, log, block):
-    view = make(worker_count=2, max_worker_count=2).executor()
+def test_what_a_given_up_map_had_found_is_not_logged(new_manager, log, block):
+    view = new_manager(worker_count=2, max_worker_count=2).executor()
     with pytest.raises(ZeroDivisionError):
         list(view.map(divmod, itertools.repeat(1, 50), itertools.repeat(0)))
     view.shutdown()
@@ -674,7 +674,7 @@ def test_what_a_given_up_map_had_found_is_not_logged(make, log, block):
     assert log.loud() == []
 
 
-def test_a_chunk_goes_on_with_the_call_that_broke_its_resource(make, factory):
+def test_a_chunk_goes_on_with_the_call_that_broke_its_resource(new_manager, factory):
     called = []
 
     def call(n):
@@ -683,7 +683,7 @@ def test_a_chunk_goes_on_with_the_call_that_broke_its_resource(make, factory):
             raise Sick
         return n
 
-    manager = make(worker_count=1, max_worker_count=1)
+    manager = new_manager(worker_count=1, max_worker_count=1)
     assert list(manager.executor().map(call, range(5), chunksize=5)) == list(range(5))
     assert called == [0, 1, 2, 2, 3, 4]
     assert len(factory.created) == 2
@@ -700,7 +700,7 @@ def test_a_manager_of_which_only_a_view_is_left_goes_on_until_that_is_gone(facto
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
-def test_in_a_forked_child_a_view_closes_without_waiting_for_threads_that_do_not_exist(make):
+def test_in_a_forked_child_a_view_closes_without_waiting_for_threads_that_do_not_exist(new_manager):
     inside, gate, arrivals = threading.Event(), threading.Event(), []
 
     def arrived():
@@ -709,7 +709,7 @@ def test_in_a_forked_child_a_view_closes_without_waiting_for_threads_that_do_not
             inside.set()
             gate.wait(PATIENCE)
 
-    view = make(worker_count=1, max_worker_count=1, collector=Collector(arrived)).executor()
+    view = new_manager(worker_count=1, max_worker_count=1, collector=Collector(arrived)).executor()
     view.submit(gate.wait, PATIENCE)
     waiting = view.submit(abs, -1)
     submitter = threading.Thread(target=view.submit, args=(abs, -2))

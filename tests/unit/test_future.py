@@ -31,9 +31,9 @@ VALUES = ManagerValues(background(), lambda: False)
 class Blocked:
     """A manager of one worker, which is kept busy until `release()`."""
 
-    def __init__(self, make, **options):
+    def __init__(self, new_manager, **options):
         self.gate = threading.Event()
-        self.manager = make(worker_count=1, max_worker_count=1, **options)
+        self.manager = new_manager(worker_count=1, max_worker_count=1, **options)
         self.blocker = self.manager.submit(lambda resource: self.gate.wait(PATIENCE))
         eventually(self.blocker.running)
 
@@ -79,8 +79,8 @@ def owner(log):
 
 
 @pytest.fixture
-def blocked(make):
-    blocked = Blocked(make)
+def blocked(new_manager):
+    blocked = Blocked(new_manager)
     yield blocked
     blocked.gate.set()
 
@@ -115,8 +115,8 @@ def test_cancelling_a_waiting_task_means_it_never_runs(blocked):
     assert (metrics.total_tasks_cancelled, metrics.total_tasks_arrived) == (1, 2)
 
 
-def test_cancelling_a_running_task_says_false_and_cancels_its_context(make):
-    manager = make()
+def test_cancelling_a_running_task_says_false_and_cancels_its_context(new_manager):
+    manager = new_manager()
     started = threading.Event()
 
     def task(ctx, resource):
@@ -252,8 +252,8 @@ def test_a_standard_wait_that_begins_while_the_task_is_settled_ends(owner, when)
     assert concurrent.futures.wait([future], PATIENCE).done == {future}
 
 
-def test_wait_and_as_completed_work(make):
-    manager = make()
+def test_wait_and_as_completed_work(new_manager):
+    manager = new_manager()
     futures = [manager.submit(lambda resource, x: x, i) for i in range(20)]
     done, not_done = concurrent.futures.wait(futures, PATIENCE)
     assert len(done) == 20
@@ -262,8 +262,8 @@ def test_wait_and_as_completed_work(make):
     assert sorted(f.result() for f in concurrent.futures.as_completed(more, PATIENCE)) == list(range(20))
 
 
-def test_as_completed_is_told_of_no_outcome_that_it_has_seen(make):
-    manager = make(worker_count=3)
+def test_as_completed_is_told_of_no_outcome_that_it_has_seen(new_manager):
+    manager = new_manager(worker_count=3)
     before = sys.getswitchinterval()
     sys.setswitchinterval(1e-6)
     try:
@@ -334,8 +334,8 @@ def test_standard_waiters_are_told_once_of_the_right_kind_of_outcome(owner, how)
     assert isinstance(future.exception() if how == "exception" else KeyError(), KeyError)
 
 
-def test_as_completed_yields_futures_that_finish_while_it_waits(make):
-    manager = make(worker_count=5)
+def test_as_completed_yields_futures_that_finish_while_it_waits(new_manager):
+    manager = new_manager(worker_count=5)
     gates = [threading.Event() for _ in range(4)]
     futures = [manager.submit(lambda resource, gate: gate.wait(PATIENCE), gate) for gate in gates]
     order = []
@@ -424,8 +424,8 @@ def test_looking_for_a_callback_never_compares_users_objects(blocked):
 
 
 @pytest.mark.parametrize("method", ["set_result", "set_exception"])
-def test_nobody_else_settles_a_task(make, method):
-    future = make().submit(lambda resource: 5)
+def test_nobody_else_settles_a_task(new_manager, method):
+    future = new_manager().submit(lambda resource: 5)
     with pytest.raises(InvalidStateError):
         getattr(future, method)(None)
     assert future.result(PATIENCE) == 5
@@ -438,8 +438,8 @@ def test_nobody_else_settles_a_task(make, method):
 @pytest.mark.parametrize(
     "error", [KeyboardInterrupt(), SystemExit(3), GeneratorExit(), StopIteration(4), MemoryError()]
 )
-def test_every_kind_of_exception_is_delivered_and_the_worker_lives(make, error):
-    manager = make(worker_count=1)
+def test_every_kind_of_exception_is_delivered_and_the_worker_lives(new_manager, error):
+    manager = new_manager(worker_count=1)
 
     def fail(resource):
         raise error
@@ -451,7 +451,7 @@ def test_every_kind_of_exception_is_delivered_and_the_worker_lives(make, error):
     assert manager.queue_task(lambda resource: resource.number) == 0
 
 
-def test_an_exception_that_cannot_print_itself_is_delivered(make):
+def test_an_exception_that_cannot_print_itself_is_delivered(new_manager):
     class Mute(Exception):
         def __str__(self):
             raise RuntimeError("no")
@@ -461,15 +461,15 @@ def test_an_exception_that_cannot_print_itself_is_delivered(make):
     def fail(resource):
         raise Mute
 
-    manager = make(check_health=lambda error: False, max_retries=1)
+    manager = new_manager(check_health=lambda error: False, max_retries=1)
     assert isinstance(manager.submit(fail).exception(PATIENCE), Mute)
 
 
-def test_a_traceback_begins_with_the_task(make):
+def test_a_traceback_begins_with_the_task(new_manager):
     def fail(resource):
         raise ValueError
 
-    future = make().submit(fail)
+    future = new_manager().submit(fail)
     assert future.exception(PATIENCE).__traceback__.tb_frame.f_code is fail.__code__
 
 
@@ -485,8 +485,8 @@ def test_a_timeout_ends_a_waiting_task_that_then_never_starts(blocked):
     assert (metrics.total_tasks_failed, metrics.total_tasks_arrived) == (1, 2)
 
 
-def test_a_timeout_ends_a_running_task_whose_worker_stays_busy_until_it_returns(make):
-    manager = make(worker_count=1, max_worker_count=1)
+def test_a_timeout_ends_a_running_task_whose_worker_stays_busy_until_it_returns(new_manager):
+    manager = new_manager(worker_count=1, max_worker_count=1)
     gate, contexts = threading.Event(), []
 
     def task(ctx, resource):
@@ -522,17 +522,17 @@ def test_callbacks_of_a_timeout_run_on_no_thread_of_the_timer_or_the_manager(blo
     assert "aside" in names[0]
 
 
-def test_a_finished_task_leaves_no_timer_behind(make):
+def test_a_finished_task_leaves_no_timer_behind(new_manager):
     import tasker.timer
 
-    manager = make()
+    manager = new_manager()
     for _ in range(3000):
         manager.queue_task(lambda resource: 0, timeout=1000)
     eventually(lambda: tasker.timer._timer.waiting() < 1500)
 
 
-def test_asyncio_can_wrap_futures_as_any_of_the_standard_library(make):
-    manager = make()
+def test_asyncio_can_wrap_futures_as_any_of_the_standard_library(new_manager):
+    manager = new_manager()
 
     def fail(resource):
         raise KeyError("mine")
@@ -547,9 +547,9 @@ def test_asyncio_can_wrap_futures_as_any_of_the_standard_library(make):
 
 
 @pytest.mark.parametrize("error", [StopIteration, GeneratorExit])
-def test_an_exception_that_coroutines_cannot_be_thrown_neither_hangs_nor_ends_an_awaiter(make, error):
+def test_an_exception_that_coroutines_cannot_be_thrown_neither_hangs_nor_ends_an_awaiter(new_manager, error):
     """Wrapped, that is; test_aio.py awaits futures themselves."""
-    manager = make()
+    manager = new_manager()
 
     def fail(resource):
         raise error(1)
@@ -587,8 +587,8 @@ def test_cancelling_a_wrapped_future_cancels_the_queued_task(blocked):
     assert asyncio.run(main()).cancelled()
 
 
-def test_a_failure_that_nobody_looks_at_is_logged_once_it_is_collected(make, log):
-    manager = make()
+def test_a_failure_that_nobody_looks_at_is_logged_once_it_is_collected(new_manager, log):
+    manager = new_manager()
 
     def fail(resource):
         raise LookupError("unseen")
@@ -604,8 +604,8 @@ def test_a_failure_that_nobody_looks_at_is_logged_once_it_is_collected(make, log
 
 
 @pytest.mark.parametrize("how", ["wrap_future", "run_in_executor"])
-def test_a_failure_that_a_coroutine_got_by_asyncio_is_not_logged(make, log, how):
-    manager = make()
+def test_a_failure_that_a_coroutine_got_by_asyncio_is_not_logged(new_manager, log, how):
+    manager = new_manager()
 
     def fail(resource=None):
         raise LookupError("the coroutine gets it")
@@ -665,14 +665,14 @@ def test_a_coroutine_gets_an_outcome_that_standard_waiters_are_yet_to_be_told(ow
 
 @pytest.mark.skipif(sys.platform == "win32", reason="signals to the own process")
 @pytest.mark.skipif(not gil_enabled(), reason="without the GIL another thread may run the destructor, at any time")
-def test_an_interrupt_that_comes_while_an_unseen_failure_is_logged_comes_a_moment_later(make):
+def test_an_interrupt_that_comes_while_an_unseen_failure_is_logged_comes_a_moment_later(new_manager):
     """Python drops what a destructor raises."""
 
     class Interrupted:
         def __getattr__(self, name):
             return lambda *_: name == "error" and signal.raise_signal(signal.SIGINT)
 
-    manager = make(logger=Interrupted())
+    manager = new_manager(logger=Interrupted())
     previous = signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         future = manager.submit(lambda resource: 1 / 0)
@@ -703,8 +703,8 @@ def test_a_failure_that_nobody_looks_at_and_that_cannot_be_printed_costs_nothing
     assert trouble == []
 
 
-def test_what_a_task_raises_after_it_was_asked_to_end_is_not_logged_but_a_timeout_is(make, log):
-    manager = make()
+def test_what_a_task_raises_after_it_was_asked_to_end_is_not_logged_but_a_timeout_is(new_manager, log):
+    manager = new_manager()
     started = threading.Event()
 
     def task(ctx, resource):
@@ -744,10 +744,10 @@ class Thing:
 
 @pytest.mark.parametrize("outcome", ["result", "error", "retry", "cancel", "timeout"])
 @pytest.mark.usefixtures("no_collection")
-def test_arguments_result_and_exception_are_freed_with_the_future(make, outcome):
+def test_arguments_result_and_exception_are_freed_with_the_future(new_manager, outcome):
     from tests.conftest import Sick
 
-    manager = make(worker_count=1, max_worker_count=1)
+    manager = new_manager(worker_count=1, max_worker_count=1)
     gate = threading.Event()
     try:
         thing = Thing()
@@ -779,8 +779,8 @@ def test_arguments_result_and_exception_are_freed_with_the_future(make, outcome)
         gate.set()
 
 
-def test_a_parked_worker_keeps_nothing_of_its_last_task(make):
-    manager = make(worker_count=1)
+def test_a_parked_worker_keeps_nothing_of_its_last_task(new_manager):
+    manager = new_manager(worker_count=1)
     thing = Thing()
     watch = weakref.ref(thing)
     result = manager.queue_task(lambda ctx, resource, x: x, thing)
@@ -820,7 +820,7 @@ def test_mass_cancellation_empties_the_lane(blocked):
     assert blocked.manager.metrics().total_tasks_cancelled == 5000
 
 
-def test_rights_are_taken_once_however_many_want_them(make):
+def test_rights_are_taken_once_however_many_want_them(new_manager):
     class Owner:
         logger = None
         has_collector = False
@@ -1072,9 +1072,9 @@ def test_a_wait_inside_of_a_wait_leaves_the_outer_one_announced(owner, monkeypat
     assert worker not in deadlock._announced
 
 
-def test_a_timeout_that_meets_the_worker_leaves_it_nothing_to_call(make, monkeypatch):
+def test_a_timeout_that_meets_the_worker_leaves_it_nothing_to_call(new_manager, monkeypatch):
     store, gate, judged = TaskFuture._store, threading.Event(), []
-    manager = make(worker_count=1, check_health=lambda error: judged.append(error) is None)
+    manager = new_manager(worker_count=1, check_health=lambda error: judged.append(error) is None)
     worker = manager._engine.crew.members[0]
 
     def store_as_the_worker_looks(self, exception, *others, **named):

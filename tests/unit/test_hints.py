@@ -65,8 +65,8 @@ def notes_of(call):
     ],
     ids=["unwanted", "patched", "wanted", "wrapped twice", "partial"],
 )
-def test_an_error_of_the_call_itself_says_whether_a_context_was_passed_and_why(make, fn, note):
-    manager = make()
+def test_an_error_of_the_call_itself_says_whether_a_context_was_passed_and_why(new_manager, fn, note):
+    manager = new_manager()
     for call in (
         lambda: manager.queue_task(fn),
         lambda: manager.submit(fn).result(PATIENCE),
@@ -76,15 +76,15 @@ def test_an_error_of_the_call_itself_says_whether_a_context_was_passed_and_why(m
         assert said.startswith(note)
 
 
-def test_the_same_is_said_of_an_item_of_a_map(make):
-    manager = make()
+def test_the_same_is_said_of_an_item_of_a_map(new_manager):
+    manager = new_manager()
     for chunksize in (1, 2):
         (said,) = notes_of(lambda size=chunksize: list(manager.map(wrapper_of(takes_one), [1, 2], chunksize=size)))
         assert said.startswith(WITHOUT.replace("0 more arguments", "1 more argument"))
 
 
-def test_the_same_is_said_where_the_call_is_made_elsewhere(make):
-    manager = make(placement=Processes(), on_create=dict, on_destroy=dict.clear, worker_count=1)
+def test_the_same_is_said_where_the_call_is_made_elsewhere(new_manager):
+    manager = new_manager(placement=Processes(), on_create=dict, on_destroy=dict.clear, worker_count=1)
     (said,) = notes_of(lambda: manager.queue_task(wrapped_and_asking))
     assert said.startswith(WITH)
     (said,) = notes_of(lambda: list(manager.map(forgets_an_argument, [1, 2], chunksize=2)))
@@ -95,8 +95,8 @@ def forgets_an_argument(*args):
     return takes_one(*args)
 
 
-def test_errors_from_inside_of_a_function_and_other_errors_get_no_note(make):
-    manager = make()
+def test_errors_from_inside_of_a_function_and_other_errors_get_no_note(new_manager):
+    manager = new_manager()
 
     def adds(*args):
         return 1 + "1"
@@ -125,8 +125,8 @@ def fetcher():
 SAYS = r"timeout= is an option of tasker's here: fetch\(\) does not get it, and has a parameter 'timeout' of its own"
 
 
-def test_an_option_that_the_function_has_a_parameter_for_is_warned_of_once_at_the_callers_line(make):
-    manager = make()
+def test_an_option_that_the_function_has_a_parameter_for_is_warned_of_once_at_the_callers_line(new_manager):
+    manager = new_manager()
     fetch = fetcher()
     with pytest.warns(UserWarning, match=SAYS) as told:
         assert manager.queue_task(fetch, "url", timeout=PATIENCE) == ("url", 30)
@@ -140,10 +140,10 @@ async def awaited(manager, fn, *args, **options):
     return await manager.asubmit(fn, *args, **options)
 
 
-def test_every_way_of_submitting_with_options_warns(make):
+def test_every_way_of_submitting_with_options_warns(new_manager):
     import asyncio
 
-    manager = make()
+    manager = new_manager()
     ways = [
         lambda fn: manager.queue_task_async(fn, "url", timeout=PATIENCE).result(PATIENCE),
         lambda fn: manager.queue_task_with_priority(fn, "url", timeout=PATIENCE),
@@ -157,8 +157,8 @@ def test_every_way_of_submitting_with_options_warns(make):
         assert [each.filename for each in told] == [__file__]
 
 
-def test_where_warnings_are_errors_nothing_is_accepted_each_time(make):
-    manager = make()
+def test_where_warnings_are_errors_nothing_is_accepted_each_time(new_manager):
+    manager = new_manager()
     fetch = fetcher()
     for _ in range(2):
         with pytest.raises(UserWarning, match=SAYS):
@@ -167,8 +167,8 @@ def test_where_warnings_are_errors_nothing_is_accepted_each_time(make):
     assert manager.metrics().total_tasks_arrived == 0
 
 
-def test_functions_that_are_called_through_others_are_warned_of(make):
-    manager = make()
+def test_functions_that_are_called_through_others_are_warned_of(new_manager):
+    manager = new_manager()
 
     class Client:
         def get(self, resource, timeout=1): ...
@@ -192,8 +192,8 @@ def test_functions_that_are_called_through_others_are_warned_of(make):
             manager.queue_task(fn, timeout=PATIENCE)
 
 
-def test_there_is_no_warning_where_it_is_clear_what_is_meant(make):
-    manager = make()
+def test_there_is_no_warning_where_it_is_clear_what_is_meant(new_manager):
+    manager = new_manager()
     fetch = fetcher()
 
     def anything(resource, **options):
@@ -214,11 +214,11 @@ def test_there_is_no_warning_where_it_is_clear_what_is_meant(make):
 
 
 @pytest.mark.skipif(sys.version_info < (3, 14) and not gil_enabled(), reason="there code lives for ever")
-def test_who_was_warned_of_a_function_does_not_keep_it(make):
+def test_who_was_warned_of_a_function_does_not_keep_it(new_manager):
     fetch = fetcher()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        make().queue_task(fetch, "url", timeout=PATIENCE)
+        new_manager().queue_task(fetch, "url", timeout=PATIENCE)
     assert hints._told.get(fetch.__code__) == {"timeout"}
     reference = weakref.ref(fetch.__code__)
     del fetch
@@ -226,10 +226,10 @@ def test_who_was_warned_of_a_function_does_not_keep_it(make):
     assert reference() is None
 
 
-def test_the_annotation_alone_is_enough_for_the_parameter_to_be_the_contexts(make):
+def test_the_annotation_alone_is_enough_for_the_parameter_to_be_the_contexts(new_manager):
     def listener(c: Context, resource: object, timeout: float = 1) -> float:
         return timeout
 
     with pytest.raises(UserWarning, match="timeout= is an option"):
-        make().queue_task(listener, timeout=PATIENCE)
-    assert make().queue_task(listener, 3.0, timeout=PATIENCE) == 3.0
+        new_manager().queue_task(listener, timeout=PATIENCE)
+    assert new_manager().queue_task(listener, 3.0, timeout=PATIENCE) == 3.0

@@ -231,36 +231,36 @@ def fails(what):
     return fail
 
 
-def unseen(make, **_):
-    manager = make()
+def unseen(new_manager, **_):
+    manager = new_manager()
     manager.submit(fails("here"))
     assert manager.join(PATIENCE)
     gc.collect()
 
 
-def in_on_create(make, factory, **_):
+def in_on_create(new_manager, factory, **_):
     factory.fail_next = [ValueError("here")]
-    make()
+    new_manager()
 
 
-def in_on_destroy(make, factory, **_):
-    make(on_destroy=lambda resource: (factory.destroy(resource), fails("here")())).stop()
+def in_on_destroy(new_manager, factory, **_):
+    new_manager(on_destroy=lambda resource: (factory.destroy(resource), fails("here")())).stop()
 
 
-def in_check_health(make, **_):
-    make(check_health=fails("here"), max_retries=0).submit(fails("healthy?")).exception(PATIENCE)
+def in_check_health(new_manager, **_):
+    new_manager(check_health=fails("here"), max_retries=0).submit(fails("healthy?")).exception(PATIENCE)
 
 
-def in_a_collector(make, **_):
+def in_a_collector(new_manager, **_):
     class Collector:
         def __getattr__(self, name):
             return fails("here")
 
-    make(collector=Collector()).submit(lambda resource: None).result(PATIENCE)
+    new_manager(collector=Collector()).submit(lambda resource: None).result(PATIENCE)
 
 
-def in_a_callback(make, **_):
-    make().submit(lambda resource: None).add_done_callback(fails("here"))
+def in_a_callback(new_manager, **_):
+    new_manager().submit(lambda resource: None).add_done_callback(fails("here"))
 
 
 def in_a_contexts_callback(**_):
@@ -269,7 +269,7 @@ def in_a_contexts_callback(**_):
     context.cancel()
 
 
-def in_a_tick(make, monkeypatch, **_):
+def in_a_tick(new_manager, monkeypatch, **_):
     heal, left = tasker.burst.Burst._heal, [1]
 
     def heal_or_fail(burst):
@@ -279,18 +279,18 @@ def in_a_tick(make, monkeypatch, **_):
         heal(burst)
 
     monkeypatch.setattr(tasker.burst.Burst, "_heal", heal_or_fail)
-    make()
+    new_manager()
 
 
-def where_a_worker_falls(make, monkeypatch, **_):
-    manager = make(worker_count=1, max_worker_count=1)
+def where_a_worker_falls(new_manager, monkeypatch, **_):
+    manager = new_manager(worker_count=1, max_worker_count=1)
     assert manager.wait_ready(PATIENCE)
     (worker,) = manager._engine.crew.members
     monkeypatch.setattr(type(worker), "_failed", fails("here"))
     manager.submit(fails("a task")).exception(PATIENCE)
 
 
-def where_no_thread_starts(make, monkeypatch, **_):
+def where_no_thread_starts(new_manager, monkeypatch, **_):
     start, left = threading.Thread.start, [1]
 
     def start_or_fail(thread):
@@ -300,7 +300,7 @@ def where_no_thread_starts(make, monkeypatch, **_):
         start(thread)
 
     monkeypatch.setattr(threading.Thread, "start", start_or_fail)
-    make()
+    new_manager()
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
@@ -319,10 +319,10 @@ def where_no_thread_starts(make, monkeypatch, **_):
         where_no_thread_starts,
     ],
 )
-def test_every_record_about_an_exception_carries_it(make, factory, records, monkeypatch, scene):
+def test_every_record_about_an_exception_carries_it(new_manager, factory, records, monkeypatch, scene):
     logger = logging.getLogger("tasker")
     scene(
-        make=lambda **options: make(logger=logger, **options),
+        new_manager=lambda **options: new_manager(logger=logger, **options),
         factory=factory,
         monkeypatch=monkeypatch,
     )

@@ -28,28 +28,28 @@ KINDS = ("", "_once", "_with_priority", "_with_priority_once")
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_blocking_methods_return_the_result_of_the_task(make, kind):
-    manager = make()
+def test_blocking_methods_return_the_result_of_the_task(new_manager, kind):
+    manager = new_manager()
     method = getattr(manager, f"queue_task{kind}")
     assert method(lambda resource, a, b: (resource.alive, a, b), 1, "x") == (True, 1, "x")
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_blocking_methods_raise_the_task_s_own_exception(make, kind):
+def test_blocking_methods_raise_the_task_s_own_exception(new_manager, kind):
     error = LookupError("mine")
 
     def fail(resource):
         raise error
 
     with pytest.raises(LookupError) as caught:
-        getattr(make(), f"queue_task{kind}")(fail)
+        getattr(new_manager(), f"queue_task{kind}")(fail)
     assert caught.value is error
     assert not hasattr(error, "__notes__")
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_async_methods_return_a_standard_future(make, kind):
-    future = getattr(make(), f"queue_task{kind}_async")(lambda resource: [1])
+def test_async_methods_return_a_standard_future(new_manager, kind):
+    future = getattr(new_manager(), f"queue_task{kind}_async")(lambda resource: [1])
     assert isinstance(future, TaskFuture)
     assert isinstance(future, Future)
     assert future.result(PATIENCE) == [1]
@@ -57,8 +57,8 @@ def test_async_methods_return_a_standard_future(make, kind):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_callback_methods_call_back_once_with_result_or_error(make, kind):
-    manager = make()
+def test_callback_methods_call_back_once_with_result_or_error(new_manager, kind):
+    manager = new_manager()
     calls = []
     error = ValueError("mine")
 
@@ -73,8 +73,8 @@ def test_callback_methods_call_back_once_with_result_or_error(make, kind):
     assert calls == [(2, None), (None, error)]
 
 
-def test_a_callback_never_runs_in_the_submitter_s_thread(make):
-    manager = make()
+def test_a_callback_never_runs_in_the_submitter_s_thread(new_manager):
+    manager = new_manager()
     threads = []
     for _ in range(300):
         manager.queue_task_with_callback(lambda resource: 0, lambda *_: threads.append(threading.current_thread()))
@@ -83,14 +83,14 @@ def test_a_callback_never_runs_in_the_submitter_s_thread(make):
     assert threading.current_thread() not in threads
 
 
-def test_the_same_callable_can_be_submitted_again_and_again(make):
-    manager = make()
+def test_the_same_callable_can_be_submitted_again_and_again(new_manager):
+    manager = new_manager()
     task = lambda resource, x: x  # noqa: E731
     assert [manager.queue_task(task, i) for i in range(50)] == list(range(50))
 
 
-def test_a_task_that_requires_one_more_argument_gets_a_context_first(make):
-    manager = make(ctx=with_value(background(), "user", "anna"))
+def test_a_task_that_requires_one_more_argument_gets_a_context_first(new_manager):
+    manager = new_manager(ctx=with_value(background(), "user", "anna"))
     seen = manager.queue_task(lambda ctx, resource, x: (ctx.value("user"), ctx.deadline(), ctx.err(), x), 7)
     assert seen == ("anna", None, None, 7)
     assert manager.queue_task(lambda resource, x=3: x) == 3
@@ -98,9 +98,9 @@ def test_a_task_that_requires_one_more_argument_gets_a_context_first(make):
     assert manager.run_task(lambda ctx, resource: ctx.remaining()) is None
 
 
-def test_a_task_with_a_timeout_sees_its_deadline(make):
+def test_a_task_with_a_timeout_sees_its_deadline(new_manager):
     before = time.monotonic()
-    deadline = make().queue_task(lambda ctx, resource: ctx.deadline(), timeout=100)
+    deadline = new_manager().queue_task(lambda ctx, resource: ctx.deadline(), timeout=100)
     assert before + 100 <= deadline <= time.monotonic() + 100
 
 
@@ -109,40 +109,40 @@ def test_a_task_with_a_timeout_sees_its_deadline(make):
     [None, 5, "name", lambda: 0, lambda ctx, r, a, b: 0, lambda r, *, key: 0],
     ids=["None", "int", "str", "takes nothing", "wants too much", "wants a keyword"],
 )
-def test_what_cannot_be_called_is_refused_at_submission(make, bad):
-    manager = make()
+def test_what_cannot_be_called_is_refused_at_submission(new_manager, bad):
+    manager = new_manager()
     for method in (manager.submit, manager.queue_task, manager.queue_task_with_priority_async, manager.run_task):
         with pytest.raises(TypeError):
             method(bad)
     assert manager.metrics().total_tasks_arrived == 0
 
 
-def test_coroutine_functions_are_refused_with_a_hint(make):
+def test_coroutine_functions_are_refused_with_a_hint(new_manager):
     async def task(resource):
         raise AssertionError
 
-    manager = make()
+    manager = new_manager()
     for method in (manager.submit, manager.run_task):
         with pytest.raises(TypeError, match="asyncio"):
             method(task)
 
 
 @pytest.mark.parametrize("wrong", [0, -1, float("nan"), "5", True, []], ids=repr)
-def test_a_wrong_timeout_is_refused_at_submission(make, wrong):
-    manager = make()
+def test_a_wrong_timeout_is_refused_at_submission(new_manager, wrong):
+    manager = new_manager()
     with pytest.raises(ConfigError, match="timeout"):
         manager.submit(lambda resource: 0, timeout=wrong)
     assert manager.metrics().total_tasks_arrived == 0
 
 
-def test_a_wrong_queue_timeout_is_refused_at_submission(make):
+def test_a_wrong_queue_timeout_is_refused_at_submission(new_manager):
     with pytest.raises(ConfigError, match="queue_timeout"):
-        make().submit(lambda resource: 0, queue_timeout=-1)
+        new_manager().submit(lambda resource: 0, queue_timeout=-1)
 
 
-def test_a_callback_that_cannot_be_called_is_refused_at_submission(make):
+def test_a_callback_that_cannot_be_called_is_refused_at_submission(new_manager):
     with pytest.raises(TypeError, match="callback"):
-        make().queue_task_with_callback(lambda resource: 0, None)
+        new_manager().queue_task_with_callback(lambda resource: 0, None)
 
 
 def test_only_a_config_makes_a_manager():
@@ -150,15 +150,15 @@ def test_only_a_config_makes_a_manager():
         TaskManager({"worker_count": 1})
 
 
-def test_base_workers_run_truly_at_the_same_time(make):
+def test_base_workers_run_truly_at_the_same_time(new_manager):
     rendezvous = threading.Barrier(4)
-    manager = make(worker_count=4, max_worker_count=4)
+    manager = new_manager(worker_count=4, max_worker_count=4)
     futures = [manager.submit(lambda resource: rendezvous.wait(PATIENCE)) for _ in range(4)]
     assert sorted(future.result(PATIENCE) for future in futures) == [0, 1, 2, 3]
 
 
-def test_priority_goes_before_main_and_each_lane_is_first_in_first_out(make):
-    manager = make(worker_count=1, max_worker_count=1)
+def test_priority_goes_before_main_and_each_lane_is_first_in_first_out(new_manager):
+    manager = new_manager(worker_count=1, max_worker_count=1)
     gate, order = threading.Event(), []
     manager.submit(lambda resource: gate.wait(PATIENCE))
     for i in range(5):
@@ -170,8 +170,8 @@ def test_priority_goes_before_main_and_each_lane_is_first_in_first_out(make):
     assert order == [("priority", i) for i in range(5)] + [("main", i) for i in range(5)]
 
 
-def test_join_waits_for_tasks_and_their_callbacks(make):
-    manager = make()
+def test_join_waits_for_tasks_and_their_callbacks(new_manager):
+    manager = new_manager()
     gate, called = threading.Event(), []
 
     def callback(result, error):
@@ -187,20 +187,20 @@ def test_join_waits_for_tasks_and_their_callbacks(make):
     assert manager.queue_task(lambda resource: "still open") == "still open"
 
 
-def test_join_from_an_own_task_is_refused_instead_of_waiting_for_itself(make):
-    manager = make()
+def test_join_from_an_own_task_is_refused_instead_of_waiting_for_itself(new_manager):
+    manager = new_manager()
     with pytest.raises(PoolDeadlockError, match="join"):
         manager.queue_task(lambda resource: manager.join())
 
 
-def test_wait_ready_waits_for_the_resources_of_the_base_workers(make, factory):
+def test_wait_ready_waits_for_the_resources_of_the_base_workers(new_manager, factory):
     gate = threading.Event()
 
     def create():
         gate.wait(PATIENCE)
         return factory.create()
 
-    manager = make(worker_count=3, on_create=create)
+    manager = new_manager(worker_count=3, on_create=create)
     assert manager.wait_ready(0.01) is False
     assert manager.stats().creating_workers == 3
     gate.set()
@@ -209,9 +209,9 @@ def test_wait_ready_waits_for_the_resources_of_the_base_workers(make, factory):
     assert factory.live == 3
 
 
-def test_stats_say_what_each_worker_and_lane_does(make, factory):
+def test_stats_say_what_each_worker_and_lane_does(new_manager, factory):
     factory.any_thread = True  # the pool's resource is destroyed by whoever closes
-    manager = make(worker_count=2, max_worker_count=2, resource_pool_size=1)
+    manager = new_manager(worker_count=2, max_worker_count=2, resource_pool_size=1)
     assert manager.wait_ready(PATIENCE)
     eventually(lambda: manager.stats().idle_workers == 2)
     assert manager.stats() == TaskStats(base_workers=2, active_workers=2, idle_workers=2, available_resources=1)
@@ -230,8 +230,8 @@ def test_stats_say_what_each_worker_and_lane_does(make, factory):
     eventually(lambda: manager.stats().idle_workers == 2)
 
 
-def test_metrics_equal_reality(make):
-    manager = make(worker_count=3)
+def test_metrics_equal_reality(new_manager):
+    manager = new_manager(worker_count=3)
     assert manager.metrics() == TaskMetrics()
 
     def fail(resource):
@@ -252,16 +252,16 @@ def test_metrics_equal_reality(make):
     assert metrics.p95_execution_time <= metrics.p99_execution_time <= metrics.max_execution_time
 
 
-def test_a_result_is_recorded_before_whoever_waits_for_it_is_woken(make):
-    manager = make()
+def test_a_result_is_recorded_before_whoever_waits_for_it_is_woken(new_manager):
+    manager = new_manager()
     for done in range(1, 200):
         manager.queue_task(lambda resource: 0)
         assert manager.metrics().total_tasks_completed == done
 
 
 @pytest.mark.parametrize("fails", [False, True])
-def test_a_callback_finds_its_task_counted(make, fails):
-    manager = make()
+def test_a_callback_finds_its_task_counted(new_manager, fails):
+    manager = new_manager()
     gate, seen = threading.Event(), []
 
     def task(resource):
@@ -279,8 +279,8 @@ def test_a_callback_finds_its_task_counted(make, fails):
     assert seen == [(0, 1) if fails else (1, 0)]
 
 
-def test_a_backlog_grows_the_pool_and_quiet_shrinks_it_to_its_base(make, factory):
-    manager = make(worker_count=2, max_worker_count=6, burst_interval=0.02)
+def test_a_backlog_grows_the_pool_and_quiet_shrinks_it_to_its_base(new_manager, factory):
+    manager = new_manager(worker_count=2, max_worker_count=6, burst_interval=0.02)
     gate = threading.Event()
     futures = [manager.submit(lambda resource: gate.wait(PATIENCE)) for _ in range(60)]
     eventually(lambda: manager.stats().active_workers == 6)
@@ -292,8 +292,8 @@ def test_a_backlog_grows_the_pool_and_quiet_shrinks_it_to_its_base(make, factory
     assert factory.live == 2
 
 
-def test_an_interval_of_zero_turns_scaling_off(make):
-    manager = make(worker_count=1, max_worker_count=8, burst_interval=0)
+def test_an_interval_of_zero_turns_scaling_off(new_manager):
+    manager = new_manager(worker_count=1, max_worker_count=8, burst_interval=0)
     gate = threading.Event()
     futures = [manager.submit(lambda resource: gate.wait(PATIENCE)) for _ in range(30)]
     ticks = manager._engine.figures._samples
@@ -304,8 +304,8 @@ def test_an_interval_of_zero_turns_scaling_off(make):
     assert all(future.result(PATIENCE) for future in futures)
 
 
-def test_the_threshold_rule_hires_its_number_at_once(make):
-    manager = make(worker_count=1, burst_task_threshold=3, burst_worker_count=2, burst_interval=0.02)
+def test_the_threshold_rule_hires_its_number_at_once(new_manager):
+    manager = new_manager(worker_count=1, burst_task_threshold=3, burst_worker_count=2, burst_interval=0.02)
     gate = threading.Event()
     futures = [manager.submit(lambda resource: gate.wait(PATIENCE)) for _ in range(20)]
     eventually(lambda: manager.stats().active_workers == 3)
@@ -313,8 +313,8 @@ def test_the_threshold_rule_hires_its_number_at_once(make):
     assert all(future.result(PATIENCE) for future in futures)
 
 
-def test_a_full_queue_refuses_at_once_or_waits_for_room(make):
-    manager = make(worker_count=1, max_worker_count=1, queue_size=2)
+def test_a_full_queue_refuses_at_once_or_waits_for_room(new_manager):
+    manager = new_manager(worker_count=1, max_worker_count=1, queue_size=2)
     gate = threading.Event()
     first = manager.submit(lambda resource: gate.wait(PATIENCE))
     eventually(lambda: manager.stats().running_tasks == 1)
@@ -334,8 +334,8 @@ def test_a_full_queue_refuses_at_once_or_waits_for_room(make):
     assert [first.result(PATIENCE), *(f.result(PATIENCE) for f in waiting)] == [True, "main", "priority"]
 
 
-def test_a_cancelled_task_gives_its_slot_back_at_once(make):
-    manager = make(worker_count=1, max_worker_count=1, queue_size=1)
+def test_a_cancelled_task_gives_its_slot_back_at_once(new_manager):
+    manager = new_manager(worker_count=1, max_worker_count=1, queue_size=1)
     gate = threading.Event()
     manager.submit(lambda resource: gate.wait(PATIENCE))
     eventually(lambda: manager.stats().running_tasks == 1)
@@ -346,8 +346,8 @@ def test_a_cancelled_task_gives_its_slot_back_at_once(make):
     assert last.result(PATIENCE) == "last"
 
 
-def test_a_task_that_meets_a_full_queue_of_its_own_manager_is_refused_at_once(make):
-    manager = make(worker_count=1, max_worker_count=1, queue_size=1)
+def test_a_task_that_meets_a_full_queue_of_its_own_manager_is_refused_at_once(new_manager):
+    manager = new_manager(worker_count=1, max_worker_count=1, queue_size=1)
 
     def task(resource):
         manager.submit(lambda resource: 0)
@@ -358,14 +358,14 @@ def test_a_task_that_meets_a_full_queue_of_its_own_manager_is_refused_at_once(ma
     assert manager.submit(task).result(PATIENCE) == "refused"
 
 
-def test_a_task_may_submit_to_its_own_manager_without_waiting(make):
-    manager = make(worker_count=1, max_worker_count=1)
+def test_a_task_may_submit_to_its_own_manager_without_waiting(new_manager):
+    manager = new_manager(worker_count=1, max_worker_count=1)
     inner = manager.queue_task(lambda resource: manager.submit(lambda resource: "inner"))
     assert inner.result(PATIENCE) == "inner"
 
 
-def test_nested_blocking_waits_work_up_to_one_less_than_the_workers(make):
-    manager = make(worker_count=4, max_worker_count=4)
+def test_nested_blocking_waits_work_up_to_one_less_than_the_workers(new_manager):
+    manager = new_manager(worker_count=4, max_worker_count=4)
 
     def nest(resource, depth):
         return 0 if depth == 0 else 1 + manager.queue_task(nest, depth - 1)
@@ -373,7 +373,7 @@ def test_nested_blocking_waits_work_up_to_one_less_than_the_workers(make):
     assert manager.queue_task(nest, 3) == 3
 
 
-def test_user_objects_are_told_of_every_event(make):
+def test_user_objects_are_told_of_every_event(new_manager):
     class Collector:
         def __init__(self):
             self.events = []
@@ -397,7 +397,7 @@ def test_user_objects_are_told_of_every_event(make):
             return self.answer
 
     collector = Collector()
-    manager = make(collector=collector)
+    manager = new_manager(collector=collector)
     manager.queue_task(lambda resource: 0)
     with contextlib.suppress(KeyError):
         manager.queue_task(lambda resource: {}[0])
@@ -408,23 +408,23 @@ def test_user_objects_are_told_of_every_event(make):
     assert manager.metrics() is collector.answer
 
 
-def test_one_resource_is_shared_with_nobody_whatever_the_load(make, factory):
-    manager = make(worker_count=3, max_worker_count=8, burst_interval=0.01)
+def test_one_resource_is_shared_with_nobody_whatever_the_load(new_manager, factory):
+    manager = new_manager(worker_count=3, max_worker_count=8, burst_interval=0.01)
     task = factory.use(lambda resource, x: x * 2)
     futures = [manager.submit(task, i, priority=i % 3 == 0) for i in range(3000)]
     assert [future.result(PATIENCE) for future in futures] == [i * 2 for i in range(3000)]
 
 
-def test_repr_names_the_manager_and_its_state(make):
-    manager = make(name="printer")
+def test_repr_names_the_manager_and_its_state(new_manager):
+    manager = new_manager(name="printer")
     assert "printer" in repr(manager)
     assert "open" in repr(manager)
     manager.stop()
     assert "closed" in repr(manager)
 
 
-def test_thread_names_carry_the_manager_s_name(make):
-    manager = make(name="printer")
+def test_thread_names_carry_the_manager_s_name(new_manager):
+    manager = new_manager(name="printer")
     assert manager.queue_task(lambda resource: threading.current_thread().name).startswith("printer-worker-")
 
 
@@ -436,11 +436,11 @@ def test_config_is_kept_as_given():
     assert config.resource_pool_size is None
 
 
-def test_the_log_names_the_callback_that_raised(make, log):
+def test_the_log_names_the_callback_that_raised(new_manager, log):
     def note_delivery(result, error):
         raise LookupError
 
-    manager = make()
+    manager = new_manager()
     manager.queue_task_with_callback(lambda resource: 1, note_delivery)
     manager.stop()
     (line,) = log.loud()

@@ -694,8 +694,10 @@ def test_a_storm_of_signals_that_count_and_look_loses_nothing():
     assert collector.unfinished() == 0
 
 
-def test_a_worker_that_is_held_up_with_a_dead_entry_in_its_hand_is_not_taken_for_a_wrong_count(make, monkeypatch):
-    manager = make(worker_count=1, max_worker_count=1)
+def test_a_worker_that_is_held_up_with_a_dead_entry_in_its_hand_is_not_taken_for_a_wrong_count(
+    new_manager, monkeypatch
+):
+    manager = new_manager(worker_count=1, max_worker_count=1)
     engine, gate, held, drops = manager._engine, threading.Event(), threading.Event(), threading.Event()
     drop = engine.queue.drop
 
@@ -718,8 +720,8 @@ def test_a_worker_that_is_held_up_with_a_dead_entry_in_its_hand_is_not_taken_for
     assert manager.metrics().total_tasks_arrived == 2
 
 
-def test_dead_entries_that_an_error_has_counted_too_often_are_forgotten_where_nothing_runs(make):
-    manager = make(worker_count=1, max_worker_count=1)
+def test_dead_entries_that_an_error_has_counted_too_often_are_forgotten_where_nothing_runs(new_manager):
+    manager = new_manager(worker_count=1, max_worker_count=1)
     manager.queue_task(id)
     manager._engine.queue._dead[True] += 1
     manager._engine.queue.stir()

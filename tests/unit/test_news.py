@@ -25,8 +25,8 @@ def sick(resource):
     raise Sick
 
 
-def test_the_life_of_a_manager_is_told_as_info(make, log):
-    manager = make(name="main", worker_count=2, max_worker_count=3)
+def test_the_life_of_a_manager_is_told_as_info(new_manager, log):
+    manager = new_manager(name="main", worker_count=2, max_worker_count=3)
     assert manager.wait_ready(PATIENCE)
     assert manager.queue_task(lambda resource: 1) == 1
     assert isinstance(manager.submit(lambda resource: 1 / 0).exception(PATIENCE), ZeroDivisionError)
@@ -42,16 +42,16 @@ def test_the_life_of_a_manager_is_told_as_info(make, log):
     assert log.loud() == []
 
 
-def test_the_end_is_told_before_stop_returns(make, log):
+def test_the_end_is_told_before_stop_returns(new_manager, log):
     for _ in range(20):
-        manager = make()
+        manager = new_manager()
         manager.stop()
         assert "stopped" in infos(log)[-1]
     assert sum("stopped" in line for line in infos(log)) == 20
 
 
-def test_a_kill_is_told_also_when_it_overtakes_a_stop(make, log):
-    manager = make(name="main", worker_count=1, max_worker_count=1)
+def test_a_kill_is_told_also_when_it_overtakes_a_stop(new_manager, log):
+    manager = new_manager(name="main", worker_count=1, max_worker_count=1)
     future = manager.submit(lambda ctx, resource: ctx.wait(PATIENCE))
     eventually(future.running)
     waiting = manager.submit(lambda resource: 0)
@@ -67,8 +67,8 @@ def test_a_kill_is_told_also_when_it_overtakes_a_stop(make, log):
     assert waiting.cancelled() or waiting.exception() is not None
 
 
-def test_a_resource_that_is_replaced_is_told_with_its_worker_and_the_error(make, log):
-    manager = make(name="main", worker_count=1, max_worker_count=1)
+def test_a_resource_that_is_replaced_is_told_with_its_worker_and_the_error(new_manager, log):
+    manager = new_manager(name="main", worker_count=1, max_worker_count=1)
     assert manager.wait_ready(PATIENCE)
     assert isinstance(manager.submit(sick, once=True).exception(PATIENCE), Sick)
     assert manager.queue_task(lambda resource: resource.number) == 1
@@ -81,7 +81,7 @@ def test_a_resource_that_is_replaced_is_told_with_its_worker_and_the_error(make,
     assert any(line.startswith("main, run_task: the resource is broken") for line in infos(log))
 
 
-def test_whoever_waits_for_a_task_is_told_before_a_logger_that_blocks_hears_of_its_resource(make, factory):
+def test_whoever_waits_for_a_task_is_told_before_a_logger_that_blocks_hears_of_its_resource(new_manager, factory):
     gate, reached = threading.Event(), threading.Event()
 
     class Blocking(Log):
@@ -90,7 +90,7 @@ def test_whoever_waits_for_a_task_is_told_before_a_logger_that_blocks_hears_of_i
                 reached.set()
                 assert gate.wait(PATIENCE)
 
-    manager = make(worker_count=2, max_worker_count=2, logger=Blocking())
+    manager = new_manager(worker_count=2, max_worker_count=2, logger=Blocking())
     try:
         assert isinstance(manager.submit(sick, once=True).exception(PATIENCE), Sick)
         assert reached.wait(PATIENCE)
@@ -99,8 +99,8 @@ def test_whoever_waits_for_a_task_is_told_before_a_logger_that_blocks_hears_of_i
         gate.set()
 
 
-def test_hiring_and_retiring_is_told(make, log):
-    manager = make(worker_count=1, max_worker_count=3, burst_interval=0.01, name="main")
+def test_hiring_and_retiring_is_told(new_manager, log):
+    manager = new_manager(worker_count=1, max_worker_count=3, burst_interval=0.01, name="main")
     gate = threading.Event()
     futures = [manager.submit(lambda resource: gate.wait(PATIENCE)) for _ in range(20)]
     eventually(lambda: any("hired" in line for line in infos(log)))
@@ -137,9 +137,9 @@ def settled_soon(monkeypatch):
     monkeypatch.setattr(tasker.recurring, "SETTLED", 0.05)
 
 
-def test_the_end_of_an_outage_is_told_with_the_count(make, factory, log, short_pauses, settled_soon):
+def test_the_end_of_an_outage_is_told_with_the_count(new_manager, factory, log, short_pauses, settled_soon):
     factory.fail_next = [OSError("down")] * 20
-    manager = make(name="main", worker_count=4, max_worker_count=4)
+    manager = new_manager(name="main", worker_count=4, max_worker_count=4)
     assert manager.wait_ready(PATIENCE)
     eventually(lambda: len(log.loud()) == 2, "the end of the outage")
     begin, end = log.loud()
@@ -149,24 +149,24 @@ def test_the_end_of_an_outage_is_told_with_the_count(make, factory, log, short_p
     assert len(log.loud()) == 2
 
 
-def test_an_outage_that_is_over_when_the_manager_stops_is_told_to_be_over(make, factory, log, short_pauses):
+def test_an_outage_that_is_over_when_the_manager_stops_is_told_to_be_over(new_manager, factory, log, short_pauses):
     factory.fail_next = [OSError("down")]
-    manager = make(name="main", worker_count=1, max_worker_count=1)
+    manager = new_manager(name="main", worker_count=1, max_worker_count=1)
     assert manager.wait_ready(PATIENCE)
     manager.stop()
     assert log.loud()[1:] == ["main: resources are made again after 1 failure in 0.0 s"]
 
 
-def test_a_manager_that_is_closed_in_an_outage_says_so(make, factory, log, short_pauses):
+def test_a_manager_that_is_closed_in_an_outage_says_so(new_manager, factory, log, short_pauses):
     factory.fail_always = OSError("down")
-    manager = make(name="main", worker_count=1, max_worker_count=1)
+    manager = new_manager(name="main", worker_count=1, max_worker_count=1)
     eventually(log.loud)
     manager.kill()
     assert log.loud()[-1].startswith("main: closed in an outage, after ")
 
 
-def test_an_outage_with_one_resource_left_is_not_over(make, factory, log, short_pauses, settled_soon):
-    manager = make(name="main", worker_count=1, max_worker_count=2, burst_interval=0)
+def test_an_outage_with_one_resource_left_is_not_over(new_manager, factory, log, short_pauses, settled_soon):
+    manager = new_manager(name="main", worker_count=1, max_worker_count=2, burst_interval=0)
     assert manager.wait_ready(PATIENCE)
     factory.fail_always = OSError("down")
     manager._engine.crew.hire(1)
@@ -181,9 +181,9 @@ def test_an_outage_with_one_resource_left_is_not_over(make, factory, log, short_
     eventually(lambda: len(log.loud()) == 2)
 
 
-def test_a_pool_does_not_rest_before_its_outage_is_over(make, factory, log, short_pauses):
+def test_a_pool_does_not_rest_before_its_outage_is_over(new_manager, factory, log, short_pauses):
     factory.fail_next = [OSError("down")]
-    manager = make(worker_count=1, max_worker_count=1)
+    manager = new_manager(worker_count=1, max_worker_count=1)
     assert manager.wait_ready(PATIENCE)
     assert not manager._engine.burst._is_quiet()
     manager._engine.logger.faults.all()
@@ -202,7 +202,7 @@ def fails(what):
 
 @pytest.mark.parametrize("where", ["check_health", "on_destroy", "collector", "callback", "lambda"])
 def test_of_a_hook_that_raises_each_time_the_first_is_told_and_at_the_end_how_many(
-    make, factory, log, where, no_pauses
+    new_manager, factory, log, where, no_pauses
 ):
     class Collector:
         def __getattr__(self, name):
@@ -213,7 +213,7 @@ def test_of_a_hook_that_raises_each_time_the_first_is_told_and_at_the_end_how_ma
         "on_destroy": {"on_destroy": lambda resource: (factory.destroy(resource), fails("here")())},
         "collector": {"collector": Collector()},
     }
-    manager = make(name="main", worker_count=1, max_worker_count=1, **options.get(where, {}))
+    manager = new_manager(name="main", worker_count=1, max_worker_count=1, **options.get(where, {}))
     for _ in range(30):
         future = manager.submit(sick, once=True)
         if where == "callback":
@@ -229,8 +229,8 @@ def test_of_a_hook_that_raises_each_time_the_first_is_told_and_at_the_end_how_ma
     assert " times in " in end
 
 
-def test_different_callbacks_are_different_faults(make, log):
-    manager = make()
+def test_different_callbacks_are_different_faults(new_manager, log):
+    manager = new_manager()
     for _ in range(2):
         for what in ("one", "two"):
             future = manager.submit(lambda resource: 0)
@@ -249,8 +249,8 @@ def TWO(done):
     raise ValueError("the second callback")
 
 
-def test_failures_that_nobody_looked_at_are_each_told(make, log):
-    manager = make()
+def test_failures_that_nobody_looked_at_are_each_told(new_manager, log):
+    manager = new_manager()
     for _ in range(5):
         manager.submit(lambda resource: 1 / 0)
     manager.stop()
@@ -261,7 +261,7 @@ def test_failures_that_nobody_looked_at_are_each_told(make, log):
 # -- threads and locks -----------------------------------------------------------------------------------------------
 
 
-def test_nothing_is_logged_under_a_lock_or_by_a_thread_that_serves_others(make, factory, short_pauses):
+def test_nothing_is_logged_under_a_lock_or_by_a_thread_that_serves_others(new_manager, factory, short_pauses):
     engines, wrong, told = [], [], set()
 
     class Watching(Log):
@@ -275,7 +275,7 @@ def test_nothing_is_logged_under_a_lock_or_by_a_thread_that_serves_others(make, 
 
     factory.fail_next = [OSError("down")] * 3
     options = {"on_destroy": lambda resource: (factory.destroy(resource), fails("on_destroy")())}
-    manager = make(logger=Watching(), worker_count=2, max_worker_count=6, burst_interval=0.01, **options)
+    manager = new_manager(logger=Watching(), worker_count=2, max_worker_count=6, burst_interval=0.01, **options)
     engines.append(manager._engine)
     assert manager.wait_ready(PATIENCE)
     futures = [manager.submit((lambda resource: time.sleep(0.005)) if number % 5 else sick) for number in range(60)]
@@ -289,8 +289,8 @@ def test_nothing_is_logged_under_a_lock_or_by_a_thread_that_serves_others(make, 
     assert told == {"debug", "info", "warning", "error"}
 
 
-def test_a_signal_handler_that_interrupts_the_counting_of_a_fault_does_not_wait_for_the_closing(make):
-    manager = make()
+def test_a_signal_handler_that_interrupts_the_counting_of_a_fault_does_not_wait_for_the_closing(new_manager):
+    manager = new_manager()
     for faults in (manager._engine.logger.faults, ours.faults):
         with faults._lock:
             assert manager._engine.closing_needs_this_thread()
@@ -344,11 +344,11 @@ def test_of_any_other_logger_nothing_is_known(logger):
     assert not GuardedLogger(logger).drops("info")
 
 
-def test_no_thread_is_started_to_tell_a_standard_logger_what_it_drops(make, monkeypatch):
+def test_no_thread_is_started_to_tell_a_standard_logger_what_it_drops(new_manager, monkeypatch):
     started = []
     start = threading.Thread.start
     monkeypatch.setattr(threading.Thread, "start", lambda thread: (started.append(thread.name), start(thread)))
-    manager = make(name="main", logger=logging.Logger("silent", logging.WARNING))
+    manager = new_manager(name="main", logger=logging.Logger("silent", logging.WARNING))
     manager.queue_task(lambda resource: 0)
     manager.stop()
     assert not any("-aside" in name for name in started)

@@ -540,8 +540,8 @@ def test_what_is_there_after_giving_way_is_not_slept_for(way, monkeypatch):
     assert not seat._lock.acquire(timeout=0)  # the wake-up is used up: the next sleep is a sleep
 
 
-def test_a_caller_whose_task_ends_while_it_gives_way_makes_nothing_to_sleep_on(make, monkeypatch):
-    made, manager = [], make(worker_count=1)
+def test_a_caller_whose_task_ends_while_it_gives_way_makes_nothing_to_sleep_on(new_manager, monkeypatch):
+    made, manager = [], new_manager(worker_count=1)
     manager.wait_ready(PATIENCE)
     done = threading.Event()
     monkeypatch.setattr(tasker.future, "new_sleeper", lambda: made.append(1) or parking.new_sleeper())
@@ -552,9 +552,9 @@ def test_a_caller_whose_task_ends_while_it_gives_way_makes_nothing_to_sleep_on(m
     assert made == []
 
 
-def test_a_caller_who_only_looks_gives_way_to_nobody(make, way):
+def test_a_caller_who_only_looks_gives_way_to_nobody(new_manager, way):
     gate = threading.Event()
-    future = make(worker_count=1).submit(lambda resource: gate.wait(PATIENCE))
+    future = new_manager(worker_count=1).submit(lambda resource: gate.wait(PATIENCE))
     eventually(future.running)
     before = len(way.gave)
     with pytest.raises(TimeoutError):

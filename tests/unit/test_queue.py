@@ -175,8 +175,8 @@ def test_submitters_wake_one_worker_and_leave_waking_more_to_it(queue):
     assert not queue.idle.announced
 
 
-def test_a_worker_that_was_woken_for_nothing_takes_the_flag_down(make):
-    manager = make(worker_count=1)
+def test_a_worker_that_was_woken_for_nothing_takes_the_flag_down(new_manager):
+    manager = new_manager(worker_count=1)
     eventually(lambda: manager.stats().idle_workers == 1)
     engine = manager._engine
     engine.queue.waking = True

@@ -19,12 +19,12 @@ from tests.conftest import PATIENCE, Sick, eventually
 
 
 @pytest.fixture
-def pooled(make, factory):
+def pooled(new_manager, factory):
     """A manager whose single worker never gets a resource, so that every resource seen belongs to `run_task`."""
     factory.any_thread = True
 
     def make_pooled(**options):
-        return make(worker_count=1, max_worker_count=1, **options)
+        return new_manager(worker_count=1, max_worker_count=1, **options)
 
     return make_pooled
 
@@ -34,8 +34,8 @@ def test_it_runs_in_the_calling_thread_and_returns_the_result(pooled):
     assert manager.run_task(lambda resource, x: (threading.get_ident(), x), 5) == (threading.get_ident(), 5)
 
 
-def test_size_zero_makes_uses_and_destroys_in_the_calling_thread(make, factory):
-    manager = make(worker_count=1, max_worker_count=1, resource_pool_size=0)
+def test_size_zero_makes_uses_and_destroys_in_the_calling_thread(new_manager, factory):
+    manager = new_manager(worker_count=1, max_worker_count=1, resource_pool_size=0)
     resource = manager.run_task(lambda resource: resource)
     assert not resource.alive
     assert resource.thread == threading.get_ident()
@@ -65,7 +65,7 @@ def test_a_number_makes_that_many_in_the_constructor(pooled, factory):
     assert manager.stats().available_resources == 3
 
 
-def test_a_constructor_that_fails_at_the_second_creation_leaks_nothing(make, factory):
+def test_a_constructor_that_fails_at_the_second_creation_leaks_nothing(new_manager, factory):
     factory.any_thread = True
     down = OSError("down")
     before = threading.active_count()
@@ -76,7 +76,7 @@ def test_a_constructor_that_fails_at_the_second_creation_leaks_nothing(make, fac
         return factory.create()
 
     with pytest.raises(ResourceCreationError) as caught:
-        make(resource_pool_size=2, on_create=create)
+        new_manager(resource_pool_size=2, on_create=create)
     assert caught.value.__cause__ is down
     assert factory.live == 0
     assert threading.active_count() == before
@@ -204,10 +204,10 @@ def test_it_works_inside_a_task_of_the_same_manager(pooled):
     assert manager.queue_task(lambda resource: manager.run_task(lambda inner: inner is not resource)) is True
 
 
-def test_run_task_is_refused_as_soon_as_stop_has_been_called(make, monkeypatch):
+def test_run_task_is_refused_as_soon_as_stop_has_been_called(new_manager, monkeypatch):
     noticed, step = threading.Event(), Lifecycle.step
     monkeypatch.setattr(Lifecycle, "step", lambda self, began: noticed.is_set() and step(self, began))
-    manager = make(worker_count=1, max_worker_count=1)
+    manager = new_manager(worker_count=1, max_worker_count=1)
     manager.queue_task(lambda resource: manager.stop())
     try:
         with pytest.raises(TaskManagerShutdownError):

@@ -60,10 +60,10 @@ SPENT = {
 
 
 @pytest.mark.parametrize("kind", SPENT)
-def test_a_task_with_an_iterator_as_its_argument_is_not_retried_and_says_so(make, tmp_path, kind):
+def test_a_task_with_an_iterator_as_its_argument_is_not_retried_and_says_so(new_manager, tmp_path, kind):
     path = tmp_path / "lines"
     path.write_text("a\nb\n")
-    manager = make(worker_count=1, max_worker_count=1)
+    manager = new_manager(worker_count=1, max_worker_count=1)
     values = SPENT[kind](path)
     attempts = []
 
@@ -95,8 +95,8 @@ AGAIN = {
 
 
 @pytest.mark.parametrize("kind", AGAIN)
-def test_what_can_be_used_again_does_not_keep_a_task_from_its_retries(make, kind):
-    manager = make(worker_count=1, max_worker_count=1, max_retries=1)
+def test_what_can_be_used_again_does_not_keep_a_task_from_its_retries(new_manager, kind):
+    manager = new_manager(worker_count=1, max_worker_count=1, max_retries=1)
     attempts = []
 
     def use(resource, values):
@@ -132,10 +132,10 @@ def test_a_task_that_was_settled_and_emptied_meanwhile_has_no_argument():
     assert spent_argument(None, None) is None
 
 
-def test_a_task_that_is_not_to_be_retried_anyway_has_no_note(make):
-    manager = make(worker_count=1, max_worker_count=1, max_retries=0)
+def test_a_task_that_is_not_to_be_retried_anyway_has_no_note(new_manager):
+    manager = new_manager(worker_count=1, max_worker_count=1, max_retries=0)
     assert not hasattr(manager.submit(read, 1, iter([1])).exception(PATIENCE), "__notes__")
-    manager = make(worker_count=1, max_worker_count=1)
+    manager = new_manager(worker_count=1, max_worker_count=1)
     once = manager.submit(read, 1, iter([1]), once=True).exception(PATIENCE)
     healthy = manager.submit(lambda resource, values: 1 / 0, iter([1])).exception(PATIENCE)
     assert not hasattr(once, "__notes__")
@@ -151,18 +151,18 @@ NAMED = {
 
 
 @pytest.mark.parametrize("name", NAMED)
-def test_arguments_of_partials_are_looked_at(make, name):
-    future = make(worker_count=1, max_worker_count=1).submit(NAMED[name])
+def test_arguments_of_partials_are_looked_at(new_manager, name):
+    future = new_manager(worker_count=1, max_worker_count=1).submit(NAMED[name])
     assert future.exception(PATIENCE).__notes__ == [f"tasker: not retried: {name} is an iterator (list_iterator)"]
     assert future.attempts == 1
 
 
-def test_arguments_of_an_executors_calls_are_looked_at(make):
+def test_arguments_of_an_executors_calls_are_looked_at(new_manager):
     def call(first, values=None):
         next(values or first)
         raise Sick
 
-    with make(worker_count=1, max_worker_count=1).executor() as pool:
+    with new_manager(worker_count=1, max_worker_count=1).executor() as pool:
         futures = [pool.submit(call, iter([1])), pool.submit(call, 1, values=iter([1]))]
         notes = [future.exception(PATIENCE).__notes__ for future in futures]
     assert notes == [
@@ -173,8 +173,8 @@ def test_arguments_of_an_executors_calls_are_looked_at(make):
 
 
 @pytest.mark.parametrize("chunksize", [1, 2])
-def test_of_items_that_are_iterators_only_the_one_that_failed_counts(make, chunksize):
-    manager, attempts = make(worker_count=1, max_worker_count=1), []
+def test_of_items_that_are_iterators_only_the_one_that_failed_counts(new_manager, chunksize):
+    manager, attempts = new_manager(worker_count=1, max_worker_count=1), []
 
     def use(resource, item):
         attempts.append(item)
@@ -198,14 +198,14 @@ def test_of_items_that_are_iterators_only_the_one_that_failed_counts(make, chunk
 
 
 @pytest.mark.parametrize("chunksize", [1, 2])
-def test_of_an_executors_map_too(make, chunksize):
+def test_of_an_executors_map_too(new_manager, chunksize):
     attempts = []
 
     def spoil(item, other):
         attempts.append(next(item))
         raise Sick
 
-    with make(worker_count=1, max_worker_count=1).executor() as pool:
+    with new_manager(worker_count=1, max_worker_count=1).executor() as pool:
         results = pool.map(spoil, [iter([1, 2])], [iter([3])], chunksize=chunksize)
         with pytest.raises(Sick) as caught:
             next(results)

@@ -193,8 +193,8 @@ def test_what_is_no_function_is_refused_before_it(instrumentation, executor):
     assert instrumentation.calls == []
 
 
-def test_a_submission_that_waits_for_room_holds_up_no_other_pool(instrumentation, make, block):
-    manager = make(worker_count=1, max_worker_count=1, queue_size=1)
+def test_a_submission_that_waits_for_room_holds_up_no_other_pool(instrumentation, new_manager, block):
+    manager = new_manager(worker_count=1, max_worker_count=1, queue_size=1)
     view = manager.executor()
     gate = block(view, 1)
     view.submit(int)
@@ -283,14 +283,14 @@ def test_one_that_was_there_before_tasker_is_heeded_and_can_go():
     assert program.returncode == 0, program.stderr
 
 
-def test_calls_that_leave_the_process_go_without(make):
+def test_calls_that_leave_the_process_go_without(new_manager):
     """What tracers make of a function refers to things of this process."""
     lock = threading.Lock()
     before = Standard.submit
     with mock.patch.object(
         Standard, "submit", lambda self, fn, *args: before(self, lambda *args: lock and fn(*args), *args)
     ):
-        view = make(worker_count=1, max_worker_count=1).executor()
+        view = new_manager(worker_count=1, max_worker_count=1).executor()
         assert view.submit(pow, 2, 3).result(PATIENCE) == 8
         with mock.patch.object(view._task_engine, "packs", True):  # as one of child processes
             assert view._submits_itself()
@@ -469,8 +469,8 @@ def test_a_chunk_of_a_map_is_taken_out_as_one_call(executor, block):
     gate.set()
 
 
-def test_from_the_queue_of_a_view_its_own_calls_alone_are_taken(make, block):
-    manager = make(worker_count=1, max_worker_count=1)
+def test_from_the_queue_of_a_view_its_own_calls_alone_are_taken(new_manager, block):
+    manager = new_manager(worker_count=1, max_worker_count=1)
     view, other = manager.executor(), manager.executor()
     gate = block(view, 1)
     another = other.submit(int), manager.submit(lambda resource: 0)
@@ -625,9 +625,11 @@ def test_a_closed_pool_does_not_become_bigger():
     assert pool._threads == set()
 
 
-def test_a_view_says_how_many_workers_its_manager_may_have_and_takes_no_other_number(make):
-    assert make(worker_count=2, max_worker_count=6).executor()._max_workers == 2  # it does not scale: burst_interval=0
-    view = make(worker_count=2, max_worker_count=6, burst_interval=1.0).executor()
+def test_a_view_says_how_many_workers_its_manager_may_have_and_takes_no_other_number(new_manager):
+    assert (
+        new_manager(worker_count=2, max_worker_count=6).executor()._max_workers == 2
+    )  # it does not scale: burst_interval=0
+    view = new_manager(worker_count=2, max_worker_count=6, burst_interval=1.0).executor()
     assert view._max_workers == 6
     with pytest.raises(AttributeError, match="max_worker_count"):
         view._max_workers = 8
@@ -686,8 +688,8 @@ def test_a_pool_with_an_adjustment_is_collected_when_it_is_forgotten(no_collecti
 # -- where a ThreadPoolExecutor is asked for ---------------------------------------------------------------------------
 
 
-def test_a_view_is_taken_as_the_default_executor_of_a_loop(make):
-    manager = make(worker_count=2)
+def test_a_view_is_taken_as_the_default_executor_of_a_loop(new_manager):
+    manager = new_manager(worker_count=2)
 
     async def main():
         asyncio.get_running_loop().set_default_executor(manager.executor())

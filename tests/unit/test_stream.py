@@ -182,14 +182,14 @@ def in_thread(fn):
 
 @EVERY_KIND
 @pytest.mark.parametrize("count", [0, 1, 7, 100])
-def test_every_item_has_its_result(make, kind, count):
-    results = list(make(worker_count=3).map(double, range(count), **kind))
+def test_every_item_has_its_result(new_manager, kind, count):
+    results = list(new_manager(worker_count=3).map(double, range(count), **kind))
     assert (results if kind.get("ordered", True) else sorted(results)) == [2 * i for i in range(count)]
 
 
 @CHUNKS
-def test_the_context_comes_first_if_the_function_requires_it(make, chunksize):
-    manager = make()
+def test_the_context_comes_first_if_the_function_requires_it(new_manager, chunksize):
+    manager = new_manager()
 
     def with_context(ctx, resource, item):
         assert ctx is current_context()
@@ -200,22 +200,22 @@ def test_the_context_comes_first_if_the_function_requires_it(make, chunksize):
 
 
 @CHUNKS
-def test_a_default_is_left_alone(make, chunksize):
-    assert list(make().map(lambda resource, item, more=1: item + more, [1, 2], chunksize=chunksize)) == [2, 3]
+def test_a_default_is_left_alone(new_manager, chunksize):
+    assert list(new_manager().map(lambda resource, item, more=1: item + more, [1, 2], chunksize=chunksize)) == [2, 3]
 
 
-def test_items_may_be_anything_that_can_be_iterated(make):
+def test_items_may_be_anything_that_can_be_iterated(new_manager):
     class Old:
         def __getitem__(self, index):
             return "xyz"[index]
 
-    manager = make()
+    manager = new_manager()
     for items in ("xyz", ["x", "y", "z"], dict.fromkeys("xyz"), iter("xyz"), (c for c in "xyz"), Old()):
         assert list(manager.map(lambda _, item: item, items)) == ["x", "y", "z"]
 
 
-def test_a_stream_is_an_iterator(make):
-    stream = make().map(double, range(4))
+def test_a_stream_is_an_iterator(new_manager):
+    stream = new_manager().map(double, range(4))
     assert isinstance(stream, Iterator)
     assert next(stream) == 0
     assert list(stream) == [2, 4, 6]
@@ -224,33 +224,33 @@ def test_a_stream_is_an_iterator(make):
             next(stream)
 
 
-def test_a_stream_is_the_input_of_another(make):
-    manager = make()
+def test_a_stream_is_the_input_of_another(new_manager):
+    manager = new_manager()
     stream = manager.map(double, manager.map(double, range(50)))
     assert len(stream) == 50
     assert list(stream) == [4 * i for i in range(50)]
 
 
 @ORDERS
-def test_results_come_in_the_order_of_the_items_or_as_they_are_there(make, ordered, gated):
+def test_results_come_in_the_order_of_the_items_or_as_they_are_there(new_manager, ordered, gated):
     def first_waits(resource, item):
         return gated(resource, item) if item == 0 else item
 
-    stream = make(worker_count=2).map(first_waits, range(5), ordered=ordered)
+    stream = new_manager(worker_count=2).map(first_waits, range(5), ordered=ordered)
     if not ordered:
         assert sorted(take(stream, 4)) == [1, 2, 3, 4]
     gated.gate.set()
     assert list(stream) == ([0, 1, 2, 3, 4] if ordered else [0])
 
 
-def test_the_function_runs_in_the_variables_of_whoever_asks(make):
+def test_the_function_runs_in_the_variables_of_whoever_asks(new_manager):
     variable = contextvars.ContextVar("variable", default=0)
     variable.set(1)
-    assert list(make().map(lambda _, item: variable.get() + item, range(3))) == [1, 2, 3]
+    assert list(new_manager().map(lambda _, item: variable.get() + item, range(3))) == [1, 2, 3]
 
 
-def test_priority_items_overtake(make, gated):
-    manager = make(worker_count=1, max_worker_count=1)
+def test_priority_items_overtake(new_manager, gated):
+    manager = new_manager(worker_count=1, max_worker_count=1)
     ran = []
     manager.submit(gated, None)
     assert gated.runs.wait(PATIENCE)
@@ -274,10 +274,10 @@ def filled(taken, handed_out, window, chunksize):
 @ORDERS
 @pytest.mark.parametrize("chunksize", [1, 2, 5])
 @pytest.mark.parametrize("window", [None, 1, 2, 5, 11])
-def test_exactly_so_many_items_are_taken_and_not_handed_out(make, ordered, chunksize, window):
+def test_exactly_so_many_items_are_taken_and_not_handed_out(new_manager, ordered, chunksize, window):
     if window is not None and window < chunksize:
         pytest.skip("refused")
-    manager = make(worker_count=2, max_worker_count=3)
+    manager = new_manager(worker_count=2, max_worker_count=3)
     items = Input(itertools.count())
     stream = manager.map(double, items, max_in_flight=window, ordered=ordered, chunksize=chunksize)
     window = window or 4 * 3 * chunksize
@@ -294,9 +294,11 @@ def test_exactly_so_many_items_are_taken_and_not_handed_out(make, ordered, chunk
 
 @ORDERS
 @CHUNKS
-def test_items_that_end_in_errors_take_as_much_room_as_others(make, ordered, chunksize):
+def test_items_that_end_in_errors_take_as_much_room_as_others(new_manager, ordered, chunksize):
     items = Input(range(30))
-    stream = make().map(fail, items, max_in_flight=7, ordered=ordered, chunksize=chunksize, return_exceptions=True)
+    stream = new_manager().map(
+        fail, items, max_in_flight=7, ordered=ordered, chunksize=chunksize, return_exceptions=True
+    )
     for asked in range(30):
         assert items.taken - asked <= 7
         assert isinstance(next(stream), Failure)
@@ -305,8 +307,8 @@ def test_items_that_end_in_errors_take_as_much_room_as_others(make, ordered, chu
 
 
 @EVERY_KIND
-def test_nothing_is_taken_while_nobody_asks(make, kind):
-    manager = make()
+def test_nothing_is_taken_while_nobody_asks(new_manager, kind):
+    manager = new_manager()
     items = Input(itertools.count())
     stream = manager.map(double, items, max_in_flight=6, **kind)
     assert manager.join(PATIENCE)
@@ -315,13 +317,13 @@ def test_nothing_is_taken_while_nobody_asks(make, kind):
 
 
 @EVERY_KIND
-def test_an_endless_input_is_no_difficulty(make, kind):
-    stream = make().map(double, itertools.count(), **kind)
+def test_an_endless_input_is_no_difficulty(new_manager, kind):
+    stream = new_manager().map(double, itertools.count(), **kind)
     assert len(take(stream, 500)) == 500
     stream.close()
 
 
-def test_the_input_is_not_asked_again_after_its_end(make):
+def test_the_input_is_not_asked_again_after_its_end(new_manager):
     class Ends:
         asked = 0
 
@@ -336,11 +338,11 @@ def test_the_input_is_not_asked_again_after_its_end(make):
             return self.asked
 
     for kind in KINDS:
-        assert sorted(make().map(double, Ends(), **kind)) == [2, 4, 6]
+        assert sorted(new_manager().map(double, Ends(), **kind)) == [2, 4, 6]
 
 
-def test_a_window_of_any_size_is_taken(make):
-    manager = make()
+def test_a_window_of_any_size_is_taken(new_manager):
+    manager = new_manager()
     for size in (sys.maxsize, 10**400):
         assert list(manager.map(double, range(3), max_in_flight=size)) == [0, 2, 4]
         assert list(manager.map(double, range(3), chunksize=size)) == [0, 2, 4]
@@ -374,8 +376,8 @@ ENDS = {"closed": close, "closed twice": close_twice, "left": leave_block, "left
 @pytest.mark.parametrize("asked", [0, 1], ids=["never asked", "asked once"])
 @pytest.mark.parametrize("end", [*ENDS, "dropped"])
 @EVERY_KIND
-def test_whoever_ends_it_cancels_what_is_left(make, kind, end, asked):
-    manager = make(worker_count=1, max_worker_count=1)
+def test_whoever_ends_it_cancels_what_is_left(new_manager, kind, end, asked):
+    manager = new_manager(worker_count=1, max_worker_count=1)
     size = kind.get("chunksize", 1)
     hold = Hold(*range(size))
     items = Input(itertools.count())
@@ -396,8 +398,8 @@ def test_whoever_ends_it_cancels_what_is_left(make, kind, end, asked):
 
 
 @EVERY_KIND
-def test_a_loop_that_is_left_cancels_what_is_left(make, kind):
-    manager = make(worker_count=1, max_worker_count=1)
+def test_a_loop_that_is_left_cancels_what_is_left(new_manager, kind):
+    manager = new_manager(worker_count=1, max_worker_count=1)
     size = kind.get("chunksize", 1)
     hold = Hold(*range(size))
     for result in manager.map(hold, itertools.count(), **kind):
@@ -408,8 +410,8 @@ def test_a_loop_that_is_left_cancels_what_is_left(make, kind):
 
 
 @EVERY_KIND
-def test_an_error_that_leaves_ends_it_and_cancels_what_is_left(make, kind):
-    manager = make(worker_count=1, max_worker_count=1)
+def test_an_error_that_leaves_ends_it_and_cancels_what_is_left(new_manager, kind):
+    manager = new_manager(worker_count=1, max_worker_count=1)
     hold = Hold()
 
     def function(ctx, resource, item):
@@ -427,9 +429,9 @@ def test_an_error_that_leaves_ends_it_and_cancels_what_is_left(make, kind):
 
 
 @EVERY_KIND
-def test_an_interrupt_from_the_input_ends_it_at_once(make, kind):
+def test_an_interrupt_from_the_input_ends_it_at_once(new_manager, kind):
     """As Ctrl-C while an item is made."""
-    manager = make(worker_count=1, max_worker_count=1)
+    manager = new_manager(worker_count=1, max_worker_count=1)
     size = kind.get("chunksize", 1)
     hold = Hold(*range(size))
     stream = manager.map(hold, Input(range(4 * size), KeyboardInterrupt()), max_in_flight=4 * size, **kind)
@@ -453,8 +455,8 @@ def ctrl_c():
 @pytest.mark.skipif(not hasattr(signal, "pthread_kill"), reason="no signal can be sent to a thread here")
 @ORDERS
 @pytest.mark.usefixtures("ctrl_c")
-def test_ctrl_c_while_it_sleeps_ends_it(make, ordered):
-    manager = make(worker_count=1, max_worker_count=1)
+def test_ctrl_c_while_it_sleeps_ends_it(new_manager, ordered):
+    manager = new_manager(worker_count=1, max_worker_count=1)
     main, asked = threading.get_ident(), threading.Event()
 
     def items():
@@ -487,9 +489,9 @@ def test_ctrl_c_while_it_sleeps_ends_it(make, ordered):
 @pytest.mark.usefixtures("no_collection")
 @ORDERS
 @CHUNKS
-def test_ctrl_c_at_every_moment_of_asking_cancels_what_is_left(make, ordered, chunksize):
+def test_ctrl_c_at_every_moment_of_asking_cancels_what_is_left(new_manager, ordered, chunksize):
     # a short tick: it wakes the worker whose wake-up was interrupted
-    manager = make(worker_count=1, max_worker_count=1, burst_interval=0.002)
+    manager = new_manager(worker_count=1, max_worker_count=1, burst_interval=0.002)
     assert manager.wait_ready(PATIENCE)
     moment, interrupted = 0, True
     while interrupted:
@@ -519,8 +521,8 @@ def test_ctrl_c_at_every_moment_of_asking_cancels_what_is_left(make, ordered, ch
 @pytest.mark.usefixtures("no_collection")
 @ORDERS
 @CHUNKS
-def test_ctrl_c_at_every_moment_of_the_call_cancels_what_is_left(make, ordered, chunksize):
-    manager = make(worker_count=1, max_worker_count=1, burst_interval=0.002)
+def test_ctrl_c_at_every_moment_of_the_call_cancels_what_is_left(new_manager, ordered, chunksize):
+    manager = new_manager(worker_count=1, max_worker_count=1, burst_interval=0.002)
     started = []
 
     def run(resource, item):
@@ -555,8 +557,8 @@ def test_ctrl_c_at_every_moment_of_the_call_cancels_what_is_left(make, ordered, 
 
 
 @EVERY_KIND
-def test_an_items_error_is_raised_in_its_place(make, kind):
-    results, error = until_error(make().map(fail_at(5), range(50), **kind))
+def test_an_items_error_is_raised_in_its_place(new_manager, kind):
+    results, error = until_error(new_manager().map(fail_at(5), range(50), **kind))
     assert isinstance(error, Failure)
     assert error.args == (5,)
     if kind.get("ordered", True):
@@ -565,8 +567,8 @@ def test_an_items_error_is_raised_in_its_place(make, kind):
 
 
 @EVERY_KIND
-def test_exceptions_are_handed_out_in_their_place_if_asked_for(make, kind):
-    results = list(make().map(fail_at(0, 5, 6, 7, 19), range(20), return_exceptions=True, **kind))
+def test_exceptions_are_handed_out_in_their_place_if_asked_for(new_manager, kind):
+    results = list(new_manager().map(fail_at(0, 5, 6, 7, 19), range(20), return_exceptions=True, **kind))
     plain = [item.args[0] if isinstance(item, Failure) else item for item in results]
     if not kind.get("ordered", True):
         plain.sort()
@@ -574,17 +576,17 @@ def test_exceptions_are_handed_out_in_their_place_if_asked_for(make, kind):
     assert {item.args[0] for item in results if isinstance(item, Failure)} == {0, 5, 6, 7, 19}
 
 
-def test_the_traceback_of_an_items_error_ends_in_the_function(make):
+def test_the_traceback_of_an_items_error_ends_in_the_function(new_manager):
     for kind in KINDS:
         with pytest.raises(Failure) as raised:
-            list(make().map(fail, range(3), **kind))
+            list(new_manager().map(fail, range(3), **kind))
         assert raised.traceback[-1].name == "fail"
         assert "_run_chunk" not in [entry.name for entry in raised.traceback]
 
 
 @EVERY_KIND
-def test_results_come_before_the_error_of_the_input(make, kind):
-    stream = make().map(double, Input(range(7), InputError()), max_in_flight=3, **kind)
+def test_results_come_before_the_error_of_the_input(new_manager, kind):
+    stream = new_manager().map(double, Input(range(7), InputError()), max_in_flight=3, **kind)
     results, error = until_error(stream)
     assert sorted(results) == [0, 2, 4, 6, 8, 10, 12]
     assert isinstance(error, InputError)
@@ -592,28 +594,28 @@ def test_results_come_before_the_error_of_the_input(make, kind):
 
 
 @EVERY_KIND
-def test_an_error_of_the_input_before_there_is_an_item_is_raised_at_the_call(make, kind):
+def test_an_error_of_the_input_before_there_is_an_item_is_raised_at_the_call(new_manager, kind):
     with pytest.raises(InputError):
-        make().map(double, Input([], InputError()), **kind)
+        new_manager().map(double, Input([], InputError()), **kind)
 
 
 @EVERY_KIND
-def test_an_items_error_comes_before_that_of_the_input(make, kind):
-    _, error = until_error(make().map(fail, Input(range(4), InputError()), **kind))
+def test_an_items_error_comes_before_that_of_the_input(new_manager, kind):
+    _, error = until_error(new_manager().map(fail, Input(range(4), InputError()), **kind))
     assert isinstance(error, Failure)
 
 
 @EVERY_KIND
-def test_of_an_input_that_has_raised_the_results_may_be_left_alone(make, kind):
-    stream = make().map(double, Input(range(4), InputError()), max_in_flight=60, **kind)
+def test_of_an_input_that_has_raised_the_results_may_be_left_alone(new_manager, kind):
+    stream = new_manager().map(double, Input(range(4), InputError()), max_in_flight=60, **kind)
     next(stream)
     stream.close()
     assert list(stream) == []
 
 
 @EVERY_KIND
-def test_a_closed_manager_refuses_at_the_call(make, kind):
-    manager = make()
+def test_a_closed_manager_refuses_at_the_call(new_manager, kind):
+    manager = new_manager()
     manager.stop()
     items = Input(range(9))
     with pytest.raises(TaskManagerShutdownError):
@@ -622,8 +624,8 @@ def test_a_closed_manager_refuses_at_the_call(make, kind):
 
 
 @EVERY_KIND
-def test_results_come_before_the_refusal_of_a_manager_that_was_stopped_meanwhile(make, kind):
-    manager = make()
+def test_results_come_before_the_refusal_of_a_manager_that_was_stopped_meanwhile(new_manager, kind):
+    manager = new_manager()
     stream = manager.map(double, itertools.count(), max_in_flight=6, **kind)
     first = next(stream)
     assert manager.stop().drained
@@ -632,9 +634,9 @@ def test_results_come_before_the_refusal_of_a_manager_that_was_stopped_meanwhile
     assert isinstance(error, TaskManagerShutdownError)
 
 
-def test_what_is_refused_between_two_looks_at_the_closing_is_never_waited_for(make, gated):
+def test_what_is_refused_between_two_looks_at_the_closing_is_never_waited_for(new_manager, gated):
     """The queue closes while a submission is under way: its arrival is told, yet nothing of it is in flight."""
-    manager = make(worker_count=1, max_worker_count=1)
+    manager = new_manager(worker_count=1, max_worker_count=1)
     queue = manager._engine.queue
     stream = manager.map(gated, itertools.count(), max_in_flight=2, ordered=False)
     put = queue.put
@@ -660,22 +662,22 @@ class Falsy(Exception):  # as an empty collection
 
 
 @EVERY_KIND
-def test_an_error_that_is_false_is_an_error(make, kind):
+def test_an_error_that_is_false_is_an_error(new_manager, kind):
     with pytest.raises(Falsy):
-        list(make().map(fail_at(2, error=Falsy), range(4), **kind))
+        list(new_manager().map(fail_at(2, error=Falsy), range(4), **kind))
     with pytest.raises(Falsy):
-        list(make().map(double, Input(range(4), Falsy()), **kind))
+        list(new_manager().map(double, Input(range(4), Falsy()), **kind))
 
 
 @EVERY_KIND
-def test_a_stop_iteration_of_an_item_does_not_pass_for_the_end(make, kind):
+def test_a_stop_iteration_of_an_item_does_not_pass_for_the_end(new_manager, kind):
     with pytest.raises(RuntimeError, match="StopIteration") as raised:
-        list(make().map(fail_at(2, error=StopIteration), range(4), **kind))
+        list(new_manager().map(fail_at(2, error=StopIteration), range(4), **kind))
     assert isinstance(raised.value.__cause__, StopIteration)
 
 
-def test_a_failure_of_what_was_in_flight_is_not_logged(make, log):
-    manager = make()
+def test_a_failure_of_what_was_in_flight_is_not_logged(new_manager, log):
+    manager = new_manager()
     with pytest.raises(Failure):
         list(manager.map(fail, range(20)))
     gc.collect()
@@ -688,9 +690,9 @@ def test_a_failure_of_what_was_in_flight_is_not_logged(make, log):
 
 @ORDERS
 @CHUNKS
-def test_an_item_that_broke_its_resource_runs_again_on_another_and_no_other_does(make, ordered, chunksize):
+def test_an_item_that_broke_its_resource_runs_again_on_another_and_no_other_does(new_manager, ordered, chunksize):
     function = Sickly({1: 1, 4: 2})
-    manager = make(worker_count=1, max_worker_count=1)
+    manager = new_manager(worker_count=1, max_worker_count=1)
     results = list(manager.map(function, range(7), ordered=ordered, chunksize=chunksize))
     assert sorted(results) == list(range(7))
     assert function.runs == {0: 1, 1: 2, 2: 1, 3: 1, 4: 3, 5: 1, 6: 1}
@@ -702,16 +704,16 @@ def test_an_item_that_broke_its_resource_runs_again_on_another_and_no_other_does
 
 @ORDERS
 @CHUNKS
-def test_once_an_item_that_broke_its_resource_does_not_run_again(make, ordered, chunksize):
+def test_once_an_item_that_broke_its_resource_does_not_run_again(new_manager, ordered, chunksize):
     function = Sickly({1: 1, 4: 1})
     options = {"once": True, "ordered": ordered, "chunksize": chunksize, "return_exceptions": True}
-    results = list(make().map(function, range(7), **options))
+    results = list(new_manager().map(function, range(7), **options))
     assert function.runs == dict.fromkeys(range(7), 1)
     assert Counter(type(result) for result in results) == {int: 5, Sick: 2}
 
 
 @ORDERS
-def test_no_item_of_a_chunk_runs_again_because_of_another_one(make, ordered):
+def test_no_item_of_a_chunk_runs_again_because_of_another_one(new_manager, ordered):
     runs = Counter()
 
     def function(resource, item):
@@ -720,39 +722,39 @@ def test_no_item_of_a_chunk_runs_again_because_of_another_one(make, ordered):
             raise Failure(item)
         return item
 
-    results = list(make().map(function, range(50), chunksize=10, ordered=ordered, return_exceptions=True))
+    results = list(new_manager().map(function, range(50), chunksize=10, ordered=ordered, return_exceptions=True))
     assert len(results) == 50
     assert set(runs.values()) == {1}
 
 
-def test_a_chunk_ends_with_the_first_error_if_that_leaves(make):
+def test_a_chunk_ends_with_the_first_error_if_that_leaves(new_manager):
     ran = []
 
     def function(resource, item):
         ran.append(item)
         return fail_at(2)(resource, item)
 
-    manager = make(worker_count=1, max_worker_count=1)
+    manager = new_manager(worker_count=1, max_worker_count=1)
     results, error = until_error(manager.map(function, range(5), chunksize=5))
     assert (results, error.args, ran) == ([0, 1], (2,), [0, 1, 2])
 
 
-def test_nothing_more_is_taken_while_the_results_before_an_error_are_handed_out(make):
+def test_nothing_more_is_taken_while_the_results_before_an_error_are_handed_out(new_manager):
     items = Input(itertools.count())
-    stream = make(worker_count=1, max_worker_count=1).map(fail_at(2), items, chunksize=3, max_in_flight=4)
+    stream = new_manager(worker_count=1, max_worker_count=1).map(fail_at(2), items, chunksize=3, max_in_flight=4)
     assert until_error(stream)[0] == [0, 1]
     assert items.taken == 3
 
 
 @ORDERS
-def test_a_last_chunk_may_be_short(make, ordered):
-    manager = make()
+def test_a_last_chunk_may_be_short(new_manager, ordered):
+    manager = new_manager()
     assert sorted(manager.map(double, range(11), chunksize=4, ordered=ordered)) == [2 * i for i in range(11)]
     assert manager.metrics().total_tasks_completed == 3
 
 
-def test_the_timeout_is_an_items(make):
-    manager = make(worker_count=1, max_worker_count=1)
+def test_the_timeout_is_an_items(new_manager):
+    manager = new_manager(worker_count=1, max_worker_count=1)
     hold = Hold(0, 2)
     with deadline_passes_once(hold, 1):
         results = list(manager.map(hold, range(3), timeout=1, max_in_flight=1, return_exceptions=True))
@@ -760,8 +762,8 @@ def test_the_timeout_is_an_items(make):
 
 
 @ORDERS
-def test_an_item_that_waits_too_long_never_starts(make, ordered, gated):
-    manager = make(worker_count=1, max_worker_count=1)
+def test_an_item_that_waits_too_long_never_starts(new_manager, ordered, gated):
+    manager = new_manager(worker_count=1, max_worker_count=1)
     manager.submit(gated, "first")
     assert gated.runs.wait(PATIENCE)
     results = list(manager.map(gated, range(3), timeout=0.01, ordered=ordered, return_exceptions=True))
@@ -772,9 +774,9 @@ def test_an_item_that_waits_too_long_never_starts(make, ordered, gated):
 
 
 @ORDERS
-def test_the_timeout_of_a_chunk_hits_the_item_that_runs_then(make, ordered):
+def test_the_timeout_of_a_chunk_hits_the_item_that_runs_then(new_manager, ordered):
     hold = Hold(0, 2, 3)
-    manager = make(worker_count=1, max_worker_count=1)
+    manager = new_manager(worker_count=1, max_worker_count=1)
     with deadline_passes_once(hold, 4):
         results = list(manager.map(hold, range(4), timeout=1, chunksize=4, ordered=ordered, return_exceptions=True))
     assert [type(result) for result in results] == [int, TaskTimeoutError, int, int]
@@ -786,9 +788,9 @@ def test_the_timeout_of_a_chunk_hits_the_item_that_runs_then(make, ordered):
     assert hold.started == [0, 1]
 
 
-def test_what_an_item_of_a_chunk_returns_too_late_is_not_handed_out(make):
+def test_what_an_item_of_a_chunk_returns_too_late_is_not_handed_out(new_manager):
     """Nor does the next item get the timeout in its place."""
-    manager = make(worker_count=1, max_worker_count=1)
+    manager = new_manager(worker_count=1, max_worker_count=1)
     engine, (worker,) = manager._engine, manager._engine.crew.members
     record_failure = engine.record_failure
 
@@ -804,8 +806,8 @@ def test_what_an_item_of_a_chunk_returns_too_late_is_not_handed_out(make):
     assert hold.started == [0, 1, 2]
 
 
-def test_a_chunk_has_the_time_of_all_its_items(make):
-    manager = make()
+def test_a_chunk_has_the_time_of_all_its_items(new_manager):
+    manager = new_manager()
 
     def time_left(ctx, resource, item):
         return ctx.remaining()
@@ -815,10 +817,10 @@ def test_a_chunk_has_the_time_of_all_its_items(make):
 
 
 @pytest.mark.parametrize("order", ["in order", "as they come"])
-def test_the_rest_of_a_chunk_that_is_refused_ends_the_stream(make, gated, order):
+def test_the_rest_of_a_chunk_that_is_refused_ends_the_stream(new_manager, gated, order):
     """In the order of the input before anything beyond the gap; otherwise when all else is handed out."""
     ordered = order == "in order"
-    manager = make(worker_count=2, max_worker_count=2)
+    manager = new_manager(worker_count=2, max_worker_count=2)
 
     def function(resource, item):
         if item == 1:
@@ -843,8 +845,8 @@ def test_the_rest_of_a_chunk_that_is_refused_ends_the_stream(make, gated, order)
 
 
 @EVERY_KIND
-def test_it_has_a_length_when_its_input_has_one(make, kind):
-    manager = make()
+def test_it_has_a_length_when_its_input_has_one(new_manager, kind):
+    manager = new_manager()
     for items in ([1, 2, 3], "abc", {1, 2, 3}, range(3)):
         stream = manager.map(double, items, **kind)
         assert len(stream) == 3
@@ -868,8 +870,8 @@ class BoundlessDataset:
 
 
 @pytest.mark.parametrize("items", [iter("abc"), BoundlessDataset(), range(10**30)], ids=["iterator", "own", "huge"])
-def test_it_has_none_when_its_input_has_none(make, items):
-    stream = make().map(double, items)
+def test_it_has_none_when_its_input_has_none(new_manager, items):
+    stream = new_manager().map(double, items)
     with pytest.raises(TypeError, match=r"TaskStream.* has no len"):
         len(stream)
     assert bool(stream)
@@ -878,7 +880,7 @@ def test_it_has_none_when_its_input_has_none(make, items):
     stream.close()
 
 
-def test_the_length_is_that_before_anything_was_taken(make):
+def test_the_length_is_that_before_anything_was_taken(new_manager):
     class Shrinking:
         def __init__(self):
             self.left = [1, 2, 3]
@@ -890,25 +892,25 @@ def test_the_length_is_that_before_anything_was_taken(make):
             while self.left:
                 yield self.left.pop()
 
-    assert len(make().map(double, Shrinking())) == 3
+    assert len(new_manager().map(double, Shrinking())) == 3
 
 
-def test_an_input_whose_length_fails_is_refused_before_anything_is_taken(make):
+def test_an_input_whose_length_fails_is_refused_before_anything_is_taken(new_manager):
     class Broken(Input):
         def __len__(self):
             raise InputError
 
     items = Broken(range(3))
     with pytest.raises(InputError):
-        make().map(double, items)
+        new_manager().map(double, items)
     assert items.taken == 0
 
 
 @EVERY_KIND
-def test_tqdm_shows_a_full_bar(make, kind):
+def test_tqdm_shows_a_full_bar(new_manager, kind):
     tqdm = pytest.importorskip("tqdm")
     tqdm.tqdm.monitor_interval = 0  # no thread of its own
-    manager = make()
+    manager = new_manager()
     with open(os.devnull, "w") as nowhere:
         bar = tqdm.tqdm(manager.map(double, range(20), **kind), file=nowhere)
         assert bar.total == 20
@@ -920,8 +922,8 @@ def test_tqdm_shows_a_full_bar(make, kind):
 # -- wrong arguments (the values are in test_bad_input) --------------------------------------------------------------
 
 
-def test_wrong_arguments_are_refused_before_anything_is_taken(make):
-    manager = make()
+def test_wrong_arguments_are_refused_before_anything_is_taken(new_manager):
+    manager = new_manager()
     items = Input(itertools.count())
     for options in ({"chunksize": 0}, {"max_in_flight": 0}, {"timeout": 0}, {"ordered": 1}, {"priority": None}):
         (name,) = options
@@ -935,32 +937,32 @@ def test_wrong_arguments_are_refused_before_anything_is_taken(make):
     assert manager.metrics().total_tasks_arrived == 0
 
 
-def test_a_window_smaller_than_a_chunk_is_refused(make):
+def test_a_window_smaller_than_a_chunk_is_refused(new_manager):
     with pytest.raises(ConfigError, match=r"max_in_flight must be None or at least chunksize \(3\), not 2"):
-        make().map(double, [1], max_in_flight=2, chunksize=3)
+        new_manager().map(double, [1], max_in_flight=2, chunksize=3)
 
 
 @pytest.mark.parametrize("items", [5, None, list, double, len])
-def test_what_cannot_be_iterated_is_refused_by_name(make, items):
+def test_what_cannot_be_iterated_is_refused_by_name(new_manager, items):
     with pytest.raises(TypeError, match=r"items must be iterable, not "):
-        make().map(double, items)
+        new_manager().map(double, items)
 
 
-def test_an_input_whose_own_iter_fails_says_so_itself(make):
+def test_an_input_whose_own_iter_fails_says_so_itself(new_manager):
     class Broken:
         def __iter__(self):
             raise TypeError("my own")
 
     with pytest.raises(TypeError, match="my own"):
-        make().map(double, Broken())
+        new_manager().map(double, Broken())
 
 
 # -- where it may be asked -------------------------------------------------------------------------------------------
 
 
 @EVERY_KIND
-def test_a_task_may_map_on_its_own_manager(make, kind):
-    manager = make(worker_count=2)
+def test_a_task_may_map_on_its_own_manager(new_manager, kind):
+    manager = new_manager(worker_count=2)
 
     def parent(_):
         return sorted(manager.map(double, range(50), **kind))
@@ -969,8 +971,8 @@ def test_a_task_may_map_on_its_own_manager(make, kind):
 
 
 @EVERY_KIND
-def test_a_task_that_maps_where_no_worker_is_left_is_told(make, kind):
-    manager = make(worker_count=1, max_worker_count=1)
+def test_a_task_that_maps_where_no_worker_is_left_is_told(new_manager, kind):
+    manager = new_manager(worker_count=1, max_worker_count=1)
     ran = []
 
     def parent(_):
@@ -983,8 +985,8 @@ def test_a_task_that_maps_where_no_worker_is_left_is_told(make, kind):
 
 
 @EVERY_KIND
-def test_of_tasks_that_all_map_one_is_told_and_the_others_are_served(make, kind):
-    manager = make(worker_count=3, max_worker_count=3)
+def test_of_tasks_that_all_map_one_is_told_and_the_others_are_served(new_manager, kind):
+    manager = new_manager(worker_count=3, max_worker_count=3)
     all_run = threading.Barrier(3)
 
     def parent(_):
@@ -1000,8 +1002,8 @@ def test_of_tasks_that_all_map_one_is_told_and_the_others_are_served(make, kind)
 
 
 @ORDERS
-def test_items_that_wait_for_the_task_that_maps_are_told(make, ordered):
-    manager = make(worker_count=3, max_worker_count=3)
+def test_items_that_wait_for_the_task_that_maps_are_told(new_manager, ordered):
+    manager = new_manager(worker_count=3, max_worker_count=3)
     known, futures = threading.Event(), []
 
     def child(_, item):
@@ -1019,8 +1021,8 @@ def test_items_that_wait_for_the_task_that_maps_are_told(make, ordered):
 
 
 @EVERY_KIND
-def test_no_alarm_while_another_worker_can_be_hired(make, kind):
-    manager = make(worker_count=1, max_worker_count=2, burst_interval=0.01)
+def test_no_alarm_while_another_worker_can_be_hired(new_manager, kind):
+    manager = new_manager(worker_count=1, max_worker_count=2, burst_interval=0.01)
 
     def parent(_):
         return sorted(manager.map(double, range(50), **kind))
@@ -1028,30 +1030,30 @@ def test_no_alarm_while_another_worker_can_be_hired(make, kind):
     assert manager.submit(parent).result(PATIENCE) == [2 * i for i in range(50)]
 
 
-def test_a_wait_for_a_stream_is_over_when_it_is(make):
-    manager = make(worker_count=2)
+def test_a_wait_for_a_stream_is_over_when_it_is(new_manager):
+    manager = new_manager(worker_count=2)
     for kind in KINDS:
         manager.submit(lambda _, kind=kind: list(manager.map(double, range(50), **kind))).result(PATIENCE)
     assert deadlock._announced.waits == {}
 
 
 @EVERY_KIND
-def test_a_task_of_another_manager_may_map(make, kind):
-    here, there = make(worker_count=1, max_worker_count=1), make(worker_count=1, max_worker_count=1)
+def test_a_task_of_another_manager_may_map(new_manager, kind):
+    here, there = new_manager(worker_count=1, max_worker_count=1), new_manager(worker_count=1, max_worker_count=1)
     future = here.submit(lambda _: sorted(there.map(double, range(30), **kind)))
     assert future.result(PATIENCE) == [2 * i for i in range(30)]
 
 
 @EVERY_KIND
-def test_a_bounded_queue_may_be_smaller_than_the_window(make, kind):
-    manager = make(worker_count=2, queue_size=1)
+def test_a_bounded_queue_may_be_smaller_than_the_window(new_manager, kind):
+    manager = new_manager(worker_count=2, queue_size=1)
     assert sorted(manager.map(double, range(100), max_in_flight=50, **kind)) == [2 * i for i in range(100)]
     assert manager._engine.queue.room.used() == 0
 
 
-def test_in_a_task_a_full_queue_refuses_after_the_results_of_what_it_had_room_for(make, gated):
+def test_in_a_task_a_full_queue_refuses_after_the_results_of_what_it_had_room_for(new_manager, gated):
     """A task cannot wait for room of its own manager's."""
-    manager = make(worker_count=2, max_worker_count=2, queue_size=2)
+    manager = new_manager(worker_count=2, max_worker_count=2, queue_size=2)
 
     def parent(_):
         manager.submit(gated, "other worker")
@@ -1066,8 +1068,8 @@ def test_in_a_task_a_full_queue_refuses_after_the_results_of_what_it_had_room_fo
 
 
 @EVERY_KIND
-def test_a_kill_ends_whoever_asks(make, kind):
-    manager = make(worker_count=1, max_worker_count=1)
+def test_a_kill_ends_whoever_asks(new_manager, kind):
+    manager = new_manager(worker_count=1, max_worker_count=1)
     hold = Hold()
     outcome = []
     stream = manager.map(hold, itertools.count(), **kind)
@@ -1084,8 +1086,8 @@ def test_a_kill_ends_whoever_asks(make, kind):
 
 
 @EVERY_KIND
-def test_a_kill_that_abandons_a_task_ends_whoever_asks(make, kind, gated, factory):
-    manager = make(worker_count=1, max_worker_count=1)
+def test_a_kill_that_abandons_a_task_ends_whoever_asks(new_manager, kind, gated, factory):
+    manager = new_manager(worker_count=1, max_worker_count=1)
     outcome = []
     stream = manager.map(gated, itertools.count(), **kind)
     consumer = in_thread(lambda: outcome.append(until_error(stream)))
@@ -1100,8 +1102,8 @@ def test_a_kill_that_abandons_a_task_ends_whoever_asks(make, kind, gated, factor
 
 
 @EVERY_KIND
-def test_a_stop_lets_whoever_asks_have_all_that_was_accepted(make, kind, gated):
-    manager = make(worker_count=1, max_worker_count=1)
+def test_a_stop_lets_whoever_asks_have_all_that_was_accepted(new_manager, kind, gated):
+    manager = new_manager(worker_count=1, max_worker_count=1)
     outcome = []
     stream = manager.map(gated, itertools.count(), max_in_flight=6, **kind)
     consumer = in_thread(lambda: outcome.append(until_error(stream)))
@@ -1119,8 +1121,8 @@ def test_a_stop_lets_whoever_asks_have_all_that_was_accepted(make, kind, gated):
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
 @EVERY_KIND
-def test_in_a_forked_child_a_stream_raises_or_ends(make, kind, gated):
-    manager = make(worker_count=1, max_worker_count=1)
+def test_in_a_forked_child_a_stream_raises_or_ends(new_manager, kind, gated):
+    manager = new_manager(worker_count=1, max_worker_count=1)
     stream = manager.map(gated, itertools.count(), **kind)
     other = manager.map(gated, range(5), return_exceptions=True, **kind)
     third = manager.map(gated, itertools.count(), **kind)
@@ -1148,8 +1150,8 @@ def test_in_a_forked_child_a_stream_raises_or_ends(make, kind, gated):
     third.close()
 
 
-def test_several_streams_share_a_manager(make):
-    manager = make(worker_count=3)
+def test_several_streams_share_a_manager(new_manager):
+    manager = new_manager(worker_count=3)
     streams = [manager.map(double, itertools.count(), max_in_flight=5, **kind) for kind in KINDS[:2] for _ in range(3)]
     found = [[] for _ in streams]
     for _ in range(100):
@@ -1162,8 +1164,8 @@ def test_several_streams_share_a_manager(make):
     assert found[0] == found[1] == [2 * i for i in range(100)]
 
 
-def test_several_threads_have_streams_of_one_manager(make):
-    manager = make(worker_count=3)
+def test_several_threads_have_streams_of_one_manager(new_manager):
+    manager = new_manager(worker_count=3)
     kinds = KINDS * 2
     found = {}
 
@@ -1177,8 +1179,8 @@ def test_several_threads_have_streams_of_one_manager(make):
 
 
 @ORDERS
-def test_a_second_thread_that_asks_meanwhile_is_told(make, gated, ordered):
-    manager = make(worker_count=1, max_worker_count=1)
+def test_a_second_thread_that_asks_meanwhile_is_told(new_manager, gated, ordered):
+    manager = new_manager(worker_count=1, max_worker_count=1)
     asked = threading.Event()
 
     def items():
@@ -1201,8 +1203,8 @@ def test_a_second_thread_that_asks_meanwhile_is_told(make, gated, ordered):
     assert results == [1, 2]
 
 
-def test_an_input_may_use_the_manager(make):
-    manager = make()
+def test_an_input_may_use_the_manager(new_manager):
+    manager = new_manager()
 
     def items():
         for number in range(20):
@@ -1211,8 +1213,8 @@ def test_an_input_may_use_the_manager(make):
     assert list(manager.map(double, items())) == [4 * i for i in range(20)]
 
 
-def test_a_callable_whose_signature_cannot_be_read_is_a_function(make):
-    manager = make(on_create=lambda: 7, on_destroy=lambda resource: None)
+def test_a_callable_whose_signature_cannot_be_read_is_a_function(new_manager):
+    manager = new_manager(on_create=lambda: 7, on_destroy=lambda resource: None)
     assert list(manager.map(operator.add, range(3))) == [7, 8, 9]
     assert list(manager.map(max, [1, 9], chunksize=2)) == [7, 9]
 
@@ -1261,8 +1263,8 @@ def at_rest(manager):
 
 @pytest.mark.usefixtures("no_collection")
 @EVERY_KIND
-def test_a_result_is_freed_as_soon_as_its_consumer_lets_go_of_it(make, kind):
-    manager = make()
+def test_a_result_is_freed_as_soon_as_its_consumer_lets_go_of_it(new_manager, kind):
+    manager = new_manager()
     stream = manager.map(lambda resource, item: Thing(), itertools.count(), max_in_flight=6, **kind)
     for _ in range(40):
         assert manager.join(PATIENCE)  # or a worker may be about to let go of it
@@ -1276,8 +1278,8 @@ def test_a_result_is_freed_as_soon_as_its_consumer_lets_go_of_it(make, kind):
 
 @pytest.mark.usefixtures("no_collection")
 @EVERY_KIND
-def test_an_error_that_is_handed_out_is_freed_as_soon_as_its_consumer_lets_go_of_it(make, kind):
-    manager = make()
+def test_an_error_that_is_handed_out_is_freed_as_soon_as_its_consumer_lets_go_of_it(new_manager, kind):
+    manager = new_manager()
 
     def function(resource, item):
         raise Heavy
@@ -1292,8 +1294,8 @@ def test_an_error_that_is_handed_out_is_freed_as_soon_as_its_consumer_lets_go_of
 
 @pytest.mark.usefixtures("no_collection")
 @EVERY_KIND
-def test_no_more_items_are_kept_than_the_window_has(make, kind):
-    manager = make()
+def test_no_more_items_are_kept_than_the_window_has(new_manager, kind):
+    manager = new_manager()
     watch = Watch()
     stream = manager.map(lambda resource, item: None, watch.things(1000), max_in_flight=6, **kind)
     for number, _ in enumerate(stream):
@@ -1394,8 +1396,8 @@ MISHAPS = [
 @pytest.mark.usefixtures("no_collection")
 @EVERY_KIND
 @pytest.mark.parametrize("mishap", MISHAPS, ids=lambda mishap: mishap.__name__)
-def test_all_of_a_stream_is_freed_with_it(make, kind, mishap):
-    manager = make(worker_count=1, max_worker_count=1, max_retries=1)
+def test_all_of_a_stream_is_freed_with_it(new_manager, kind, mishap):
+    manager = new_manager(worker_count=1, max_worker_count=1, max_retries=1)
     watch = Watch()
     mishap(manager, watch, kind)
     assert watch.references, "the test watches nothing"
@@ -1407,9 +1409,9 @@ def test_all_of_a_stream_is_freed_with_it(make, kind, mishap):
 
 @pytest.mark.usefixtures("no_collection")
 @EVERY_KIND
-def test_a_kept_error_keeps_nothing_of_the_other_tasks(make, kind):
+def test_a_kept_error_keeps_nothing_of_the_other_tasks(new_manager, kind):
     """Its traceback holds the frames of the stream."""
-    manager = make(worker_count=1, max_worker_count=1)
+    manager = new_manager(worker_count=1, max_worker_count=1)
     watch = Watch()
     _, error = until_error(manager.map(fail, watch.things(60), **kind))
     # those of its own task, the last that was taken, and the one that the input may hold
@@ -1419,8 +1421,8 @@ def test_a_kept_error_keeps_nothing_of_the_other_tasks(make, kind):
 
 @pytest.mark.usefixtures("no_collection")
 @EVERY_KIND
-def test_a_kept_error_keeps_nothing_of_a_task_that_ends_after_it(make, kind):
-    manager = make(worker_count=2, max_worker_count=2)
+def test_a_kept_error_keeps_nothing_of_a_task_that_ends_after_it(new_manager, kind):
+    manager = new_manager(worker_count=2, max_worker_count=2)
     watch = Watch()
     others, failed = threading.Event(), threading.Event()
 
@@ -1453,7 +1455,7 @@ def test_a_manager_of_which_only_a_stream_is_left_goes_on_until_that_is_over(fac
         eventually(lambda: factory.live == 0, "the end of the manager")
 
 
-def test_a_function_is_asked_once_for_a_stream_whether_it_wants_a_context(make, monkeypatch):
+def test_a_function_is_asked_once_for_a_stream_whether_it_wants_a_context(new_manager, monkeypatch):
     asked = []
 
     def ask(fn, given):
@@ -1462,7 +1464,7 @@ def test_a_function_is_asked_once_for_a_stream_whether_it_wants_a_context(make, 
 
     for module in (tasker.stream, tasker.engine):
         monkeypatch.setattr(module, "wants_context", ask)
-    manager = make(worker_count=1, max_worker_count=1)
+    manager = new_manager(worker_count=1, max_worker_count=1)
     fn = functools.partial(pow, 2)  # which takes the resource's place in vain
     results = manager.map(fn, range(50), return_exceptions=True)
     assert [type(result) for result in results] == [TypeError] * 50

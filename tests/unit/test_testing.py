@@ -123,8 +123,8 @@ def test_a_callback_that_blocks_holds_up_no_other_though_the_clock_stands_still(
     gate.set()
 
 
-def test_a_task_that_waits_longer_than_its_timeout_never_starts(make, clock):
-    manager = make(worker_count=1, max_worker_count=1)
+def test_a_task_that_waits_longer_than_its_timeout_never_starts(new_manager, clock):
+    manager = new_manager(worker_count=1, max_worker_count=1)
     gate = threading.Event()
     first = manager.submit(lambda resource: gate.wait(PATIENCE))
     second = manager.submit(pytest.fail, timeout=30)
@@ -138,7 +138,7 @@ def test_a_task_that_waits_longer_than_its_timeout_never_starts(make, clock):
         second.result()
 
 
-def test_a_task_that_runs_longer_than_its_timeout_has_its_context_cancelled(make, clock):
+def test_a_task_that_runs_longer_than_its_timeout_has_its_context_cancelled(new_manager, clock):
     clock.advance(3600)
     started, ended = threading.Event(), threading.Event()
 
@@ -148,7 +148,7 @@ def test_a_task_that_runs_longer_than_its_timeout_has_its_context_cancelled(make
         if ctx.wait():
             ended.set()
 
-    future = make().submit(task, timeout=30)
+    future = new_manager().submit(task, timeout=30)
     assert started.wait(PATIENCE)
     clock.advance(30)
     assert ended.wait(PATIENCE)
@@ -156,13 +156,13 @@ def test_a_task_that_runs_longer_than_its_timeout_has_its_context_cancelled(make
         future.result()
 
 
-def test_a_task_that_ends_in_time_takes_its_deadline_out(make, clock):
-    assert make().submit(lambda resource: 1, timeout=30).result(PATIENCE) == 1
+def test_a_task_that_ends_in_time_takes_its_deadline_out(new_manager, clock):
+    assert new_manager().submit(lambda resource: 1, timeout=30).result(PATIENCE) == 1
     eventually(lambda: clock.deadlines == 0)
     clock.advance(100)
 
 
-def test_a_task_that_sleeps_wakes_when_the_clock_is_advanced(make, clock):
+def test_a_task_that_sleeps_wakes_when_the_clock_is_advanced(new_manager, clock):
     laps = []
 
     def task(ctx, resource):
@@ -170,7 +170,7 @@ def test_a_task_that_sleeps_wakes_when_the_clock_is_advanced(make, clock):
             assert ctx.wait(10) is False
             laps.append(lap)
 
-    future = make().submit(task)
+    future = new_manager().submit(task)
     for lap in range(3):
         clock.wait_for_deadlines(1)
         assert len(laps) == lap
@@ -181,8 +181,8 @@ def test_a_task_that_sleeps_wakes_when_the_clock_is_advanced(make, clock):
     assert laps == [0, 1, 2]
 
 
-def test_a_task_that_sleeps_wakes_when_it_is_cancelled(make, clock):
-    future = make().submit(lambda ctx, resource: ctx.wait(10))
+def test_a_task_that_sleeps_wakes_when_it_is_cancelled(new_manager, clock):
+    future = new_manager().submit(lambda ctx, resource: ctx.wait(10))
     clock.wait_for_deadlines(1)
     assert future.cancel() is False
     assert future.result(PATIENCE) is True
@@ -507,9 +507,9 @@ def test_a_manager_heals_what_the_factory_breaks():
     resources.check()
 
 
-def test_a_recorded_task_of_one_manager_may_wait_for_the_end_of_another(make, factory):
-    other = make(name="other")
-    assert make().queue_task(factory.use(lambda resource: other.stop())).drained
+def test_a_recorded_task_of_one_manager_may_wait_for_the_end_of_another(new_manager, factory):
+    other = new_manager(name="other")
+    assert new_manager().queue_task(factory.use(lambda resource: other.stop())).drained
 
 
 def test_numbers_are_given_once_whatever_threads_ask():
@@ -630,10 +630,10 @@ def test_a_forgotten_manager_whose_hooks_do_not_refer_to_it_is_stopped(impatient
 
 
 @pytest.mark.parametrize("end", ["stop", "kill"])
-def test_what_leaves_nothing_behind_costs_no_garbage_collection(make, factory, monkeypatch, end):
+def test_what_leaves_nothing_behind_costs_no_garbage_collection(new_manager, factory, monkeypatch, end):
     factory.any_thread = True
     with leak_check():
-        manager = make(resource_pool_size=None)
+        manager = new_manager(resource_pool_size=None)
         manager.submit(lambda resource: 1).result(PATIENCE)
         manager.run_task(lambda resource: 1)
         getattr(manager, end)()
@@ -641,13 +641,13 @@ def test_what_leaves_nothing_behind_costs_no_garbage_collection(make, factory, m
         monkeypatch.setattr(gc, "collect", None)  # would cost more than all the rest
 
 
-def test_a_manager_left_open_is_named_with_what_it_does_and_then_killed(make, factory, impatient):
+def test_a_manager_left_open_is_named_with_what_it_does_and_then_killed(new_manager, factory, impatient):
     factory.any_thread = True
     gate, started = threading.Event(), threading.Event()
     managers = []
 
     def block():
-        manager = make(worker_count=1, max_worker_count=1, name="open", resource_pool_size=2)
+        manager = new_manager(worker_count=1, max_worker_count=1, name="open", resource_pool_size=2)
         managers.append(manager)
         manager.submit(lambda resource: (started.set(), gate.wait(PATIENCE)))
         assert started.wait(PATIENCE)
@@ -662,8 +662,8 @@ def test_a_manager_left_open_is_named_with_what_it_does_and_then_killed(make, fa
     eventually(lambda: factory.live == 0)
 
 
-def test_each_manager_is_named(make):
-    left = left_behind(lambda: [make(worker_count=1, name=name) for name in ("a", "b")])
+def test_each_manager_is_named(new_manager):
+    left = left_behind(lambda: [new_manager(worker_count=1, name=name) for name in ("a", "b")])
     assert sorted(line.partition(",")[0] for line in left) == ["manager 'a'", "manager 'b'"]
 
 
@@ -680,10 +680,10 @@ def test_a_manager_that_was_dropped_is_given_the_time_to_close(factory):
     eventually(lambda: factory.live == 0)
 
 
-def test_a_manager_that_is_closing_is_given_the_time_to_close(make):
+def test_a_manager_that_is_closing_is_given_the_time_to_close(new_manager):
     gate = threading.Event()
     with leak_check():
-        manager = make(worker_count=1)
+        manager = new_manager(worker_count=1)
         manager.submit(lambda resource: gate.wait(PATIENCE))
         lifecycle = manager._engine.lifecycle
         lifecycle.request_stop()
@@ -691,11 +691,11 @@ def test_a_manager_that_is_closing_is_given_the_time_to_close(make):
         lifecycle.wait = lambda timeout: gate.set() or wait(timeout)
 
 
-def test_a_worker_that_was_abandoned_is_named(make, factory, impatient):
+def test_a_worker_that_was_abandoned_is_named(new_manager, factory, impatient):
     gate, started = threading.Event(), threading.Event()
 
     def block():
-        manager = make(worker_count=1, name="stuck")
+        manager = new_manager(worker_count=1, name="stuck")
         manager.submit(lambda resource: (started.set(), gate.wait(PATIENCE)))
         assert started.wait(PATIENCE)
         assert manager.kill(0.01).abandoned == ("stuck-worker-1",)
@@ -705,11 +705,11 @@ def test_a_worker_that_was_abandoned_is_named(make, factory, impatient):
     eventually(lambda: factory.live == 0)
 
 
-def test_a_resource_that_run_task_has_is_named(make, factory, impatient):
+def test_a_resource_that_run_task_has_is_named(new_manager, factory, impatient):
     gate, started = threading.Event(), threading.Event()
 
     def block():
-        manager = make(worker_count=1, name="lent")
+        manager = new_manager(worker_count=1, name="lent")
         task = lambda resource: (started.set(), gate.wait(PATIENCE))  # noqa: E731
         threading.Thread(target=manager.run_task, args=(task,)).start()
         assert started.wait(PATIENCE)
@@ -720,11 +720,11 @@ def test_a_resource_that_run_task_has_is_named(make, factory, impatient):
     eventually(lambda: factory.live == 0)
 
 
-def test_a_callback_that_runs_is_named(make, impatient):
+def test_a_callback_that_runs_is_named(new_manager, impatient):
     gate, started = threading.Event(), threading.Event()
 
     def block():
-        manager = make(worker_count=1, max_worker_count=1, name="called")
+        manager = new_manager(worker_count=1, max_worker_count=1, name="called")
         manager.submit(lambda ctx, resource: (started.set(), ctx.wait(PATIENCE)))
         assert started.wait(PATIENCE)
         manager.submit(lambda resource: 1).add_done_callback(lambda _: gate.wait(PATIENCE))
@@ -734,11 +734,11 @@ def test_a_callback_that_runs_is_named(make, impatient):
     gate.set()
 
 
-def test_a_future_without_an_outcome_is_named(make, impatient):
+def test_a_future_without_an_outcome_is_named(new_manager, impatient):
     kept = []
 
     def block():
-        manager = make(worker_count=1, name="lossy")
+        manager = new_manager(worker_count=1, name="lossy")
         gate, started = threading.Event(), threading.Event()
         manager.submit(lambda resource: (started.set(), gate.wait(PATIENCE)))
         assert started.wait(PATIENCE)
@@ -754,15 +754,15 @@ def test_a_future_without_an_outcome_is_named(make, impatient):
     assert kept[0].exception(PATIENCE) is not None
 
 
-def test_managers_of_before_are_no_concern(make):
-    manager = make()
+def test_managers_of_before_are_no_concern(new_manager):
+    manager = new_manager()
     with leak_check():
         manager.submit(lambda resource: 1)
 
 
-def test_an_error_of_the_block_goes_on(make):
+def test_an_error_of_the_block_goes_on(new_manager):
     def block():
-        make()
+        new_manager()
         raise KeyError
 
     with pytest.raises(KeyError), leak_check():

@@ -546,7 +546,7 @@ def test_shutdown_in_one_of_the_pools_own_calls_begins_and_does_not_hang():
 
 
 @pytest.mark.parametrize("outer", ["pool", "view", "task"])
-def test_a_pool_inside_of_another_ones_call_is_waited_for(make, outer):
+def test_a_pool_inside_of_another_ones_call_is_waited_for(new_manager, outer):
     def call(*resource):
         with ThreadPoolExecutor(2) as pool:
             futures = [pool.submit(abs, -n) for n in range(50)]
@@ -556,9 +556,9 @@ def test_a_pool_inside_of_another_ones_call_is_waited_for(make, outer):
         with ThreadPoolExecutor(1) as pool:
             assert pool.submit(call).result(PATIENCE)
     elif outer == "view":
-        assert make().executor().submit(call).result(PATIENCE)
+        assert new_manager().executor().submit(call).result(PATIENCE)
     else:
-        assert make().queue_task(call)
+        assert new_manager().queue_task(call)
 
 
 def test_many_that_submit_while_it_closes_are_either_refused_or_served():

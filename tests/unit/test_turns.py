@@ -29,10 +29,10 @@ posix_only = pytest.mark.skipif(os.name != "posix", reason="signals to the own p
 
 
 @pytest.fixture
-def limited(make, factory):
+def limited(new_manager, factory):
     """`limited(limit)`: a manager of one worker."""
     factory.any_thread = True
-    return lambda limit=1, **options: make(**{**LIMITS, "run_task_limit": limit, **options})
+    return lambda limit=1, **options: new_manager(**{**LIMITS, "run_task_limit": limit, **options})
 
 
 class Holder:

@@ -54,8 +54,8 @@ def way(request):
 # -- coroutines ----------------------------------------------------------------------------------------------------
 
 
-def test_a_coroutine_that_a_task_returns_is_its_error_and_is_closed(make, way):
-    manager = make(worker_count=1)
+def test_a_coroutine_that_a_task_returns_is_its_error_and_is_closed(new_manager, way):
+    manager = new_manager(worker_count=1)
     made = []
 
     def task(resource):
@@ -70,15 +70,15 @@ def test_a_coroutine_that_a_task_returns_is_its_error_and_is_closed(make, way):
     assert manager.metrics().total_tasks_failed == 1
 
 
-def test_each_item_of_a_map_whose_function_returns_coroutines_has_that_error(make):
-    manager = make()
+def test_each_item_of_a_map_whose_function_returns_coroutines_has_that_error(new_manager):
+    manager = new_manager()
     for size in (1, 3):
         results = list(manager.map(sync_fetch, range(7), chunksize=size, return_exceptions=True))
         assert [type(error) for error in results] == [TypeError] * 7
 
 
-def test_one_item_of_a_chunk_may_have_it(make):
-    manager = make()
+def test_one_item_of_a_chunk_may_have_it(new_manager):
+    manager = new_manager()
 
     def task(resource, number):
         return fetch(resource) if number == 4 else number
@@ -88,12 +88,12 @@ def test_one_item_of_a_chunk_may_have_it(make):
     assert results == [0, 1, 2, 3, 5, 6, 7, 8]
 
 
-def test_the_error_has_no_frames_of_ours(make):
-    future = make().submit(sync_fetch)
+def test_the_error_has_no_frames_of_ours(new_manager):
+    future = new_manager().submit(sync_fetch)
     assert future.exception(PATIENCE).__traceback__ is None
 
 
-def test_a_coroutine_that_somebody_has_begun_to_run_is_left_alone(make):
+def test_a_coroutine_that_somebody_has_begun_to_run_is_left_alone(new_manager):
     async def suspended(resource):
         await asyncio.sleep(0)
         return 7
@@ -103,14 +103,14 @@ def test_a_coroutine_that_somebody_has_begun_to_run_is_left_alone(make):
         coroutine.send(None)
         return coroutine
 
-    coroutine = make().queue_task(begin)
+    coroutine = new_manager().queue_task(begin)
     with pytest.raises(StopIteration) as ended:
         coroutine.send(None)
     assert ended.value.value == 7
 
 
-def test_calls_of_an_executor_may_return_what_they_like(make, log):
-    manager = make()
+def test_calls_of_an_executor_may_return_what_they_like(new_manager, log):
+    manager = new_manager()
     with manager.executor() as view, ThreadPoolExecutor(1) as pool:
         for executor in (view, pool):
             coroutine = executor.submit(fetch_later).result()
@@ -127,8 +127,8 @@ def fetch_later():
 
 
 @pytest.mark.parametrize(("make_one", "kind"), [(rows, GeneratorType), (arows, AsyncGeneratorType)])
-def test_a_generator_that_tasks_return_is_told_once_for_each_function(make, log, way, make_one, kind):
-    manager = make(worker_count=2)
+def test_a_generator_that_tasks_return_is_told_once_for_each_function(new_manager, log, way, make_one, kind):
+    manager = new_manager(worker_count=2)
 
     def first(resource):
         return make_one(resource)
@@ -145,27 +145,27 @@ def test_a_generator_that_tasks_return_is_told_once_for_each_function(make, log,
     assert len(log.loud()) == (1 if "lambda" in told else 2)  # some ways have one of their own around them
 
 
-def test_a_resource_that_tasks_return_is_told_once_for_each_function(make, log, way):
-    factory_of = make(worker_count=1)
+def test_a_resource_that_tasks_return_is_told_once_for_each_function(new_manager, log, way):
+    factory_of = new_manager(worker_count=1)
     for _ in range(3):
         assert type(way(factory_of, lambda resource: resource)).__name__ == "Resource"
     (told,) = log.loud()
     assert "returned its resource" in told
 
 
-def test_functions_that_are_made_again_and_again_are_told_of_once(make, log):
-    manager = make()
+def test_functions_that_are_made_again_and_again_are_told_of_once(new_manager, log):
+    manager = new_manager()
     for number in range(5):
         manager.queue_task(lambda resource, number=number: rows(resource, number))
     assert len(log.loud()) == 1
 
 
-def test_a_callable_without_code_is_told_of_by_its_type(make, log):
+def test_a_callable_without_code_is_told_of_by_its_type(new_manager, log):
     class Rows:
         def __call__(self, resource):
             return rows(resource)
 
-    manager = make()
+    manager = new_manager()
     for fn in (Rows(), Rows(), MagicMock(side_effect=rows), MagicMock(side_effect=rows)):
         assert type(manager.queue_task(fn)) is GeneratorType
     assert len(log.loud()) == 2
@@ -176,8 +176,8 @@ class Held:
 
 
 @pytest.mark.usefixtures("no_collection")
-def test_a_function_that_was_told_of_is_not_kept(make, log):
-    manager = make(worker_count=1)
+def test_a_function_that_was_told_of_is_not_kept(new_manager, log):
+    manager = new_manager(worker_count=1)
     (worker,) = manager._engine.crew.members
     held = Held()
     watch = weakref.ref(held)
@@ -188,9 +188,9 @@ def test_a_function_that_was_told_of_is_not_kept(make, log):
     eventually(lambda: watch() is None)
 
 
-def test_no_more_functions_are_told_of_than_can_be_remembered(make, log, monkeypatch):
+def test_no_more_functions_are_told_of_than_can_be_remembered(new_manager, log, monkeypatch):
     monkeypatch.setattr(tasker.usercode, "_FUNCTIONS", 3)
-    manager = make()
+    manager = new_manager()
     for number in range(5):
         names = {"rows": rows}
         exec(f"def made_{number}(resource): return rows(resource)", names)
@@ -207,8 +207,8 @@ def test_a_resource_that_is_no_more_than_a_value_may_be_returned(log, resource):
     assert log.loud() == []
 
 
-def test_another_object_of_the_resources_type_may_be_returned(make, log, way):
-    manager = make()
+def test_another_object_of_the_resources_type_may_be_returned(new_manager, log, way):
+    manager = new_manager()
     other = manager.queue_task(lambda resource: type(resource)(99))
     assert way(manager, lambda resource: other) is other
     assert log.loud() == []
@@ -312,8 +312,8 @@ def test_what_on_destroy_returns_to_be_run_is_reported_as_what_it_raises(log, de
     assert any(f"on_destroy returned {what}" in line for line in log.loud())
 
 
-def test_a_health_check_that_returns_a_coroutine_is_one_that_raises(make, factory, log):
-    manager = make(worker_count=1, max_retries=0, check_health=lambda error: connect())
+def test_a_health_check_that_returns_a_coroutine_is_one_that_raises(new_manager, factory, log):
+    manager = new_manager(worker_count=1, max_retries=0, check_health=lambda error: connect())
     assert isinstance(manager.submit(lambda resource: 1 / 0).exception(PATIENCE), ZeroDivisionError)
     assert manager.queue_task(lambda resource: resource.number) == 1
     assert any("check_health returned a coroutine" in line for line in log.loud())
@@ -337,8 +337,8 @@ def test_a_generator_may_be_a_resource():
         assert manager.stop().destroy_errors == 0
 
 
-def test_results_of_all_types_are_looked_at_in_whichever_order_they_come(make, log):
-    manager = make(worker_count=1)
+def test_results_of_all_types_are_looked_at_in_whichever_order_they_come(new_manager, log):
+    manager = new_manager(worker_count=1)
     made = iter([1, "text", None, 2, fetch, None, fetch, fetch, rows, 3, rows])
 
     def task(resource):
@@ -351,8 +351,8 @@ def test_results_of_all_types_are_looked_at_in_whichever_order_they_come(make, l
     assert len(log.loud()) == 1
 
 
-def test_each_coroutine_of_a_function_that_run_task_calls_again_and_again_is_an_error(make, log):
-    manager = make()
+def test_each_coroutine_of_a_function_that_run_task_calls_again_and_again_is_an_error(new_manager, log):
+    manager = new_manager()
     for _ in range(3):
         with pytest.raises(TypeError, match="returned a coroutine"):
             manager.run_task(sync_fetch)
@@ -360,8 +360,8 @@ def test_each_coroutine_of_a_function_that_run_task_calls_again_and_again_is_an_
     assert len(log.loud()) == 1
 
 
-def test_a_function_that_returns_a_coroutine_now_and_then_is_looked_at_each_time(make):
-    manager = make()
+def test_a_function_that_returns_a_coroutine_now_and_then_is_looked_at_each_time(new_manager):
+    manager = new_manager()
     for run in (manager.queue_task, manager.run_task, manager.queue_task, manager.run_task):
         for late in (False, True, False, True):
             if late:
