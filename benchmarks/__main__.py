@@ -16,22 +16,16 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
-from benchmarks.history import Results, save
-from benchmarks.imports import path_of_packages, with_byte_code
+from benchmarks.harness.environment import path_of_packages, with_byte_code
+from benchmarks.harness.history import Results, save
+from benchmarks.harness.options import Parser
+from benchmarks.harness.results import Row
+from benchmarks.harness.table import as_text
 from benchmarks.measurements import MEASUREMENTS
-from benchmarks.results import Row
-from benchmarks.table import as_text
 
 LIMIT = 1_800  # seconds for one measurement
-
-
-class Parser(argparse.ArgumentParser):
-    """Errors in one line."""
-
-    def error(self, message: str) -> NoReturn:
-        self.exit(2, f"{self.prog}: {message} (--help lists the options)\n")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -70,8 +64,9 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
 
 def _described(python: str) -> dict[str, Any]:
     """What is measured on there. `ValueError` where tasker cannot be imported."""
+    command = [python, "-m", "benchmarks.harness.machine"]
     try:
-        run = subprocess.run([python, "-m", "benchmarks.machine"], capture_output=True, text=True, env=_environment())
+        run = subprocess.run(command, capture_output=True, text=True, env=_environment())
     except OSError as error:
         raise ValueError(f"{python} cannot be run: {error.strerror}") from None
     if run.returncode:
@@ -133,7 +128,7 @@ def _measure_all(python: str, on: Mapping[str, Any], options: argparse.Namespace
 
 
 def _measure(python: str, name: str, quick: bool) -> list[Row]:
-    command = [python, "-m", "benchmarks.child", name, *["--quick"] * quick]
+    command = [python, "-m", "benchmarks.run_one", name, *["--quick"] * quick]
     with tempfile.TemporaryDirectory() as cache:
         environment = with_byte_code(cache) if MEASUREMENTS[name].keeps_byte_code else _environment()
         run = subprocess.run(command, check=True, stdout=subprocess.PIPE, timeout=LIMIT, text=True, env=environment)

@@ -7,10 +7,10 @@ from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 
-from benchmarks.results import Row
-from benchmarks.rivals import BASELINE, NO_OP, TASKER, open_drop_in, open_tasker
-from benchmarks.rounds import Sampler, interleave, ratios, seconds, spread, spreads
-from benchmarks.targets import Target, on_3_11, this_build
+from benchmarks.harness.results import Row
+from benchmarks.harness.rivals import BASELINE, NO_OP, TASKER, open_drop_in, open_tasker
+from benchmarks.harness.rounds import Sampler, interleave, ratios, seconds, spread, spreads
+from benchmarks.harness.targets import Target, on_3_11, this_build
 
 __all__ = ["awaited_tasks"]
 

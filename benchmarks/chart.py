@@ -10,11 +10,11 @@ import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from benchmarks.history import HISTORY, Results, newest
-from benchmarks.page import as_page, python_in_words, where_in_words
-from benchmarks.results import Row
-from benchmarks.rounds import Spread
-from benchmarks.svg import DARK, LIGHT, Drawing, Palette, width_of
+from benchmarks.harness.history import HISTORY, Results, newest
+from benchmarks.harness.page import as_page, python_in_words, where_in_words
+from benchmarks.harness.results import Row
+from benchmarks.harness.rounds import Spread
+from benchmarks.harness.svg import DARK, LIGHT, Drawing, Palette, width_of
 
 __all__ = ["FILES", "draw", "main"]
 

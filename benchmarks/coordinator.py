@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from statistics import median
 
-from benchmarks.on_ray import gather, local_cluster, open_ray
+from benchmarks.harness.ray_cluster import gather, local_cluster, open_ray
 from tasker import TaskManager
 
 ACTORS = (2, 8, 32)

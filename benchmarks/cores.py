@@ -8,10 +8,10 @@ from contextlib import ExitStack
 from functools import partial
 from typing import Any
 
-from benchmarks.results import Row
-from benchmarks.rivals import BASELINE, TASKER, open_executor, open_tasker
-from benchmarks.rounds import Sampler, interleave, ratios, seconds, spread, spreads
-from benchmarks.targets import Target, this_build
+from benchmarks.harness.results import Row
+from benchmarks.harness.rivals import BASELINE, TASKER, open_executor, open_tasker
+from benchmarks.harness.rounds import Sampler, interleave, ratios, seconds, spread, spreads
+from benchmarks.harness.targets import Target, this_build
 
 __all__ = ["second_workers", "steps_of"]
 

@@ -10,10 +10,10 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager, ExitStack
 from pathlib import Path
 
-from benchmarks.results import Row
-from benchmarks.rivals import BASELINE, TASKER, Pool, Task, installed, open_drop_in, open_executor, open_tasker
-from benchmarks.rounds import spreads
-from benchmarks.targets import Target
+from benchmarks.harness.results import Row
+from benchmarks.harness.rivals import BASELINE, TASKER, Pool, Task, installed, open_drop_in, open_executor, open_tasker
+from benchmarks.harness.rounds import spreads
+from benchmarks.harness.targets import Target
 
 __all__ = ["idle_pools", "voluntary_switches"]
 

@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
 import tempfile
 from collections.abc import Mapping, Sequence
 from functools import partial
-from pathlib import Path
 
-import tasker
-from benchmarks.results import Row
-from benchmarks.rivals import BASELINE, TASKER, installed
-from benchmarks.rounds import interleave, ratios, seconds, spread, spreads
-from benchmarks.targets import Target
+from benchmarks.harness.environment import with_byte_code
+from benchmarks.harness.results import Row
+from benchmarks.harness.rivals import BASELINE, TASKER, installed
+from benchmarks.harness.rounds import interleave, ratios, seconds, spread, spreads
+from benchmarks.harness.targets import Target
 
-__all__ = ["import_times", "path_of_packages", "with_byte_code"]
+__all__ = ["import_times"]
 
 BARE = "the interpreter alone"
 NEEDED = "concurrent.futures.thread, logging"  # what tasker cannot do without
@@ -61,19 +59,6 @@ def import_times(quick: bool) -> list[Row]:
 def _less(walls: Sequence[float], other: Sequence[float]) -> list[float]:
     """Round by round."""
     return [wall - off for wall, off in zip(walls, other, strict=True)]
-
-
-def path_of_packages() -> str:
-    """`PYTHONPATH` for a child that is to find the tasker and the benchmarks that run here."""
-    folders = (str(Path(file).parents[1]) for file in (tasker.__file__, __file__))
-    return os.pathsep.join([*dict.fromkeys(folders), *filter(None, [os.environ.get("PYTHONPATH")])])
-
-
-def with_byte_code(cache: str) -> dict[str, str]:
-    """An environment in which interpreters keep their byte code in that folder, whatever this one says about it."""
-    environment = os.environ | {"PYTHONPATH": path_of_packages(), "PYTHONPYCACHEPREFIX": cache}
-    environment.pop("PYTHONDONTWRITEBYTECODE", None)
-    return environment
 
 
 def _start(code: str, environment: Mapping[str, str]) -> float:

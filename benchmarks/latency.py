@@ -9,26 +9,16 @@ from __future__ import annotations
 
 import _thread
 import threading
-from collections.abc import Callable
 from contextlib import ExitStack
 
-from benchmarks.forms import Samples, open_both_forms, rows_of_both_forms, times_as_fast
-from benchmarks.results import Row
-from benchmarks.rivals import BASELINE, NO_OP, TASKER, Pool, Task, TaskerPool, open_pools
-from benchmarks.rounds import Sampler, Spread, interleave, ratios, seconds, spread, spreads
-from benchmarks.targets import Target
-from benchmarks.throughput import workers_in_words
+from benchmarks.harness.both_forms import Samples, open_both_forms, rows_of_both_forms, times_as_fast
+from benchmarks.harness.results import Row, workers_in_words
+from benchmarks.harness.rivals import BASELINE, NO_OP, TASKER, TaskerPool, open_pools
+from benchmarks.harness.rounds import Spread, interleave, ratios, spread, spreads
+from benchmarks.harness.samplers import callers_sampler, calls_sampler, round_trip_sampler
+from benchmarks.harness.targets import Target
 
-__all__ = [
-    "HAND_OVERS",
-    "HandOvers",
-    "above_hand_overs",
-    "blocking_callers",
-    "callers_sampler",
-    "round_trip_sampler",
-    "round_trips",
-    "run_task",
-]
+__all__ = ["HAND_OVERS", "HandOvers", "above_hand_overs", "blocking_callers", "round_trips", "run_task"]
 
 HAND_OVERS = "two lock hand-overs"
 
@@ -72,7 +62,7 @@ def round_trips(workers: int, quick: bool) -> list[Row]:
     count, rounds = (100, 3) if quick else (1_000, 31)
     with ExitStack() as stack:
         bare = stack.enter_context(HandOvers())
-        samplers = {HAND_OVERS: _sampler(bare.calls, count)}
+        samplers = {HAND_OVERS: calls_sampler(bare.calls, count)}
         for name, (pool, task) in open_both_forms(stack, workers, futures=True).items():
             samplers[name] = round_trip_sampler(pool, task, count)
         samples = interleave(samplers, rounds)
@@ -112,7 +102,7 @@ def run_task(quick: bool) -> list[Row]:
         samplers = {name: round_trip_sampler(pool, NO_OP, count) for name, pool in pools.items() if name != TASKER}
         own = pools[TASKER]
         assert isinstance(own, TaskerPool)
-        samplers[TASKER] = _sampler(lambda calls: own.run_tasks(NO_OP, calls), count)
+        samplers[TASKER] = calls_sampler(lambda calls: own.run_tasks(NO_OP, calls), count)
         samples = interleave(samplers, rounds)
     return [
         Row(
@@ -126,36 +116,3 @@ def run_task(quick: bool) -> list[Row]:
             notes=(f"{count:,} calls, {rounds} rounds",),
         )
     ]
-
-
-def round_trip_sampler(pool: Pool, task: Task, count: int) -> Sampler:
-    """Microseconds of a round trip."""
-    return _sampler(lambda calls: pool.calls(task, calls), count)
-
-
-def _sampler(calls: Callable[[int], object], count: int) -> Sampler:
-    return lambda: seconds(lambda: calls(count)) / count * 1e6
-
-
-def callers_sampler(pool: Pool, task: Task, callers: int, count: int) -> Sampler:
-    """Microseconds a task, of the time from when all callers are let go to when the last has finished."""
-
-    def sample() -> float:
-        gate = threading.Barrier(callers + 1)
-
-        def call() -> None:
-            gate.wait()
-            pool.calls(task, count)
-
-        threads = [threading.Thread(target=call) for _ in range(callers)]
-        for thread in threads:
-            thread.start()
-
-        def run() -> None:
-            gate.wait()
-            for thread in threads:
-                thread.join()
-
-        return seconds(run) / (callers * count) * 1e6
-
-    return sample

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from multiprocessing.pool import ThreadPool
 
-from benchmarks.results import Row
-from benchmarks.rivals import BASELINE, TASKER, open_tasker
-from benchmarks.rounds import Sampler, interleave, ratios, seconds, spread, spreads
-from benchmarks.targets import Target, on_3_11, this_build
+from benchmarks.harness.results import Row
+from benchmarks.harness.rivals import BASELINE, TASKER, open_tasker
+from benchmarks.harness.rounds import interleave, ratios, spread, spreads
+from benchmarks.harness.samplers import map_sampler
+from benchmarks.harness.targets import Target, on_3_11, this_build
 
 __all__ = ["mapped_items"]
 
@@ -41,7 +41,7 @@ def mapped_items(quick: bool) -> list[Row]:
             "ordered=False": lambda items: tasker.map(_no_op_on, items, ordered=False),
             f"chunksize={CHUNK}": lambda items: tasker.map(_no_op_on, items, chunksize=CHUNK),
         }
-        samples = interleave({name: _sampler(mapped, count) for name, mapped in ways.items()}, rounds)
+        samples = interleave({name: map_sampler(mapped, count) for name, mapped in ways.items()}, rounds)
     return [
         Row(
             name="map",
@@ -54,7 +54,3 @@ def mapped_items(quick: bool) -> list[Row]:
             notes=(f"{rounds} rounds; multiprocessing: imap",),
         )
     ]
-
-
-def _sampler(mapped: Mapped, count: int) -> Sampler:
-    return lambda: seconds(lambda: deque(mapped(range(count)), maxlen=0)) / count * 1e6

@@ -8,22 +8,22 @@ from functools import partial
 
 from benchmarks import (
     awaited,
+    callables,
+    child_start,
+    cli,
+    context_variables,
     cores,
     idle,
     imports,
-    kinds,
     latency,
-    lines,
-    looking,
     mapping,
-    memory,
-    on_ray,
+    metrics_cost,
     processes,
-    readiness,
+    queued_bytes,
+    ray_tasks,
     throughput,
-    variables,
 )
-from benchmarks.results import Row
+from benchmarks.harness.results import Row
 
 __all__ = ["MEASUREMENTS", "Measurement"]
 
@@ -55,16 +55,16 @@ MEASUREMENTS = {
     "run-task": Measurement("run_task against a round trip, one CPU", latency.run_task, pinned=True),
     "map": Measurement("map over 200,000 no-op items, 4 workers", mapping.mapped_items),
     "callables": Measurement(
-        "submit all, gather all, of partials, methods, builtins and others", kinds.kinds_of_callables
+        "submit all, gather all, of partials, methods, builtins and others", callables.kinds_of_callables
     ),
     "drop-in": Measurement("tasker.ThreadPoolExecutor: submit all, gather all", throughput.drop_in),
     "asyncio": Measurement("20,000 no-op tasks awaited with asyncio.gather", awaited.awaited_tasks),
     "contextvars": Measurement(
-        "submit all, gather all, with context variables and without", variables.propagated_variables
+        "submit all, gather all, with context variables and without", context_variables.propagated_variables
     ),
-    "lines": Measurement("lines a second through the command line", lines.lines_a_second),
-    "queued": Measurement("bytes of a queued task", memory.queued_tasks),
-    "metrics": Measurement("metrics() and memory after few tasks and after many", looking.metrics_cost),
+    "lines": Measurement("lines a second through the command line", cli.lines_a_second),
+    "queued": Measurement("bytes of a queued task", queued_bytes.queued_tasks),
+    "metrics": Measurement("metrics() and memory after few tasks and after many", metrics_cost.metrics_cost),
     "sleep": Measurement("64 workers, tasks that sleep 1 ms", throughput.sleeping_tasks),
     "idle": Measurement("wake-ups and processor time of an idle pool", idle.idle_pools),
     "processes-round-trip": Measurement("processes: blocking round trip, one caller", processes.process_round_trips),
@@ -73,11 +73,11 @@ MEASUREMENTS = {
     "processes-payload": Measurement("processes: 10 MB argument, 10 MB result", processes.process_payloads),
     "processes-cpu": Measurement("processes: tasks that only compute, 2 workers and 1", processes.processor_time),
     "processes-killed": Measurement(
-        "processes: killed, until the worker takes tasks", readiness.killed_children, keeps_byte_code=True
+        "processes: killed, until the worker takes tasks", child_start.killed_children, keeps_byte_code=True
     ),
     "processes-ready": Measurement(
-        "processes: until one is ready, and its memory", readiness.new_children, keeps_byte_code=True
+        "processes: until one is ready, and its memory", child_start.new_children, keeps_byte_code=True
     ),
-    "ray-tasks": Measurement("Ray: no-op tasks, 4 actors", on_ray.ray_tasks),
+    "ray-tasks": Measurement("Ray: no-op tasks, 4 actors", ray_tasks.ray_tasks),
     "import": Measurement("what importing costs", imports.import_times),
 }

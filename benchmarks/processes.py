@@ -5,26 +5,24 @@ The functions that children run stand at the top level of modules, where childre
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Callable, Iterable
 from contextlib import ExitStack
 from functools import cache, partial
 from statistics import median
 from typing import Any
 
-from benchmarks.latency import callers_sampler, round_trip_sampler
-from benchmarks.process_rivals import (
+from benchmarks.harness.process_rivals import (
     NO_OP,
     PROCESS_BASELINE,
     PROCESS_RIVALS,
     open_process_pools,
     open_processes,
 )
-from benchmarks.results import Row
-from benchmarks.rivals import TASKER, Pool, Task
-from benchmarks.rounds import Sampler, interleave, ratios, seconds, spread, spreads
-from benchmarks.targets import Target
-from benchmarks.throughput import workers_in_words
+from benchmarks.harness.results import Row, workers_in_words
+from benchmarks.harness.rivals import TASKER, Pool, Task
+from benchmarks.harness.rounds import Sampler, interleave, ratios, seconds, spread, spreads
+from benchmarks.harness.samplers import callers_sampler, map_sampler, round_trip_sampler
+from benchmarks.harness.targets import Target
 
 __all__ = ["process_callers", "process_map", "process_payloads", "process_round_trips", "processor_time"]
 
@@ -128,7 +126,7 @@ def process_map(quick: bool) -> list[Row]:
                 TASKER: partial(own.map, _item_on, chunksize=chunk),
                 PROCESS_BASELINE: partial(other.map, _item, chunksize=chunk),
             }
-            samples = interleave({name: _map_sampler(mapped, count) for name, mapped in ways.items()}, rounds)
+            samples = interleave({name: map_sampler(mapped, count) for name, mapped in ways.items()}, rounds)
             title = f"processes: map over {count:,} no-op items, chunksize={chunk}, {workers_in_words(WORKERS)}"
             rows.append(_row(f"processes-map-{chunk}", title, "µs an item", samples, None, f"{rounds} rounds"))
     return rows
@@ -193,10 +191,6 @@ def _row(name: str, title: str, unit: str, samples: dict[str, list[float]], targ
         target=target,
         notes=notes,
     )
-
-
-def _map_sampler(mapped: Callable[[Iterable[int]], Iterable[Any]], count: int) -> Sampler:
-    return lambda: seconds(lambda: deque(mapped(range(count)), maxlen=0)) / count * 1e6
 
 
 def _gather_sampler(pool: Pool, task: Task, count: int) -> Sampler:

@@ -6,13 +6,14 @@ import time
 from collections.abc import Mapping
 from contextlib import ExitStack
 
-from benchmarks.forms import open_both_forms, rows_of_both_forms, times_as_fast
-from benchmarks.results import Row
-from benchmarks.rivals import BASELINE, NO_OP, TASKER, Pool, Task, open_drop_in, open_executor, open_pools
-from benchmarks.rounds import Sampler, interleave, ratios, seconds, spread, spreads
-from benchmarks.targets import Target, on_3_11, this_build
+from benchmarks.harness.both_forms import open_both_forms, rows_of_both_forms, times_as_fast
+from benchmarks.harness.results import Row, workers_in_words
+from benchmarks.harness.rivals import BASELINE, NO_OP, TASKER, Pool, Task, open_drop_in, open_executor, open_pools
+from benchmarks.harness.rounds import interleave, ratios, spread, spreads
+from benchmarks.harness.samplers import gather_sampler
+from benchmarks.harness.targets import Target, on_3_11, this_build
 
-__all__ = ["drop_in", "sleeping_tasks", "submit_all", "workers_in_words"]
+__all__ = ["drop_in", "sleeping_tasks", "submit_all"]
 
 
 def _sleep() -> None:
@@ -83,12 +84,4 @@ def sleeping_tasks(quick: bool) -> list[Row]:
 
 
 def _gather(pools: Mapping[str, tuple[Pool, Task]], count: int, rounds: int) -> dict[str, list[float]]:
-    def sampler(pool: Pool, task: Task) -> Sampler:
-        return lambda: seconds(lambda: pool.gather(task, count)) / count * 1e6
-
-    return interleave({name: sampler(pool, task) for name, (pool, task) in pools.items()}, rounds)
-
-
-def workers_in_words(count: int) -> str:
-    """For titles."""
-    return f"{count} worker{'s' * (count != 1)}"
+    return interleave({name: gather_sampler(pool, task, count) for name, (pool, task) in pools.items()}, rounds)

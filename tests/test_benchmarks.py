@@ -15,18 +15,18 @@ import pytest
 import benchmarks
 import tasker
 from benchmarks.__main__ import _names, main
+from benchmarks.context_variables import VARIABLES, a_few_set
 from benchmarks.cores import compute, steps_of
-from benchmarks.forms import WITH_CONTEXT, open_both_forms, rows_of_both_forms, times_as_fast
-from benchmarks.history import load
-from benchmarks.imports import path_of_packages
+from benchmarks.harness.both_forms import WITH_CONTEXT, open_both_forms, rows_of_both_forms, times_as_fast
+from benchmarks.harness.environment import path_of_packages
+from benchmarks.harness.history import load
+from benchmarks.harness.results import Row
+from benchmarks.harness.rivals import BASELINE, TASKER
+from benchmarks.harness.rounds import Spread, interleave, ratios, spread, spreads
+from benchmarks.harness.table import as_markdown, as_text, figure
+from benchmarks.harness.targets import Build, Target, both_forms_target, on_3_11
 from benchmarks.latency import HAND_OVERS, above_hand_overs
 from benchmarks.measurements import MEASUREMENTS
-from benchmarks.results import Row
-from benchmarks.rivals import BASELINE, TASKER
-from benchmarks.rounds import Spread, interleave, ratios, spread, spreads
-from benchmarks.table import as_markdown, as_text, figure
-from benchmarks.targets import Build, Target, both_forms_target, on_3_11
-from benchmarks.variables import VARIABLES, a_few_set
 from tasker.signature import wants_context
 
 ROOT = Path(__file__).parents[1]

@@ -14,14 +14,14 @@ from xml.etree import ElementTree
 import pytest
 
 from benchmarks.chart import FILES, draw
-from benchmarks.history import HISTORY, Results, load, newest, save
-from benchmarks.machine import _commit, describe
-from benchmarks.page import as_page
-from benchmarks.results import Row
-from benchmarks.rivals import BASELINE, TASKER
-from benchmarks.rounds import Spread
-from benchmarks.svg import DARK, LIGHT, Palette, width_of
-from benchmarks.targets import Target
+from benchmarks.harness.history import HISTORY, Results, load, newest, save
+from benchmarks.harness.machine import _commit, describe
+from benchmarks.harness.page import as_page
+from benchmarks.harness.results import Row
+from benchmarks.harness.rivals import BASELINE, TASKER
+from benchmarks.harness.rounds import Spread
+from benchmarks.harness.svg import DARK, LIGHT, Palette, width_of
+from benchmarks.harness.targets import Target
 
 SVG = "{http://www.w3.org/2000/svg}"
 MACHINE = {"architecture": "x86_64", "cpu": "a <fast> CPU & more", "cores": 4, "usable_cores": 2, "platform": "Linux 6"}

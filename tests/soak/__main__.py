@@ -25,7 +25,7 @@ import random
 import sys
 from collections.abc import Sequence
 
-from benchmarks.__main__ import Parser
+from benchmarks.harness.options import Parser
 from tests.soak.soak import TASKS, TASKS_THERE, Soak
 
 

@@ -21,7 +21,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from benchmarks.machine import describe, resident_bytes
+from benchmarks.harness.machine import describe, resident_bytes
 from tasker import Config, Processes, TaskManager, Threads, backoff
 from tests.soak import patience
 from tests.soak.children import descriptors

@@ -1,4 +1,4 @@
-"""One measurement in this process: `python -m benchmarks.child NAME [--quick]` prints its rows as JSON.
+"""One measurement in this process: `python -m benchmarks.run_one NAME [--quick]` prints its rows as JSON.
 
 Nothing is imported at the top that could start a thread, because pinning comes first.
 """
@@ -9,7 +9,7 @@ import json
 import sys
 from dataclasses import replace
 
-from benchmarks.machine import pin
+from benchmarks.harness.machine import pin
 from benchmarks.measurements import MEASUREMENTS
 
 __all__ = ["main"]

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from benchmarks.results import Row
-from benchmarks.rivals import RIVALS
-from benchmarks.rounds import Spread
+from benchmarks.harness.results import Row
+from benchmarks.harness.rivals import RIVALS
+from benchmarks.harness.rounds import Spread
 
 __all__ = ["as_markdown", "as_text", "figure"]
 

@@ -8,10 +8,10 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 
-from benchmarks.results import Row
-from benchmarks.rivals import BASELINE, NO_OP, TASKER, Pool, Task, open_pools, open_tasker
-from benchmarks.rounds import Spread, ratios, spread, spreads
-from benchmarks.targets import Target, both_forms_target, this_build
+from benchmarks.harness.results import Row
+from benchmarks.harness.rivals import BASELINE, NO_OP, TASKER, Pool, Task, open_pools, open_tasker
+from benchmarks.harness.rounds import Spread, ratios, spread, spreads
+from benchmarks.harness.targets import Target, both_forms_target, this_build
 
 __all__ = ["WITH_CONTEXT", "Compare", "Samples", "open_both_forms", "rows_of_both_forms", "times_as_fast"]
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from benchmarks.history import Results
-from benchmarks.table import as_markdown
+from benchmarks.harness.history import Results
+from benchmarks.harness.table import as_markdown
 
 __all__ = ["as_page", "python_in_words", "where_in_words"]
 

@@ -8,10 +8,10 @@ import sys
 import tempfile
 from pathlib import Path
 
-from benchmarks.imports import path_of_packages
-from benchmarks.results import Row
-from benchmarks.rivals import TASKER
-from benchmarks.rounds import interleave, seconds, spreads
+from benchmarks.harness.environment import path_of_packages
+from benchmarks.harness.results import Row
+from benchmarks.harness.rivals import TASKER
+from benchmarks.harness.rounds import interleave, seconds, spreads
 
 __all__ = ["lines_a_second", "no_op"]
 

@@ -6,11 +6,11 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from contextvars import ContextVar
 
-from benchmarks.results import Row
-from benchmarks.rivals import NO_OP, TASKER, Pool, open_tasker
-from benchmarks.rounds import Sampler, interleave, ratios, seconds, spread, spreads
-from benchmarks.targets import Target, on_3_11, this_build
-from benchmarks.throughput import workers_in_words
+from benchmarks.harness.results import Row, workers_in_words
+from benchmarks.harness.rivals import NO_OP, TASKER, open_tasker
+from benchmarks.harness.rounds import interleave, ratios, spread, spreads
+from benchmarks.harness.samplers import gather_sampler
+from benchmarks.harness.targets import Target, on_3_11, this_build
 
 __all__ = ["a_few_set", "propagated_variables"]
 
@@ -41,7 +41,7 @@ def propagated_variables(quick: bool) -> list[Row]:
                 "without": stack.enter_context(open_tasker(workers, propagate_contextvars=False)),
                 "with retries": stack.enter_context(open_tasker(workers, check_health=_is_healthy)),
             }
-            samples = interleave({name: _sampler(pool, count) for name, pool in pools.items()}, rounds)
+            samples = interleave({name: gather_sampler(pool, NO_OP, count) for name, pool in pools.items()}, rounds)
         rows.append(
             Row(
                 name=f"contextvars-{workers}",
@@ -59,7 +59,3 @@ def propagated_variables(quick: bool) -> list[Row]:
 
 def _is_healthy(error: Exception) -> bool:
     return True
-
-
-def _sampler(pool: Pool, count: int) -> Sampler:
-    return lambda: seconds(lambda: pool.gather(NO_OP, count)) / count * 1e6

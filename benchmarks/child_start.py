@@ -12,11 +12,11 @@ from concurrent.futures import ProcessPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 
-from benchmarks.process_rivals import PROCESS_BASELINE, open_processes
-from benchmarks.results import Row
-from benchmarks.rivals import TASKER
-from benchmarks.rounds import Sampler, interleave, seconds, spreads
-from benchmarks.targets import Target
+from benchmarks.harness.process_rivals import PROCESS_BASELINE, open_processes
+from benchmarks.harness.results import Row
+from benchmarks.harness.rivals import TASKER
+from benchmarks.harness.rounds import Sampler, interleave, seconds, spreads
+from benchmarks.harness.targets import Target
 from tasker import Config, Processes, TaskManager, WorkerLostError
 
 __all__ = ["killed_children", "new_children", "private_bytes"]

@@ -9,11 +9,11 @@ from __future__ import annotations
 import gc
 from contextlib import ExitStack
 
-from benchmarks.machine import resident_bytes
-from benchmarks.results import Row
-from benchmarks.rivals import NO_OP, RIVALS, TASKER, Pool
-from benchmarks.rounds import interleave, ratios, seconds, spread, spreads
-from benchmarks.targets import Target
+from benchmarks.harness.machine import resident_bytes
+from benchmarks.harness.results import Row
+from benchmarks.harness.rivals import NO_OP, RIVALS, TASKER, Pool
+from benchmarks.harness.rounds import interleave, ratios, seconds, spread, spreads
+from benchmarks.harness.targets import Target
 
 __all__ = ["metrics_cost"]
 

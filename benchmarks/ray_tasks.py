@@ -6,57 +6,25 @@ The functions that actors run stand at the top level of a module, where they fin
 from __future__ import annotations
 
 import sys
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from importlib import import_module
 from importlib.util import find_spec
 from typing import Any
 
-from benchmarks.results import Row
-from benchmarks.rivals import TASKER
-from benchmarks.rounds import Sampler, interleave, ratios, seconds, spread, spreads
-from benchmarks.targets import Target
-from benchmarks.throughput import workers_in_words
-from tasker import Config, Ray, TaskManager
+from benchmarks.harness.ray_cluster import gather, local_cluster, open_ray
+from benchmarks.harness.results import Row, workers_in_words
+from benchmarks.harness.rivals import TASKER
+from benchmarks.harness.rounds import Sampler, interleave, ratios, seconds, spread, spreads
+from benchmarks.harness.targets import Target
 
-__all__ = ["gather", "local_cluster", "open_ray", "ray_tasks"]
+__all__ = ["ray_tasks"]
 
 WORKERS = 4
 ORDERED, UNORDERED, PLAIN = "ActorPool.map", "ActorPool.map_unordered", "plain Ray tasks one by one"
 
 
-def _no_op_on(resource: object) -> None: ...
-
-
-def _item_on(resource: object, item: int) -> None: ...
-
-
 class _Actor:
     def run(self, item: int) -> None: ...
-
-
-@contextmanager
-def local_cluster(cpus: int = WORKERS) -> Any:
-    """A cluster of this machine alone; yields the module `ray`."""
-    ray: Any = import_module("ray")
-    ray.init(address="local", num_cpus=cpus, include_dashboard=False, configure_logging=False, log_to_driver=False)
-    try:
-        yield ray
-    finally:
-        ray.shutdown()
-
-
-def open_ray(workers: int) -> TaskManager[object]:
-    """A manager whose resources, plain objects, live in actors; it does not hire."""
-    config = Config(
-        on_create=object,
-        on_destroy=_no_op_on,
-        worker_count=workers,
-        max_worker_count=workers,
-        resource_pool_size=0,
-        create_timeout=600.0,
-        placement=Ray(num_cpus=0),
-    )
-    return TaskManager(config)
 
 
 def ray_tasks(quick: bool) -> list[Row]:
@@ -105,10 +73,3 @@ def _plain_item(item: int) -> None: ...
 
 def _send(actor: Any, item: int) -> Any:
     return actor.run.remote(item)
-
-
-def gather(manager: TaskManager[object], count: int) -> None:
-    """Submit so many no-op tasks, then gather all."""
-    futures = [manager.submit(_item_on, number) for number in range(count)]
-    manager.join()  # so that this thread is woken once
-    [future.result() for future in futures]

@@ -1,6 +1,6 @@
 """What figures are measured on, and the memory of this process.
 
-`python -m benchmarks.machine` prints the former as JSON.
+`python -m benchmarks.harness.machine` prints the former as JSON.
 """
 
 from __future__ import annotations
@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import Any
 
 import tasker
-from benchmarks.process_rivals import PROCESS_RIVALS
-from benchmarks.rivals import RIVALS, TASKER
-from benchmarks.targets import this_build
+from benchmarks.harness.process_rivals import PROCESS_RIVALS
+from benchmarks.harness.rivals import RIVALS, TASKER
+from benchmarks.harness.targets import this_build
 
 __all__ = ["describe", "pin", "resident_bytes"]
 

@@ -8,10 +8,10 @@ import tracemalloc
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 
-from benchmarks.results import Row
-from benchmarks.rivals import BASELINE, NO_OP, TASKER, Pool, Task, installed
-from benchmarks.rounds import interleave, ratios, spread, spreads
-from benchmarks.targets import Target
+from benchmarks.harness.results import Row
+from benchmarks.harness.rivals import BASELINE, NO_OP, TASKER, Pool, Task, installed
+from benchmarks.harness.rounds import interleave, ratios, spread, spreads
+from benchmarks.harness.targets import Target
 
 __all__ = ["queued_tasks"]
 

@@ -6,11 +6,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, astuple, dataclass, field
 from typing import Any
 
-from benchmarks.rivals import TASKER
-from benchmarks.rounds import Spread
-from benchmarks.targets import Target
+from benchmarks.harness.rivals import TASKER
+from benchmarks.harness.rounds import Spread
+from benchmarks.harness.targets import Target
 
-__all__ = ["Row"]
+__all__ = ["Row", "workers_in_words"]
 
 
 @dataclass(frozen=True)
@@ -71,3 +71,8 @@ class Row:
 def _four_digits(values: Spread) -> list[float]:
     """Digits that count: no measurement is more exact."""
     return [float(f"{value:.4g}") for value in astuple(values)]
+
+
+def workers_in_words(count: int) -> str:
+    """For titles."""
+    return f"{count} worker{'s' * (count != 1)}"

@@ -11,7 +11,7 @@ from concurrent.futures import ProcessPoolExecutor
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
-from benchmarks.rivals import TASKER, MultiprocessingPool, Pool, Rival, Task, TaskerPool
+from benchmarks.harness.rivals import TASKER, MultiprocessingPool, Pool, Rival, Task, TaskerPool
 from tasker import Config, Processes, TaskManager
 
 __all__ = ["NO_OP", "PROCESS_BASELINE", "PROCESS_RIVALS", "open_process_pools", "open_processes"]

@@ -13,11 +13,11 @@ from itertools import count
 from pathlib import Path
 from typing import Any
 
-from benchmarks.results import Row
+from benchmarks.harness.results import Row
 
 __all__ = ["HISTORY", "Results", "load", "newest", "save"]
 
-HISTORY = Path(__file__).parent / "history"
+HISTORY = Path(__file__).parents[1] / "history"
 
 
 @dataclass(frozen=True)

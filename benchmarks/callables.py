@@ -6,10 +6,11 @@ import functools
 from collections.abc import Callable
 from typing import Any
 
-from benchmarks.results import Row
-from benchmarks.rivals import NO_OP, TASKER, Pool, Task, open_tasker
-from benchmarks.rounds import Sampler, interleave, ratios, seconds, spread, spreads
-from benchmarks.targets import Target
+from benchmarks.harness.results import Row
+from benchmarks.harness.rivals import NO_OP, TASKER, Task, open_tasker
+from benchmarks.harness.rounds import interleave, ratios, spread, spreads
+from benchmarks.harness.samplers import gather_sampler
+from benchmarks.harness.targets import Target
 
 __all__ = ["KINDS", "kinds_of_callables"]
 
@@ -51,7 +52,7 @@ def kinds_of_callables(quick: bool) -> list[Row]:
     with open_tasker(1) as pool:
         for number, (kind, fn) in enumerate(KINDS.items(), 1):
             tasks = {TASKER: Task(_nothing, fn), "a function": NO_OP}
-            samples = interleave({name: _sampler(pool, task, count) for name, task in tasks.items()}, rounds)
+            samples = interleave({name: gather_sampler(pool, task, count) for name, task in tasks.items()}, rounds)
             rows.append(
                 Row(
                     name=f"callables-{number}",
@@ -68,7 +69,3 @@ def kinds_of_callables(quick: bool) -> list[Row]:
 
 
 def _nothing() -> None: ...
-
-
-def _sampler(pool: Pool, task: Task, count: int) -> Sampler:
-    return lambda: seconds(lambda: pool.gather(task, count)) / count * 1e6

@@ -1,0 +1,1 @@
+"""What the measurements share: rivals, rounds, rows, their history, and how it is shown."""
