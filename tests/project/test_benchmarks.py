@@ -29,7 +29,7 @@ from benchmarks.latency import HAND_OVERS, above_hand_overs
 from benchmarks.measurements import MEASUREMENTS
 from tasker.signature import wants_context
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 
 
 def row(*, ratio: float | None = 6.5, target: Target | None = None) -> Row:
