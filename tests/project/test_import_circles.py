@@ -1,4 +1,4 @@
-"""The benchmarks: no import runs in a circle, and what the measurements share imports none of them."""
+"""The benchmarks and the soak: no import runs in a circle, and what the measurements share imports none of them."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def _imported(path: Path) -> set[str]:
     return names
 
 
-@pytest.mark.parametrize("package", ["benchmarks"])
+@pytest.mark.parametrize("package", ["benchmarks", "tests.soak"])
 def test_no_import_runs_in_a_circle(package: str) -> None:
     graph = _imports_within(package)
     assert any(graph.values())

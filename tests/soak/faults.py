@@ -11,14 +11,12 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from tasker import TaskLifecycleTimestamps
 from tasker.parking import gil_enabled
+from tests.soak.journal import Journal
 from tests.soak.ledger import Job, Ledger, Resource
-
-if TYPE_CHECKING:
-    from tests.soak.journal import Journal
 
 __all__ = [
     "ERRORS",

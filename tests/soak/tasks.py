@@ -3,24 +3,22 @@
 from __future__ import annotations
 
 import os
+import random
 import signal
 import sys
+import threading
 import time
 from collections.abc import Callable
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 from tasker import Context
 from tests.soak import patience
 from tests.soak.faults import ERRORS, Burden, Burdened, Chaos, Sick, fail
-from tests.soak.ledger import Job, Resource
+from tests.soak.journal import Journal
+from tests.soak.ledger import Job, Ledger, Resource
 
-if TYPE_CHECKING:
-    from tests.soak.journal import Journal
-    from tests.soak.ledger import Ledger
-    from tests.soak.submitting import Work
-
-__all__ = ["ACTS", "FORKS", "Acts", "ActsHere", "nothing", "square"]
+__all__ = ["ACTS", "FORKS", "Acts", "ActsHere", "Submits", "nothing", "square"]
 
 ACTS = ["returns"] * 80 + ["sleeps"] * 6 + ["submits another"] * 6 + ["cancels another"] * 4 + ["recurses for ever"]
 ACTS += [*ERRORS] + ["is sick"] * 2 + ["returns a burden"] * 6
@@ -69,10 +67,23 @@ class Acts:
         return job.number
 
 
+class Submits(Protocol):
+    """What tasks know of the submitter, which knows them."""
+
+    chaos: Chaos
+    ledger: Ledger
+    released: threading.Event
+    """Set when tasks that are stuck are to end."""
+
+    def submit_another(self) -> None: ...
+    def cancel_one(self, rng: random.Random) -> None: ...
+    def end_from_inside(self, act: str) -> None: ...
+
+
 class ActsHere(Acts):
     """Those that have the manager at hand."""
 
-    def __init__(self, work: Work) -> None:
+    def __init__(self, work: Submits) -> None:
         super().__init__(work.chaos, work.ledger)
         self._work = work
 
