@@ -103,7 +103,7 @@ class Config(Record, Generic[R]):
     on top; where `resource_pool_size` is a number there are never more than the greater of both. `None`: no limit."""
     logger: Logger = field(default_factory=lambda: logging.getLogger("tasker"))
     """Where the manager's life is told as info, and failures that nobody else would see as warnings and errors; any
-    standard logger fits. The README says what is logged."""
+    standard logger fits. The project's examples/README.md says what is logged."""
     collector: MetricsCollector | None = None
     """Receives every task event as well; `None` means the built-in figures alone."""
     burst_task_threshold: int = 0

@@ -1,8 +1,9 @@
-"""`News`: what a manager tells of its ordinary life, as info, and the drop-in as debug; the README has the table.
+"""`News`: what a manager tells of its ordinary life, as info, and the drop-in as debug.
 
     started -> ready -> (hired, retired, a resource replaced, an outage over)* -> stopping or being killed -> stopped
 
-What the burst thread tells is logged aside, and costs nothing where a standard logger drops it.
+What the burst thread tells is logged aside, and costs nothing where a standard logger drops it. The table of what is
+logged is in `examples/README.md`.
 """
 
 from __future__ import annotations

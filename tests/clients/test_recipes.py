@@ -1,4 +1,4 @@
-"""The recipes of the README, as they stand there but for where the server is, on the real thing.
+"""The recipes of the guide, as they stand there but for where the server is, on the real thing.
 
 Each has the same two questions to answer. An error that does no harm to the resource: is that kept? A resource that is
 gone: is it replaced, and the task tried again?
@@ -27,15 +27,15 @@ import pytest
 from tasker import Config, TaskManager, unhealthy_on
 from tests.conftest import PATIENCE, eventually
 
-README = Path(__file__).parents[2] / "README.md"
+GUIDE = Path(__file__).parents[2] / "examples" / "README.md"
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 LONG = 45.0  # seconds for a browser to start, and to start again
 
 
 def recipe(name: str, *changes: tuple[str, str]) -> dict[str, Any]:
     """What the lines of a recipe make; `changes` are texts in it, and what is to stand there."""
-    found = re.search(rf"^\*\*{name}\.\*\* .*?^```python\n(.*?)^```$", README.read_text("utf-8"), re.M | re.S)
-    assert found, f"README.md has no recipe for {name}"
+    found = re.search(rf"^\*\*{name}\.\*\* .*?^```python\n(.*?)^```$", GUIDE.read_text("utf-8"), re.M | re.S)
+    assert found, f"examples/README.md has no recipe for {name}"
     code = found[1]
     for text, other in changes:
         assert text in code

@@ -59,6 +59,11 @@ def _programs() -> Iterator[Program]:
             yield Program(_name(page), line, found["code"], found["output"])
 
 
+def test_the_readme_stays_a_door() -> None:
+    lines = (ROOT / "README.md").read_text("utf-8").splitlines()
+    assert len(lines) <= 170, "what is told at length has its place in a folder's README.md"
+
+
 def test_the_readme_has_programs() -> None:
     assert any(program.page == "README.md" for program in _programs())
 
