@@ -26,7 +26,7 @@ import sys
 from collections.abc import Sequence
 
 from benchmarks.harness.options import Parser
-from tests.soak.soak import TASKS, TASKS_THERE, Soak
+from tests.soak.soak import TASKS, TASKS_WITH_CHILDREN, Soak
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -63,7 +63,7 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     if options.seed is None:
         options.seed = random.SystemRandom().randrange(10**9)
     if options.tasks is None:
-        tasks = TASKS_THERE if options.placement == "processes" else TASKS
+        tasks = TASKS_WITH_CHILDREN if options.placement == "processes" else TASKS
         options.tasks = int(tasks * min(1.0, options.seconds / 60))
     return options
 

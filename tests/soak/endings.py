@@ -15,7 +15,7 @@ from tests.soak.ledger import Resource
 from tests.soak.load import Load
 from tests.soak.signalling import signalling
 
-__all__ = ["ENDINGS", "ENDINGS_THERE", "STUCK"]
+__all__ = ["ENDINGS", "ENDINGS_WITH_CHILDREN", "STUCK"]
 
 STUCK = "kill with stuck tasks"
 SOON = (0.01,)  # seconds to wait for room
@@ -29,8 +29,8 @@ FROM_INSIDE = {  # what is submitted in what form, until one of these tasks or c
 
 
 def _manager(load: Load) -> TaskManager[Resource]:
-    assert load.work.manager is not None
-    return load.work.manager
+    assert load.submitter.manager is not None
+    return load.submitter.manager
 
 
 def _stop(load: Load) -> None:
@@ -56,7 +56,7 @@ def _kill(load: Load) -> None:
 
 def _kill_stuck(load: Load) -> None:
     for _ in range(load.ledger.most_workers):
-        load.work.submit(load.rng, "async", SOON, act="is stuck")
+        load.submitter.submit(load.rng, "async", SOON, act="is stuck")
     load.ledger.may_be_killed = True
     _manager(load).kill(load.rng.choice([0, 0.01, 0.1]))
 
@@ -81,7 +81,7 @@ def _from_inside(form: str, act: str, load: Load) -> None:
     load.ledger.may_be_killed = act.startswith("kill")
     deadline = time.monotonic() + patience.SECONDS
     while not load.ledger.engine.queue.closed and time.monotonic() < deadline:
-        load.work.submit(load.rng, form, SOON, act=act)
+        load.submitter.submit(load.rng, form, SOON, act=act)
         time.sleep(0.001)
 
 
@@ -96,7 +96,7 @@ def _interrupt(load: Load) -> None:
 
 
 def _forget(load: Load) -> None:
-    load.work.manager = None
+    load.submitter.manager = None
     load.join()
     gc.collect()
 
@@ -114,5 +114,5 @@ ENDINGS: dict[str, Callable[[Load], None]] = {
 }
 
 # where tasks run in child processes, they cannot reach the manager
-ENDINGS_THERE = {way: end for way, end in ENDINGS.items() if not way.endswith("from a task")}
-ENDINGS_THERE["stop while all processes are signalled"] = _stop_signalled
+ENDINGS_WITH_CHILDREN = {way: end for way, end in ENDINGS.items() if not way.endswith("from a task")}
+ENDINGS_WITH_CHILDREN["stop while all processes are signalled"] = _stop_signalled

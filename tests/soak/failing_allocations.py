@@ -27,14 +27,14 @@ from typing import Any
 from tasker import Config, TaskFuture, TaskManager, WorkerLostError, backoff
 from tests.soak import patience
 
-__all__ = ["can_starve", "main"]
+__all__ = ["can_fail_allocations", "main"]
 
 ROUND = 0.5  # seconds
 MOST_TASKS = 2_000  # in a round
 STRUCK = 0.002  # seconds for which allocations fail
 
 
-def can_starve() -> bool:
+def can_fail_allocations() -> bool:
     """Whether this Python can let allocations fail: a test module of CPython's, and a process that has one GIL.
 
     Not on 3.12 and 3.13, where CPython itself crashes after a failed allocation."""
@@ -60,13 +60,13 @@ class Made:
         self.destroyed = self.twice = False
 
 
-class Starving:
+class FailingRound:
     """One manager, and what became of its tasks."""
 
     def __init__(self, number: int, rng: random.Random) -> None:
         self.violations: list[str] = []
         self.struck = 0
-        self._name = f"starving-{number}"
+        self._name = f"failing-{number}"
         self._rng = rng
         self._ran = bytearray(MOST_TASKS)
         self._submitted = 0
@@ -119,7 +119,7 @@ class Starving:
         if self._rng.random() < 0.7:
             future = manager.submit(self._task, number)
         else:
-            future = self._submit_starved(manager, number)
+            future = self._submit_failing(manager, number)
         if future is None:
             return
         try:
@@ -133,7 +133,7 @@ class Starving:
         if not isinstance(error, (MemoryError, SystemError, ValueError, LookupError, WorkerLostError, type(None))):
             self.violations.append(f"task {number} got {error!r}")
 
-    def _submit_starved(self, manager: TaskManager[Made], number: int) -> TaskFuture[int] | None:
+    def _submit_failing(self, manager: TaskManager[Made], number: int) -> TaskFuture[int] | None:
         capi: Any = _testcapi()
         first, many = self._rng.randrange(80), self._rng.choice([1, 1, 2, 30])
         unhook, sleep, submit, task, seconds = capi.remove_mem_hooks, time.sleep, manager.submit, self._task, STRUCK
@@ -189,11 +189,11 @@ def main(seed: str, seconds: float) -> dict[str, Any]:
     violations: list[str] = []
     while time.monotonic() < deadline and not violations:
         number += 1
-        starving = Starving(number, rng)
-        starving.run(min(ROUND, max(deadline - time.monotonic(), 0.1)))
-        struck += starving.struck
-        tasks += starving._submitted
-        violations += [f"{violation} ({starving._name})" for violation in starving.violations[:5]]
+        current = FailingRound(number, rng)
+        current.run(min(ROUND, max(deadline - time.monotonic(), 0.1)))
+        struck += current.struck
+        tasks += current._submitted
+        violations += [f"{violation} ({current._name})" for violation in current.violations[:5]]
         gc.collect()
     return {"tasks": tasks, "struck": struck, "violations": violations}
 

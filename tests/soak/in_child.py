@@ -20,9 +20,9 @@ from tests.soak import patience
 from tests.soak.faults import ERRORS, HOOK_ERRORS, HOOK_ERRORS_IN_MAIN, Chaos, Hooks
 from tests.soak.journal import Journal
 from tests.soak.ledger import Job, Resource
-from tests.soak.tasks import Acts
+from tests.soak.tasks import Tasks
 
-__all__ = ["ACTS_THERE", "LOGGER", "PATTERN", "UNSENDABLE", "ActsThere", "ChaosThere", "HooksThere"]
+__all__ = ["ACTS_IN_CHILD", "LOGGER", "PATTERN", "UNSENDABLE", "ChaosInChild", "HooksInChild", "TasksInChild"]
 
 LOGGER = "tests.soak.tasks"
 PATTERN = bytes(range(256)) * 1000  # large enough to travel beside the pickle
@@ -30,11 +30,11 @@ PATTERN = bytes(range(256)) * 1000  # large enough to travel beside the pickle
 DEATHS = ["is killed", "crashes", "exits with 3", "exits with 0"]
 UNSENDABLE = ["returns a lock", "raises a lock", "raises what cannot be rebuilt"]
 # a child that is lost costs a tenth of a second and more
-ACTS_THERE = ["returns"] * 500 + ["sleeps"] * 30 + ["logs"] * 40 + ["is laden"] * 20 + ["cannot be sent"] * 5
-ACTS_THERE += ["is deaf"] * 5 + [*ERRORS, "recurses for ever"] + DEATHS * 2 + UNSENDABLE * 2
+ACTS_IN_CHILD = ["returns"] * 500 + ["sleeps"] * 30 + ["logs"] * 40 + ["is laden"] * 20 + ["cannot be sent"] * 5
+ACTS_IN_CHILD += ["is deaf"] * 5 + [*ERRORS, "recurses for ever"] + DEATHS * 2 + UNSENDABLE * 2
 
 
-class ChaosThere(Chaos):
+class ChaosInChild(Chaos):
     """The dice of one child."""
 
     def __init__(self, seed: str, journal: Journal) -> None:
@@ -74,11 +74,11 @@ class ChaosThere(Chaos):
 
 
 @functools.cache
-def _chaos(seed: str, journal: Journal) -> ChaosThere:
-    return ChaosThere(seed, journal)
+def _chaos(seed: str, journal: Journal) -> ChaosInChild:
+    return ChaosInChild(seed, journal)
 
 
-class HooksThere(Hooks):
+class HooksInChild(Hooks):
     """`on_create` and `on_destroy`, which may also hang, or end the process."""
 
     def create(self) -> Resource:
@@ -90,14 +90,14 @@ class HooksThere(Hooks):
         super().destroy(resource)
 
     def _interfere(self, hook: str) -> None:
-        assert isinstance(self._chaos, ChaosThere)
+        assert isinstance(self._chaos, ChaosInChild)
         if self._chaos.strikes(f"{hook} ends its process", 0.03):
             self._chaos.die(self._chaos.rng.choice(DEATHS))
         if self._chaos.strikes(f"{hook} hangs", 0.02):
             time.sleep(3.0 if hook == "on_create" else 0.5)
 
 
-class ActsThere(Acts):
+class TasksInChild(Tasks):
     """What tasks can do in a child only."""
 
     def _act(self, job: Job, context: Context | None) -> Any:
@@ -128,7 +128,7 @@ class ActsThere(Acts):
         return max(0.0, left + grace + rng.uniform(-0.005, 0.005))
 
     def _die_perhaps(self, how: str) -> None:
-        assert isinstance(self._chaos, ChaosThere)
+        assert isinstance(self._chaos, ChaosInChild)
         if self._chaos.rng.random() < 0.5:
             self._chaos.die(how)
 

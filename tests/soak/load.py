@@ -22,7 +22,7 @@ from tests.soak import patience
 from tests.soak.children import kill_at_random
 from tests.soak.faults import fail, steal_wake_up
 from tests.soak.signalling import can_suspend, suspend
-from tests.soak.submitting import AT_ONCE, FORMS, HASTY, PATIENT, UNHURRIED, Work
+from tests.soak.submitting import AT_ONCE, FORMS, HASTY, PATIENT, UNHURRIED, Submitter
 
 __all__ = ["Load"]
 
@@ -30,10 +30,10 @@ __all__ = ["Load"]
 class Load:
     """The load of one round, from `run()` until it is `over` and joined."""
 
-    def __init__(self, work: Work, rng: random.Random, seed: str) -> None:
-        self.work = work
-        self.chaos = work.chaos
-        self.ledger = work.ledger
+    def __init__(self, submitter: Submitter, rng: random.Random, seed: str) -> None:
+        self.submitter = submitter
+        self.chaos = submitter.chaos
+        self.ledger = submitter.ledger
         self.rng = rng  # the main thread's
         self.over = threading.Event()
         self._seed = seed  # of the other threads
@@ -79,15 +79,15 @@ class Load:
         while not self.over.is_set():
             self._burst(rng, PATIENT)
             if rng.random() < 0.1:
-                self.work.map(rng)
+                self.submitter.map(rng)
             self.over.wait(rng.choice([0, 0.001, 0.01]))
 
     def _burst(self, rng: random.Random, waits: Sequence[float | None]) -> None:
         """Submit some, then wait for some of them."""
         most = 30 if self.ledger.loses else 200  # where run_task may start a process for each
-        jobs = [self.work.submit(rng, rng.choice(FORMS), waits) for _ in range(rng.choice([1, 5, 30, most]))]
+        jobs = [self.submitter.submit(rng, rng.choice(FORMS), waits) for _ in range(rng.choice([1, 5, 30, most]))]
         if rng.random() < 0.3:
-            self.work.cancel_one(rng)
+            self.submitter.cancel_one(rng)
         futures = [job.future for job in jobs if job is not None and job.future is not None]
         if futures and rng.random() < 0.5:
             with contextlib.suppress(concurrent.futures.TimeoutError):
@@ -103,7 +103,7 @@ class Load:
 
     async def _produce_and_await(self, rng: random.Random) -> None:
         while not self.over.is_set():
-            jobs = [self.work.submit(rng, "async", AT_ONCE) for _ in range(rng.choice([1, 5, 30]))]
+            jobs = [self.submitter.submit(rng, "async", AT_ONCE) for _ in range(rng.choice([1, 5, 30]))]
             # awaiting a GeneratorExit closes the coroutine that awaits: so Python throws it
             gentle = [job for job in jobs if job is not None and job.act != "raises GeneratorExit"]
             futures = [job.future for job in gentle if job.future is not None]
@@ -146,12 +146,12 @@ class Load:
 
     def _interfere(self) -> None:
         self.chaos.note("a signal")
-        self.work.submit(self.chaos.rng, self.chaos.rng.choice(UNHURRIED), AT_ONCE)
-        self.work.cancel_one(self.chaos.rng)
+        self.submitter.submit(self.chaos.rng, self.chaos.rng.choice(UNHURRIED), AT_ONCE)
+        self.submitter.cancel_one(self.chaos.rng)
         self.ledger.engine.stats()
         self.ledger.engine.metrics()
-        if self.chaos.strikes("a signal handler stops the manager", 0.0005) and self.work.manager is not None:
-            self.work.manager.stop()
+        if self.chaos.strikes("a signal handler stops the manager", 0.0005) and self.submitter.manager is not None:
+            self.submitter.manager.stop()
 
     # -- watching ----------------------------------------------------------------------------------------------------
 
@@ -165,7 +165,7 @@ class Load:
             if rng.random() < 0.01:
                 self.chaos.note("garbage is collected")
                 gc.collect()
-            if rng.random() < 0.02 and (manager := self.work.manager) is not None:
+            if rng.random() < 0.02 and (manager := self.submitter.manager) is not None:
                 (manager.join if rng.random() < 0.5 else manager.wait_ready)(0.01)
                 del manager
 

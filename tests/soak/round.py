@@ -22,20 +22,20 @@ from tasker import Config, Processes, ResourceCreationError, TaskManager, backgr
 from tests.soak import patience
 from tests.soak.audit import audit
 from tests.soak.children import left_behind
-from tests.soak.endings import ENDINGS, ENDINGS_THERE, STUCK
+from tests.soak.endings import ENDINGS, ENDINGS_WITH_CHILDREN, STUCK
 from tests.soak.faults import Chaos, Collector, Hooks, Listener, Log, trip, unreliable_threads
-from tests.soak.in_child import LOGGER, ActsThere, ChaosThere, HooksThere
+from tests.soak.in_child import LOGGER, ChaosInChild, HooksInChild, TasksInChild
 from tests.soak.journal import Journal, Replay
 from tests.soak.ledger import Ledger, Resource
 from tests.soak.load import Load
-from tests.soak.submitting import Work
+from tests.soak.submitting import Submitter
 
-__all__ = ["Storm"]
+__all__ = ["Round"]
 
 HASTY = 0.5  # seconds: a short create_timeout, but longer than a hook and a logger that blocks take
 
 
-class Storm:
+class Round:
     """A round. `run()` it once."""
 
     def __init__(self, number: int, seed: int, placement: str = "threads") -> None:
@@ -61,14 +61,14 @@ class Storm:
         sys.setswitchinterval(self.rng.choice([interval, interval, 1e-4, 1e-6]))
         try:
             with unreliable_threads(self.chaos, self.name):
-                if (work := self._open()) is None:
+                if (submitter := self._open()) is None:
                     self.way = "never opened"  # on_create failed for the run_task pool
                     self._check_no_thread_is_left()
                     self._read_journals()
                     self._check_no_resource_is_left()
                 else:
                     with self._listening():
-                        self._go_through(Load(work, self.rng, self._seed), seconds)
+                        self._go_through(Load(submitter, self.rng, self._seed), seconds)
                 self._check_no_child_is_left()
         finally:
             sys.setswitchinterval(interval)
@@ -88,9 +88,9 @@ class Storm:
             self._audit(load)
         finally:
             load.over.set()
-            load.work.manager = None
+            load.submitter.manager = None
 
-    def _open(self) -> Work | None:
+    def _open(self) -> Submitter | None:
         try:
             manager = TaskManager(self._config())
         except BaseException as error:
@@ -102,16 +102,16 @@ class Storm:
         manager._submit_asked = self.ledger.noting_chunks(manager._submit_asked)
         trip(self.chaos, engine.crew, "heal")
         trip(self.chaos, engine.figures, "sample")
-        acts = None if self._folder is None else ActsThere(self._chaos_there(), self._journal())
-        return Work(manager, self.chaos, self.ledger, acts)
+        tasks = None if self._folder is None else TasksInChild(self._chaos_in_child(), self._journal())
+        return Submitter(manager, self.chaos, self.ledger, tasks)
 
     def _config(self) -> Config[Resource]:
-        config = self._config_here()
+        config = self._config_with_threads()
         if self._folder is None:
             return config
         self.ledger.loses = True
         hasty = self.ledger.hasty_creation = config.create_timeout == HASTY
-        hooks = HooksThere(self._chaos_there(), self._journal())
+        hooks = HooksInChild(self._chaos_in_child(), self._journal())
         return replace(
             config,
             on_create=hooks.create,
@@ -123,10 +123,10 @@ class Storm:
     def _journal(self) -> Journal:
         return Journal(str(self._folder))
 
-    def _chaos_there(self) -> ChaosThere:
-        return ChaosThere(f"{self._seed}/there", self._journal())
+    def _chaos_in_child(self) -> ChaosInChild:
+        return ChaosInChild(f"{self._seed}/there", self._journal())
 
-    def _config_here(self) -> Config[Resource]:
+    def _config_with_threads(self) -> Config[Resource]:
         rng, hooks = self.rng, Hooks(self.chaos, self.ledger)
         workers = rng.randint(1, 3)
         self.ledger.most_workers = rng.choice([workers, workers, workers + 1, workers + 3])
@@ -152,7 +152,7 @@ class Storm:
         """Without faults and without load the manager heals, and everything that was accepted ends."""
         self.chaos.calm_down()
         load.join()
-        manager, broken = load.work.manager, self.ledger.broken
+        manager, broken = load.submitter.manager, self.ledger.broken
         if manager is None or self.ledger.hangs or self.ledger.engine.lifecycle.state:
             return
         if not manager.wait_ready(patience.SECONDS):
@@ -170,7 +170,7 @@ class Storm:
             broken("a resting manager keeps the futures of tasks that have ended")
 
     def _end(self, load: Load) -> None:
-        endings = ENDINGS if self._folder is None else ENDINGS_THERE
+        endings = ENDINGS if self._folder is None else ENDINGS_WITH_CHILDREN
         self.way = self.rng.choice(list(endings))
         endings[self.way](load)
         if not self.ledger.engine.lifecycle.wait(patience.SECONDS):
@@ -186,7 +186,7 @@ class Storm:
         stuck = self.way == STUCK and self._folder is None  # a process does not keep its worker
         self.ledger.closed = not stuck
         self.ledger.closed_at = time.perf_counter()
-        load.work.released.set()
+        load.submitter.released.set()
         load.join()
         self._check_no_thread_is_left()
         self._read_journals()

@@ -25,23 +25,23 @@ from benchmarks.harness.machine import describe, resident_bytes
 from tasker import Config, Processes, TaskManager, Threads, backoff
 from tests.soak import patience
 from tests.soak.children import descriptors
-from tests.soak.failing_allocations import can_starve
-from tests.soak.round import Storm
+from tests.soak.failing_allocations import can_fail_allocations
+from tests.soak.round import Round
 from tests.soak.tasks import nothing, square
 
-__all__ = ["TASKS", "TASKS_THERE", "Soak"]
+__all__ = ["TASKS", "TASKS_WITH_CHILDREN", "Soak"]
 
 STILL = 60.0  # seconds without any movement after which the run has hung
 ROUNDS_GROW = 16  # MiB
 BATCHES_GROW = 8  # MiB
-STARVING = 25  # every so many rounds allocations fail
+FAILING_ALLOCATIONS_EVERY = 25  # rounds
 FEW_ROUNDS = 8  # of fewer nothing can be said
 ROUND = (0.4, 1.2)  # seconds of load, at least and at most
-ROUND_THERE = (0.8, 2.5)  # in child processes
+ROUND_WITH_CHILDREN = (0.8, 2.5)  # in child processes
 PAUSES = ((0.0, 0.0, 0.0), (0.001, 0.02, 0.001), (0.01, 0.1, 0.01))  # rounds are too short for the usual ones
 BATCH = 10_000
 TASKS = 2_000_000  # in the last phase of a run of a minute or more; shorter runs have their share
-TASKS_THERE = 50_000
+TASKS_WITH_CHILDREN = 50_000
 
 _TOTALS = ("submitted", "accepted", "refused", "mapped", "completed", "failed", "cancelled", "retried")
 _MIB = 2**20
@@ -63,7 +63,7 @@ class Soak:
         self._ways: Counter[str] = Counter()
         self._resident: list[float] = []  # MiB, after each round
         self._memory: dict[str, Any] = {"rounds": None, "batches": None}
-        self._storm: Storm | None = None
+        self._round: Round | None = None
         self._batches = 0
         self.violations: list[str] = []
 
@@ -73,10 +73,10 @@ class Soak:
             rounds = 0
             while not self.violations and (rounds < self._least_rounds or self._left() > 0):
                 rounds += 1
-                if rounds % STARVING == 0 and self._placement == "threads" and can_starve():
-                    self._starve(rounds)
+                if rounds % FAILING_ALLOCATIONS_EVERY == 0 and self._placement == "threads" and can_fail_allocations():
+                    self._fail_allocations(rounds)
                 else:
-                    self._round(rounds)
+                    self._run_round(rounds)
             if not self.violations:
                 self._judge_rounds()
                 self._run_batches()
@@ -85,27 +85,27 @@ class Soak:
         """Seconds."""
         return self._seconds - (time.monotonic() - self._began)
 
-    def _round(self, number: int) -> None:
+    def _run_round(self, number: int) -> None:
         backoff.FIRST_PAUSE, backoff.LONGEST_PAUSE, backoff.SPACING = PAUSES[number % len(PAUSES)]
-        storm = self._storm = Storm(number, self._seed, self._placement)
+        current = self._round = Round(number, self._seed, self._placement)
         try:
-            seconds = storm.rng.uniform(*(ROUND_THERE if self._placement == "processes" else ROUND))
+            seconds = current.rng.uniform(*(ROUND_WITH_CHILDREN if self._placement == "processes" else ROUND))
             if number > self._least_rounds:
                 seconds = min(seconds, max(self._left(), 0.1))
-            storm.run(seconds)
+            current.run(seconds)
         except Exception as error:  # a signal handler's, say: the harness raises none of its own
             traceback.print_exc()
-            storm.ledger.broken(f"the round met {type(error).__name__}: {error}")
-        self.violations += [f"{violation} (round {number}: {storm.way})" for violation in storm.ledger.violations]
-        self._totals += storm.counts
-        self._totals["created"] += len(storm.ledger.resources)
-        self._totals["destroyed"] += sum(len(resource.ends) for resource in storm.ledger.resources)
-        self._totals["lost"] += sum(resource.lost for resource in storm.ledger.resources)
-        self._totals["killed"] += len(storm.ledger.killed)
-        self._faults += storm.faults
-        self._ways[storm.way] += 1
-        engine, self._storm = storm.engine_reference(), None
-        del storm
+            current.ledger.broken(f"the round met {type(error).__name__}: {error}")
+        self.violations += [f"{violation} (round {number}: {current.way})" for violation in current.ledger.violations]
+        self._totals += current.counts
+        self._totals["created"] += len(current.ledger.resources)
+        self._totals["destroyed"] += sum(len(resource.ends) for resource in current.ledger.resources)
+        self._totals["lost"] += sum(resource.lost for resource in current.ledger.resources)
+        self._totals["killed"] += len(current.ledger.killed)
+        self._faults += current.faults
+        self._ways[current.way] += 1
+        engine, self._round = current.engine_reference(), None
+        del current
         gc.collect()
         if not self.violations and engine is not None and not _collected(engine):
             self.violations.append(f"round {number}: the engine of a closed and forgotten manager stays in memory")
@@ -113,7 +113,7 @@ class Soak:
         if (resident := resident_bytes()) is not None:
             self._resident.append(resident / _MIB)
 
-    def _starve(self, number: int) -> None:
+    def _fail_allocations(self, number: int) -> None:
         """A round in which allocations fail."""
         run = subprocess.run(
             [sys.executable, "-m", "tests.soak.failing_allocations", f"{self._seed}/{number}", str(ROUND[1])],
@@ -122,13 +122,15 @@ class Soak:
             text=True,
             check=False,
         )
-        self._ways["starved of memory"] += 1
+        self._ways["failing allocations"] += 1
         if run.returncode != 0:
-            self.violations.append(f"round {number}: starving ended with {run.returncode}: {run.stderr[-2000:]}")
+            self.violations.append(
+                f"round {number}: failing_allocations ended with {run.returncode}: {run.stderr[-2000:]}"
+            )
             return
         told = json.loads(run.stdout)
         self._faults["allocations fail"] += told["struck"]
-        self.violations += [f"{violation} (round {number}: starved of memory)" for violation in told["violations"]]
+        self.violations += [f"{violation} (round {number}: failing allocations)" for violation in told["violations"]]
 
     def _count_descriptors(self, number: int) -> None:
         if self._descriptors is None:
@@ -208,12 +210,12 @@ class Soak:
         moves, moved_at = None, time.monotonic()
         while not over.wait(0.5):
             faulthandler.dump_traceback_later(STILL * 1.5, exit=True)  # in case that this thread cannot run either
-            storm, now = self._storm, time.monotonic()
-            if (seen := (sum(self._ways.values()), self._batches, storm and storm.ledger.moves())) != moves:
+            current, now = self._round, time.monotonic()
+            if (seen := (sum(self._ways.values()), self._batches, current and current.ledger.moves())) != moves:
                 moves, moved_at = seen, now
             elif now - moved_at > STILL:
                 faulthandler.dump_traceback(all_threads=True)
-                found = storm.ledger.violations if storm is not None else []
+                found = current.ledger.violations if current is not None else []
                 self.violations += [*found, f"nothing moved for {STILL:g} s"]
                 print(json.dumps(self.report(), indent=1), flush=True)
                 os._exit(1)

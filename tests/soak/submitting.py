@@ -17,15 +17,15 @@ from typing import Any
 from tasker import QueueFullError, TaskFuture, TaskManager, TaskManagerShutdownError
 from tests.soak import patience
 from tests.soak.faults import Burden, Chaos
-from tests.soak.in_child import ACTS_THERE, PATTERN
+from tests.soak.in_child import ACTS_IN_CHILD, PATTERN
 from tests.soak.ledger import Job, Ledger, Resource
-from tests.soak.tasks import ACTS, FORKS, Acts, ActsHere
+from tests.soak.tasks import ACTS, FORKS, Tasks, TasksInThread
 
-__all__ = ["AT_ONCE", "FORMS", "HASTY", "PATIENT", "UNHURRIED", "Work"]
+__all__ = ["AT_ONCE", "FORMS", "HASTY", "PATIENT", "UNHURRIED", "Submitter"]
 
 # in one round, so that what the harness keeps is the same in all of them
 MOST_JOBS = 15_000
-MOST_JOBS_THERE = 1_500  # in child processes
+MOST_JOBS_WITH_CHILDREN = 1_500  # in child processes
 
 FORMS = ["async"] * 8 + ["callback"] * 4 + ["blocking"] * 2 + ["dropped"] * 2 + ["run_task"]
 UNHURRIED = ["async", "callback", "dropped"]  # forms that do not block, for tasks, callbacks and signal handlers
@@ -36,11 +36,11 @@ HASTY = (0.01, 0)
 AT_ONCE = (0,)
 
 
-class Work:
+class Submitter:
     """Submits to one manager. The harness refers to the manager here and nowhere else, so that it can be forgotten."""
 
     def __init__(
-        self, manager: TaskManager[Resource], chaos: Chaos, ledger: Ledger, acts_there: Acts | None = None
+        self, manager: TaskManager[Resource], chaos: Chaos, ledger: Ledger, tasks_in_child: Tasks | None = None
     ) -> None:
         self.manager: TaskManager[Resource] | None = manager
         self.chaos = chaos
@@ -52,8 +52,10 @@ class Work:
             "is deaf": getattr(self.ledger.engine.config.placement, "grace", None),
         }
         self._recent: deque[Job] = deque(maxlen=100)
-        self._acts = acts_there or ActsHere(self)
-        self._choices, self._most_jobs = (ACTS, MOST_JOBS) if acts_there is None else (ACTS_THERE, MOST_JOBS_THERE)
+        self._tasks = tasks_in_child or TasksInThread(self)
+        self._choices, self._most_jobs = (
+            (ACTS, MOST_JOBS) if tasks_in_child is None else (ACTS_IN_CHILD, MOST_JOBS_WITH_CHILDREN)
+        )
 
     # -- submitting --------------------------------------------------------------------------------------------------
 
@@ -200,7 +202,7 @@ class Work:
     # -- tasks -------------------------------------------------------------------------------------------------------
 
     def _function(self, rng: random.Random) -> Callable[..., Any]:
-        return self._acts.run_with_context if rng.random() < 0.2 else self._acts.run
+        return self._tasks.run_with_context if rng.random() < 0.2 else self._tasks.run
 
     def submit_another(self) -> None:
         self.submit(self.chaos.rng, self.chaos.rng.choice(UNHURRIED), AT_ONCE)

@@ -18,7 +18,7 @@ from tests.soak.faults import ERRORS, Burden, Burdened, Chaos, Sick, fail
 from tests.soak.journal import Journal
 from tests.soak.ledger import Job, Ledger, Resource
 
-__all__ = ["ACTS", "FORKS", "Acts", "ActsHere", "Submits", "nothing", "square"]
+__all__ = ["ACTS", "FORKS", "Submits", "Tasks", "TasksInThread", "nothing", "square"]
 
 ACTS = ["returns"] * 80 + ["sleeps"] * 6 + ["submits another"] * 6 + ["cancels another"] * 4 + ["recurses for ever"]
 ACTS += [*ERRORS] + ["is sick"] * 2 + ["returns a burden"] * 6
@@ -33,7 +33,7 @@ if hasattr(os, "fork"):
     ACTS += FORKS
 
 
-class Acts:
+class Tasks:
     """The functions that are submitted."""
 
     def __init__(self, chaos: Chaos, ledger: Ledger | Journal) -> None:
@@ -80,26 +80,26 @@ class Submits(Protocol):
     def end_from_inside(self, act: str) -> None: ...
 
 
-class ActsHere(Acts):
+class TasksInThread(Tasks):
     """Those that have the manager at hand."""
 
-    def __init__(self, work: Submits) -> None:
-        super().__init__(work.chaos, work.ledger)
-        self._work = work
+    def __init__(self, submitter: Submits) -> None:
+        super().__init__(submitter.chaos, submitter.ledger)
+        self._submitter = submitter
 
     def _act(self, job: Job, context: Context | None) -> Any:
-        work, act = self._work, job.act
+        submitter, act = self._submitter, job.act
         if act == "submits another":
-            work.submit_another()
+            submitter.submit_another()
         elif act == "cancels another":
-            work.cancel_one(self._chaos.rng)
+            submitter.cancel_one(self._chaos.rng)
         elif act == "is stuck":
-            work.released.wait(patience.SECONDS)
+            submitter.released.wait(patience.SECONDS)
         elif act.endswith("from a task"):
-            work.end_from_inside(act)
+            submitter.end_from_inside(act)
         elif act == "returns a burden":
             result = Burdened(job.number)
-            result.burden = Burden(work.chaos, work.ledger)
+            result.burden = Burden(submitter.chaos, submitter.ledger)
             return result
         elif act in FORKS and self._chaos.strikes(f"a task {act}", 0.3):
             self._fork(job)
@@ -125,7 +125,7 @@ class ActsHere(Acts):
             os.kill(child, signal.SIGKILL)
             patience.eventually(reap)
         if ended != [expected]:
-            self._work.ledger.broken(f"the child that {job} forked ended with {ended}, not with {expected}")
+            self._submitter.ledger.broken(f"the child that {job} forked ended with {ended}, not with {expected}")
 
 
 def nothing(_: None = None) -> None:

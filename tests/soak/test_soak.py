@@ -14,7 +14,7 @@ import pytest
 
 from tests.soak.__main__ import main
 from tests.soak.audit import audit_order, audit_resources
-from tests.soak.failing_allocations import can_starve
+from tests.soak.failing_allocations import can_fail_allocations
 from tests.soak.journal import Replay
 from tests.soak.ledger import Job, Ledger
 from tests.soak.signalling import can_suspend
@@ -79,7 +79,7 @@ def test_every_fault_strikes_in_time():
     assert expected <= faults.keys()
 
 
-@pytest.mark.skipif(not can_starve(), reason="allocations cannot be made to fail here")
+@pytest.mark.skipif(not can_fail_allocations(), reason="allocations cannot be made to fail here")
 def test_rounds_in_which_allocations_fail_say_what_they_did():
     run = python("-m", "tests.soak.failing_allocations", "1", "1")
     assert run.returncode == 0, run.stderr
@@ -185,10 +185,10 @@ def test_a_short_soak_of_child_processes_kills_some_and_passes():
 # ends its process, perhaps
 LOSING = """
 import tests.soak.load, tests.soak.round, tests.soak.submitting
-tests.soak.submitting.MOST_JOBS_THERE = 150
-tests.soak.submitting.Work.cancel_one = lambda *_: None
-tests.soak.submitting.ACTS_THERE[:] = ["returns"] * 4 + ["is killed"]
-tests.soak.round.ENDINGS_THERE = {"stop": tests.soak.round.ENDINGS_THERE["stop"]}
+tests.soak.submitting.MOST_JOBS_WITH_CHILDREN = 150
+tests.soak.submitting.Submitter.cancel_one = lambda *_: None
+tests.soak.submitting.ACTS_IN_CHILD[:] = ["returns"] * 4 + ["is killed"]
+tests.soak.round.ENDINGS_WITH_CHILDREN = {"stop": tests.soak.round.ENDINGS_WITH_CHILDREN["stop"]}
 """
 
 
@@ -261,7 +261,7 @@ def test_a_run_in_which_nothing_moves_ends_with_all_stacks():
     run = soak_with(
         """
         soak.STILL = 1.0
-        soak.Storm.run = lambda storm, seconds: __import__("threading").Event().wait(10)
+        soak.Round.run = lambda current, seconds: __import__("threading").Event().wait(10)
         """
     )
     assert run.returncode == 1
