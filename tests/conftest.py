@@ -18,85 +18,14 @@ import tasker.backoff
 import tasker.logger
 import tasker.timer
 from tasker import Config, TaskManager
-from tasker.testing import DummyResource, ResourceFactory, leak_check
-from tasker.testing.factory import numbered
+from tasker.testing import leak_check
 from tasker.threadpool import ThreadPoolExecutor
+from tests.support.errors import Sick
+from tests.support.recording import Factory, Log, Resource
+from tests.support.waiting import PATIENCE
 
 if interval := os.environ.get("TASKER_SWITCH_INTERVAL"):  # seconds: 1e-6 has threads switch as often as can be
     sys.setswitchinterval(float(interval))
-
-PATIENCE = 20.0  # seconds after which a wait in a test has failed; nothing that passes waits that long
-
-
-class Resource(DummyResource):
-    """A resource that knows which thread made it, and whether it is broken."""
-
-    def __init__(self, number: int) -> None:
-        super().__init__(number)
-        self.thread = threading.get_ident()
-        self.broken = False
-
-
-class Factory(ResourceFactory[Resource]):
-    """Makes those. `fail_next` errors, then `fail_always`, are raised instead of creating."""
-
-    def __init__(self) -> None:
-        super().__init__(numbered(Resource), Resource.close)
-        self.fail_next: list[BaseException] = []
-        self.fail_always: BaseException | None = None
-
-    def create(self) -> Resource:
-        with self._lock:
-            error = self.fail_next.pop(0) if self.fail_next else self.fail_always
-        if error is not None:
-            raise error
-        return super().create()
-
-    def destroy(self, resource: Resource, reason: BaseException | None = None) -> None:
-        """As a pool calls it, too."""
-        super().destroy(resource)
-
-
-class Log:
-    """A logger that keeps what it is told."""
-
-    def __init__(self) -> None:
-        self.lines: list[tuple[str, str]] = []
-
-    def _keep(self, level: str, msg: str, args: tuple[object, ...]) -> None:
-        self.lines.append((level, msg % args if args else msg))
-
-    def debug(self, msg: str, /, *args: object) -> None:
-        self._keep("debug", msg, args)
-
-    def info(self, msg: str, /, *args: object) -> None:
-        self._keep("info", msg, args)
-
-    def warning(self, msg: str, /, *args: object) -> None:
-        self._keep("warning", msg, args)
-
-    def error(self, msg: str, /, *args: object) -> None:
-        self._keep("error", msg, args)
-
-    def loud(self) -> list[str]:
-        return [text for level, text in self.lines if level in ("warning", "error")]
-
-    def telling(self, of: str) -> list[str]:
-        """The first lines of all that was told of it: what comes again and again is told loudly once, then as debug."""
-        return [text.partition("\n")[0] for _, text in self.lines if of in text]
-
-
-def eventually(condition: Callable[[], Any], what: str = "the condition") -> None:
-    """Wait for something that nothing signals; fails after PATIENCE. Use an event where there is one."""
-    deadline = time.monotonic() + PATIENCE
-    while not condition():
-        if time.monotonic() > deadline:
-            pytest.fail(f"{what} did not come true within {PATIENCE} s")
-        time.sleep(0.002)
-
-
-class Sick(Exception):
-    """The error that breaks a resource in these tests."""
 
 
 @pytest.fixture
@@ -199,6 +128,20 @@ def no_collection() -> Iterator[None]:
     gc.disable()
     yield
     gc.enable()
+
+
+@pytest.fixture
+def timer(monkeypatch: pytest.MonkeyPatch) -> Iterator[tasker.timer._Timer]:
+    """A timer that nobody else uses; its thread ends with the test."""
+    timer = tasker.timer._Timer()
+    monkeypatch.setattr(tasker.timer, "_timer", timer)
+    yield timer
+    monkeypatch.undo()
+    thread, timer._thread = timer._thread, None  # as if another had taken its place
+    if thread is not None:
+        timer._seat.wake()
+        thread.join(PATIENCE)
+        assert not thread.is_alive()
 
 
 def _ours() -> set[threading.Thread]:

@@ -22,8 +22,8 @@ import tasker
 from tasker import TaskManager
 from tasker.interrupts import deliver_later
 from tasker.threadpool import ThreadPoolExecutor
-from tests.behaviour.test_struck_anywhere import PACKAGE, StruckError, _in_a_with, takes_lock
-from tests.conftest import PATIENCE, eventually
+from tests.support.bytecodes import PACKAGE, StruckError, in_a_with, takes_lock
+from tests.support.waiting import PATIENCE, eventually
 
 pytestmark = [
     pytest.mark.skipif(sys.gettrace() is not None, reason="a debugger or a coverage tool traces this thread"),
@@ -57,7 +57,7 @@ class Striker:
     def _trace(self, frame, event, arg):
         code = frame.f_code
         if event == "opcode" and self.struck is None:
-            if frame.f_lasti in _in_a_with(code) or frame.f_lasti in _hands_out(code):
+            if frame.f_lasti in in_a_with(code) or frame.f_lasti in _hands_out(code):
                 return self._trace
             self.count += 1
             if self.count == self.place:

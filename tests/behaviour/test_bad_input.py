@@ -40,11 +40,12 @@ from tasker import (
     with_timeout,
     with_value,
 )
-from tests.conftest import PATIENCE, Log, eventually
-from tests.project.test_public_api import TWELVE
-from tests.unit.test_config import WRONG as WRONG_FIELDS
-from tests.unit.test_config import Collector, config
-from tests.unit.test_context import told_by
+from tests.support.configs import WRONG as WRONG_FIELDS
+from tests.support.configs import Collector, config
+from tests.support.contexts import told_by
+from tests.support.methods import TWELVE
+from tests.support.recording import Log
+from tests.support.waiting import PATIENCE, eventually
 
 READABLE = 1000  # characters: the longest message that a person reads
 

@@ -17,7 +17,8 @@ import pytest
 
 import tasker.scaling
 from tasker import QueueFullError, TaskManagerShutdownError
-from tests.conftest import PATIENCE, Sick, eventually
+from tests.support.errors import Sick
+from tests.support.waiting import PATIENCE, eventually
 
 TESTS = Path(__file__).parents[1]
 

@@ -23,7 +23,7 @@ from tasker import (
     with_timeout,
 )
 from tasker.testing import ManualClock
-from tests.conftest import PATIENCE, eventually
+from tests.support.waiting import PATIENCE, eventually
 
 BEGINNINGS = [0.0, 1.7e9]  # seconds; long before what the real clock says, and long after it
 

@@ -25,8 +25,8 @@ from tasker import (
     with_cancel,
     with_timeout,
 )
-from tests.behaviour.test_keyboard_interrupts import Interrupter
-from tests.conftest import PATIENCE
+from tests.support.bytecodes import Interrupter
+from tests.support.waiting import PATIENCE
 
 untraced = pytest.mark.skipif(sys.gettrace() is not None, reason="a debugger or a coverage tool traces this thread")
 REFUSED = (TaskManagerShutdownError, TaskManagerKilledError, concurrent.futures.CancelledError)

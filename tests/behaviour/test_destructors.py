@@ -21,7 +21,9 @@ from tasker import TaskTimeoutError, background, with_timeout, with_value
 from tasker.future import TaskFuture
 from tasker.parking import gil_enabled
 from tasker.threadpool import ThreadPoolExecutor
-from tests.conftest import PATIENCE, Log, Sick, eventually
+from tests.support.errors import Sick
+from tests.support.recording import Log
+from tests.support.waiting import PATIENCE, eventually
 
 pytestmark = [
     pytest.mark.skipif(not gil_enabled(), reason="without the GIL the thread that made an object drops it"),

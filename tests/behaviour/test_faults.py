@@ -17,7 +17,8 @@ import pytest
 import tasker.backoff
 import tasker.engine
 from tasker import ResourceCreationError, TaskManagerKilledError, TaskMetrics, TaskTimeoutError
-from tests.conftest import PATIENCE, Sick, eventually
+from tests.support.errors import Sick
+from tests.support.waiting import PATIENCE, eventually
 
 
 def outcome_of(call, *args):

@@ -7,7 +7,6 @@ program prints and its exit status are compared as a whole, and nothing may be w
 from __future__ import annotations
 
 import gc
-import os
 import threading
 import weakref
 
@@ -15,44 +14,10 @@ import pytest
 
 import tasker.process
 from tasker import Config, TaskManager
-from tests.behaviour.test_shutdown import run_python
-from tests.conftest import PATIENCE, eventually
-
-needs_fork = pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
-
+from tests.support.snippets import FORKING, needs_fork, run_python
+from tests.support.waiting import PATIENCE, eventually
 
 # -- fork --------------------------------------------------------------------------------------------------------------
-
-FORKING = """
-    import signal, warnings
-    warnings.simplefilter("ignore", DeprecationWarning)  # of forking with threads
-
-    gate = threading.Event()
-    manager = TaskManager(Config(
-        on_create=object, on_destroy=lambda r: None, worker_count=1, max_worker_count=1, queue_size=9))
-    running = manager.submit(lambda resource: gate.wait(30))
-    while not running.running():
-        time.sleep(0.001)
-    waiting = manager.submit(lambda resource: "the parent's")
-
-    def leave_block():
-        with manager:
-            pass
-
-    def in_a_child(name, use):
-        child = os.fork()
-        if child == 0:
-            signal.alarm(10)  # ends a child that hangs
-            try:
-                outcome = type(use()).__name__
-            except BaseException as error:
-                outcome = type(error).__name__
-            print(name, outcome, flush=True)
-            os._exit(0)
-        status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-        if status:
-            print(name, "ended with", status, flush=True)
-"""
 
 IN_A_CHILD = {
     "submit": ("manager.submit(len)", "TaskManagerShutdownError"),

@@ -10,10 +10,10 @@ import threading
 import pytest
 
 from tasker import TaskManagerShutdownError, TaskMetrics
-from tests.behaviour.test_faults_exit import FORKING, needs_fork
-from tests.behaviour.test_faults_threads import Refusals
-from tests.behaviour.test_shutdown import run_python
-from tests.conftest import PATIENCE, Sick, eventually
+from tests.support.errors import Sick
+from tests.support.snippets import FORKING, needs_fork, run_python
+from tests.support.threads import Refusals
+from tests.support.waiting import PATIENCE, eventually
 
 # -- threads -----------------------------------------------------------------------------------------------------------
 

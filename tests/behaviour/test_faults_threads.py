@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import os
 import signal
 import sys
@@ -12,30 +11,9 @@ import pytest
 
 import tasker.scaling
 from tasker import TaskManagerKilledError, TaskManagerShutdownError, TaskTimeoutError
-from tests.conftest import PATIENCE, Sick, eventually
-from tests.unit.test_timer import timer as timer  # a fixture: a timer whose thread is not there yet
-
-
-class Refusals:
-    """Threads with `part` in their name cannot be started, as often as `times` says, except the one called `but`."""
-
-    def __init__(self, monkeypatch):
-        self.refuses, self.refused = lambda name: False, []
-        start = threading.Thread.start
-
-        def start_or_refuse(thread):
-            if self.refuses(thread.name):
-                self.refused.append(thread.name)
-                raise RuntimeError("can't start new thread")
-            start(thread)
-
-        monkeypatch.setattr(threading.Thread, "start", start_or_refuse)
-
-    def begin(self, part, times=math.inf, but=""):
-        self.refuses = lambda name: part in name and name != but and len(self.refused) < times
-
-    def end(self):
-        self.refuses = lambda name: False
+from tests.support.errors import Sick
+from tests.support.threads import Refusals
+from tests.support.waiting import PATIENCE, eventually
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ import os
 
 import pytest
 
-from tests.behaviour.test_shutdown import run_python
+from tests.support.snippets import run_python
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
 

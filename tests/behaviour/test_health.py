@@ -11,7 +11,8 @@ import pytest
 import tasker.backoff
 from tasker import Config, ResourceCreationError, TaskTimeoutError, unhealthy_on
 from tasker.health import takes_resource
-from tests.conftest import PATIENCE, Sick, eventually
+from tests.support.errors import Sick
+from tests.support.waiting import PATIENCE, eventually
 
 
 def sick(resource):

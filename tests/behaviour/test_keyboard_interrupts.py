@@ -8,10 +8,8 @@ two a `with` block may have released its lock or not yet, and nothing written in
 from __future__ import annotations
 
 import contextlib
-import dis
 import sys
 import threading
-from types import FrameType
 from typing import Any
 
 import pytest
@@ -23,7 +21,9 @@ import tasker.threadpool
 from tasker import Config, ResourceCreationError, Threads
 from tasker.logger import GuardedLogger
 from tasker.usercode import UserCode
-from tests.conftest import PATIENCE, Sick, eventually
+from tests.support.bytecodes import Interrupter
+from tests.support.errors import Sick
+from tests.support.waiting import PATIENCE, eventually
 
 
 @pytest.fixture(autouse=True)
@@ -31,66 +31,6 @@ def not_delivered(monkeypatch):
     """Interrupts that a call must not raise come a moment later: here that would be in the middle of pytest."""
     for module in (tasker.engine, tasker.executor, tasker.future, tasker.threadpool):
         monkeypatch.setattr(module, "deliver_later", lambda error: None)
-
-
-class Interrupter:
-    """Raises once, at the `moment`-th bytecode that is executed in tasker; says afterwards where that was."""
-
-    def __init__(self, moment: int, *, everywhere: bool) -> None:
-        self.left = moment
-        self.everywhere = everywhere
-        self.where: str | None = None
-        self.last: dict[FrameType, tuple[str, int]] = {}
-
-    def __enter__(self) -> Interrupter:
-        sys._getframe().f_trace_opcodes = True  # 3.12 asks for it before the trace is set
-        sys.settrace(self.on_call)
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        sys.settrace(None)
-
-    def on_call(self, frame: FrameType, event: str, arg: object) -> Any:
-        caller = frame.f_back
-        # back from a Python function Python does not look for signals, back from a constructor it may
-        if caller in self.last and self.last[caller][0] in ("CALL", "CALL_KW") and frame.f_code.co_name != "__init__":
-            del self.last[caller]
-        if not self.concerns(frame.f_globals.get("__name__", "")):
-            return None
-        frame.f_trace = self.on_bytecode  # 3.13 asks for it before the next line
-        frame.f_trace_opcodes = True
-        frame.f_trace_lines = False
-        self.pass_moment(frame)  # 3.11 shows the entry only here
-        return self.on_bytecode
-
-    def on_bytecode(self, frame: FrameType, event: str, arg: object) -> Any:
-        if event == "opcode" and (self.runs_signal_handlers(frame) or self.everywhere):
-            self.pass_moment(frame)
-        return self.on_bytecode
-
-    def pass_moment(self, frame: FrameType) -> None:
-        self.left -= 1
-        if not self.left:
-            sys.settrace(None)
-            self.where = f"{frame.f_code.co_qualname}, line {frame.f_lineno}, {name_of_bytecode(frame)}"
-            self.act()
-
-    def concerns(self, module: str) -> bool:
-        return module.startswith("tasker.") and not module.startswith("tasker.testing.")  # the resources: a user's code
-
-    def act(self) -> None:
-        raise KeyboardInterrupt
-
-    def runs_signal_handlers(self, frame: FrameType) -> bool:
-        name, at = name_of_bytecode(frame), frame.f_lasti
-        last_name, last_at = self.last.get(frame, ("", -1))
-        self.last[frame] = (name, at)
-        called = last_name.startswith("CALL") and name != "PUSH_EXC_INFO"  # not if the call raised
-        return called or at < last_at
-
-
-def name_of_bytecode(frame: FrameType) -> str:
-    return dis.opname[frame.f_code.co_code[frame.f_lasti]]
 
 
 def ignore(*_: object) -> None:

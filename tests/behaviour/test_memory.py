@@ -27,7 +27,8 @@ from tasker import (
     timer,
 )
 from tasker.parking import gil_enabled
-from tests.conftest import PATIENCE, Sick, eventually
+from tests.support.errors import Sick
+from tests.support.waiting import PATIENCE, eventually
 
 pytestmark = pytest.mark.usefixtures("no_collection")
 

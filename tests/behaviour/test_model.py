@@ -34,7 +34,9 @@ from hypothesis.stateful import (
 
 import tasker.lifecycle
 from tasker import Config, TaskFuture, TaskManager, background, with_cancel
-from tests.conftest import PATIENCE, Factory, Log, Resource, Sick, eventually
+from tests.support.errors import Sick
+from tests.support.recording import Factory, Log, Resource
+from tests.support.waiting import PATIENCE, eventually
 
 SECONDS = float(os.environ.get("TASKER_STRESS_SECONDS", "2"))
 SEED = int(os.environ.get("TASKER_STRESS_SEED", str(random.SystemRandom().randrange(10**6))))

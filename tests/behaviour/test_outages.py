@@ -10,7 +10,8 @@ import pytest
 from tasker import ResourceCreationError, TaskManagerKilledError, TaskTimeoutError
 from tasker.backoff import Backoff
 from tasker.errors import ContextCancelledError
-from tests.conftest import PATIENCE, Sick, eventually
+from tests.support.errors import Sick
+from tests.support.waiting import PATIENCE, eventually
 
 
 def sick(resource):

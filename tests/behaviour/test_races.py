@@ -14,7 +14,8 @@ import time
 import pytest
 
 from tasker import QueueFullError, TaskManagerKilledError, TaskManagerShutdownError, TaskTimeoutError
-from tests.conftest import PATIENCE, Sick
+from tests.support.errors import Sick
+from tests.support.waiting import PATIENCE
 
 SECONDS = float(os.environ.get("TASKER_STRESS_SECONDS", "2"))
 SEED = int(os.environ.get("TASKER_STRESS_SEED", str(random.SystemRandom().randrange(10**6))))

@@ -20,7 +20,7 @@ import tasker.timer
 from tasker import ThreadPoolExecutor, background, current_resource, with_cancel
 from tasker.process import holds_lock, new_locks
 from tasker.threads import _Thread, new_thread
-from tests.conftest import PATIENCE, eventually
+from tests.support.waiting import PATIENCE, eventually
 
 real_lock, real_rlock = threading.Lock, threading.RLock
 

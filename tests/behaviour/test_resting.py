@@ -12,7 +12,7 @@ import tasker.metrics
 from tasker.metrics import RATE_WINDOW, BuiltinCollector
 from tasker.parking import Parking, Seat
 from tasker.threadpool import ThreadPoolExecutor
-from tests.conftest import PATIENCE, eventually
+from tests.support.waiting import PATIENCE, eventually
 
 
 @pytest.fixture(autouse=True)

@@ -25,7 +25,8 @@ import tasker.queue
 from tasker import ResourceCreationError, TaskManagerKilledError, TaskTimeoutError, background, with_timeout
 from tasker.future import TaskFuture
 from tasker.timer import LATE
-from tests.conftest import PATIENCE, Sick, eventually
+from tests.support.errors import Sick
+from tests.support.waiting import PATIENCE, eventually
 
 
 class Gate:

@@ -6,9 +6,6 @@ import concurrent.futures
 import gc
 import os
 import signal
-import subprocess
-import sys
-import textwrap
 import threading
 import weakref
 
@@ -26,24 +23,15 @@ from tasker import (
     background,
     with_cancel,
 )
-from tests.conftest import PATIENCE, Sick, eventually
+from tests.support.errors import Sick
+from tests.support.snippets import run_python
+from tests.support.waiting import PATIENCE, eventually
 
 METHODS = [
     f"queue_task{kind}{form}"
     for kind in ("", "_once", "_with_priority", "_with_priority_once")
     for form in ("", "_async", "_with_callback")
 ]
-
-
-def run_python(code: str, *, timeout: float = 60.0) -> subprocess.CompletedProcess[str]:
-    """Run a program in a process of its own; its output must come before `timeout`, or it hung."""
-    code = f"import threading, time, sys, os\nfrom tasker import *\nCONFIG = {CONFIG}\n" + textwrap.dedent(code)
-    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=timeout, check=False)
-
-
-CONFIG = """Config(
-    on_create=lambda: print('created', flush=True), on_destroy=lambda r: print('destroyed', flush=True),
-    worker_count=1, max_worker_count=1)"""
 
 
 # -- stop ------------------------------------------------------------------------------------------------------------

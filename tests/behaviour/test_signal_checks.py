@@ -36,7 +36,7 @@ from tasker.metrics import BuiltinCollector, Shard
 from tasker.parking import gil_enabled
 from tasker.queue import TaskQueue
 from tasker.resources import ResourcePool
-from tests.conftest import Sick
+from tests.support.errors import Sick
 
 PACKAGE = tasker.__path__[0]
 ENOUGH = 3000  # signals, or looks of another thread: more than are needed to see what happens in one of a thousand

@@ -19,7 +19,9 @@ from hypothesis import Phase, configuration, given, seed, settings
 from hypothesis import strategies as st
 
 from tasker import Config, TaskManager
-from tests.conftest import PATIENCE, Factory, Log, Resource, Sick
+from tests.support.errors import Sick
+from tests.support.recording import Factory, Log, Resource
+from tests.support.waiting import PATIENCE
 
 SECONDS = float(os.environ.get("TASKER_STRESS_SECONDS", "2"))
 SEED = int(os.environ.get("TASKER_STRESS_SEED", str(random.SystemRandom().randrange(10**6))))

@@ -8,8 +8,6 @@ places are tried of each thread, spread evenly (0: all of them).
 
 from __future__ import annotations
 
-import dis
-import functools
 import os
 import signal
 import subprocess
@@ -20,18 +18,16 @@ from pathlib import Path
 import pytest
 
 import tasker
-from tasker import Config, TaskManager, TaskTimeoutError, locks
+from tasker import Config, TaskManager, TaskTimeoutError
 from tasker.metrics import Shard
 from tasker.parking import gil_enabled
 from tasker.worker import Worker
-from tests.conftest import PATIENCE, Factory, Sick, eventually
+from tests.support.bytecodes import PACKAGE, StruckError, in_a_with, takes_lock
+from tests.support.errors import Sick
+from tests.support.recording import Factory
+from tests.support.waiting import PATIENCE, eventually
 
 PLACES = int(os.environ.get("TASKER_FALLS", "60"))
-PACKAGE = str(Path(tasker.__file__).parent)
-
-
-class StruckError(Exception):
-    """What strikes."""
 
 
 class Striker:
@@ -64,35 +60,13 @@ class Striker:
 
     def _trace(self, frame, event, arg):
         if event == "opcode" and self.armed and self.struck is None:
-            if frame.f_lasti in _in_a_with(frame.f_code):
+            if frame.f_lasti in in_a_with(frame.f_code):
                 return self._trace
             self.count += 1
             if self.count == self.place:
                 self.struck = f"{Path(frame.f_code.co_filename).name}:{frame.f_lineno} in {frame.f_code.co_name}"
                 raise StruckError(self.struck)
         return self._trace
-
-
-@functools.cache
-def _in_a_with(code) -> frozenset[int]:
-    """The bytecodes next to the calls of `__enter__` and `__exit__` that a `with` makes: nothing but this test can
-    strike there, where a lock would stay taken."""
-    instructions = list(dis.get_instructions(code))
-    names = [each.opname for each in instructions]
-    found = set()
-    for place, name in enumerate(names):
-        if name == "BEFORE_WITH" or (name == "CALL" and place and names[place - 1] == "LOAD_SPECIAL"):  # from 3.14 on
-            found.add(instructions[place + 1].offset)
-        if [each.argrepr for each in instructions[place : place + 3]] == ["None"] * 3:
-            begin = place - (names[place - 1] == "SWAP")
-            end = next((later for later in range(place, len(names)) if names[later] == "CALL"), begin - 1)
-            found |= {each.offset for each in instructions[begin : end + 1]}
-    return frozenset(found)
-
-
-def takes_lock(frame) -> bool:
-    """Whether it is that of a lock which is taken in one step (on 3.14): nothing but this test can strike there."""
-    return isinstance(frame.f_locals.get("self"), locks._LockInOneStep)
 
 
 # `new_thread`'s own are before and after all that a loop of tasker's does

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from tasker.cli import job, main, mapping
-from tests.conftest import PATIENCE, eventually
+from tests.support.waiting import PATIENCE, eventually
 
 FIGURES = 11  # lines at the end of standard error
 

@@ -18,8 +18,8 @@ from typing import Any
 import pytest
 
 from tasker.cli import main
-from tests.cli.test_process import Process, handles
-from tests.conftest import PATIENCE, eventually
+from tests.support.command_line import Process, handles
+from tests.support.waiting import PATIENCE, eventually
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="needs POSIX descriptors and programs")
 

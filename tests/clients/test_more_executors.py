@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from tasker import ThreadPoolExecutor
-from tests.conftest import PATIENCE
+from tests.support.waiting import PATIENCE
 
 Executors = pytest.importorskip("more_executors").Executors
 

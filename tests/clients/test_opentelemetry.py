@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 
-from tests.conftest import PATIENCE
+from tests.support.waiting import PATIENCE
 
 trace = pytest.importorskip("opentelemetry.trace")
 instrumentation = pytest.importorskip("opentelemetry.instrumentation.threading")

@@ -7,7 +7,7 @@ import warnings
 
 import pytest
 
-from tests.conftest import PATIENCE
+from tests.support.waiting import PATIENCE
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # of its own dependencies, and of Pythons that it will not support any more

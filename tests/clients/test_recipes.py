@@ -25,7 +25,7 @@ from typing import Any
 import pytest
 
 from tasker import Config, TaskManager, unhealthy_on
-from tests.conftest import PATIENCE, eventually
+from tests.support.waiting import PATIENCE, eventually
 
 GUIDE = Path(__file__).parents[2] / "examples" / "README.md"
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")

@@ -10,7 +10,7 @@ import sys
 
 import pytest
 
-from tests.conftest import PATIENCE
+from tests.support.waiting import PATIENCE
 
 pytest.importorskip("sentry_sdk")
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from tasker import TaskManagerKilledError
 from tasker.future import TaskFuture
 from tasker.lifecycle import KILLING, STOPPING, Lifecycle
-from tests.interleavings.exploring import Managed, Sleeper, catches, exhaust, sample
+from tests.support.exploring import Managed, Sleeper, catches, exhaust, sample
 
 # -- kill against a finishing task -----------------------------------------------------------------------------------
 

@@ -6,7 +6,7 @@ import pytest
 
 from tasker.crew import Crew
 from tasker.worker import Worker
-from tests.interleavings.exploring import Queued, Sleeper, catches, exhaust, sample
+from tests.support.exploring import Queued, Sleeper, catches, exhaust, sample
 
 
 class Retire(Queued):

@@ -9,7 +9,7 @@ import pytest
 
 import tasker.future
 from tasker.future import TaskFuture
-from tests.interleavings.exploring import Queued, catches, exhaust, sample
+from tests.support.exploring import Queued, catches, exhaust, sample
 
 
 class Future(Queued):

@@ -8,7 +8,7 @@ import pytest
 
 import tasker.metrics
 from tasker.metrics import BuiltinCollector, Shard
-from tests.interleavings.exploring import World, catches, exhaust, sample
+from tests.support.exploring import World, catches, exhaust, sample
 
 
 class FoldAndRetire(World):

@@ -9,7 +9,7 @@ import pytest
 from tasker import TaskManagerShutdownError
 from tasker.parking import Parking
 from tasker.queue import TaskQueue
-from tests.interleavings.exploring import Queued, catches, exhaust, sample
+from tests.support.exploring import Queued, catches, exhaust, sample
 
 
 class PutAndGet(Queued):

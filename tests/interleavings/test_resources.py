@@ -6,7 +6,7 @@ import pytest
 
 from tasker import TaskManagerShutdownError
 from tasker.resources import ResourcePool
-from tests.interleavings.exploring import World, catches, exhaust, sample
+from tests.support.exploring import World, catches, exhaust, sample
 
 
 class HandBackAndClose(World):

@@ -9,7 +9,7 @@ import pytest
 import tasker.burst
 from tasker.burst import Burst
 from tasker.queue import TaskQueue
-from tests.interleavings.exploring import Managed, catches, exhaust
+from tests.support.exploring import Managed, catches, exhaust
 
 
 @pytest.fixture(autouse=True)

@@ -9,7 +9,7 @@ import pytest
 
 from tasker.context import ContextCancelledError
 from tasker.queue import TaskQueue
-from tests.interleavings.exploring import Managed, Queued, catches, exhaust, sample
+from tests.support.exploring import Managed, Queued, catches, exhaust, sample
 
 # -- the pause is over -------------------------------------------------------------------------------------------------
 

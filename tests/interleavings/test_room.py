@@ -9,7 +9,7 @@ import pytest
 
 import tasker.room
 from tasker.room import Room
-from tests.interleavings.exploring import World, catches, exhaust, sample
+from tests.support.exploring import World, catches, exhaust, sample
 
 
 class Slots(list[Any]):

@@ -6,7 +6,6 @@ import contextlib
 import os
 import re
 import signal
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -16,53 +15,15 @@ from typing import Any
 
 import pytest
 
-from tasker import Config, Placement, Processes, Ray, TaskManager, Threads
-from tests.conftest import Log
-from tests.placement import hooks
-from tests.placement.hooks import PATIENCE, Gate, Journal
-
-on_posix = pytest.mark.skipif(os.name != "posix", reason="Processes() needs a POSIX system")
-on_linux = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="looks into /proc")
-
-with_ray = pytest.mark.skipif(find_spec("ray") is None, reason="needs the extra ray")
-
-REMOTE = [
-    pytest.param(Processes(), id="processes", marks=on_posix),
-    pytest.param(Ray(address=None), id="ray", marks=with_ray),
-]
-PLACEMENTS = [pytest.param(Threads(), id="threads"), *REMOTE]
+from tasker import Placement, TaskManager, Threads
+from tests.support import remote_tasks
+from tests.support.journal import Gate, Journal
+from tests.support.placements import PLACEMENTS, REMOTE, manager_on
+from tests.support.processes import children
+from tests.support.recording import Log
+from tests.support.waiting import PATIENCE
 
 NewManager = Callable[..., TaskManager[Any]]
-
-
-def children() -> set[int]:
-    """The processes that this one has started and that have not ended, or that nobody has reaped."""
-    found: set[int] = set()
-    for thread in Path("/proc/self/task").glob("*/children"):
-        with contextlib.suppress(OSError):  # the thread has ended meanwhile
-            found.update(map(int, thread.read_text().split()))
-    return found
-
-
-def is_alive(process: int) -> bool:
-    """Whether a process runs. One that has ended and that nobody has reaped does not."""
-    try:
-        return (Path("/proc") / str(process) / "stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
-    except OSError:
-        return False
-
-
-def descriptors() -> set[str]:
-    """What this process has open, but for files."""
-    found: set[str] = set()
-    for entry in Path("/proc/self/fd").glob("*"):
-        try:
-            target = os.readlink(entry)
-        except OSError:  # the one that lists them
-            continue
-        if not target.startswith("/"):
-            found.add(f"{entry.name} {target}")
-    return found
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -131,20 +92,6 @@ def nothing_is_left_behind(tmp_path_factory: pytest.TempPathFactory, monkeypatch
     temporary.rmdir()  # an error where something is left in it
 
 
-def manager_on(default: Placement, journal: Journal, **options: Any) -> TaskManager[Any]:
-    options = {
-        "on_create": journal.create,
-        "on_destroy": journal.destroy,
-        "worker_count": 1,
-        "max_worker_count": options.get("worker_count", 1),
-        "check_health": hooks.is_healthy,
-        "resource_pool_size": 0,
-        "placement": default,
-        **options,
-    }
-    return TaskManager(Config(**options))
-
-
 @pytest.fixture
 def placed_manager(
     placement: Placement, journal: Journal, log: Log, nothing_is_left_behind: None
@@ -171,7 +118,7 @@ def shared_manager(placement: Placement, directory: Path) -> Iterator[TaskManage
     journal = Journal(directory / "journal")
     manager = manager_on(placement, journal, worker_count=2, resource_pool_size=None)
     assert manager.wait_ready(PATIENCE)
-    manager.run_task(hooks.key)  # so that no test is the one that has its pool make a resource
+    manager.run_task(remote_tasks.key)  # so that no test is the one that has its pool make a resource
     yield manager
     report = manager.stop(PATIENCE)
     assert (report.drained, report.abandoned, report.destroy_errors) == (True, (), 0)

@@ -15,9 +15,10 @@ from tasker import (
     background,
     with_value,
 )
-from tests.placement import hooks
-from tests.placement.conformance import assert_adds_up, assert_destroyed_once
-from tests.placement.hooks import PATIENCE, Sick, until
+from tests.support import remote_tasks
+from tests.support.errors import Sick
+from tests.support.journal import assert_adds_up, assert_destroyed_once
+from tests.support.waiting import PATIENCE, eventually
 
 # -- contexts --------------------------------------------------------------------------------------------------------
 
@@ -25,17 +26,17 @@ from tests.placement.hooks import PATIENCE, Sick, until
 def test_a_task_sees_the_values_of_the_managers_context(placed_manager):
     outer = with_value(background(), "tenant", "red")
     manager = placed_manager(ctx=with_value(outer, "tenant", ("blue", 7)))  # the nearest value of a key counts
-    assert manager.queue_task(hooks.context_value, "tenant") == ("blue", 7)
-    assert manager.queue_task(hooks.context_value, "unknown") is None
+    assert manager.queue_task(remote_tasks.context_value, "tenant") == ("blue", 7)
+    assert manager.queue_task(remote_tasks.context_value, "unknown") is None
 
 
 def test_a_timeout_fails_the_future_and_tells_the_task_which_keeps_its_resource(placed_manager, journal, gate):
     manager = placed_manager()
-    key = manager.queue_task(hooks.key)
-    future = manager.submit(hooks.until_cancelled, gate, journal, timeout=1.0)
+    key = manager.queue_task(remote_tasks.key)
+    future = manager.submit(remote_tasks.until_cancelled, gate, journal, timeout=1.0)
     gate.await_reached()
     assert type(future.exception(PATIENCE)) is TaskTimeoutError
-    assert manager.queue_task(hooks.key) == key
+    assert manager.queue_task(remote_tasks.key) == key
     [ended] = journal.of("ended")
     assert ended.startswith("True DeadlineExceededError ")
     assert_adds_up(manager, arrived=3, completed=2, failed=1)
@@ -43,7 +44,7 @@ def test_a_timeout_fails_the_future_and_tells_the_task_which_keeps_its_resource(
 
 def test_a_cancelled_task_is_told_and_its_result_counts(placed_manager, gate):
     manager = placed_manager()
-    future = manager.submit(hooks.hold, gate)
+    future = manager.submit(remote_tasks.hold, gate)
     gate.await_reached()
     assert not future.cancel()
     assert future.result(PATIENCE) == "ContextCancelledError"
@@ -52,7 +53,7 @@ def test_a_cancelled_task_is_told_and_its_result_counts(placed_manager, gate):
 
 def test_a_cancelled_task_is_not_tried_again(placed_manager, gate):
     manager = placed_manager()
-    future = manager.submit(hooks.hold_and_be_sick, gate)
+    future = manager.submit(remote_tasks.hold_and_be_sick, gate)
     gate.await_reached()
     future.cancel()
     assert type(future.exception(PATIENCE)) is Sick
@@ -61,22 +62,22 @@ def test_a_cancelled_task_is_not_tried_again(placed_manager, gate):
 
 def test_callbacks_of_a_context_run_beside_the_task(placed_manager, journal, gate):
     manager = placed_manager()
-    future = manager.submit(hooks.call_on_done, gate)
+    future = manager.submit(remote_tasks.call_on_done, gate)
     gate.await_reached()
     future.cancel()
     assert future.result(PATIENCE) is None
-    until(lambda: journal.of("told"), "the callback")
+    eventually(lambda: journal.of("told"), "the callback")
     assert len(journal.of("told")) == 1
 
 
 def test_a_waiting_task_that_is_cancelled_never_runs(placed_manager, journal, gate):
     manager = placed_manager()
-    manager.submit(hooks.hold, gate)
+    manager.submit(remote_tasks.hold, gate)
     gate.await_reached()
-    waiting = manager.submit(hooks.note, "cancelled")
-    late = manager.submit(hooks.note, "late", timeout=0.05)
-    manager.submit(hooks.note, "second")
-    first = manager.submit(hooks.note, "first", priority=True)
+    waiting = manager.submit(remote_tasks.note, "cancelled")
+    late = manager.submit(remote_tasks.note, "late", timeout=0.05)
+    manager.submit(remote_tasks.note, "second")
+    first = manager.submit(remote_tasks.note, "first", priority=True)
     assert waiting.cancel()
     assert type(late.exception(PATIENCE)) is TaskTimeoutError
     gate.open()
@@ -91,19 +92,19 @@ def test_a_waiting_task_that_is_cancelled_never_runs(placed_manager, journal, ga
 
 def test_stop_runs_what_was_accepted_and_refuses_the_rest(placed_manager, journal):
     manager = placed_manager(worker_count=2)
-    futures = [manager.submit(hooks.square, number) for number in range(50)]
+    futures = [manager.submit(remote_tasks.square, number) for number in range(50)]
     report = manager.stop()
     assert (report.drained, report.completed, report.never_started) == (True, 50, 0)
     assert [future.result(0) for future in futures] == [number * number for number in range(50)]
     for method in (manager.submit, manager.run_task, manager.queue_task):
         with pytest.raises(TaskManagerShutdownError):
-            method(hooks.square, 1)
+            method(remote_tasks.square, 1)
     assert_destroyed_once(journal, len(journal.of("created")))
 
 
 def test_a_draining_task_sees_that_its_manager_stops(placed_manager, gate):
     manager = placed_manager()
-    future = manager.submit(hooks.looks_stopping, gate)
+    future = manager.submit(remote_tasks.looks_stopping, gate)
     gate.await_reached()
     assert manager.stop().drained
     assert future.result(0) == (False, False)
@@ -111,10 +112,10 @@ def test_a_draining_task_sees_that_its_manager_stops(placed_manager, gate):
 
 def test_leaving_the_with_block_stops_and_by_an_interrupt_kills(placed_manager, journal, gate):
     with placed_manager() as manager:
-        future = manager.submit(hooks.square, 6)
+        future = manager.submit(remote_tasks.square, 6)
     assert future.result(0) == 36
     with pytest.raises(KeyboardInterrupt), placed_manager() as manager:  # noqa: PT012
-        future = manager.submit(hooks.until_cancelled, gate, journal)
+        future = manager.submit(remote_tasks.until_cancelled, gate, journal)
         gate.await_reached()
         raise KeyboardInterrupt
     assert future.done()
@@ -124,9 +125,9 @@ def test_leaving_the_with_block_stops_and_by_an_interrupt_kills(placed_manager, 
 
 def test_kill_ends_the_contexts_of_running_tasks_and_fails_waiting_ones(placed_manager, journal, gate):
     manager = placed_manager()
-    running = manager.submit(hooks.until_cancelled, gate, journal)
+    running = manager.submit(remote_tasks.until_cancelled, gate, journal)
     gate.await_reached()
-    waiting = manager.submit(hooks.note, "waited")
+    waiting = manager.submit(remote_tasks.note, "waited")
     report = manager.kill(PATIENCE)
     assert (report.drained, report.abandoned, report.completed, report.cancelled) == (False, (), 1, 1)
     assert running.result(0) is None
@@ -139,7 +140,7 @@ def test_kill_ends_the_contexts_of_running_tasks_and_fails_waiting_ones(placed_m
 
 def test_a_stop_whose_time_ends_kills(placed_manager, journal, gate):
     manager = placed_manager()
-    running = manager.submit(hooks.until_cancelled, gate, journal)
+    running = manager.submit(remote_tasks.until_cancelled, gate, journal)
     gate.await_reached()
     report = manager.stop(timeout=0.05)
     assert (report.drained, report.abandoned) == (False, ())
@@ -151,16 +152,16 @@ def test_a_manager_that_is_forgotten_stops(placed_manager, placement, journal):
     import gc
     import weakref
 
-    from tests.placement.conftest import manager_on
+    from tests.support.placements import manager_on
 
     manager = manager_on(placement, journal)
-    future = manager.submit(hooks.square, 6)
+    future = manager.submit(remote_tasks.square, 6)
     engine = weakref.ref(manager._engine)
     del manager
     gc.collect()
     assert future.result(PATIENCE) == 36
-    until(lambda: journal.of("destroyed"), "the resource to be destroyed")
-    until(lambda: engine() is None or engine().lifecycle.has_ended(), "the end")
+    eventually(lambda: journal.of("destroyed"), "the resource to be destroyed")
+    eventually(lambda: engine() is None or engine().lifecycle.has_ended(), "the end")
 
 
 def test_a_cancelled_context_stops_the_manager(placed_manager, journal):
@@ -168,7 +169,7 @@ def test_a_cancelled_context_stops_the_manager(placed_manager, journal):
 
     context = with_cancel(background())
     manager = placed_manager(ctx=context)
-    future = manager.submit(hooks.square, 6)
+    future = manager.submit(remote_tasks.square, 6)
     context.cancel()
     assert manager._engine.lifecycle.wait(PATIENCE)
     assert future.result(0) == 36
@@ -180,7 +181,7 @@ def test_several_threads_submit_and_each_gets_its_own(placed_manager):
     wrong = []
 
     def ask(number):
-        wrong.extend(i for i in range(30) if manager.queue_task(hooks.add_up, number, i) != number + i)
+        wrong.extend(i for i in range(30) if manager.queue_task(remote_tasks.add_up, number, i) != number + i)
 
     threads = [threading.Thread(target=ask, args=(number,)) for number in range(4)]
     for thread in threads:

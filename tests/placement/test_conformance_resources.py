@@ -14,16 +14,17 @@ from tasker import (
     ResourceCreationError,
     TaskManager,
 )
-from tests.placement import hooks
-from tests.placement.conformance import assert_adds_up, assert_destroyed_once
-from tests.placement.hooks import PATIENCE, Gate, Sick, until
+from tests.support import remote_tasks
+from tests.support.errors import Sick
+from tests.support.journal import Gate, Session, assert_adds_up, assert_destroyed_once
+from tests.support.waiting import PATIENCE, eventually
 
 # -- resources -------------------------------------------------------------------------------------------------------
 
 
 def test_a_resource_is_used_by_many_tasks_and_destroyed_once(placed_manager, journal):
     manager = placed_manager()
-    assert [manager.queue_task(hooks.count_uses) for _ in range(5)] == [1, 2, 3, 4, 5]
+    assert [manager.queue_task(remote_tasks.count_uses) for _ in range(5)] == [1, 2, 3, 4, 5]
     report = manager.stop()
     assert (report.drained, report.completed, report.abandoned, report.destroy_errors) == (True, 5, (), 0)
     assert_destroyed_once(journal, 1)
@@ -32,8 +33,8 @@ def test_a_resource_is_used_by_many_tasks_and_destroyed_once(placed_manager, jou
 
 def test_an_unhealthy_error_replaces_the_resource_and_the_task_is_tried_again(placed_manager, journal):
     manager = placed_manager()
-    first = manager.queue_task(hooks.key)
-    future = manager.submit(hooks.sick_at_first, 2)
+    first = manager.queue_task(remote_tasks.key)
+    future = manager.submit(remote_tasks.sick_at_first, 2)
     last, attempts = future.result(PATIENCE)
     assert (attempts, future.attempts) == (3, 3)
     assert len({first, last, *journal.of("attempt")}) == 3
@@ -46,8 +47,8 @@ def test_an_unhealthy_error_replaces_the_resource_and_the_task_is_tried_again(pl
 def test_a_resource_that_breaks_at_its_first_use_is_not_replaced_at_once(placed_manager, journal):
     manager = placed_manager(worker_count=1)
     worker = manager._engine.crew.members[0]
-    assert type(manager.submit(hooks.sick_at_first, 99, once=True).exception(PATIENCE)) is Sick
-    until(lambda: worker.pausing, "the pause")
+    assert type(manager.submit(remote_tasks.sick_at_first, 99, once=True).exception(PATIENCE)) is Sick
+    eventually(lambda: worker.pausing, "the pause")
     for _ in range(10):
         manager._engine.crew.wake_all(manager._engine.queue.idle)
     assert worker.pausing
@@ -55,11 +56,11 @@ def test_a_resource_that_breaks_at_its_first_use_is_not_replaced_at_once(placed_
 
 
 def test_a_context_manager_is_exited_with_the_error_that_broke_its_resource(placed_manager, journal):
-    opened = Config.from_context_manager(partial(hooks.Session, journal), worker_count=1)
+    opened = Config.from_context_manager(partial(Session, journal), worker_count=1)
     hooks_of = {"on_create": opened.on_create, "on_destroy": opened.on_destroy}
     manager = placed_manager(max_retries=0, **hooks_of)
     for make_error in (partial(Sick, "half", "done"), partial(ValueError, "healthy")):
-        error = manager.submit(hooks.raise_made, make_error).exception(PATIENCE)
+        error = manager.submit(remote_tasks.raise_made, make_error).exception(PATIENCE)
         assert isinstance(error, make_error.func)
     report = manager.stop()
     assert (report.drained, report.destroy_errors) == (True, 0)
@@ -72,7 +73,9 @@ def test_a_context_manager_is_exited_with_the_error_that_broke_its_resource(plac
 
 
 def test_an_on_create_that_returns_a_context_manager_which_nobody_has_entered_is_told_of_once(placed_manager, log):
-    manager = placed_manager(worker_count=2, on_create=hooks.create_unentered, on_destroy=hooks.call_nothing)
+    manager = placed_manager(
+        worker_count=2, on_create=remote_tasks.create_unentered, on_destroy=remote_tasks.call_nothing
+    )
     assert manager.wait_ready(PATIENCE)
     manager.stop()
     (told,) = log.loud()
@@ -80,20 +83,20 @@ def test_an_on_create_that_returns_a_context_manager_which_nobody_has_entered_is
 
 
 def test_a_hook_that_returns_a_coroutine_has_failed(placed_manager, log, capfd):
-    manager = placed_manager(on_create=dict, on_destroy=hooks.close_later)
+    manager = placed_manager(on_create=dict, on_destroy=remote_tasks.close_later)
     assert manager.wait_ready(PATIENCE)
     assert manager.stop().destroy_errors == 1
     assert any("on_destroy returned a coroutine" in line for line in log.loud())
 
-    manager = placed_manager(on_create=hooks.connect_later, on_destroy=hooks.call_nothing)
-    until(lambda: any("on_create returned a coroutine" in line for line in log.loud()), "the failure")
+    manager = placed_manager(on_create=remote_tasks.connect_later, on_destroy=remote_tasks.call_nothing)
+    eventually(lambda: any("on_create returned a coroutine" in line for line in log.loud()), "the failure")
     manager.kill()
     assert "never awaited" not in capfd.readouterr().err
 
 
 def test_after_the_last_attempt_its_error_is_the_outcome(placed_manager, journal):
     manager = placed_manager(max_retries=1)
-    future = manager.submit(hooks.sick_at_first, 99)
+    future = manager.submit(remote_tasks.sick_at_first, 99)
     error = future.exception(PATIENCE)
     assert type(error) is Sick
     assert error.args == ("attempt 2",)
@@ -106,7 +109,7 @@ def test_after_the_last_attempt_its_error_is_the_outcome(placed_manager, journal
 def test_a_once_task_is_not_tried_again(placed_manager, journal):
     manager = placed_manager()
     with pytest.raises(Sick):
-        manager.queue_task_once(hooks.sick_at_first, 99)
+        manager.queue_task_once(remote_tasks.sick_at_first, 99)
     assert len(journal.of("attempt")) == 1
     manager.stop()
     assert_destroyed_once(journal, len(journal.of("created")))
@@ -114,7 +117,7 @@ def test_a_once_task_is_not_tried_again(placed_manager, journal):
 
 def test_a_chunk_whose_resource_broke_goes_on_with_the_item_that_failed(placed_manager, journal):
     manager = placed_manager()
-    results = list(manager.map(partial(hooks.sick_at_item, journal=journal), range(6), chunksize=6))
+    results = list(manager.map(partial(remote_tasks.sick_at_item, journal=journal), range(6), chunksize=6))
     assert results == list(range(6))
     assert journal.of("item") == ["0", "1", "2", "3", "3", "4", "5"]
 
@@ -130,15 +133,15 @@ def test_errors_of_on_destroy_are_counted(placed_manager, journal, log):
 
 def test_a_creation_that_fails_is_tried_again(placed_manager, journal, log):
     manager = placed_manager(on_create=journal.create_at_second)
-    assert manager.queue_task(hooks.give, "made") == "made"
+    assert manager.queue_task(remote_tasks.give, "made") == "made"
     assert len(journal.of("tried")) == 2
     assert any("OSError: down" in line for line in log.loud())
 
 
 def test_tasks_fail_when_no_resource_can_be_made(placed_manager, is_remote, log):
-    manager = placed_manager(on_create=hooks.cannot_create, create_timeout=2.0 if is_remote else 0.1)
-    until(log.loud, "a creation that has failed")
-    error = manager.submit(hooks.give, 1).exception(PATIENCE)
+    manager = placed_manager(on_create=remote_tasks.cannot_create, create_timeout=2.0 if is_remote else 0.1)
+    eventually(log.loud, "a creation that has failed")
+    error = manager.submit(remote_tasks.give, 1).exception(PATIENCE)
     assert type(error) is ResourceCreationError
     assert type(error.__cause__) is OSError
     assert error.__cause__.args == ("down for ever",)
@@ -147,8 +150,8 @@ def test_tasks_fail_when_no_resource_can_be_made(placed_manager, is_remote, log)
 
 
 def test_a_slow_creation_is_waited_for(placed_manager, gate):
-    manager = placed_manager(on_create=gate.create, on_destroy=hooks.forget)
-    future = manager.submit(hooks.give, "at last")
+    manager = placed_manager(on_create=gate.create, on_destroy=remote_tasks.forget)
+    future = manager.submit(remote_tasks.give, "at last")
     gate.await_reached()
     stats = manager.stats()
     assert (stats.creating_workers, stats.queued_tasks, future.done()) == (1, 1, False)
@@ -157,7 +160,7 @@ def test_a_slow_creation_is_waited_for(placed_manager, gate):
 
 
 def test_a_resource_whose_creation_ends_after_a_stop_began_is_destroyed(placed_manager, journal, gate):
-    manager = placed_manager(on_create=partial(hooks.create_behind, gate, journal))
+    manager = placed_manager(on_create=partial(remote_tasks.create_behind, gate, journal))
     gate.await_reached()
     manager._engine.lifecycle.request_stop()
     gate.open()
@@ -168,7 +171,7 @@ def test_a_resource_whose_creation_ends_after_a_stop_began_is_destroyed(placed_m
 def test_a_backlog_hires_a_worker_with_a_resource_of_its_own(placed_manager, journal, tmp_path):
     manager = placed_manager(worker_count=1, max_worker_count=2, burst_interval=0.02)
     gates = [Gate(tmp_path / f"gate{number}") for number in range(2)]
-    futures = [manager.submit(hooks.pass_deaf, gate) for gate in gates]
+    futures = [manager.submit(remote_tasks.pass_deaf, gate) for gate in gates]
     for gate in gates:
         gate.await_reached()
     assert manager.stats().burst_workers == 1
@@ -181,21 +184,21 @@ def test_a_backlog_hires_a_worker_with_a_resource_of_its_own(placed_manager, jou
 
 def test_a_full_queue_refuses(placed_manager, gate):
     manager = placed_manager(queue_size=1)
-    manager.submit(hooks.pass_deaf, gate)
+    manager.submit(remote_tasks.pass_deaf, gate)
     gate.await_reached()
-    waiting = manager.submit(hooks.square, 6)
+    waiting = manager.submit(remote_tasks.square, 6)
     with pytest.raises(QueueFullError):
-        manager.submit(hooks.square, 7, queue_timeout=0)
+        manager.submit(remote_tasks.square, 7, queue_timeout=0)
     gate.open()
     assert waiting.result(PATIENCE) == 36
 
 
 def test_resources_of_context_managers_are_entered_and_left(placement, journal):
     config = Config.from_context_manager(
-        partial(hooks.entered, journal), worker_count=1, placement=placement, resource_pool_size=0
+        partial(remote_tasks.entered, journal), worker_count=1, placement=placement, resource_pool_size=0
     )
     with TaskManager(config) as manager:
-        assert manager.queue_task(hooks.give, "inside") == "inside"
+        assert manager.queue_task(remote_tasks.give, "inside") == "inside"
         assert len(journal.of("entered")) == 1
         assert journal.of("left") == []
     assert journal.of("left") == journal.of("entered")
@@ -212,16 +215,16 @@ def test_errors_are_judged_and_told_here(placed_manager):
 
     manager = placed_manager(check_health=check_health)
     with pytest.raises(Sick):
-        manager.queue_task(hooks.fail, Sick(1))
+        manager.queue_task(remote_tasks.fail, Sick(1))
     assert told == [(os.getpid(), True, (1,))]
 
 
 def test_a_check_health_that_takes_the_resource_is_asked_where_that_lives(placed_manager, journal):
-    manager = placed_manager(check_health=hooks.is_whole)
+    manager = placed_manager(check_health=remote_tasks.is_whole)
     with pytest.raises(ValueError, match="whole"):
-        manager.queue_task(hooks.fail, ValueError("whole"))
-    first = manager.queue_task(hooks.key)
-    future = manager.submit(hooks.break_at_first, 1)
+        manager.queue_task(remote_tasks.fail, ValueError("whole"))
+    first = manager.queue_task(remote_tasks.key)
+    future = manager.submit(remote_tasks.break_at_first, 1)
     last = future.result(PATIENCE)
     assert (future.attempts, journal.of("attempt")) == (2, [first, last])
     assert journal.of("asked") == ["True ValueError", "True Lossy"]
@@ -231,33 +234,33 @@ def test_a_check_health_that_takes_the_resource_is_asked_where_that_lives(placed
 
 
 def test_a_check_health_that_takes_the_resource_is_asked_for_run_task_and_for_items_of_a_chunk(placed_manager, journal):
-    manager = placed_manager(check_health=hooks.is_whole, resource_pool_size=1)
-    key = manager.run_task(hooks.key)
+    manager = placed_manager(check_health=remote_tasks.is_whole, resource_pool_size=1)
+    key = manager.run_task(remote_tasks.key)
     with pytest.raises(Exception, match="seven"):
-        manager.run_task(hooks.break_at_first, 1)
+        manager.run_task(remote_tasks.break_at_first, 1)
     assert journal.of("destroyed") == [key]
-    results = list(manager.map(partial(hooks.break_at_item, journal=journal), range(6), chunksize=6))
+    results = list(manager.map(partial(remote_tasks.break_at_item, journal=journal), range(6), chunksize=6))
     assert results == list(range(6))
     assert journal.of("item") == ["0", "1", "2", "3", "3", "4", "5"]
     assert journal.of("asked") == ["True Lossy"] * 2
 
 
 def test_a_check_health_that_takes_the_resource_and_raises_replaces_it_and_is_logged_here(placed_manager, journal, log):
-    manager = placed_manager(check_health=hooks.cannot_judge, max_retries=0)
-    key = manager.queue_task(hooks.key)
+    manager = placed_manager(check_health=remote_tasks.cannot_judge, max_retries=0)
+    key = manager.queue_task(remote_tasks.key)
     with pytest.raises(Sick, match="mine"):
-        manager.queue_task(hooks.fail, Sick("mine"))
-    assert manager.queue_task(hooks.key) != key
+        manager.queue_task(remote_tasks.fail, Sick("mine"))
+    assert manager.queue_task(remote_tasks.key) != key
     (told,) = [line for line in log.loud() if "check_health raised" in line]
     assert f"cannot ask {key}" in told
 
 
 def test_a_check_health_that_takes_the_resource_is_not_asked_about_what_is_no_exception(placed_manager, journal):
-    manager = placed_manager(check_health=hooks.cannot_judge)
-    key = manager.queue_task(hooks.key)
+    manager = placed_manager(check_health=remote_tasks.cannot_judge)
+    key = manager.queue_task(remote_tasks.key)
     with pytest.raises(SystemExit):
-        manager.queue_task(hooks.fail, SystemExit())
-    assert manager.queue_task(hooks.key) == key
+        manager.queue_task(remote_tasks.fail, SystemExit())
+    assert manager.queue_task(remote_tasks.key) == key
 
 
 # -- run_task --------------------------------------------------------------------------------------------------------
@@ -266,7 +269,7 @@ def test_a_check_health_that_takes_the_resource_is_not_asked_about_what_is_no_ex
 def test_run_task_without_a_pool_makes_and_destroys_a_resource_for_each_call(placed_manager, journal):
     manager = placed_manager(resource_pool_size=0)
     assert manager.wait_ready(PATIENCE)
-    keys = [manager.run_task(hooks.key) for _ in range(2)]
+    keys = [manager.run_task(remote_tasks.key) for _ in range(2)]
     assert len(set(keys)) == 2
     assert sorted(journal.of("destroyed")) == sorted(keys)
     manager.stop()
@@ -276,11 +279,11 @@ def test_run_task_without_a_pool_makes_and_destroys_a_resource_for_each_call(pla
 def test_run_task_with_a_pool_finds_its_resources_made_and_replaces_a_broken_one(placed_manager, journal):
     manager = placed_manager(resource_pool_size=2)
     assert manager.stats().available_resources == 2
-    key = manager.run_task(hooks.key)
+    key = manager.run_task(remote_tasks.key)
     with pytest.raises(Sick):
-        manager.run_task(hooks.fail, Sick())
+        manager.run_task(remote_tasks.fail, Sick())
     assert journal.of("destroyed") == [key]
-    assert manager.run_task(hooks.key) != key
+    assert manager.run_task(remote_tasks.key) != key
     assert manager.wait_ready(PATIENCE)
     manager.stop()
     assert_destroyed_once(journal, 3)
@@ -288,9 +291,9 @@ def test_run_task_with_a_pool_finds_its_resources_made_and_replaces_a_broken_one
 
 
 def test_run_task_says_when_no_resource_can_be_made(placed_manager):
-    manager = placed_manager(on_create=hooks.cannot_create)
+    manager = placed_manager(on_create=remote_tasks.cannot_create)
     with pytest.raises(ResourceCreationError) as caught:
-        manager.run_task(hooks.give, 1)
+        manager.run_task(remote_tasks.give, 1)
     assert caught.value.__cause__.args == ("down for ever",)
     with pytest.raises(ResourceCreationError):
-        placed_manager(on_create=hooks.cannot_create, resource_pool_size=1)
+        placed_manager(on_create=remote_tasks.cannot_create, resource_pool_size=1)

@@ -13,9 +13,11 @@ from functools import partial
 import pytest
 
 from tasker import ConfigError, RemoteTaskError, background, with_value
-from tests.placement import hooks
-from tests.placement.conftest import REMOTE, children
-from tests.placement.hooks import PATIENCE, Gate
+from tests.support import remote_tasks
+from tests.support.journal import Gate
+from tests.support.placements import REMOTE
+from tests.support.processes import children
+from tests.support.waiting import PATIENCE
 
 
 @pytest.fixture(params=REMOTE)
@@ -81,9 +83,9 @@ def test_an_argument_that_cannot_be_sent_is_refused_at_its_submission_and_named(
         with pytest.raises(
             TypeError, match=r"argument 2 of a task cannot be sent to another process: <unlocked .*lock"
         ):
-            method(hooks.give, 1, threading.Lock(), 3)
+            method(remote_tasks.give, 1, threading.Lock(), 3)
     with pytest.raises(TypeError, match=r"argument 1 .*cannot be sent to another process"):
-        list(remote.map(hooks.give, [threading.Lock()]))
+        list(remote.map(remote_tasks.give, [threading.Lock()]))
     assert remote.metrics().total_tasks_arrived == before
 
 
@@ -92,32 +94,32 @@ def test_a_function_that_cannot_be_sent_is_refused_at_its_submission_and_named(r
     with pytest.raises(TypeError, match=r"the function of a task cannot be sent .*<lambda>.*lock"):
         remote.submit(lambda resource: lock)
     with pytest.raises(TypeError, match=r"the function of a task cannot be sent .*partial"):
-        remote.submit(partial(hooks.give, lock))
+        remote.submit(partial(remote_tasks.give, lock))
     with remote.executor() as executor, pytest.raises(TypeError, match="lock"):
-        executor.submit(hooks.plain_square, lock)
+        executor.submit(remote_tasks.plain_square, lock)
 
 
 def test_what_is_changed_after_the_submission_is_not_seen(remote, tmp_path):
     held, numbers = Gate(tmp_path / "gate"), [1]
-    future = remote.submit(hooks.give, numbers, held)
+    future = remote.submit(remote_tasks.give, numbers, held)
     numbers.append(2)
     assert future.result(PATIENCE) == ([1], held)
 
 
 def test_a_result_that_cannot_be_sent_is_an_error_that_names_it(remote):
-    error = remote.submit(hooks.make_lock).exception(PATIENCE)
+    error = remote.submit(remote_tasks.make_lock).exception(PATIENCE)
     assert type(error) is RemoteTaskError
     assert "the task's result cannot be sent back: <unlocked _thread.lock" in str(error)
-    assert remote.queue_task(hooks.give, "alive") == "alive"
-    results = remote.map(hooks.lock_at_two, range(4), chunksize=4, return_exceptions=True)
+    assert remote.queue_task(remote_tasks.give, "alive") == "alive"
+    results = remote.map(remote_tasks.lock_at_two, range(4), chunksize=4, return_exceptions=True)
     assert [type(result).__name__ for result in results] == ["int", "int", "RemoteTaskError", "int"]
 
 
 def test_a_result_that_cannot_be_unpickled_here_is_an_error(remote):
-    error = remote.submit(hooks.call, MakesOnlyHere()).exception(PATIENCE)
+    error = remote.submit(remote_tasks.call, MakesOnlyHere()).exception(PATIENCE)
     assert type(error) is RemoteTaskError
     assert "could not be unpickled here: LookupError('not here')" in str(error)
-    assert remote.queue_task(hooks.give, "alive") == "alive"
+    assert remote.queue_task(remote_tasks.give, "alive") == "alive"
 
 
 class MakesOnlyHere:
@@ -126,21 +128,21 @@ class MakesOnlyHere:
 
 
 def test_an_argument_that_cannot_be_unpickled_there_is_the_tasks_error(remote):
-    error = remote.submit(hooks.give, OnlyHere()).exception(PATIENCE)
+    error = remote.submit(remote_tasks.give, OnlyHere()).exception(PATIENCE)
     assert type(error) is RemoteTaskError
     assert "could not be unpickled" in str(error)
     assert "LookupError('not here')" in str(error)
 
 
 def test_an_exception_that_cannot_be_printed_comes_back(remote):
-    error = remote.submit(hooks.raise_made, Unprintable).exception(PATIENCE)
+    error = remote.submit(remote_tasks.raise_made, Unprintable).exception(PATIENCE)
     assert type(error) is Unprintable
     assert "in raise_made" in str(error.__cause__)
-    assert remote.queue_task(hooks.give, "alive") == "alive"
+    assert remote.queue_task(remote_tasks.give, "alive") == "alive"
 
 
 def test_an_exception_that_can_be_unpickled_there_but_not_here_is_told_of(remote):
-    error = remote.submit(hooks.raise_made, BrokenThere).exception(PATIENCE)
+    error = remote.submit(remote_tasks.raise_made, BrokenThere).exception(PATIENCE)
     assert type(error) is RemoteTaskError
     assert error.type_name == f"{__name__}.BrokenThere"
     assert "in raise_made" in error.traceback
@@ -148,14 +150,14 @@ def test_an_exception_that_can_be_unpickled_there_but_not_here_is_told_of(remote
 
 
 def test_an_exception_that_holds_what_cannot_be_sent_is_told_of(remote):
-    error = remote.submit(hooks.raise_with_lock, Unpicklable).exception(PATIENCE)
+    error = remote.submit(remote_tasks.raise_with_lock, Unpicklable).exception(PATIENCE)
     assert type(error) is RemoteTaskError
     assert error.type_name == f"{__name__}.Unpicklable"
     assert str(error).startswith(f"{__name__}.Unpicklable: ('text', <unlocked")
 
 
 def test_an_exceptions_notes_and_attributes_come_with_it(remote):
-    error = remote.submit(hooks.fail_with_note).exception(PATIENCE)
+    error = remote.submit(remote_tasks.fail_with_note).exception(PATIENCE)
     assert error.__notes__ == ["a note"]
     assert error.seen == 7
 
@@ -189,14 +191,14 @@ def test_without_cloudpickle_errors_name_the_extra(remote, placed_manager, monke
     assert "tasker-pool[processes]" in "".join([str(caught.value), *notes])
     with pytest.raises(ConfigError, match=r"on_create .*<lambda>"):
         placed_manager(on_create=lambda: 1)
-    assert remote.queue_task(hooks.square, 6) == 36
+    assert remote.queue_task(remote_tasks.square, 6) == 36
 
 
 def test_values_of_the_managers_context_that_cannot_be_sent_stay_here(placed_manager):
     context = with_value(with_value(background(), "lock", threading.Lock()), "text", "sent")
     manager = placed_manager(ctx=context)
-    assert manager.queue_task(hooks.context_value, "lock") is None
-    assert manager.queue_task(hooks.context_value, "text") == "sent"
+    assert manager.queue_task(remote_tasks.context_value, "lock") is None
+    assert manager.queue_task(remote_tasks.context_value, "text") == "sent"
 
 
 # -- large things ----------------------------------------------------------------------------------------------------
@@ -205,16 +207,16 @@ def test_values_of_the_managers_context_that_cannot_be_sent_stay_here(placed_man
 @pytest.mark.parametrize("size", [16383, 16384, 16385, 65535, 65536, 65537, 10_000_000])
 def test_bytes_of_any_size_cross_unharmed(remote, size):
     sent = bytes(range(256)) * (size // 256) + b"x" * (size % 256)
-    assert remote.queue_task(hooks.give, sent) == sent
+    assert remote.queue_task(remote_tasks.give, sent) == sent
 
 
 @pytest.mark.parametrize("size", [65535, 65536, 10_000_000])
 def test_buffers_cross_beside_the_pickle_unharmed(remote, size):
     sent = [Buffer(bytes([number]) * size) for number in range(3)]
-    got = remote.queue_task(hooks.give, sent)
+    got = remote.queue_task(remote_tasks.give, sent)
     assert got == sent
     assert [type(each) for each in got] == [Buffer] * 3
-    assert len(remote.queue_task(hooks.give, [Buffer(b"x" * 70_000)] * 100)) == 100
+    assert len(remote.queue_task(remote_tasks.give, [Buffer(b"x" * 70_000)] * 100)) == 100
 
 
 # -- logging ---------------------------------------------------------------------------------------------------------
@@ -222,8 +224,8 @@ def test_buffers_cross_beside_the_pickle_unharmed(remote, size):
 
 def test_log_records_arrive_before_the_result_with_the_workers_name(remote, caplog):
     with caplog.at_level(logging.WARNING):
-        assert remote.queue_task(hooks.log, "hello %s", "there") == "logged"
-        records = [record for record in caplog.records if record.name == hooks.__name__]
+        assert remote.queue_task(remote_tasks.log, "hello %s", "there") == "logged"
+        records = [record for record in caplog.records if record.name == remote_tasks.__name__]
     assert [record.getMessage() for record in records] == ["hello there"]
     assert [record.levelname for record in records] == ["WARNING"]
     assert records[0].threadName.startswith("tasker-worker-")
@@ -232,8 +234,8 @@ def test_log_records_arrive_before_the_result_with_the_workers_name(remote, capl
 
 
 def test_a_logged_exception_arrives_with_its_traceback(remote, caplog):
-    remote.queue_task(hooks.log_exception)
-    [record] = [record for record in caplog.records if record.name == hooks.__name__]
+    remote.queue_task(remote_tasks.log_exception)
+    [record] = [record for record in caplog.records if record.name == remote_tasks.__name__]
     assert "ZeroDivisionError" in record.exc_text
     kind, error, _ = record.exc_info
     assert kind is type(error) is ZeroDivisionError
@@ -244,13 +246,13 @@ def test_a_logged_exception_arrives_with_its_traceback(remote, caplog):
 
 def test_a_logged_exception_is_raised_there_with_its_traceback_all_the_same(remote):
     with pytest.raises(ZeroDivisionError) as raised:
-        remote.queue_task(hooks.log_exception_and_raise)
+        remote.queue_task(remote_tasks.log_exception_and_raise)
     assert "in divide" in str(raised.value.__cause__)
 
 
 def test_a_logged_exception_that_cannot_be_sent_arrives_by_its_name(remote, caplog):
-    remote.queue_task(hooks.log_what_cannot_be_sent)
-    [record] = [record for record in caplog.records if record.name == hooks.__name__]
+    remote.queue_task(remote_tasks.log_what_cannot_be_sent)
+    [record] = [record for record in caplog.records if record.name == remote_tasks.__name__]
     error = record.exc_info[1]
     assert isinstance(error, RemoteTaskError)
     assert error.type_name.endswith("CannotBeSent")
@@ -258,27 +260,29 @@ def test_a_logged_exception_that_cannot_be_sent_arrives_by_its_name(remote, capl
 
 
 def test_levels_of_loggers_are_those_of_the_parent(placed_manager, caplog):
-    logger = logging.getLogger(hooks.__name__)
+    logger = logging.getLogger(remote_tasks.__name__)
     logger.setLevel(logging.ERROR)
     try:
         manager = placed_manager()
-        assert not manager.queue_task(hooks.is_enabled_for, logging.WARNING)
-        manager.queue_task(hooks.log, "not wanted")
-        manager.queue_task(hooks.log_error, "wanted")
+        assert not manager.queue_task(remote_tasks.is_enabled_for, logging.WARNING)
+        manager.queue_task(remote_tasks.log, "not wanted")
+        manager.queue_task(remote_tasks.log_error, "wanted")
     finally:
         logger.setLevel(logging.NOTSET)
-    assert [record.getMessage() for record in caplog.records if record.name == hooks.__name__] == ["wanted"]
+    assert [record.getMessage() for record in caplog.records if record.name == remote_tasks.__name__] == ["wanted"]
 
 
 def test_records_of_hooks_arrive(placed_manager, caplog):
-    placed_manager(on_create=hooks.log_and_create, on_destroy=hooks.log_destroying).stop()
-    texts = [record.getMessage() for record in caplog.records if record.name == hooks.__name__]
+    placed_manager(on_create=remote_tasks.log_and_create, on_destroy=remote_tasks.log_destroying).stop()
+    texts = [record.getMessage() for record in caplog.records if record.name == remote_tasks.__name__]
     assert texts == ["creating", "destroying"]
 
 
 def test_a_large_record_arrives(remote, caplog):
-    remote.queue_task(hooks.log, "%s", "x" * 5_000_000)
-    assert [len(record.getMessage()) for record in caplog.records if record.name == hooks.__name__] == [5_000_000]
+    remote.queue_task(remote_tasks.log, "%s", "x" * 5_000_000)
+    assert [len(record.getMessage()) for record in caplog.records if record.name == remote_tasks.__name__] == [
+        5_000_000
+    ]
 
 
 def test_a_handler_that_raises_costs_its_record(remote, monkeypatch):
@@ -287,11 +291,11 @@ def test_a_handler_that_raises_costs_its_record(remote, monkeypatch):
             raise RuntimeError("broken handler")
 
     handler = Raising()
-    logging.getLogger(hooks.__name__).addHandler(handler)
+    logging.getLogger(remote_tasks.__name__).addHandler(handler)
     try:
-        assert remote.queue_task(hooks.log, "lost") == "logged"
+        assert remote.queue_task(remote_tasks.log, "lost") == "logged"
     finally:
-        logging.getLogger(hooks.__name__).removeHandler(handler)
+        logging.getLogger(remote_tasks.__name__).removeHandler(handler)
 
 
 # -- tasks that come from here ---------------------------------------------------------------------------------------
@@ -302,14 +306,14 @@ def test_classes_of_a_function_are_sent_by_value(remote):
         def __init__(self, code):
             super().__init__(code)
 
-    error = remote.submit(hooks.fail, Local(7)).exception(PATIENCE)
+    error = remote.submit(remote_tasks.fail, Local(7)).exception(PATIENCE)
     assert error.args == (7,)
     assert type(error).__name__ == "Local"
 
 
 def test_context_variables_that_cannot_be_sent_stay_behind(remote):
-    token = hooks.variable.set(threading.Lock())
+    token = remote_tasks.variable.set(threading.Lock())
     try:
-        assert remote.queue_task(hooks.see_variable) == "unset"
+        assert remote.queue_task(remote_tasks.see_variable) == "unset"
     finally:
-        hooks.variable.reset(token)
+        remote_tasks.variable.reset(token)

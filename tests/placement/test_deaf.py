@@ -8,9 +8,11 @@ import pytest
 
 from tasker import ContextCancelledError, Processes, TaskManagerKilledError, TaskTimeoutError, lifecycle
 from tasker.placement.elsewhere import RemoteSite
-from tests.placement import hooks, perils
-from tests.placement.conftest import children, on_posix
-from tests.placement.hooks import PATIENCE, until
+from tests.support import deadly_tasks, remote_tasks
+from tests.support.errors import Sick
+from tests.support.placements import on_posix
+from tests.support.processes import children
+from tests.support.waiting import PATIENCE, eventually
 
 pytestmark = on_posix
 
@@ -26,11 +28,11 @@ def placement():
 def test_a_deaf_task_is_ended_at_its_deadline_with_its_process(placed_manager, journal, gate):
     manager = placed_manager()
     assert manager.wait_ready(PATIENCE)
-    future = manager.submit(perils.note_and_stand, gate, timeout=1.0)
+    future = manager.submit(deadly_tasks.note_and_stand, gate, timeout=1.0)
     process = gate.await_reached()
     assert type(future.exception(PATIENCE)) is TaskTimeoutError
-    until(lambda: process not in children(), "the process to be gone")
-    assert manager.queue_task(hooks.process_of) != process
+    eventually(lambda: process not in children(), "the process to be gone")
+    assert manager.queue_task(remote_tasks.process_of) != process
     assert future.attempts == len(journal.of("ran")) == 1
     assert journal.of("destroyed") == []
     metrics = manager.metrics()
@@ -39,54 +41,54 @@ def test_a_deaf_task_is_ended_at_its_deadline_with_its_process(placed_manager, j
 
 def test_a_task_that_holds_the_gil_is_ended_at_its_deadline(placed_manager):
     manager = placed_manager()
-    process = manager.queue_task(hooks.process_of)
-    future = manager.submit(perils.hold_the_gil, timeout=1.0)
+    process = manager.queue_task(remote_tasks.process_of)
+    future = manager.submit(deadly_tasks.hold_the_gil, timeout=1.0)
     assert type(future.exception(PATIENCE)) is TaskTimeoutError
-    until(lambda: process not in children(), "the process to be gone")
-    assert manager.queue_task(hooks.square, 6) == 36
+    eventually(lambda: process not in children(), "the process to be gone")
+    assert manager.queue_task(remote_tasks.square, 6) == 36
 
 
 def test_a_deaf_task_that_is_cancelled_is_ended_and_not_tried_again(placed_manager, journal, gate):
     manager = placed_manager()
-    future = manager.submit(perils.note_and_stand, gate)
+    future = manager.submit(deadly_tasks.note_and_stand, gate)
     gate.await_reached()
     assert not future.cancel()
     error = future.exception(PATIENCE)
     assert type(error) is ContextCancelledError
     assert "was killed" in str(error)
     assert future.attempts == len(journal.of("ran")) == 1
-    assert manager.queue_task(hooks.square, 6) == 36
+    assert manager.queue_task(remote_tasks.square, 6) == 36
 
 
 def test_a_check_health_that_does_not_answer_is_ended_with_its_process_when_the_task_is_cancelled(
     placed_manager, journal, gate
 ):
     manager = placed_manager(check_health=gate.judge)
-    future = manager.submit(hooks.fail, hooks.Sick())
+    future = manager.submit(remote_tasks.fail, Sick())
     process = gate.await_reached()
     assert not future.cancel()
     assert type(future.exception(PATIENCE)) is ContextCancelledError
-    assert manager.queue_task(hooks.process_of) != process
+    assert manager.queue_task(remote_tasks.process_of) != process
     assert len(journal.of("created")) == 2
 
 
 def test_a_task_that_listens_keeps_its_process(placed_manager, journal, gate):
     manager = placed_manager()
-    future = manager.submit(hooks.until_cancelled, gate, journal)
+    future = manager.submit(remote_tasks.until_cancelled, gate, journal)
     process = gate.await_reached()
     future.cancel()
     assert future.result(PATIENCE) is None
-    assert manager.queue_task(hooks.process_of) == process
+    assert manager.queue_task(remote_tasks.process_of) == process
 
 
 def test_with_a_long_grace_a_deaf_task_ends_by_itself_after_its_timeout(placed_manager, gate):
     manager = placed_manager(placement=Processes(grace=PATIENCE))
     assert manager.wait_ready(PATIENCE)
-    future = manager.submit(hooks.pass_deaf, gate, timeout=1.0)
+    future = manager.submit(remote_tasks.pass_deaf, gate, timeout=1.0)
     process = gate.await_reached()
     assert type(future.exception(PATIENCE)) is TaskTimeoutError
     gate.open()
-    assert manager.queue_task(hooks.process_of) == process
+    assert manager.queue_task(remote_tasks.process_of) == process
 
 
 # -- the end ---------------------------------------------------------------------------------------------------------
@@ -95,7 +97,7 @@ def test_with_a_long_grace_a_deaf_task_ends_by_itself_after_its_timeout(placed_m
 @pytest.mark.parametrize("timeout", [600.0, 0.0])
 def test_kill_ends_a_deaf_task_and_its_process(placed_manager, gate, timeout):
     manager = placed_manager()
-    future = manager.submit(hooks.pass_deaf, gate)
+    future = manager.submit(remote_tasks.pass_deaf, gate)
     process = gate.await_reached()
     report = manager.kill(timeout)
     assert (report.drained, report.abandoned, report.failed) == (False, (), 1)
@@ -109,7 +111,7 @@ def test_kill_ends_a_deaf_run_task(placed_manager, gate):
 
     def call():
         try:
-            manager.run_task(hooks.pass_deaf, gate)
+            manager.run_task(remote_tasks.pass_deaf, gate)
         except BaseException as error:
             errors.append(error)
 
@@ -124,8 +126,8 @@ def test_kill_ends_a_deaf_run_task(placed_manager, gate):
 
 @pytest.mark.parametrize("timeout", [600.0, 0.0])
 def test_kill_ends_a_child_whose_creation_blocks_for_ever(placed_manager, gate, log, timeout):
-    manager = placed_manager(on_create=gate.create, on_destroy=hooks.forget)
-    waiting = manager.submit(hooks.square, 6)
+    manager = placed_manager(on_create=gate.create, on_destroy=remote_tasks.forget)
+    waiting = manager.submit(remote_tasks.square, 6)
     process = gate.await_reached()
     report = manager.kill(timeout)
     assert (report.abandoned, report.cancelled) == ((), 1)
@@ -137,7 +139,7 @@ def test_kill_ends_a_child_whose_creation_blocks_for_ever(placed_manager, gate, 
 @pytest.mark.parametrize("timeout", [600.0, 0.0])
 def test_kill_ends_a_child_whose_destruction_blocks_for_ever(placed_manager, gate, timeout):
     manager = placed_manager(on_destroy=gate.destroy)
-    assert manager.queue_task(hooks.square, 6) == 36
+    assert manager.queue_task(remote_tasks.square, 6) == 36
     manager._engine.lifecycle.request_stop()
     process = gate.await_reached()
     report = manager.kill(timeout)
@@ -148,7 +150,7 @@ def test_kill_ends_a_child_whose_destruction_blocks_for_ever(placed_manager, gat
 def test_whose_place_is_ended_by_a_kill_is_waited_for_until_he_has_noticed(placed_manager, gate, monkeypatch):
     monkeypatch.setattr(lifecycle, "_JOIN", 0.0)  # the time that others get
     manager = placed_manager(on_destroy=gate.destroy, worker_count=2)
-    deaf = manager.submit(hooks.pass_deaf, gate)
+    deaf = manager.submit(remote_tasks.pass_deaf, gate)
     gate.await_reached()
     assert manager.kill(0.0).abandoned == ()
     assert type(deaf.exception(0)) is TaskManagerKilledError
@@ -162,7 +164,7 @@ def test_a_stop_ends_a_creation_that_blocks_for_ever_and_waits_for_its_worker(pl
         return setup(site, name)
 
     monkeypatch.setattr(RemoteSite, "_setup", patient)
-    manager = placed_manager(on_create=gate.create, on_destroy=hooks.forget, create_timeout=0.5)
+    manager = placed_manager(on_create=gate.create, on_destroy=remote_tasks.forget, create_timeout=0.5)
     process = gate.await_reached()
     report = manager.stop()
     assert report.abandoned == ()
@@ -171,7 +173,7 @@ def test_a_stop_ends_a_creation_that_blocks_for_ever_and_waits_for_its_worker(pl
 
 def test_a_stop_whose_time_ends_kills_deaf_tasks(placed_manager, gate):
     manager = placed_manager()
-    future = manager.submit(hooks.pass_deaf, gate)
+    future = manager.submit(remote_tasks.pass_deaf, gate)
     process = gate.await_reached()
     report = manager.stop(timeout=0.05)
     assert (report.drained, report.abandoned) == (False, ())
@@ -182,9 +184,10 @@ def test_a_stop_whose_time_ends_kills_deaf_tasks(placed_manager, gate):
 def test_a_creation_that_takes_longer_than_create_timeout_is_given_up_and_tried_again(
     placed_manager, journal, gate, log
 ):
-    manager = placed_manager(on_create=perils.BlockFirst(gate, journal), on_destroy=hooks.forget, create_timeout=2.0)
+    block = deadly_tasks.BlockFirst(gate, journal)
+    manager = placed_manager(on_create=block, on_destroy=remote_tasks.forget, create_timeout=2.0)
     process = gate.await_reached()
-    until(lambda: process not in children(), "the process to be gone")
-    until(lambda: manager.stats().idle_workers == 1, "the second creation")
-    assert manager.queue_task(hooks.process_of) != process
+    eventually(lambda: process not in children(), "the process to be gone")
+    eventually(lambda: manager.stats().idle_workers == 1, "the second creation")
+    assert manager.queue_task(remote_tasks.process_of) != process
     assert any("create_timeout" in line for line in log.loud())

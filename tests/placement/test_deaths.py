@@ -11,10 +11,12 @@ import pytest
 import tasker.placement.child
 from tasker import Processes, WorkerLostError
 from tasker.parking import Seat
-from tests.placement import hooks, perils
-from tests.placement.conftest import is_alive, on_linux, on_posix
-from tests.placement.hooks import PATIENCE, Gate, until
-from tests.placement.programs import run
+from tests.support import deadly_tasks, remote_tasks
+from tests.support.journal import Gate
+from tests.support.placements import on_linux, on_posix
+from tests.support.processes import is_alive
+from tests.support.programs import run
+from tests.support.waiting import PATIENCE, eventually
 
 pytestmark = on_posix
 
@@ -31,7 +33,7 @@ def kill(process: int) -> None:
 def test_sixty_tasks_with_six_kills_all_complete(placed_manager, journal, tmp_path):
     manager = placed_manager(worker_count=2)
     gates = {number: Gate(tmp_path / f"gate{number}") for number in range(5, 60, 10)}
-    futures = [manager.submit(perils.stand_once, number, gates.get(number)) for number in range(60)]
+    futures = [manager.submit(deadly_tasks.stand_once, number, gates.get(number)) for number in range(60)]
     killed = set()
     for gate in gates.values():
         killed.add(gate.await_reached())
@@ -51,9 +53,9 @@ def test_sixty_tasks_with_six_kills_all_complete(placed_manager, journal, tmp_pa
 
 def test_a_poison_task_fails_alone_after_its_last_attempt(placed_manager):
     manager = placed_manager(worker_count=2, max_retries=2)
-    before = [manager.submit(hooks.square, number) for number in range(10)]
-    poison = manager.submit(perils.die, signal.SIGKILL)
-    after = [manager.submit(hooks.square, number) for number in range(10)]
+    before = [manager.submit(remote_tasks.square, number) for number in range(10)]
+    poison = manager.submit(deadly_tasks.die, signal.SIGKILL)
+    after = [manager.submit(remote_tasks.square, number) for number in range(10)]
     error = poison.exception(PATIENCE)
     assert type(error) is WorkerLostError
     assert (error.exit_code, error.began, poison.attempts) == (-signal.SIGKILL, True, 3)
@@ -63,41 +65,41 @@ def test_a_poison_task_fails_alone_after_its_last_attempt(placed_manager):
 
 
 def test_a_check_health_that_takes_the_resource_is_not_asked_about_one_that_is_lost(placed_manager, journal):
-    manager = placed_manager(check_health=hooks.is_whole, max_retries=1)
-    future = manager.submit(perils.die, signal.SIGKILL)
+    manager = placed_manager(check_health=remote_tasks.is_whole, max_retries=1)
+    future = manager.submit(deadly_tasks.die, signal.SIGKILL)
     assert type(future.exception(PATIENCE)) is WorkerLostError
     assert future.attempts == 2
     with pytest.raises(ValueError, match="whole"):
-        manager.queue_task(hooks.fail, ValueError("whole"))
+        manager.queue_task(remote_tasks.fail, ValueError("whole"))
     assert journal.of("asked") == ["True ValueError"]
 
 
 def test_a_retry_gets_a_fresh_copy_of_an_iterator(placed_manager, tmp_path):
-    future = placed_manager(worker_count=1).submit(perils.read_and_die_once, iter([1, 2, 3]), tmp_path / "died")
+    future = placed_manager(worker_count=1).submit(deadly_tasks.read_and_die_once, iter([1, 2, 3]), tmp_path / "died")
     assert (future.result(PATIENCE), future.attempts) == ([1, 2, 3], 2)
 
 
 def test_a_once_task_whose_child_is_killed_ran_once(placed_manager, journal, gate):
     manager = placed_manager()
-    future = manager.queue_task_once_async(perils.note_and_stand, gate)
+    future = manager.queue_task_once_async(deadly_tasks.note_and_stand, gate)
     kill(gate.await_reached())
     error = future.exception(PATIENCE)
     assert type(error) is WorkerLostError
     assert (error.exit_code, error.began, future.attempts) == (-signal.SIGKILL, True, 1)
     assert len(journal.of("ran")) == 1
-    assert manager.queue_task(hooks.square, 6) == 36
+    assert manager.queue_task(remote_tasks.square, 6) == 36
 
 
 def test_children_that_are_lost_at_work_are_one_outage_if_no_caller_is_told(placed_manager, log):
     manager = placed_manager(worker_count=1, max_worker_count=1, max_retries=1)
     for _ in range(2):
-        assert manager.queue_task(hooks.square, 6) == 36  # so it was not the resource's first use
-        assert type(manager.submit(perils.die, signal.SIGKILL, once=True).exception(PATIENCE)) is WorkerLostError
+        assert manager.queue_task(remote_tasks.square, 6) == 36  # so it was not the resource's first use
+        assert type(manager.submit(deadly_tasks.die, signal.SIGKILL, once=True).exception(PATIENCE)) is WorkerLostError
     assert log.loud() == []
     for _ in range(2):
-        assert manager.queue_task(hooks.square, 6) == 36
-        assert type(manager.submit(perils.die, signal.SIGKILL).exception(PATIENCE)) is WorkerLostError
-    until(log.loud, "the warning")
+        assert manager.queue_task(remote_tasks.square, 6) == 36
+        assert type(manager.submit(deadly_tasks.die, signal.SIGKILL).exception(PATIENCE)) is WorkerLostError
+    eventually(log.loud, "the warning")
     manager.stop()
     lost, *end = log.loud()
     assert "-worker-" in lost
@@ -108,7 +110,7 @@ def test_children_that_are_lost_at_work_are_one_outage_if_no_caller_is_told(plac
 
 def test_a_once_task_that_was_never_sent_is_tried_on_another_child(placed_manager, monkeypatch):
     manager = placed_manager()
-    first = manager.queue_task(hooks.process_of)
+    first = manager.queue_task(remote_tasks.process_of)
     send, failed = tasker.placement.child.Wire.send, []
 
     def failing(self, *args, **kwargs):
@@ -118,7 +120,7 @@ def test_a_once_task_that_was_never_sent_is_tried_on_another_child(placed_manage
         return send(self, *args, **kwargs)
 
     monkeypatch.setattr(tasker.placement.child.Wire, "send", failing)
-    future = manager.submit(hooks.process_of, once=True)
+    future = manager.submit(remote_tasks.process_of, once=True)
     assert future.result(PATIENCE) != first
     assert future.attempts == 2
 
@@ -126,10 +128,10 @@ def test_a_once_task_that_was_never_sent_is_tried_on_another_child(placed_manage
 @pytest.mark.parametrize(
     ("task", "argument", "exit_code"),
     [
-        (perils.die, signal.SIGSEGV, -signal.SIGSEGV),
-        (perils.leave, 3, 3),
-        (perils.leave, 0, 0),
-        (perils.read_address, 0, -signal.SIGSEGV),
+        (deadly_tasks.die, signal.SIGSEGV, -signal.SIGSEGV),
+        (deadly_tasks.leave, 3, 3),
+        (deadly_tasks.leave, 0, 0),
+        (deadly_tasks.read_address, 0, -signal.SIGSEGV),
     ],
     ids=["signal", "exit 3", "exit 0", "null pointer"],
 )
@@ -138,7 +140,7 @@ def test_a_child_that_ends_is_told_with_its_exit_code(placed_manager, task, argu
     error = manager.submit(task, argument).exception(PATIENCE)
     assert type(error) is WorkerLostError
     assert error.exit_code == exit_code
-    assert manager.queue_task(hooks.square, 6) == 36
+    assert manager.queue_task(remote_tasks.square, 6) == 36
 
 
 @pytest.mark.usefixtures("short_pauses")  # half of the children have done no task before they are killed
@@ -147,20 +149,20 @@ def test_once_tasks_that_a_dead_child_has_not_read_have_not_begun(placed_manager
     manager = placed_manager(worker_count=4)
     for _ in range(8):
         assert manager.wait_ready(PATIENCE)
-        until(lambda: manager.stats().idle_workers == 4, "all workers to be idle")
+        eventually(lambda: manager.stats().idle_workers == 4, "all workers to be idle")
         processes = {worker.resource.pid for worker in manager._engine.crew.members}
         for process in processes:
             kill(process)
-        futures = [manager.submit(hooks.process_of, once=True) for _ in range(4)]
+        futures = [manager.submit(remote_tasks.process_of, once=True) for _ in range(4)]
         assert processes.isdisjoint(future.result(PATIENCE) for future in futures)
 
 
 def test_a_once_task_too_large_for_the_pipe_that_a_dead_child_has_not_read_has_not_begun(placed_manager):
     manager = placed_manager()
-    process = manager.queue_task(hooks.process_of)
+    process = manager.queue_task(remote_tasks.process_of)
     os.kill(process, signal.SIGSTOP)
-    future = manager.submit(hooks.give, "x" * 3_000_000, once=True)
-    until(lambda: manager.stats().running_tasks == 1, "the task to be sent")
+    future = manager.submit(remote_tasks.give, "x" * 3_000_000, once=True)
+    eventually(lambda: manager.stats().running_tasks == 1, "the task to be sent")
     kill(process)
     assert len(future.result(PATIENCE)) == 3_000_000
     assert future.attempts == 2
@@ -188,38 +190,38 @@ def test_a_child_that_nothing_watches_any_more_is_ended(placed_manager, monkeypa
 
     monkeypatch.setattr(tasker.placement.child.Stderr, "follow", follow)
     manager = placed_manager(max_retries=0)
-    futures = [manager.submit(hooks.process_of) for _ in range(2)]
+    futures = [manager.submit(remote_tasks.process_of) for _ in range(2)]
     monkeypatch.undo()
     for future in futures:
         assert future.exception(PATIENCE) is None or type(future.exception()) is WorkerLostError
-    assert manager.submit(hooks.square, 6).exception(PATIENCE) is None
+    assert manager.submit(remote_tasks.square, 6).exception(PATIENCE) is None
 
 
 @pytest.mark.parametrize("lowest", [0, 3])
 def test_a_task_that_closes_all_low_descriptors_does_no_harm(placed_manager, lowest):
     manager = placed_manager()
-    process = manager.queue_task(hooks.process_of)
-    manager.queue_task(perils.close_descriptors, lowest, 256)
-    assert manager.queue_task(hooks.process_of) == process
+    process = manager.queue_task(remote_tasks.process_of)
+    manager.queue_task(deadly_tasks.close_descriptors, lowest, 256)
+    assert manager.queue_task(remote_tasks.process_of) == process
 
 
 def test_a_task_that_closes_all_descriptors_is_lost_though_a_thread_of_its_own_goes_on(placed_manager):
     manager = placed_manager(max_retries=0)
-    process = manager.queue_task(perils.start_thread_that_stays)
-    error = manager.submit(perils.close_descriptors, 3, 1024).exception(PATIENCE)
+    process = manager.queue_task(deadly_tasks.start_thread_that_stays)
+    error = manager.submit(deadly_tasks.close_descriptors, 3, 1024).exception(PATIENCE)
     assert type(error) is WorkerLostError
     assert error.exit_code == 1
     assert "closed this child process's descriptors" in str(error)
-    assert manager.queue_task(hooks.process_of) != process
+    assert manager.queue_task(remote_tasks.process_of) != process
 
 
 @pytest.mark.usefixtures("endless_pauses")
 def test_a_child_that_dies_before_it_has_done_a_task_is_not_replaced_at_once(placed_manager, journal, log):
     manager = placed_manager(worker_count=1)
     worker = manager._engine.crew.members[0]
-    until(lambda: manager.stats().idle_workers == 1, "the worker to be idle")
+    eventually(lambda: manager.stats().idle_workers == 1, "the worker to be idle")
     kill(worker.resource.pid)
-    until(lambda: worker.pausing, "the pause")
+    eventually(lambda: worker.pausing, "the pause")
     for _ in range(10):
         manager._engine.crew.wake_all(manager._engine.queue.idle)
     assert worker.pausing
@@ -229,44 +231,44 @@ def test_a_child_that_dies_before_it_has_done_a_task_is_not_replaced_at_once(pla
 @pytest.mark.usefixtures("endless_pauses")
 def test_a_child_that_dies_after_it_has_done_a_task_is_replaced_at_once(placed_manager, journal, log):
     manager = placed_manager(worker_count=1)
-    first = manager.queue_task(hooks.process_of)
-    until(lambda: manager.stats().idle_workers == 1, "the worker to be idle")
+    first = manager.queue_task(remote_tasks.process_of)
+    eventually(lambda: manager.stats().idle_workers == 1, "the worker to be idle")
     kill(first)
-    until(lambda: len(journal.of("created")) == 2, "another child")
-    assert manager.queue_task(hooks.process_of) != first
+    eventually(lambda: len(journal.of("created")) == 2, "another child")
+    assert manager.queue_task(remote_tasks.process_of) != first
 
 
 def test_an_idle_child_that_is_killed_is_replaced_without_any_task(placed_manager, journal, log):
     manager = placed_manager()
-    process = manager.queue_task(hooks.process_of)
-    until(lambda: manager.stats().idle_workers == 1, "the worker to be idle")
+    process = manager.queue_task(remote_tasks.process_of)
+    eventually(lambda: manager.stats().idle_workers == 1, "the worker to be idle")
     kill(process)
-    until(lambda: len(journal.of("created")) == 2, "another resource")
-    until(lambda: manager.stats().idle_workers == 1, "another worker to be idle")
+    eventually(lambda: len(journal.of("created")) == 2, "another resource")
+    eventually(lambda: manager.stats().idle_workers == 1, "another worker to be idle")
     assert any("lost an idle resource" in line for line in log.loud())
-    assert manager.queue_task(hooks.process_of) != process
+    assert manager.queue_task(remote_tasks.process_of) != process
     assert manager.metrics().total_tasks_retried == 0
 
 
 def test_an_idle_resource_of_run_task_that_is_killed_is_let_go(placed_manager):
     manager = placed_manager(resource_pool_size=1)
-    process = manager.run_task(hooks.process_of)
+    process = manager.run_task(remote_tasks.process_of)
     assert manager.stats().available_resources == 1
     kill(process)
-    until(lambda: manager.stats().available_resources == 0, "the pool to let go of it")
-    assert manager.run_task(hooks.process_of) != process
+    eventually(lambda: manager.stats().available_resources == 0, "the pool to let go of it")
+    assert manager.run_task(remote_tasks.process_of) != process
     error = None
     try:
-        manager.run_task(perils.die, signal.SIGKILL)
+        manager.run_task(deadly_tasks.die, signal.SIGKILL)
     except WorkerLostError as lost:
         error = lost
     assert error is not None
-    assert manager.run_task(hooks.square, 6) == 36
+    assert manager.run_task(remote_tasks.square, 6) == 36
 
 
 def test_a_chunk_whose_child_is_killed_goes_on_where_it_was(placed_manager, journal, gate):
     manager = placed_manager()
-    stream = manager.map(perils.StandAt(3, gate, journal), range(6), chunksize=6)
+    stream = manager.map(deadly_tasks.StandAt(3, gate, journal), range(6), chunksize=6)
     kill(gate.await_reached())
     assert list(stream) == list(range(6))
     assert journal.of("item") == ["0", "1", "2", "3", "3", "4", "5"]
@@ -274,25 +276,25 @@ def test_a_chunk_whose_child_is_killed_goes_on_where_it_was(placed_manager, jour
 
 @on_linux
 def test_a_task_that_needs_too_much_memory_fails_with_memory_error(placed_manager):
-    manager = placed_manager(on_create=perils.limit_memory, on_destroy=hooks.forget)
-    process = manager.queue_task(hooks.process_of)
-    assert type(manager.submit(perils.allocate, 1 << 32).exception(PATIENCE)) is MemoryError
-    assert manager.queue_task(hooks.process_of) == process
+    manager = placed_manager(on_create=deadly_tasks.limit_memory, on_destroy=remote_tasks.forget)
+    process = manager.queue_task(remote_tasks.process_of)
+    assert type(manager.submit(deadly_tasks.allocate, 1 << 32).exception(PATIENCE)) is MemoryError
+    assert manager.queue_task(remote_tasks.process_of) == process
 
 
 @on_linux
 def test_a_death_is_noticed_though_a_grandchild_holds_the_connection(placed_manager, log):
     manager = placed_manager(max_retries=0)
-    grandchild, _ = manager.queue_task(perils.start_heir)
+    grandchild, _ = manager.queue_task(deadly_tasks.start_heir)
     try:
-        error = manager.submit(perils.die, signal.SIGKILL).exception(PATIENCE)
+        error = manager.submit(deadly_tasks.die, signal.SIGKILL).exception(PATIENCE)
         assert type(error) is WorkerLostError
         assert is_alive(grandchild)
-        second, process = manager.queue_task(perils.start_heir)
+        second, process = manager.queue_task(deadly_tasks.start_heir)
         try:
             kill(process)  # while it is idle
-            until(lambda: log.telling(of=f"lost an idle resource, <process {process} "), "the news")
-            assert manager.queue_task(hooks.square, 6) == 36
+            eventually(lambda: log.telling(of=f"lost an idle resource, <process {process} "), "the news")
+            assert manager.queue_task(remote_tasks.square, 6) == 36
         finally:
             kill(second)
     finally:
@@ -301,17 +303,17 @@ def test_a_death_is_noticed_though_a_grandchild_holds_the_connection(placed_mana
 
 def test_what_a_child_said_before_it_died_counts(placed_manager):
     manager = placed_manager()
-    future = manager.submit(perils.Last())
+    future = manager.submit(deadly_tasks.Last())
     assert future.result(PATIENCE) == "said"
     assert future.attempts == 1
-    assert manager.queue_task(hooks.square, 6) == 36
+    assert manager.queue_task(remote_tasks.square, 6) == 36
 
 
 def test_a_task_may_fork_and_its_child_says_nothing(placed_manager, capfd):
     manager = placed_manager()
-    assert [manager.queue_task(perils.fork_and_exit) for _ in range(3)] == [5, 5, 5]
-    assert [manager.queue_task(perils.fork_and_return) for _ in range(3)] == ["the child's own"] * 3
-    assert manager.queue_task(hooks.square, 6) == 36
+    assert [manager.queue_task(deadly_tasks.fork_and_exit) for _ in range(3)] == [5, 5, 5]
+    assert [manager.queue_task(deadly_tasks.fork_and_return) for _ in range(3)] == ["the child's own"] * 3
+    assert manager.queue_task(remote_tasks.square, 6) == 36
     assert manager.stop().drained
     assert capfd.readouterr().err == ""
 
@@ -321,9 +323,9 @@ def test_a_task_may_fork_and_its_child_says_nothing(placed_manager, capfd):
 )
 def test_what_a_task_forks_ends_as_a_program_does_where_the_task_ends(placed_manager, journal, capfd, error, status):
     manager = placed_manager()
-    process = manager.queue_task(hooks.process_of)
-    assert manager.queue_task(perils.fork_and_leave, error) == status
-    assert manager.queue_task(hooks.process_of) == process
+    process = manager.queue_task(remote_tasks.process_of)
+    assert manager.queue_task(deadly_tasks.fork_and_leave, error) == status
+    assert manager.queue_task(remote_tasks.process_of) == process
     assert manager.stop().drained
     assert len(journal.of("destroyed")) == 1
     assert ("ValueError: there" in capfd.readouterr().err) == (status == 1)
@@ -334,13 +336,13 @@ def test_a_task_that_comes_as_an_idle_child_is_found_dead_is_not_sent_to_it(plac
 
     def wake_late(self):
         if threading.current_thread().name.endswith("-child"):  # which has found out
-            late.append(manager.submit(hooks.process_of))
+            late.append(manager.submit(remote_tasks.process_of))
         wake(self)
 
     manager = placed_manager(max_retries=0)
-    process = manager.queue_task(hooks.process_of)
-    until(lambda: manager.stats().idle_workers == 1, "the worker to be idle")
+    process = manager.queue_task(remote_tasks.process_of)
+    eventually(lambda: manager.stats().idle_workers == 1, "the worker to be idle")
     monkeypatch.setattr(Seat, "wake", wake_late)
     kill(process)
-    until(lambda: late, "the news")
+    eventually(lambda: late, "the news")
     assert late[0].result(PATIENCE) != process

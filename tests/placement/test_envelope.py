@@ -24,8 +24,8 @@ from tasker.placement.envelope import (
     unpack,
 )
 from tasker.wrapping import Progress
-from tests.placement import hooks
-from tests.placement.hooks import Faithful, Lossy
+from tests.support import remote_tasks
+from tests.support.errors import Faithful, Lossy
 
 
 class Beside(bytearray):
@@ -44,9 +44,9 @@ def crossed(fn, *args):
 
 def test_a_value_is_packed_by_plain_pickle_where_that_will_do(monkeypatch):
     monkeypatch.setitem(sys.modules, "cloudpickle", None)
-    value = [hooks.square, hooks.Adder(3), Faithful, {2: "three"}]
+    value = [remote_tasks.square, remote_tasks.Adder(3), Faithful, {2: "three"}]
     assert unpack(*pack_value(value)) == value
-    for function in (hooks.Adder(2), hooks.Adder(2).add, partial(hooks.add_up, second=2)):
+    for function in (remote_tasks.Adder(2), remote_tasks.Adder(2).add, partial(remote_tasks.add_up, second=2)):
         assert unpack(*pack_value(function))(None, 40) == 42
 
 
@@ -103,15 +103,15 @@ def test_buffers_of_an_attempt_that_failed_are_not_sent():
 
 
 def test_a_call_is_packed_with_all_that_it_needs():
-    packed = pack_call(hooks.add_up, (40, 2), True, ("variables",))
-    assert unpack(packed.body) == (hooks.add_up, (40, 2), True, ("variables",))
+    packed = pack_call(remote_tasks.add_up, (40, 2), True, ("variables",))
+    assert unpack(packed.body) == (remote_tasks.add_up, (40, 2), True, ("variables",))
     assert (packed.__qualname__, packed.progress, packed.buffers) == ("add_up", None, [])
 
 
 def test_the_progress_of_a_call_stays_here():
     progress = Progress([1, 2, 3])
     progress.note("one")
-    packed = pack_call(hooks.give, (progress,), False, ())
+    packed = pack_call(remote_tasks.give, (progress,), False, ())
     assert packed.progress is progress
     [there] = unpack(packed.body)[1]
     assert (there.steps, list(there.results)) == ([1, 2, 3], [])
@@ -120,9 +120,13 @@ def test_the_progress_of_a_call_stays_here():
 @pytest.mark.parametrize(
     ("fn", "args", "text"),
     [
-        (hooks.give, (1, threading.Lock()), r"argument 2 of a task cannot be sent to another process: <unlocked"),
-        (hooks.give, (threading.Lock(),), r"argument 1 of a task"),
-        (partial(hooks.give, threading.Lock()), (), r"the function of a task .*partial"),
+        (
+            remote_tasks.give,
+            (1, threading.Lock()),
+            r"argument 2 of a task cannot be sent to another process: <unlocked",
+        ),
+        (remote_tasks.give, (threading.Lock(),), r"argument 1 of a task"),
+        (partial(remote_tasks.give, threading.Lock()), (), r"the function of a task .*partial"),
     ],
     ids=["second", "first", "function"],
 )
@@ -136,14 +140,14 @@ def test_what_cannot_be_packed_is_named(fn, args, text):
 
 
 def test_a_result_crosses():
-    assert crossed(hooks.give, None, {"a": [1]}) == (None, {"a": [1]})
+    assert crossed(remote_tasks.give, None, {"a": [1]}) == (None, {"a": [1]})
 
 
 @pytest.mark.parametrize(
     "error", [ValueError(1, 2), Faithful(7, "seven"), SystemExit(3), KeyboardInterrupt()], ids=repr
 )
 def test_an_exception_crosses_with_its_traceback_as_the_cause(error):
-    got, verdict = crossed(hooks.fail, None, error)
+    got, verdict = crossed(remote_tasks.fail, None, error)
     assert (type(got), got.args, verdict) == (type(error), error.args, True)
     assert type(got.__cause__) is RemoteTraceback
     text = str(got.__cause__)
@@ -153,7 +157,7 @@ def test_an_exception_crosses_with_its_traceback_as_the_cause(error):
 
 
 def test_an_exception_that_does_not_survive_is_told_of():
-    got, _ = crossed(hooks.fail_lossily, None)
+    got, _ = crossed(remote_tasks.fail_lossily, None)
     assert type(got) is RemoteTaskError
     assert got.type_name == f"{Lossy.__module__}.Lossy"
     assert str(got) == f"{Lossy.__module__}.Lossy: 7: seven"
@@ -165,13 +169,13 @@ def test_an_exception_that_becomes_another_on_its_way_is_told_of():
         def __reduce__(self):
             return ValueError, ("another",)
 
-    got, _ = crossed(hooks.fail, None, Shifting("text"))
+    got, _ = crossed(remote_tasks.fail, None, Shifting("text"))
     assert type(got) is RemoteTaskError
     assert got.type_name.endswith("Shifting")
 
 
 def test_a_result_that_cannot_be_packed_is_an_error():
-    kind, body, buffers = outcome_of(hooks.make_lock, None)
+    kind, body, buffers = outcome_of(remote_tasks.make_lock, None)
     assert kind == protocol.ERROR
     got, _ = opened(kind, body, buffers)
     assert type(got) is RemoteTaskError
@@ -190,7 +194,7 @@ def test_an_exception_that_is_unable_to_say_anything_is_told_of():
         def __reduce__(self):
             raise RuntimeError
 
-    got, _ = crossed(hooks.fail, None, Mute())
+    got, _ = crossed(remote_tasks.fail, None, Mute())
     assert type(got) is RemoteTaskError
     assert got.type_name.endswith("Mute")
     assert "in fail" in got.traceback
@@ -205,7 +209,7 @@ def test_an_exception_whose_text_is_of_a_type_that_cannot_be_pickled_is_told_of(
         def __str__(self):
             return Markup("no")
 
-    got, _ = crossed(hooks.fail, None, Marked())
+    got, _ = crossed(remote_tasks.fail, None, Marked())
     assert type(got) is RemoteTaskError
     assert str(got).endswith("Marked: no")
     assert type(got.args[0]) is str
@@ -232,7 +236,7 @@ def raise_nameless(resource):
 
 
 def test_outcome_of_raises_nothing_whatever_was_raised():
-    for task in (raise_nameless, lambda resource: hooks.fail(resource, Refusing())):
+    for task in (raise_nameless, lambda resource: remote_tasks.fail(resource, Refusing())):
         kind, body, buffers = outcome_of(task, None)
         assert kind == protocol.ERROR
         got, _ = opened(kind, body, buffers)
@@ -257,7 +261,7 @@ def test_an_error_has_the_verdict_on_it_with_it(verdict):
         return verdict
 
     error = ValueError("text")
-    kind, body, buffers = outcome_of(hooks.fail, None, error, judge=judge)
+    kind, body, buffers = outcome_of(remote_tasks.fail, None, error, judge=judge)
     got, told = opened(kind, body, buffers)
     assert (type(got), str(got), told) == (ValueError, "text", verdict)
     assert judged == [(error, True)]
@@ -267,12 +271,12 @@ def test_an_error_that_cannot_be_told_or_judged_has_a_verdict_all_the_same():
     for verdict in (True, False):
         _, told = opened(*outcome_of(raise_nameless, None, judge=lambda error, verdict=verdict: verdict))
         assert told is verdict
-    error, told = opened(*outcome_of(hooks.fail, None, ValueError(), judge=lambda error: divmod(1, 0)))
+    error, told = opened(*outcome_of(remote_tasks.fail, None, ValueError(), judge=lambda error: divmod(1, 0)))
     assert (type(error), told) == (RemoteTaskError, False)
 
 
 def test_a_result_that_cannot_be_unpickled_here_says_nothing_against_the_resource():
-    error, told = opened(*outcome_of(hooks.call, None, NotOpened))
+    error, told = opened(*outcome_of(remote_tasks.call, None, NotOpened))
     assert (type(error), told) == (RemoteTaskError, True)
 
 
@@ -284,7 +288,7 @@ class Fixed(Exception):
 
 
 def test_an_exception_that_takes_no_cause_is_told_of():
-    got, _ = crossed(hooks.fail, None, Fixed("text"))
+    got, _ = crossed(remote_tasks.fail, None, Fixed("text"))
     assert type(got) is RemoteTaskError
     assert "could not be unpickled here" in got.__notes__[0]
     assert str(got).endswith("Fixed: text")

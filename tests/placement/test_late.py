@@ -9,9 +9,10 @@ import pytest
 from tasker import Processes, ResourceCreationError
 from tasker.placement import launch
 from tasker.placement.elsewhere import RemoteSite
-from tests.placement import hooks, perils
-from tests.placement.conftest import on_posix
-from tests.placement.hooks import PATIENCE, until
+from tests.support import deadly_tasks, remote_tasks
+from tests.support.errors import Sick
+from tests.support.placements import on_posix
+from tests.support.waiting import PATIENCE, eventually
 
 pytestmark = on_posix
 
@@ -34,19 +35,19 @@ def patient(monkeypatch):
 
 
 def failure(manager) -> str:
-    error = manager.submit(hooks.square, 6).exception(PATIENCE)
+    error = manager.submit(remote_tasks.square, 6).exception(PATIENCE)
     assert type(error) is ResourceCreationError
     return str(error)
 
 
 def warning(log) -> str:
-    until(log.loud, "a warning")
+    eventually(log.loud, "a warning")
     return log.loud()[0]
 
 
 @pytest.mark.usefixtures("patient")
 def test_while_on_create_blocks_it_has_not_returned(placed_manager, gate):
-    manager = placed_manager(on_create=gate.create, on_destroy=hooks.forget, create_timeout=0.5)
+    manager = placed_manager(on_create=gate.create, on_destroy=remote_tasks.forget, create_timeout=0.5)
     gate.await_reached()
     text = failure(manager)
     assert "on_create has not returned" in text
@@ -57,7 +58,7 @@ def test_while_on_create_blocks_it_has_not_returned(placed_manager, gate):
 def test_while_on_destroy_blocks_it_has_not_returned(placed_manager, gate):
     manager = placed_manager(on_destroy=gate.destroy, create_timeout=0.5, max_retries=0)
     assert manager.wait_ready(PATIENCE)
-    manager.submit(hooks.fail, hooks.Sick()).exception(PATIENCE)
+    manager.submit(remote_tasks.fail, Sick()).exception(PATIENCE)
     gate.await_reached()
     text = failure(manager)
     assert "on_destroy has not returned" in text
@@ -81,7 +82,7 @@ def test_hooks_that_a_child_cannot_import_have_not_raised(placed_manager, monkey
     import only_here  # type: ignore[import-not-found]
 
     monkeypatch.setattr(sys, "path", sys.path[1:])
-    placed_manager(on_create=only_here.create, on_destroy=hooks.forget)
+    placed_manager(on_create=only_here.create, on_destroy=remote_tasks.forget)
     assert "no resource was made, trying again" in warning(log)
     assert "on_create could not be unpickled where it was to run: ModuleNotFoundError" in warning(log)
 
@@ -94,11 +95,11 @@ def test_a_child_that_ends_before_on_create_has_not_raised(placed_manager, monke
 
 
 def test_a_child_that_ends_in_on_create_is_lost_while_it_ran(placed_manager, log):
-    placed_manager(on_create=perils.die_creating, on_destroy=hooks.forget)
+    placed_manager(on_create=deadly_tasks.die_creating, on_destroy=remote_tasks.forget)
     assert "no resource was made, trying again: tasker.errors.WorkerLostError" in warning(log)
     assert "while on_create ran" in warning(log)
 
 
 def test_what_on_create_raises_it_has_raised(placed_manager, log):
-    placed_manager(on_create=hooks.cannot_create, on_destroy=hooks.forget)
+    placed_manager(on_create=remote_tasks.cannot_create, on_destroy=remote_tasks.forget)
     assert "on_create raised, trying again: OSError: down for ever" in warning(log)

@@ -10,9 +10,9 @@ import pytest
 from tasker import Processes
 from tasker.placement import protocol
 from tasker.placement.child import Child
-from tests.placement import hooks
-from tests.placement.conftest import on_posix
-from tests.placement.hooks import PATIENCE
+from tests.support import remote_tasks
+from tests.support.placements import on_posix
+from tests.support.waiting import PATIENCE, eventually
 
 pytestmark = on_posix
 
@@ -39,10 +39,10 @@ def test_a_child_that_is_killed_as_its_task_answers_gets_no_other_task(placed_ma
 
     monkeypatch.setattr(Child, "_answer", answer_then_kill)
     manager = placed_manager()
-    future = manager.submit(hooks.until_cancelled, gate, journal)
+    future = manager.submit(remote_tasks.until_cancelled, gate, journal)
     process = gate.await_reached()
     future.cancel()
-    assert manager.submit(hooks.process_of, once=True).result(PATIENCE) != process
+    assert manager.submit(remote_tasks.process_of, once=True).result(PATIENCE) != process
     assert killed
     assert future.exception(PATIENCE) is None  # it had answered
 
@@ -59,16 +59,16 @@ def test_a_child_that_is_killed_as_its_creation_answers_is_made_again(placed_man
 
     monkeypatch.setattr(Child, "_ask", ask_then_kill)
     manager = placed_manager()
-    assert manager.submit(hooks.process_of, once=True).result(PATIENCE) != killed[0].pid
+    assert manager.submit(remote_tasks.process_of, once=True).result(PATIENCE) != killed[0].pid
     assert len(journal.of("created")) == 2
 
 
 @pytest.mark.parametrize("timeout", [600.0, 0.0])
 def test_kill_ends_a_resource_of_run_task_whose_destruction_blocks_for_ever(placed_manager, timeout):
     manager = placed_manager(
-        on_create=hooks.nothing, on_destroy=forget_slowly, resource_pool_size=1, placement=Processes(grace=0.1)
+        on_create=remote_tasks.nothing, on_destroy=forget_slowly, resource_pool_size=1, placement=Processes(grace=0.1)
     )
     assert manager.wait_ready(PATIENCE)
     manager._engine.lifecycle.request_stop()
-    hooks.until(lambda: not manager._engine.crew.members, "the worker to have left")
+    eventually(lambda: not manager._engine.crew.members, "the worker to have left")
     assert manager.kill(timeout).abandoned == ()

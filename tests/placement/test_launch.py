@@ -16,10 +16,11 @@ import sortedcontainers
 import tasker
 from tasker import Processes
 from tasker.placement import launch
-from tests.placement import hooks, perils
-from tests.placement.conftest import is_alive, on_linux, on_posix
-from tests.placement.hooks import PATIENCE, until
-from tests.placement.programs import environment, run, running
+from tests.support import deadly_tasks, remote_tasks
+from tests.support.placements import on_linux, on_posix
+from tests.support.processes import is_alive
+from tests.support.programs import environment, run, running
+from tests.support.waiting import PATIENCE, eventually
 
 pytestmark = on_posix
 
@@ -209,20 +210,20 @@ def test_a_file_that_took_the_number_of_standard_error_is_not_written_to(tmp_pat
 
 def test_a_child_leads_a_group_of_its_own(placed_manager):
     manager = placed_manager()
-    process, group = manager.queue_task(perils.group)
+    process, group = manager.queue_task(deadly_tasks.group)
     assert process == group != os.getpgrp()
 
 
 @pytest.mark.parametrize("number", launch.DETACHED)
 def test_signals_that_ask_to_end_are_meant_for_the_parent(placed_manager, gate, number):
     manager = placed_manager()
-    future = manager.submit(hooks.pass_deaf, gate)
+    future = manager.submit(remote_tasks.pass_deaf, gate)
     process = gate.await_reached()
     os.kill(process, number)
     gate.open()
     assert (future.result(PATIENCE), future.attempts) == ("passed", 1)
     os.kill(process, number)  # while it is idle
-    assert manager.queue_task(hooks.process_of) == process
+    assert manager.queue_task(remote_tasks.process_of) == process
 
 
 @pytest.fixture
@@ -239,8 +240,8 @@ def heeded() -> Iterator[None]:
 @pytest.mark.parametrize("number", launch.DETACHED)
 def test_programs_and_forks_that_a_task_starts_heed_those_signals(placed_manager, number):
     manager = placed_manager()
-    assert manager.queue_task(perils.end_program, number) == -number
-    assert manager.queue_task(perils.end_fork, number) in (-number, 130)  # of Ctrl-C it makes a KeyboardInterrupt
+    assert manager.queue_task(deadly_tasks.end_program, number) == -number
+    assert manager.queue_task(deadly_tasks.end_fork, number) in (-number, 130)  # of Ctrl-C it makes a KeyboardInterrupt
 
 
 @on_linux
@@ -254,9 +255,9 @@ def test_a_signal_for_the_group_of_the_parent_lets_children_finish(tmp_path, num
     m = manager()
     future = m.submit(stand, "gate")
     future.add_done_callback(lambda done: say(done.result(), done.attempts))
-    until(lambda: os.path.exists("gate") and open("gate").read())
+    eventually(lambda: os.path.exists("gate") and open("gate").read())
     say("ready")
-    until(lambda: False)
+    eventually(lambda: False)
     """
     with running(code, tmp_path) as program:
         assert program.stdout.readline() == "ready\n"
@@ -295,16 +296,16 @@ def test_what_a_child_has_started_ends_with_it(tmp_path, how):
         else:
             assert "ready\n" in program.stdout
         started = int((tmp_path / "program").read_text())
-        until(lambda: not is_alive(started), "the program to end")
+        eventually(lambda: not is_alive(started), "the program to end")
 
 
 @pytest.mark.parametrize("how", ["stop", "kill"])
 def test_with_group_false_what_a_child_has_started_is_left_alone(placed_manager, how):
     manager = placed_manager(placement=Processes(grace=0.1, kill_group=False))
-    program, process = manager.queue_task(perils.start_program)
+    program, process = manager.queue_task(deadly_tasks.start_program)
     try:
         getattr(manager, how)()
-        until(lambda: not is_alive(process), "the child to end")
+        eventually(lambda: not is_alive(process), "the child to end")
         assert is_alive(program)
     finally:
         os.kill(program, signal.SIGKILL)

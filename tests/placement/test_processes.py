@@ -16,9 +16,11 @@ import tasker.placement.launch
 from tasker import Processes
 from tasker.parking import Parking, gil_enabled
 from tasker.placement.child import Child
-from tests.placement import hooks, perils
-from tests.placement.conftest import children, descriptors, is_alive, on_linux, on_posix
-from tests.placement.hooks import PATIENCE, until
+from tests.support import deadly_tasks, remote_tasks
+from tests.support.errors import Faithful
+from tests.support.placements import on_linux, on_posix
+from tests.support.processes import children, descriptors, is_alive
+from tests.support.waiting import PATIENCE, eventually
 
 pytestmark = on_posix
 
@@ -30,7 +32,7 @@ def placement():
 
 def test_a_child_whose_exit_functions_block_after_its_destruction_is_killed(placed_manager):
     manager = placed_manager()
-    process = manager.queue_task(perils.register_at_exit, None)
+    process = manager.queue_task(deadly_tasks.register_at_exit, None)
     report = manager.stop()
     assert (report.drained, report.abandoned) == (True, ())
     assert process not in children()
@@ -38,9 +40,9 @@ def test_a_child_whose_exit_functions_block_after_its_destruction_is_killed(plac
 
 def test_at_its_end_a_child_runs_exit_functions_but_does_not_wait_for_threads(placed_manager, journal, gate):
     manager = placed_manager(placement=Processes(grace=PATIENCE))
-    process = manager.queue_task(perils.register_at_exit, journal)
-    manager.queue_task(perils.start_thread_at, gate, journal)
-    opening = threading.Timer(1.0, gate.open)  # or it would be waited for until the test fails
+    process = manager.queue_task(deadly_tasks.register_at_exit, journal)
+    manager.queue_task(deadly_tasks.start_thread_at, gate, journal)
+    opening = threading.Timer(1.0, gate.open)  # or it would be waited for eventually the test fails
     opening.start()
     manager.stop()
     assert journal.of("exits") == [str(process)]
@@ -50,14 +52,14 @@ def test_at_its_end_a_child_runs_exit_functions_but_does_not_wait_for_threads(pl
 
 def test_at_its_end_a_child_writes_what_was_printed(placed_manager, tmp_path):
     manager = placed_manager()
-    manager.queue_task(perils.print_to, tmp_path / "printed")
+    manager.queue_task(deadly_tasks.print_to, tmp_path / "printed")
     manager.stop()
     assert sorted((tmp_path / "printed").read_text().splitlines()) == ["by Python", "by a library"]
 
 
 def test_a_resource_is_made_used_and_destroyed_in_the_main_thread(placed_manager, journal):
-    manager = placed_manager(on_create=partial(perils.note_thread, journal), on_destroy=perils.note_thread)
-    manager.queue_task(perils.note_thread)
+    manager = placed_manager(on_create=partial(deadly_tasks.note_thread, journal), on_destroy=deadly_tasks.note_thread)
+    manager.queue_task(deadly_tasks.note_thread)
     manager.stop()
     assert journal.of("thread") == ["True tasker-worker-1"] * 3
 
@@ -74,32 +76,32 @@ def test_an_interrupt_of_run_task_costs_its_child(placed_manager, gate):
         signal.pthread_kill(threading.main_thread().ident, signal.SIGUSR1)
 
     manager = placed_manager(resource_pool_size=1)
-    process = manager.run_task(hooks.process_of)
+    process = manager.run_task(remote_tasks.process_of)
     interrupting = threading.Thread(target=interrupt_when_it_runs)
     before = signal.signal(signal.SIGUSR1, interrupt)
     try:
         interrupting.start()
         with pytest.raises(Interrupt):
-            manager.run_task(hooks.pass_deaf, gate)
+            manager.run_task(remote_tasks.pass_deaf, gate)
     finally:
         interrupting.join()
         signal.signal(signal.SIGUSR1, before)
     assert process not in children()
-    assert manager.run_task(hooks.process_of) != process
+    assert manager.run_task(remote_tasks.process_of) != process
 
 
 def test_a_task_may_have_children_of_its_own(placed_manager):
-    squared, child, grandchild = placed_manager().queue_task(perils.square_in_a_child_of_its_own, 6)
+    squared, child, grandchild = placed_manager().queue_task(deadly_tasks.square_in_a_child_of_its_own, 6)
     assert squared == 36
     assert len({os.getpid(), child, grandchild}) == 3
-    until(lambda: not is_alive(grandchild), "the grandchild to end")
+    eventually(lambda: not is_alive(grandchild), "the grandchild to end")
 
 
 @on_linux
 def test_a_child_inherits_no_descriptor_but_its_own(placed_manager, tmp_path):
     with (tmp_path / "inheritable").open("w") as file:
         os.set_inheritable(file.fileno(), True)
-        opened = placed_manager(worker_count=2).queue_task(perils.descriptors)
+        opened = placed_manager(worker_count=2).queue_task(deadly_tasks.descriptors)
     assert opened.pop("0") == "/dev/null"
     opened.pop("1")
     opened.pop("2")
@@ -117,11 +119,11 @@ def test_twenty_managers_leak_no_descriptor(placed_manager, gate):
     for number in range(20):
         manager = placed_manager()
         if number % 4 == 0:
-            assert manager.queue_task(hooks.square, 6) == 36
+            assert manager.queue_task(remote_tasks.square, 6) == 36
             manager.stop()
         else:
             manager.kill(0)
-    until(lambda: descriptors() <= before, f"{descriptors() - before} to be closed")
+    eventually(lambda: descriptors() <= before, f"{descriptors() - before} to be closed")
 
 
 @on_linux
@@ -143,17 +145,17 @@ def test_an_exception_of_a_task_is_freed_without_the_collector(placed_manager):
     manager = placed_manager(resource_pool_size=1)
     # without the GIL what two threads have held is freed some time later
     for run in (manager.run_task, manager.queue_task)[: 2 if gil_enabled() else 1]:
-        with pytest.raises(hooks.Faithful) as caught:
-            run(hooks.square_unless_seven, 7)
+        with pytest.raises(Faithful) as caught:
+            run(remote_tasks.square_unless_seven, 7)
         gone = weakref.ref(caught.value)
         del caught
-        until(lambda gone=gone: gone() is None, "the exception to be freed")
+        eventually(lambda gone=gone: gone() is None, "the exception to be freed")
 
 
 def test_a_submission_that_raises_when_its_task_was_put_is_not_accepted(placed_manager, monkeypatch):
     manager = placed_manager(worker_count=1, max_worker_count=1)
-    before = manager.queue_task(hooks.process_of)
-    until(lambda: manager.stats().idle_workers == 1, "the worker is idle")
+    before = manager.queue_task(remote_tasks.process_of)
+    eventually(lambda: manager.stats().idle_workers == 1, "the worker is idle")
     wake_one, raised = Parking.wake_one, []
 
     def fail_once(parking):
@@ -164,8 +166,8 @@ def test_a_submission_that_raises_when_its_task_was_put_is_not_accepted(placed_m
 
     monkeypatch.setattr(Parking, "wake_one", fail_once)
     with pytest.raises(RecursionError):
-        manager.submit(hooks.process_of)
-    assert manager.queue_task(hooks.process_of) == before
+        manager.submit(remote_tasks.process_of)
+    assert manager.queue_task(remote_tasks.process_of) == before
     assert manager.join(PATIENCE)
     metrics = manager.metrics()
     assert (metrics.total_tasks_completed, metrics.total_tasks_cancelled) == (2, 1)

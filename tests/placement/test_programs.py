@@ -9,9 +9,10 @@ import time
 
 import pytest
 
-from tests.placement.conftest import is_alive, on_linux, on_posix
-from tests.placement.hooks import PATIENCE, until
-from tests.placement.programs import interrupt_group, run, running
+from tests.support.placements import on_linux, on_posix
+from tests.support.processes import is_alive
+from tests.support.programs import interrupt_group, run, running
+from tests.support.waiting import PATIENCE, eventually
 
 pytestmark = on_posix
 
@@ -163,14 +164,14 @@ def test_at_interpreter_exit_tasks_that_do_not_end_are_ended(tmp_path):
         running, waiting = m.submit(stand, "gate"), m.submit(process_of)
         running.add_done_callback(lambda done: say("running", type(done.exception()).__name__))
         waiting.add_done_callback(lambda done: say("waiting", type(done.exception()).__name__))
-        until(lambda: os.path.exists("gate") and open("gate").read())
+        eventually(lambda: os.path.exists("gate") and open("gate").read())
         """,
         tmp_path,
     )
     assert done.stderr == ""
     assert sorted(done.stdout.splitlines()) == ["running TaskManagerKilledError", "waiting TaskManagerKilledError"]
     process = int((tmp_path / "gate").read_text())
-    until(lambda: not is_alive(process), "the child to end")
+    eventually(lambda: not is_alive(process), "the child to end")
 
 
 PARENT = """
@@ -181,7 +182,7 @@ def create_for_ever():
     stand(None, "creating")
 creating = manager(on_create=create_for_ever)
 pooled = m[0].run_task(process_of)
-until(lambda: all(os.path.exists(name) and open(name).read() for name in ("gil", "deaf", "creating")))
+eventually(lambda: all(os.path.exists(name) and open(name).read() for name in ("gil", "deaf", "creating")))
 """
 
 
@@ -194,7 +195,7 @@ def assert_they_end_with(parent, processes):
     parent.kill()
     parent.wait(PATIENCE)
     for process in processes:
-        until(lambda process=process: not is_alive(process), "a child of a killed parent to end")
+        eventually(lambda process=process: not is_alive(process), "a child of a killed parent to end")
 
 
 @on_linux
@@ -212,7 +213,7 @@ def test_when_the_parent_is_killed_children_end_by_themselves_where_the_kernel_d
     tasker.placement.launch.lifeline = lambda: os.open(os.devnull, os.O_RDONLY)
     m = [manager() for _ in range(2)]
     m[1].submit(stand, "deaf")
-    until(lambda: os.path.exists("deaf") and open("deaf").read())
+    eventually(lambda: os.path.exists("deaf") and open("deaf").read())
     print(m[0].queue_task(process_of), flush=True)
     signal.pause()
     """
@@ -237,7 +238,7 @@ def test_a_forked_process_neither_uses_the_children_nor_keeps_them_alive(tmp_pat
         os.open("forked.done", os.O_CREAT)
         signal.alarm(120)
         signal.pause()
-    until(lambda: os.path.exists("forked.done"))
+    eventually(lambda: os.path.exists("forked.done"))
     print(fork, m[0].queue_task(process_of), flush=True)
     signal.pause()
     """
@@ -251,7 +252,7 @@ def test_a_forked_process_neither_uses_the_children_nor_keeps_them_alive(tmp_pat
             parent.kill()
             parent.wait(PATIENCE)
             for process in processes:
-                until(lambda process=process: not is_alive(process), "a child of a killed parent to end")
+                eventually(lambda process=process: not is_alive(process), "a child of a killed parent to end")
             assert is_alive(fork)
         finally:
             os.kill(fork, signal.SIGKILL)
@@ -262,9 +263,9 @@ def test_ctrl_c_kills_a_manager_in_a_with_block_and_children_do_not_see_it(tmp_p
     code = """
     with manager() as m:
         future = m.submit(stand, "gate")
-        until(lambda: os.path.exists("gate") and open("gate").read())
+        eventually(lambda: os.path.exists("gate") and open("gate").read())
         print("ready", flush=True)
-        until(future.done)  # a signal that comes just before a sleep does not end the sleep
+        eventually(future.done)  # a signal that comes just before a sleep does not end the sleep
     """
     with running(code, tmp_path) as program:
         assert program.stdout.readline() == "ready\n"
@@ -284,9 +285,9 @@ def test_children_go_on_when_their_parent_survives_ctrl_c(tmp_path):
     with manager() as m:
         first, future = m.queue_task(process_of), m.submit(stand, "gate")
         starting = manager()  # a child that is being started does not see it either
-        until(lambda: os.path.exists("gate") and open("gate").read())
+        eventually(lambda: os.path.exists("gate") and open("gate").read())
         print("ready", flush=True)
-        until(future.done)
+        eventually(future.done)
         print(future.result(), m.queue_task(process_of) == first, len(seen), flush=True)
         print(starting.queue_task(process_of) != first, starting.metrics().total_tasks_retried)
     """
@@ -304,10 +305,10 @@ def test_a_parent_that_was_stopped_for_longer_than_a_creation_may_take_goes_on_w
     code = """
     def create_behind():
         open("created", "a").write("x")
-        until(lambda: os.path.exists("go"))
+        eventually(lambda: os.path.exists("go"))
     m = manager(on_create=create_behind, on_destroy=process_of, create_timeout=2)
     future = m.submit(process_of)
-    until(lambda: os.path.exists("created"))
+    eventually(lambda: os.path.exists("created"))
     say("ready")
     say(type(future.result()).__name__, os.path.getsize("created"))
     m.stop()

@@ -15,10 +15,11 @@ import pytest
 import tasker.placement.python
 from tasker import ConfigError, Processes
 from tasker.placement import multiprocess
-from tests.placement import hooks
-from tests.placement.conftest import is_alive, on_linux, on_posix
-from tests.placement.hooks import PATIENCE, until
-from tests.placement.programs import environment, run
+from tests.support import remote_tasks
+from tests.support.placements import on_linux, on_posix
+from tests.support.processes import is_alive
+from tests.support.programs import environment, run
+from tests.support.waiting import PATIENCE, eventually
 
 pytestmark = on_posix
 
@@ -105,7 +106,7 @@ def test_a_given_python_is_run_and_asked_once_which_it_is(placed_manager, tmp_pa
     given = script(tmp_path / "given", f"echo started >> {tmp_path}/starts", f'exec {sys.executable} "$@"')
     monkeypatch.setattr(sys, "executable", "/a/frozen/program")
     for _ in range(2):
-        assert placed_manager(placement=Processes(executable=str(given))).queue_task(hooks.square, 6) == 36
+        assert placed_manager(placement=Processes(executable=str(given))).queue_task(remote_tasks.square, 6) == 36
     assert starts(tmp_path) == 3
 
 
@@ -357,7 +358,7 @@ def test_shared_memory_outlives_children_and_not_the_program(tmp_path):
     )
     assert (done.stdout, done.stderr) == ("all there\n", "")
     made = [Path("/dev/shm", name) for name in (tmp_path / "made").read_text().split()]
-    until(lambda: not any(segment.exists() for segment in made), "the tracker to unlink what nobody has")
+    eventually(lambda: not any(segment.exists() for segment in made), "the tracker to unlink what nobody has")
 
 
 @on_linux
@@ -373,9 +374,9 @@ def test_what_a_task_forks_may_outlive_a_program_that_shares_memory(tmp_path):
                 os.setsid()
                 for descriptor in (0, 1, 2):
                     os.close(descriptor)
-                until(lambda: os.path.exists("over"))
+                eventually(lambda: os.path.exists("over"))
                 os._exit(0)
-            until(lambda: os.getsid(child) == child)  # or it would be ended with this process
+            eventually(lambda: os.getsid(child) == child)  # or it would be ended with this process
             return child
 
         def look(known):
@@ -399,4 +400,4 @@ def test_what_a_task_forks_may_outlive_a_program_that_shares_memory(tmp_path):
     )
     assert is_alive(int(done.stdout))
     (tmp_path / "over").touch()
-    until(lambda: not is_alive(int(done.stdout)), "what was forked to end")
+    eventually(lambda: not is_alive(int(done.stdout)), "what was forked to end")

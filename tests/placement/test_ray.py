@@ -21,9 +21,11 @@ from tasker import (
     TaskTimeoutError,
     WorkerLostError,
 )
-from tests.placement import hooks, perils
-from tests.placement.conftest import is_alive, with_ray
-from tests.placement.hooks import PATIENCE, Gate, until
+from tests.support import deadly_tasks, remote_tasks
+from tests.support.journal import Gate
+from tests.support.placements import with_ray
+from tests.support.processes import is_alive
+from tests.support.waiting import PATIENCE, eventually
 
 pytestmark = with_ray
 
@@ -38,7 +40,7 @@ def kill(process):
 
 
 def until_dead(process):
-    until(lambda: not is_alive(process), "the process to be gone")
+    eventually(lambda: not is_alive(process), "the process to be gone")
 
 
 # -- actors that die -------------------------------------------------------------------------------------------------
@@ -47,7 +49,7 @@ def until_dead(process):
 def test_thirty_tasks_with_three_kills_all_complete(placed_manager, journal, tmp_path):
     manager = placed_manager(worker_count=2)
     gates = {number: Gate(tmp_path / f"gate{number}") for number in range(5, 30, 10)}
-    futures = [manager.submit(perils.stand_once, number, gates.get(number)) for number in range(30)]
+    futures = [manager.submit(deadly_tasks.stand_once, number, gates.get(number)) for number in range(30)]
     killed = set()
     for gate in gates.values():
         killed.add(gate.await_reached())
@@ -66,8 +68,8 @@ def test_thirty_tasks_with_three_kills_all_complete(placed_manager, journal, tmp
 
 def test_a_poison_task_fails_alone_after_its_last_attempt(placed_manager):
     manager = placed_manager(max_retries=1)
-    poison = manager.submit(perils.leave, 3)
-    after = [manager.submit(hooks.square, number) for number in range(10)]
+    poison = manager.submit(deadly_tasks.leave, 3)
+    after = [manager.submit(remote_tasks.square, number) for number in range(10)]
     error = poison.exception(PATIENCE)
     assert type(error) is WorkerLostError
     assert (error.exit_code, error.began, poison.attempts) == (None, True, 2)
@@ -79,7 +81,7 @@ def test_a_poison_task_fails_alone_after_its_last_attempt(placed_manager):
 
 def test_a_once_task_whose_actor_is_killed_ran_once(placed_manager, journal, gate):
     manager = placed_manager()
-    future = manager.queue_task_once_async(perils.note_and_stand, gate)
+    future = manager.queue_task_once_async(deadly_tasks.note_and_stand, gate)
     kill(gate.await_reached())
     assert type(future.exception(PATIENCE)) is WorkerLostError
     assert future.attempts == len(journal.of("ran")) == 1
@@ -87,21 +89,21 @@ def test_a_once_task_whose_actor_is_killed_ran_once(placed_manager, journal, gat
 
 def test_an_idle_actor_that_is_killed_is_replaced_without_any_task(placed_manager, journal, log):
     manager = placed_manager()
-    process = manager.queue_task(hooks.process_of)
-    until(lambda: manager.stats().idle_workers == 1, "the worker to be idle")
+    process = manager.queue_task(remote_tasks.process_of)
+    eventually(lambda: manager.stats().idle_workers == 1, "the worker to be idle")
     kill(process)
-    until(lambda: len(journal.of("created")) == 2, "another resource")
-    assert manager.queue_task(hooks.process_of) != process
+    eventually(lambda: len(journal.of("created")) == 2, "another resource")
+    assert manager.queue_task(remote_tasks.process_of) != process
     assert any("lost an idle resource" in line for line in log.loud())
     assert manager.metrics().total_tasks_retried == 0
 
 
 def test_a_chunk_whose_actor_is_killed_goes_on_where_it_was(placed_manager, journal, gate):
     manager = placed_manager()
-    stream = manager.map(perils.StandAt(3, gate, journal), range(6), chunksize=6)
+    stream = manager.map(deadly_tasks.StandAt(3, gate, journal), range(6), chunksize=6)
     process = gate.await_reached()
     [chunk] = stream._results.gi_frame.f_locals["window"].flying.values()
-    until(lambda: len(chunk.results) == 3, "the results of the steps before")  # they come a little later
+    eventually(lambda: len(chunk.results) == 3, "the results of the steps before")  # they come a little later
     kill(process)
     assert list(stream) == list(range(6))
     assert journal.of("item") == ["0", "1", "2", "3", "3", "4", "5"]
@@ -113,11 +115,11 @@ def test_a_chunk_whose_actor_is_killed_goes_on_where_it_was(placed_manager, jour
 def test_a_deaf_task_is_ended_at_its_deadline_with_its_actor(placed_manager, journal, gate):
     manager = placed_manager()
     assert manager.wait_ready(PATIENCE)
-    future = manager.submit(perils.note_and_stand, gate, timeout=1.0)
+    future = manager.submit(deadly_tasks.note_and_stand, gate, timeout=1.0)
     process = gate.await_reached()
     assert type(future.exception(PATIENCE)) is TaskTimeoutError
     until_dead(process)
-    assert manager.queue_task(hooks.process_of) != process
+    assert manager.queue_task(remote_tasks.process_of) != process
     assert future.attempts == len(journal.of("ran")) == 1
     metrics = manager.metrics()
     assert (metrics.total_tasks_failed, metrics.total_tasks_retried) == (1, 0)
@@ -125,7 +127,7 @@ def test_a_deaf_task_is_ended_at_its_deadline_with_its_actor(placed_manager, jou
 
 def test_a_deaf_task_that_is_cancelled_is_ended_and_not_tried_again(placed_manager, journal, gate):
     manager = placed_manager()
-    future = manager.submit(perils.note_and_stand, gate)
+    future = manager.submit(deadly_tasks.note_and_stand, gate)
     process = gate.await_reached()
     assert not future.cancel()
     error = future.exception(PATIENCE)
@@ -138,12 +140,12 @@ def test_a_deaf_task_that_is_cancelled_is_ended_and_not_tried_again(placed_manag
 def test_a_frozen_actor_frees_its_caller_at_the_deadline(placed_manager, gate):
     manager = placed_manager()
     assert manager.wait_ready(PATIENCE)
-    future = manager.submit(perils.note_and_stand, gate, timeout=1.0)
+    future = manager.submit(deadly_tasks.note_and_stand, gate, timeout=1.0)
     process = gate.await_reached()
     os.kill(process, signal.SIGSTOP)
     try:
         assert type(future.exception(PATIENCE)) is TaskTimeoutError
-        assert manager.queue_task(hooks.process_of) != process
+        assert manager.queue_task(remote_tasks.process_of) != process
     finally:
         kill(process)
 
@@ -151,7 +153,7 @@ def test_a_frozen_actor_frees_its_caller_at_the_deadline(placed_manager, gate):
 @pytest.mark.parametrize("timeout", [600.0, 0.0])
 def test_kill_ends_a_deaf_task_and_its_actor(placed_manager, gate, timeout):
     manager = placed_manager()
-    future = manager.submit(hooks.pass_deaf, gate)
+    future = manager.submit(remote_tasks.pass_deaf, gate)
     process = gate.await_reached()
     report = manager.kill(timeout)
     assert (report.drained, report.abandoned, report.failed) == (False, (), 1)
@@ -160,8 +162,8 @@ def test_kill_ends_a_deaf_task_and_its_actor(placed_manager, gate, timeout):
 
 
 def test_kill_ends_an_actor_whose_creation_blocks_for_ever(placed_manager, gate, log):
-    manager = placed_manager(on_create=gate.create, on_destroy=hooks.forget)
-    waiting = manager.submit(hooks.square, 6)
+    manager = placed_manager(on_create=gate.create, on_destroy=remote_tasks.forget)
+    waiting = manager.submit(remote_tasks.square, 6)
     process = gate.await_reached()
     report = manager.kill(PATIENCE)
     assert (report.abandoned, report.cancelled) == ((), 1)
@@ -173,11 +175,12 @@ def test_kill_ends_an_actor_whose_creation_blocks_for_ever(placed_manager, gate,
 def test_a_creation_that_takes_longer_than_create_timeout_is_given_up_and_tried_again(
     placed_manager, journal, gate, log
 ):
-    manager = placed_manager(on_create=perils.BlockFirst(gate, journal), on_destroy=hooks.forget, create_timeout=5.0)
+    block = deadly_tasks.BlockFirst(gate, journal)
+    manager = placed_manager(on_create=block, on_destroy=remote_tasks.forget, create_timeout=5.0)
     process = gate.await_reached()
     until_dead(process)
-    until(lambda: manager.stats().idle_workers == 1, "the second creation")
-    assert manager.queue_task(hooks.process_of) != process
+    eventually(lambda: manager.stats().idle_workers == 1, "the second creation")
+    assert manager.queue_task(remote_tasks.process_of) != process
     assert any("on_create has not returned" in line and "create_timeout" in line for line in log.loud())
 
 
@@ -185,15 +188,15 @@ def test_a_creation_that_takes_longer_than_create_timeout_is_given_up_and_tried_
 
 
 def test_a_resource_is_made_used_and_destroyed_in_one_thread(placed_manager, journal):
-    manager = placed_manager(on_create=journal.create, on_destroy=perils.note_where_destroyed)
-    made, used = manager.queue_task(perils.threads_of)
+    manager = placed_manager(on_create=journal.create, on_destroy=deadly_tasks.note_where_destroyed)
+    made, used = manager.queue_task(deadly_tasks.threads_of)
     manager.stop()
     assert [str(made), str(used)] == journal.of("thread") * 2
 
 
 def test_nothing_is_left_when_a_manager_has_closed(placed_manager):
     manager = placed_manager(worker_count=2)
-    processes = {manager.queue_task(hooks.process_of) for _ in range(10)}
+    processes = {manager.queue_task(remote_tasks.process_of) for _ in range(10)}
     manager.stop()
     for process in processes:
         until_dead(process)
@@ -220,13 +223,13 @@ def test_options_that_ray_refuses_are_named(placed_manager, options, says):
 @pytest.mark.parametrize("options", [{"num_gpus": 1}, {"resources": {"special": 2}}, {"num_cpus": 1000}], ids=repr)
 def test_what_the_cluster_can_never_give_is_named_after_create_timeout(placed_manager, options):
     manager = placed_manager(placement=Ray(address=None, **options), create_timeout=0.5)
-    error = manager.submit(hooks.square, 6).exception(PATIENCE)
+    error = manager.submit(remote_tasks.square, 6).exception(PATIENCE)
     assert type(error) is ResourceCreationError
     assert "no worker has held a resource for 0.5 s (create_timeout)" in str(error)
     assert f"the cluster has given no actor {options}" in str(error)
     assert "'CPU': 4.0" in str(error)
     with pytest.raises(ResourceCreationError) as caught:
-        manager.run_task(hooks.square, 6)
+        manager.run_task(remote_tasks.square, 6)
     assert type(caught.value.__cause__) is TimeoutError
     assert f"the cluster has given no actor {options}" in str(caught.value.__cause__)
 
@@ -240,7 +243,10 @@ def test_an_environment_that_cannot_be_made_is_told(placed_manager):
 def test_a_constructor_that_fails_lets_go_of_the_connection(placed_manager):
     users = tasker.placement.cluster._connection._users
     assert users == set()
-    for options in ({"on_create": hooks.cannot_create, "resource_pool_size": 1}, {"on_create": print, "name": 3}):
+    for options in (
+        {"on_create": remote_tasks.cannot_create, "resource_pool_size": 1},
+        {"on_create": print, "name": 3},
+    ):
         with pytest.raises((ResourceCreationError, ConfigError)):
             placed_manager(**options)
         assert users == set()
@@ -268,13 +274,13 @@ def test_the_address_of_the_cluster_may_be_given(placed_manager):
     import ray
 
     manager = placed_manager(placement=Ray(address=ray.get_runtime_context().gcs_address))
-    assert manager.queue_task(hooks.square, 6) == 36
+    assert manager.queue_task(remote_tasks.square, 6) == 36
 
 
 def test_hooks_that_cannot_be_sent_are_refused(placed_manager):
     lock = threading.Lock()
     with pytest.raises(ConfigError, match="on_create cannot be sent"):
-        placed_manager(on_create=partial(hooks.give, lock))
+        placed_manager(on_create=partial(remote_tasks.give, lock))
 
 
 def test_a_missing_extra_is_named(placed_manager, monkeypatch):

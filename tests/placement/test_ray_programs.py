@@ -11,9 +11,10 @@ from pathlib import Path
 
 import pytest
 
-from tests.placement.conftest import is_alive, with_ray
-from tests.placement.hooks import until
-from tests.placement.programs import environment
+from tests.support.placements import with_ray
+from tests.support.processes import is_alive
+from tests.support.programs import environment
+from tests.support.waiting import eventually
 
 pytestmark = [with_ray, pytest.mark.timeout(150)]
 
@@ -75,7 +76,7 @@ def test_a_local_cluster_lasts_as_long_as_its_managers_and_changes_no_signal_han
     )
     assert ended.returncode == 0, ended.stderr
     for process in ended.stdout.split()[-3:]:
-        until(lambda process=int(process): not is_alive(process), "the local cluster to be gone")
+        eventually(lambda process=int(process): not is_alive(process), "the local cluster to be gone")
 
 
 USERS_OWN = """
@@ -143,7 +144,7 @@ def test_when_the_program_is_killed_its_local_cluster_ends(run):
     )
     assert ended.returncode == -signal.SIGKILL, ended.stderr
     actor, *_ = map(int, ended.stdout.split())
-    until(lambda: not is_alive(actor), "the actor to be gone")
+    eventually(lambda: not is_alive(actor), "the actor to be gone")
 
 
 def test_on_three_nodes_a_pool_grows_and_shrinks_and_survives_nodes_that_are_lost_or_frozen(settings):

@@ -11,10 +11,10 @@ import pytest
 
 from tasker import Processes, ResourceCreationError, WorkerLostError
 from tasker.placement import launch
-from tests.placement import hooks, perils
-from tests.placement.conftest import on_linux, on_posix
-from tests.placement.hooks import PATIENCE, until
-from tests.placement.programs import PRELUDE, command, environment, run
+from tests.support import deadly_tasks, remote_tasks
+from tests.support.placements import on_linux, on_posix
+from tests.support.programs import PRELUDE, command, environment, run
+from tests.support.waiting import PATIENCE, eventually
 
 pytestmark = [on_posix, on_linux]
 
@@ -26,25 +26,25 @@ def placement():
 
 def test_the_last_words_of_a_child_are_in_the_error_of_its_task(placed_manager, capfd):
     manager = placed_manager(max_retries=0)
-    error = manager.submit(perils.say_and_leave, "out of licences\nßee the manual\n").exception(PATIENCE)
+    error = manager.submit(deadly_tasks.say_and_leave, "out of licences\nßee the manual\n").exception(PATIENCE)
     assert type(error) is WorkerLostError
     assert "ended with exit code 3 while it ran say_and_leave" in str(error)
     assert str(error).endswith(":\nout of licences\nßee the manual")
-    until(lambda: "ßee the manual\n" in capfd.readouterr().err, "the words on standard error")
+    eventually(lambda: "ßee the manual\n" in capfd.readouterr().err, "the words on standard error")
 
 
 def test_words_from_before_a_task_are_not_taken_for_its_own(placed_manager, capfd):
     manager = placed_manager(max_retries=0)
-    manager.queue_task(perils.say, "of another task\n")
-    until(lambda: "of another task" in capfd.readouterr().err, "the words on standard error")
-    error = manager.submit(perils.say_and_leave, "").exception(PATIENCE)
+    manager.queue_task(deadly_tasks.say, "of another task\n")
+    eventually(lambda: "of another task" in capfd.readouterr().err, "the words on standard error")
+    error = manager.submit(deadly_tasks.say_and_leave, "").exception(PATIENCE)
     assert "of another task" not in str(error)
     assert "standard error" not in str(error)
 
 
 def test_the_last_words_of_an_on_create_that_ends_its_process_reach_those_who_wait(placed_manager, log):
-    manager = placed_manager(on_create=perils.die_creating, on_destroy=hooks.forget, create_timeout=3.0)
-    error = manager.submit(hooks.square, 6).exception(PATIENCE)
+    manager = placed_manager(on_create=deadly_tasks.die_creating, on_destroy=remote_tasks.forget, create_timeout=3.0)
+    error = manager.submit(remote_tasks.square, 6).exception(PATIENCE)
     assert type(error) is ResourceCreationError
     assert "ended with exit code 4 while on_create ran" in str(error)
     assert "no such library" in str(error)
@@ -53,22 +53,22 @@ def test_the_last_words_of_an_on_create_that_ends_its_process_reach_those_who_wa
 
 def test_the_last_words_of_a_child_that_cannot_start_reach_those_who_wait(placed_manager, monkeypatch):
     monkeypatch.setattr(launch, "_PROGRAM", "import no_such_module  # {}")
-    error = placed_manager(create_timeout=3.0).submit(hooks.square, 6).exception(PATIENCE)
+    error = placed_manager(create_timeout=3.0).submit(remote_tasks.square, 6).exception(PATIENCE)
     assert type(error) is ResourceCreationError
     assert "before on_create ran" in str(error)
     assert "No module named 'no_such_module'" in str(error)
 
 
 def test_the_last_words_of_an_on_create_that_takes_too_long_are_in_its_error(placed_manager, log, gate):
-    placed_manager(on_create=perils.SayAndWait(gate), on_destroy=hooks.forget, create_timeout=3.0)
+    placed_manager(on_create=deadly_tasks.SayAndWait(gate), on_destroy=remote_tasks.forget, create_timeout=3.0)
     gate.await_reached()
-    until(lambda: any("on_create has not returned within 3 s" in line for line in log.loud()), "the error")
+    eventually(lambda: any("on_create has not returned within 3 s" in line for line in log.loud()), "the error")
     assert any("waiting for the licence server" in line for line in log.loud())
 
 
 def test_a_long_text_arrives_whole_and_is_quoted_in_part(placed_manager, capfd):
     text = "".join(f"line {number}\n" for number in range(50_000))
-    error = placed_manager(max_retries=0).submit(perils.say_and_leave, text).exception(PATIENCE)
+    error = placed_manager(max_retries=0).submit(deadly_tasks.say_and_leave, text).exception(PATIENCE)
     assert len(str(error)) < 2500
     assert str(error).endswith("\nline 49999")
     arrived = []
@@ -77,12 +77,12 @@ def test_a_long_text_arrives_whole_and_is_quoted_in_part(placed_manager, capfd):
         arrived.append(capfd.readouterr().err)
         return "".join(arrived) == text
 
-    until(all_has_arrived, "the whole text")
+    eventually(all_has_arrived, "the whole text")
 
 
 def test_what_is_written_arrives_while_the_task_runs(placed_manager, gate, capfd):
-    future = placed_manager().submit(perils.SayAndWait(gate))
-    until(lambda: "waiting for the licence server\n" in capfd.readouterr().err, "the words on standard error")
+    future = placed_manager().submit(deadly_tasks.SayAndWait(gate))
+    eventually(lambda: "waiting for the licence server\n" in capfd.readouterr().err, "the words on standard error")
     assert not future.done()
     gate.open()
     future.result(PATIENCE)
@@ -90,11 +90,11 @@ def test_what_is_written_arrives_while_the_task_runs(placed_manager, gate, capfd
 
 def test_a_task_that_closes_its_standard_error_goes_on_and_its_death_is_noticed(placed_manager):
     manager = placed_manager()
-    process = manager.queue_task(hooks.process_of)
-    manager.queue_task(perils.close_descriptors, 2, 3)
-    assert manager.queue_task(hooks.process_of) == process
+    process = manager.queue_task(remote_tasks.process_of)
+    manager.queue_task(deadly_tasks.close_descriptors, 2, 3)
+    assert manager.queue_task(remote_tasks.process_of) == process
     os.kill(process, signal.SIGKILL)
-    until(lambda: manager.queue_task(hooks.process_of) != process, "another child")
+    eventually(lambda: manager.queue_task(remote_tasks.process_of) != process, "another child")
 
 
 def test_a_standard_error_that_takes_nothing_more_hides_no_death_and_no_timeout(tmp_path):
@@ -145,7 +145,7 @@ def test_on_a_terminal_children_have_it_as_their_standard_error(tmp_path):
 
 def test_what_may_outlive_its_child_keeps_a_standard_error_that_is_read(placed_manager, capfd, gate):
     manager = placed_manager(placement=Processes(grace=0.1, kill_group=False))
-    manager.queue_task(perils.leave_a_speaker, gate)
+    manager.queue_task(deadly_tasks.leave_a_speaker, gate)
     manager.stop()
     gate.open()
-    until(lambda: "still here\n" in capfd.readouterr().err, "the words on standard error")
+    eventually(lambda: "still here\n" in capfd.readouterr().err, "the words on standard error")

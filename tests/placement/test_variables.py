@@ -10,7 +10,7 @@ import threading
 import pytest
 
 from tasker.placement.variables import pack_variables, set_variables
-from tests.placement import hooks
+from tests.support import remote_tasks
 
 other: contextvars.ContextVar[object] = contextvars.ContextVar("other")
 no_variable = "a string"
@@ -27,10 +27,10 @@ def test_without_variables_nothing_is_packed(context):
 
 
 def test_variables_at_the_top_of_a_module_are_packed_by_its_name_and_theirs(context):
-    context.run(hooks.variable.set, "first")
+    context.run(remote_tasks.variable.set, "first")
     context.run(other.set, [1, 2])
     packed = {(module, name): pickle.loads(value) for module, name, value in context.run(pack_variables)}
-    assert packed == {(hooks.__name__, "variable"): "first", (__name__, "other"): [1, 2]}
+    assert packed == {(remote_tasks.__name__, "variable"): "first", (__name__, "other"): [1, 2]}
 
 
 def test_variables_that_are_nowhere_or_hold_what_cannot_be_packed_stay(context):

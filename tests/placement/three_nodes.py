@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from tasker import Config, Ray, TaskManager, TaskManagerKilledError, TaskTimeoutError
-from tests.placement.hooks import until
+from tests.support.waiting import eventually
 
 CPUS = 2  # of each node
 FAST = {  # a node that does not answer is dead after two seconds
@@ -73,7 +73,7 @@ def grow_and_shrink(nodes: int) -> None:
         seen = Counter(node for _, node in results)
         assert len(seen) == nodes, seen
         most = pool.metrics()
-        until(lambda: pool.stats().active_workers == 1, "the burst workers to leave")
+        eventually(lambda: pool.stats().active_workers == 1, "the burst workers to leave")
     print(f"grew over {len(seen)} nodes, tasks on each: {sorted(seen.values())}; shrank to 1 worker")
     assert most.total_tasks_retried == 0
 
@@ -93,7 +93,7 @@ def lose_a_node(cluster: Any, nodes: dict[str, Any]) -> None:
         assert metrics.total_tasks_failed == metrics.total_tasks_cancelled == 0
         assert 1 <= tried_again <= CPUS, tried_again
         assert pool.wait_ready(60)
-        until(lambda: pool.stats().idle_workers == 4, "all workers to be idle")
+        eventually(lambda: pool.stats().idle_workers == 4, "all workers to be idle")
         here = {future.result(60)[1] for future in [pool.submit(work, number) for number in range(40)]}
         assert lost not in here
         assert pool.metrics().total_tasks_retried == tried_again
@@ -109,7 +109,7 @@ def freeze_a_node(nodes: dict[str, Any]) -> None:
             late = [pool.submit(stand, timeout=1.0) for _ in range(4)]
             assert {type(future.exception(60)) for future in late} == {TaskTimeoutError}
             # the workers are free as well: all have an actor on another node
-            until(lambda: pool.stats().idle_workers == 4, "other actors in place of the frozen ones")
+            eventually(lambda: pool.stats().idle_workers == 4, "other actors in place of the frozen ones")
             here = {future.result(60)[1] for future in [pool.submit(work, number) for number in range(40)]}
             assert there not in here
     print(f"froze a node: 4 of 4 deadlines were kept, 4 workers on {len(here)} nodes")
@@ -120,7 +120,7 @@ def kill_with_a_frozen_node(nodes: dict[str, Any]) -> None:
     pool = manager(4, 4)
     assert pool.wait_ready(60)
     stuck = [pool.submit(stand) for _ in range(4)]
-    until(lambda: pool.stats().running_tasks == 4, "the tasks to run")
+    eventually(lambda: pool.stats().running_tasks == 4, "the tasks to run")
     with frozen(next(iter(nodes.values()))):
         report = pool.kill(0.1)
         assert {type(future.exception(0)) for future in stuck} == {TaskManagerKilledError}

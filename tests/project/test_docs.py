@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 
 import tasker
-from tests.project.test_public_api import TWELVE
+from tests.support.methods import TWELVE
 
 PAGES = ("tasker", "tasker.executor", "tasker.testing")  # the second for what `TaskManager.executor()` returns
 TIMES = {"timeout", "queue_timeout", "seconds"}  # parameters that are a time

@@ -18,6 +18,7 @@ from typing import Any
 import pytest
 
 import tasker
+from tests.support.methods import TWELVE
 
 PYPROJECT = Path(__file__).parents[2] / "pyproject.toml"
 
@@ -35,10 +36,6 @@ ERROR_TREE: dict[str, tuple[type[BaseException], ...]] = {
     "WorkerLostError": (),
     "RemoteTaskError": (),
 }
-
-KINDS = ("", "_once", "_with_priority", "_with_priority_once")
-WAYS = ("", "_with_callback", "_async")
-TWELVE = [f"queue_task{kind}{way}" for kind in KINDS for way in WAYS]
 
 
 def _public() -> dict[str, Any]:

@@ -19,6 +19,7 @@ from typing import NamedTuple
 import pytest
 
 import tasker
+from tests.support.output import output_matches
 
 ROOT = Path(__file__).parents[2]
 FOLDERS = (".github", "benchmarks", "examples", "tasker", "tests")
@@ -90,17 +91,9 @@ def test_a_program_runs_and_prints_what_its_page_says(program: Program, tmp_path
     assert done.returncode == 0, f"{program}: exit status {done.returncode}\n{done.stderr}"
     assert done.stderr == "", f"{program}: written to stderr\n{done.stderr}"
     if program.output is not None:
-        assert _matches(done.stdout, program.output), (
+        assert output_matches(done.stdout, program.output), (
             f"{program}: printed\n{done.stdout}\nand not what the text block says:\n{program.output}"
         )
-
-
-def _matches(printed: str, expected: str) -> bool:
-    pattern = "".join(
-        "(?:.*\n)*?" if line.strip() == "..." else ".*".join(map(re.escape, line.split("..."))) + "\n"
-        for line in expected.splitlines()
-    )
-    return re.fullmatch(pattern, "".join(f"{line.rstrip()}\n" for line in printed.splitlines())) is not None
 
 
 @pytest.mark.parametrize(
@@ -120,7 +113,7 @@ def _matches(printed: str, expected: str) -> bool:
     ],
 )
 def test_outputs_are_compared_line_by_line(printed: str, expected: str, matches: bool) -> None:
-    assert _matches(printed, expected) is matches
+    assert output_matches(printed, expected) is matches
 
 
 # -- what is named -------------------------------------------------------------------------------------------------

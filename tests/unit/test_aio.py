@@ -28,7 +28,8 @@ from tasker import (
 )
 from tasker.parking import gil_enabled
 from tasker.testing import ManualClock
-from tests.conftest import PATIENCE, Sick, eventually
+from tests.support.errors import Sick
+from tests.support.waiting import PATIENCE, eventually
 
 # -- what the tests share ----------------------------------------------------------------------------------------------
 

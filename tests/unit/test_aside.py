@@ -12,7 +12,7 @@ import pytest
 import tasker.aside
 from tasker.aside import STUCK, Aside
 from tasker.logger import GuardedLogger, line_of
-from tests.conftest import PATIENCE, eventually
+from tests.support.waiting import PATIENCE, eventually
 
 
 @pytest.fixture

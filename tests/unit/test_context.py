@@ -7,9 +7,6 @@ import logging
 import os
 import random
 import signal
-import subprocess
-import sys
-import textwrap
 import threading
 import time
 import weakref
@@ -29,9 +26,13 @@ from tasker import (
     with_timeout,
     with_value,
 )
-from tasker.context import Context, ManagerValues, _Followers, new_task_context
+from tasker.context import Context, ManagerValues, new_task_context
 from tasker.testing import ManualClock
-from tests.conftest import PATIENCE, eventually
+from tests.support.contexts import told_by
+from tests.support.locks import HastyLock, HookedLock
+from tests.support.snippets import needs_fork, printed_by
+from tests.support.threads import in_another_thread
+from tests.support.waiting import PATIENCE, eventually
 
 MAKERS = [
     pytest.param(with_cancel, id="with_cancel"),
@@ -40,52 +41,6 @@ MAKERS = [
     pytest.param(lambda parent: with_value(parent, "key", "value"), id="with_value"),
 ]
 needs_signals = pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="needs POSIX signals")
-needs_fork = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork()")
-
-
-class HookedLock:
-    """An RLock that calls `hook` once, in its holder's thread, as a signal handler might be called there."""
-
-    def __init__(self, hook, when="taken"):
-        self.lock = threading.RLock()
-        self.hook = hook
-        self.when = when
-
-    def __enter__(self):
-        self.lock.acquire()
-        self._now("taken")
-
-    def __exit__(self, *_):
-        self.lock.release()
-        self._now("released")
-
-    def _now(self, moment):
-        if moment == self.when and self.hook is not None:
-            hook, self.hook = self.hook, None
-            hook()
-
-
-def run_python(code: str) -> str:
-    """What a program prints in a process of its own; it must end well and complain about nothing."""
-    command = [sys.executable, "-W", "ignore::DeprecationWarning", "-c", textwrap.dedent(code)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
-    assert (done.returncode, done.stderr) == (0, "")
-    return done.stdout
-
-
-def in_another_thread(fn):
-    """Run `fn()` elsewhere and wait for it: it would block for ever if this thread held a lock that it needs."""
-    done = []
-    thread = threading.Thread(target=lambda: done.append(fn()), daemon=True)
-    thread.start()
-    thread.join(PATIENCE)
-    assert not thread.is_alive(), "the other thread is blocked"
-    return done[0]
-
-
-def told_by(ctx):
-    """Whom it will tell of its end."""
-    return ctx._followers or _Followers()
 
 
 def pass_deadline(ctx):
@@ -420,7 +375,7 @@ def test_a_context_that_ends_while_its_deadline_is_set_leaves_no_entry_behind(mo
 
 
 def test_there_is_one_timer_thread_for_all_deadlines_and_none_before_the_first():
-    names = run_python("""
+    names = printed_by("""
         import threading
         from tasker import *
         def names():
@@ -510,18 +465,6 @@ def test_wait_wakes_early_when_the_context_is_done(end):
         thread.join(PATIENCE)
     assert seen == [True] * len(threads)
     assert told_by(ctx).sleepers == []
-
-
-class HastyLock:
-    """A lock that is taken, for which every timeout ends at once: only who waits without one sleeps."""
-
-    def __init__(self):
-        self.lock = threading.Lock()
-        self.lock.acquire()
-        self.release = self.lock.release
-
-    def acquire(self, *, timeout):
-        return self.lock.acquire() if timeout < 0 else self.lock.acquire(blocking=False)
 
 
 def test_wait_without_a_timeout_sleeps_until_the_context_is_done_however_long_that_takes(monkeypatch):
@@ -921,7 +864,7 @@ def test_a_storm_of_signals_loses_no_callback_and_locks_nothing_up():
 
 @needs_fork
 def test_deadlines_pass_and_callbacks_run_in_a_forked_child():
-    out = run_python("""
+    out = printed_by("""
         import os, threading, warnings
         from tasker import *
         import tasker.timer

@@ -7,8 +7,8 @@ import threading
 import pytest
 
 from tasker.worker import Worker
-from tests.conftest import PATIENCE, eventually
-from tests.unit.test_context import HookedLock
+from tests.support.locks import HookedLock
+from tests.support.waiting import PATIENCE, eventually
 
 
 def test_it_never_hires_above_the_most_however_many_ask_at_once(new_manager):

@@ -24,7 +24,9 @@ from tasker import (
     current_resource,
     with_value,
 )
-from tests.conftest import PATIENCE, Resource, Sick, eventually
+from tests.support.errors import Sick
+from tests.support.recording import Resource
+from tests.support.waiting import PATIENCE, eventually
 
 request: contextvars.ContextVar[str] = contextvars.ContextVar("request", default="none")
 

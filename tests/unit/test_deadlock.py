@@ -27,7 +27,8 @@ from tasker import (
 )
 from tasker.current import here
 from tasker.threadpool import ThreadPoolExecutor
-from tests.conftest import PATIENCE, Sick, eventually
+from tests.support.errors import Sick
+from tests.support.waiting import PATIENCE, eventually
 
 UNTIL = (ALL_COMPLETED, FIRST_COMPLETED, FIRST_EXCEPTION)
 STANDARD = {

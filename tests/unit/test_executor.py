@@ -22,7 +22,8 @@ from tasker.executor import _call
 from tasker.parking import gil_enabled
 from tasker.threadpool import ThreadPoolExecutor
 from tasker.wrapping import users_function, users_traceback
-from tests.conftest import PATIENCE, Sick, eventually
+from tests.support.errors import Sick
+from tests.support.waiting import PATIENCE, eventually
 
 
 def collected(reference):

@@ -22,8 +22,10 @@ from tasker.current import here
 from tasker.future import TaskFuture, new_task
 from tasker.logger import GuardedLogger
 from tasker.parking import gil_enabled
-from tests.conftest import PATIENCE, eventually
-from tests.unit.test_context import HastyLock, in_another_thread, needs_fork, run_python
+from tests.support.locks import HastyLock
+from tests.support.snippets import needs_fork, printed_by
+from tests.support.threads import in_another_thread
+from tests.support.waiting import PATIENCE, eventually
 
 VALUES = ManagerValues(background(), lambda: False)
 
@@ -745,7 +747,7 @@ class Thing:
 @pytest.mark.parametrize("outcome", ["result", "error", "retry", "cancel", "timeout"])
 @pytest.mark.usefixtures("no_collection")
 def test_arguments_result_and_exception_are_freed_with_the_future(new_manager, outcome):
-    from tests.conftest import Sick
+    from tests.support.errors import Sick
 
     manager = new_manager(worker_count=1, max_worker_count=1)
     gate = threading.Event()
@@ -1003,7 +1005,7 @@ def test_after_a_fork_what_had_no_outcome_fails_and_nobody_is_told_who_is_not_th
 
 @needs_fork
 def test_a_forked_child_waits_for_tasks_of_its_own_whatever_another_thread_was_doing_in_the_parent():
-    out = run_python("""
+    out = printed_by("""
         import os, signal, threading
         import tasker.future
         from tasker import Config, TaskManager

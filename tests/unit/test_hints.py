@@ -13,7 +13,7 @@ import pytest
 
 from tasker import Context, Processes, hints
 from tasker.parking import gil_enabled
-from tests.conftest import PATIENCE
+from tests.support.waiting import PATIENCE
 
 NAME = "patched"
 

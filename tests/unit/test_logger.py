@@ -14,7 +14,8 @@ import pytest
 import tasker.burst
 from tasker import background, with_cancel
 from tasker.logger import GuardedLogger, last_line_of, line_of, traceback_of
-from tests.conftest import PATIENCE, Log, eventually
+from tests.support.recording import Log
+from tests.support.waiting import PATIENCE, eventually
 
 LEVELS = ["debug", "info", "warning", "error"]
 

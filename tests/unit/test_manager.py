@@ -22,7 +22,7 @@ from tasker import (
     background,
     with_value,
 )
-from tests.conftest import PATIENCE, eventually
+from tests.support.waiting import PATIENCE, eventually
 
 KINDS = ("", "_once", "_with_priority", "_with_priority_once")
 

@@ -24,8 +24,8 @@ from tasker.metrics import (
     Totals,
 )
 from tasker.stamps import TaskLifecycleTimestamps
-from tests.conftest import PATIENCE, eventually
-from tests.unit.test_reservoir import nearest_rank
+from tests.support.quantiles import nearest_rank
+from tests.support.waiting import PATIENCE, eventually
 
 NEWEST = tasker.metrics._SAMPLES
 

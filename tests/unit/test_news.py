@@ -14,7 +14,9 @@ import tasker.recurring
 from tasker import TaskManager, ThreadPoolExecutor
 from tasker.logger import GuardedLogger, ours
 from tasker.process import holds_lock
-from tests.conftest import PATIENCE, Log, Sick, eventually
+from tests.support.errors import Sick
+from tests.support.recording import Log
+from tests.support.waiting import PATIENCE, eventually
 
 
 def infos(log):
@@ -74,7 +76,7 @@ def test_a_resource_that_is_replaced_is_told_with_its_worker_and_the_error(new_m
     assert manager.queue_task(lambda resource: resource.number) == 1
     (line,) = [line for line in infos(log) if "replaced" in line]
     first, _, trace = line.partition("\n")
-    assert first == "main-worker-1: the resource is broken and is replaced: tests.conftest.Sick"
+    assert first == "main-worker-1: the resource is broken and is replaced: tests.support.errors.Sick"
     assert "in sick" in trace
     with pytest.raises(Sick):
         manager.run_task(sick)

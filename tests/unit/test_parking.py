@@ -15,7 +15,7 @@ import pytest
 import tasker.future
 from tasker import parking
 from tasker.parking import Parking, Seat, _Parker, _taken_lock, copy_of
-from tests.conftest import PATIENCE, eventually
+from tests.support.waiting import PATIENCE, eventually
 
 
 class Nap(Seat):

@@ -16,7 +16,7 @@ from tasker import TaskManagerShutdownError
 from tasker.future import TaskFuture, new_task
 from tasker.parking import Seat
 from tasker.queue import TaskQueue
-from tests.conftest import PATIENCE, eventually
+from tests.support.waiting import PATIENCE, eventually
 
 
 class Owner:

@@ -2,23 +2,16 @@
 
 from __future__ import annotations
 
-import math
 import os
 import random
-from fractions import Fraction
 
 import pytest
 from sortedcontainers import SortedList
 
 from tasker.reservoir import Reservoir
+from tests.support.quantiles import nearest_rank
 
 QUANTILES = ["0", "0.01", "0.25", "0.5", "0.9", "0.95", "0.99", "0.999", "1"]
-
-
-def nearest_rank(samples, q):
-    """The definition, in exact arithmetic; `q` as text, because 0.95 is no float."""
-    ordered = sorted(samples)
-    return ordered[max(1, math.ceil(Fraction(q) * len(ordered))) - 1]
 
 
 def filled(samples, capacity=20_000):

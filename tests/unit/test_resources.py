@@ -13,9 +13,10 @@ import pytest
 
 from tasker import TaskManagerShutdownError
 from tasker.resources import ResourcePool
-from tests.behaviour.test_keyboard_interrupts import Interrupter
-from tests.conftest import PATIENCE
-from tests.unit.test_context import HookedLock, in_another_thread
+from tests.support.bytecodes import Interrupter
+from tests.support.locks import HookedLock
+from tests.support.threads import in_another_thread
+from tests.support.waiting import PATIENCE
 
 
 class Emptied:

@@ -15,8 +15,8 @@ import pytest
 import tasker.room
 from tasker.parking import Seat
 from tasker.room import ABSENT, Room
-from tests.behaviour.test_keyboard_interrupts import Interrupter
-from tests.conftest import PATIENCE, eventually
+from tests.support.bytecodes import Interrupter
+from tests.support.waiting import PATIENCE, eventually
 
 
 @pytest.fixture

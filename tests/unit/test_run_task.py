@@ -14,8 +14,9 @@ import pytest
 
 from tasker import Config, ResourceCreationError, TaskManager, TaskManagerShutdownError
 from tasker.lifecycle import Lifecycle
-from tests.behaviour.test_shutdown import run_python
-from tests.conftest import PATIENCE, Sick, eventually
+from tests.support.errors import Sick
+from tests.support.snippets import run_python
+from tests.support.waiting import PATIENCE, eventually
 
 
 @pytest.fixture

@@ -11,7 +11,8 @@ from unittest.mock import MagicMock
 import pytest
 
 from tasker.spent import spent_argument
-from tests.conftest import PATIENCE, Sick
+from tests.support.errors import Sick
+from tests.support.waiting import PATIENCE
 
 
 class Countdown:

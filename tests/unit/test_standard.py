@@ -23,7 +23,7 @@ import pytest
 import tasker.executor
 from tasker import TaskFuture, standard
 from tasker.threadpool import ThreadPoolExecutor
-from tests.conftest import PATIENCE, eventually
+from tests.support.waiting import PATIENCE, eventually
 
 Standard = concurrent.futures.ThreadPoolExecutor
 original = Standard.submit

@@ -35,8 +35,9 @@ from tasker import (
 from tasker.parking import gil_enabled
 from tasker.signature import wants_context
 from tasker.testing import ManualClock
-from tests.behaviour.test_keyboard_interrupts import Interrupter
-from tests.conftest import PATIENCE, Sick, eventually
+from tests.support.bytecodes import Interrupter
+from tests.support.errors import Sick
+from tests.support.waiting import PATIENCE, eventually
 
 ORDERS = pytest.mark.parametrize("ordered", [True, False], ids=["ordered", "unordered"])
 CHUNKS = pytest.mark.parametrize("chunksize", [1, 3])

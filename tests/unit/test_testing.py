@@ -35,7 +35,8 @@ from tasker import (
 )
 from tasker.testing import DummyResource, ManualClock, ResourceFactory, leak_check
 from tasker.testing.factory import numbered
-from tests.conftest import PATIENCE, Sick, eventually
+from tests.support.errors import Sick
+from tests.support.waiting import PATIENCE, eventually
 
 ROOT = Path(tasker.testing.__file__).parents[2]
 

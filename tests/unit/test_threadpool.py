@@ -22,8 +22,8 @@ import tasker.worker
 from tasker import Config, PoolDeadlockError, TaskManager
 from tasker.future import new_task
 from tasker.threadpool import OnDemandEngine, ThreadPoolExecutor
-from tests.behaviour.test_shutdown import run_python
-from tests.conftest import PATIENCE, eventually
+from tests.support.snippets import run_python
+from tests.support.waiting import PATIENCE, eventually
 
 Standard = concurrent.futures.ThreadPoolExecutor
 

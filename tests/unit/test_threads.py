@@ -10,7 +10,7 @@ import pytest
 
 from tasker import threads
 from tasker.threads import new_thread
-from tests.conftest import PATIENCE
+from tests.support.waiting import PATIENCE
 
 # threads are started while the first request is served; callbacks of the second one run on them
 PROGRAM = """

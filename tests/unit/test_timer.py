@@ -15,22 +15,8 @@ import weakref
 import pytest
 
 import tasker.timer
-from tasker.timer import TimerEntry, _Timer
-from tests.conftest import PATIENCE, eventually
-
-
-@pytest.fixture
-def timer(monkeypatch):
-    """A timer that nobody else uses; its thread ends with the test."""
-    timer = _Timer()
-    monkeypatch.setattr(tasker.timer, "_timer", timer)
-    yield timer
-    monkeypatch.undo()
-    thread, timer._thread = timer._thread, None  # as if another had taken its place
-    if thread is not None:
-        timer._seat.wake()
-        thread.join(PATIENCE)
-        assert not thread.is_alive()
+from tasker.timer import TimerEntry
+from tests.support.waiting import PATIENCE, eventually
 
 
 def timer_threads():

@@ -20,9 +20,10 @@ from tasker import (
     TaskManagerShutdownError,
     deadlock,
 )
-from tests.behaviour.test_shutdown import run_python
-from tests.conftest import PATIENCE, Sick, eventually
-from tests.placement import hooks
+from tests.support import remote_tasks
+from tests.support.errors import Sick
+from tests.support.snippets import run_python
+from tests.support.waiting import PATIENCE, eventually
 
 LIMITS = {"worker_count": 1, "max_worker_count": 1, "resource_pool_size": None}
 posix_only = pytest.mark.skipif(os.name != "posix", reason="signals to the own process")
@@ -169,7 +170,7 @@ def test_resources_in_processes_are_limited_as_well():
 
     config = Config(on_create=dict, on_destroy=bool, worker_count=1, run_task_limit=1, placement=Processes())
     with TaskManager(config) as manager, ThreadPoolExecutor(3) as pool:
-        processes = [pool.submit(manager.run_task, hooks.process_of) for _ in range(6)]
+        processes = [pool.submit(manager.run_task, remote_tasks.process_of) for _ in range(6)]
         assert len({process.result(PATIENCE) for process in processes}) == 1
 
 

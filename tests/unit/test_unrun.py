@@ -16,7 +16,8 @@ import pytest
 
 import tasker.usercode
 from tasker import Config, ResourceCreationError, TaskManager, ThreadPoolExecutor
-from tests.conftest import PATIENCE, Log, eventually
+from tests.support.recording import Log
+from tests.support.waiting import PATIENCE, eventually
 
 
 async def fetch(resource, number=0):

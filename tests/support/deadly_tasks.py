@@ -17,7 +17,9 @@ from pathlib import Path
 from typing import Any
 
 from tasker import Config, Processes, TaskManager
-from tests.placement.hooks import PATIENCE, Gate, Journal, Resource, forget, nothing, process_of, square, until
+from tests.support.journal import Gate, Journal, Resource
+from tests.support.remote_tasks import forget, nothing, process_of, square
+from tests.support.waiting import PATIENCE, eventually
 
 
 def stand_once(resource: object, number: int, gate: Gate | None) -> int:
@@ -118,7 +120,7 @@ class LastWord:
         assert main is not None
 
         def end() -> None:
-            until(lambda: sys._current_frames()[main].f_code.co_name == "receive", "the main thread to wait")
+            eventually(lambda: sys._current_frames()[main].f_code.co_name == "receive", "the main thread to wait")
             os._exit(9)
 
         threading.Thread(target=end, daemon=True).start()
@@ -283,7 +285,7 @@ class SayAndWait:
 
 def leave_a_speaker(resource: object, gate: Gate) -> None:
     """A program that goes on and says something once the gate is open."""
-    script = 'until [ -e "$0" ]; do sleep 0.01; done; echo still here >&2'
+    script = 'eventually [ -e "$0" ]; do sleep 0.01; done; echo still here >&2'
     program = subprocess.Popen(["sh", "-c", script, str(gate.path)])
     program.returncode = 0  # nobody waits for it
 

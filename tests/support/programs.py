@@ -12,7 +12,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import tasker
-from tests.placement.hooks import PATIENCE
+from tests.support.waiting import PATIENCE
 
 PRELUDE = r"""
 import os, signal, sys, threading, time
@@ -21,7 +21,7 @@ from tasker import *
 
 signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored by what a shell starts in the background
 
-def until(condition):
+def eventually(condition):
     while not condition():
         time.sleep(0.002)
 
@@ -39,7 +39,7 @@ def process_of(resource):
 
 def stand(resource, path):
     open(path, "w").write(str(os.getpid()))
-    until(lambda: os.path.exists(path + ".open"))
+    eventually(lambda: os.path.exists(path + ".open"))
     return "passed"
 
 def manager(**options):

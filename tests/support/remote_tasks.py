@@ -1,7 +1,4 @@
-"""What runs where the resources live: hooks, tasks and errors at the top level of a module, where a child finds them.
-
-Processes tell each other through files: a `Journal` of lines, each written at once, and a `Gate` to wait at.
-"""
+"""Tasks and hooks that run where the resources live: at the top level of a module, where a child finds them."""
 
 from __future__ import annotations
 
@@ -10,143 +7,17 @@ import logging
 import os
 import threading
 import time
-import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from tasker import Context, current_context, current_resource
-
-PATIENCE = 30.0  # seconds after which a wait has failed; nothing that passes waits that long
+from tests.support.errors import Faithful, Lossy, Sick
+from tests.support.journal import Gate, Journal, Resource
+from tests.support.waiting import PATIENCE, eventually
 
 variable: contextvars.ContextVar[str] = contextvars.ContextVar("variable")
-
-
-@dataclass(frozen=True)
-class Journal:
-    """A file to which any process adds lines."""
-
-    path: Path
-
-    def note(self, *words: object) -> None:
-        with self.path.open("a") as file:
-            file.write(" ".join(map(str, words)) + "\n")
-
-    def lines(self) -> list[str]:
-        return self.path.read_text().splitlines() if self.path.exists() else []
-
-    def of(self, verb: str) -> list[str]:
-        """What is noted under a word."""
-        return [line.removeprefix(f"{verb} ") for line in self.lines() if line.startswith(f"{verb} ")]
-
-    # -- hooks -----------------------------------------------------------------------------------------------------
-
-    def create(self) -> Resource:
-        resource = Resource(self)
-        self.note("created", resource.key)
-        return resource
-
-    def destroy(self, resource: Resource) -> None:
-        assert resource.pid == os.getpid(), "destroyed somewhere else"
-        self.note("destroyed", resource.key)
-
-    def destroy_badly(self, resource: Resource) -> None:
-        self.destroy(resource)
-        raise OSError("will not close")
-
-    def create_at_second(self) -> Resource:
-        self.note("tried", os.getpid())
-        if len(self.of("tried")) == 1:
-            raise OSError("down")
-        return self.create()
-
-
-@dataclass(frozen=True)
-class Gate:
-    """Closed until `open()`, for any process; `reach()` says that somebody stands before it."""
-
-    path: Path
-
-    @property
-    def _reached(self) -> Path:
-        return self.path.with_suffix(".reached")
-
-    def open(self) -> None:
-        self.path.touch()
-
-    def is_open(self) -> bool:
-        return self.path.exists()
-
-    def reach(self) -> None:
-        self._reached.write_text(str(os.getpid()))
-
-    def is_reached(self) -> bool:
-        return self._reached.exists()
-
-    def await_reached(self) -> int:
-        """Wait until somebody stands before it; his process."""
-        until(lambda: self.is_reached() and self._reached.read_text(), f"somebody before {self.path.name}")
-        return int(self._reached.read_text())
-
-    def pass_through(self) -> None:
-        """Wait until it is open, for ever if need be, whatever else happens: deaf."""
-        self.reach()
-        while not self.is_open():
-            time.sleep(0.002)
-
-    # -- hooks -----------------------------------------------------------------------------------------------------
-
-    def create(self) -> Gate:
-        self.pass_through()
-        return self
-
-    def destroy(self, resource: object) -> None:
-        self.pass_through()
-
-    def judge(self, error: Exception, resource: object) -> bool:
-        self.pass_through()
-        return True
-
-
-@dataclass(frozen=True)
-class Session:
-    """A context manager that notes what its `__exit__` is given, and raises that again."""
-
-    journal: Journal
-
-    def __enter__(self) -> Session:
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: object) -> None:
-        self.journal.note("exited", kind and kind.__name__, error)
-        if error is not None:
-            raise error
-
-
-def until(condition: Callable[[], object], what: str) -> None:
-    """Wait for what nothing signals."""
-    deadline = time.monotonic() + PATIENCE
-    while not condition():
-        assert time.monotonic() < deadline, f"waited {PATIENCE} s for {what}"
-        time.sleep(0.002)
-
-
-class Resource:
-    """Knows where it was made."""
-
-    def __init__(self, journal: Journal) -> None:
-        self.journal = journal
-        self.key = uuid.uuid4().hex
-        self.pid = os.getpid()
-        self.thread = threading.get_ident()
-        self.uses = 0
-        self.broken = False
-
-
-class Sick(Exception):
-    """The error that breaks a resource in these tests."""
 
 
 def is_healthy(error: Exception) -> bool:
@@ -161,22 +32,6 @@ def is_whole(error: Exception, resource: Resource) -> bool:
 
 def cannot_judge(error: Exception, resource: Resource) -> bool:
     raise OSError(f"cannot ask {resource.key}")
-
-
-class Faithful(Exception):
-    """An error of two arguments that survives pickling."""
-
-    def __init__(self, code: int, text: str) -> None:
-        super().__init__(code, text)
-        self.code = code
-
-
-class Lossy(Exception):
-    """An error of two arguments that does not: its `args` are not what its constructor wants."""
-
-    def __init__(self, code: int, text: str) -> None:
-        super().__init__(f"{code}: {text}")
-        self.code = code
 
 
 # -- hooks ---------------------------------------------------------------------------------------------------------
@@ -325,7 +180,7 @@ def until_cancelled(context: Context, resource: Resource, gate: Gate, journal: J
 def looks_stopping(context: Context, resource: object, gate: Gate) -> tuple[bool, bool]:
     before = context.stopping()
     gate.reach()
-    until(context.stopping, "the manager to stop")
+    eventually(context.stopping, "the manager to stop")
     return before, context.cancelled()
 
 

@@ -1,0 +1,42 @@
+"""The placements, where each of them can be tested, and managers on them."""
+
+from __future__ import annotations
+
+import os
+import sys
+from importlib.util import find_spec
+from typing import Any
+
+import pytest
+
+from tasker import Config, Placement, Processes, Ray, TaskManager, Threads
+from tests.support import remote_tasks
+from tests.support.journal import Journal
+
+on_posix = pytest.mark.skipif(os.name != "posix", reason="Processes() needs a POSIX system")
+
+on_linux = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="looks into /proc")
+
+with_ray = pytest.mark.skipif(find_spec("ray") is None, reason="needs the extra ray")
+
+REMOTE = [
+    pytest.param(Processes(), id="processes", marks=on_posix),
+    pytest.param(Ray(address=None), id="ray", marks=with_ray),
+]
+
+
+PLACEMENTS = [pytest.param(Threads(), id="threads"), *REMOTE]
+
+
+def manager_on(default: Placement, journal: Journal, **options: Any) -> TaskManager[Any]:
+    options = {
+        "on_create": journal.create,
+        "on_destroy": journal.destroy,
+        "worker_count": 1,
+        "max_worker_count": options.get("worker_count", 1),
+        "check_health": remote_tasks.is_healthy,
+        "resource_pool_size": 0,
+        "placement": default,
+        **options,
+    }
+    return TaskManager(Config(**options))
