@@ -361,7 +361,7 @@ BEHAVIOURS: dict[int, tuple[str, tuple[str, ...]]] = {
         "futures are standard ones",
         (
             "unit/test_future.py::test_wait_and_as_completed_work",
-            "unit/test_aio.py::test_what_the_async_methods_return_can_be_awaited",
+            "unit/aio/test_awaiting.py::test_what_the_async_methods_return_can_be_awaited",
             "behaviour/test_shutdown.py::test_kill_wakes_blocked_callers_and_standard_waiters",
         ),
     ),

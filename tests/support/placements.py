@@ -23,8 +23,6 @@ REMOTE = [
     pytest.param(Processes(), id="processes", marks=on_posix),
     pytest.param(Ray(address=None), id="ray", marks=with_ray),
 ]
-
-
 PLACEMENTS = [pytest.param(Threads(), id="threads"), *REMOTE]
 
 

@@ -1,0 +1,261 @@
+"""What workers, timers, closings and forks do with a `TaskFuture`."""
+
+from __future__ import annotations
+
+import concurrent.futures
+import threading
+
+import pytest
+
+import tasker.future
+from tasker import ContextCancelledError, DeadlineExceededError, TaskTimeoutError, deadlock
+from tasker.current import here
+from tasker.future import TaskFuture
+from tests.support.futures import VALUES
+from tests.support.snippets import needs_fork, printed_by
+from tests.support.threads import in_another_thread
+from tests.support.waiting import PATIENCE, eventually
+
+
+def test_starts_are_counted_and_times_are_those_of_the_last_one(owner):
+    future = owner.future()
+    assert future._stamps(9.0) == (1.0, 9.0, 9.0)
+    assert future._start(2.0)
+    assert future._stamps(9.0) == (1.0, 2.0, 9.0)
+    assert future._requeue()
+    assert future._start(5.0)
+    assert future.attempts == 2
+    assert future._stamps(9.0) == (1.0, 5.0, 9.0)
+
+
+def test_a_task_that_was_asked_to_end_before_it_had_a_context_gets_an_ended_one(owner):
+    future = owner.future()
+    assert future._start(2.0)
+    assert not future._make_context(VALUES).cancelled()
+    future = owner.future()
+    assert future._start(2.0)
+    assert future.cancel() is False
+    assert future._make_context(VALUES).cancelled()
+    assert future._requeue() is False
+
+
+@pytest.mark.parametrize("collector", [False, True])
+@pytest.mark.parametrize("state", ["waiting", "running without a context", "running"])
+def test_a_failure_from_outside_is_recorded_then_published_and_the_users_code_runs_elsewhere(owner, state, collector):
+    owner.has_collector = collector
+    future, calls, error = owner.future(), [], KeyError("from outside")
+    future.add_done_callback(lambda done: calls.append(("done", done.exception())))
+    if state != "waiting":
+        assert future._start(2.0)
+    if state == "running":
+        context = future._make_context(VALUES)
+        context.on_done(lambda: calls.append("context"))
+    assert future._fail_from_outside(error, ContextCancelledError("ended"))
+    assert future._fail_from_outside(ValueError(), ContextCancelledError("again")) is False
+    assert not future._waits_for_start()
+    assert future._requeue() is False
+    if state == "running":
+        assert (str(context.err()), context.cause()) == ("ended", error)
+    told = ["entry died"] * (state == "waiting") + [("failed", error, state == "waiting")]
+    if state == "running without a context":  # which its worker is about to make
+        assert future._make_context(VALUES).cancelled()
+    if collector:  # which is the user's, and has to be told first
+        assert not future.done()
+        assert owner.told == told[:-1]
+    else:
+        assert future.exception(0) is error
+        assert owner.told == told
+    assert calls == []
+    for job in owner.jobs:
+        job()
+    assert calls == [("done", error)] + ["context"] * (state == "running")
+    assert owner.told == told
+    assert future.exception(0) is error
+
+
+def test_a_failure_from_outside_that_calls_nobody_back_needs_no_other_thread(owner):
+    future = owner.future()
+    assert future._fail_from_outside(TaskTimeoutError("late"), DeadlineExceededError("late"))
+    assert owner.jobs == []
+    assert isinstance(future.exception(), TaskTimeoutError)
+
+
+def test_asking_a_running_task_to_end_ends_its_context_once_and_hands_its_callbacks_over(owner):
+    future, calls, why = owner.future(), [], OSError()
+    assert future._start(2.0)
+    context = future._make_context(VALUES)
+    context.on_done(lambda: calls.append(1))
+    callbacks = future._ask_to_end(ContextCancelledError("killed"), why, [])
+    assert (str(context.err()), context.cause()) == ("killed", why)
+    assert calls == []
+    assert len(callbacks) == 1
+    assert future._ask_to_end(ContextCancelledError("again"), OSError(), []) == []
+    assert not future.done()
+    assert future._requeue() is False
+
+
+def test_asking_a_task_to_end_that_is_settled_or_has_no_context_ends_nothing(owner):
+    settled, bare = owner.future(), owner.future()
+    assert settled.cancel()
+    assert settled._ask_to_end(ContextCancelledError("killed"), OSError(), []) == []
+    assert bare._start(2.0)
+    assert bare._ask_to_end(ContextCancelledError("killed"), OSError(), []) == []
+    assert bare._requeue() is False
+
+
+def test_a_waiting_task_is_withdrawn_once_and_of_a_refused_one_nobody_is_told(owner):
+    for refused in (False, True):
+        owner.told.clear()
+        future, calls = owner.future(), []
+        future.add_done_callback(calls.append)
+        if refused:
+            assert future._take_start()
+            future._count_refusal()
+        else:
+            assert future._withdraw() is True
+        assert future._withdraw() is False
+        assert future.cancelled()
+        assert owner.told == ["entry died", "cancelled"]
+        assert calls == [future] * (not refused)
+
+
+def test_a_task_whose_outcome_somebody_else_is_about_to_write_is_not_withdrawn_but_never_starts(owner):
+    future = owner.future()
+    assert future._take_settle()  # a timeout, say
+    assert future.cancel() is False
+    assert not future._start(2.0)
+    assert owner.told == ["entry died"]
+
+
+def test_a_cancellation_that_meets_a_retry_takes_it_back(owner):
+    class Retried(TaskFuture):
+        def __setattr__(self, name, value):
+            if name == "_cancel_asked":
+                assert self._requeue() is True  # by its worker, after cancel() has seen it running
+            super().__setattr__(name, value)
+
+    future = owner.future()
+    assert future._start(2.0)
+    future.__class__ = Retried
+    assert future.cancel() is True
+    assert future.cancelled()
+    assert owner.told == ["entry died", "cancelled"]
+
+
+def test_a_task_that_its_worker_puts_back_while_it_is_settled_is_a_dead_entry(owner):
+    future, error = owner.future(), KeyError()
+    assert future._start(2.0)
+    assert future._take_settle()  # a timeout, say
+    future._may_start = True  # the worker announces a retry, and looks afterwards
+    future._publish(error)
+    assert owner.told == ["entry died"]
+    assert not future._start(3.0)
+    assert future.exception() is error
+
+
+def test_after_a_fork_what_had_no_outcome_fails_and_nobody_is_told_who_is_not_there(owner):
+    future, bare, done, calls, error = owner.future(), owner.future(), owner.future(), [], OSError("forked")
+    for each in (future, done):
+        each.add_done_callback(calls.append)
+    assert done.cancel()
+    sleeper = tasker.future.new_sleeper()
+    future._announce(sleeper)
+    in_another_thread(future._condition.acquire)  # a wait() held it, in a thread that is not here any more
+    for each in (future, bare, done):
+        each._end_after_fork(error)
+    assert in_another_thread(lambda: concurrent.futures.wait([future, bare], PATIENCE)).done == {future, bare}
+    assert future.exception(0) is bare.exception(0) is error
+    assert calls == [done]
+    assert sleeper.acquire(timeout=0) is False
+    assert done.cancelled()
+
+
+@needs_fork
+def test_a_forked_child_waits_for_tasks_of_its_own_whatever_another_thread_was_doing_in_the_parent():
+    out = printed_by("""
+        import os, signal, threading
+        import tasker.future
+        from tasker import Config, TaskManager
+        held, release = threading.Event(), threading.Event()
+        def begin_to_wait():
+            with tasker.future._first_waiter:
+                held.set()
+                release.wait(20)
+        thread = threading.Thread(target=begin_to_wait)
+        thread.start()
+        assert held.wait(20)
+        child = os.fork()
+        if child == 0:
+            signal.alarm(20)  # ends it if it waits for ever
+            called = threading.Event()
+            with TaskManager(Config(on_create=list, on_destroy=list.clear, worker_count=1)) as manager:
+                manager.submit(lambda resource: 0).add_done_callback(lambda done: called.set())
+                os._exit(0 if called.wait(20) else 1)
+        print("child", os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+        release.set()
+    """)
+    assert out.split() == ["child", "0"]
+
+
+def test_who_waits_in_a_forked_child_gets_what_a_task_of_the_parents_fails_with(owner):
+    future = owner.future()
+    assert future._start(2.0)  # by a thread that is not here
+    owner.orphaned = OSError("forked")
+    assert future.exception() is owner.orphaned
+
+
+def test_a_wait_inside_of_a_wait_leaves_the_outer_one_announced(owner, monkeypatch):
+    class Worker:
+        """The worker in whose task all this happens."""
+
+        name, holds_resource, task = "worker", False, None
+
+    class Seat:
+        """The outer one is made first."""
+
+        def __init__(self):
+            self.sleep = sleeps.pop(0)
+
+        def wake(self):
+            """Nobody sleeps here."""
+
+    worker, announced = Worker(), []
+
+    def settle(future):
+        announced.extend(deadlock._announced.waits[worker].awaited._futures)
+        assert future._take_settle()
+        future._publish(None)
+
+    def sleep_in_the_outer():
+        inner.result()  # of a `__del__`, say
+        settle(outer)
+
+    sleeps = [sleep_in_the_outer, lambda: settle(inner)]
+    monkeypatch.setattr(here.place, "worker", worker)
+    monkeypatch.setattr("tasker.future.Seat", Seat)
+    outer, inner = owner.future(), owner.future()
+    for future in (outer, inner):
+        future._deadline = float("inf")  # no wait for it is a deadlock
+    outer.result()
+    assert announced == [inner, outer]
+    assert worker not in deadlock._announced
+
+
+def test_a_timeout_that_meets_the_worker_leaves_it_nothing_to_call(new_manager, monkeypatch):
+    store, gate, judged = TaskFuture._store, threading.Event(), []
+    manager = new_manager(worker_count=1, check_health=lambda error: judged.append(error) is None)
+    worker = manager._engine.crew.members[0]
+
+    def store_as_the_worker_looks(self, exception, *others, **named):
+        store(self, exception, *others, **named)
+        if isinstance(exception, TaskTimeoutError):
+            gate.set()
+            eventually(lambda: worker.seat.parked)
+
+    monkeypatch.setattr(TaskFuture, "_store", store_as_the_worker_looks)
+    manager.submit(lambda resource: gate.wait(PATIENCE))
+    late = manager.submit(lambda resource: None, timeout=0.01)
+    assert isinstance(late.exception(PATIENCE), TaskTimeoutError)
+    assert manager.join(PATIENCE)
+    assert late.attempts == 0
+    assert judged == []
