@@ -6,9 +6,10 @@ broken resources are replaced and their tasks retried. `TaskManager` and `Config
 
 import typing
 
+from tasker._tasks.context import Context, background, with_cancel, with_deadline, with_timeout, with_value
+from tasker._tasks.current import current_context, current_resource
+from tasker._tasks.future import TaskFuture
 from tasker.config import Config, unhealthy_on
-from tasker.context import Context, background, with_cancel, with_deadline, with_timeout, with_value
-from tasker.current import current_context, current_resource
 from tasker.errors import (
     ConfigError,
     ContextCancelledError,
@@ -23,16 +24,14 @@ from tasker.errors import (
     TaskTimeoutError,
     WorkerLostError,
 )
-from tasker.future import TaskFuture
 from tasker.logger import Logger
 from tasker.manager import TaskManager
-from tasker.metrics import MetricsCollector, TaskMetrics
 from tasker.placement.base import Placement, Threads
-from tasker.snapshots import StopReport, TaskStats
+from tasker.snapshots import MetricsCollector, StopReport, TaskMetrics, TaskStats
 
 if typing.TYPE_CHECKING:
-    from tasker.placement.processes import Processes
-    from tasker.placement.ray import Ray
+    from tasker.placement.processes.placement import Processes
+    from tasker.placement.ray.placement import Ray
     from tasker.stamps import TaskLifecycleTimestamps
     from tasker.stream import TaskStream
     from tasker.threadpool import ThreadPoolExecutor
@@ -80,8 +79,8 @@ __all__ = [
 
 # what many programs do without is imported when it is asked for
 _LATER = {
-    "Processes": "tasker.placement.processes",
-    "Ray": "tasker.placement.ray",
+    "Processes": "tasker.placement.processes.placement",
+    "Ray": "tasker.placement.ray.placement",
     "TaskLifecycleTimestamps": "tasker.stamps",
     "TaskStream": "tasker.stream",
     "ThreadPoolExecutor": "tasker.threadpool",

@@ -20,11 +20,11 @@ from functools import partial
 from typing import Any, Protocol
 
 from tasker import checks
-from tasker.awaiting import Mailbox, Message, mailbox_here, waiter_here
+from tasker._pool.queue import TaskQueue
+from tasker._sync.awaiting import Mailbox, Message, mailbox_here, waiter_here
+from tasker._sync.room import Room
+from tasker._tasks.future import TaskFuture, for_asyncio
 from tasker.errors import QueueFullError
-from tasker.future import TaskFuture, for_asyncio
-from tasker.queue import TaskQueue
-from tasker.room import Room
 from tasker.stream import Plan, Window, iterator_over
 
 __all__ = ["close", "results", "submit"]
@@ -47,7 +47,7 @@ class Closing(Protocol):
     def has_ended(self) -> bool: ...
 
 
-class Parts(Protocol):
+class EngineForAsyncio(Protocol):
     """An engine, as seen from here."""
 
     queue: TaskQueue
@@ -67,7 +67,7 @@ class Parts(Protocol):
 
 
 async def submit(
-    engine: Parts,
+    engine: EngineForAsyncio,
     fn: Callable[..., Any],
     args: tuple[Any, ...],
     options: Mapping[str, Any],
@@ -80,7 +80,9 @@ async def submit(
     return await (await _with_room(engine, lambda: engine.submit(fn, args, at_once), queue_timeout))
 
 
-async def _with_room(engine: Parts, launch: Callable[[], Future], queue_timeout: float | None = None) -> Future:
+async def _with_room(
+    engine: EngineForAsyncio, launch: Callable[[], Future], queue_timeout: float | None = None
+) -> Future:
     """What `launch()` returns, tried again whenever there may be room."""
     limit = None if queue_timeout is None else checks.seconds("queue_timeout", queue_timeout, infinite=True)
     room = engine.queue.room
@@ -118,7 +120,7 @@ def items_of(items: Iterable[Any] | AsyncIterable[Any]) -> Items:
     return aiter(items) if isinstance(items, AsyncIterable) else iterator_over(items)
 
 
-async def results(engine: Parts, plan: Plan, items: Items) -> AsyncGenerator[Any, None]:
+async def results(engine: EngineForAsyncio, plan: Plan, items: Items) -> AsyncGenerator[Any, None]:
     """What `map` hands out, for a loop."""
     window = _LoopWindow(plan)
     puller: asyncio.Task[None] | None = None
@@ -144,7 +146,7 @@ async def results(engine: Parts, plan: Plan, items: Items) -> AsyncGenerator[Any
             await _end_of(puller)
 
 
-async def _pull(engine: Parts, window: _LoopWindow, items: Items) -> None:
+async def _pull(engine: EngineForAsyncio, window: _LoopWindow, items: Items) -> None:
     size = window.plan.chunksize
     try:
         while not window.ended:
@@ -201,7 +203,7 @@ def _raise(error: BaseException | None) -> None:
         del error  # its traceback holds this frame
 
 
-async def _relaunch(engine: Parts, window: _LoopWindow) -> None:
+async def _relaunch(engine: EngineForAsyncio, window: _LoopWindow) -> None:
     try:
         await _with_room(engine, window.relaunch)
     except Exception as error:

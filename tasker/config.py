@@ -11,17 +11,18 @@ from datetime import timedelta
 from functools import partial
 from typing import TYPE_CHECKING, Any, Generic, TypedDict, TypeVar, Unpack, cast
 
-from tasker import checks, current
-from tasker.callables import check_callable, deferred_kind
-from tasker.context import Context, background
+from tasker import checks
+from tasker._base.callables import check_callable, deferred_kind
+from tasker._base.record import Record, field
+from tasker._sync.locks import new_lock
+from tasker._tasks import current
+from tasker._tasks.context import Context, background
+from tasker._tasks.health import takes_resource
+from tasker._tasks.unrun import maker_kind, refuse
 from tasker.errors import ConfigError, shown
-from tasker.health import takes_resource
-from tasker.locks import new_lock
 from tasker.logger import Logger
-from tasker.metrics import MetricsCollector
 from tasker.placement.base import Placement, Threads
-from tasker.record import Record, field
-from tasker.unrun import maker_kind, refuse
+from tasker.snapshots import MetricsCollector
 
 __all__ = ["Config", "unhealthy_on"]
 
@@ -220,7 +221,7 @@ class _EnteredManagers(Generic[R]):
             _, manager = entered.pop(mine[-1] if mine else -1)
             if not entered:
                 del self._entered[id(resource)]
-        error = current.here.place.ending
+        error = current.thread_state.running.ending
         if error is None:
             manager.__exit__(None, None, None)
             return

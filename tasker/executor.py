@@ -31,17 +31,17 @@ from threading import get_ident
 from types import BuiltinFunctionType, FunctionType, MethodType, TracebackType
 from typing import TYPE_CHECKING, Any, Generic, ParamSpec, Protocol, TypeVar
 
-from tasker import standard
-from tasker.callables import DEFERRED, deferred_kind
-from tasker.clock import monotonic
-from tasker.current import current_context, current_worker
+from tasker._base.callables import DEFERRED, deferred_kind
+from tasker._sync.clock import monotonic
+from tasker._sync.interrupts import deliver_later
+from tasker._sync.parking import Parker
+from tasker._sync.threads import leave_child
+from tasker._tasks import standard
+from tasker._tasks.current import current_context, current_worker
+from tasker._tasks.future import DoneCallback, TaskFuture, new_task, task_made_of
+from tasker._tasks.standard import Standard, StandardParts
+from tasker._tasks.wrapping import Progress, users_traceback, wrapper
 from tasker.errors import shown
-from tasker.future import DoneCallback, TaskFuture, new_task, task_made_of
-from tasker.interrupts import deliver_later
-from tasker.parking import Seat
-from tasker.standard import Standard, StandardParts
-from tasker.threads import leave_child
-from tasker.wrapping import Progress, users_traceback, wrapper
 
 __all__ = ["CallExecutor", "ManagerExecutor", "look"]
 
@@ -183,7 +183,7 @@ class ManagerExecutor(CallExecutor):
         self._entering: dict[DoneCallback, int] = {}  # submissions under way, and in which thread
         self._futures: set[TaskFuture[Any]] = set()  # accepted and unfinished
         self._done = self._futures.discard
-        self._closers: list[Seat] = []  # woken, once closed, when a submission is no more under way
+        self._closers: list[Parker] = []  # woken, once closed, when a submission is no more under way
 
     def _accept_task(
         self,
@@ -255,13 +255,13 @@ class ManagerExecutor(CallExecutor):
 
     def _wait_for_submissions(self) -> None:
         """Wait until no other thread is in the middle of a submission that began before the view was closed."""
-        thread, seat = get_ident(), Seat()
-        self._closers.append(seat)  # then look
+        thread, parker = get_ident(), Parker()
+        self._closers.append(parker)  # then look
         try:
             while any(submitter != thread for submitter in self._entering.copy().values()):
-                seat.sleep()
+                parker.sleep()
         finally:
-            self._closers.remove(seat)
+            self._closers.remove(parker)
 
     def _waiting_tasks(self) -> list[TaskFuture[Any]]:
         waiting = [future for future in self._futures.copy() if future._waits_for_start()]
@@ -275,7 +275,7 @@ class ManagerExecutor(CallExecutor):
         @property
         def _max_workers(self) -> int:
             crew = self._task_engine.crew
-            return crew.most if self._task_engine.burst.scales else crew.base
+            return crew.most if self._task_engine.housekeeper.scales else crew.base
 
         @_max_workers.setter
         def _max_workers(self, number: object) -> None:

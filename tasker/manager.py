@@ -7,11 +7,11 @@ from collections.abc import AsyncGenerator, AsyncIterable, Callable, Iterable
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Generic, Literal, NoReturn, Self, TypeVar, TypeVarTuple, Unpack, overload
 
+from tasker._pool.engine import KILL_TIMEOUT, Engine
+from tasker._tasks.context import Context
+from tasker._tasks.future import TaskFuture
 from tasker.config import Config
-from tasker.context import Context
-from tasker.engine import KILL_TIMEOUT, Engine
 from tasker.errors import ConfigError, shown
-from tasker.future import TaskFuture
 from tasker.methods import (
     Async,
     Blocking,
@@ -21,9 +21,8 @@ from tasker.methods import (
     callback_method,
     given_options,
 )
-from tasker.metrics import TaskMetrics
 from tasker.placement.base import Threads
-from tasker.snapshots import StopReport, TaskStats
+from tasker.snapshots import StopReport, TaskMetrics, TaskStats
 
 if TYPE_CHECKING:
     from tasker.executor import ManagerExecutor
@@ -474,6 +473,6 @@ def _new_engine(config: Config[R]) -> Engine[R]:
     if isinstance(config.placement, Threads):
         return Engine(config)
 
-    from tasker.remote import RemoteEngine
+    from tasker._pool.remote import RemoteEngine
 
     return RemoteEngine(config)

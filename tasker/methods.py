@@ -12,10 +12,10 @@ from collections.abc import Callable, Mapping
 from concurrent.futures import Future
 from typing import TYPE_CHECKING, Any, Protocol, TypedDict, TypeVar, TypeVarTuple, overload
 
-from tasker.callables import check_callable
-from tasker.context import Context
-from tasker.future import DoneCallback, TaskFuture
-from tasker.hints import warn_of_own_parameters
+from tasker._base.callables import check_callable
+from tasker._tasks.context import Context
+from tasker._tasks.future import DoneCallback, TaskFuture
+from tasker._tasks.hints import warn_of_own_parameters
 
 __all__ = [
     "Async",

@@ -26,17 +26,18 @@ from itertools import islice
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Generic, Self, TypedDict, TypeVar
 
-from tasker import checks, deadlock
-from tasker.context import Context
-from tasker.current import current_worker, in_task
+from tasker import checks
+from tasker._base.record import Record
+from tasker._sync.parking import Parker
+from tasker._tasks import deadlock
+from tasker._tasks.context import Context
+from tasker._tasks.current import current_worker, in_task
+from tasker._tasks.future import TaskFuture
+from tasker._tasks.hints import explain_call
+from tasker._tasks.signature import wants_context
+from tasker._tasks.unrun import look_at, suspects
+from tasker._tasks.wrapping import Progress, users_traceback, wrapper
 from tasker.errors import ConfigError, DeadlineExceededError, shown
-from tasker.future import TaskFuture
-from tasker.hints import explain_call
-from tasker.parking import Seat
-from tasker.record import Record
-from tasker.signature import wants_context
-from tasker.unrun import look_at, suspects
-from tasker.wrapping import Progress, users_traceback, wrapper
 
 __all__ = ["Plan", "TaskStream", "Window", "iterator_over", "new_plan", "new_stream"]
 
@@ -392,7 +393,7 @@ class _ThreadWindow(Window):
     def __init__(self, plan: Plan, items: Iterator[Any]) -> None:
         super().__init__(plan)
         self.items = items
-        self._seat = Seat()
+        self._parker = Parker()
 
     def begin(self) -> None:
         """Fill the window; raises what kept all of it from being filled."""
@@ -425,12 +426,12 @@ class _ThreadWindow(Window):
             self.relaunch_failed(error)
 
     def new_arrival(self) -> _Arrival | None:
-        return None if self.plan.ordered else _Arrival(self.landed, self._seat)
+        return None if self.plan.ordered else _Arrival(self.landed, self._parker)
 
     def next(self) -> Future:
         """The task whose outcome is handed out next; waits until it is settled, unless that is for `land` to do."""
         oldest = next(iter(self.flying))
-        if self.plan.ordered or oldest._owner.orphaned is not None:
+        if self.plan.ordered or oldest._engine.orphaned is not None:
             return oldest
         future: Future | None = None
         while future is None:
@@ -441,20 +442,20 @@ class _ThreadWindow(Window):
 
     def _sleep(self) -> None:
         if not in_task():
-            self._seat.sleep()
+            self._parker.sleep()
             return
-        with deadlock.Wait(deadlock.Outcomes(self.flying, FIRST_COMPLETED), self._seat.wake):
-            self._seat.sleep()
+        with deadlock.Wait(deadlock.Outcomes(self.flying, FIRST_COMPLETED), self._parker.wake):
+            self._parker.sleep()
 
 
 class _Arrival:
     """Tells a thread's window that a task is settled."""
 
-    __slots__ = ("_landed", "_seat", "future")
+    __slots__ = ("_landed", "_parker", "future")
 
-    def __init__(self, landed: deque[Any], seat: Seat) -> None:
+    def __init__(self, landed: deque[Any], parker: Parker) -> None:
         self._landed: deque[Any] | None = landed
-        self._seat = seat
+        self._parker = parker
         self.future: Future | None = None  # stays so if the submission is refused
 
     def wake(self) -> None:
@@ -462,4 +463,4 @@ class _Arrival:
         landed, self._landed = self._landed, None  # which would be a circle
         if landed is not None:
             landed.append(self)
-            self._seat.wake()
+            self._parker.wake()

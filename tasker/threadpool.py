@@ -23,19 +23,19 @@ from concurrent.futures.thread import BrokenThreadPool
 from functools import partial
 from typing import TYPE_CHECKING, Any, Literal, Never
 
-from tasker import standard
-from tasker.clock import monotonic
+from tasker._pool.engine import Engine
+from tasker._pool.queue import TaskQueue
+from tasker._pool.scaling import Limits
+from tasker._pool.worker import Worker
+from tasker._sync.clock import monotonic
+from tasker._sync.interrupts import deliver_later
+from tasker._sync.threads import leave_child
+from tasker._tasks import standard
+from tasker._tasks.future import TaskFuture, task_made_of
+from tasker._tasks.wrapping import wrapper
 from tasker.config import Config
-from tasker.engine import Engine
 from tasker.errors import ContextCancelledError
 from tasker.executor import CallExecutor, look
-from tasker.future import TaskFuture, task_made_of
-from tasker.interrupts import deliver_later
-from tasker.queue import TaskQueue
-from tasker.scaling import Limits
-from tasker.threads import leave_child
-from tasker.worker import Worker
-from tasker.wrapping import wrapper
 
 __all__ = ["ThreadPoolExecutor"]
 
@@ -108,7 +108,7 @@ class ThreadPoolExecutor(CallExecutor):
                 raise RuntimeError("cannot join current thread")
             if not engine.closing_needs_this_thread():
                 engine.lifecycle.wait(None)
-                engine.burst.thread.join(_JOIN)
+                engine.housekeeper.thread.join(_JOIN)
 
     def __repr__(self) -> str:
         engine = self._task_engine
@@ -233,13 +233,13 @@ class OnDemandEngine(Engine[Any]):
         """A task was put, or is about to be."""
         if self.queue.idle.announced:
             if self.queue.resting:
-                self.queue.wake_burst()
+                self.queue.wake_housekeeper()
             try:
-                seat = self.queue.idle.announced.pop()
+                parker = self.queue.idle.announced.pop()
             except IndexError:  # somebody else has taken it
                 pass
             else:
-                seat.wake()
+                parker.wake()
                 return
         if len(self.crew.members) < self.most:
             self.hire()
@@ -273,7 +273,7 @@ class OnDemandEngine(Engine[Any]):
             lambda task: task._fail_from_outside(
                 self.broken_error(_BROKEN), ContextCancelledError("the pool is broken")
             ),
-            self.aside.let_go,
+            self.runner.let_go,
         )
 
     def hire(self) -> None:
@@ -306,7 +306,7 @@ class OnDemandEngine(Engine[Any]):
 
     def _new_worker(self, name: str, leave: Callable[[Worker[Any]], None]) -> Worker[Any]:
         name = f"{self.name}_{next(self._worker_numbers)}"
-        return _InitializedWorker(name, self, self.figures.new_shard(), leave)
+        return _InitializedWorker(name, self, self.counters.new_shard(), leave)
 
 
 class _Queue(TaskQueue):
@@ -319,16 +319,16 @@ class _Queue(TaskQueue):
 class _InitializedWorker(Worker[Any]):
     """A worker that does not try again when its initializer raises: that breaks the pool."""
 
-    _terms: OnDemandEngine
+    _engine: OnDemandEngine
 
     def _create(self) -> bool:
         if not self._employed():
             return False
         try:
-            self._terms.user.create(self._held)
+            self._engine.user.create(self._held)
             leave_child()
         except BaseException:
-            self._terms.initializer_failed()
+            self._engine.initializer_failed()
             return False
         return True
 

@@ -13,10 +13,10 @@ from typing import Any
 
 import pytest
 
-import tasker.aside
-import tasker.backoff
-import tasker.logger
-import tasker.timer
+import tasker._pool.backoff
+import tasker._sync.callback_runner
+import tasker._sync.guarded_logger
+import tasker._sync.timer
 from tasker import Config, TaskManager
 from tasker.testing import leak_check
 from tasker.threadpool import ThreadPoolExecutor
@@ -102,23 +102,23 @@ def block() -> Iterator[Callable[[Executor, int], threading.Event]]:
 @pytest.fixture
 def no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
     """Workers make another resource at once, and what is retried is at once in front of its lane."""
-    monkeypatch.setattr(tasker.backoff, "FIRST_PAUSE", 0.0)
-    monkeypatch.setattr(tasker.backoff, "SPACING", 0.0)
+    monkeypatch.setattr(tasker._pool.backoff, "FIRST_PAUSE", 0.0)
+    monkeypatch.setattr(tasker._pool.backoff, "SPACING", 0.0)
 
 
 @pytest.fixture
 def short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
     """Workers and tasks pause, but not for long."""
-    monkeypatch.setattr(tasker.backoff, "FIRST_PAUSE", 0.001)
-    monkeypatch.setattr(tasker.backoff, "LONGEST_PAUSE", 0.02)
-    monkeypatch.setattr(tasker.backoff, "SPACING", 0.0)
+    monkeypatch.setattr(tasker._pool.backoff, "FIRST_PAUSE", 0.001)
+    monkeypatch.setattr(tasker._pool.backoff, "LONGEST_PAUSE", 0.02)
+    monkeypatch.setattr(tasker._pool.backoff, "SPACING", 0.0)
 
 
 @pytest.fixture
 def endless_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
     """A worker that pauses, or a task, does so until it has nothing to pause for."""
-    monkeypatch.setattr(tasker.backoff, "FIRST_PAUSE", 1000.0)
-    monkeypatch.setattr(tasker.backoff, "LONGEST_PAUSE", 1000.0)
+    monkeypatch.setattr(tasker._pool.backoff, "FIRST_PAUSE", 1000.0)
+    monkeypatch.setattr(tasker._pool.backoff, "LONGEST_PAUSE", 1000.0)
 
 
 @pytest.fixture
@@ -131,21 +131,21 @@ def no_collection() -> Iterator[None]:
 
 
 @pytest.fixture
-def timer(monkeypatch: pytest.MonkeyPatch) -> Iterator[tasker.timer._Timer]:
+def timer(monkeypatch: pytest.MonkeyPatch) -> Iterator[tasker._sync.timer._Timer]:
     """A timer that nobody else uses; its thread ends with the test."""
-    timer = tasker.timer._Timer()
-    monkeypatch.setattr(tasker.timer, "_timer", timer)
+    timer = tasker._sync.timer._Timer()
+    monkeypatch.setattr(tasker._sync.timer, "_timer", timer)
     yield timer
     monkeypatch.undo()
     thread, timer._thread = timer._thread, None  # as if another had taken its place
     if thread is not None:
-        timer._seat.wake()
+        timer._parker.wake()
         thread.join(PATIENCE)
         assert not thread.is_alive()
 
 
 def _ours() -> set[threading.Thread]:
-    shared = (tasker.timer._timer._thread,)  # one for the whole process
+    shared = (tasker._sync.timer._timer._thread,)  # one for the whole process
     return {t for t in threading.enumerate() if t not in shared and t.name != "MainThread" and "pytest" not in t.name}
 
 
@@ -170,7 +170,7 @@ def no_thread_is_left_behind() -> Iterator[None]:
 @pytest.fixture(autouse=True)
 def faults_of_other_tests_are_over() -> None:
     """Those of callbacks of contexts, say, which belong to no manager."""
-    tasker.logger.ours.faults.all()
+    tasker._sync.guarded_logger.ours.faults.all()
 
 
 @pytest.fixture

@@ -14,17 +14,18 @@ from collections.abc import Generator
 from dataclasses import dataclass
 from typing import Any
 
+from tasker._sync.guarded_logger import last_line_of
+from tasker._sync.threads import leave_child
+from tasker._tasks.context import Context
+from tasker._tasks.unrun import UNRUN, look_at
+from tasker._tasks.wrapping import wrapper
 from tasker.cli.arguments import Options
 from tasker.cli.loading import exception_type, function, one_line, resource_factory, where
 from tasker.cli.records import Record, ResultError, UnreadableError, result_line
 from tasker.config import Config
-from tasker.context import Context
-from tasker.logger import Logger, last_line_of
+from tasker.logger import Logger
 from tasker.placement.base import Placement, Threads
-from tasker.placement.processes import Processes
-from tasker.threads import leave_child
-from tasker.unrun import UNRUN, look_at
-from tasker.wrapping import wrapper
+from tasker.placement.processes.placement import Processes
 
 __all__ = ["CREATE_TIMEOUT", "OURS", "Failure", "Job", "Work"]
 
@@ -45,7 +46,7 @@ class Failure(Exception):
         return self.text
 
 
-class _Here(threading.local):
+class _ThreadState(threading.local):
     broke: BaseException | None = None
     """What has broken the resource of this thread."""
 
@@ -61,7 +62,7 @@ class Work:
         self._function, self.wants_context = function(function_name, with_resource=self.has_resource)
         self._factory = contextlib.nullcontext if resource_name is None else resource_factory(resource_name)
         self._unhealthy = tuple(map(exception_type, unhealthy))
-        self._here = _Here()
+        self._thread_state = _ThreadState()
 
     def __reduce__(self) -> tuple[Any, ...]:
         return _arrived, self._names
@@ -77,7 +78,7 @@ class Work:
                 try:
                     yield resource
                 except Failure:
-                    broke, self._here.broke = self._here.broke, None
+                    broke, self._thread_state.broke = self._thread_state.broke, None
                     if broke is None:
                         raise
                     raise broke  # noqa: B904  # its cause is its own
@@ -98,7 +99,7 @@ class Work:
             leave_child(error)
             breaks = isinstance(error, Exception) and isinstance(error, self._unhealthy)
             if breaks:
-                self._here.broke = error
+                self._thread_state.broke = error
             raise Failure(one_line(last_line_of(error)), where(error), breaks) from None
         return result_line(record, result)
 

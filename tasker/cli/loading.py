@@ -13,11 +13,11 @@ from collections.abc import Callable, Generator
 from contextlib import AbstractContextManager
 from typing import Any
 
-from tasker.callables import GENERATOR, check_callable, deferred_kind, signature_of
+from tasker._base.callables import GENERATOR, check_callable, deferred_kind, signature_of
+from tasker._sync.guarded_logger import last_line_of
+from tasker._tasks.signature import wants_context
 from tasker.cli.arguments import UsageError
 from tasker.errors import shown
-from tasker.logger import last_line_of
-from tasker.signature import wants_context
 
 __all__ = ["add_current_folder", "exception_type", "function", "one_line", "resource_factory", "where"]
 

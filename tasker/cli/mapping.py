@@ -27,16 +27,16 @@ from queue import Empty, SimpleQueue
 from types import FrameType
 from typing import Any, NamedTuple
 
+from tasker._sync.clock import monotonic
+from tasker._sync.guarded_logger import last_line_of
+from tasker._sync.threads import new_thread
 from tasker.cli.display import Display
 from tasker.cli.files import Files
 from tasker.cli.job import CREATE_TIMEOUT, OURS, Failure, Job
 from tasker.cli.loading import one_line
 from tasker.cli.records import Record, UnreadableError, error_line
-from tasker.clock import monotonic
 from tasker.errors import TaskManagerKilledError, TaskManagerShutdownError, TaskTimeoutError
-from tasker.logger import last_line_of
 from tasker.manager import TaskManager
-from tasker.threads import new_thread
 
 __all__ = ["Run"]
 

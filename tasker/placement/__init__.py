@@ -1,5 +1,5 @@
 """Where resources live. `base` says what a placement is; each of the others is one."""
 
-from tasker.placement import beginning
+from tasker.placement.processes import beginning
 
 __all__ = ["beginning"]

@@ -1,13 +1,13 @@
 """What a placement is: where the resources of a manager live, and how its workers reach them.
 
-`Config.placement` is the choice, and makes one `Site` for each manager. A site creates a resource, or a *handle* to one
-that lives elsewhere: to the manager the handle is the resource. It also destroys it, says whether it is lost, and, when
+`Config.placement` is the choice, and makes one `Backend` for each manager. A backend creates a resource, or a *proxy* to one
+that lives elsewhere: to the manager the proxy is the resource. It also destroys it, says whether it is lost, and, when
 resources live elsewhere, how a task is called there: `pack` at the submission, in the submitter's thread, then `call`
 in the worker's. With `Threads` tasks are called as they are, by another engine: the seam costs them nothing.
 
-    user --submit--> Engine        packed = site.pack(fn, args)
+    user --submit--> Engine        packed = backend.pack(fn, args)
                        | queue
-                     Worker        site.call(context, handle, packed) --> the resource, wherever it lives
+                     Worker        backend.call(context, proxy, packed) --> the resource, wherever it lives
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, Protocol
 
-from tasker.record import Record
-from tasker.unrun import is_unentered
+from tasker._base.record import Record
+from tasker._tasks.unrun import is_unentered
 
-__all__ = ["Placement", "Settings", "Site", "Threads"]
+__all__ = ["Backend", "Placement", "Settings", "Threads"]
 
 
 class Settings(Protocol):
@@ -40,14 +40,14 @@ class Settings(Protocol):
     def propagate_contextvars(self) -> bool: ...
 
 
-class Site:
+class Backend:
     """The resources of one manager. `create`, `destroy`, `judge` and `call` run in the thread that owns the resource,
     and may block; the rest runs in any thread, and must not."""
 
     create: Callable[[], Any]
-    """Makes a resource, and returns it or its handle. Raises what `on_create` raises, or what the place does."""
+    """Makes a resource, and returns it or its proxy. Raises what `on_create` raises, or what the place does."""
     destroy: Callable[[Any], object]
-    """Frees it; why, `here.place.ending` says. Raises what `on_destroy` raises."""
+    """Frees it; why, `thread_state.running.ending` says. Raises what `on_destroy` raises."""
     judge: Callable[[Any, Any], object]
     """What a `check_health` that takes the resource says of an error and a resource that is not lost. Raises what it
     raises."""
@@ -90,7 +90,7 @@ class Site:
         return 0.0
 
     def closed(self) -> None:
-        """The manager has closed: nothing of the site's is to be left. May block."""
+        """The manager has closed: nothing of the backend's is to be left. May block."""
 
     def parts(self) -> tuple[object, ...]:
         """What has locks that the manager's threads need."""
@@ -106,14 +106,14 @@ class Site:
 class Placement(Protocol):
     """Where the resources of a manager live: `Threads()`, `Processes()` or `Ray()`."""
 
-    def open(self, settings: Settings, lost: Callable[[Any], None]) -> Site:
-        """A site for one manager; `lost(resource)` is to be called, by any thread, when a resource is found to be lost.
+    def open(self, settings: Settings, lost: Callable[[Any], None]) -> Backend:
+        """A backend for one manager; `lost(resource)` is to be called, by any thread, when a resource is found to be lost.
 
         Raises `ConfigError` for settings that it cannot serve."""
         ...
 
 
-class _Here(Site):
+class InProcessBackend(Backend):
     def __init__(self, settings: Settings) -> None:
         self.create: Callable[[], Any] = (
             settings.on_create
@@ -125,6 +125,6 @@ class _Here(Site):
 class Threads(Record):
     """Resources live in this process, each with its worker's thread: the default."""
 
-    def open(self, settings: Settings, lost: Callable[[Any], None]) -> Site:
-        """A site for one manager."""
-        return _Here(settings)
+    def open(self, settings: Settings, lost: Callable[[Any], None]) -> Backend:
+        """A backend for one manager."""
+        return InProcessBackend(settings)

@@ -19,9 +19,10 @@ from datetime import timedelta
 from types import TracebackType
 from typing import Self
 
-from tasker import checks, timer
-from tasker.clock import monotonic
-from tasker.timer import TimerEntry
+from tasker import checks
+from tasker._sync import timer
+from tasker._sync.clock import monotonic
+from tasker._sync.timer import TimerEntry
 
 __all__ = ["ManualClock"]
 

@@ -13,10 +13,10 @@ from dataclasses import dataclass, field
 from typing import Any, Generic, ParamSpec, TypeVar, cast, overload
 
 from tasker import checks
-from tasker.callables import GENERATOR, deferred_kind
-from tasker.context import Context
+from tasker._base.callables import GENERATOR, deferred_kind
+from tasker._tasks.context import Context
+from tasker._tasks.wrapping import wrapper
 from tasker.errors import shown
-from tasker.wrapping import wrapper
 
 __all__ = ["DummyResource", "ResourceFactory", "ResourceRecord"]
 

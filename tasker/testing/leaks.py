@@ -1,6 +1,6 @@
 """`leak_check`: what a piece of code leaves behind of the managers that it made.
 
-All engines of the process are known weakly (`process`), and an engine lives as long as one of its threads. So what was
+All engines of the process are known weakly (`exit_and_fork`), and an engine lives as long as one of its threads. So what was
 made in a block is what is known at its end and was not at its beginning. Nothing is collected and nothing is waited for
 unless something is amiss: a test that leaves nothing behind pays for a look at its own managers.
 """
@@ -16,14 +16,14 @@ from collections.abc import Generator, Iterator
 from types import CodeType, FunctionType, ModuleType
 from typing import Any, cast
 
-from tasker import process
-from tasker.clock import monotonic
-from tasker.engine import Engine
+from tasker._pool import exit_and_fork
+from tasker._pool.engine import Engine
+from tasker._pool.lifecycle import CLOSED, OPEN
+from tasker._pool.worker import Worker
+from tasker._sync.clock import monotonic
 from tasker.errors import shown
 from tasker.executor import CallExecutor
-from tasker.lifecycle import CLOSED, OPEN
 from tasker.manager import TaskManager
-from tasker.worker import Worker
 
 __all__ = ["leak_check"]
 
@@ -42,9 +42,9 @@ def leak_check() -> Generator[None, None, None]:
     nothing afterwards; if something of its own config refers to it, and so keeps it from being collected, that is named
     too. When the block itself raises, nothing is checked."""
     __tracebackhide__ = True
-    before = set(map(weakref.ref, process._watched))  # a WeakSet would cost several times as much
+    before = set(map(weakref.ref, exit_and_fork._watched))  # a WeakSet would cost several times as much
     yield
-    made = [cast(Engine[Any], engine) for engine in process._watched if weakref.ref(engine) not in before]
+    made = [cast(Engine[Any], engine) for engine in exit_and_fork._watched if weakref.ref(engine) not in before]
     left = [] if all(map(_is_gone, made)) else _left_of(made)
     if left:
         raise AssertionError("\n  ".join(["left behind:", *left]))
@@ -83,13 +83,13 @@ def _left_when_closed(engine: Engine[Any]) -> Iterator[str]:
     of = f"of the closed manager {engine.name!r}"
     for worker in engine.crew.members:
         yield f"worker {_described(worker)} {of}"
-    if engine.burst.thread.is_alive():
-        yield f"thread {engine.burst.thread.name} {of}"
-    for name in engine.aside.busy():
+    if engine.housekeeper.thread.is_alive():
+        yield f"thread {engine.housekeeper.thread.name} {of}"
+    for name in engine.runner.busy():
         yield f"thread {name}, which runs a callback, {of}"
     if engine.pool.out:
         yield f"{_count(engine.pool.out, 'resource')} that run_task has not handed back, {of}"
-    if (unfinished := engine.figures.unfinished()) > 0:
+    if (unfinished := engine.counters.unfinished()) > 0:
         yield f"{_count(unfinished, 'future')} without an outcome, {of}"
 
 

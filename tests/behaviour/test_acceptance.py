@@ -20,7 +20,7 @@ import pytest
 
 import tasker
 from tasker import TaskManager
-from tasker.interrupts import deliver_later
+from tasker._sync.interrupts import deliver_later
 from tasker.threadpool import ThreadPoolExecutor
 from tests.support.bytecodes import PACKAGE, StruckError, in_a_with, takes_lock
 from tests.support.waiting import PATIENCE, eventually
@@ -310,7 +310,7 @@ def test_what_strikes_when_a_worker_has_the_task_already_is_no_refusal(name, new
 
 def test_what_is_no_interrupt_is_not_delivered_later(monkeypatch):
     told: list[float] = []
-    monkeypatch.setattr(tasker.timer, "after", lambda seconds, fire: told.append(seconds))
+    monkeypatch.setattr(tasker._sync.timer, "after", lambda seconds, fire: told.append(seconds))
     deliver_later(MemoryError())
     deliver_later(RecursionError())
     assert told == []

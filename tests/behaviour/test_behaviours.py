@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-import tasker.scaling
+import tasker._pool.scaling
 from tasker import QueueFullError, TaskManagerShutdownError
 from tests.support.errors import Sick
 from tests.support.waiting import PATIENCE, eventually
@@ -550,13 +550,13 @@ def test_workers_that_are_retired_while_tasks_come_lose_none(new_manager):
 
 
 def test_long_idleness_ends_no_base_worker(new_manager, monkeypatch):
-    monkeypatch.setattr(tasker.scaling, "WINDOW", 0.01)  # long is what takes many windows
+    monkeypatch.setattr(tasker._pool.scaling, "WINDOW", 0.01)  # long is what takes many windows
     manager = new_manager(worker_count=3, max_worker_count=6, burst_interval=0.002)
     engine = manager._engine
     assert manager.wait_ready(PATIENCE)
     before, samples = engine.crew.members, []
-    tick = engine.burst._window.tick
-    monkeypatch.setattr(engine.burst._window, "tick", lambda *args, **kw: samples.append(1) or tick(*args, **kw))
+    tick = engine.housekeeper._window.tick
+    monkeypatch.setattr(engine.housekeeper._window, "tick", lambda *args, **kw: samples.append(1) or tick(*args, **kw))
     eventually(lambda: len(samples) > 60)
     assert engine.crew.members == before
     assert manager.stats().idle_workers == 3

@@ -11,8 +11,8 @@ import time
 
 import pytest
 
-import tasker.clock
-import tasker.engine
+import tasker._pool.engine
+import tasker._sync.clock
 from tasker import (
     QueueFullError,
     ResourceCreationError,
@@ -54,7 +54,7 @@ def test_a_kill_gives_up_what_does_not_listen(stuck, stopped):
 
 
 def test_a_stop_becomes_a_kill_when_its_time_is_over(stuck, stopped, monkeypatch):
-    monkeypatch.setattr(tasker.engine, "KILL_TIMEOUT", 0.05)
+    monkeypatch.setattr(tasker._pool.engine, "KILL_TIMEOUT", 0.05)
     assert len(stuck.stop(0.05).abandoned) == 1
 
 
@@ -121,13 +121,13 @@ def test_where_nobody_has_stopped_the_clock_a_deadline_is_what_was_given():
 @pytest.mark.parametrize("seconds", [1e6, -1e6])
 def test_nothing_is_late_because_the_clock_jumps(new_manager, log, monkeypatch, seconds):
     manager = new_manager(worker_count=1, max_worker_count=1, create_timeout=100.0)
-    gate, beats = threading.Event(), manager._engine.burst._beats
+    gate, beats = threading.Event(), manager._engine.housekeeper._beats
     futures = [manager.submit(lambda _: gate.wait(PATIENCE), timeout=1000.0) for _ in range(3)]
     context = with_timeout(background(), 1000.0)
     jumped = time.monotonic() + seconds
     monkeypatch.setattr(time, "monotonic", lambda: jumped)
-    manager._engine.burst.wake()
-    eventually(lambda: manager._engine.burst._beats > beats + 3, "some ticks")
+    manager._engine.housekeeper.wake()
+    eventually(lambda: manager._engine.housekeeper._beats > beats + 3, "some ticks")
     assert with_timeout(background(), 0.001).wait(PATIENCE)  # the timer has looked at all deadlines
     assert not context.cancelled()
     assert not any(future.done() for future in futures)
@@ -145,7 +145,7 @@ def test_a_tasker_that_is_imported_while_the_clock_stands_still_goes_by_the_real
         before = time.monotonic()
         with mock.patch("time.monotonic", lambda: -1.0):
             from tasker import Config, TaskManager
-            from tasker.clock import monotonic
+            from tasker._sync.clock import monotonic
             manager = TaskManager(Config(on_create=object, on_destroy=lambda r: None, worker_count=1))
             assert before <= monotonic()
             assert manager.queue_task(lambda r: 1) == 1

@@ -14,7 +14,7 @@ from typing import ClassVar
 
 import pytest
 
-import tasker.process
+import tasker._pool.exit_and_fork
 from tasker import (
     Config,
     TaskManager,
@@ -44,7 +44,7 @@ class Handler(Interrupter):
     def concerns(self, module):
         # not where it only looks what the thread holds, which takes nothing
         return module.startswith(self.MODULES) and not module.startswith(
-            ("tasker.testing.", "tasker.process", "tasker.locks")
+            ("tasker.testing.", "tasker._pool.exit_and_fork", "tasker._sync.locks")
         )
 
     def act(self):
@@ -187,7 +187,7 @@ class Cancel(Program):
         self.running = self.manager.submit(task)
         self.waiting = self.manager.submit(ignore)
         assert started.wait(PATIENCE)
-        self.manager._engine.run_aside([ignore])  # so that there is something to do for the aside thread
+        self.manager._engine.run_in_other_thread([ignore])  # so that there is something to do for the aside thread
 
     def close(self, method):
         self.running.cancel()  # or the task would run for as long as nothing interrupts it
@@ -307,7 +307,7 @@ def test_a_signal_handler_may_close_at_every_moment(program, method, log):
             running.pool.shutdown()
         running.manager.kill()
         assert running.engine.lifecycle.has_ended(), handler.where
-        tasker.process._watched.clear()  # as nothing is collected, they would become more and more
+        tasker._pool.exit_and_fork._watched.clear()  # as nothing is collected, they would become more and more
     assert moment > 10, "no trace function was called"
     assert sum(waited) > 10
     assert all(waited) or not program.lockless

@@ -14,12 +14,12 @@ from types import SimpleNamespace
 
 import pytest
 
-import tasker.context
-import tasker.future
-import tasker.timer
+import tasker._sync.timer
+import tasker._tasks.context
+import tasker._tasks.future
 from tasker import TaskTimeoutError, background, with_timeout, with_value
-from tasker.future import TaskFuture
-from tasker.parking import gil_enabled
+from tasker._sync.parking import gil_enabled
+from tasker._tasks.future import TaskFuture
 from tasker.threadpool import ThreadPoolExecutor
 from tests.support.errors import Sick
 from tests.support.recording import Log
@@ -44,17 +44,17 @@ class Grave:
     def watch(self, engine) -> None:
         """Look at the locks of this engine, too."""
         engine.queue._take_lock = threading.RLock()  # which knows who holds it
-        parts = engine, engine.queue, engine.queue.room, engine.crew, engine.figures, engine.aside, engine.pool
-        for part in (*parts, engine.user, engine.burst):
+        parts = engine, engine.queue, engine.queue.room, engine.crew, engine.counters, engine.runner, engine.pool
+        for part in (*parts, engine.user, engine.housekeeper):
             for name, value in vars(part).items():
                 if hasattr(value, "_is_owned"):
                     self.locks[f"{type(part).__name__}.{name}"] = value
 
     def held(self) -> list[str]:
         shared = {
-            "context._lock": tasker.context._lock,
-            "timer._lock": tasker.timer._timer._lock,
-            "future._first_waiter": tasker.future._first_waiter,
+            "context._lock": tasker._tasks.context._lock,
+            "timer._lock": tasker._sync.timer._timer._lock,
+            "future._first_waiter": tasker._tasks.future._first_waiter,
         }
         return [name for name, lock in (self.locks | shared).items() if lock._is_owned()]
 
@@ -264,7 +264,7 @@ def test_a_context_whose_deadline_passes_is_let_go_of_elsewhere(grave):
 
     make_and_forget()
     grave.check("value above", "callback", "value of a child", "value of a child's child", "value alone")
-    eventually(tasker.timer.aside.is_clean)
+    eventually(tasker._sync.timer.runner.is_clean)
 
 
 def test_kill_lets_go_of_what_hangs_on_contexts_of_run_task_elsewhere(new_manager, grave, factory):
@@ -325,7 +325,7 @@ def test_an_initializer_that_raises_lets_go_of_waiting_calls_elsewhere(grave, mo
 @pytest.mark.usefixtures("endless_pauses")
 @pytest.mark.parametrize("end", ["kill", "timeout", "cancel, then stop"])
 def test_retries_that_pause_are_let_go_of_elsewhere(new_manager, grave, end, monkeypatch):
-    monkeypatch.setattr("tasker.backoff.Backoff.task_pause", lambda *_: 1000.0)
+    monkeypatch.setattr("tasker._pool.backoff.Backoff.task_pause", lambda *_: 1000.0)
     manager = new_manager(worker_count=1, max_worker_count=1, burst_interval=0.01, max_retries=5)
     engine = manager._engine
     grave.watch(engine)
@@ -366,7 +366,7 @@ def test_a_closed_manager_keeps_no_task_that_its_collector_held_up(new_manager, 
     manager = new_manager(worker_count=1, max_worker_count=1, collector=Collector(), burst_interval=0.01)
     submit(manager.submit, grave).clear()
     assert asked.wait(PATIENCE)
-    eventually(lambda: manager._engine.burst._settling, "a tick")
+    eventually(lambda: manager._engine.housekeeper._settling, "a tick")
     stopper = threading.Thread(target=manager.stop)
     stopper.start()
     gate.set()
@@ -400,7 +400,7 @@ def blocking():
     blocking = Blocking()
     yield blocking
     blocking.gate.set()
-    eventually(tasker.timer.aside.is_clean)
+    eventually(tasker._sync.timer.runner.is_clean)
 
 
 def test_kill_returns_although_a_destructor_blocks_and_names_its_thread(busy, blocking):
@@ -445,7 +445,7 @@ def test_while_a_destructor_blocks_all_deadlines_are_kept_and_workers_go_on(new_
 
 
 def test_a_healthy_stop_does_not_wait_for_a_destructor(new_manager, blocking, monkeypatch):
-    monkeypatch.setattr("tasker.lifecycle._JOIN", 0.1)
+    monkeypatch.setattr("tasker._pool.lifecycle._JOIN", 0.1)
     manager = new_manager(worker_count=1, max_worker_count=1, burst_interval=0.01)
     gate = threading.Event()
     manager.submit(lambda _: gate.wait(PATIENCE))

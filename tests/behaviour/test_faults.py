@@ -14,8 +14,8 @@ import threading
 
 import pytest
 
-import tasker.backoff
-import tasker.engine
+import tasker._pool.backoff
+import tasker._pool.engine
 from tasker import ResourceCreationError, TaskManagerKilledError, TaskMetrics, TaskTimeoutError
 from tests.support.errors import Sick
 from tests.support.waiting import PATIENCE, eventually
@@ -156,7 +156,7 @@ def test_run_task_raises_whatever_its_task_raises_and_goes_on(new_manager, what)
 
 
 def test_an_on_create_that_fails_now_and_then_costs_no_task(new_manager, factory, log, monkeypatch):
-    monkeypatch.setattr(tasker.backoff, "FIRST_PAUSE", 0.001)
+    monkeypatch.setattr(tasker._pool.backoff, "FIRST_PAUSE", 0.001)
     seed = random.SystemRandom().randrange(10**6)
     print(f"seed {seed}")
     chance = random.Random(seed)
@@ -248,7 +248,7 @@ def test_whatever_on_destroy_raises_is_counted_and_reported_and_the_resource_is_
 def test_an_on_destroy_that_blocks_holds_up_neither_stop_with_a_timeout_nor_kill(
     new_manager, factory, monkeypatch, how
 ):
-    monkeypatch.setattr(tasker.engine, "KILL_TIMEOUT", 0.02)
+    monkeypatch.setattr(tasker._pool.engine, "KILL_TIMEOUT", 0.02)
     destroy = Blocks(factory.destroy)
     manager = new_manager(worker_count=1, max_worker_count=1, on_destroy=destroy)
     assert manager.queue_task(lambda resource: "done") == "done"
@@ -380,7 +380,7 @@ def test_a_done_callback_may_submit(new_manager):
 @pytest.mark.parametrize("error", [OSError("disk full"), SystemExit("disk full")])
 @pytest.mark.parametrize("level", ["debug", "info", "warning", "error", "every level"])
 def test_a_logger_that_raises_costs_its_messages_and_nothing_else(new_manager, factory, monkeypatch, level, error):
-    monkeypatch.setattr(tasker.backoff, "FIRST_PAUSE", 0.001)
+    monkeypatch.setattr(tasker._pool.backoff, "FIRST_PAUSE", 0.001)
     told = []
 
     class Logger:

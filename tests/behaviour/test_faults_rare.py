@@ -22,17 +22,17 @@ def test_a_thread_that_cannot_be_started_is_tried_again_at_the_next_tick_and_not
     refusals = Refusals(monkeypatch)
     refusals.begin("-worker-")
     manager = new_manager(worker_count=1)
-    seat, slept = manager._engine.burst._seat, []
+    parker, slept = manager._engine.housekeeper._parker, []
 
-    class Seat:
+    class Parker:
         """The burst thread's, which tells whether somebody woke it."""
 
-        wake = seat.wake
+        wake = parker.wake
 
         def sleep(self, timeout):
-            slept.append(seat.sleep(timeout))
+            slept.append(parker.sleep(timeout))
 
-    manager._engine.burst._seat = Seat()
+    manager._engine.housekeeper._parker = Parker()
     eventually(lambda: len(slept) > 3)
     refusals.end()
     assert manager.wait_ready(PATIENCE)
@@ -41,7 +41,7 @@ def test_a_thread_that_cannot_be_started_is_tried_again_at_the_next_tick_and_not
 
 def test_a_program_whose_manager_could_not_be_made_does_not_wait_for_it_at_exit():
     done = run_python("""
-        import tasker.process
+        import tasker._pool.exit_and_fork
         start = threading.Thread.start
         def refuse(thread):
             if "-burst" in thread.name:
@@ -52,8 +52,8 @@ def test_a_program_whose_manager_could_not_be_made_does_not_wait_for_it_at_exit(
             TaskManager(CONFIG)
         except RuntimeError as error:
             kept = error  # as an interactive session keeps the last error, and with it the frames that it came through
-        print([engine.name for engine in tasker.process._watched])
-        tasker.process.EXIT_TIMEOUT = tasker.process._EXIT_KILL = 1000.0  # waited for, this would be seen
+        print([engine.name for engine in tasker._pool.exit_and_fork._watched])
+        tasker._pool.exit_and_fork.EXIT_TIMEOUT = tasker._pool.exit_and_fork._EXIT_KILL = 1000.0  # waited for, this would be seen
     """)
     assert (done.stdout, done.returncode, done.stderr) == ("[]\n", 0, "")
 
@@ -316,16 +316,16 @@ def test_in_a_forked_child_the_standard_waits_see_inherited_futures_ended():
 def test_a_fork_looks_at_what_other_threads_use_before_it_forks_and_keeps_nothing_of_that():
     done = run_python(
         """
-    from tasker import process
-    from tasker.engine import Engine
+    from tasker._pool import exit_and_fork
+    from tasker._pool.engine import Engine
     looks, look = [], Engine.unfinished
     Engine.unfinished = lambda engine: looks.append(os.getpid()) or look(engine)
     parent = os.getpid()
     """
         + FORKING
         + """
-    in_a_child("wait", lambda: print(looks == [parent], vars(process._forking), running.done(), flush=True))
-    print(looks == [parent], vars(process._forking), running.done())
+    in_a_child("wait", lambda: print(looks == [parent], vars(exit_and_fork._forking), running.done(), flush=True))
+    print(looks == [parent], vars(exit_and_fork._forking), running.done())
     gate.set()
     print(waiting.result(), manager.stop().drained)
     """
@@ -502,7 +502,7 @@ def test_stop_does_not_return_before_a_timeout_has_settled_its_task(new_manager)
 
 def test_metrics_in_a_signal_handler_that_interrupted_a_cancellation_does_not_wait_for_ever(new_manager):
     manager = new_manager(worker_count=1, queue_size=5)
-    figures, queue = manager._engine.figures, manager._engine.queue
+    figures, queue = manager._engine.counters, manager._engine.queue
     asked, started, gate, waiting_new = threading.Event(), threading.Event(), threading.Event(), figures._waiting
     another = threading.Thread(target=manager.metrics, daemon=True)
 
@@ -541,14 +541,14 @@ def test_stop_does_not_return_before_the_callbacks_of_a_timeout_have_run(new_man
     called = []
     manager.submit(lambda resource: (started.set(), gate.wait(PATIENCE)))
     assert started.wait(PATIENCE)
-    run_aside = engine.run_aside
+    run_in_other_thread = engine.run_in_other_thread
 
     def slowly(jobs):  # the timer thread is descheduled between counting the failure and handing its callback over
         reached.set()
         go.wait(PATIENCE)
-        run_aside(jobs)
+        run_in_other_thread(jobs)
 
-    engine.run_aside = slowly
+    engine.run_in_other_thread = slowly
     manager.queue_task_with_callback(lambda resource: None, lambda result, error: called.append(error), timeout=0.01)
     assert reached.wait(PATIENCE)
     gate.set()

@@ -9,7 +9,7 @@ import threading
 
 import pytest
 
-import tasker.scaling
+import tasker._pool.scaling
 from tasker import TaskManagerKilledError, TaskManagerShutdownError, TaskTimeoutError
 from tests.support.errors import Sick
 from tests.support.threads import Refusals
@@ -133,11 +133,11 @@ def test_callbacks_whose_thread_cannot_be_started_run_once_it_can(new_manager, r
 
 
 @pytest.mark.parametrize("error", [ZeroDivisionError("in a tick"), SystemExit("in a tick")])
-@pytest.mark.parametrize("where", ["crew.heal", "queue.compact", "aside.heal", "figures.sample", "figures.progress"])
+@pytest.mark.parametrize("where", ["crew.heal", "queue.compact", "runner.heal", "counters.sample", "counters.progress"])
 def test_after_errors_in_its_ticks_the_burst_thread_still_scales_and_heals_and_closes(
     new_manager, log, monkeypatch, where, error
 ):
-    monkeypatch.setattr(tasker.scaling, "WINDOW", 0.05)  # idle workers are retired sooner
+    monkeypatch.setattr(tasker._pool.scaling, "WINDOW", 0.05)  # idle workers are retired sooner
     manager = new_manager(worker_count=1, max_worker_count=2, burst_interval=0.01, burst_task_threshold=1)
     assert manager.wait_ready(PATIENCE)
     part, method = where.split(".")
@@ -145,7 +145,7 @@ def test_after_errors_in_its_ticks_the_burst_thread_still_scales_and_heals_and_c
     real = getattr(part, method)
 
     def fail_thrice(*args):
-        if threading.current_thread() is manager._engine.burst.thread and len(raised) < 3:
+        if threading.current_thread() is manager._engine.housekeeper.thread and len(raised) < 3:
             raised.append(1)
             raise error
         return real(*args)
@@ -165,7 +165,7 @@ def test_after_errors_in_its_ticks_the_burst_thread_still_scales_and_heals_and_c
 
 
 @pytest.mark.parametrize("end", ["stop", "kill"])
-@pytest.mark.parametrize("where", ["lifecycle.step", "crew.wake_all", "crew.join_gone", "aside.let_go"])
+@pytest.mark.parametrize("where", ["lifecycle.step", "crew.wake_all", "crew.join_gone", "runner.let_go"])
 def test_errors_in_the_steps_of_closing_delay_it_by_some_ticks_and_that_is_all(new_manager, log, where, end):
     manager = new_manager(worker_count=2, max_worker_count=2, burst_interval=0.01)
     futures = [manager.submit(lambda resource, x: x, i) for i in range(10)]

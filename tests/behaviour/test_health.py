@@ -8,9 +8,9 @@ from unittest.mock import Mock, create_autospec
 
 import pytest
 
-import tasker.backoff
+import tasker._pool.backoff
 from tasker import Config, ResourceCreationError, TaskTimeoutError, unhealthy_on
-from tasker.health import takes_resource
+from tasker._tasks.health import takes_resource
 from tests.support.errors import Sick
 from tests.support.waiting import PATIENCE, eventually
 
@@ -372,7 +372,7 @@ def test_a_creation_that_fails_is_tried_again_until_it_succeeds(new_manager, fac
 
 
 def test_an_outage_heals_without_new_submissions(new_manager, factory, monkeypatch):
-    monkeypatch.setattr(tasker.backoff, "LONGEST_PAUSE", 0.02)
+    monkeypatch.setattr(tasker._pool.backoff, "LONGEST_PAUSE", 0.02)
     factory.fail_always = OSError("down")
     manager = new_manager(worker_count=3, max_worker_count=3)
     futures = [manager.submit(lambda resource, x: x, i) for i in range(10)]
@@ -383,7 +383,7 @@ def test_an_outage_heals_without_new_submissions(new_manager, factory, monkeypat
 
 
 def test_workers_that_turn_unhealthy_during_an_outage_come_back(new_manager, factory, monkeypatch):
-    monkeypatch.setattr(tasker.backoff, "LONGEST_PAUSE", 0.02)
+    monkeypatch.setattr(tasker._pool.backoff, "LONGEST_PAUSE", 0.02)
     manager = new_manager(worker_count=2, max_worker_count=2)
     assert manager.wait_ready(PATIENCE)
     failed = threading.Barrier(2)
@@ -528,7 +528,7 @@ def test_a_worker_lost_to_an_error_of_our_own_is_replaced_and_its_task_settled(n
 
 
 def test_the_burst_thread_survives_an_error(new_manager, log, monkeypatch):
-    import tasker.burst
+    import tasker._pool.housekeeper
 
     manager = new_manager(worker_count=1, burst_interval=0.01)
     raised = threading.Event()
@@ -538,7 +538,7 @@ def test_the_burst_thread_survives_an_error(new_manager, log, monkeypatch):
         raise ZeroDivisionError("in decide")
 
     with monkeypatch.context() as patch:
-        patch.setattr(tasker.burst, "decide", decide)
+        patch.setattr(tasker._pool.housekeeper, "decide", decide)
         assert raised.wait(PATIENCE)
     assert manager.queue_task(lambda resource: 1) == 1
     eventually(lambda: any("in decide" in line for line in log.loud()))

@@ -14,13 +14,13 @@ from typing import Any
 
 import pytest
 
-import tasker.engine
+import tasker._pool.engine
+import tasker._tasks.future
 import tasker.executor
-import tasker.future
 import tasker.threadpool
 from tasker import Config, ResourceCreationError, Threads
-from tasker.logger import GuardedLogger
-from tasker.usercode import UserCode
+from tasker._pool.usercode import UserCode
+from tasker._sync.guarded_logger import GuardedLogger
 from tests.support.bytecodes import Interrupter
 from tests.support.errors import Sick
 from tests.support.waiting import PATIENCE, eventually
@@ -29,7 +29,7 @@ from tests.support.waiting import PATIENCE, eventually
 @pytest.fixture(autouse=True)
 def not_delivered(monkeypatch):
     """Interrupts that a call must not raise come a moment later: here that would be in the middle of pytest."""
-    for module in (tasker.engine, tasker.executor, tasker.future, tasker.threadpool):
+    for module in (tasker._pool.engine, tasker.executor, tasker._tasks.future, tasker.threadpool):
         monkeypatch.setattr(module, "deliver_later", lambda error: None)
 
 
@@ -88,7 +88,7 @@ def test_an_interrupt_at_every_moment_of_a_submission_strands_nothing(name, new_
     moment, interrupted = 0, True
     while interrupted:
         moment += 1
-        eventually(lambda: worker.seat.parked)
+        eventually(lambda: worker.parker.parked)
         ends = contextlib.suppress(KeyboardInterrupt, Sick, ResourceCreationError)
         with Interrupter(moment, everywhere=everywhere) as interrupter, ends:
             submit(manager, lambda _: None)

@@ -24,9 +24,9 @@ from tasker import (
     TaskManagerKilledError,
     TaskManagerShutdownError,
     TaskTimeoutError,
-    timer,
 )
-from tasker.parking import gil_enabled
+from tasker._sync import timer
+from tasker._sync.parking import gil_enabled
 from tests.support.errors import Sick
 from tests.support.waiting import PATIENCE, eventually
 
@@ -129,10 +129,10 @@ def freed(manager, watch, *but):
 
     def at_rest():
         if not gil_enabled():
-            timer._timer._seat.wake()
+            timer._timer._parker.wake()
             for _ in () if engine.is_stopping() else engine.crew.members:
                 manager.queue_task_with_callback(lambda resource: None, lambda result, error: None)
-        return engine.aside.idle() and all(worker.seat.parked for worker in engine.crew.members)
+        return engine.runner.idle() and all(worker.parker.parked for worker in engine.crew.members)
 
     assert {"function", "argument"} <= watch.names(), "the test watches nothing"
     try:
@@ -318,7 +318,7 @@ def test_a_worker_that_has_just_parked_holds_nothing(new_manager, watch, kind):
     (worker,) = manager._engine.crew.members
     future = manager.submit(kind(watch, "return"), argument(watch))
     future.result(PATIENCE)
-    eventually(lambda: worker.seat.parked)
+    eventually(lambda: worker.parker.parked)
     assert worker.task is None
     assert watch.alive() == ["result"]  # which is the future's, and what goes with it now is not the worker's doing
     del future
@@ -438,7 +438,7 @@ def test_a_manager_that_is_dropped_is_freed_with_all_that_it_was_given(watch, en
     )
     manager.queue_task(Task(watch, "return"), argument(watch))
     manager.run_task(Task(watch, "return"), argument(watch))
-    for name in ("queue", "crew", "burst", "lifecycle", "pool", "figures", "aside"):
+    for name in ("queue", "crew", "housekeeper", "lifecycle", "pool", "counters", "runner"):
         watch.of(name, getattr(manager._engine, name))
     watch.of("engine", manager._engine)
     facade = weakref.ref(manager)

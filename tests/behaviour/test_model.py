@@ -32,7 +32,7 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
-import tasker.lifecycle
+import tasker._pool.lifecycle
 from tasker import Config, TaskFuture, TaskManager, background, with_cancel
 from tests.support.errors import Sick
 from tests.support.recording import Factory, Log, Resource
@@ -550,7 +550,9 @@ class Programs(RuleBasedStateMachine):
 
 
 def test_random_programs_do_what_a_sequential_model_says(monkeypatch):
-    monkeypatch.setattr(tasker.lifecycle, "_JOIN", PATIENCE)  # a kill waits for idle workers, however slow they are
+    monkeypatch.setattr(
+        tasker._pool.lifecycle, "_JOIN", PATIENCE
+    )  # a kill waits for idle workers, however slow they are
     Programs.patience = PATIENCE
     run_state_machine_as_test(Programs, settings=quickly(20))
 

@@ -8,7 +8,7 @@ import time
 import pytest
 
 from tasker import ResourceCreationError, TaskManagerKilledError, TaskTimeoutError
-from tasker.backoff import Backoff
+from tasker._pool.backoff import Backoff
 from tasker.errors import ContextCancelledError
 from tests.support.errors import Sick
 from tests.support.waiting import PATIENCE, eventually
@@ -28,16 +28,16 @@ def is_waiting(manager):
 def never_wakes_up(manager, worker):
     """Wake a pausing worker until it has slept on twice, as closing and healing do."""
     slept = []
-    sleep = worker.seat.sleep
+    sleep = worker.parker.sleep
 
-    class Seat(type(worker.seat)):
+    class Parker(type(worker.parker)):
         __slots__ = ()
 
         def sleep(self, timeout=-1.0):
             slept.append(timeout)
             return sleep(timeout)
 
-    worker.seat.__class__ = Seat
+    worker.parker.__class__ = Parker
     while len(slept) < 3:
         manager._engine.crew.wake_all(manager._engine.queue.idle)
         time.sleep(0.001)
@@ -151,7 +151,7 @@ def test_tasks_wait_as_long_as_resources_can_be_made_even_if_they_break_between_
     monkeypatch.setattr(Backoff, "task_pause", lambda backoff, failures, attempts: 0.0)
     manager = new_manager(worker_count=1, max_worker_count=1, max_retries=10**6, create_timeout=0.3)
     engine, ticks, gate, accepted = manager._engine, [], threading.Event(), []
-    watch = engine.burst._watch_resources
+    watch = engine.housekeeper._watch_resources
 
     def watch_while_none_is_held():
         held = engine.backoff.made_at
@@ -166,7 +166,7 @@ def test_tasks_wait_as_long_as_resources_can_be_made_even_if_they_break_between_
             raise Sick
         return "well"
 
-    monkeypatch.setattr(engine.burst, "_watch_resources", watch_while_none_is_held)
+    monkeypatch.setattr(engine.housekeeper, "_watch_resources", watch_while_none_is_held)
     future = manager.submit(task)
     accepted.append(future)
     eventually(lambda: len(ticks) > 8 or future.done())  # for longer than create_timeout
@@ -275,7 +275,7 @@ def test_stop_waits_for_a_task_that_pauses_and_does_not_shorten_its_pause(pausin
     looks = []
     worker._look = lambda look=worker._look: looks.append(None) or look()
     eventually(lambda: len(looks) > 3)
-    assert worker.seat.parked or len(looks) < 1000, "a worker that has nothing to do but wait sleeps"
+    assert worker.parker.parked or len(looks) < 1000, "a worker that has nothing to do but wait sleeps"
     assert not future.done()
     assert future.attempts == 1
     end_its_pause(manager)

@@ -13,13 +13,13 @@ from unittest import mock
 
 import pytest
 
-import tasker.current
-import tasker.future
-import tasker.guard
-import tasker.timer
+import tasker._sync.guard
+import tasker._sync.timer
+import tasker._tasks.current
+import tasker._tasks.future
 from tasker import ThreadPoolExecutor, background, current_resource, with_cancel
-from tasker.process import holds_lock, new_locks
-from tasker.threads import _Thread, new_thread
+from tasker._pool.exit_and_fork import holds_lock, new_locks
+from tasker._sync.threads import _Thread, new_thread
 from tests.support.waiting import PATIENCE, eventually
 
 real_lock, real_rlock = threading.Lock, threading.RLock
@@ -100,7 +100,7 @@ def test_an_error_as_a_sleeper_is_woken_leaves_none_asleep(new_manager, monkeypa
                 raise MemoryError
             super().release()
 
-    def new_sleeper():
+    def new_sleep_lock():
         sleeper = Failing()
         sleeper.acquire()
         return sleeper
@@ -111,7 +111,7 @@ def test_an_error_as_a_sleeper_is_woken_leaves_none_asleep(new_manager, monkeypa
         finally:
             woken.append(future.done())
 
-    monkeypatch.setattr(tasker.future, "new_sleeper", new_sleeper)
+    monkeypatch.setattr(tasker._tasks.future, "new_sleep_lock", new_sleep_lock)
     monkeypatch.setattr(threading, "excepthook", lambda _: None)
     manager = new_manager(worker_count=1, max_worker_count=1)
     gate, woken = threading.Event(), []
@@ -161,20 +161,23 @@ def test_a_lock_is_known_by_what_it_can_do():
 
 
 def test_what_is_local_to_threads_is_so_to_what_threads_are_now(new_manager, monkeypatch):
-    monkeypatch.setattr(tasker.current, "here", tasker.current.here)
-    monkeypatch.setattr(tasker.guard, "here", tasker.guard.here)
-    monkeypatch.setattr(tasker.timer, "aside", tasker.timer.aside)
-    monkeypatch.setattr(tasker.timer, "_timer", tasker.timer._timer)
+    monkeypatch.setattr(tasker._tasks.current, "thread_state", tasker._tasks.current.thread_state)
+    monkeypatch.setattr(tasker._sync.guard, "thread_state", tasker._sync.guard.thread_state)
+    monkeypatch.setattr(tasker._sync.timer, "runner", tasker._sync.timer.runner)
+    monkeypatch.setattr(tasker._sync.timer, "_timer", tasker._sync.timer._timer)
     monkeypatch.setattr(threading, "local", _threading_local.local)
     manager = new_manager(worker_count=1)
-    assert isinstance(tasker.current.here, _threading_local.local)
-    assert isinstance(tasker.guard.here, _threading_local.local)
-    here, timer = tasker.current.here, tasker.timer._timer
+    assert isinstance(tasker._tasks.current.thread_state, _threading_local.local)
+    assert isinstance(tasker._sync.guard.thread_state, _threading_local.local)
+    here, timer = tasker._tasks.current.thread_state, tasker._sync.timer._timer
     assert manager.queue_task(lambda resource: current_resource() is resource)
     with pytest.raises(RuntimeError, match="outside of a task"):
         current_resource()
     new_manager(worker_count=1)
-    assert (tasker.current.here, tasker.timer._timer) == (here, timer)  # as long as threads are what they were
+    assert (tasker._tasks.current.thread_state, tasker._sync.timer._timer) == (
+        here,
+        timer,
+    )  # as long as threads are what they were
 
 
 def test_a_thread_is_what_threads_are_now(monkeypatch):

@@ -7,10 +7,10 @@ import time
 
 import pytest
 
-import tasker.burst
-import tasker.metrics
-from tasker.metrics import RATE_WINDOW, BuiltinCollector
-from tasker.parking import Parking, Seat
+import tasker._pool.housekeeper
+import tasker._pool.metrics
+from tasker._pool.metrics import RATE_WINDOW, Counters
+from tasker._sync.parking import Parker, ParkingLot
 from tasker.threadpool import ThreadPoolExecutor
 from tests.support.waiting import PATIENCE, eventually
 
@@ -18,8 +18,8 @@ from tests.support.waiting import PATIENCE, eventually
 @pytest.fixture(autouse=True)
 def soon_and_for_ever(monkeypatch):
     """It rests as soon as nothing is to be done, and nothing but the protocol ends the rest."""
-    monkeypatch.setattr(tasker.burst, "QUIET", 0.0)
-    monkeypatch.setattr(tasker.burst, "REST", threading.TIMEOUT_MAX)
+    monkeypatch.setattr(tasker._pool.housekeeper, "QUIET", 0.0)
+    monkeypatch.setattr(tasker._pool.housekeeper, "REST", threading.TIMEOUT_MAX)
 
 
 def resting(manager):
@@ -33,8 +33,8 @@ class Ticks:
     """Counts the ticks of an engine from now on."""
 
     def __init__(self, engine):
-        self.count, self.sample = 0, engine.figures.sample
-        engine.figures.sample = self
+        self.count, self.sample = 0, engine.counters.sample
+        engine.counters.sample = self
 
     def __call__(self, now):
         self.count += 1
@@ -52,7 +52,7 @@ STIRRING = {
     "run_task": lambda manager: manager.run_task(lambda resource: None),
     "map": lambda manager: list(manager.map(lambda resource, x: x, [1, 2])),
     "a lost resource": lambda manager: manager._engine.resource_lost(manager._engine.crew.members[0].resource),
-    "a job for another thread": lambda manager: manager._engine.run_aside([lambda: None]),
+    "a job for another thread": lambda manager: manager._engine.run_in_other_thread([lambda: None]),
     "a worker that leaves": lambda manager: manager._engine.crew.members[0].dismiss(),
     "stop": stop_at_leisure,
     "kill": lambda manager: manager._engine.lifecycle.request_kill(PATIENCE),
@@ -121,7 +121,7 @@ def test_a_pool_at_rest_hires_although_no_thread_could_be_started_at_first(no_th
 def test_a_manager_at_rest_runs_a_job_although_no_thread_could_be_started_at_first(new_manager, no_thread_at_first):
     engine = resting(new_manager())
     failed, ran = no_thread_at_first(), threading.Event()
-    engine.run_aside([ran.set])
+    engine.run_in_other_thread([ran.set])
     assert ran.wait(PATIENCE)
     assert failed
 
@@ -154,7 +154,7 @@ def test_a_wake_up_that_is_lost_at_rest_is_made_good(new_manager):
     manager = new_manager(worker_count=2)
     engine = resting(manager)
 
-    class Idle(Parking):
+    class Idle(ParkingLot):
         """Where the first wake-up gets lost, as one does whose sender is interrupted."""
 
         lost = False
@@ -178,39 +178,39 @@ def test_a_manager_does_not_rest_while_there_is_anything_to_see_to(new_manager, 
     manager._engine.crew.hire(1)
     eventually(lambda: manager.stats().idle_workers == 2)
     engine = resting(manager)
-    burst, queue = engine.burst, engine.queue
-    assert burst._is_quiet()
+    housekeeper, queue = engine.housekeeper, engine.queue
+    assert housekeeper._is_quiet()
 
     gate, started = threading.Event(), threading.Event()
     running = manager.submit(lambda resource: (started.set(), gate.wait(PATIENCE)))
     assert started.wait(PATIENCE)
-    assert not burst._is_quiet()
+    assert not housekeeper._is_quiet()
     gate.set()
     running.result(PATIENCE)
-    eventually(burst._is_quiet)
+    eventually(housekeeper._is_quiet)
 
-    assert manager.run_task(lambda resource: burst._is_quiet()) is False
+    assert manager.run_task(lambda resource: housekeeper._is_quiet()) is False
     for holder, name, value in [
         (queue, "waking", True),
-        (engine, "watchers", [Seat()]),
+        (engine, "watchers", [Parker()]),
         (engine, "exiting", True),
         (engine.crew, "base", 3),
-        (burst, "scales", True),  # the second worker is to be retired
+        (housekeeper, "scales", True),  # the second worker is to be retired
     ]:
         before = getattr(holder, name)
         setattr(holder, name, value)
-        assert not burst._is_quiet(), name
+        assert not housekeeper._is_quiet(), name
         setattr(holder, name, before)
-        assert burst._is_quiet()
+        assert housekeeper._is_quiet()
 
 
 def test_a_rest_is_no_time_without_resources(new_manager, monkeypatch):
     """`create_timeout` counts from the loss of the resources on, not from the last tick before the rest."""
     engine = resting(new_manager())
-    burst, watch, seen = engine.burst, engine.burst._watch_resources, []
-    monkeypatch.setattr(burst, "_watch_resources", lambda: (seen.append(burst._held_at), watch()))
+    housekeeper, watch, seen = engine.housekeeper, engine.housekeeper._watch_resources, []
+    monkeypatch.setattr(housekeeper, "_watch_resources", lambda: (seen.append(housekeeper._held_at), watch()))
     began = time.monotonic()
-    burst._held_at = began - 1e6
+    housekeeper._held_at = began - 1e6
     engine.queue.stir()
     eventually(lambda: seen, "a tick")
     assert seen[0] >= began
@@ -230,8 +230,8 @@ class Clock:
 @pytest.mark.parametrize("rest", [0.5, RATE_WINDOW - 1, 1e6])
 def test_rates_after_a_rest_are_those_of_the_last_seconds(monkeypatch, rest):
     clock = Clock()
-    monkeypatch.setattr(tasker.metrics, "monotonic", clock.monotonic)
-    figures = BuiltinCollector(lambda: 0)
+    monkeypatch.setattr(tasker._pool.metrics, "monotonic", clock.monotonic)
+    figures = Counters(lambda: 0)
     shard = figures.new_shard()
     for _ in range(200):  # 20 s without a task
         clock.now += 0.1
@@ -250,7 +250,7 @@ def test_rates_after_a_rest_are_those_of_the_last_seconds(monkeypatch, rest):
 
 
 def test_the_samples_of_many_rests_are_forgotten():
-    figures = BuiltinCollector(lambda: 0)
+    figures = Counters(lambda: 0)
     for second in range(1000):
         figures.rested(1e6 + second)
         figures.sample(1e6 + second)

@@ -1,4 +1,4 @@
-"""The threads that serve everybody (burst, timer) wait for nothing of the user's and look up often.
+"""The threads that serve everybody (housekeeper, timer) wait for nothing of the user's and look up often.
 
 Loggers and collectors may block, a thread may take long to start, a hundred thousand tasks may wait: closing, healing,
 scaling and deadlines come all the same, and what is urgent comes first.
@@ -17,14 +17,14 @@ from types import SimpleNamespace
 
 import pytest
 
-import tasker.burst
-import tasker.crew
-import tasker.engine
-import tasker.lifecycle
-import tasker.queue
+import tasker._pool.crew
+import tasker._pool.engine
+import tasker._pool.housekeeper
+import tasker._pool.lifecycle
+import tasker._pool.queue
 from tasker import ResourceCreationError, TaskManagerKilledError, TaskTimeoutError, background, with_timeout
-from tasker.future import TaskFuture
-from tasker.timer import LATE
+from tasker._sync.timer import LATE
+from tasker._tasks.future import TaskFuture
 from tests.support.errors import Sick
 from tests.support.waiting import PATIENCE, eventually
 
@@ -118,8 +118,8 @@ def test_a_logger_that_blocks_does_not_hold_up_scaling(new_manager, logger):
 
 @pytest.mark.parametrize("end", ["stop", "kill"])
 def test_a_logger_that_blocks_holds_up_neither_stop_nor_kill(new_manager, logger, end, apart, monkeypatch):
-    monkeypatch.setattr(tasker.lifecycle, "_JOIN", 1.0)  # in which the worker leaves
-    monkeypatch.setattr(tasker.engine, "KILL_TIMEOUT", 0.2)
+    monkeypatch.setattr(tasker._pool.lifecycle, "_JOIN", 1.0)  # in which the worker leaves
+    monkeypatch.setattr(tasker._pool.engine, "KILL_TIMEOUT", 0.2)
     manager = new_manager(worker_count=1, max_worker_count=4, burst_interval=0.01, logger=logger)
     manager.queue_task(lambda _: None)  # after which its worker has told that it is ready
     logger.shut = True
@@ -161,8 +161,8 @@ def test_while_a_logger_blocks_an_error_of_a_tick_deadlines_are_kept(new_manager
     manager = new_manager(worker_count=1, max_worker_count=1, burst_interval=0.01, logger=logger)
     manager.queue_task(lambda _: None)  # after which its worker has told that it is ready
     logger.shut = True
-    burst, failed = manager._engine.burst, threading.Event()
-    scale = burst._scale
+    housekeeper, failed = manager._engine.housekeeper, threading.Event()
+    scale = housekeeper._scale
 
     def fail():
         if not failed.is_set():
@@ -170,11 +170,11 @@ def test_while_a_logger_blocks_an_error_of_a_tick_deadlines_are_kept(new_manager
             raise MemoryError
         scale()
 
-    monkeypatch.setattr(burst, "_scale", fail)
+    monkeypatch.setattr(housekeeper, "_scale", fail)
     assert failed.wait(PATIENCE)
     assert logger.reached.wait(PATIENCE)
-    beats = burst._beats
-    eventually(lambda: burst._beats > beats + 2, "more ticks")
+    beats = housekeeper._beats
+    eventually(lambda: housekeeper._beats > beats + 2, "more ticks")
     with pytest.raises(TaskTimeoutError):
         manager.queue_task(lambda ctx, _: ctx.wait(PATIENCE), timeout=0.02)
     ended = threading.Event()
@@ -220,13 +220,13 @@ def test_kill_returns_although_a_collector_blocks(new_manager, collector, apart)
 
 def test_a_tick_does_not_finish_a_task_whose_outcome_is_not_stored_yet(new_manager, monkeypatch):
     manager = new_manager(worker_count=1, max_worker_count=1, burst_interval=0.01)
-    burst = manager._engine.burst
+    housekeeper = manager._engine.housekeeper
     store = TaskFuture._store
 
     def store_slowly(task, *args, **options):
         """The thread that settles gets its next turn late."""
-        beats = burst._beats
-        eventually(lambda: burst._beats > beats + 3, "some ticks")
+        beats = housekeeper._beats
+        eventually(lambda: housekeeper._beats > beats + 3, "some ticks")
         store(task, *args, **options)
 
     monkeypatch.setattr(TaskFuture, "_store", store_slowly)
@@ -293,12 +293,14 @@ def test_kill_fails_waiting_tasks_in_slices(many, monkeypatch):
     kill_waiting, cancel_running = engine.lifecycle._kill_waiting, engine.lifecycle._cancel_running
 
     def watched():
-        before = engine.figures.totals().cancelled
+        before = engine.counters.totals().cancelled
         more = kill_waiting()
-        slices.append(engine.figures.totals().cancelled - before)
+        slices.append(engine.counters.totals().cancelled - before)
         return more
 
-    monkeypatch.setattr(tasker.queue, "monotonic", Clock(tasker.lifecycle._SLICE / 4))  # looked at once for a batch
+    monkeypatch.setattr(
+        tasker._pool.queue, "monotonic", Clock(tasker._pool.lifecycle._SLICE / 4)
+    )  # looked at once for a batch
     monkeypatch.setattr(engine.lifecycle, "_kill_waiting", watched)
     monkeypatch.setattr(
         engine.lifecycle, "_cancel_running", lambda: (looks.append(engine.lifecycle._kill_at()), cancel_running())
@@ -309,15 +311,15 @@ def test_kill_fails_waiting_tasks_in_slices(many, monkeypatch):
     many.manager._engine.lifecycle.request_kill(PATIENCE / 2)  # a shorter one is noticed while tasks wait
     many.gate.set()
     killer.join(PATIENCE)
-    assert max(slices) <= 6 * tasker.queue._BATCH
+    assert max(slices) <= 6 * tasker._pool.queue._BATCH
     assert len(set(looks)) == 2
     assert all(future.cancelled() or future.exception() is not None for future in many.waiting)
 
 
 def test_a_kill_that_has_no_time_for_all_that_waits_returns_and_the_rest_fails_after_it(many, monkeypatch):
     engine = many.manager._engine
-    monkeypatch.setattr(tasker.lifecycle, "_JOIN", 0.0)
-    monkeypatch.setattr(tasker.queue, "monotonic", Clock(tasker.lifecycle._SLICE))  # a batch is a slice
+    monkeypatch.setattr(tasker._pool.lifecycle, "_JOIN", 0.0)
+    monkeypatch.setattr(tasker._pool.queue, "monotonic", Clock(tasker._pool.lifecycle._SLICE))  # a batch is a slice
     go_on = threading.Event()
     finish = engine.lifecycle.finish
     monkeypatch.setattr(engine.lifecycle, "finish", lambda: go_on.wait(PATIENCE) and finish())
@@ -344,13 +346,13 @@ def test_many_workers_are_hired_in_slices_and_none_when_closing_begins(new_manag
     def start_slowly(thread):
         clock.now += 0.06  # of which a tick has room for two
         if "-worker-" in thread.name:
-            started.append(engine.burst._beats)
+            started.append(engine.housekeeper._beats)
         start(thread)
         if len(started) == 19:  # in the middle of a slice
             engine.lifecycle.request_stop()
 
     monkeypatch.setattr(threading.Thread, "start", start_slowly)
-    monkeypatch.setattr(tasker.crew, "monotonic", lambda: clock.now)
+    monkeypatch.setattr(tasker._pool.crew, "monotonic", lambda: clock.now)
     gate = threading.Event()
     futures = [manager.submit(lambda _: gate.wait(PATIENCE)) for _ in range(200)]
     eventually(lambda: engine.is_stopping(), "the stop")
@@ -366,35 +368,35 @@ def test_many_workers_are_hired_in_slices_and_none_when_closing_begins(new_manag
 
 
 @pytest.fixture
-def burst(new_manager, monkeypatch):
+def housekeeper(new_manager, monkeypatch):
     """The burst thread's object of an open manager, whose ticks the test does, by a clock of its own."""
     manager = new_manager(worker_count=1, max_worker_count=1, create_timeout=50.0)
     assert manager.wait_ready(PATIENCE)
-    burst = manager._engine.burst
-    thread, burst.thread = burst.thread, threading.current_thread()  # as if another had taken its place
-    burst.wake()
+    housekeeper = manager._engine.housekeeper
+    thread, housekeeper.thread = housekeeper.thread, threading.current_thread()  # as if another had taken its place
+    housekeeper.wake()
     thread.join(PATIENCE)
-    burst.clock = SimpleNamespace(now=burst._began)
-    monkeypatch.setattr(tasker.burst, "monotonic", lambda: burst.clock.now)
-    yield burst
+    housekeeper.clock = SimpleNamespace(now=housekeeper._began)
+    monkeypatch.setattr(tasker._pool.housekeeper, "monotonic", lambda: housekeeper.clock.now)
+    yield housekeeper
     monkeypatch.undo()
-    burst._replace()
+    housekeeper._replace()
 
 
-def test_a_late_tick_puts_off_the_limits_of_others_but_not_twice_in_a_row(burst):
-    lifecycle, clock, excused = burst._parts.lifecycle, burst.clock, 0.0
+def test_a_late_tick_puts_off_the_limits_of_others_but_not_twice_in_a_row(housekeeper):
+    lifecycle, clock, excused = housekeeper._engine.lifecycle, housekeeper.clock, 0.0
     for late, counts in ((40.0, False), (40.0, True), (LATE / 2, True), (LATE * 2, False), (0.0, True)):
-        held_at = burst._held_at
+        held_at = housekeeper._held_at
         clock.now += 0.1 + late
-        burst._excuse(0.1)
+        housekeeper._excuse(0.1)
         excused += 0.0 if counts else late
         assert lifecycle._excused == pytest.approx(excused)
-        assert burst._held_at - held_at == pytest.approx(0.0 if counts else late)
+        assert housekeeper._held_at - held_at == pytest.approx(0.0 if counts else late)
 
 
 @pytest.mark.parametrize("when", ["in its sleep", "in its sleep, and woken", "in the middle of a tick"])
-def test_a_process_that_is_stopped_does_not_fail_what_waits(burst, monkeypatch, when):
-    parts, clock = burst._parts, burst.clock
+def test_a_process_that_is_stopped_does_not_fail_what_waits(housekeeper, monkeypatch, when):
+    parts, clock = housekeeper._engine, housekeeper.clock
     (worker,) = parts.crew.members
     monkeypatch.setattr(worker, "holds_resource", False)  # as if it had just lost it
     monkeypatch.setattr(parts.backoff, "made_at", clock.now)
@@ -411,24 +413,24 @@ def test_a_process_that_is_stopped_does_not_fail_what_waits(burst, monkeypatch, 
             clock.now += patience
         return "woken" in when
 
-    monkeypatch.setattr(burst, "_seat", SimpleNamespace(sleep=sleep, wake=int))
+    monkeypatch.setattr(housekeeper, "_parker", SimpleNamespace(sleep=sleep, wake=int))
     if "tick" in when:
-        monkeypatch.setattr(burst, "_finish_settling", pass_time)
+        monkeypatch.setattr(housekeeper, "_finish_settling", pass_time)
     for tick in range(10):
         if tick == 5:
             stop.append(True)
-        burst._guarded_tick(0.1)
-        assert not burst.hopeless
+        housekeeper._guarded_tick(0.1)
+        assert not housekeeper.hopeless
     clock.now += 60.0
-    burst._was_late = True  # the machine is slow
-    burst._guarded_tick(0.1)
-    assert burst.hopeless
+    housekeeper._was_late = True  # the machine is slow
+    housekeeper._guarded_tick(0.1)
+    assert housekeeper.hopeless
 
 
 @pytest.mark.parametrize("when", ["between ticks", "in the middle of a tick"])
-def test_a_process_that_is_stopped_leaves_running_tasks_the_time_of_a_kill(burst, monkeypatch, when):
-    engine, clock = burst._parts, burst.clock
-    monkeypatch.setattr(tasker.lifecycle, "monotonic", lambda: clock.now)
+def test_a_process_that_is_stopped_leaves_running_tasks_the_time_of_a_kill(housekeeper, monkeypatch, when):
+    engine, clock = housekeeper._engine, housekeeper.clock
+    monkeypatch.setattr(tasker._pool.lifecycle, "monotonic", lambda: clock.now)
     gate, running = threading.Event(), threading.Event()
     future = engine.submit(lambda _: (running.set(), gate.wait(PATIENCE)), (), {})
     assert running.wait(PATIENCE)
@@ -446,7 +448,7 @@ def test_a_process_that_is_stopped_leaves_running_tasks_the_time_of_a_kill(burst
                 stopped.setattr(engine.lifecycle, "_cancel_running", stop)
                 clock.now += 100.0 if when == "between ticks" else 0.0
             if tick != 3 or when != "between ticks":
-                burst._guarded_tick(0.0)
+                housekeeper._guarded_tick(0.0)
         assert not future.done()
     gate.set()
     assert future.result(PATIENCE)

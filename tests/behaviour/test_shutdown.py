@@ -11,9 +11,9 @@ import weakref
 
 import pytest
 
-import tasker.backoff
-import tasker.engine
-import tasker.lifecycle
+import tasker._pool.backoff
+import tasker._pool.engine
+import tasker._pool.lifecycle
 from tasker import (
     Config,
     ContextCancelledError,
@@ -119,7 +119,7 @@ def test_stop_returns_during_an_outage(new_manager, factory):
 
 
 def test_stop_during_an_outage_with_tasks_waiting_ends_after_create_timeout(new_manager, factory, log, monkeypatch):
-    monkeypatch.setattr(tasker.backoff, "LONGEST_PAUSE", 0.02)
+    monkeypatch.setattr(tasker._pool.backoff, "LONGEST_PAUSE", 0.02)
     factory.fail_always = OSError("down")
     manager = new_manager(worker_count=2, create_timeout=0.1)
     eventually(log.loud)  # a creation has failed: what waits fails by it
@@ -179,14 +179,14 @@ def test_a_worker_that_is_about_to_leave_is_not_taken_for_one_that_cannot_create
     assert leaving.wait(PATIENCE)
     eventually(lambda: engine.lifecycle._closing_since is not None)
     engine.lifecycle._closing_since -= 60.0  # it took long to drain
-    ticks = engine.burst._beats
-    eventually(lambda: engine.burst._beats > ticks + 3)
+    ticks = engine.housekeeper._beats
+    eventually(lambda: engine.housekeeper._beats > ticks + 3)
     gate.set()
     assert manager.stop().abandoned == ()
 
 
 def test_stop_with_a_timeout_goes_on_as_kill(new_manager, factory, monkeypatch):
-    monkeypatch.setattr(tasker.engine, "KILL_TIMEOUT", 0.05)
+    monkeypatch.setattr(tasker._pool.engine, "KILL_TIMEOUT", 0.05)
     manager = new_manager(worker_count=1, max_worker_count=1)
     gate = threading.Event()
     stuck = manager.submit(lambda resource: gate.wait(PATIENCE))
@@ -299,7 +299,7 @@ def test_kill_leaves_stuck_threads_behind_and_names_them(new_manager, factory):
 
 @pytest.mark.parametrize("where", ["in on_destroy", "after its last resource"])
 def test_a_kill_without_time_names_no_worker_that_only_has_to_leave(new_manager, factory, monkeypatch, where):
-    monkeypatch.setattr(tasker.lifecycle, "_JOIN", PATIENCE)  # however slow the machine is
+    monkeypatch.setattr(tasker._pool.lifecycle, "_JOIN", PATIENCE)  # however slow the machine is
     gate, leaving, reports = threading.Event(), threading.Event(), []
 
     def hold(here):
@@ -320,8 +320,8 @@ def test_a_kill_without_time_names_no_worker_that_only_has_to_leave(new_manager,
     killer = threading.Thread(target=lambda: reports.append(manager.kill(0)))
     killer.start()
     assert leaving.wait(PATIENCE)
-    ticks = engine.burst._beats
-    eventually(lambda: engine.burst._beats > ticks + 3 or reports)
+    ticks = engine.housekeeper._beats
+    eventually(lambda: engine.housekeeper._beats > ticks + 3 or reports)
     gate.set()
     killer.join(PATIENCE)
     assert reports[0].abandoned == ()
@@ -640,7 +640,7 @@ def test_ctrl_c_in_a_blocked_call_raises_at_once_and_cancels_the_task(new_manage
 @pytest.mark.usefixtures("no_collection")  # Python loses an exception that a handler raises inside somebody's __del__
 def test_ctrl_c_in_the_middle_of_submissions_strands_nothing_and_refuses_what_it_ends(new_manager, monkeypatch):
     late = []  # interrupts of submissions whose task had been taken already: those return
-    monkeypatch.setattr(tasker.engine, "deliver_later", late.append)
+    monkeypatch.setattr(tasker._pool.engine, "deliver_later", late.append)
     manager = new_manager(worker_count=2, max_worker_count=2)
     futures, interrupts, inside = [], 0, False
 
@@ -716,8 +716,8 @@ def test_the_interpreter_exits_with_a_manager_nobody_stopped_and_finishes_its_ta
 
 def test_the_interpreter_exits_with_a_stuck_task():
     done = run_python("""
-        import tasker.process
-        tasker.process.EXIT_TIMEOUT = 0.2
+        import tasker._pool.exit_and_fork
+        tasker._pool.exit_and_fork.EXIT_TIMEOUT = 0.2
         manager = TaskManager(CONFIG)
         started = threading.Event()
         manager.submit(lambda resource: (started.set(), time.sleep(1000)))

@@ -26,16 +26,16 @@ import pytest
 
 import tasker
 from tasker import Context, background, with_timeout, with_value
-from tasker.context import _release
-from tasker.engine import Engine
-from tasker.future import TaskFuture
-from tasker.guard import _call_each
-from tasker.handover import do_both, hand_on, move_all, set_from
-from tasker.locks import holds, new_lock
-from tasker.metrics import BuiltinCollector, Shard
-from tasker.parking import gil_enabled
-from tasker.queue import TaskQueue
-from tasker.resources import ResourcePool
+from tasker._pool.engine import Engine
+from tasker._pool.metrics import Counters, Shard
+from tasker._pool.queue import TaskQueue
+from tasker._pool.resources import ResourcePool
+from tasker._sync.guard import _call_each
+from tasker._sync.handover import do_both, hand_on, move_all, set_from
+from tasker._sync.locks import holds, new_lock
+from tasker._sync.parking import gil_enabled
+from tasker._tasks.context import _release
+from tasker._tasks.future import TaskFuture
 from tests.support.errors import Sick
 
 PACKAGE = tasker.__path__[0]
@@ -56,8 +56,8 @@ STRETCHES = [
     (_release, "del sleepers[0]", "sleeper.release()"),
     (Context._followed, "followers = self._followers  # a signal", "followers = self._followers = made"),
     (Shard._replace, "if self._published is not before", "self._published = after"),
-    (BuiltinCollector._count_queued, "if queued > self._queued", "self._queued = queued"),
-    (BuiltinCollector._forget_samples, "while self._samples[1][0]", "self._samples.popleft()"),
+    (Counters._count_queued, "if queued > self._queued", "self._queued = queued"),
+    (Counters._forget_samples, "while self._samples[1][0]", "self._samples.popleft()"),
     (ResourcePool.borrow, "loan.resource = shelf[-1]", "self._kept -= 1"),
     (ResourcePool.hand_back, "resource, loan.resource =", "shelf.append(resource)"),
 ]

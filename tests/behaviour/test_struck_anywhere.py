@@ -19,9 +19,9 @@ import pytest
 
 import tasker
 from tasker import Config, TaskManager, TaskTimeoutError
-from tasker.metrics import Shard
-from tasker.parking import gil_enabled
-from tasker.worker import Worker
+from tasker._pool.metrics import Shard
+from tasker._pool.worker import Worker
+from tasker._sync.parking import gil_enabled
 from tests.support.bytecodes import PACKAGE, StruckError, in_a_with, takes_lock
 from tests.support.errors import Sick
 from tests.support.recording import Factory
@@ -145,14 +145,14 @@ class Told:
 @pytest.fixture(autouse=True)
 def at_once(monkeypatch):
     """No pauses, and a timer of this test's own, whose thread begins in it."""
-    monkeypatch.setattr(tasker.backoff, "FIRST_PAUSE", 0.001)
-    monkeypatch.setattr(tasker.backoff, "SPACING", 0.0)
-    timer = tasker.timer._Timer()
-    monkeypatch.setattr(tasker.timer, "_timer", timer)
+    monkeypatch.setattr(tasker._pool.backoff, "FIRST_PAUSE", 0.001)
+    monkeypatch.setattr(tasker._pool.backoff, "SPACING", 0.0)
+    timer = tasker._sync.timer._Timer()
+    monkeypatch.setattr(tasker._sync.timer, "_timer", timer)
     yield
     thread, timer._thread = timer._thread, None  # as if another had taken its place
     if thread is not None:
-        timer._seat.wake()
+        timer._parker.wake()
         thread.join(PATIENCE)
 
 
@@ -310,11 +310,11 @@ def test_a_resource_that_is_made_when_memory_ends_is_not_lost(new_manager, facto
 
 @pytest.mark.skipif(not gil_enabled(), reason="allocations cannot be made to fail there")
 @pytest.mark.skipif(sys.version_info >= (3, 15), reason="there a lock is released without memory")
-@pytest.mark.parametrize("where", ["burst", "timer", "worker", "task"])
+@pytest.mark.parametrize("where", ["housekeeper", "timer", "worker", "task"])
 def test_a_lock_that_was_not_released_for_want_of_memory_is_released_by_its_thread(new_manager, monkeypatch, where):
     manager = new_manager(worker_count=1, burst_interval=0)
     engine, struck = manager._engine, threading.Event()
-    lock = engine.figures._lock
+    lock = engine.counters._lock
 
     def strike(*_, **__):
         if not struck.is_set():
@@ -323,11 +323,11 @@ def test_a_lock_that_was_not_released_for_want_of_memory_is_released_by_its_thre
             raise MemoryError
 
     assert manager.wait_ready(PATIENCE)
-    if where == "burst":
-        monkeypatch.setattr(engine.burst, "_do", strike)
-        engine.burst.wake()
+    if where == "housekeeper":
+        monkeypatch.setattr(engine.housekeeper, "_do", strike)
+        engine.housekeeper.wake()
     elif where == "timer":
-        tasker.timer.after(0.0, strike)
+        tasker._sync.timer.after(0.0, strike)
     elif where == "worker":
         monkeypatch.setattr(Worker, "_failed", strike)
         manager.submit(lambda resource: 1 / 0)

@@ -36,8 +36,8 @@ def test_what_hangs_is_given_up(day):
         f"day = {day!r}",
         BEGIN,
         """
-        import tasker.engine
-        tasker.engine.KILL_TIMEOUT = 0.05
+        import tasker._pool.engine
+        tasker._pool.engine.KILL_TIMEOUT = 0.05
         with freeze_time(day):
             assert len(stuck().kill(0.05).abandoned) == 1
             assert len(stuck().stop(0.05).abandoned) == 1
@@ -86,12 +86,12 @@ def test_nothing_is_late_because_the_clock_is_stopped_moved_or_released(day):
         BEGIN,
         """
         manager = stuck(create_timeout=1000)
-        burst = manager._engine.burst
+        housekeeper = manager._engine.housekeeper
 
         def some_ticks():
-            before = burst._beats
-            while burst._beats < before + 3:
-                burst.wake()
+            before = housekeeper._beats
+            while housekeeper._beats < before + 3:
+                housekeeper.wake()
                 time.sleep(0.001)
 
         waiting = [manager.submit(lambda resource: 1, timeout=1000)]
@@ -118,11 +118,11 @@ def test_a_tasker_that_is_imported_while_the_clocks_are_stopped_goes_by_the_real
         import time
         times = [time.monotonic()]
         with freeze_time({day!r}):
-            import tasker.clock
-            times.append(tasker.clock.monotonic())
+            import tasker._sync.clock
+            times.append(tasker._sync.clock.monotonic())
         with freeze_time({day!r}):
-            times.append(tasker.clock.monotonic())
-        times += [tasker.clock.monotonic(), time.monotonic()]
+            times.append(tasker._sync.clock.monotonic())
+        times += [tasker._sync.clock.monotonic(), time.monotonic()]
         assert times == sorted(times), times
         """
     )

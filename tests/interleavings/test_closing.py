@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from tasker import TaskManagerKilledError
-from tasker.future import TaskFuture
-from tasker.lifecycle import KILLING, STOPPING, Lifecycle
+from tasker._pool.lifecycle import KILLING, STOPPING, Lifecycle
+from tasker._tasks.future import TaskFuture
 from tests.support.exploring import Managed, Sleeper, catches, exhaust, sample
 
 # -- kill against a finishing task -----------------------------------------------------------------------------------
@@ -28,7 +28,7 @@ class KillAndFinish(Managed):
         self.worker._succeeded_with_collector(self.future, 42)
 
     def check(self):
-        totals = self.engine.figures.totals()
+        totals = self.engine.counters.totals()
         error = self.future.exception(0)
         assert (totals.completed, totals.failed) == ((1, 0) if error is None else (0, 1))
         assert error is None or isinstance(error, TaskManagerKilledError)
@@ -50,7 +50,7 @@ class KillAndWork(Managed):
 
     def check(self):
         super().check()
-        totals = self.engine.figures.totals()
+        totals = self.engine.counters.totals()
         error = self.future.exception(0)
         assert totals.completed == (error is None)
         assert error is None or isinstance(error, TaskManagerKilledError)
@@ -60,7 +60,7 @@ def fail_without_the_right(self, error, ending):
     if self._final is not None:
         return False
     self._take_settle()
-    self._owner.record_failure(self, error, was_waiting=False)
+    self._engine.record_failure(self, error, was_waiting=False)
     self._publish(error)
     return True
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from tasker.crew import Crew
-from tasker.worker import Worker
+from tasker._pool.crew import Crew
+from tasker._pool.worker import Worker
 from tests.support.exploring import Queued, Sleeper, catches, exhaust, sample
 
 
@@ -61,10 +61,10 @@ class RetireOneOfTwoSleepers(Retire):
 
     def __init__(self):
         super().__init__()
-        self.queue.idle.announced += [worker.seat for worker in self.workers]
+        self.queue.idle.announced += [worker.parker for worker in self.workers]
 
     def serve(self, worker):
-        assert worker.seat.sleep()
+        assert worker.parker.sleep()
         task = worker._look()
         if task is self.future:
             assert task._start(0.0)
@@ -96,7 +96,7 @@ class RetireTheOnlySleeper(RetireOneOfTwoSleepers):
 
 def retire_without_taking_the_announcement(self, count, idle):
     for worker in self.members:
-        if idle.announced and worker.seat is idle.announced[-1]:
+        if idle.announced and worker.parker is idle.announced[-1]:
             worker.dismiss()
             return 1
     return 0

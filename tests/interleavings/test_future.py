@@ -7,8 +7,8 @@ from concurrent.futures._base import FINISHED
 
 import pytest
 
-import tasker.future
-from tasker.future import TaskFuture
+import tasker._tasks.future
+from tasker._tasks.future import TaskFuture
 from tests.support.exploring import Queued, catches, exhaust, sample
 
 
@@ -153,7 +153,7 @@ class TimedWait(ResultAndTimedWait):
 
 def wait_that_does_not_look_again(self, timeout):
     if self._final is None:
-        sleeper = tasker.future.new_sleeper()
+        sleeper = tasker._tasks.future.new_sleep_lock()
         self._announce(sleeper)
         sleeper.acquire()
 

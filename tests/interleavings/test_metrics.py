@@ -6,8 +6,8 @@ from array import array
 
 import pytest
 
-import tasker.metrics
-from tasker.metrics import BuiltinCollector, Shard
+import tasker._pool.metrics
+from tasker._pool.metrics import Counters, Shard
 from tests.support.exploring import World, catches, exhaust, sample
 
 
@@ -18,8 +18,8 @@ class FoldAndRetire(World):
 
     def __init__(self):
         super().__init__()
-        self.figures = BuiltinCollector(lambda: 0)
-        self.shard = self.figures.new_shard()
+        self.counters = Counters(lambda: 0)
+        self.shard = self.counters.new_shard()
         self.shard.taken = 2
         self.shard.durations += (0.5, 1.0)
         self.seen = None
@@ -29,22 +29,22 @@ class FoldAndRetire(World):
         self.shard.durations.append(0.5)
         self.shard.durations.append(3.0)
         self.shard.fold()
-        self.figures.retire(self.shard)
+        self.counters.retire(self.shard)
 
     def read(self):
-        self.seen = self.figures.metrics()
+        self.seen = self.counters.metrics()
 
     def check(self):
-        seen, end = self.seen, self.figures.metrics()
+        seen, end = self.seen, self.counters.metrics()
         assert seen.total_tasks_arrived == end.total_tasks_arrived == 2
         assert (seen.total_tasks_completed, seen.max_execution_time) in ((1, 1.0), (2, 3.0))
         assert (end.total_tasks_completed, end.average_execution_time) == (2, 2.0)
-        assert len(self.figures._reservoir) == 2  # each execution is in the quantiles once
+        assert len(self.counters._reservoir) == 2  # each execution is in the quantiles once
 
 
 @pytest.fixture(autouse=True)
 def short_lists(monkeypatch):
-    monkeypatch.setattr(tasker.metrics, "FULL", 2)
+    monkeypatch.setattr(tasker._pool.metrics, "FULL", 2)
 
 
 def fold_that_publishes_twice(self):
@@ -72,7 +72,7 @@ def test_a_reader_counts_every_task_once_whatever_the_schedule():
 
 @pytest.mark.parametrize(
     ("where", "name", "broken"),
-    [(Shard, "fold", fold_that_publishes_twice), (BuiltinCollector, "retire", retire_without_the_lock)],
+    [(Shard, "fold", fold_that_publishes_twice), (Counters, "retire", retire_without_the_lock)],
 )
 def test_figures_that_are_published_in_two_steps_are_caught(monkeypatch, where, name, broken):
     monkeypatch.setattr(where, name, broken)

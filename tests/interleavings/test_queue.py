@@ -7,8 +7,8 @@ from types import SimpleNamespace
 import pytest
 
 from tasker import TaskManagerShutdownError
-from tasker.parking import Parking
-from tasker.queue import TaskQueue
+from tasker._pool.queue import TaskQueue
+from tasker._sync.parking import ParkingLot
 from tests.support.exploring import Queued, catches, exhaust, sample
 
 
@@ -107,7 +107,7 @@ class PutAndLeave(Queued):
 
     def close(self):
         self.queue.close()
-        self.consumer.seat.wake()
+        self.consumer.parker.wake()
 
     def drain(self):
         while (task := self.consumer._next_task()) is not None:
@@ -135,20 +135,20 @@ class PutAndClose(PutAndLeave):
 # -- put against get -------------------------------------------------------------------------------------------------
 
 
-def park_without_a_second_look(self, seat, look, timeout=-1.0):
+def park_without_a_second_look(self, parker, look, timeout=-1.0):
     found = look()
     if found is None:
-        self.announced.append(seat)
-        seat.sleep(timeout)
+        self.announced.append(parker)
+        parker.sleep(timeout)
         found = look()
     return found
 
 
-def park_that_stays_listed(self, seat, look, timeout=-1.0):
-    self.announced.append(seat)
+def park_that_stays_listed(self, parker, look, timeout=-1.0):
+    self.announced.append(parker)
     found = look()
     if found is None:
-        seat.sleep(timeout)
+        parker.sleep(timeout)
         found = look()
     return found
 
@@ -160,8 +160,8 @@ def put_that_wakes_first(self, task):
 
 
 BROKEN_HANDOVERS = [
-    (Parking, "park", park_without_a_second_look),
-    (Parking, "park", park_that_stays_listed),
+    (ParkingLot, "park", park_without_a_second_look),
+    (ParkingLot, "park", park_that_stays_listed),
     (TaskQueue, "put", put_that_wakes_first),
 ]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from tasker import TaskManagerShutdownError
-from tasker.resources import ResourcePool
+from tasker._pool.resources import ResourcePool
 from tests.support.exploring import World, catches, exhaust, sample
 
 

@@ -6,16 +6,16 @@ from unittest import mock
 
 import pytest
 
-import tasker.burst
-from tasker.burst import Burst
-from tasker.queue import TaskQueue
+import tasker._pool.housekeeper
+from tasker._pool.housekeeper import Housekeeper
+from tasker._pool.queue import TaskQueue
 from tests.support.exploring import Managed, catches, exhaust
 
 
 @pytest.fixture(autouse=True)
 def for_ever():
     """At rest it sleeps until it is woken."""
-    with mock.patch.multiple(tasker.burst, QUIET=0.0, REST=-1.0):
+    with mock.patch.multiple(tasker._pool.housekeeper, QUIET=0.0, REST=-1.0):
         yield
 
 
@@ -27,13 +27,13 @@ class RestAndPut(Managed):
     def __init__(self):
         super().__init__()
         self.engine.service_logger = self.log  # which would start a thread that is none of the world's
-        self.worker.seat.parked = True
-        self.queue.idle.announced.append(self.worker.seat)
+        self.worker.parker.parked = True
+        self.queue.idle.announced.append(self.worker.parker)
 
     def rest(self):
-        patience = self.engine.burst._patience()
-        woken = self.engine.burst._seat.sleep(patience)
-        self.engine.burst._end_rest(woken=woken)
+        patience = self.engine.housekeeper._patience()
+        woken = self.engine.housekeeper._parker.sleep(patience)
+        self.engine.housekeeper._end_rest(woken=woken)
 
     def put(self):
         self.queue.put(self.task())
@@ -68,8 +68,8 @@ def test_two_submitters_are_heard_of():
 
 
 def rest_without_a_second_look(self):
-    self._parts.queue.resting = resting = self._is_quiet()
-    return tasker.burst.REST if resting else self._tick
+    self._engine.queue.resting = resting = self._is_quiet()
+    return tasker._pool.housekeeper.REST if resting else self._tick
 
 
 def put_that_looks_first(self, task):
@@ -77,14 +77,14 @@ def put_that_looks_first(self, task):
     self._main.append(task)
     if self.idle.announced and not self.waking:
         if resting:
-            self.wake_burst()
+            self.wake_housekeeper()
         self.waking = True
         self.idle.wake_one()
 
 
 @pytest.mark.parametrize(
     ("where", "name", "broken"),
-    [(Burst, "_patience", rest_without_a_second_look), (TaskQueue, "put", put_that_looks_first)],
+    [(Housekeeper, "_patience", rest_without_a_second_look), (TaskQueue, "put", put_that_looks_first)],
 )
 def test_a_rest_that_misses_a_task_is_caught(monkeypatch, where, name, broken):
     monkeypatch.setattr(where, name, broken)

@@ -7,8 +7,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from tasker.context import ContextCancelledError
-from tasker.queue import TaskQueue
+from tasker._pool.queue import TaskQueue
+from tasker._tasks.context import ContextCancelledError
 from tests.support.exploring import Managed, Queued, catches, exhaust, sample
 
 # -- the pause is over -------------------------------------------------------------------------------------------------
@@ -143,7 +143,7 @@ class RetryAndEnd(Managed):
 
     def check(self):
         self.finish()
-        totals = self.engine.figures.totals()
+        totals = self.engine.counters.totals()
         assert self.future.done()
         assert totals.completed + totals.failed + totals.cancelled == 1
         assert totals.completed == (not self.future.cancelled() and self.future.exception(0) is None)
@@ -212,7 +212,7 @@ class RetryAndStop(RetryAndEnd):
     def tick_on(self):
         while not self.future.done():
             self.tick()
-            self.engine.burst._seat.sleep(0.1)
+            self.engine.housekeeper._parker.sleep(0.1)
         self.crew.wake_all(self.queue.idle)
 
     def check(self):

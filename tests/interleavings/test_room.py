@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-import tasker.room
-from tasker.room import Room
+import tasker._sync.room
+from tasker._sync.room import Room
 from tests.support.exploring import World, catches, exhaust, sample
 
 
@@ -44,7 +44,7 @@ class Handover(World):
 
     def __init__(self):
         super().__init__()
-        self.room = tasker.room.Room(self.capacity)
+        self.room = tasker._sync.room.Room(self.capacity)
         self.room._holders, self.room._called = Slots(), Slots()
         for number in range(self.capacity):
             assert self.room.enter(f"first {number}", 0)

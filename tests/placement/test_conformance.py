@@ -156,7 +156,7 @@ def test_where_an_exception_was_raised_is_printed(shared):
     text = "".join(traceback.format_exception(error))
     assert "in fail_with_a_cause" in text
     assert "KeyError: 'first'" in text
-    assert "_child.py" not in text
+    assert "child_main.py" not in text
     assert "worker.py" not in text
     if is_remote(shared):
         assert type(error.__cause__).__name__ == "RemoteTraceback"

@@ -6,8 +6,9 @@ import threading
 
 import pytest
 
-from tasker import ContextCancelledError, Processes, TaskManagerKilledError, TaskTimeoutError, lifecycle
-from tasker.placement.elsewhere import RemoteSite
+from tasker import ContextCancelledError, Processes, TaskManagerKilledError, TaskTimeoutError
+from tasker._pool import lifecycle
+from tasker.placement.remote.backend import RemoteBackend
 from tests.support import deadly_tasks, remote_tasks
 from tests.support.errors import Sick
 from tests.support.placements import on_posix
@@ -157,13 +158,13 @@ def test_whose_place_is_ended_by_a_kill_is_waited_for_until_he_has_noticed(place
 
 
 def test_a_stop_ends_a_creation_that_blocks_for_ever_and_waits_for_its_worker(placed_manager, gate, monkeypatch):
-    setup = RemoteSite._setup
+    setup = RemoteBackend._setup
 
-    def patient(site, name):  # or its own time would be over in the same moment
-        site._create_timeout = 600.0
-        return setup(site, name)
+    def patient(backend, name):  # or its own time would be over in the same moment
+        backend._create_timeout = 600.0
+        return setup(backend, name)
 
-    monkeypatch.setattr(RemoteSite, "_setup", patient)
+    monkeypatch.setattr(RemoteBackend, "_setup", patient)
     manager = placed_manager(on_create=gate.create, on_destroy=remote_tasks.forget, create_timeout=0.5)
     process = gate.await_reached()
     report = manager.stop()

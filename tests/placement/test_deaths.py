@@ -8,9 +8,9 @@ import threading
 
 import pytest
 
-import tasker.placement.child
+import tasker.placement.processes.proxy
 from tasker import Processes, WorkerLostError
-from tasker.parking import Seat
+from tasker._sync.parking import Parker
 from tests.support import deadly_tasks, remote_tasks
 from tests.support.journal import Gate
 from tests.support.placements import on_linux, on_posix
@@ -111,7 +111,7 @@ def test_children_that_are_lost_at_work_are_one_outage_if_no_caller_is_told(plac
 def test_a_once_task_that_was_never_sent_is_tried_on_another_child(placed_manager, monkeypatch):
     manager = placed_manager()
     first = manager.queue_task(remote_tasks.process_of)
-    send, failed = tasker.placement.child.Wire.send, []
+    send, failed = tasker.placement.processes.proxy.Wire.send, []
 
     def failing(self, *args, **kwargs):
         if not failed:
@@ -119,7 +119,7 @@ def test_a_once_task_that_was_never_sent_is_tried_on_another_child(placed_manage
             raise BrokenPipeError("nobody there")
         return send(self, *args, **kwargs)
 
-    monkeypatch.setattr(tasker.placement.child.Wire, "send", failing)
+    monkeypatch.setattr(tasker.placement.processes.proxy.Wire, "send", failing)
     future = manager.submit(remote_tasks.process_of, once=True)
     assert future.result(PATIENCE) != first
     assert future.attempts == 2
@@ -188,7 +188,7 @@ def test_a_child_that_nothing_watches_any_more_is_ended(placed_manager, monkeypa
     def follow(self, process):
         raise MemoryError
 
-    monkeypatch.setattr(tasker.placement.child.Stderr, "follow", follow)
+    monkeypatch.setattr(tasker.placement.processes.proxy.Stderr, "follow", follow)
     manager = placed_manager(max_retries=0)
     futures = [manager.submit(remote_tasks.process_of) for _ in range(2)]
     monkeypatch.undo()
@@ -332,7 +332,7 @@ def test_what_a_task_forks_ends_as_a_program_does_where_the_task_ends(placed_man
 
 
 def test_a_task_that_comes_as_an_idle_child_is_found_dead_is_not_sent_to_it(placed_manager, monkeypatch):
-    wake, late = Seat.wake, []
+    wake, late = Parker.wake, []
 
     def wake_late(self):
         if threading.current_thread().name.endswith("-child"):  # which has found out
@@ -342,7 +342,7 @@ def test_a_task_that_comes_as_an_idle_child_is_found_dead_is_not_sent_to_it(plac
     manager = placed_manager(max_retries=0)
     process = manager.queue_task(remote_tasks.process_of)
     eventually(lambda: manager.stats().idle_workers == 1, "the worker to be idle")
-    monkeypatch.setattr(Seat, "wake", wake_late)
+    monkeypatch.setattr(Parker, "wake", wake_late)
     kill(process)
     eventually(lambda: late, "the news")
     assert late[0].result(PATIENCE) != process

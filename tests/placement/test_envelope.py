@@ -11,8 +11,9 @@ from unittest import mock
 import pytest
 
 from tasker import RemoteTaskError
-from tasker.placement import protocol
-from tasker.placement.envelope import (
+from tasker._tasks.wrapping import Progress
+from tasker.placement.remote import protocol
+from tasker.placement.remote.pickling import (
     RemoteTraceback,
     error_from,
     opened,
@@ -23,7 +24,6 @@ from tasker.placement.envelope import (
     pack_value,
     unpack,
 )
-from tasker.wrapping import Progress
 from tests.support import remote_tasks
 from tests.support.errors import Faithful, Lossy
 

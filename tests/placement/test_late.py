@@ -7,8 +7,8 @@ import sys
 import pytest
 
 from tasker import Processes, ResourceCreationError
-from tasker.placement import launch
-from tasker.placement.elsewhere import RemoteSite
+from tasker.placement.processes import launch
+from tasker.placement.remote.backend import RemoteBackend
 from tests.support import deadly_tasks, remote_tasks
 from tests.support.errors import Sick
 from tests.support.placements import on_posix
@@ -25,13 +25,13 @@ def placement():
 @pytest.fixture
 def patient(monkeypatch):
     """Only those who wait for a resource run out of time, not the child that makes it in the same moment."""
-    setup = RemoteSite._setup
+    setup = RemoteBackend._setup
 
-    def patient(site, name):
-        site._create_timeout = 600.0
-        return setup(site, name)
+    def patient(backend, name):
+        backend._create_timeout = 600.0
+        return setup(backend, name)
 
-    monkeypatch.setattr(RemoteSite, "_setup", patient)
+    monkeypatch.setattr(RemoteBackend, "_setup", patient)
 
 
 def failure(manager) -> str:

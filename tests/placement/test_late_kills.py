@@ -8,8 +8,8 @@ import time
 import pytest
 
 from tasker import Processes
-from tasker.placement import protocol
-from tasker.placement.child import Child
+from tasker.placement.processes.proxy import ProcessProxy
+from tasker.placement.remote import protocol
 from tests.support import remote_tasks
 from tests.support.placements import on_posix
 from tests.support.waiting import PATIENCE, eventually
@@ -28,7 +28,7 @@ def forget_slowly(resource):
 
 
 def test_a_child_that_is_killed_as_its_task_answers_gets_no_other_task(placed_manager, journal, gate, monkeypatch):
-    answer, killed = Child._answer, []
+    answer, killed = ProcessProxy._answer, []
 
     def answer_then_kill(self, progress):
         answered = answer(self, progress)
@@ -37,7 +37,7 @@ def test_a_child_that_is_killed_as_its_task_answers_gets_no_other_task(placed_ma
             self._kill_call(self._number)
         return answered
 
-    monkeypatch.setattr(Child, "_answer", answer_then_kill)
+    monkeypatch.setattr(ProcessProxy, "_answer", answer_then_kill)
     manager = placed_manager()
     future = manager.submit(remote_tasks.until_cancelled, gate, journal)
     process = gate.await_reached()
@@ -48,7 +48,7 @@ def test_a_child_that_is_killed_as_its_task_answers_gets_no_other_task(placed_ma
 
 
 def test_a_child_that_is_killed_as_its_creation_answers_is_made_again(placed_manager, journal, monkeypatch):
-    ask, killed = Child._ask, []
+    ask, killed = ProcessProxy._ask, []
 
     def ask_then_kill(self, kind, what, progress):
         answer = ask(self, kind, what, progress)
@@ -57,7 +57,7 @@ def test_a_child_that_is_killed_as_its_creation_answers_is_made_again(placed_man
             self.kill()
         return answer
 
-    monkeypatch.setattr(Child, "_ask", ask_then_kill)
+    monkeypatch.setattr(ProcessProxy, "_ask", ask_then_kill)
     manager = placed_manager()
     assert manager.submit(remote_tasks.process_of, once=True).result(PATIENCE) != killed[0].pid
     assert len(journal.of("created")) == 2

@@ -15,7 +15,7 @@ import sortedcontainers
 
 import tasker
 from tasker import Processes
-from tasker.placement import launch
+from tasker.placement.processes import launch
 from tests.support import deadly_tasks, remote_tasks
 from tests.support.placements import on_linux, on_posix
 from tests.support.processes import is_alive
@@ -75,8 +75,9 @@ def test_a_program_that_makes_its_own_path_and_looks_at_no_environment_has_child
 
 
 def test_children_find_a_tasker_that_is_not_on_the_path_any_more(tmp_path):
-    code = "sys.path.insert(0, folder)\nimport tasker, tasker.placement.child\ndel sys.path[0]\n" + textwrap.dedent(
-        WORKS
+    code = (
+        "sys.path.insert(0, folder)\nimport tasker, tasker.placement.processes.proxy\ndel sys.path[0]\n"
+        + textwrap.dedent(WORKS)
     )
     done = run_where_tasker_lies_in(tmp_path / "vendored", code, "-S")
     assert (done.stdout, done.stderr) == ("0\n", "")
@@ -169,7 +170,7 @@ def test_with_standard_descriptors_closed_children_serve(tmp_path, closed):
 def test_a_pipe_has_ends_above_standard_descriptors(tmp_path):
     done = run(
         """
-        from tasker.placement.launch import pipe
+        from tasker.placement.processes.launch import pipe
         for closed in range(1, 8):
             kept = [os.dup(descriptor) for descriptor in range(3)]
             for descriptor in range(3):

@@ -11,11 +11,11 @@ from functools import partial
 
 import pytest
 
-import tasker.placement.child
-import tasker.placement.launch
+import tasker.placement.processes.launch
+import tasker.placement.processes.proxy
 from tasker import Processes
-from tasker.parking import Parking, gil_enabled
-from tasker.placement.child import Child
+from tasker._sync.parking import ParkingLot, gil_enabled
+from tasker.placement.processes.proxy import ProcessProxy
 from tests.support import deadly_tasks, remote_tasks
 from tests.support.errors import Faithful
 from tests.support.placements import on_linux, on_posix
@@ -128,15 +128,15 @@ def test_twenty_managers_leak_no_descriptor(placed_manager, gate):
 
 @on_linux
 def test_a_child_that_cannot_be_started_leaves_no_descriptor(monkeypatch):
-    tasker.placement.launch.lifeline()  # which stays
+    tasker.placement.processes.launch.lifeline()  # which stays
     before = descriptors()
 
     def refuse(*descriptors, **options):
         raise OSError("no more processes")
 
-    monkeypatch.setattr(tasker.placement.child, "launch", refuse)
+    monkeypatch.setattr(tasker.placement.processes.proxy, "launch", refuse)
     with pytest.raises(OSError, match="no more processes"):
-        Child("worker", 0.1, print)
+        ProcessProxy("worker", 0.1, print)
     assert descriptors() == before
 
 
@@ -156,7 +156,7 @@ def test_a_submission_that_raises_when_its_task_was_put_is_not_accepted(placed_m
     manager = placed_manager(worker_count=1, max_worker_count=1)
     before = manager.queue_task(remote_tasks.process_of)
     eventually(lambda: manager.stats().idle_workers == 1, "the worker is idle")
-    wake_one, raised = Parking.wake_one, []
+    wake_one, raised = ParkingLot.wake_one, []
 
     def fail_once(parking):
         if threading.current_thread() is threading.main_thread() and not raised:
@@ -164,7 +164,7 @@ def test_a_submission_that_raises_when_its_task_was_put_is_not_accepted(placed_m
             raise RecursionError("no room on the stack")
         wake_one(parking)
 
-    monkeypatch.setattr(Parking, "wake_one", fail_once)
+    monkeypatch.setattr(ParkingLot, "wake_one", fail_once)
     with pytest.raises(RecursionError):
         manager.submit(remote_tasks.process_of)
     assert manager.queue_task(remote_tasks.process_of) == before

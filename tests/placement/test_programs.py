@@ -158,8 +158,8 @@ def test_at_interpreter_exit_what_was_accepted_is_done_and_children_end(tmp_path
 def test_at_interpreter_exit_tasks_that_do_not_end_are_ended(tmp_path):
     done = run(
         """
-        import tasker.process
-        tasker.process.EXIT_TIMEOUT = 0.05
+        import tasker._pool.exit_and_fork
+        tasker._pool.exit_and_fork.EXIT_TIMEOUT = 0.05
         m = manager()
         running, waiting = m.submit(stand, "gate"), m.submit(process_of)
         running.add_done_callback(lambda done: say("running", type(done.exception()).__name__))
@@ -209,8 +209,8 @@ def test_when_the_parent_is_killed_all_children_end(tmp_path):
 @on_linux
 def test_when_the_parent_is_killed_children_end_by_themselves_where_the_kernel_does_not_help(tmp_path):
     code = """
-    import tasker.placement.launch
-    tasker.placement.launch.lifeline = lambda: os.open(os.devnull, os.O_RDONLY)
+    import tasker.placement.processes.launch
+    tasker.placement.processes.launch.lifeline = lambda: os.open(os.devnull, os.O_RDONLY)
     m = [manager() for _ in range(2)]
     m[1].submit(stand, "deaf")
     eventually(lambda: os.path.exists("deaf") and open("deaf").read())

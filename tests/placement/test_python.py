@@ -12,9 +12,9 @@ from types import SimpleNamespace
 
 import pytest
 
-import tasker.placement.python
+import tasker.placement.processes.python
 from tasker import ConfigError, Processes
-from tasker.placement import multiprocess
+from tasker.placement.processes import multiprocess
 from tests.support import remote_tasks
 from tests.support.placements import on_linux, on_posix
 from tests.support.processes import is_alive
@@ -113,7 +113,7 @@ def test_a_given_python_is_run_and_asked_once_which_it_is(placed_manager, tmp_pa
 def test_a_given_program_that_says_nothing_is_refused_although_a_test_has_stopped_the_clock(
     placed_manager, tmp_path, monkeypatch
 ):
-    monkeypatch.setattr(tasker.placement.python, "_PATIENCE", 0.1)
+    monkeypatch.setattr(tasker.placement.processes.python, "_PATIENCE", 0.1)
     monkeypatch.setattr(subprocess, "_time", lambda: 0.0)  # as freezegun does
     silent = script(tmp_path / "silent", "exec sleep 1000")
     with pytest.raises(ConfigError, match="it said 'nothing'"):
@@ -222,7 +222,7 @@ def test_who_waits_is_told_why_there_will_be_no_resource_before_the_worker_that_
     (tmp_path / "pool.py").write_text(count(tmp_path) + textwrap.dedent(POOL))
     done = run(
         """
-        from tasker import usercode
+        from tasker._pool import usercode
         told, read = threading.Event(), usercode.last_line_of
         usercode.last_line_of = lambda error: told.wait() and read(error)  # which it notes
         import pool

@@ -11,7 +11,7 @@ from functools import partial
 
 import pytest
 
-import tasker.placement.cluster
+import tasker.placement.ray.cluster
 from tasker import (
     ConfigError,
     ContextCancelledError,
@@ -241,7 +241,7 @@ def test_an_environment_that_cannot_be_made_is_told(placed_manager):
 
 
 def test_a_constructor_that_fails_lets_go_of_the_connection(placed_manager):
-    users = tasker.placement.cluster._connection._users
+    users = tasker.placement.ray.cluster._connection._users
     assert users == set()
     for options in (
         {"on_create": remote_tasks.cannot_create, "resource_pool_size": 1},

@@ -10,7 +10,7 @@ import subprocess
 import pytest
 
 from tasker import Processes, ResourceCreationError, WorkerLostError
-from tasker.placement import launch
+from tasker.placement.processes import launch
 from tests.support import deadly_tasks, remote_tasks
 from tests.support.placements import on_linux, on_posix
 from tests.support.programs import PRELUDE, command, environment, run

@@ -9,7 +9,7 @@ import threading
 
 import pytest
 
-from tasker.placement.variables import pack_variables, set_variables
+from tasker.placement.remote.variables import pack_variables, set_variables
 from tests.support import remote_tasks
 
 other: contextvars.ContextVar[object] = contextvars.ContextVar("other")

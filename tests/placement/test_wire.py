@@ -9,7 +9,7 @@ import threading
 
 import pytest
 
-from tasker.placement.wire import Wire
+from tasker.placement.processes.wire import Wire
 
 
 @pytest.fixture

@@ -27,7 +27,7 @@ from benchmarks.harness.table import as_markdown, as_text, figure
 from benchmarks.harness.targets import Build, Target, both_forms_target, on_3_11
 from benchmarks.latency import HAND_OVERS, above_hand_overs
 from benchmarks.measurements import MEASUREMENTS
-from tasker.signature import wants_context
+from tasker._tasks.signature import wants_context
 
 ROOT = Path(__file__).parents[2]
 
@@ -86,12 +86,16 @@ def test_both_forms_are_compared_with_the_others_and_with_each_other() -> None:
         ("submit-4-cost", 2.0),
     ]
     without, asking, cost = rows
-    assert {name: value.median for name, value in without.figures.items()} == {
+    assert {name: value.median for name, value in without.counters.items()} == {
         TASKER: 2.0,
         BASELINE: 8.0,
         "beside": 1.0,
     }
-    assert {name: value.median for name, value in asking.figures.items()} == {TASKER: 4.0, BASELINE: 8.0, "beside": 1.0}
+    assert {name: value.median for name, value in asking.counters.items()} == {
+        TASKER: 4.0,
+        BASELINE: 8.0,
+        "beside": 1.0,
+    }
     assert asking.target == without.target
     assert cost.met() is False
 
@@ -245,7 +249,7 @@ def test_a_quick_pass_prints_a_table_and_writes_a_file(tmp_path: Path) -> None:
     names = {row.name for row in results.rows}
     assert {"run-task", "queued-bytes", "map", "lines", "processes-argument", "processes-result"} <= names
     assert ("cores-map-30" in names) is not results.on["python"]["gil"]
-    assert all(TASKER in row.figures or row.name.endswith("-baseline") for row in results.rows)
+    assert all(TASKER in row.counters or row.name.endswith("-baseline") for row in results.rows)
 
 
 def test_one_command_measures_on_several_pythons(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:

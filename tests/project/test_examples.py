@@ -199,7 +199,7 @@ STRUCTLOG = """\
 sent to ann
 {"event": "tasker: callback note_delivery raised: LookupError: ...", "exception": "Traceback ...\\nLookupError: ...", "level": "error", "service": "newsletter"}
 {"event": "mail: resources are made again after 1 failure in 0.0 s", "level": "warning", "service": "newsletter"}
-"""  # noqa: E501
+"""
 
 
 def test_custom_logging_shows_both_failures_in_standard_logging_and_in_structlog(tmp_path: Path) -> None:

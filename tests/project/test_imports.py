@@ -21,8 +21,8 @@ BROUGHT = {"__future__", "array", "bisect", "contextvars", "datetime", "math", "
 Each costs every program that imports tasker a part of a millisecond, `dataclasses` and `inspect` together six."""
 
 LATER = {
-    "Processes": "tasker.placement.processes",
-    "Ray": "tasker.placement.ray",
+    "Processes": "tasker.placement.processes.placement",
+    "Ray": "tasker.placement.ray.placement",
     "TaskLifecycleTimestamps": "tasker.stamps",
     "TaskStream": "tasker.stream",
     "ThreadPoolExecutor": "tasker.threadpool",
@@ -71,11 +71,12 @@ def test_a_first_manager_brings_no_more() -> None:
 
 def test_what_many_programs_do_without_comes_when_it_is_asked_for() -> None:
     modules = run("import sys, tasker; print(*(name for name in sys.modules if name.startswith('tasker.')))").split()
-    apart = ("aio", "awaiting", "cli", "executor", "remote", "standard", "testing")
+    apart = ("aio", "_sync.awaiting", "cli", "executor", "_pool.remote", "_tasks.standard", "testing")
     assert not {*LATER.values(), *(f"tasker.{name}" for name in apart)} & {*modules}
     assert sorted(name for name in modules if name.startswith("tasker.placement.")) == [
         "tasker.placement.base",
-        "tasker.placement.beginning",
+        "tasker.placement.processes",
+        "tasker.placement.processes.beginning",
     ]
 
 

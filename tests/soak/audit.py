@@ -21,7 +21,7 @@ def audit(ledger: Ledger, *, destroy_errors: range, stuck: bool) -> Counter[str]
     manager's report was made, which then misses what they did last.
     """
     report: StopReport = ledger.engine.lifecycle.report()
-    metrics: TaskMetrics = ledger.engine.figures.metrics()
+    metrics: TaskMetrics = ledger.engine.counters.metrics()
     accepted = ledger.accepted()
     unsettled = [job for job in accepted if not (job.outcomes or (job.form == "dropped" and job.is_done()))]
     if unsettled:
@@ -135,7 +135,7 @@ def _audit_remains(ledger: Ledger) -> None:
         ledger.broken(f"the lanes hold {dead} entries, {queue._dead} dead ones are counted")
     if any(queue._requeued.values()) or queue.room.used():
         ledger.broken(f"the empty queue counts {queue._requeued} re-queued tasks and {queue.room}")
-    children: tuple[Any, ...] = getattr(engine.site, "_handles", ())
+    children: tuple[Any, ...] = getattr(engine.backend, "_proxies", ())
     if children:
         ledger.broken(f"the closed manager has {children}")
     if engine.crew.members or engine.pool.out or engine.pool.available or engine.run_contexts:

@@ -22,7 +22,7 @@ def kill_at_random(chaos: Chaos, ledger: Ledger, rng: random.Random, over: threa
     """Now and then kill one, whatever it does, until the load is over."""
     pause = rng.choice([0.2, 0.5, 1.0])  # seconds, at most
     while not over.wait(rng.random() * pause):
-        children: tuple[Any, ...] = ledger.engine.site._handles
+        children: tuple[Any, ...] = ledger.engine.backend._proxies
         if chaos.is_calm() or not children:
             continue
         child, number = rng.choice(children), rng.choice(_SIGNALS)

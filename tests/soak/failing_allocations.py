@@ -24,7 +24,8 @@ from concurrent.futures import TimeoutError as NoOutcome
 from types import ModuleType
 from typing import Any
 
-from tasker import Config, TaskFuture, TaskManager, WorkerLostError, backoff
+from tasker import Config, TaskFuture, TaskManager, WorkerLostError
+from tasker._pool import backoff
 from tests.soak import patience
 
 __all__ = ["can_fail_allocations", "main"]

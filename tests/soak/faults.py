@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from tasker import TaskLifecycleTimestamps
-from tasker.parking import gil_enabled
+from tasker._sync.parking import gil_enabled
 from tests.soak.journal import Journal
 from tests.soak.ledger import Job, Ledger, Resource
 
@@ -83,7 +83,7 @@ ERRORS: dict[str, type[BaseException]] = {
 BLOCKED = 0.3  # seconds, at most
 
 HOOK_ERRORS: tuple[type[BaseException], ...] = (OSError, Unprintable, SystemExit, KeyboardInterrupt, Fatal)
-# in the main thread all else is an interrupt, which is for the program: see `tasker.guard`
+# in the main thread all else is an interrupt, which is for the program: see `tasker._sync.guard`
 HOOK_ERRORS_IN_MAIN: tuple[type[BaseException], ...] = (OSError, Unprintable)
 
 

@@ -101,7 +101,7 @@ class Round:
         self.ledger.watch(engine)
         manager._submit_asked = self.ledger.noting_chunks(manager._submit_asked)
         trip(self.chaos, engine.crew, "heal")
-        trip(self.chaos, engine.figures, "sample")
+        trip(self.chaos, engine.counters, "sample")
         tasks = None if self._folder is None else TasksInChild(self._chaos_in_child(), self._journal())
         return Submitter(manager, self.chaos, self.ledger, tasks)
 

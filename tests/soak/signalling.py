@@ -58,7 +58,7 @@ def signalling(chaos: Chaos, ledger: Ledger, rng: random.Random) -> Iterator[Non
 def _signal(chaos: Chaos, ledger: Ledger, rng: random.Random, over: threading.Event) -> None:
     children: tuple[Any, ...]
     while not over.wait(rng.random() * 0.02):
-        number, children = rng.choice(_ENDING), ledger.engine.site._handles
+        number, children = rng.choice(_ENDING), ledger.engine.backend._proxies
         for child in children:
             if not child.is_lost():
                 with contextlib.suppress(ProcessLookupError):

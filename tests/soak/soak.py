@@ -22,7 +22,8 @@ from statistics import median
 from typing import Any
 
 from benchmarks.harness.machine import describe, resident_bytes
-from tasker import Config, Processes, TaskManager, Threads, backoff
+from tasker import Config, Processes, TaskManager, Threads
+from tasker._pool import backoff
 from tests.soak import patience
 from tests.soak.children import descriptors
 from tests.soak.failing_allocations import can_fail_allocations

@@ -124,7 +124,7 @@ def test_a_wrong_option_is_one_line_and_status_2(arguments, words, capsys):
     [
         pytest.param(
             """
-            from tasker.queue import TaskQueue
+            from tasker._pool.queue import TaskQueue
             from random import random
             put_back = TaskQueue.put_back
             def lose_some(queue, task):
@@ -138,7 +138,7 @@ def test_a_wrong_option_is_one_line_and_status_2(arguments, words, capsys):
         pytest.param(
             """
             from random import random
-            from tasker.usercode import UserCode
+            from tasker._pool.usercode import UserCode
             destroy = UserCode.destroy
             def perhaps_twice(user, resource, reason=None):
                 if random() < 0.1:
@@ -151,7 +151,7 @@ def test_a_wrong_option_is_one_line_and_status_2(arguments, words, capsys):
         ),
         pytest.param(
             """
-            from tasker.metrics import Shard
+            from tasker._pool.metrics import Shard
             count = Shard.count
             def twice(shard, *, failed=0, **others):
                 count(shard, failed=2 * failed, **others)
@@ -197,7 +197,7 @@ tests.soak.round.ENDINGS_WITH_CHILDREN = {"stop": tests.soak.round.ENDINGS_WITH_
     [
         pytest.param(
             """
-            from tasker.worker import Worker
+            from tasker._pool.worker import Worker
             failed = Worker._failed
             def give_up(worker, task, error):
                 if type(error).__name__ == "WorkerLostError":
@@ -210,7 +210,7 @@ tests.soak.round.ENDINGS_WITH_CHILDREN = {"stop": tests.soak.round.ENDINGS_WITH_
         ),
         pytest.param(
             """
-            from tasker.worker import Worker
+            from tasker._pool.worker import Worker
             failed = Worker._failed
             def again(worker, task, error):
                 task._once = False
@@ -222,8 +222,8 @@ tests.soak.round.ENDINGS_WITH_CHILDREN = {"stop": tests.soak.round.ENDINGS_WITH_
         ),
         pytest.param(
             """
-            from tasker.placement.child import Child
-            Child.destroy = lambda child: None
+            from tasker.placement.processes.proxy import ProcessProxy
+            ProcessProxy.destroy = lambda child: None
             tests.soak.load.kill_at_random = lambda *_: None  # which ended it
             patience.SECONDS = 3.0
             """,
@@ -232,8 +232,8 @@ tests.soak.round.ENDINGS_WITH_CHILDREN = {"stop": tests.soak.round.ENDINGS_WITH_
         ),
         pytest.param(
             """
-            from tasker.placement.child import Child
-            Child._close = lambda child: child._wire.close()
+            from tasker.placement.processes.proxy import ProcessProxy
+            ProcessProxy._close = lambda child: child._wire.close()
             """,
             "descriptors are open",
             id="a child's descriptors are not closed",

@@ -10,7 +10,7 @@ from types import FrameType
 from typing import Any
 
 import tasker
-from tasker import locks
+from tasker._sync import locks
 
 
 class Interrupter:

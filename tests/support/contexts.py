@@ -7,10 +7,10 @@ import time
 
 import pytest
 
-import tasker.context
-import tasker.timer
+import tasker._sync.timer
+import tasker._tasks.context
 from tasker import with_cancel, with_deadline, with_timeout, with_value
-from tasker.context import _Followers
+from tasker._tasks.context import _Followers
 from tests.support.waiting import eventually
 
 
@@ -30,10 +30,10 @@ needs_signals = pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="nee
 
 def pass_deadline(ctx):
     """Have the timer thread find that the deadline has passed: now, and not before all is prepared for it."""
-    tasker.timer.at(0.0, ctx._deadline_passed)
+    tasker._sync.timer.at(0.0, ctx._deadline_passed)
 
 
 def live_entries():
-    timer = tasker.timer._timer
+    timer = tasker._sync.timer._timer
     eventually(lambda: not timer._incoming or timer._wakes_at > 0)
     return [entry for _, _, entry in [*timer._incoming, *timer._heap] if entry.is_set()]

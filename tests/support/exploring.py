@@ -5,7 +5,7 @@ are only those on which frontrun (0.7) would be blind or stuck:
 
 - sleepers: a raw lock acquired by its own holder is a deadlock to frontrun, so threads sleep on a bounded semaphore;
 - deques: frontrun sees that a list is read or changed, but not that a deque is, so lanes are lists here;
-- slots: frontrun does not follow an attribute that is a slot, so `Seat`, `Parking` and `Shard` go without;
+- slots: frontrun does not follow an attribute that is a slot, so `Parker`, `ParkingLot` and `Shard` go without;
 - locks: frontrun tries the order in which two threads take one only if it sees them change something before;
 - events: frontrun's own now and then get stuck;
 - locks made on import: frontrun replaces those that are made while it explores.
@@ -27,21 +27,21 @@ from unittest import mock
 
 import pytest
 
-import tasker.burst
-import tasker.engine
-import tasker.future
-import tasker.lifecycle
-import tasker.metrics
-import tasker.parking
-import tasker.queue
-import tasker.room
-import tasker.worker
+import tasker._pool.engine
+import tasker._pool.housekeeper
+import tasker._pool.lifecycle
+import tasker._pool.metrics
+import tasker._pool.queue
+import tasker._pool.worker
+import tasker._sync.parking
+import tasker._sync.room
+import tasker._tasks.future
 from tasker import Config
-from tasker.aside import Aside
-from tasker.clock import monotonic
-from tasker.engine import Engine
-from tasker.future import TaskFuture
-from tasker.lifecycle import CLOSED, OPEN
+from tasker._pool.engine import Engine
+from tasker._pool.lifecycle import CLOSED, OPEN
+from tasker._sync.callback_runner import CallbackRunner
+from tasker._sync.clock import monotonic
+from tasker._tasks.future import TaskFuture
 
 NEEDED = "needs frontrun 0.7, which is in the extra dev and has no build for free-threaded Python"
 frontrun = pytest.importorskip("frontrun", reason=NEEDED)
@@ -129,7 +129,7 @@ def _made(world: type[World]) -> Callable[[], World]:
             return SeenLock(inner)
 
         with mock.patch.multiple(threading, Lock=lock, RLock=reentrant_lock, Event=Gate):
-            tasker.future._first_waiter = threading.RLock()
+            tasker._tasks.future._first_waiter = threading.RLock()
             return world()
 
     return make
@@ -243,18 +243,20 @@ def _explored_monotonic() -> float:
 
 @contextmanager
 def _seams() -> Iterator[None]:
-    seat, parking, shard = map(without_slots, (tasker.parking.Seat, tasker.parking.Parking, tasker.metrics.Shard))
+    parker, parking, shard = map(
+        without_slots, (tasker._sync.parking.Parker, tasker._sync.parking.ParkingLot, tasker._pool.metrics.Shard)
+    )
     with ExitStack() as stack:
-        for module in (tasker.parking, tasker.future):
-            stack.enter_context(mock.patch.object(module, "new_sleeper", Sleeper))
+        for module in (tasker._sync.parking, tasker._tasks.future):
+            stack.enter_context(mock.patch.object(module, "new_sleep_lock", Sleeper))
         # frontrun says who runs when, and by a clock a schedule could not be run again
-        stack.enter_context(mock.patch.object(tasker.parking, "_yield", None))
-        for module in (tasker.room, tasker.worker, tasker.burst, tasker.lifecycle):
-            stack.enter_context(mock.patch.object(module, "Seat", seat))
-        stack.enter_context(mock.patch.object(tasker.future, "_first_waiter", None))  # see _made
-        stack.enter_context(mock.patch.object(tasker.queue, "Parking", parking))
-        stack.enter_context(mock.patch.object(tasker.metrics, "Shard", shard))
-        for module in (tasker.parking, tasker.queue, tasker.room):
+        stack.enter_context(mock.patch.object(tasker._sync.parking, "_yield", None))
+        for module in (tasker._sync.room, tasker._pool.worker, tasker._pool.housekeeper, tasker._pool.lifecycle):
+            stack.enter_context(mock.patch.object(module, "Parker", parker))
+        stack.enter_context(mock.patch.object(tasker._tasks.future, "_first_waiter", None))  # see _made
+        stack.enter_context(mock.patch.object(tasker._pool.queue, "ParkingLot", parking))
+        stack.enter_context(mock.patch.object(tasker._pool.metrics, "Shard", shard))
+        for module in (tasker._sync.parking, tasker._pool.queue, tasker._sync.room):
             stack.enter_context(mock.patch.object(module, "deque", Lane))
         for name, module in list(sys.modules.items()):
             if name.startswith("tasker.") and vars(module).get("monotonic") is monotonic:
@@ -309,18 +311,18 @@ class Queued(World):
     def __init__(self) -> None:
         super().__init__()
         self.logger: Any = Quiet()
-        self.queue = tasker.queue.TaskQueue("queue", locked=self.locked)
+        self.queue = tasker._pool.queue.TaskQueue("queue", locked=self.locked)
         self.settling: set[TaskFuture[Any]] = set()
         self.died = 0
         self.cancelled = 0
         self.failed = 0
 
     def task(self) -> TaskFuture[Any]:
-        return tasker.future.new_task(self, len, (), False, 0.0)
+        return tasker._tasks.future.new_task(self, len, (), False, 0.0)
 
     def worker(self) -> Any:
         """A worker whose thread is one of the world's."""
-        return tasker.worker.Worker("worker", self, tasker.metrics.Shard(), lambda worker: None)  # type: ignore[arg-type]
+        return tasker._pool.worker.Worker("worker", self, tasker._pool.metrics.Shard(), lambda worker: None)  # type: ignore[arg-type]
 
     def entry_died(self, future: TaskFuture[Any]) -> None:
         self.died += 1
@@ -332,7 +334,7 @@ class Queued(World):
     def record_failure(self, future: TaskFuture[Any], error: BaseException, *, was_waiting: bool) -> None:
         self.failed += 1
 
-    def run_aside(self, jobs: list[Callable[[], object]]) -> None:
+    def run_in_other_thread(self, jobs: list[Callable[[], object]]) -> None:
         for job in jobs:
             job()
 
@@ -340,7 +342,7 @@ class Queued(World):
         things.clear()
 
 
-class InPlace(Aside):
+class InPlace(CallbackRunner):
     """Runs jobs, and drops what is let go of, in the thread that asks for it: a world has no threads but its own."""
 
     def run_all(self, jobs: list[Callable[[], object]]) -> None:
@@ -356,10 +358,10 @@ class Still(Engine[int]):
     """An engine none of whose threads run: the world's threads do their work."""
 
     def _start(self) -> None:
-        self.aside = InPlace("aside", self.logger)
+        self.runner = InPlace("aside", self.logger)
         self.news: Any = Silent()
 
-    def _ensure_burst(self) -> None:
+    def _ensure_housekeeper(self) -> None:
         pass
 
     def tasks_need_this_thread(self) -> bool:
@@ -386,7 +388,7 @@ class Managed(World):
         return self.created
 
     def task(self) -> TaskFuture[Any]:
-        return tasker.future.new_task(self.engine, lambda resource: 42, (), False, 0.0)
+        return tasker._tasks.future.new_task(self.engine, lambda resource: 42, (), False, 0.0)
 
     def work(self) -> None:
         """What the worker's thread does."""
@@ -394,14 +396,14 @@ class Managed(World):
 
     def closing(self) -> None:
         """What the burst thread does once it is woken."""
-        while not (self.lifecycle.state != OPEN and self.lifecycle.step(tasker.lifecycle.monotonic())):
-            self.engine.burst._seat.sleep(0.5)
+        while not (self.lifecycle.state != OPEN and self.lifecycle.step(tasker._pool.lifecycle.monotonic())):
+            self.engine.housekeeper._parker.sleep(0.5)
 
     def check(self) -> None:
         """What holds of every engine that was closed."""
-        totals = self.engine.figures.totals()
+        totals = self.engine.counters.totals()
         assert self.log.loud == []
         assert self.destroyed == [*range(1, self.created + 1)]
         assert self.queue.waiting() == (0, 0)
-        assert self.engine.figures._count_arrived() == totals.completed + totals.failed + totals.cancelled
+        assert self.engine.counters._count_arrived() == totals.completed + totals.failed + totals.cancelled
         assert self.lifecycle.state == CLOSED

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from tasker import background
-from tasker.context import ManagerValues
-from tasker.future import new_task
-from tasker.logger import GuardedLogger
+from tasker._sync.guarded_logger import GuardedLogger
+from tasker._tasks.context import ManagerValues
+from tasker._tasks.future import new_task
 
 VALUES = ManagerValues(background(), lambda: False)
 
@@ -24,7 +24,7 @@ class Owner:
         return new_task(self, len, (), False, 1.0)
 
     def entry_died(self, future):
-        assert future._owner is self
+        assert future._engine is self
         self.told.append("entry died")
 
     def record_cancelled(self):
@@ -34,7 +34,7 @@ class Owner:
         assert not future.done(), "recorded first, then published"
         self.told.append(("failed", error, was_waiting))
 
-    def run_aside(self, jobs):
+    def run_in_other_thread(self, jobs):
         self.jobs += jobs
 
     def let_go(self, things):

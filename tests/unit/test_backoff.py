@@ -7,8 +7,8 @@ from types import SimpleNamespace
 
 import pytest
 
-import tasker.backoff
-from tasker.backoff import FIRST_PAUSE, LONGEST_PAUSE, SPACING, Backoff
+import tasker._pool.backoff
+from tasker._pool.backoff import FIRST_PAUSE, LONGEST_PAUSE, SPACING, Backoff
 
 PATIENT = 30.0  # create_timeout
 
@@ -16,7 +16,7 @@ PATIENT = 30.0  # create_timeout
 @pytest.fixture
 def clock(monkeypatch):
     clock = SimpleNamespace(now=1000.0)
-    monkeypatch.setattr(tasker.backoff, "monotonic", lambda: clock.now)
+    monkeypatch.setattr(tasker._pool.backoff, "monotonic", lambda: clock.now)
     return clock
 
 

@@ -11,11 +11,11 @@ from unittest import mock
 
 import pytest
 
-from tasker import callables
-from tasker.callables import ASYNC_GENERATOR, COROUTINE, GENERATOR, deferred_kind, plainly_takes
-from tasker.health import takes_resource
-from tasker.logger import _takes_exc_info
-from tasker.signature import wants_context
+from tasker._base import callables
+from tasker._base.callables import ASYNC_GENERATOR, COROUTINE, GENERATOR, deferred_kind, plainly_takes
+from tasker._sync.guarded_logger import _takes_exc_info
+from tasker._tasks.health import takes_resource
+from tasker._tasks.signature import wants_context
 
 
 class Made:

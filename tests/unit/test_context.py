@@ -10,8 +10,8 @@ import weakref
 
 import pytest
 
-import tasker.context
-import tasker.timer
+import tasker._sync.timer
+import tasker._tasks.context
 from tasker import (
     ConfigError,
     ContextCancelledError,
@@ -23,7 +23,7 @@ from tasker import (
     with_timeout,
     with_value,
 )
-from tasker.context import Context, ManagerValues, new_task_context
+from tasker._tasks.context import Context, ManagerValues, new_task_context
 from tasker.testing import ManualClock
 from tests.support.contexts import MAKERS, live_entries, pass_deadline, told_by
 from tests.support.locks import HookedLock
@@ -294,7 +294,7 @@ def test_nothing_of_the_users_runs_on_the_timer_thread():
     pass_deadline(ctx)
     assert both.acquire(timeout=PATIENCE)
     assert both.acquire(timeout=PATIENCE)
-    assert tasker.timer._timer._thread not in threads
+    assert tasker._sync.timer._timer._thread not in threads
     assert threading.current_thread() not in threads
     assert {thread.name for thread in threads} == {"tasker-context"}
 
@@ -315,7 +315,7 @@ def test_a_callback_that_blocks_holds_up_neither_deadlines_nor_other_callbacks()
     pass_deadline(late)
     assert late.wait(PATIENCE)
     assert freed.wait(PATIENCE)
-    eventually(tasker.timer.aside.idle)
+    eventually(tasker._sync.timer.runner.idle)
 
 
 def test_cancelling_takes_the_deadline_out_of_the_timer():
@@ -327,25 +327,25 @@ def test_cancelling_takes_the_deadline_out_of_the_timer():
 
 
 def test_ten_thousand_cancelled_deadlines_do_not_stay_in_the_timer():
-    before = tasker.timer._timer.waiting()
+    before = tasker._sync.timer._timer.waiting()
     contexts = [with_timeout(background(), 3600) for _ in range(10_000)]
-    eventually(lambda: tasker.timer._timer.waiting() >= 10_000)
+    eventually(lambda: tasker._sync.timer._timer.waiting() >= 10_000)
     for ctx in contexts:
         ctx.cancel()
-    eventually(lambda: tasker.timer._timer.waiting() <= before + 2 * tasker.timer._BATCH)
+    eventually(lambda: tasker._sync.timer._timer.waiting() <= before + 2 * tasker._sync.timer._BATCH)
 
 
 def test_a_context_that_ends_while_its_deadline_is_set_leaves_no_entry_behind(monkeypatch):
     parent = with_cancel(background())
     entries = []
-    at = tasker.timer.at
+    at = tasker._sync.timer.at
 
     def at_and_cancel(when, fire):
         entries.append(at(when, fire))
         parent.cancel()
         return entries[0]
 
-    monkeypatch.setattr(tasker.timer, "at", at_and_cancel)
+    monkeypatch.setattr(tasker._sync.timer, "at", at_and_cancel)
     ctx = with_timeout(parent, 3600)
     assert ctx.cancelled()
     assert entries[0]._fire is None

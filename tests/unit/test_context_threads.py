@@ -9,8 +9,8 @@ import threading
 
 import pytest
 
-import tasker.context
-import tasker.timer
+import tasker._sync.timer
+import tasker._tasks.context
 from tasker import (
     background,
     with_cancel,
@@ -58,7 +58,7 @@ def test_wait_without_a_timeout_sleeps_until_the_context_is_done_however_long_th
     seen = []
     thread = threading.Thread(target=lambda: seen.append(ctx.wait()))
     with monkeypatch.context() as patch:
-        patch.setattr(tasker.context, "new_sleeper", HastyLock)
+        patch.setattr(tasker._tasks.context, "new_sleep_lock", HastyLock)
         assert ctx.wait(3600) is False
         thread.start()
         eventually(lambda: told_by(ctx).sleepers or seen)
@@ -232,14 +232,14 @@ def test_deadlines_pass_and_callbacks_run_in_a_forked_child():
     out = printed_by("""
         import os, threading, warnings
         from tasker import *
-        import tasker.timer
+        import tasker._sync.timer
         release, busy = threading.Event(), threading.Event()
         keeps_the_thread = with_timeout(background(), 3600)
         keeps_the_thread.on_done(lambda: (busy.set(), release.wait(20)))
-        tasker.timer.at(0.0, keeps_the_thread._deadline_passed)
+        tasker._sync.timer.at(0.0, keeps_the_thread._deadline_passed)
         assert busy.wait(20)
         with_timeout(background(), 3600)
-        tasker.timer._timer._lock.acquire()  # as another thread might hold it at this moment
+        tasker._sync.timer._timer._lock.acquire()  # as another thread might hold it at this moment
         child = os.fork()
         if child == 0:
             try:
@@ -247,13 +247,13 @@ def test_deadlines_pass_and_callbacks_run_in_a_forked_child():
                 blocked, ctx = with_timeout(background(), 3600), with_timeout(background(), 3600)
                 blocked.on_done(lambda: threading.Event().wait(60))  # holds up no other, here as in the parent
                 ctx.on_done(called.set)
-                tasker.timer.at(0.0, blocked._deadline_passed)
-                tasker.timer.at(0.0, ctx._deadline_passed)
+                tasker._sync.timer.at(0.0, blocked._deadline_passed)
+                tasker._sync.timer.at(0.0, ctx._deadline_passed)
                 assert with_timeout(background(), 0.001).wait(20)
                 os._exit(0 if ctx.wait(20) and called.wait(20) else 1)
             finally:
                 os._exit(2)
-        tasker.timer._timer._lock.release()
+        tasker._sync.timer._timer._lock.release()
         print("child", os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
         release.set()
         print("parent", with_timeout(background(), 0.001).wait(20))

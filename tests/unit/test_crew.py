@@ -6,7 +6,7 @@ import threading
 
 import pytest
 
-from tasker.worker import Worker
+from tasker._pool.worker import Worker
 from tests.support.locks import HookedLock
 from tests.support.waiting import PATIENCE, eventually
 
@@ -74,8 +74,8 @@ def test_a_member_whose_thread_ended_without_a_word_is_replaced(new_manager, mon
     crew = manager._engine.crew
     lost = crew.members[0]
     monkeypatch.setattr(lost, "_leave", lambda worker: None)
-    seat = manager._engine.queue.idle.take_longest
-    eventually(lambda: lost.seat.parked and seat() is lost.seat)
+    parker = manager._engine.queue.idle.take_longest
+    eventually(lambda: lost.parker.parked and parker() is lost.parker)
     lost.dismiss()
     lost.thread.join(PATIENCE)
     assert manager.queue_task(lambda resource: "served by another") == "served by another"
@@ -137,7 +137,7 @@ def test_retired_workers_figures_are_added_to_the_totals_once(new_manager):
         assert crew.retire(3, idle) == 3
         eventually(lambda: len(crew.members) == 1)
     assert manager.metrics().total_tasks_completed == manager.metrics().total_tasks_arrived == 20
-    figures = manager._engine.figures
+    figures = manager._engine.counters
     eventually(lambda: len(figures._shards) == 3)  # one worker's, and the two for all that is no worker
     assert manager.metrics().total_tasks_completed == 20
 

@@ -12,8 +12,8 @@ from concurrent.futures import FIRST_COMPLETED, FIRST_EXCEPTION, as_completed
 
 import pytest
 
-import tasker.future
-import tasker.scaling
+import tasker._pool.scaling
+import tasker._tasks.future
 from tasker import (
     Config,
     PoolDeadlockError,
@@ -23,9 +23,9 @@ from tasker import (
     TaskManagerKilledError,
     TaskManagerShutdownError,
     TaskTimeoutError,
-    deadlock,
 )
-from tasker.current import here
+from tasker._tasks import deadlock
+from tasker._tasks.current import thread_state
 from tests.support.errors import Sick
 from tests.support.waiting import PATIENCE, eventually
 from tests.support.waits import ONE, STANDARD, UNTIL, WAITS, leaf
@@ -231,7 +231,7 @@ def test_a_wait_inside_of_a_wait_leaves_the_outer_one_in_force(new_manager, monk
     worker = new_manager(**ONE)._engine.crew.members[0]
     other, release = new_manager(), threading.Event()
     first, second = (other.queue_task_async(lambda _: release.wait(PATIENCE)) for _ in range(2))
-    monkeypatch.setattr(here.place, "worker", worker)
+    monkeypatch.setattr(thread_state.running, "worker", worker)
     with deadlock.Wait(deadlock.Outcomes((first,)), bool) as outer:
         with deadlock.Wait(deadlock.Outcomes((second,)), bool) as inner:
             assert deadlock._announced.waits == {worker: inner}
@@ -382,7 +382,7 @@ def test_a_standard_wait_outside_of_tasks_is_as_it_was(new_manager):
     with concurrent.futures.ThreadPoolExecutor(1) as thread:
         waiting = thread.submit(concurrent.futures.wait, [future])
         eventually(lambda: future._standard is not None and future._standard.waiters)
-        assert type(future._standard.waiters[0].event) is tasker.future._Event  # which watches nothing
+        assert type(future._standard.waiters[0].event) is tasker._tasks.future._Event  # which watches nothing
         gate.set()
         assert waiting.result(PATIENCE).done == {future}
 
@@ -485,9 +485,9 @@ def test_a_stuck_pool_is_known_to_scaling_as_such(new_manager, monkeypatch):
 
     def decide(sample, limits):
         samples.append(sample)
-        return tasker.scaling.decide(sample, limits)
+        return tasker._pool.scaling.decide(sample, limits)
 
-    monkeypatch.setattr("tasker.burst.decide", decide)
+    monkeypatch.setattr("tasker._pool.housekeeper.decide", decide)
     manager = new_manager(worker_count=1, max_worker_count=4, burst_interval=0.01)
 
     def parent(_, depth):

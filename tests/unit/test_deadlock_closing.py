@@ -7,13 +7,8 @@ import threading
 
 import pytest
 
-from tasker import (
-    Config,
-    PoolDeadlockError,
-    QueueFullError,
-    TaskManager,
-    deadlock,
-)
+from tasker import Config, PoolDeadlockError, QueueFullError, TaskManager
+from tasker._tasks import deadlock
 from tasker.threadpool import ThreadPoolExecutor
 from tests.support.waiting import PATIENCE, eventually
 from tests.support.waits import ONE, leaf

@@ -8,7 +8,7 @@ from concurrent.futures import ALL_COMPLETED, FIRST_COMPLETED, FIRST_EXCEPTION
 
 import pytest
 
-from tasker.deadlock import Closing, Outcomes, Ready, Rest, Slot, Stuck, Wait, Waits, look_again
+from tasker._tasks.deadlock import Closing, Outcomes, Ready, Rest, Slot, Stuck, Wait, Waits, look_again
 
 SEED = int(os.environ.get("TASKER_SEED", "1"))
 WORLDS = int(os.environ.get("TASKER_WORLDS", "6000"))
@@ -21,7 +21,7 @@ class Task:
     _exception = None
 
     def __init__(self, pool, deadline):
-        self._owner = pool
+        self._engine = pool
         self._deadline = 1.0 if deadline else None
         self.waits = True  # in its lane
         self.ended = False
@@ -128,7 +128,7 @@ class World:
     def play(self, *, hopes):
         """Who waits when everything has ended that can."""
         waiting = dict(self.kinds)
-        ended = {task for task in self.tasks if task.ended or task._deadline is not None or task._owner.killed}
+        ended = {task for task in self.tasks if task.ended or task._deadline is not None or task._engine.killed}
         ended_before = {task for task in self.tasks if task.ended}
         moved = True
         while moved:
@@ -206,7 +206,7 @@ def test_a_look_ends_one_wait_of_a_circle_and_leaves_the_others_to_that(monkeypa
         wait = Wait(Outcomes((workers[number - 1].task,)), lambda number=number: woken.append(number))
         wait.task = worker.task
         waits.begin(worker, wait)
-    monkeypatch.setattr("tasker.deadlock._announced", waits)
+    monkeypatch.setattr("tasker._tasks.deadlock._announced", waits)
     look_again(workers)
     look_again(workers)  # before the thread has left its wait
     assert woken == [2, 2], "the youngest, until it has heard"

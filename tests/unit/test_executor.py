@@ -18,10 +18,10 @@ from concurrent.futures import Executor
 import pytest
 
 from tasker import Config, PoolDeadlockError, QueueFullError, TaskFuture, TaskManager, TaskManagerShutdownError
+from tasker._sync.parking import gil_enabled
+from tasker._tasks.wrapping import users_function, users_traceback
 from tasker.executor import _call
-from tasker.parking import gil_enabled
 from tasker.threadpool import ThreadPoolExecutor
-from tasker.wrapping import users_function, users_traceback
 from tests.support.errors import Sick
 from tests.support.waiting import PATIENCE, eventually
 

@@ -15,10 +15,10 @@ from typing import ClassVar
 
 import pytest
 
-import tasker.future
+import tasker._tasks.future
 from tasker import ConfigError, DeadlineExceededError, TaskTimeoutError
-from tasker.future import new_task
-from tasker.parking import gil_enabled
+from tasker._sync.parking import gil_enabled
+from tasker._tasks.future import new_task
 from tests.support.locks import HastyLock
 from tests.support.waiting import PATIENCE, eventually
 
@@ -130,7 +130,7 @@ def test_a_wait_without_a_timeout_is_a_wait_for_the_outcome_however_long_that_ta
         except BaseException as error:
             caught.append(type(error))
 
-    monkeypatch.setattr(tasker.future, "new_sleeper", HastyLock)
+    monkeypatch.setattr(tasker._tasks.future, "new_sleep_lock", HastyLock)
     for timeout in (3600, float("inf")):
         with pytest.raises(TimeoutError):
             future.result(timeout)
@@ -482,12 +482,12 @@ def test_callbacks_of_a_timeout_run_on_no_thread_of_the_timer_or_the_manager(blo
 
 
 def test_a_finished_task_leaves_no_timer_behind(new_manager):
-    import tasker.timer
+    import tasker._sync.timer
 
     manager = new_manager()
     for _ in range(3000):
         manager.queue_task(lambda resource: 0, timeout=1000)
-    eventually(lambda: tasker.timer._timer.waiting() < 1500)
+    eventually(lambda: tasker._sync.timer._timer.waiting() < 1500)
 
 
 def test_asyncio_can_wrap_futures_as_any_of_the_standard_library(new_manager):

@@ -7,10 +7,11 @@ import threading
 
 import pytest
 
-import tasker.future
-from tasker import ContextCancelledError, DeadlineExceededError, TaskTimeoutError, deadlock
-from tasker.current import here
-from tasker.future import TaskFuture
+import tasker._tasks.future
+from tasker import ContextCancelledError, DeadlineExceededError, TaskTimeoutError
+from tasker._tasks import deadlock
+from tasker._tasks.current import thread_state
+from tasker._tasks.future import TaskFuture
 from tests.support.futures import VALUES
 from tests.support.snippets import needs_fork, printed_by
 from tests.support.threads import in_another_thread
@@ -158,7 +159,7 @@ def test_after_a_fork_what_had_no_outcome_fails_and_nobody_is_told_who_is_not_th
     for each in (future, done):
         each.add_done_callback(calls.append)
     assert done.cancel()
-    sleeper = tasker.future.new_sleeper()
+    sleeper = tasker._tasks.future.new_sleep_lock()
     future._announce(sleeper)
     in_another_thread(future._condition.acquire)  # a wait() held it, in a thread that is not here any more
     for each in (future, bare, done):
@@ -174,11 +175,11 @@ def test_after_a_fork_what_had_no_outcome_fails_and_nobody_is_told_who_is_not_th
 def test_a_forked_child_waits_for_tasks_of_its_own_whatever_another_thread_was_doing_in_the_parent():
     out = printed_by("""
         import os, signal, threading
-        import tasker.future
+        import tasker._tasks.future
         from tasker import Config, TaskManager
         held, release = threading.Event(), threading.Event()
         def begin_to_wait():
-            with tasker.future._first_waiter:
+            with tasker._tasks.future._first_waiter:
                 held.set()
                 release.wait(20)
         thread = threading.Thread(target=begin_to_wait)
@@ -210,7 +211,7 @@ def test_a_wait_inside_of_a_wait_leaves_the_outer_one_announced(owner, monkeypat
 
         name, holds_resource, task = "worker", False, None
 
-    class Seat:
+    class Parker:
         """The outer one is made first."""
 
         def __init__(self):
@@ -231,8 +232,8 @@ def test_a_wait_inside_of_a_wait_leaves_the_outer_one_announced(owner, monkeypat
         settle(outer)
 
     sleeps = [sleep_in_the_outer, lambda: settle(inner)]
-    monkeypatch.setattr(here.place, "worker", worker)
-    monkeypatch.setattr("tasker.future.Seat", Seat)
+    monkeypatch.setattr(thread_state.running, "worker", worker)
+    monkeypatch.setattr("tasker._tasks.future.Parker", Parker)
     outer, inner = owner.future(), owner.future()
     for future in (outer, inner):
         future._deadline = float("inf")  # no wait for it is a deadlock
@@ -250,7 +251,7 @@ def test_a_timeout_that_meets_the_worker_leaves_it_nothing_to_call(new_manager, 
         store(self, exception, *others, **named)
         if isinstance(exception, TaskTimeoutError):
             gate.set()
-            eventually(lambda: worker.seat.parked)
+            eventually(lambda: worker.parker.parked)
 
     monkeypatch.setattr(TaskFuture, "_store", store_as_the_worker_looks)
     manager.submit(lambda resource: gate.wait(PATIENCE))

@@ -11,8 +11,9 @@ from unittest.mock import patch
 
 import pytest
 
-from tasker import Context, Processes, hints
-from tasker.parking import gil_enabled
+from tasker import Context, Processes
+from tasker._sync.parking import gil_enabled
+from tasker._tasks import hints
 from tests.support.waiting import PATIENCE
 
 NAME = "patched"

@@ -7,7 +7,7 @@ import weakref
 
 import pytest
 
-from tasker.identity import ByIdentity
+from tasker._base.identity import ByIdentity
 
 
 class Thing:

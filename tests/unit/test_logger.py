@@ -11,9 +11,9 @@ import weakref
 
 import pytest
 
-import tasker.burst
+import tasker._pool.housekeeper
 from tasker import background, with_cancel
-from tasker.logger import GuardedLogger, last_line_of, line_of, traceback_of
+from tasker._sync.guarded_logger import GuardedLogger, last_line_of, line_of, traceback_of
 from tests.support.recording import Log
 from tests.support.waiting import PATIENCE, eventually
 
@@ -271,15 +271,15 @@ def in_a_contexts_callback(**_):
 
 
 def in_a_tick(new_manager, monkeypatch, **_):
-    heal, left = tasker.burst.Burst._heal, [1]
+    heal, left = tasker._pool.housekeeper.Housekeeper._heal, [1]
 
-    def heal_or_fail(burst):
+    def heal_or_fail(housekeeper):
         if left:
             left.pop()
             raise ValueError("here")
-        heal(burst)
+        heal(housekeeper)
 
-    monkeypatch.setattr(tasker.burst.Burst, "_heal", heal_or_fail)
+    monkeypatch.setattr(tasker._pool.housekeeper.Housekeeper, "_heal", heal_or_fail)
     new_manager()
 
 

@@ -296,7 +296,7 @@ def test_an_interval_of_zero_turns_scaling_off(new_manager):
     manager = new_manager(worker_count=1, max_worker_count=8, burst_interval=0)
     gate = threading.Event()
     futures = [manager.submit(lambda resource: gate.wait(PATIENCE)) for _ in range(30)]
-    ticks = manager._engine.figures._samples
+    ticks = manager._engine.counters._samples
     seen = len(ticks)
     eventually(lambda: len(ticks) > seen + 3)
     assert manager.stats().active_workers == 1

@@ -12,29 +12,22 @@ from types import SimpleNamespace
 
 import pytest
 
-import tasker.metrics
-import tasker.reservoir
-from tasker.metrics import (
-    FULL,
-    NOTHING,
-    RATE_WINDOW,
-    BuiltinCollector,
-    Shard,
-    TaskMetrics,
-    Totals,
-)
+import tasker._pool.metrics
+import tasker._pool.reservoir
+from tasker._pool.metrics import FULL, NOTHING, RATE_WINDOW, Counters, Shard, Totals
+from tasker.snapshots import TaskMetrics
 from tasker.stamps import TaskLifecycleTimestamps
 from tests.support.quantiles import nearest_rank
 from tests.support.waiting import PATIENCE, eventually
 
-NEWEST = tasker.metrics._SAMPLES
+NEWEST = tasker._pool.metrics._SAMPLES
 
 
 @pytest.fixture
 def clock(monkeypatch):
     """The clock by which rates are made."""
     clock = SimpleNamespace(now=1000.0)
-    monkeypatch.setattr(tasker.metrics, "monotonic", lambda: clock.now)
+    monkeypatch.setattr(tasker._pool.metrics, "monotonic", lambda: clock.now)
     return clock
 
 
@@ -43,7 +36,7 @@ class Pool:
 
     def __init__(self, workers=1):
         self.waiting = 0
-        self.collector = BuiltinCollector(lambda: self.waiting)
+        self.collector = Counters(lambda: self.waiting)
         self.shards = [self.collector.new_shard() for _ in range(workers)]
         self.turn = itertools.cycle(self.shards)
 
@@ -170,7 +163,7 @@ def test_percentiles_follow_the_newest_executions_and_forget_the_old():
 
 
 def test_what_happens_outside_of_workers_counts_the_same():
-    collector = BuiltinCollector(lambda: 0)
+    collector = Counters(lambda: 0)
     collector.completed_directly(3.0)
     collector.failed_directly()  # run_task
     collector.never_taken()
@@ -519,7 +512,7 @@ def test_a_worker_that_retires_does_not_shake_the_rates(clock):
 
 def test_looking_touches_no_more_samples_after_many_tasks_than_after_some(monkeypatch):
     touched = []
-    with_durations, unread, quantile = Totals.with_durations, Shard.unread, tasker.reservoir.Reservoir.extend
+    with_durations, unread, quantile = Totals.with_durations, Shard.unread, tasker._pool.reservoir.Reservoir.extend
     monkeypatch.setattr(
         Totals,
         "with_durations",
@@ -527,7 +520,7 @@ def test_looking_touches_no_more_samples_after_many_tasks_than_after_some(monkey
     )
     monkeypatch.setattr(Shard, "unread", lambda self: touched.append(len(found := unread(self))) or found)
     monkeypatch.setattr(
-        tasker.reservoir.Reservoir,
+        tasker._pool.reservoir.Reservoir,
         "extend",
         lambda self, samples: touched.append(len(samples)) or quantile(self, samples),
     )
@@ -590,7 +583,7 @@ def interrupting(method, handler, monkeypatch):
 
 
 def test_a_count_from_a_signal_handler_in_the_middle_of_a_count_is_not_lost(monkeypatch):
-    collector = BuiltinCollector(lambda: 0)
+    collector = Counters(lambda: 0)
     interrupting("_replace", collector.cancelled, monkeypatch)
     collector.failed_outside()
     totals = collector.totals()
@@ -613,7 +606,7 @@ def test_an_execution_from_a_signal_handler_does_not_come_between_the_two_durati
             armed.pop()
             collector.completed_directly(20.0)
 
-    collector, armed = BuiltinCollector(lambda: 0), [1]
+    collector, armed = Counters(lambda: 0), [1]
     shard = collector._direct
     shard.durations = Interrupted()
     shard._published = (*shard._published[:2], shard.durations)
@@ -624,7 +617,7 @@ def test_an_execution_from_a_signal_handler_does_not_come_between_the_two_durati
 
 @pytest.mark.parametrize("handler", ["failed_outside", "completed_directly", "metrics"])
 def test_a_count_from_a_signal_handler_in_the_middle_of_a_fold_is_not_lost(handler, monkeypatch):
-    collector = BuiltinCollector(lambda: 0)
+    collector = Counters(lambda: 0)
     for _ in range(FULL // 2):
         collector.completed_directly(1.0)
     calls = {
@@ -641,7 +634,7 @@ def test_a_count_from_a_signal_handler_in_the_middle_of_a_fold_is_not_lost(handl
 
 
 def test_percentiles_that_a_signal_handler_asks_for_while_they_are_made_are_those_of_before(monkeypatch):
-    pool, armed, seen, extend = Pool(), [], [], tasker.reservoir.Reservoir.extend
+    pool, armed, seen, extend = Pool(), [], [], tasker._pool.reservoir.Reservoir.extend
 
     def percentiles():
         metrics = pool.metrics()
@@ -653,7 +646,7 @@ def test_percentiles_that_a_signal_handler_asks_for_while_they_are_made_are_thos
             seen.append(percentiles())
         extend(reservoir, samples)
 
-    monkeypatch.setattr(tasker.reservoir.Reservoir, "extend", interrupted)
+    monkeypatch.setattr(tasker._pool.reservoir.Reservoir, "extend", interrupted)
     for ran in (1.0, 2.0):
         pool.succeed(ran)
         armed.append(1)
@@ -663,7 +656,7 @@ def test_percentiles_that_a_signal_handler_asks_for_while_they_are_made_are_thos
 
 @pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="needs POSIX signals")
 def test_a_storm_of_signals_that_count_and_look_loses_nothing():
-    collector = BuiltinCollector(lambda: 0)
+    collector = Counters(lambda: 0)
     counts = {"completed": 0, "failed": 0, "cancelled": 0}
 
     def count():
@@ -713,8 +706,8 @@ def test_a_worker_that_is_held_up_with_a_dead_entry_in_its_hand_is_not_taken_for
     assert dead.cancel()
     gate.set()
     assert held.wait(PATIENCE)
-    ticks = engine.burst._beats
-    eventually(lambda: engine.burst._beats > ticks + 5)
+    ticks = engine.housekeeper._beats
+    eventually(lambda: engine.housekeeper._beats > ticks + 5)
     drops.set()
     assert manager.join(PATIENCE)
     assert manager.metrics().total_tasks_arrived == 2

@@ -10,10 +10,10 @@ import time
 
 import pytest
 
-import tasker.recurring
+import tasker._sync.recurring
 from tasker import TaskManager, ThreadPoolExecutor
-from tasker.logger import GuardedLogger, ours
-from tasker.process import holds_lock
+from tasker._pool.exit_and_fork import holds_lock
+from tasker._sync.guarded_logger import GuardedLogger, ours
 from tests.support.errors import Sick
 from tests.support.recording import Log
 from tests.support.waiting import PATIENCE, eventually
@@ -136,7 +136,7 @@ def test_a_manager_that_was_forgotten_tells_its_end(factory, log):
 
 @pytest.fixture
 def settled_soon(monkeypatch):
-    monkeypatch.setattr(tasker.recurring, "SETTLED", 0.05)
+    monkeypatch.setattr(tasker._sync.recurring, "SETTLED", 0.05)
 
 
 def test_the_end_of_an_outage_is_told_with_the_count(new_manager, factory, log, short_pauses, settled_soon):
@@ -187,9 +187,9 @@ def test_a_pool_does_not_rest_before_its_outage_is_over(new_manager, factory, lo
     factory.fail_next = [OSError("down")]
     manager = new_manager(worker_count=1, max_worker_count=1)
     assert manager.wait_ready(PATIENCE)
-    assert not manager._engine.burst._is_quiet()
+    assert not manager._engine.housekeeper._is_quiet()
     manager._engine.logger.faults.all()
-    eventually(manager._engine.burst._is_quiet)
+    eventually(manager._engine.housekeeper._is_quiet)
 
 
 # -- other faults that come again and again --------------------------------------------------------------------------

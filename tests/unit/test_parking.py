@@ -12,16 +12,16 @@ from types import SimpleNamespace
 
 import pytest
 
-import tasker.future
-from tasker import parking
-from tasker.parking import Parking, Seat, _Parker, _taken_lock, copy_of
+import tasker._tasks.future
+from tasker._sync import parking
+from tasker._sync.parking import Parker, ParkingLot, _EventLock, _taken_lock, copy_of
 from tests.support.waiting import PATIENCE, eventually
 
 
-class Nap(Seat):
-    """A seat whose sleep is a function of the test."""
+class Nap(Parker):
+    """A parker whose sleep is a function of the test."""
 
-    def __init__(self, sleep=lambda seat, timeout: False):
+    def __init__(self, sleep=lambda parker, timeout: False):
         super().__init__()
         self.naps = []
         self.how = sleep
@@ -31,34 +31,37 @@ class Nap(Seat):
         return self.how(self, timeout)
 
 
-def pending(seat):
-    """Whether a wake-up lies in the seat, ending the next sleep at once; takes it out."""
-    return Seat.sleep(seat, 0)
+def pending(parker):
+    """Whether a wake-up lies in the parker, ending the next sleep at once; takes it out."""
+    return Parker.sleep(parker, 0)
 
 
-# -- the seat ------------------------------------------------------------------------------------------------------
+# -- the parker ------------------------------------------------------------------------------------------------------
 
 
 def test_a_wake_up_sent_before_sleeping_counts_and_several_are_one():
-    seat = Seat()
-    seat.wake()
-    seat.wake()
-    assert seat.sleep() is True
-    assert seat.sleep(0) is False
+    parker = Parker()
+    parker.wake()
+    parker.wake()
+    assert parker.sleep() is True
+    assert parker.sleep(0) is False
 
 
 def test_a_sleeper_is_woken_by_another_thread():
-    seat, seen = Seat(), []
-    thread = threading.Thread(target=lambda: seen.append(seat.sleep(PATIENCE)))
+    parker, seen = Parker(), []
+    thread = threading.Thread(target=lambda: seen.append(parker.sleep(PATIENCE)))
     thread.start()
-    seat.wake()
+    parker.wake()
     thread.join(PATIENCE)
     assert seen == [True]
 
 
-# -- what a seat sleeps on, with the GIL and without ----------------------------------------------------------------
+# -- what a parker sleeps on, with the GIL and without ----------------------------------------------------------------
 
-SLEEPERS = [_taken_lock, pytest.param(_Parker, marks=pytest.mark.skipif(sys.version_info < (3, 13), reason="no event"))]
+SLEEPERS = [
+    _taken_lock,
+    pytest.param(_EventLock, marks=pytest.mark.skipif(sys.version_info < (3, 13), reason="no event")),
+]
 
 
 @pytest.fixture(params=SLEEPERS, ids=["lock", "event"])
@@ -81,7 +84,7 @@ def test_several_releases_before_a_sleep_end_that_one_and_no_other(sleeper):
 
 
 def test_two_threads_wake_each_other_again_and_again(sleeper):
-    answers = type(sleeper)() if type(sleeper) is _Parker else _taken_lock()
+    answers = type(sleeper)() if type(sleeper) is _EventLock else _taken_lock()
 
     def answer():
         for _ in range(100):
@@ -121,89 +124,89 @@ def test_an_error_from_a_signal_handler_ends_a_sleep_and_the_next_one_is_as_good
 
 
 def test_what_is_there_already_is_found_without_sleeping_and_nothing_stays_behind():
-    parking, seat = Parking(), Nap()
-    assert parking.park(seat, lambda: "thing") == "thing"
-    assert seat.naps == []
+    parking, parker = ParkingLot(), Nap()
+    assert parking.park(parker, lambda: "thing") == "thing"
+    assert parker.naps == []
     assert not parking.announced
-    assert seat.parked is False
-    assert not pending(seat)
+    assert parker.parked is False
+    assert not pending(parker)
 
 
-def test_the_seat_is_announced_before_the_first_look():
-    parking, seat, announced = Parking(), Nap(), []
-    parking.park(seat, lambda: announced.append(tuple(parking.announced)))
-    assert announced[0] == (seat,)
+def test_the_parker_is_announced_before_the_first_look():
+    parking, parker, announced = ParkingLot(), Nap(), []
+    parking.park(parker, lambda: announced.append(tuple(parking.announced)))
+    assert announced[0] == (parker,)
 
 
 def test_a_wake_up_between_announcing_and_sleeping_is_not_lost():
-    parking, seat = Parking(), Nap(Seat.sleep)
+    parking, parker = ParkingLot(), Nap(Parker.sleep)
     things = deque()
 
     def look():
         found = things.popleft() if things else None
-        if not found and not seat.naps:  # just after the look that found nothing
+        if not found and not parker.naps:  # just after the look that found nothing
             things.append("thing")
             parking.wake_one()
         return found
 
-    assert parking.park(seat, look) == "thing"
-    assert seat.naps == [-1.0]
+    assert parking.park(parker, look) == "thing"
+    assert parker.naps == [-1.0]
 
 
 def test_who_finds_something_consumes_the_wake_up_that_was_sent_to_him():
-    parking, seat = Parking(), Nap(Seat.sleep)
+    parking, parker = ParkingLot(), Nap(Parker.sleep)
 
     def look():
         parking.wake_one()
         return "thing"
 
-    assert parking.park(seat, look) == "thing"
-    assert not pending(seat)  # the next sleep is a real one
+    assert parking.park(parker, look) == "thing"
+    assert not pending(parker)  # the next sleep is a real one
 
 
 def test_who_finds_something_does_not_wait_for_ever_for_a_wake_up_that_never_comes():
-    parking, seat = Parking(), Nap()
+    parking, parker = ParkingLot(), Nap()
 
     def look():
-        assert parking.take_longest() is seat  # taken by somebody who dies before he wakes it
+        assert parking.take_longest() is parker  # taken by somebody who dies before he wakes it
         return "thing"
 
-    assert parking.park(seat, look) == "thing"
-    assert len(seat.naps) == 1
-    assert 0 < seat.naps[0] < 1
+    assert parking.park(parker, look) == "thing"
+    assert len(parker.naps) == 1
+    assert 0 < parker.naps[0] < 1
 
 
 def test_a_wake_up_that_comes_too_late_costs_a_look_and_leaves_no_announcement():
-    parking, seat = Parking(), Nap()
+    parking, parker = ParkingLot(), Nap()
 
     def look():
         parking.announced.pop()
         return "thing"
 
-    assert parking.park(seat, look) == "thing"
-    seat.wake()  # by whoever took the announcement
+    assert parking.park(parker, look) == "thing"
+    parker.wake()  # by whoever took the announcement
     looks = []
-    seat.how = Seat.sleep
-    assert parking.park(seat, lambda: looks.append(1)) is None
+    parker.how = Parker.sleep
+    assert parking.park(parker, lambda: looks.append(1)) is None
     assert len(looks) == 2
     assert not parking.announced  # listed twice after the next time, it would get wake-ups meant for others
 
 
 def test_a_timeout_takes_the_announcement_back():
-    parking, seat, looks = Parking(), Seat(), []
-    assert parking.park(seat, lambda: looks.append(1), 0) is None
+    parking, parker, looks = ParkingLot(), Parker(), []
+    assert parking.park(parker, lambda: looks.append(1), 0) is None
     assert len(looks) == 2
     assert not parking.announced
-    assert seat.parked is False
+    assert parker.parked is False
 
 
 def test_a_wake_up_that_meets_a_timeout_is_passed_on():
-    parking = Parking()
-    other = Seat()
+    parking = ParkingLot()
+    other = Parker()
     parking.announced.append(other)
 
-    def time_out(seat, timeout):
-        assert parking.announced.pop() is seat  # somebody takes it to wake it, and it times out before that
+    def time_out(parker, timeout):
+        assert parking.announced.pop() is parker  # somebody takes it to wake it, and it times out before that
         return False
 
     assert parking.park(Nap(time_out), lambda: None, 1.0) is None
@@ -212,19 +215,19 @@ def test_a_wake_up_that_meets_a_timeout_is_passed_on():
 
 
 def test_an_interrupt_while_sleeping_leaves_nothing_behind_and_passes_a_wake_up_on():
-    parking, other = Parking(), Seat()
+    parking, other = ParkingLot(), Parker()
 
-    def interrupt(seat, timeout):
+    def interrupt(parker, timeout):
         raise KeyboardInterrupt
 
-    seat = Nap(interrupt)
+    parker = Nap(interrupt)
     with pytest.raises(KeyboardInterrupt):
-        parking.park(seat, lambda: None)
+        parking.park(parker, lambda: None)
     assert not parking.announced
-    assert seat.parked is False
+    assert parker.parked is False
 
-    def woken_and_interrupted(seat, timeout):
-        parking.announced.remove(seat)
+    def woken_and_interrupted(parker, timeout):
+        parking.announced.remove(parker)
         raise KeyboardInterrupt
 
     parking.announced.append(other)
@@ -234,10 +237,10 @@ def test_an_interrupt_while_sleeping_leaves_nothing_behind_and_passes_a_wake_up_
 
 
 def test_parked_is_true_only_while_asleep_and_watchers_are_told_before():
-    parking, states = Parking(), []
-    seat = Nap(lambda seat, timeout: states.append(("sleep", seat.parked)) or True)
-    parking.watch = lambda: states.append(("watch", seat.parked))
-    parking.park(seat, lambda: states.append(("look", seat.parked)))
+    parking, states = ParkingLot(), []
+    parker = Nap(lambda parker, timeout: states.append(("sleep", parker.parked)) or True)
+    parking.watch = lambda: states.append(("watch", parker.parked))
+    parking.park(parker, lambda: states.append(("look", parker.parked)))
     assert states == [("look", False), ("watch", True), ("sleep", True), ("look", False)]
 
 
@@ -245,23 +248,23 @@ def test_parked_is_true_only_while_asleep_and_watchers_are_told_before():
 
 
 def test_the_last_to_come_is_woken_first_and_the_longest_idle_is_retired_first():
-    parking, seats = Parking(), [Seat() for _ in range(4)]
-    parking.announced.extend(seats)
+    parking, parkers = ParkingLot(), [Parker() for _ in range(4)]
+    parking.announced.extend(parkers)
     parking.wake_one()
-    assert [pending(seat) for seat in seats] == [False, False, False, True]
-    assert parking.take_longest() is seats[0]
-    assert not pending(seats[0])  # taken, not woken
+    assert [pending(parker) for parker in parkers] == [False, False, False, True]
+    assert parking.take_longest() is parkers[0]
+    assert not pending(parkers[0])  # taken, not woken
     parking.wake_all()
-    assert [pending(seat) for seat in seats] == [False, True, True, False]
+    assert [pending(parker) for parker in parkers] == [False, True, True, False]
     assert parking.take_longest() is None
     parking.wake_one()
     parking.wake_all()
 
 
 def test_waking_all_ends_although_those_that_are_woken_announce_themselves_again_at_once():
-    parking, woken = Parking(), []
+    parking, woken = ParkingLot(), []
 
-    class Eager(Seat):
+    class Eager(Parker):
         """Of a thread that looks as soon as it is woken, finds nothing, and announces itself again."""
 
         def wake(self):
@@ -269,26 +272,26 @@ def test_waking_all_ends_although_those_that_are_woken_announce_themselves_again
             assert len(woken) < 100, "there is no end of it"
             parking.announced.append(self)
 
-    seats = [Eager() for _ in range(4)]
-    parking.announced.extend(seats)
+    parkers = [Eager() for _ in range(4)]
+    parking.announced.extend(parkers)
     parking.wake_all()
-    assert woken == seats
-    assert list(parking.announced) == seats
+    assert woken == parkers
+    assert list(parking.announced) == parkers
 
 
 def test_the_stranded_are_found_without_searching_all_announcements_for_each_sleeper():
-    parking = Parking()
+    parking = ParkingLot()
 
     class Announcements(deque):
-        def __contains__(self, seat):
-            raise AssertionError("searched for one seat")
+        def __contains__(self, parker):
+            raise AssertionError("searched for one parker")
 
-    seats = [Seat() for _ in range(4)]
-    for seat in seats:
-        seat.parked = True
-    parking.announced = Announcements(seats[1:])
-    parking.wake_stranded(seats)
-    assert [pending(seat) for seat in seats] == [True, False, False, False]
+    parkers = [Parker() for _ in range(4)]
+    for parker in parkers:
+        parker.parked = True
+    parking.announced = Announcements(parkers[1:])
+    parking.wake_stranded(parkers)
+    assert [pending(parker) for parker in parkers] == [True, False, False, False]
 
 
 def test_a_deque_is_copied_while_others_change_it():
@@ -333,26 +336,26 @@ def test_a_deque_is_copied_while_others_change_it():
 
 
 def test_only_sleepers_whose_announcement_is_gone_count_as_stranded():
-    parking = Parking()
-    awake, listed, stranded = Seat(), Seat(), Seat()
+    parking = ParkingLot()
+    awake, listed, stranded = Parker(), Parker(), Parker()
     listed.parked = stranded.parked = True
     parking.announced.append(listed)
     parking.wake_stranded([awake, listed, stranded])
-    assert [pending(seat) for seat in (awake, listed, stranded)] == [False, False, True]
+    assert [pending(parker) for parker in (awake, listed, stranded)] == [False, False, True]
     assert list(parking.announced) == [listed]
 
 
 def test_a_stranded_sleeper_comes_back():
-    parking, seat, seen = Parking(), Seat(), []
+    parking, parker, seen = ParkingLot(), Parker(), []
     things = deque()
     thread = threading.Thread(
-        target=lambda: seen.append(parking.park(seat, lambda: things.popleft() if things else None))
+        target=lambda: seen.append(parking.park(parker, lambda: things.popleft() if things else None))
     )
     thread.start()
-    eventually(lambda: seat.parked)
+    eventually(lambda: parker.parked)
     things.append("thing")
     parking.announced.pop()  # and now a Ctrl-C, before the wake-up
-    parking.wake_stranded([seat])
+    parking.wake_stranded([parker])
     thread.join(PATIENCE)
     assert seen == ["thing"]
 
@@ -366,11 +369,11 @@ class Played:
     """One waiter in this thread, and one maker whose steps are played at given moments of the waiter's."""
 
     def __init__(self, schedule):
-        self.parking = Parking()
+        self.parking = ParkingLot()
         self.parking.announced = Announced(self)
         self.parking.watch = lambda: self.reach("watched")
         self.things = deque()
-        self.seat = Nap(self.sleep)
+        self.parker = Nap(self.sleep)
         self.taken = None
         self.steps = deque(zip(schedule, (self.make, self.take, self.wake), strict=True))
 
@@ -394,9 +397,9 @@ class Played:
         self.reach("looked")
         return found
 
-    def sleep(self, seat, timeout):
+    def sleep(self, parker, timeout):
         self.reach("asleep")  # all that is left happens now
-        woken = pending(seat)
+        woken = pending(parker)
         assert woken or timeout >= 0, "asleep for ever"
         return woken
 
@@ -408,13 +411,13 @@ class Announced(deque):
         super().__init__()
         self.played = played
 
-    def append(self, seat):
-        super().append(seat)
+    def append(self, parker):
+        super().append(parker)
         self.played.reach("announced")
 
-    def remove(self, seat):
+    def remove(self, parker):
         self.played.reach("taking back")
-        super().remove(seat)
+        super().remove(parker)
 
 
 def test_no_interleaving_of_a_waiter_and_a_maker_loses_a_wake_up():
@@ -425,20 +428,20 @@ def test_no_interleaving_of_a_waiter_and_a_maker_loses_a_wake_up():
         played.reach("start")
         found = None
         for _ in range(3):  # a waiter woken for nothing looks again
-            found = played.parking.park(played.seat, played.look)
+            found = played.parking.park(played.parker, played.look)
             if found is not None:
                 break
         assert found == "thing", schedule
         played.reach("asleep")
         assert not played.parking.announced, schedule
         # one wake-up at most is under way, sent to a waiter that had found the thing by itself
-        pending(played.seat)
-        assert not pending(played.seat), schedule
+        pending(played.parker)
+        assert not pending(played.parker), schedule
 
 
 @pytest.mark.parametrize("consumers", [1, 4])
 def test_threads_that_park_take_everything_that_others_make(consumers):
-    parking, things, taken = Parking(), deque(), []
+    parking, things, taken = ParkingLot(), deque(), []
     count, producers = 400, 2
     over = object()
 
@@ -449,9 +452,9 @@ def test_threads_that_park_take_everything_that_others_make(consumers):
             return None
 
     def consume():
-        seat = Seat()
+        parker = Parker()
         while True:
-            thing = look() or parking.park(seat, look)
+            thing = look() or parking.park(parker, look)
             if thing is over:
                 return
             if thing is not None:
@@ -533,19 +536,19 @@ def test_as_soon_as_it_is_short_again_to_give_way_it_is_done_each_time(way):
 
 
 def test_what_is_there_after_giving_way_is_not_slept_for(way, monkeypatch):
-    line, seat, found = parking.Parking(), parking.Seat(), []
+    line, parker, found = parking.ParkingLot(), parking.Parker(), []
     monkeypatch.setattr(parking, "_yield", lambda: (found.append("task"), line.wake_one()))
-    assert line.park(seat, lambda: found[0] if found else None, 0.0) == "task"
+    assert line.park(parker, lambda: found[0] if found else None, 0.0) == "task"
     assert not line.announced
-    assert not seat._lock.acquire(timeout=0)  # the wake-up is used up: the next sleep is a sleep
+    assert not parker._lock.acquire(timeout=0)  # the wake-up is used up: the next sleep is a sleep
 
 
 def test_a_caller_whose_task_ends_while_it_gives_way_makes_nothing_to_sleep_on(new_manager, monkeypatch):
     made, manager = [], new_manager(worker_count=1)
     manager.wait_ready(PATIENCE)
     done = threading.Event()
-    monkeypatch.setattr(tasker.future, "new_sleeper", lambda: made.append(1) or parking.new_sleeper())
-    monkeypatch.setattr(tasker.future, "give_way", lambda: done.wait(PATIENCE))
+    monkeypatch.setattr(tasker._tasks.future, "new_sleep_lock", lambda: made.append(1) or parking.new_sleep_lock())
+    monkeypatch.setattr(tasker._tasks.future, "give_way", lambda: done.wait(PATIENCE))
     future = manager.submit(lambda resource: "result")
     future.add_done_callback(lambda future: done.set())
     assert future.result() == "result"

@@ -11,11 +11,11 @@ from typing import Any
 
 import pytest
 
-import tasker.queue
+import tasker._pool.queue
 from tasker import TaskManagerShutdownError
-from tasker.future import TaskFuture, new_task
-from tasker.parking import Seat
-from tasker.queue import TaskQueue
+from tasker._pool.queue import TaskQueue
+from tasker._sync.parking import Parker
+from tasker._tasks.future import TaskFuture, new_task
 from tests.support.waiting import PATIENCE, eventually
 
 
@@ -39,7 +39,7 @@ class Owner:
     def record_failure(self, future, error, *, was_waiting):
         pass
 
-    def run_aside(self, jobs):
+    def run_in_other_thread(self, jobs):
         assert not jobs, "nothing of the user's here"
 
     def let_go(self, things):
@@ -129,7 +129,7 @@ def test_submission_takes_no_lock_while_no_worker_sleeps(queue, monkeypatch):
 
 @pytest.mark.parametrize("gil", [True, False])
 def test_taking_needs_a_lock_on_builds_without_the_gil_alone(gil, monkeypatch):
-    monkeypatch.setattr(tasker.queue, "gil_enabled", lambda: gil)
+    monkeypatch.setattr(tasker._pool.queue, "gil_enabled", lambda: gil)
     queue = TaskQueue("queue")
     first = put(queue, 1)[0]
     monkeypatch.setattr(queue, "_dead_lock", Untouchable())
@@ -142,17 +142,17 @@ def test_taking_needs_a_lock_on_builds_without_the_gil_alone(gil, monkeypatch):
 
 
 def test_one_sleeper_is_woken_for_each_task(queue):
-    seats = [Seat() for _ in range(3)]
+    parkers = [Parker() for _ in range(3)]
     found = []
 
-    def work(seat):
-        found.append(queue.idle.park(seat, lambda: queue.take(SimpleNamespace())))
+    def work(parker):
+        found.append(queue.idle.park(parker, lambda: queue.take(SimpleNamespace())))
         queue.wake_next()
 
-    threads = [threading.Thread(target=work, args=(seat,)) for seat in seats]
+    threads = [threading.Thread(target=work, args=(parker,)) for parker in parkers]
     for thread in threads:
         thread.start()
-    eventually(lambda: all(seat.parked for seat in seats))
+    eventually(lambda: all(parker.parked for parker in parkers))
     tasks = put(queue, 3)
     for thread in threads:
         thread.join(PATIENCE)
@@ -161,16 +161,16 @@ def test_one_sleeper_is_woken_for_each_task(queue):
 
 
 def test_submitters_wake_one_worker_and_leave_waking_more_to_it(queue):
-    seats = [Seat() for _ in range(3)]
-    queue.idle.announced.extend(seats)
+    parkers = [Parker() for _ in range(3)]
+    queue.idle.announced.extend(parkers)
     put(queue, 2)
-    assert list(queue.idle.announced) == seats[:2]
+    assert list(queue.idle.announced) == parkers[:2]
     queue.take(SimpleNamespace())
     queue.wake_next()
-    assert list(queue.idle.announced) == seats[:1]
+    assert list(queue.idle.announced) == parkers[:1]
     queue.take(SimpleNamespace())
     queue.wake_next()  # nothing is left: nobody is woken, and the next submitter wakes again
-    assert list(queue.idle.announced) == seats[:1]
+    assert list(queue.idle.announced) == parkers[:1]
     put(queue, 1)
     assert not queue.idle.announced
 
@@ -181,12 +181,12 @@ def test_a_worker_that_was_woken_for_nothing_takes_the_flag_down(new_manager):
     engine = manager._engine
     engine.queue.waking = True
     (worker,) = engine.crew.members
-    worker.seat.wake()
+    worker.parker.wake()
     eventually(lambda: not engine.queue.waking)
 
 
 def test_a_task_put_between_announcement_and_sleep_is_not_missed(queue):
-    looks, seat = [], Seat()
+    looks, parker = [], Parker()
 
     def look():
         found = queue.take(SimpleNamespace())
@@ -195,9 +195,9 @@ def test_a_task_put_between_announcement_and_sleep_is_not_missed(queue):
             put(queue, 1)  # after the worker looked in vain, before it sleeps
         return found
 
-    assert queue.idle.park(seat, look) is not None
+    assert queue.idle.park(parker, look) is not None
     assert len(looks) == 2
-    assert not seat.parked
+    assert not parker.parked
 
 
 def test_a_closed_queue_refuses_and_takes_back_what_was_appended(queue):
@@ -238,7 +238,7 @@ def test_a_submission_that_the_closing_overtakes_is_refused_even_if_it_was_swept
     queue._main = Lane()
     with pytest.raises(TaskManagerShutdownError):
         queue.put(late)
-    assert late._owner.cancelled == 1
+    assert late._engine.cancelled == 1
 
 
 def test_a_submission_that_a_worker_took_before_the_closing_looked_is_accepted(queue):
@@ -335,14 +335,14 @@ def test_a_worker_that_fell_asleep_during_a_compaction_is_woken_for_what_was_kep
     tasks = put(queue, 10)
     for each in tasks[1:8]:
         each.cancel()
-    seat, taken = Seat(), []
+    parker, taken = Parker(), []
 
     class Lane(deque):
         def popleft(self):
             first = super().popleft()
             while self:  # a worker was past the flag when it was set, and takes the rest
                 taken.append(super().popleft())
-            queue.idle.announced.append(seat)  # the next one finds nothing
+            queue.idle.announced.append(parker)  # the next one finds nothing
             return first
 
     queue._main = Lane(queue._main)
@@ -350,7 +350,7 @@ def test_a_worker_that_fell_asleep_during_a_compaction_is_woken_for_what_was_kep
     assert list(queue._main) == tasks[:1]
     assert taken == tasks[1:]
     assert not queue.idle.announced
-    assert seat.sleep(0)
+    assert parker.sleep(0)
 
 
 def test_a_dead_entry_that_is_taken_is_dropped_from_the_count(queue):
@@ -466,7 +466,7 @@ def test_a_retry_that_meets_a_cancellation_is_settled_once(queue):
         assert not queue.take(SimpleNamespace())._start(0.0)
         queue.drop(future)
         assert queue.waiting() == (0, 0)
-        assert future._owner.cancelled == 1
+        assert future._engine.cancelled == 1
 
 
 # -- retries that pause ----------------------------------------------------------------------------------------------
@@ -616,14 +616,14 @@ def test_a_retry_whose_pause_is_over_wakes_a_worker(queue):
     put(queue, 1)
     (retry,) = start_first(queue, 1)
     pause(queue, [retry], 0.0)
-    seat, found = Seat(), []
+    parker, found = Parker(), []
 
     def park():
-        return queue.idle.park(seat, lambda: queue.take(SimpleNamespace()), PATIENCE)
+        return queue.idle.park(parker, lambda: queue.take(SimpleNamespace()), PATIENCE)
 
     worker = threading.Thread(target=lambda: found.append(park()))
     worker.start()
-    eventually(lambda: seat.parked)
+    eventually(lambda: parker.parked)
     queue.ripen(time.monotonic())
     assert not queue.idle.announced
     worker.join(PATIENCE)

@@ -12,7 +12,7 @@ from typing import Any, Generic, TypeVar
 
 import pytest
 
-from tasker.record import Record, field
+from tasker._base.record import Record, field
 
 T = TypeVar("T")
 numbers = itertools.count(1)

@@ -7,14 +7,14 @@ from types import SimpleNamespace
 
 import pytest
 
-import tasker.recurring
-from tasker.recurring import INTERVALS, KINDS, SETTLED, Faults, shown
+import tasker._sync.recurring
+from tasker._sync.recurring import INTERVALS, KINDS, SETTLED, Faults, shown
 
 
 @pytest.fixture
 def clock(monkeypatch):
     clock = SimpleNamespace(now=1000.0)
-    monkeypatch.setattr(tasker.recurring, "monotonic", lambda: clock.now)
+    monkeypatch.setattr(tasker._sync.recurring, "monotonic", lambda: clock.now)
     return clock
 
 

@@ -8,7 +8,7 @@ import random
 import pytest
 from sortedcontainers import SortedList
 
-from tasker.reservoir import Reservoir
+from tasker._pool.reservoir import Reservoir
 from tests.support.quantiles import nearest_rank
 
 QUANTILES = ["0", "0.01", "0.25", "0.5", "0.9", "0.95", "0.99", "0.999", "1"]

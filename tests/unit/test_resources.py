@@ -12,7 +12,7 @@ import threading
 import pytest
 
 from tasker import TaskManagerShutdownError
-from tasker.resources import ResourcePool
+from tasker._pool.resources import ResourcePool
 from tests.support.bytecodes import Interrupter
 from tests.support.locks import HookedLock
 from tests.support.threads import in_another_thread

@@ -12,9 +12,9 @@ from functools import partial
 
 import pytest
 
-import tasker.room
-from tasker.parking import Seat
-from tasker.room import ABSENT, Room
+import tasker._sync.room
+from tasker._sync.parking import Parker
+from tasker._sync.room import ABSENT, Room
 from tests.support.bytecodes import Interrupter
 from tests.support.waiting import PATIENCE, eventually
 
@@ -39,7 +39,7 @@ class Place:
 
 
 class Clock:
-    """A clock of the test's, by which seats sleep. Each sleep ends with the next of `events`, or by its timeout."""
+    """A clock of the test's, by which parkers sleep. Each sleep ends with the next of `events`, or by its timeout."""
 
     def __init__(self, *events):
         self.now = 1000.0
@@ -48,7 +48,7 @@ class Clock:
     def monotonic(self):
         return self.now
 
-    def sleep(self, seat, timeout=-1.0):
+    def sleep(self, parker, timeout=-1.0):
         assert timeout == -1 or 0 < timeout <= threading.TIMEOUT_MAX
         after, happen = self.events[0] if self.events else (float("inf"), None)
         if 0 < timeout < after and timeout < threading.TIMEOUT_MAX:
@@ -64,8 +64,8 @@ class Clock:
 @pytest.fixture
 def clock(monkeypatch):
     clock = Clock()
-    monkeypatch.setattr(tasker.room, "monotonic", clock.monotonic)
-    monkeypatch.setattr(Seat, "sleep", lambda seat, timeout=-1.0: clock.sleep(seat, timeout))
+    monkeypatch.setattr(tasker._sync.room, "monotonic", clock.monotonic)
+    monkeypatch.setattr(Parker, "sleep", lambda parker, timeout=-1.0: clock.sleep(parker, timeout))
     return clock
 
 
@@ -215,7 +215,7 @@ def test_the_slot_of_one_that_leaves_when_it_is_called_goes_to_the_next(full, ca
 
 
 def test_a_thread_that_is_called_at_its_deadline_has_its_slot(full, clock):
-    def free_too_late(seat, timeout):
+    def free_too_late(parker, timeout):
         clock.now += timeout
         full.leave("first")
         return False
@@ -319,11 +319,11 @@ def test_an_interrupt_at_every_moment_of_a_wait_loses_no_slot(monkeypatch, ends)
         room = Room(1)
         assert room.enter("first", 0)
 
-        def sleep(seat, timeout, room=room):
+        def sleep(parker, timeout, room=room):
             if ends == "room":
                 room.leave("first")
 
-        monkeypatch.setattr(Seat, "sleep", sleep)
+        monkeypatch.setattr(Parker, "sleep", sleep)
         with contextlib.suppress(KeyboardInterrupt), Interrupter(moment, everywhere=False) as interrupter:
             room.enter("second", None if ends == "room" else 1e-9)
         where = interrupter.where
@@ -360,12 +360,12 @@ def test_a_signal_handler_at_every_moment_of_a_handover_loses_no_slot(what):
     assert moment > 10, "no trace function was called"
 
 
-def test_a_thread_whose_seat_is_woken_by_others_gives_up_its_place(full):
-    seat = Seat()
+def test_a_thread_whose_parker_is_woken_by_others_gives_up_its_place(full):
+    parker = Parker()
     with ThreadPoolExecutor(1) as thread:
-        waiting = thread.submit(full.enter, "second", None, seat)
+        waiting = thread.submit(full.enter, "second", None, parker)
         eventually(lambda: full._line)
-        seat.wake()
+        parker.wake()
         assert not waiting.result(PATIENCE)
     assert not full._line
     full.leave("first")

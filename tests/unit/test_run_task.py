@@ -13,7 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from tasker import Config, ResourceCreationError, TaskManager, TaskManagerShutdownError
-from tasker.lifecycle import Lifecycle
+from tasker._pool.lifecycle import Lifecycle
 from tests.support.errors import Sick
 from tests.support.snippets import run_python
 from tests.support.waiting import PATIENCE, eventually

@@ -10,9 +10,9 @@ from collections import deque
 
 import pytest
 
-import tasker.burst
-import tasker.scaling
-from tasker.scaling import HORIZON, WINDOW, Limits, Sample, Window, decide
+import tasker._pool.housekeeper
+import tasker._pool.scaling
+from tasker._pool.scaling import HORIZON, WINDOW, Limits, Sample, Window, decide
 
 SEED = int(os.environ.get("TASKER_SEED", "1"))
 NEVER = float("inf")
@@ -229,7 +229,7 @@ def test_a_long_interval_has_a_long_window():
 
 
 class Pool:
-    """Tasks, workers and ticks on a simulated clock, hired and retired by `Window` and `decide` as `Burst` does it."""
+    """Tasks, workers and ticks on a simulated clock, hired and retired by `Window` and `decide` as `Housekeeper` does it."""
 
     def __init__(self, base, most, *, interval=0.1, create=0.0, **threshold):
         self.limits = Limits(base=base, most=most, **threshold)
@@ -535,6 +535,6 @@ def test_late_ticks_do_not_make_a_steady_load_swing():
 
 
 def test_the_thread_and_the_simulation_decide_by_the_same_code():
-    assert tasker.burst.Window is Window
-    assert tasker.burst.decide is decide
-    assert tasker.scaling.WINDOW == WINDOW < 2.0
+    assert tasker._pool.housekeeper.Window is Window
+    assert tasker._pool.housekeeper.decide is decide
+    assert tasker._pool.scaling.WINDOW == WINDOW < 2.0

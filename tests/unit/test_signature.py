@@ -18,11 +18,12 @@ from unittest.mock import AsyncMock, MagicMock, Mock, create_autospec, patch
 
 import pytest
 
-from tasker import Context, signature
-from tasker.callables import check_callable
-from tasker.health import takes_resource
-from tasker.logger import _takes_exc_info
-from tasker.signature import wants_context
+from tasker import Context
+from tasker._base.callables import check_callable
+from tasker._sync.guarded_logger import _takes_exc_info
+from tasker._tasks import signature
+from tasker._tasks.health import takes_resource
+from tasker._tasks.signature import wants_context
 
 
 class Browser: ...

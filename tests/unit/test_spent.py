@@ -10,7 +10,7 @@ from unittest.mock import MagicMock
 
 import pytest
 
-from tasker.spent import spent_argument
+from tasker._tasks.spent import spent_argument
 from tests.support.errors import Sick
 from tests.support.waiting import PATIENCE
 

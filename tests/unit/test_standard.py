@@ -21,7 +21,8 @@ from unittest import mock
 import pytest
 
 import tasker.executor
-from tasker import TaskFuture, standard
+from tasker import TaskFuture
+from tasker._tasks import standard
 from tasker.threadpool import ThreadPoolExecutor
 from tests.support.waiting import PATIENCE, eventually
 

@@ -15,12 +15,12 @@ from pathlib import Path
 
 import pytest
 
-import tasker.clock
-import tasker.lifecycle
+import tasker._pool.lifecycle
+import tasker._sync.clock
+import tasker._sync.timer
 import tasker.testing
 import tasker.testing.clock
 import tasker.testing.leaks
-import tasker.timer
 from tasker import (
     Config,
     ConfigError,
@@ -253,12 +253,12 @@ def test_deadlines_of_before_the_block_pass_by_the_real_clock():
 def test_there_is_one_clock_at_a_time_and_the_real_one_comes_back(clock):
     with pytest.raises(RuntimeError, match="active already"), ManualClock():
         pass
-    assert tasker.timer.clock is clock
+    assert tasker._sync.timer.clock is clock
     clock.__exit__(None, None, None)
-    assert (tasker.timer.clock, tasker.timer.now) == (None, tasker.clock.monotonic)
+    assert (tasker._sync.timer.clock, tasker._sync.timer.now) == (None, tasker._sync.clock.monotonic)
     with pytest.raises(KeyError), ManualClock():
         raise KeyError
-    assert (tasker.timer.clock, tasker.timer.now) == (None, tasker.clock.monotonic)
+    assert (tasker._sync.timer.clock, tasker._sync.timer.now) == (None, tasker._sync.clock.monotonic)
 
 
 @pytest.mark.parametrize("seconds", [-1, float("inf"), float("nan"), "1", None, True])
@@ -536,7 +536,7 @@ def test_numbers_are_given_once_whatever_threads_ask():
 def impatient(monkeypatch):
     """Gives what is left behind next to no time to end."""
     monkeypatch.setattr(tasker.testing.leaks, "PATIENCE", 0.2)
-    monkeypatch.setattr(tasker.lifecycle, "_JOIN", 0.01)
+    monkeypatch.setattr(tasker._pool.lifecycle, "_JOIN", 0.01)
 
 
 def left_behind(block):
@@ -745,7 +745,7 @@ def test_a_future_without_an_outcome_is_named(new_manager, impatient):
         assert started.wait(PATIENCE)
         kept.append(manager.submit(lambda resource: 1))
         kept[0]._take_start()  # so that nobody runs it, and nobody says so
-        manager._engine.figures.never_taken()
+        manager._engine.counters.never_taken()
         gate.set()
         manager.stop()
 

@@ -18,9 +18,9 @@ from functools import partial
 
 import pytest
 
-import tasker.worker
+import tasker._pool.worker
 from tasker import Config, PoolDeadlockError, TaskManager
-from tasker.future import new_task
+from tasker._tasks.future import new_task
 from tasker.threadpool import OnDemandEngine, ThreadPoolExecutor
 from tests.support.snippets import run_python
 from tests.support.waiting import PATIENCE, eventually
@@ -311,17 +311,17 @@ def test_there_are_never_more_threads_than_allowed_however_many_submit(gate):
 
 
 def test_a_call_for_which_no_thread_can_be_started_is_accepted_and_runs_when_one_can(monkeypatch):
-    start, refused = tasker.worker.Worker.start, threading.Event()
+    start, refused = tasker._pool.worker.Worker.start, threading.Event()
 
     def fail(worker):
         refused.set()
         raise RuntimeError("can't start new thread")
 
-    monkeypatch.setattr(tasker.worker.Worker, "start", fail)
+    monkeypatch.setattr(tasker._pool.worker.Worker, "start", fail)
     with ThreadPoolExecutor(2) as pool:
         future = pool.submit(abs, -1)
         assert refused.is_set()
-        monkeypatch.setattr(tasker.worker.Worker, "start", start)
+        monkeypatch.setattr(tasker._pool.worker.Worker, "start", start)
         assert future.result(PATIENCE) == 1
 
 
@@ -346,15 +346,15 @@ def test_a_call_may_wait_for_another_as_long_as_a_thread_can_be_started():
 
 
 def test_a_call_may_wait_for_another_for_which_no_thread_could_be_started_yet(monkeypatch):
-    start = tasker.worker.Worker.start
+    start = tasker._pool.worker.Worker.start
 
     def fail(worker):
         raise RuntimeError("can't start new thread")
 
     def call():
-        monkeypatch.setattr(tasker.worker.Worker, "start", fail)
+        monkeypatch.setattr(tasker._pool.worker.Worker, "start", fail)
         future = pool.submit(abs, -1)
-        threading.Timer(0.01, monkeypatch.setattr, (tasker.worker.Worker, "start", start)).start()
+        threading.Timer(0.01, monkeypatch.setattr, (tasker._pool.worker.Worker, "start", start)).start()
         return future.result()
 
     with ThreadPoolExecutor(2) as pool:
@@ -501,7 +501,7 @@ def test_shutdown_waits_for_all_that_was_accepted_and_for_the_threads(gate):
     threading.Timer(0.01, gate.set).start()
     pool.shutdown()
     assert all(future.done() for future in futures)
-    assert not any(thread.is_alive() for thread in (*threads, pool._task_engine.burst.thread))
+    assert not any(thread.is_alive() for thread in (*threads, pool._task_engine.housekeeper.thread))
     assert pool._threads == set()
 
 
@@ -628,10 +628,10 @@ def test_it_serves_as_the_default_executor_of_a_loop():
 
 def test_interpreter_exit_finishes_all_work_however_long_it_takes():
     done = run_python("""
-        import tasker.process
+        import tasker._pool.exit_and_fork
         from tasker.threadpool import ThreadPoolExecutor
 
-        tasker.process.EXIT_TIMEOUT = 0.0  # what managers are given
+        tasker._pool.exit_and_fork.EXIT_TIMEOUT = 0.0  # what managers are given
         pool = ThreadPoolExecutor(1)
         forgotten = ThreadPoolExecutor(1)
         for executor in (pool, forgotten):
@@ -675,7 +675,7 @@ def test_what_is_submitted_when_the_main_thread_has_ended_is_refused_in_the_stan
 def test_interpreter_exit_does_not_wait_for_what_nobody_can_run():
     done = run_python("""
         import logging
-        import tasker.worker
+        import tasker._pool.worker
         from tasker.threadpool import ThreadPoolExecutor
 
         logging.getLogger("tasker").setLevel(logging.CRITICAL)
@@ -683,7 +683,7 @@ def test_interpreter_exit_does_not_wait_for_what_nobody_can_run():
         def fail(worker):
             raise RuntimeError("can't start new thread")
 
-        tasker.worker.Worker.start = fail
+        tasker._pool.worker.Worker.start = fail
         pool = ThreadPoolExecutor(1)
         future = pool.submit(print, "ran")
         future.add_done_callback(lambda done: print(type(done.exception()).__name__, flush=True))
@@ -695,10 +695,10 @@ def test_interpreter_exit_does_not_wait_for_what_nobody_can_run():
 def test_ctrl_c_ends_the_waiting_at_interpreter_exit():
     done = run_python("""
         import atexit, signal
-        import tasker.process
+        import tasker._pool.exit_and_fork
         from tasker.threadpool import ThreadPoolExecutor
 
-        tasker.process.EXIT_TIMEOUT = 0.1
+        tasker._pool.exit_and_fork.EXIT_TIMEOUT = 0.1
         signal.signal(signal.SIGINT, signal.default_int_handler)
         interrupted = threading.Event()
         atexit.register(interrupted.set)

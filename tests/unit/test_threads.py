@@ -8,15 +8,15 @@ import threading
 
 import pytest
 
-from tasker import threads
-from tasker.threads import new_thread
+from tasker._sync import threads
+from tasker._sync.threads import new_thread
 from tests.support.waiting import PATIENCE
 
 # threads are started while the first request is served; callbacks of the second one run on them
 PROGRAM = """
 import contextvars, gc, sys, threading, weakref
 from tasker import Config, TaskManager, ThreadPoolExecutor
-from tasker.placement.processes import Processes
+from tasker.placement.processes.placement import Processes
 
 PATIENCE = 20
 request = contextvars.ContextVar("request", default=None)

@@ -14,8 +14,8 @@ import weakref
 
 import pytest
 
-import tasker.timer
-from tasker.timer import TimerEntry
+import tasker._sync.timer
+from tasker._sync.timer import TimerEntry
 from tests.support.waiting import PATIENCE, eventually
 
 
@@ -106,10 +106,10 @@ def test_cleared_entries_do_not_pile_up_and_no_live_one_is_lost(timer):
         if i % 5 or len(live) > 1000:
             live.pop(rng.randrange(len(live))).cancel()
         if i % 1000 == 0:
-            eventually(lambda: not timer._incoming or len(timer._incoming) <= tasker.timer._BATCH)
+            eventually(lambda: not timer._incoming or len(timer._incoming) <= tasker._sync.timer._BATCH)
             most = max(most, timer.waiting())
-    assert most <= 4 * (1000 + tasker.timer._BATCH)
-    eventually(lambda: len(timer._cleared) <= tasker.timer._BATCH + timer.waiting())
+    assert most <= 4 * (1000 + tasker._sync.timer._BATCH)
+    eventually(lambda: len(timer._cleared) <= tasker._sync.timer._BATCH + timer.waiting())
     looks = []
     timer.at(0.0, lambda: looks.append(list(timer._heap)))  # in its own thread, which alone changes it
     eventually(lambda: looks)
@@ -121,9 +121,9 @@ def test_cleared_entries_do_not_pile_up_and_no_live_one_is_lost(timer):
 def test_later_deadlines_do_not_pile_up_in_front_of_a_sleeping_thread(timer):
     timer.at(time.monotonic() + 3600, lambda: None)
     eventually(lambda: timer._wakes_at > 0)
-    for _ in range(tasker.timer._BATCH + 1):
+    for _ in range(tasker._sync.timer._BATCH + 1):
         timer.at(time.monotonic() + 7200, lambda: None)
-    eventually(lambda: len(timer._heap) == tasker.timer._BATCH + 2)
+    eventually(lambda: len(timer._heap) == tasker._sync.timer._BATCH + 2)
 
 
 def test_a_deadline_set_while_the_thread_falls_asleep_is_not_missed(timer):
@@ -241,9 +241,9 @@ def test_signal_handlers_may_set_and_clear_deadlines_at_any_moment(timer):
 
 @pytest.mark.skipif(not hasattr(os, "register_at_fork"), reason="needs fork()")
 def test_a_forked_child_begins_with_an_empty_timer(monkeypatch):
-    before = tasker.timer._timer
-    monkeypatch.setattr(tasker.timer, "_timer", before)  # put back at the end
-    tasker.timer.start_afresh()
-    assert tasker.timer._timer is not before
-    assert tasker.timer._timer.waiting() == 0
-    assert tasker.timer._timer._thread is None
+    before = tasker._sync.timer._timer
+    monkeypatch.setattr(tasker._sync.timer, "_timer", before)  # put back at the end
+    tasker._sync.timer.start_afresh()
+    assert tasker._sync.timer._timer is not before
+    assert tasker._sync.timer._timer.waiting() == 0
+    assert tasker._sync.timer._timer._thread is None

@@ -10,7 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-import tasker.engine
+import tasker._pool.engine
 from tasker import (
     ConfigError,
     PoolDeadlockError,
@@ -18,8 +18,8 @@ from tasker import (
     QueueFullError,
     ResourceCreationError,
     TaskManagerShutdownError,
-    deadlock,
 )
+from tasker._tasks import deadlock
 from tests.support import remote_tasks
 from tests.support.errors import Sick
 from tests.support.snippets import run_python
@@ -133,7 +133,7 @@ def test_a_wrong_time_is_refused_with_or_without_a_limit(limited, limit):
 
 def test_the_time_in_the_line_is_no_execution_time(limited, monkeypatch):
     now = [1000.0]
-    monkeypatch.setattr(tasker.engine, "monotonic", lambda: now[0])
+    monkeypatch.setattr(tasker._pool.engine, "monotonic", lambda: now[0])
     manager = limited(1)
     with Holder(manager) as holder, ThreadPoolExecutor(1) as pool:
         waiting = pool.submit(manager.run_task, lambda resource: 0)
@@ -204,7 +204,7 @@ def test_a_wake_up_that_got_lost_is_made_good_by_the_next_tick(limited, monkeypa
         with monkeypatch.context() as ticks:
             ticks.setattr(manager._engine.turns, "heal", lambda: None)
             holder.leave()
-            assert not manager._engine.burst._is_quiet()  # although nobody is in `run_task`
+            assert not manager._engine.housekeeper._is_quiet()  # although nobody is in `run_task`
             assert manager._engine.pool.out == 0
             assert not waiting.done()
         assert waiting.result(PATIENCE) == 1

@@ -14,7 +14,7 @@ from unittest.mock import MagicMock
 
 import pytest
 
-import tasker.usercode
+import tasker._pool.usercode
 from tasker import Config, ResourceCreationError, TaskManager, ThreadPoolExecutor
 from tests.support.recording import Log
 from tests.support.waiting import PATIENCE, eventually
@@ -184,13 +184,13 @@ def test_a_function_that_was_told_of_is_not_kept(new_manager, log):
     watch = weakref.ref(held)
     manager.submit(lambda resource, held=held: rows(resource)).result(PATIENCE)
     del held
-    eventually(lambda: worker.seat.parked)
+    eventually(lambda: worker.parker.parked)
     log.lines.clear()
     eventually(lambda: watch() is None)
 
 
 def test_no_more_functions_are_told_of_than_can_be_remembered(new_manager, log, monkeypatch):
-    monkeypatch.setattr(tasker.usercode, "_FUNCTIONS", 3)
+    monkeypatch.setattr(tasker._pool.usercode, "_FUNCTIONS", 3)
     manager = new_manager()
     for number in range(5):
         names = {"rows": rows}

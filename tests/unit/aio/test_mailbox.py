@@ -10,9 +10,7 @@ from collections import deque
 
 import pytest
 
-from tasker import (
-    awaiting,
-)
+from tasker._sync import awaiting
 from tests.support.loops import double, others, run
 from tests.support.waiting import PATIENCE
 

@@ -8,7 +8,7 @@ import weakref
 
 import pytest
 
-from tasker.parking import gil_enabled
+from tasker._sync.parking import gil_enabled
 from tests.support.loops import asynchronous, double, others, run, until
 from tests.support.waiting import PATIENCE, eventually
 

@@ -16,8 +16,8 @@ from tasker import (
     QueueFullError,
     TaskManagerKilledError,
     TaskManagerShutdownError,
-    deadlock,
 )
+from tasker._tasks import deadlock
 from tests.support.streams import (
     EVERY_KIND,
     KINDS,

@@ -274,7 +274,7 @@ def test_what_an_item_of_a_chunk_returns_too_late_is_not_handed_out(new_manager)
     record_failure = engine.record_failure
 
     def let_the_item_return_first(*args, **named):  # its context has ended, its future has not
-        eventually(lambda: worker.seat.parked)
+        eventually(lambda: worker.parker.parked)
         record_failure(*args, **named)
 
     engine.record_failure = let_the_item_return_first

@@ -17,8 +17,8 @@ from tasker import (
     TaskManager,
     TaskManagerShutdownError,
 )
-from tasker.parking import gil_enabled
-from tasker.signature import wants_context
+from tasker._sync.parking import gil_enabled
+from tasker._tasks.signature import wants_context
 from tests.support.errors import Sick
 from tests.support.streams import (
     EVERY_KIND,
@@ -66,7 +66,7 @@ def at_rest(manager):
     if not gil_enabled() and not manager._engine.is_stopping():
         for _ in manager._engine.crew.members:
             manager.queue_task_with_callback(lambda resource: None, lambda result, error: None)
-    return all(worker.seat.parked for worker in manager._engine.crew.members)
+    return all(worker.parker.parked for worker in manager._engine.crew.members)
 
 
 @pytest.mark.usefixtures("no_collection")
@@ -270,7 +270,7 @@ def test_a_function_is_asked_once_for_a_stream_whether_it_wants_a_context(new_ma
         asked.append(fn)
         return wants_context(fn, given)
 
-    for module in (tasker.stream, tasker.engine):
+    for module in (tasker.stream, tasker._pool.engine):
         monkeypatch.setattr(module, "wants_context", ask)
     manager = new_manager(worker_count=1, max_worker_count=1)
     fn = functools.partial(pow, 2)  # which takes the resource's place in vain

@@ -1,0 +1,103 @@
+"""`News`: what a manager tells of its ordinary life, as info, and the drop-in as debug.
+
+    started -> ready -> (hired, retired, a resource replaced, an outage over)* -> stopping or being killed -> stopped
+
+What the burst thread tells is logged in the background, and costs nothing where a standard logger drops it.
+The table of what is logged is in `examples/README.md`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Literal
+
+from tasker._sync.callback_runner import BackgroundLogger
+from tasker._sync.guarded_logger import GuardedLogger
+from tasker._sync.recurring import Row
+from tasker.snapshots import StopReport
+
+__all__ = ["News"]
+
+
+class News:
+    """One for each manager. A method says in which threads it is called, if not in any."""
+
+    def __init__(
+        self, name: str, logger: GuardedLogger, background: BackgroundLogger, level: Literal["debug", "info"]
+    ) -> None:
+        self._name = name
+        self._logger = logger
+        self._background = background
+        self._level = level
+        # here, and on the burst thread
+        self._tell: Callable[..., None] = getattr(logger, level)
+        self._tell_in_background: Callable[..., None] = getattr(background, level)
+        self._unready: list[None] = [None]  # until all base workers have had a resource at a time
+
+    def started(self, base: int, most: int) -> None:
+        """In the constructor's thread: workers are about to be hired."""
+        self._tell("%s: started, workers: %d, at most: %d", self._name, base, most)
+
+    def is_to_be_ready(self) -> bool:
+        """Whether `ready` has not been called."""
+        return bool(self._unready)
+
+    def ready(self, base: int) -> None:
+        """In a worker's thread: the base workers have resources. Told once."""
+        try:
+            self._unready.pop()
+        except IndexError:  # another worker was quicker
+            return
+        self._tell("%s: ready, workers with resources: %d", self._name, base)
+
+    # -- the burst thread ------------------------------------------------------------------------------------------
+
+    def hired(self, count: int, workers: int) -> None:
+        if count:
+            self._tell_in_background("%s: hired: %d, workers now: %d", self._name, count, workers)
+
+    def retired(self, count: int, workers: int) -> None:
+        if count:
+            self._tell_in_background("%s: retired: %d, workers now: %d", self._name, count, workers)
+
+    def look(self, *, whole: bool) -> None:
+        """Tell which faults are over. `whole`: all workers have resources."""
+        for row in self._logger.faults.over(whole=whole):
+            self._over(row, recovered=True)
+
+    def closing(self, how: str, waiting: int, running: int) -> None:
+        self._tell_in_background("%s: %s, tasks waiting: %d, running: %d", self._name, how, waiting, running)
+
+    def closed(self, report: StopReport, made_at: float, then: Callable[[], object]) -> bool:
+        """Everything has ended. `made_at`: when a resource was made for the last time. Returns whether there is
+        anything to tell; `then` is called in the background when it is told."""
+        rows = self._logger.faults.all()
+        for row in rows:
+            self._over(row, recovered=made_at > row.last)
+        if not rows and self._logger.drops(self._level):
+            return False
+
+        self._tell_in_background(
+            "%s: stopped (%s), tasks completed: %d, failed: %d, cancelled: %d, never started: %d, "
+            "errors of on_destroy: %d, threads abandoned: %d",
+            self._name,
+            "drained" if report.drained else "killed",
+            report.completed,
+            report.failed,
+            report.cancelled,
+            report.never_started,
+            report.destroy_errors,
+            len(report.abandoned),
+        )
+        self._background.then(then)
+        return True
+
+    def _over(self, row: Row, *, recovered: bool) -> None:
+        count = "1 failure" if row.count == 1 else f"{row.count} failures"
+        if not row.held:
+            if row.untold:
+                self._background.warning(f"{row.msg}, %d times in %s: that is over", *row.args, row.count, row.lasted)
+        elif recovered:
+            self._background.warning("%s: resources are made again after %s in %s", self._name, count, row.lasted)
+        else:
+            self._background.warning("%s: closed in an outage, after %s in %s", self._name, count, row.lasted)

@@ -1,0 +1,242 @@
+"""`UserCode`: where the functions and objects of a `Config` are called.
+
+Each call is guarded so that what it raises costs nothing but itself, and is logged; what is an interrupt is raised (see
+`guard`). Nothing here is called under a lock of tasker's. `_counting` guards `destroy_errors`, which many threads
+count, and `_reported_impossible`.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+from typing import Any, Generic, Literal, TypeVar
+
+from tasker._sync.guard import is_interrupt, pass_on
+from tasker._sync.guarded_logger import GuardedLogger, last_line_of
+from tasker._sync.handover import hand_on
+from tasker._sync.locks import new_lock
+from tasker._sync.threads import leave_child
+from tasker._tasks import current
+from tasker._tasks.health import takes_resource
+from tasker._tasks.unrun import look_at, refuse
+from tasker._tasks.wrapping import wrapper
+from tasker.config import Config, every_error_is_healthy
+from tasker.errors import TaskManagerKilledError, WorkerLostError, origin_of, shown
+from tasker.placement.base import Backend, Threads
+from tasker.snapshots import Stamps, TaskMetrics
+
+__all__ = ["Event", "UserCode"]
+
+R = TypeVar("R")
+_FUNCTIONS = 1000  # whose results are reported: some programs make functions without end
+_ELSEWHERE = (
+    " in another thread than the one that made the resource for run_task; if it is bound to that one, call stop() "
+    "there, let that thread end first, or keep none (resource_pool_size=0)"
+)
+Event = Literal["record_arrival", "record_completion", "record_failure", "record_retry"]
+
+
+class UserCode(Generic[R]):
+    """The user's hooks, health check and collector."""
+
+    def __init__(self, config: Config[R], backend: Backend, logger: GuardedLogger) -> None:
+        self._backend = backend
+        check: Callable[..., object] = config.check_health
+        self._judge: Callable[[Exception, R], object] = (
+            backend.judge if takes_resource(check) else _without_resource(check)
+        )
+        self._name = config.name
+        self._logger = logger
+        self._collector = config.collector
+        if self._collector is not None:
+            from tasker.stamps import TaskLifecycleTimestamps
+
+            self._new_stamps = TaskLifecycleTimestamps._make
+        self._may_be_bound = isinstance(config.placement, Threads)
+        self._counting = new_lock()
+        self.collects: bool = config.collector is not None
+        self.judges: bool = config.check_health is not every_error_is_healthy
+        self.destroy_errors: int = 0
+        self.killed: bool = False  # whether the manager is, by which its resources end
+        self._reported_impossible = False
+        self._reported_results: set[str] = set()  # of which functions
+        self._reported_unentered = False
+        self.create_error: BaseException | None = None  # the last one, until a resource is made
+        self.create_trouble: str = ""  # in a line
+
+    def create(self, held: deque[R]) -> None:
+        """Make a resource and put it into a deque, so that no exception from outside loses it on the way.
+
+        Raises what `on_create` raises, for the caller to hand to `creation_failed`."""
+        try:
+            hand_on(self._backend.create, held.append)
+        except BaseException as error:
+            leave_child(error)
+            raise
+        try:
+            refuse("on_create", held[-1])
+        except TypeError:
+            held.clear()  # no resource, to be destroyed
+            raise
+        self.create_error = None
+        if self._backend.is_unentered(held[-1]):
+            self._report_unentered()
+
+    def take_create_error(self) -> BaseException | None:
+        """The last error of `on_create`, for the caller to let go of: it is forgotten here."""
+        error, self.create_error = self.create_error, None
+        return error
+
+    def creation_failed(self, error: BaseException) -> None:
+        """A worker could not make a resource and will try again."""
+        if error is self._backend.impossible:
+            with self._counting:
+                was_reported, self._reported_impossible = self._reported_impossible, True
+            if was_reported:
+                return
+        raised = "on_create raised" if self._backend.is_of_hook(error) else "no resource was made:"
+        self.create_trouble = f"{raised} {last_line_of(error)}"  # here: to print an error is to run the user's code
+        self.create_error = error
+        again = "" if error is self._backend.impossible else ", trying again"
+        self._logger.outage(f"%s: {raised.rstrip(':')}{again}", self._name, error=error)
+
+    def broke(self, owner: str, error: BaseException, *, early: bool = False, retried: bool = False) -> None:
+        """A resource was broken by this error. `early`: before it had done a task well, as one before it. `retried`:
+        the task is, so the error goes to no caller."""
+        if isinstance(error, WorkerLostError) and retried:
+            self._logger.outage("%s: the resource is lost and is replaced", owner, error=error)
+        elif early:
+            self._logger.outage("%s: resources break before they have done a task, pausing", self._name, error=error)
+        else:
+            self._logger.info("%s: the resource is broken and is replaced", owner, error=error)
+
+    def destroy(self, resource: R, reason: BaseException | None = None) -> BaseException | None:
+        """Free a resource; the `reason` is what broke it, if anything has. Returns the interrupt that ended that, for
+        the caller to raise when its books are right.
+
+        Raises only what strikes from outside, and only if `on_destroy` was not called."""
+        try:
+            return self.destroy_held(deque([resource]), reason)
+        finally:
+            del reason  # its traceback may hold this frame
+
+    def destroy_elsewhere(self, resource: R) -> BaseException | None:
+        """As `destroy`, for an idle resource of `run_task` that another thread has made."""
+        return self.destroy_held(deque([resource]), hint=_ELSEWHERE if self._may_be_bound else "")
+
+    def destroy_held(self, held: deque[R], reason: BaseException | None = None, hint: str = "") -> BaseException | None:
+        """As `destroy`, for a resource that lies in a deque, from which it is taken in the same step."""
+        running = current.thread_state.running
+        outer = running.ending
+        try:
+            if reason is None and self.killed:
+                reason = TaskManagerKilledError(f"{self._name} was killed")
+            running.ending = reason
+            refuse("on_destroy", hand_on(held.pop, self._backend.destroy))
+        except BaseException as error:
+            if held:
+                raise
+            interrupt: BaseException | None = None
+            try:  # here, as an interrupt at the entry of a function would get out
+                leave_child(error)
+                if is_interrupt(error):
+                    interrupt = error
+                with self._counting:
+                    self.destroy_errors += 1
+                self._logger.fault("warning", f"%s: on_destroy raised{hint}", self._name, error=error)
+                return interrupt
+            except BaseException as second:  # if it got out of here, the resource would be destroyed a second time
+                return interrupt or second
+            finally:
+                del interrupt  # its traceback holds this frame
+        finally:
+            running.ending = outer
+            del reason  # as well
+        return None
+
+    def _report_unentered(self) -> None:
+        with self._counting:
+            was_reported, self._reported_unentered = self._reported_unentered, True
+        if not was_reported:
+            self._logger.warning(
+                "%s: on_create returned a context manager that nobody has entered: "
+                "Config.from_context_manager(...) enters and exits one for each resource",
+                self._name,
+            )
+
+    @wrapper
+    def look_at_result(self, result: object, fn: Callable[..., Any], resource: R) -> None:
+        """A task has returned something of a suspect type: if it is its resource, or yet to be run, that is reported,
+        once for each function. Raises `TypeError` for a coroutine."""
+        what = look_at(result, fn, resource)
+        if not what:
+            return
+        name = f"{origin_of(fn)}, {what}"
+        with self._counting:
+            silent = name in self._reported_results or len(self._reported_results) >= _FUNCTIONS
+            if not silent:
+                self._reported_results.add(name)
+        if not silent:
+            self._logger.warning(
+                "%s: the task %s returned %s: when that is used, the resource may be in use by another task, or "
+                "destroyed; return what you need of it, such as a list, or use map()",
+                self._name,
+                shown(fn),
+                what,
+            )
+
+    def is_healthy(self, error: BaseException, resource: R) -> bool:
+        """The verdict on a task's error: `False`, or a check that raises, means that it broke the resource."""
+        if self._backend.is_lost(resource):
+            return False
+        if not isinstance(error, Exception):
+            return True  # SystemExit and its like say nothing about the resource
+        try:
+            verdict = self._judge(error, resource)
+            refuse("check_health", verdict)
+            healthy = bool(verdict)
+            leave_child()
+            return healthy
+        except BaseException as trouble:
+            pass_on(trouble)
+            self._logger.fault(
+                "warning", "%s: check_health raised; the resource is replaced", self._name, error=trouble
+            )
+            return False
+
+    def leave_to_parent(self) -> None:
+        """In a forked child: all of this is the parent's, and none is called here."""
+        self._collector = None
+        self._judge = _without_resource(every_error_is_healthy)
+        self._backend.leave_to_parent()
+        self._logger.leave_to_parent()
+
+    def is_lost(self, resource: R) -> bool:
+        """Whether the place where this resource lives is gone."""
+        return self._backend.is_lost(resource)
+
+    def tell(self, event: Event, stamps: Stamps | None = None) -> None:
+        """Tell the user's collector, if there is one."""
+        if self._collector is None:
+            return
+        try:
+            record = getattr(self._collector, event)
+            record() if stamps is None else record(self._new_stamps(stamps))
+            leave_child()
+        except BaseException as error:
+            pass_on(error)
+            self._logger.fault("warning", f"%s: the collector's {event}() raised", self._name, error=error)
+
+    def metrics(self) -> TaskMetrics | None:
+        """What the user's collector says; `None` where it says nothing, or raises."""
+        if self._collector is None:
+            return None
+        try:
+            return self._collector.metrics()
+        except Exception as error:
+            self._logger.fault("warning", "%s: the collector's metrics() raised", self._name, error=error)
+            return None
+
+
+def _without_resource(check: Callable[..., object]) -> Callable[[Exception, Any], object]:
+    return lambda error, _: check(error)

@@ -1,0 +1,1 @@
+"""How a thread sleeps, wakes, is timed and hands work to another. Knows no task."""

@@ -1,0 +1,174 @@
+"""`GuardedLogger`: where tasker reports what it cannot raise. A user's logger that may itself fail, with a guard around it.
+
+A record about an exception carries it as `exc_info`, for handlers that print it, and tools that group by it. A logger
+whose methods take no such argument gets the traceback in the text instead.
+"""
+
+from __future__ import annotations
+
+import logging
+import traceback
+from collections.abc import Callable
+from types import FunctionType, MethodType
+from typing import TYPE_CHECKING, Any, Literal
+
+from tasker._base.callables import CO_VARKEYWORDS, signature_of
+from tasker._sync.guard import is_interrupt, pass_on
+from tasker._sync.recurring import OUTAGE, Faults
+
+if TYPE_CHECKING:
+    from tasker.logger import Logger
+
+__all__ = ["GuardedLogger", "Level", "last_line_of", "line_of", "ours", "traceback_of"]
+
+Level = Literal["warning", "error"]
+_LEVELS = {"debug": logging.DEBUG, "info": logging.INFO, "warning": logging.WARNING, "error": logging.ERROR}
+
+
+class GuardedLogger:
+    """The user's logger with its own exceptions swallowed: a broken logger may cost its messages and nothing else.
+
+    Only an interrupt gets out. `error` is the exception that the record is about: its type and text end the message.
+
+    `fault` is for what may come again and again: it is told at the level now and then, and else as debug."""
+
+    def __init__(self, logger: Logger) -> None:
+        self._logger: Logger | None = logger
+        if not isinstance(logger, logging.Logger):
+            # `_takes_exc_info` may need it when it is too late to import it, as the interpreter ends
+            __import__("inspect")
+        self.faults: Faults = Faults()
+
+    def debug(self, msg: str, /, *args: object, error: BaseException | None = None) -> None:
+        self._log("debug", msg, args, error)
+
+    def info(self, msg: str, /, *args: object, error: BaseException | None = None) -> None:
+        self._log("info", msg, args, error)
+
+    def warning(self, msg: str, /, *args: object, error: BaseException | None = None) -> None:
+        self._log("warning", msg, args, error)
+
+    def error(self, msg: str, /, *args: object, error: BaseException | None = None) -> None:
+        self._log("error", msg, args, error)
+
+    def fault(
+        self, level: Level, msg: str, /, *args: object, error: BaseException | None = None, kind: str = ""
+    ) -> None:
+        """Tell of a fault of this kind (`""`: that is the message), if enough time has passed since the last one."""
+        more = self.faults.came(kind or msg, msg, args)
+        if more is None:
+            self._log("debug", msg, args, error)
+        else:
+            self._log(level, msg, args, error, more)
+
+    def outage(self, msg: str, /, *args: object, error: BaseException | None = None) -> None:
+        """Tell of a worker that lacks its resource, as `fault` does: all that befalls a manager at a time is one
+        outage. Each is told as debug as well, and a warning is a line for a logger that takes no `exc_info`."""
+        more = self.faults.came(OUTAGE, held=True)
+        if more is not None:
+            self._log("warning", msg, args, error, more, brief=True)
+        self._log("debug", msg, args, error)
+
+    def drops(self, level: str) -> bool:
+        """Whether a standard logger makes no record of this level. `False` where only the user's code could say.
+
+        As `isEnabledFor`, which may wait for a lock that `logging` holds while a handler is made or closed."""
+        logger = self._logger
+        kind = type(logger)
+        if not issubclass(kind, logging.Logger) or not isinstance(logger, logging.Logger):
+            return logger is None
+        for name in ("isEnabledFor", "getEffectiveLevel", level):
+            if getattr(kind, name) is not getattr(logging.Logger, name):
+                return False
+        number = _LEVELS[level]
+        return logger.disabled or logger.manager.disable >= number or logger.getEffectiveLevel() > number
+
+    def leave_to_parent(self) -> None:
+        """In a forked child: what is logged here is for the parent to say."""
+        self._logger = None
+
+    def _log(
+        self,
+        level: str,
+        msg: str,
+        args: tuple[object, ...],
+        error: BaseException | None,
+        more: str = "",
+        *,
+        brief: bool = False,
+    ) -> None:
+        if self.drops(level):
+            return
+        try:
+            method: Callable[..., object] = getattr(self._logger, level)
+            if error is None:
+                method(f"{msg}%s" if more else msg, *args, *((more,) if more else ()))
+                return
+
+            line = line_of(error)
+            if not line:
+                method(f"{msg}: %s%s", *args, type(error).__name__, more)
+            elif _takes_exc_info(method):
+                method(f"{msg}: %s%s", *args, line, more, exc_info=error)
+            elif brief:
+                method(f"{msg}: %s%s", *args, last_line_of(error), more)
+            else:
+                method(f"{msg}: %s%s\n%s", *args, line, more, traceback_of(error))
+        except BaseException as trouble:
+            pass_on(trouble)
+
+
+ours: GuardedLogger = GuardedLogger(logging.getLogger("tasker"))  # the logger of what belongs to no manager
+
+
+def _takes_exc_info(method: Callable[..., object]) -> bool:
+    """Looked at for each record about an exception: to remember it would keep what a lazy logger makes anew."""
+    function: Any = method
+    if type(function) is MethodType:
+        function = function.__func__
+    if type(function) is FunctionType and not function.__dict__:
+        code = function.__code__
+        named = code.co_varnames[code.co_posonlyargcount : code.co_argcount + code.co_kwonlyargcount]
+        return "exc_info" in named or code.co_flags & CO_VARKEYWORDS != 0
+
+    try:
+        parameters = signature_of(method).parameters
+    except Exception:  # it says nothing about itself
+        return False
+    given = parameters.get("exc_info")
+    if given is not None:
+        return given.kind in (given.KEYWORD_ONLY, given.POSITIONAL_OR_KEYWORD)
+    return any(each.kind is each.VAR_KEYWORD for each in parameters.values())
+
+
+def traceback_of(error: BaseException) -> str:
+    """An exception as it would be printed, or its type if it is unable to print itself. Raises interrupts alone."""
+    return _read(lambda: "".join(traceback.format_exception(error))) or type(error).__name__
+
+
+def last_line_of(error: BaseException) -> str:
+    """What a traceback ends with: an exception's type and whole text, or the type alone. Raises interrupts alone."""
+    return _read(lambda: "".join(traceback.format_exception_only(error)).strip()) or type(error).__name__
+
+
+def line_of(error: BaseException) -> str:
+    """An exception's type and the first line of its text; empty if it cannot be read. Raises interrupts alone."""
+
+    def line() -> str:
+        kind = type(error)
+        module = "" if kind.__module__ in ("builtins", "__main__") else f"{kind.__module__}."
+        first, _, more = str(error).strip().partition("\n")
+        # a handler would read the traceback as well
+        _ = error.__traceback__
+        return f"{module}{kind.__qualname__}{f': {first}' if first else ''}{' ...' if more else ''}"
+
+    return _read(line)
+
+
+def _read(text: Callable[[], str]) -> str:
+    try:
+        return text()
+    except BaseException as trouble:
+        if is_interrupt(trouble):
+            raise
+        return ""

@@ -1,0 +1,1 @@
+"""What is submitted: a task with its future, its context, and the thread that waits for it. Knows no worker."""

@@ -1,0 +1,493 @@
+"""Waits inside of tasks: which of them can never end.
+
+A thread that runs a task (a worker, or a thread in `run_task`) announces here what it waits for without a limit: the
+outcomes of tasks, room in a queue, a turn in `run_task`, a manager that is to be ready, to come to rest, or to close.
+Waits of other threads, waits with a limit, and waits for what is not tasker's are not announced: they may end.
+
+A set of waits is *stuck* when each of them can be ended only by threads whose own waits are in the set. The largest
+stuck set is what is left when the waits that may end are taken out, again and again.
+
+- A task that runs may end unless its worker is stuck; one with a timeout ends anyway.
+- A task in a lane may be taken by a worker that holds a resource and is not stuck. Failing that there is hope: a worker
+  that is still to get a resource, or one that will be hired. A manager that has hoped for `create_timeout` is
+  `hopeless`. Scaling and closing keep the promise that a worker is hired: they ask `any_free`, which knows no hope.
+- A manager that is being killed settles all of its tasks: whatever waits for it may end.
+
+The wait that closes a circle raises `PoolDeadlockError` at once. Time may close a circle, too, and so may a change that
+is no wait: the burst threads' ticks `look_again`, and wake one of the stuck waits, which raises.
+
+`_lock` guards the announced waits. It is one for all managers, so of several waits that close a circle together the
+last one sees it, and a circle that runs through two managers is seen like any other. It is reentrant: a `__del__` may
+wait in its turn. No code of the user's is called under it, no other lock is taken, and no thread is woken.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Callable, Collection, Iterable
+from concurrent.futures import ALL_COMPLETED, FIRST_COMPLETED
+from itertools import islice
+from types import TracebackType
+from typing import Any, Protocol, Self
+
+from tasker._sync.locks import new_lock
+from tasker._tasks import current
+from tasker._tasks.wrapping import users_function
+from tasker.errors import PoolDeadlockError, name_of
+
+__all__ = [
+    "Closing",
+    "EngineForDeadlock",
+    "Outcomes",
+    "Ready",
+    "Rest",
+    "Slot",
+    "Wait",
+    "Waits",
+    "any_free",
+    "look_again",
+]
+
+
+# -- what is asked of others ---------------------------------------------------------------------------------------
+
+
+class Worker(Protocol):
+    """A worker, as seen from here."""
+
+    name: str
+    task: Any
+    holds_resource: bool
+    creating: bool
+    dismissed: bool
+
+
+class EngineForDeadlock(Protocol):
+    """A manager, as seen from here. Nothing of this takes a lock or runs code of the user's."""
+
+    name: str
+
+    def workers(self) -> Collection[Worker]: ...
+
+    def base(self) -> int:
+        """How many workers are always there."""
+        ...
+
+    def waiting(self) -> Collection[Future]:
+        """The tasks in its lanes."""
+        ...
+
+    def has_room(self) -> bool:
+        """Whether its queue takes another task now, or refuses all."""
+        ...
+
+    def is_closing(self) -> bool: ...
+
+    def is_killed(self) -> bool:
+        """Whether all of its tasks are being settled, or are."""
+        ...
+
+    def may_hire(self) -> bool:
+        """Whether a worker will be hired if there are tasks and no worker is free."""
+        ...
+
+    def is_hopeless(self) -> bool:
+        """Whether it has hoped for a free worker with a resource for as long as it does (`create_timeout`)."""
+        ...
+
+    def trouble(self) -> str:
+        """Why it is hopeless. Runs code of the user's: for who holds no lock."""
+        ...
+
+
+class Future(Protocol):
+    """A task's future, as seen from here."""
+
+    _engine: Any
+    _deadline: float | None
+    _exception: BaseException | None
+    _fn: Any
+    _args: Any
+
+    def done(self) -> bool: ...
+
+    def _waits_for_start(self) -> bool: ...
+
+
+class Awaited(Protocol):
+    """What a wait is for. Its `str` says it in words."""
+
+    def may_end(self, stuck: Waits) -> bool:
+        """Whether the wait may end although all of these are stuck."""
+        ...
+
+
+# -- what waits are for --------------------------------------------------------------------------------------------
+
+
+class Outcomes:
+    """The outcomes of tasks: of all of them, of any, or the first error. These are `until`, in the words of
+    `concurrent.futures.wait`.
+
+    A future that is not of this `kind`, if one is given, is not tasker's: it may end. The collection may change once
+    the wait is over."""
+
+    __slots__ = ("_futures", "_kind", "_until")
+
+    def __init__(self, futures: Collection[Any], until: str = ALL_COMPLETED, kind: type[Any] | None = None) -> None:
+        self._futures = futures
+        self._until = until
+        self._kind = kind
+
+    def may_end(self, stuck: Waits) -> bool:
+        if self._until == ALL_COMPLETED:
+            return all(self._is_foreign(future) or stuck.may_settle(future) for future in self._futures)
+        if self._until == FIRST_COMPLETED:
+            return any(self._is_foreign(future) or stuck.may_settle(future) for future in self._futures)
+        over = True
+        for future in self._futures:
+            if self._is_foreign(future) or future._exception is not None:
+                return True
+            if not future.done():
+                over = False
+                if stuck.may_settle(future):
+                    return True
+        return over
+
+    def _is_foreign(self, future: Any) -> bool:
+        return self._kind is not None and type(future) is not self._kind  # no isinstance(): that may run a user's code
+
+    def __str__(self) -> str:
+        try:
+            futures = tuple(self._futures)
+        except RuntimeError:  # the wait is over
+            return "tasks"
+        names = [_name(future) for future in futures[:3]]
+        if len(futures) > 3:
+            names.append(f"{len(futures) - 3} more")
+        return (" and " if self._until == ALL_COMPLETED else " or ").join(names)
+
+
+class Slot:
+    """A slot in the bounded queue of a manager."""
+
+    __slots__ = ("_pool",)
+
+    def __init__(self, pool: EngineForDeadlock) -> None:
+        self._pool = pool
+
+    def may_end(self, stuck: Waits) -> bool:
+        pool = self._pool
+        return pool.has_room() or stuck.may_serve(pool) or any(map(_expires, pool.waiting()))
+
+    def __str__(self) -> str:
+        return f"room in the queue of {self._pool.name}"
+
+
+class Ready:
+    """The base workers of a manager that hold resources."""
+
+    __slots__ = ("_pool",)
+
+    def __init__(self, pool: EngineForDeadlock) -> None:
+        self._pool = pool
+
+    def may_end(self, stuck: Waits) -> bool:
+        pool, workers = self._pool, self._pool.workers()
+        hopeful = sum(worker.holds_resource or worker not in stuck for worker in workers)
+        return pool.is_closing() or len(workers) < pool.base() or hopeful >= pool.base()
+
+    def __str__(self) -> str:
+        return f"{self._pool.name} to be ready"
+
+
+class Rest:
+    """A manager none of whose tasks waits or runs."""
+
+    __slots__ = ("_pool",)
+
+    def __init__(self, pool: EngineForDeadlock) -> None:
+        self._pool = pool
+
+    def may_end(self, stuck: Waits) -> bool:
+        pool = self._pool
+        if pool.is_killed():
+            return True
+        if any(worker in stuck and worker.holds_resource for worker in pool.workers()):
+            return False
+        return stuck.may_serve(pool) or all(map(_expires, pool.waiting()))
+
+    def __str__(self) -> str:
+        return f"{self._pool.name} to come to rest"
+
+
+class Closing:
+    """A manager that is closed: its workers have left, and so have the callers of `run_task`. A worker that only tries
+    to make a resource does not hold that up for ever."""
+
+    __slots__ = ("_pool",)
+
+    def __init__(self, pool: EngineForDeadlock) -> None:
+        self._pool = pool
+
+    def may_end(self, stuck: Waits) -> bool:
+        pool = self._pool
+        if pool.is_killed():
+            return True
+        if any(worker in stuck and not worker.creating for worker in pool.workers()) or stuck.borrow_from(pool):
+            return False
+        return stuck.may_serve(pool) or all(map(_expires, pool.waiting()))
+
+    def __str__(self) -> str:
+        return f"{self._pool.name} to close"
+
+
+# -- waits ---------------------------------------------------------------------------------------------------------
+
+
+class Wait:
+    """A wait, announced for as long as its `with` block lasts: unless it has a `timeout`, or the thread runs no task
+    and does not say that it `holds` what others wait for.
+
+    Raises `PoolDeadlockError` at the beginning of the block if the wait cannot end, or at the end of it if that was
+    found meanwhile. Then `stuck` is set, and `wake` called until the thread has left the block: by another thread, and
+    perhaps more than once.
+
+    After the block it refers to nothing, because an error's traceback leads to it."""
+
+    __slots__ = (
+        "_limited",
+        "_loan",
+        "_outer",
+        "_waiter",
+        "awaited",
+        "holds",
+        "stuck",
+        "task",
+        "thread",
+        "wake",
+        "where",
+    )
+
+    def __init__(
+        self, awaited: Awaited, wake: Callable[[], object], timeout: float | None = None, *, holds: bool = False
+    ) -> None:
+        self.awaited: Awaited | None = awaited
+        self.wake: Callable[[], object] = wake
+        self.stuck: Stuck | None = None  # the set in which it was found
+        self.task: Any = None  # what the waiting worker runs
+        self.where: str = ""  # the thread's name
+        self.thread: int = 0  # its identifier
+        self.holds: bool = holds
+        self._waiter: Any = None  # the worker; a thread that runs a task itself is known by what it runs
+        self._loan: Any = None
+        self._limited = timeout is not None
+        self._outer: Wait | None = None  # in which this one was begun, by a callback or a `__del__` say
+
+    def __enter__(self) -> Self:
+        running = current.thread_state.running
+        worker, loan = running.worker, running.loan
+        if self._limited or (worker is None and loan is None and not self.holds):
+            return self
+        self.thread = threading.get_ident()
+        self.where = threading.current_thread().name if worker is None else worker.name
+        self.task = None if worker is None else worker.task
+        self._waiter, self._loan = worker or running, loan
+        try:
+            with _lock:
+                self._outer = _announced.begin(self._waiter, self)
+                self.stuck = None if self.may_end(_announced) else _circle(self._waiter)
+            if self.stuck is not None:
+                raise self._error(self.stuck)
+        except BaseException:
+            self._end()
+            raise
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        if self._waiter is None:
+            return
+        try:
+            if self.stuck is not None and error is None:
+                raise self._error(self.stuck)
+        finally:
+            self._end()
+
+    def may_end(self, stuck: Waits) -> bool:
+        """Whether it may end although all of these are stuck."""
+        return self.awaited is None or self.awaited.may_end(stuck)
+
+    def borrows_from(self, pool: EngineForDeadlock) -> bool:
+        """Whether its thread is in a `run_task` of this manager."""
+        loan = self._loan
+        while loan is not None:
+            if loan.owner is pool:
+                return True
+            loan = loan.outer
+        return False
+
+    def __str__(self) -> str:
+        awaited = self.awaited or "nothing any more"
+        return f"{'a hook or run_task' if self.task is None else _name(self.task)} on {self.where} waits for {awaited}"
+
+    def _end(self) -> None:
+        with _lock:
+            _announced.end(self._waiter, self, self._outer)
+        self.awaited = self.stuck = self.task = self._waiter = self._loan = self._outer = None
+        self.wake = bool
+
+    def _error(self, stuck: Stuck) -> PoolDeadlockError:
+        return PoolDeadlockError(
+            f"{self.where}: this wait would never end: {stuck}. Give the awaited task a timeout, raise "
+            "max_worker_count, or do not wait inside of tasks"
+        )
+
+
+class Waits:
+    """Waits that go on, by who waits."""
+
+    def __init__(self, *, hopes: bool = True) -> None:
+        self.waits: dict[Any, Wait] = {}
+        self._hopes = hopes  # whether workers may still get a resource, or be hired
+        self._running: set[Any] = set()  # the tasks in which they are
+
+    def begin(self, waiter: Any, wait: Wait) -> Wait | None:
+        """Add a wait; returns the one around it, whose place it takes."""
+        outer = self.waits.get(waiter)
+        self.waits[waiter] = wait
+        self._running.add(wait.task)
+        return outer
+
+    def end(self, waiter: Any, wait: Wait, outer: Wait | None) -> None:
+        """Take a wait out; the one around it goes on. No harm if it is out already."""
+        if self.waits.get(waiter) is not wait:
+            return
+        self._running.discard(wait.task)
+        if outer is None:
+            del self.waits[waiter]
+        else:
+            self.begin(waiter, outer)
+
+    def __contains__(self, waiter: object) -> bool:
+        return waiter in self.waits
+
+    # -- what may happen although all of these are stuck ---------------------------------------------------------
+
+    def may_settle(self, future: Future) -> bool:
+        """Whether a task may get its outcome."""
+        if future.done() or _expires(future):
+            return True
+        pool: EngineForDeadlock = future._engine
+        if future._waits_for_start():
+            return self.may_serve(pool)
+        return future not in self._running or pool.is_killed()
+
+    def may_serve(self, pool: EngineForDeadlock) -> bool:
+        """Whether the tasks in the lanes of a manager may be taken, or settled without."""
+        hope = False
+        for worker in pool.workers():
+            if worker not in self.waits and not worker.dismissed:
+                if worker.holds_resource:
+                    return True
+                hope = True
+        return pool.is_killed() or (self._hopes and not pool.is_hopeless() and (hope or pool.may_hire()))
+
+    def borrow_from(self, pool: EngineForDeadlock) -> bool:
+        """Whether one of these is in a `run_task` of a manager."""
+        return any(wait.borrows_from(pool) for wait in self.waits.values())
+
+
+class Stuck(Waits):
+    """The largest stuck set of some waits. Its `str` says who waits for what.
+
+    A wait that was found before is about to end."""
+
+    def __init__(self, waits: Waits, *, hopes: bool = True) -> None:
+        super().__init__(hopes=hopes)
+        self._serving: dict[EngineForDeadlock, bool] = {}  # what is known of managers
+        for waiter, wait in waits.waits.items():
+            if wait.stuck is None:
+                self.begin(waiter, wait)
+        while moving := [(waiter, wait) for waiter, wait in self.waits.items() if wait.may_end(self)]:
+            for waiter, wait in moving:
+                self.end(waiter, wait, None)
+            # the fewer are stuck, the more may happen
+            self._serving = {pool: True for pool, serves in self._serving.items() if serves}
+
+    def may_serve(self, pool: EngineForDeadlock) -> bool:
+        if pool not in self._serving:
+            self._serving[pool] = super().may_serve(pool)
+        return self._serving[pool]
+
+    def __str__(self) -> str:
+        said = [str(wait) for wait in islice(self.waits.values(), 20)]
+        if len(self.waits) > 20:
+            said.append(f"and {len(self.waits) - 20} more wait")
+        return "; ".join([*said, *(pool.trouble() for pool in self._serving if pool.is_hopeless())])
+
+
+_lock = new_lock()
+_announced = Waits()
+
+
+def any_free(workers: Collection[Worker]) -> bool:
+    """Whether one of these is free for a task, or will be, although no manager gets a worker more. False of none."""
+    if any(worker not in _announced for worker in workers):
+        return True
+    if not workers:
+        return False
+    with _lock:
+        return _comes_back(workers)
+
+
+def look_again(workers: Iterable[Worker]) -> None:
+    """Look for a circle that something else than a wait has closed, if one of these waits, and end it."""
+    if not _announced.waits or not any(worker in _announced for worker in workers):
+        return
+    with _lock:
+        _tell_the_youngest()
+        wakes = [wait.wake for wait in _announced.waits.values() if wait.stuck is not None]
+    for wake in wakes:
+        wake()
+
+
+# These are called with the lock, and let go of other threads' waits before it is released: those threads go on then,
+# and a service thread must not be the last to refer to a task.
+
+
+def _circle(waiter: Any) -> Stuck | None:
+    stuck = Stuck(_announced)
+    return stuck if waiter in stuck else None
+
+
+def _comes_back(workers: Collection[Worker]) -> bool:
+    stuck = Stuck(_announced, hopes=False)
+    return any(worker not in stuck for worker in workers)
+
+
+def _tell_the_youngest() -> None:
+    stuck = Stuck(_announced)
+    if stuck.waits:
+        next(reversed(stuck.waits.values())).stuck = stuck
+
+
+def _expires(future: Future) -> bool:
+    return future._deadline is not None
+
+
+def _name(task: Any) -> str:
+    return name_of(users_function(task._fn, task._args) if hasattr(task, "_fn") else task)
+
+
+def _start_afresh() -> None:
+    """In a forked child: no worker is there, and the lock may be held by a thread that is not."""
+    global _lock, _announced
+    _lock = new_lock()
+    _announced = Waits()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_start_afresh)

@@ -1,0 +1,120 @@
+"""What is said where it is not clear how a function is called: a note on the error, a warning at the submission."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import sys
+import warnings
+from collections.abc import Callable, Iterable, Iterator
+from types import FunctionType, TracebackType
+from typing import Any
+
+from tasker._base.callables import CO_VARARGS, CO_VARKEYWORDS
+from tasker._base.identity import ByIdentity
+from tasker._tasks.signature import TO_ASK, asking_parameter, behind, wants_context
+from tasker._tasks.wrapping import WRAPPERS
+from tasker.errors import put_note
+
+__all__ = ["explain_call", "warn_of_own_parameters"]
+
+_OF_A_CALL = r"\b(takes|missing|expected|too many|got multiple values for|unexpected)\b.*\bargument"
+_PACKAGE = os.path.join(os.path.dirname(__file__), "")
+
+_told: ByIdentity[set[str]] = ByIdentity()  # parameters that were warned of, by the code of their function
+
+
+def explain_call(
+    error: TypeError,
+    traceback: TracebackType | None,
+    fn: Callable[..., Any] | None,
+    args: tuple[Any, ...] | None,
+    wanted: bool,
+) -> None:
+    """Say by a note on an error whether a context was passed, and why, if the call of a task's function has failed.
+
+    `traceback` begins with the first frame of the function, if it came to that. `args`: beside the resource. `wanted`:
+    whether a context was passed before it."""
+    if fn is None or args is None or getattr(fn, "__code__", None) in WRAPPERS:  # settled; not the user's function
+        return
+    with contextlib.suppress(Exception):  # it looks into what is the user's
+        if re.search(_OF_A_CALL, str(error)) and not _has_begun(traceback):
+            more = f"{len(args)} more argument{'s' * (len(args) != 1)}"
+            if wanted:
+                name = asking_parameter(fn, len(args) + 1)
+                why = f"a context, the resource and {more}: a parameter called {name!r} asks for the context"
+            else:
+                why = (
+                    f"the resource and {more}, and without a context. Its first parameter would have to ask for one: "
+                    f"{TO_ASK}. A wrapper that begins with *args is asked for what functools.wraps says that it wraps"
+                )
+            put_note(error, "the task was called ", f"with {why}")
+
+
+def _has_begun(traceback: TracebackType | None) -> bool:
+    """Whether the function has begun, but for wrappers that take any arguments and hand them on."""
+    while traceback is not None:
+        if not traceback.tb_frame.f_code.co_flags & CO_VARARGS:
+            return True
+        traceback = traceback.tb_next
+    return False
+
+
+def warn_of_own_parameters(fn: Callable[..., Any], given: int, options: Iterable[str]) -> None:
+    """Warn, once for each function, that it has parameters with the names of these options, and does not get them.
+
+    What is given by position or by a partial is no matter of doubt. `given`: arguments, the resource included. Where
+    warnings are errors it raises, each time."""
+    for name in options:
+        for function in _functions(fn):
+            if name in function.__code__.co_varnames and _leaves_open(fn, function, name, given):
+                _warn(function, name)
+
+
+def _functions(fn: object) -> Iterator[FunctionType]:
+    """The function that a call of `fn` runs, and what it hands names on to."""
+    while fn is not None:
+        function, _, _ = behind(fn)
+        if type(function) is not FunctionType:
+            return
+        yield function
+        hands_on = function.__code__.co_flags & CO_VARKEYWORDS
+        own: dict[str, Any] = {**function.__dict__, **(getattr(fn, "__dict__", None) or {})}
+        fn = own.get("__wrapped__") if hands_on else None
+
+
+def _leaves_open(fn: Any, function: FunctionType, name: str, given: int) -> bool:
+    """Whether a parameter of the function gets nothing by position or by name."""
+    _, filled, named = behind(fn)
+    try:
+        taken = filled + given + wants_context(fn, given)
+    except TypeError:  # which the submission says
+        return False
+    code = function.__code__
+    names = code.co_varnames[: code.co_argcount + code.co_kwonlyargcount]
+    if name not in names or name in named:
+        return False
+    place = names.index(name)
+    return place >= code.co_argcount or place >= max(taken, code.co_posonlyargcount)
+
+
+def _warn(function: FunctionType, name: str) -> None:
+    told = _told.get(function.__code__)
+    if told is not None and name in told:
+        return
+    level, frame = 1, sys._getframe()
+    while frame.f_back is not None and frame.f_code.co_filename.startswith(_PACKAGE):
+        level, frame = level + 1, frame.f_back
+    called = function.__qualname__
+    warnings.warn(
+        f"{name}= is an option of tasker's here: {called}() does not get it, and has a parameter {name!r} of its own. "
+        f"To give it that, pass functools.partial({function.__name__}, {name}=...) or a lambda; that also says that "
+        f"{name}= is meant for tasker",
+        UserWarning,
+        stacklevel=level,
+    )
+    if told is None:
+        _told.put(function.__code__, {name})
+    else:
+        told.add(name)

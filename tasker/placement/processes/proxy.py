@@ -1,0 +1,276 @@
+"""`ProcessProxy`: a child process with a resource in it, as its parent sees it: the `ResourceProxy` of `Processes`.
+
+The owner sends what he asks and sleeps in `receive` for the answer; orders go by the control pipe. To kill the place is
+to kill the process with its whole group (what it has started), and that is the end of the connection.
+
+Each child has a thread that waits for its death (of the process itself, by a pidfd where there is one: what has left
+the group may hold the child's end of the connection open), ends what is left of its group, reaps it, and ends the wire
+for the owner, who first reads what was answered before. Until the process is reaped its number is nobody else's.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import pickle
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Callable
+from typing import Any
+
+from tasker._sync import timer
+from tasker._sync.locks import new_lock
+from tasker._sync.threads import new_thread
+from tasker._tasks.wrapping import Progress
+from tasker.placement.processes.launch import above_standard, launch, pipe
+from tasker.placement.processes.mark import Mark
+from tasker.placement.processes.stderr import Stderr
+from tasker.placement.processes.wire import Wire
+from tasker.placement.remote import pickling, protocol
+from tasker.placement.remote.logs import handle_record
+from tasker.placement.remote.proxy import Answer, GoneError, ResourceProxy
+
+__all__ = ["ProcessProxy"]
+
+_DYING = 1.0  # seconds for a process that has closed its connection to be gone
+_REAPED = 5.0  # seconds for a process that was killed to be gone
+
+
+class ProcessProxy(ResourceProxy):
+    """One child process. `_lock` also guards the use of its descriptors."""
+
+    KIND: str = "a child process"
+
+    def __init__(
+        self,
+        name: str,
+        grace: float,
+        lost: Callable[[Any], None],
+        *,
+        python: str = sys.executable,
+        group: bool = True,
+    ) -> None:
+        """Have `python` start as the process; with its `group` it also ends what it has started.
+
+        Raises `OSError` or `RuntimeError` when there can be no more processes or threads."""
+        super().__init__(name, grace, lost)
+        self.exit_code: int | None = None  # as `subprocess` has it, when it is dead and that is known
+        self._group = group
+        self._ended = False  # its number may be another's
+        self._dead = threading.Event()
+        self._wire: Wire
+        self._control: int | None
+        self._pidfd: int | None = None
+        self._asked = 0  # how often it was asked to do something
+        self._mark = Mark()  # how much of that it has begun
+        self._stderr: Stderr
+        self._process = self._start(python)
+        self.pid: int = self._process.pid
+        # a thread of its own, so that nobody has to look now and then
+        watcher = new_thread(self._await_death, f"{name}-child")
+        try:
+            self._pidfd = self._open_pidfd()
+            watcher.start()
+        except BaseException:  # no more descriptors or threads for now, or Ctrl-C
+            self.kill()
+            if not watcher.is_alive():
+                self._process.wait()
+                self._ended = True
+                self._let_go()
+            self._close()
+            raise
+
+    def _where(self) -> str:
+        return f"process {self.pid}"
+
+    # -- the owner's thread ----------------------------------------------------------------------------------------
+
+    def _ask(self, kind: int, what: Any, progress: Progress | None) -> Answer:
+        self._asked += 1
+        if self._is_lost:
+            raise GoneError(began=False)
+        if kind != protocol.SETUP:  # before which it has been started
+            self._stderr.forget()
+        try:
+            if kind == protocol.CALL:
+                head, packed = what
+                self._wire.send(kind, protocol.CALL_HEAD.pack(*head), packed.body, buffers=packed.buffers)
+            else:
+                self._wire.send(kind, pickle.dumps(what))
+            return self._answer(progress)
+        except (EOFError, OSError):
+            raise GoneError(began=self._has_begun()) from None
+
+    def _answer(self, progress: Progress | None) -> Answer:
+        while True:
+            kind, body, buffers = self._wire.receive()
+            if kind in (protocol.RESULT, protocol.ERROR):
+                return pickling.opened(kind, body, buffers)
+            if kind == protocol.RECORD:
+                handle_record(body)
+            elif progress is not None:
+                error, result = pickling.opened(kind, body, buffers)
+                if error is not None:
+                    self.kill()  # a result is missing, and those after it would be taken for it
+                    return error, False
+                progress.note(result)
+
+    def _has_begun(self) -> bool:
+        with self._lock, contextlib.suppress(OSError):  # others have closed it
+            return self._mark.number() >= self._asked
+        return True
+
+    def _loss(self) -> tuple[str, int | None]:
+        if not self._dead.wait(_DYING):
+            self.kill()
+            self._dead.wait(_REAPED)
+        return _how(self.exit_code) if self._dead.is_set() else "was killed and has not ended", self.exit_code
+
+    def _last_words(self) -> str:
+        return self._stderr.text()
+
+    def _let_end(self, patience: float) -> None:
+        try:
+            if patience:
+                overdue = timer.after(patience, self.kill)
+                self._dead.wait(min(patience + _REAPED, threading.TIMEOUT_MAX))
+                overdue.cancel()
+            if not self._dead.is_set():
+                self.kill()
+                self._dead.wait(_REAPED)
+        finally:
+            self._close()
+
+    # -- any thread ------------------------------------------------------------------------------------------------
+
+    def _tell(self, order: int, number: int) -> None:
+        if self._control is not None:
+            with contextlib.suppress(OSError):  # it is dead, or does not read its orders and is killed in the end
+                os.write(self._control, protocol.ORDER.pack(order, number))
+
+    def kill(self) -> None:
+        with self._lock:
+            if not self._ended:
+                self._is_lost = True  # from now on: who is judged by it, or called next, may come before the end
+                self._kill_now()
+
+    def _kill_now(self) -> None:
+        with contextlib.suppress(OSError):  # it is dead, and nothing is left of its group
+            if self._group:
+                os.killpg(self.pid, signal.SIGKILL)
+            else:
+                os.kill(self.pid, signal.SIGKILL)
+
+    def leave_to_parent(self) -> None:
+        self._lock = new_lock()
+        self._process.returncode = 0
+        self._ended = self._is_lost = True
+        self._let_go()
+        self._close()
+
+    def _close(self) -> None:
+        with self._lock:
+            self._wire.close()
+            self._mark.close()
+            control, self._control = self._control, None
+        if control is not None:
+            os.close(control)
+
+    # -- the beginning and the end of the process --------------------------------------------------------------------
+
+    def _start(self, python: str) -> subprocess.Popen[bytes]:
+        ends: list[int] = []
+        try:
+            self._stderr = Stderr(outlived=not self._group)
+            for _ in range(3):
+                ends += pipe()
+            calls, to_child, from_child, answers, orders, control = ends
+            streams = {"calls": calls, "answers": answers, "orders": orders, "mark": self._mark.descriptor}
+            process = launch(python, streams, error=self._stderr.end, group=self._group)
+        except BaseException:  # no more descriptors, or processes, for now
+            for end in ends:
+                os.close(end)
+            self._let_go()
+            self._mark.close()
+            raise
+        os.close(calls)
+        os.close(orders)
+        self._stderr.started()
+        os.set_blocking(control, False)
+        self._wire, self._control = Wire(from_child, to_child, answers), control
+        return process
+
+    def _open_pidfd(self) -> int | None:
+        try:
+            return above_standard(os.pidfd_open(self.pid))
+        except (AttributeError, OSError):  # not Linux, or an old one; or no more descriptors
+            if self._stderr.is_read:
+                raise
+            return None
+
+    def _await_death(self) -> None:
+        exit_code: int | None = None
+        try:
+            self._watch()
+            with self._lock:
+                if self._group:
+                    self._kill_now()
+                self._ended = True
+            exit_code = self._reap()
+        except BaseException:  # no memory, or others have closed its descriptors
+            self.kill()  # as nothing watches it any more
+            raise
+        finally:
+            self._announce(exit_code)
+            self._stderr.finish(patient=True)
+            self._let_go()
+
+    def _watch(self) -> None:
+        """Wait until it is dead, and not yet reaped."""
+        if self._pidfd is not None:
+            self._stderr.follow(self._pidfd)
+        else:
+            with contextlib.suppress(AttributeError, ChildProcessError):  # some systems can only reap at once
+                os.waitid(os.P_PID, self.pid, os.WEXITED | os.WNOWAIT)
+
+    def _announce(self, exit_code: int | None) -> None:
+        """It is dead."""
+        self._stderr.finish(patient=False)
+        with self._lock:
+            self._ended = self._is_lost = True
+            self.exit_code = exit_code
+            self._process.returncode = exit_code or 0  # for `subprocess`, which would look for it later
+            with contextlib.suppress(OSError):
+                self._wire.end()
+        self._dead.set()
+        self._lost()
+
+    def _reap(self) -> int | None:
+        try:
+            if self._pidfd is None:
+                return os.waitstatus_to_exitcode(os.waitpid(self.pid, 0)[1])
+            ended = os.waitid(os.P_PIDFD, self._pidfd, os.WEXITED)
+        except ChildProcessError:  # somebody else has reaped it
+            return None
+        assert ended is not None
+        return ended.si_status if ended.si_code == os.CLD_EXITED else -ended.si_status
+
+    def _let_go(self) -> None:
+        """Of what waits for its death."""
+        self._stderr.close()
+        pidfd, self._pidfd = self._pidfd, None
+        if pidfd is not None:
+            os.close(pidfd)
+
+
+def _how(exit_code: int | None) -> str:
+    if exit_code is None:
+        return "ended, how is not known: other code of this program has reaped it, or ignores SIGCHLD"
+    if exit_code >= 0:
+        return f"ended with exit code {exit_code}"
+    try:
+        return f"was killed by {signal.Signals(-exit_code).name}"
+    except ValueError:
+        return f"was killed by signal {-exit_code}"

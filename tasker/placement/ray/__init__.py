@@ -1,0 +1,1 @@
+"""Actors on a Ray cluster: each has one resource. `placement` has the settings, `proxy` is an actor as its manager sees it."""

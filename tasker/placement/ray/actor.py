@@ -1,0 +1,131 @@
+"""`ResourceActor`: what runs in a Ray actor: a `Host`, with methods that its manager calls.
+
+`create`, `run` and `destroy` run one at a time, in the actor's own thread. The methods of the group `CONTROL` run
+beside them, in others: an order overtakes the running call, and `live` never returns, so that its failure says that the
+actor is dead. The resource is made by a method and not by the constructor, where errors lose their causes.
+
+`_noting` guards the results of steps, and says when there are any or the call has ended.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import pickle
+import sys
+import threading
+from collections import deque
+from collections.abc import Sequence
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+from tasker.placement.remote import pickling, protocol
+from tasker.placement.remote.host import Host
+from tasker.placement.remote.logs import IDLE_RECORDS, forward_records
+from tasker.placement.remote.pickling import Outcome
+
+__all__ = ["CONTROL", "THREADS", "Answered", "Noted", "ResourceActor", "received", "sent"]
+
+CONTROL = {"live", "notes", "obey"}  # methods that run beside the others
+THREADS = 3  # one for each of them
+
+Sent = tuple[bool, Any]  # whether a buffer is read-only, and the buffer
+# an outcome, and the log records until then; where it is no more than that, its kind and its body, as Ray takes `bytes`
+# as they are
+Answered = bytes | tuple[Outcome, list[bytes]]
+Noted = tuple[list[Outcome], bool]  # results of steps, and whether the call has ended
+
+
+class ResourceActor:
+    """The resource of one worker."""
+
+    def __init__(self) -> None:
+        self._host: Host | None = None
+        self._noting = threading.Condition()
+        self._notes: list[Outcome] = []
+        self._ended = 0  # the number of the call that ended last
+        self._followed = False  # whether anybody has asked for results of steps
+        self._records: deque[bytes] = deque(maxlen=IDLE_RECORDS)
+
+    def where(self) -> str:
+        """The identifier of its node. Answered as soon as the actor runs."""
+        node: str = import_module("ray").get_runtime_context().get_node_id()
+        return node
+
+    def create(self, packed: bytes) -> Answered:
+        """Make the resource."""
+        setup: protocol.Setup = pickle.loads(packed)
+        known = set(sys.path)
+        sys.path += [entry for entry in setup.path if entry and entry not in known and Path(entry).exists()]
+        threading.current_thread().name = setup.name
+        forward_records(setup.name, setup.levels, self._records.append)
+        self._host = host = Host(setup, self._note)
+        return self._with_records(host.create())
+
+    def run(self, message: bytes, buffers: Sequence[Sent] = ()) -> Answered:
+        """Run a call: a `CALL_HEAD`, then its body."""
+        assert self._host is not None
+        number, remaining, done = protocol.CALL_HEAD.unpack_from(message)
+        body = memoryview(message)[protocol.CALL_HEAD.size :]
+        try:
+            return self._with_records(self._host.run(number, remaining, done, body, received(buffers)))
+        finally:
+            self._ended = number
+            if self._followed:  # looked at after the end is said: who asks from now on finds that
+                with self._noting:
+                    self._noting.notify_all()
+
+    def destroy(self, reason: bytes | None) -> Answered:
+        """Free the resource; the packed `reason` is what broke it, if anything has."""
+        assert self._host is not None
+        return self._with_records(self._host.destroy(reason))
+
+    # -- beside those --------------------------------------------------------------------------------------------------
+
+    def notes(self, number: int) -> Noted:
+        """The results of steps of this call since the last time. Waits until there are any, or it has ended."""
+        with self._noting:
+            self._followed = True
+            self._noting.wait_for(lambda: self._notes or self._ended >= number)
+            notes, self._notes = self._notes, []
+            return notes, self._ended >= number
+
+    def obey(self, order: int, number: int) -> None:
+        """An order of the manager's."""
+        if self._host is not None:
+            self._host.obey(order, number)
+
+    def live(self) -> None:
+        """Never returns."""
+        threading.Event().wait()
+
+    # -- the pieces ----------------------------------------------------------------------------------------------------
+
+    def _note(self, result: object) -> None:
+        body, buffers = pickling.pack_result(result)
+        with self._noting:
+            self._notes.append(_sendable((protocol.RESULT, body, buffers)))
+            self._noting.notify_all()
+
+    def _with_records(self, outcome: Outcome) -> Answered:
+        records: list[bytes] = []
+        with contextlib.suppress(IndexError):
+            while True:
+                records.append(self._records.popleft())
+        kind, body, buffers = outcome
+        return (_sendable(outcome), records) if records or buffers else bytes([kind]) + body
+
+
+def _sendable(outcome: Outcome) -> Outcome:
+    kind, body, buffers = outcome
+    return kind, body, sent(buffers)
+
+
+def sent(buffers: Sequence[Any]) -> list[Sent]:
+    """Ray sends buffers beside the rest, too, if it sees that they are."""
+    return [(memoryview(each).readonly, pickle.PickleBuffer(each)) for each in buffers]
+
+
+def received(buffers: Sequence[Sent]) -> list[bytes | bytearray]:
+    """Copied: those that Ray hands out are read-only, no `bytes`, and lie in memory that all of the node share."""
+    return [bytes(memoryview(each)) if readonly else bytearray(memoryview(each)) for readonly, each in buffers]

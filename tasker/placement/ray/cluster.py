@@ -1,0 +1,220 @@
+"""The actors of a manager on a Ray cluster, and this process's connection to one.
+
+`_Connection` is shared by all managers: made by the first that finds none, and ended with the last if it was made here.
+
+`_Connection._lock` guards who uses it; connecting and disconnecting happen under it, nothing of the user's does.
+`RayBackend._lock` also guards the nodes that were lost.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import signal
+import socket
+import sys
+import threading
+from collections.abc import Callable
+from importlib import import_module
+from typing import Any
+
+from tasker._sync.callback_runner import CallbackRunner
+from tasker._sync.clock import monotonic
+from tasker._sync.guarded_logger import GuardedLogger
+from tasker._sync.locks import new_lock
+from tasker.errors import ConfigError, shown
+from tasker.placement.base import Backend, Settings
+from tasker.placement.ray.actor import CONTROL, THREADS, ResourceActor
+from tasker.placement.ray.proxy import ActorProxy
+from tasker.placement.remote.backend import RemoteBackend
+
+__all__ = ["RayBackend"]
+
+OLDEST = (2, 50)  # of Ray: where actors can be kept away from a node
+FORGIVEN = 60.0  # seconds after which a lost node is tried again
+_ANYWHERE = (None, "DEFAULT", "SPREAD")  # strategies that leave the node to Ray
+_NODE = "ray.io/node-id"  # a label that every node has
+
+
+class RayBackend(RemoteBackend):
+    """The actors of one manager."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        lost: Callable[[Any], None],
+        address: str | None,
+        grace: float,
+        options: dict[str, Any],
+    ) -> None:
+        super().__init__(settings, lambda name: ActorProxy(name, grace, lost, self))
+        self._options = options
+        self._lost_nodes: dict[str, float] = {}  # and when
+        self._resources: dict[str, float] = {}  # of the cluster, when an actor was last made
+        self.ray: Any = _import_ray()
+        self._runner = CallbackRunner(f"{self._name}-ray", GuardedLogger(logging.getLogger("tasker")))
+        _connection.join(self, self.ray, address, self._create_timeout)
+        try:
+            self._class = _actor_class(self.ray)
+            self._check_options()
+        except BaseException:
+            _connection.leave(self, self.ray)
+            raise
+
+    def closed(self) -> None:
+        super().closed()
+        _connection.leave(self, self.ray)
+
+    def _check_options(self) -> None:
+        try:
+            self._class.options(**self._options)  # which checks most of them
+        except Exception as error:
+            raise ConfigError(f"placement: Ray refuses the options {shown(self._options)}: {error}") from error
+
+    # -- what actors use (actor.Cluster) -------------------------------------------------------------------------------
+
+    def new_actor(self) -> Any:
+        if not self.ray.is_initialized():  # Ray would start a cluster
+            raise ConnectionError("this process is not connected to Ray any more")
+        now = monotonic()
+        has = self.ray.cluster_resources()
+        self._resources = {name: amount for name, amount in has.items() if not name.startswith("node:")}
+        options = dict(self._options)
+        with self._lock:  # Ray itself was seen to place actors on a dead node for 14 s
+            excluded = [node for node, when in self._lost_nodes.items() if now - when < FORGIVEN]
+        if excluded and options.get("scheduling_strategy") in _ANYWHERE:
+            options["label_selector"] = {_NODE: f"!in({','.join(excluded)})", **options.get("label_selector", {})}
+        return self._class.options(max_restarts=0, max_task_retries=0, **options).remote()
+
+    def kill(self, actor: Any) -> None:
+        self._runner.run(lambda: self.kill_now(actor))
+
+    def kill_now(self, actor: Any) -> None:
+        with contextlib.suppress(Exception):  # it is dead, or there is no connection any more
+            self.ray.kill(actor)
+
+    def is_loss(self, error: BaseException) -> bool:
+        kinds = self.ray.exceptions
+        return isinstance(error, kinds.RayError) and not isinstance(error, kinds.RayTaskError)
+
+    def lost(self, actor: Any, node: str, error: BaseException | None) -> None:
+        if node and "its node has died" in str(error):  # nothing else tells it from a process that died
+            with self._lock:
+                self._lost_nodes[node] = monotonic()
+        self.kill(actor)  # it may be running still
+
+    def lacking(self) -> str:
+        wanted = self._options or "with Ray's defaults"
+        return f"the cluster has given no actor {wanted} (it has {self._resources})"
+
+
+# -- the connection ------------------------------------------------------------------------------------------------
+
+
+class _Connection:
+    """`inherited`: by a fork, from a process that was connected."""
+
+    def __init__(self, *, inherited: bool = False) -> None:
+        self.inherited: bool = inherited
+        self._lock = new_lock()
+        self._users: set[Backend] = set()
+        self._made_here = False
+
+    def join(self, user: Backend, ray: Any, address: str | None, patience: float) -> None:
+        """Be connected, as long as `user` has not left."""
+        if self.inherited:
+            raise ConfigError("placement=Ray() needs a process that was not forked from one that is connected to Ray")
+        with self._lock:
+            if not ray.is_initialized():
+                _connect(ray, address, patience)
+                self._made_here = True
+            elif address not in (None, "auto", "local"):
+                _check_same(ray, address)
+            self._users.add(user)
+
+    def leave(self, user: Backend, ray: Any) -> None:
+        """The last one ends the connection if it was made here; a local cluster ends with it."""
+        with self._lock:
+            if user not in self._users:
+                return
+            self._users.discard(user)
+            if not self._users and self._made_here:
+                self._made_here = False
+                ray.shutdown()
+
+
+_connection = _Connection()
+
+
+def _start_afresh() -> None:
+    """In a forked child, which has none of the threads that a connection needs."""
+    global _connection
+    ray = sys.modules.get("ray")
+    _connection = _Connection(inherited=_connection.inherited or (ray is not None and ray.is_initialized()))
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_start_afresh)
+
+
+def _connect(ray: Any, address: str | None, patience: float) -> None:
+    options: dict[str, Any] = {"address": address}
+    if address is None:
+        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+        options = {"address": "local", "include_dashboard": False}
+    elif address not in ("auto", "local"):
+        _reach(address, patience)
+    main = threading.current_thread() is threading.main_thread()
+    handler = signal.getsignal(signal.SIGTERM)
+    try:
+        ray.init(configure_logging=False, **options)
+    except Exception as error:
+        raise ConfigError(f"address: no Ray cluster at {shown(address)}: {error}") from error
+    finally:
+        if main and handler is not None:
+            signal.signal(signal.SIGTERM, handler)  # which Ray replaces
+
+
+def _check_same(ray: Any, address: str) -> None:
+    """A process is connected to one cluster only."""
+    connected: str = ray.get_runtime_context().gcs_address
+    if not address.startswith("ray://") and _resolved(address) != _resolved(connected):
+        raise ConfigError(f"address: this process is connected to {connected}, it cannot use {shown(address)} besides")
+
+
+def _resolved(address: str) -> tuple[str, str]:
+    host, _, port = address.rpartition(":")
+    with contextlib.suppress(OSError):
+        host = socket.gethostbyname(host)
+    return host, port
+
+
+def _reach(address: str, patience: float) -> None:
+    """Ray itself would try for minutes."""
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=patience).close()
+    except (OSError, ValueError, OverflowError) as error:
+        raise ConfigError(f"address: nothing answers at {shown(address)}: {error}") from error
+
+
+def _import_ray() -> Any:
+    try:
+        ray: Any = import_module("ray")
+    except ImportError:
+        raise ConfigError("placement=Ray() needs Ray: install the extra, tasker-pool[ray]") from None
+    if tuple(int(part) for part in ray.__version__.split(".")[:2]) < OLDEST:
+        wanted = ".".join(map(str, OLDEST))
+        raise ConfigError(f"placement=Ray() needs Ray {wanted} or later, not {ray.__version__}")
+    return ray
+
+
+def _actor_class(ray: Any) -> Any:
+    class Tasker(ResourceActor):  # the name of the actors in Ray's tools
+        pass
+
+    for name in CONTROL:
+        setattr(Tasker, name, ray.method(concurrency_group="control")(getattr(ResourceActor, name)))
+    # each call told to the cluster as an event would cost a twentieth of it, and say no more than "Tasker.run"
+    return ray.remote(concurrency_groups={"control": THREADS}, enable_task_events=False)(Tasker)

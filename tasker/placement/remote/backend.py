@@ -1,0 +1,212 @@
+"""`RemoteBackend`: the resources of one manager that live elsewhere, whatever the place: each behind a `ResourceProxy`.
+
+It serializes what makes a resource, once; keeps the proxies, to tell them how the manager closes; and packs calls.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import threading
+from collections.abc import Callable
+from typing import Any
+
+from tasker import checks
+from tasker._sync.locks import new_lock
+from tasker._sync.threads import greenlets
+from tasker._tasks import current
+from tasker._tasks.context import Context
+from tasker._tasks.health import takes_resource
+from tasker._tasks.wrapping import wrapper
+from tasker.errors import ConfigError, EndlessError, TaskManagerKilledError, WorkerLostError, shown
+from tasker.placement.base import Backend, Settings
+from tasker.placement.processes.multiprocess import inheritance
+from tasker.placement.remote import pickling, protocol
+from tasker.placement.remote.logs import levels
+from tasker.placement.remote.pickling import Packed, RemoteTraceback
+from tasker.placement.remote.proxy import ResourceProxy
+from tasker.placement.remote.variables import pack_variables
+
+__all__ = ["RemoteBackend"]
+
+_LEAVING = 3.0  # seconds for the owner of a place that was ended: the kernel, or a cluster, takes its time
+
+
+class RemoteBackend(Backend):
+    """The proxies of one manager, each made by `new_proxy(name)` in its owner's thread.
+
+    Raises `ConfigError` when `on_create`, `on_destroy` or a `check_health` that takes the resource cannot be pickled,
+    or when threads are greenlets. `_lock` is held to replace the proxies."""
+
+    def __init__(self, settings: Settings, new_proxy: Callable[[str], ResourceProxy]) -> None:
+        if current.thread_state.running.imports:
+            raise EndlessError(
+                "a module that a child process (or an actor) imports for its parent makes a manager with children of "
+                "its own, which would import it as well, and so on: make it in a function, or in another module"
+            )
+        if by := greenlets():
+            raise ConfigError(
+                f"placement must be Threads() where {by} has made greenlets of threads: one that waits for what runs "
+                "elsewhere would stop all others, and no timeout would pass"
+            )
+        self._name = settings.name
+        self._callers = f"{self._name}-caller"  # the name of the proxies of `run_task`
+        self._new_proxy = new_proxy
+        self._propagates = settings.propagate_contextvars
+        self._create_timeout = checks.seconds("create_timeout", settings.create_timeout)
+        self._hooks = _pack_hooks(settings)
+        self._values = _pack_values(settings.ctx)
+        self._lock = new_lock()
+        # a tuple: who reads it takes no lock, be it a forked child, where another thread may have held one
+        self._proxies: tuple[ResourceProxy, ...] = ()
+        self._stopping = False
+        self._killed = False
+        self.impossible: Exception | None = None
+        self.create: Callable[[], Any] = self._create
+        self.destroy: Callable[[Any], object] = self._destroy
+        self.judge: Callable[[Any, Any], object] = self._judge
+
+    # -- the owner's thread ------------------------------------------------------------------------------------------
+
+    def _create(self) -> ResourceProxy:
+        name = threading.current_thread().name
+        if not name.startswith(f"{self._name}-"):
+            name = self._callers
+        if self._killed:
+            raise TaskManagerKilledError(f"{self._name} was killed before the resource was created")
+        if self.impossible is not None:
+            raise self.impossible.with_traceback(None)
+        proxy = self._new_proxy(name)
+        with self._lock:
+            self._proxies = (*self._proxies, proxy)
+        if self._killed:  # announce, then look
+            proxy.kill()
+        try:
+            proxy.create(self._setup(name), self._create_timeout)
+        except BaseException as error:
+            self._forget(proxy)
+            if isinstance(error, EndlessError):
+                raise self._found_impossible(error).with_traceback(None) from None
+            if self._killed and isinstance(error, WorkerLostError):  # by this backend, which may not say so itself
+                raise TaskManagerKilledError(f"{self._name} was killed while the resource was created") from None
+            raise
+        return proxy
+
+    def _destroy(self, resource: ResourceProxy) -> None:
+        try:
+            resource.destroy(current.thread_state.running.ending)
+        finally:
+            self._forget(resource)
+
+    def _judge(self, error: Exception, resource: ResourceProxy) -> bool:
+        return resource.verdict()  # on the same error: it has come with it
+
+    def is_unentered(self, resource: ResourceProxy) -> bool:
+        return resource.is_unentered
+
+    def is_lost(self, resource: ResourceProxy) -> bool:
+        return resource.is_lost()
+
+    def pack(self, fn: Callable[..., Any], args: tuple[Any, ...], wants_context: bool) -> Packed:
+        return pickling.pack_call(fn, args, wants_context, pack_variables() if self._propagates else ())
+
+    @wrapper
+    def call(self, context: Context, resource: ResourceProxy, packed: Packed) -> Any:
+        return resource.call(context, packed)
+
+    # -- the manager ---------------------------------------------------------------------------------------------------
+
+    def is_of_hook(self, error: BaseException) -> bool:
+        if isinstance(error, EndlessError) or getattr(error, "type_name", None) == "":  # see `Host._unpacked`
+            return False
+        return isinstance(error.__cause__, RemoteTraceback)
+
+    def late(self) -> str:
+        # each once, in their order
+        said = dict.fromkeys(proxy.late() for proxy in self._proxies if proxy.name != self._callers)
+        return " and ".join(filter(None, said)) or super().late()
+
+    def stopping(self) -> None:
+        self._stopping = True
+        for proxy in self._proxies:
+            proxy.stopping()
+
+    def killed(self) -> None:
+        self._killed = True
+        for proxy in self._proxies:
+            proxy.give_up_hooks()
+
+    def end(self) -> float:
+        self._killed = True
+        for proxy in self._proxies:
+            proxy.end_now()
+        return _LEAVING  # also for one that has no proxy any more
+
+    def closed(self) -> None:
+        self.end()  # what a Ctrl-C at the wrong moment has left
+
+    def parts(self) -> tuple[object, ...]:
+        return (self, *self._proxies)
+
+    def leave_to_parent(self) -> None:
+        super().leave_to_parent()
+        self._lock = new_lock()
+        for proxy in self._proxies:
+            proxy.leave_to_parent()
+
+    # -- the pieces ----------------------------------------------------------------------------------------------------
+
+    def _forget(self, proxy: ResourceProxy) -> None:
+        with self._lock:
+            self._proxies = tuple(each for each in self._proxies if each is not proxy)
+
+    def _found_impossible(self, error: Exception) -> Exception:
+        """What it says is the same in every child: the first one counts."""
+        with self._lock:
+            if self.impossible is None:
+                self.impossible = error
+            return self.impossible
+
+    def _setup(self, name: str) -> protocol.Setup:
+        return protocol.Setup(
+            name=name,
+            path=[entry for entry in sys.path if isinstance(entry, str)],
+            argv=list(sys.argv),
+            environment=dict(os.environ),
+            inheritance=inheritance(),
+            levels=levels(),
+            values=self._values,
+            stopping=self._stopping,
+            hooks=self._hooks,
+        )
+
+
+def _pack_hooks(settings: Settings) -> bytes:
+    check = settings.check_health if takes_resource(settings.check_health) else None
+    hooks = (settings.on_create, settings.on_destroy, check)
+    try:
+        return _packed_whole(hooks)  # together: they may share what they refer to
+    except Exception as error:
+        for name, hook in zip(("on_create", "on_destroy", "check_health"), hooks, strict=True):
+            try:
+                _packed_whole(hook)
+            except Exception as trouble:
+                raise ConfigError(f"{name} cannot be sent to another process: {shown(hook)}: {trouble}") from trouble
+        raise ConfigError(
+            f"on_create, on_destroy and check_health cannot be sent to another process: {error}"
+        ) from error
+
+
+def _pack_values(context: Context) -> list[bytes]:
+    """The values of the manager's context that can be sent, those of the root first."""
+    packed: list[bytes] = []
+    for key, value in context._items():
+        try:
+            packed.append(_packed_whole((key, value)))
+        except Exception:  # it stays here
+            continue
+    return packed
+
+
+def _packed_whole(value: object) -> bytes:
+    return pickling.pack_value(value, apart=False)[0]

@@ -1,0 +1,206 @@
+"""`Host`: what surrounds a resource that does not live with its worker. It runs what the worker sends, here.
+
+A child process and an actor on another machine each have one. One thread creates the resource, runs the calls, one at a
+time, and destroys it. What must not wait for that, that the context of a call has ended or that the manager drains,
+comes by another thread.
+
+`_lock` guards which call runs and how contexts ended; nothing of the user's runs under it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import contextvars
+import logging
+from collections.abc import Callable
+from typing import Any
+
+from tasker._sync import timer
+from tasker._sync.callback_runner import CallbackRunner
+from tasker._sync.guarded_logger import GuardedLogger
+from tasker._sync.locks import new_lock
+from tasker._sync.threads import claim_thread
+from tasker._tasks import current
+from tasker._tasks.context import Context, ManagerValues, TaskContext, background, new_task_context, with_value
+from tasker._tasks.hints import explain_call
+from tasker._tasks.unrun import UNRUN, is_unentered, look_at, refuse
+from tasker._tasks.wrapping import Progress, users_function, users_traceback, wrapper
+from tasker.errors import (
+    ContextCancelledError,
+    DeadlineExceededError,
+    EndlessError,
+    RemoteTaskError,
+    TaskManagerKilledError,
+    shown,
+)
+from tasker.placement.remote import pickling, protocol
+from tasker.placement.remote.pickling import Outcome, Verdict
+from tasker.placement.remote.variables import set_variables
+
+__all__ = ["Host"]
+
+
+class Host:
+    """The resource, and the call that runs on it. `note` is told the results of the steps of a call.
+
+    Made by the resource's thread."""
+
+    def __init__(self, setup: protocol.Setup, note: Callable[[object], object]) -> None:
+        claim_thread()  # what a task forks must not serve
+        self._note = note
+        self._lock = new_lock()
+        self._number = 0  # of the call that runs, or ran last
+        self._ended: dict[int, int] = {}  # how contexts ended, by the number of the call
+        self._stopping = setup.stopping
+        self._runner = CallbackRunner(f"{setup.name}-context", GuardedLogger(logging.getLogger("tasker")))
+        self._values = ManagerValues(self._imported(_context_of, setup.values), lambda: self._stopping)
+        self._hooks = setup.hooks
+        self._on_destroy: Callable[[Any], object]
+        self._check_health: Callable[[Exception, Any], object] | None = None  # if it takes the resource
+        self._deadline: float | None = None
+        # as `current_context()` sees it
+        self.resource: Any = None
+        self.owner: Any = self
+        self.outer: Any = None
+        self.context: TaskContext | None = None
+
+    # -- the resource's thread -------------------------------------------------------------------------------------
+
+    def create(self) -> Outcome:
+        """Make the resource; whether it `is_unentered`."""
+        return pickling.outcome_of(self._create)
+
+    def run(self, number: int, remaining: float, done: int, body: Any, buffers: Any = ()) -> Outcome:
+        """Run a packed call. `remaining`: seconds until its deadline, negative without one. `done`: how many steps of
+        it earlier attempts have done."""
+        self._deadline = None if remaining < 0 else timer.now() + remaining
+        with self._lock:
+            self._number = number
+        outcome = pickling.outcome_of(self._call, body, buffers, done, judge=self._judge)
+        with self._lock:
+            self.context = None
+            self._ended.clear()
+        return outcome
+
+    def destroy(self, reason: bytes | None) -> Outcome:
+        """Free the resource; the packed `reason` is what broke it, if anything has."""
+        return pickling.outcome_of(self._destroy, reason)
+
+    @wrapper
+    def _create(self) -> bool:
+        create, self._on_destroy, self._check_health = self._unpacked("on_create", self._hooks, ())
+        self.resource = create()
+        refuse("on_create", self.resource)
+        return is_unentered(self.resource)
+
+    @wrapper
+    def _destroy(self, reason: bytes | None) -> None:
+        if reason is not None:
+            current.thread_state.running.ending = self._imported(pickling.error_from, reason)
+        try:
+            refuse("on_destroy", self._on_destroy(self.resource))
+        finally:
+            current.thread_state.running.ending = None
+
+    @wrapper
+    def _call(self, body: Any, buffers: Any, done: int) -> Any:
+        fn, args, wants_context, variables = self._unpacked("the call", body, buffers)
+        if args and isinstance(args[-1], Progress):
+            args[-1].told, args[-1].done = self._note, done
+        running = current.thread_state.running
+        running.loan = self
+        try:
+            scope = contextvars.Context()
+            if variables:
+                self._imported(scope.run, set_variables, variables)
+            if wants_context:
+                result = scope.run(fn, self.call_context(self), self.resource, *args)
+            else:
+                result = scope.run(fn, self.resource, *args)
+        except TypeError as error:
+            explain_call(error, users_traceback(error.__traceback__), fn, args, wants_context)
+            raise
+        finally:
+            running.loan = None
+        if type(result) in UNRUN:
+            look_at(result, users_function(fn, args) or fn)  # a generator is refused when it is to be sent
+        return result
+
+    def _judge(self, error: BaseException) -> Verdict:
+        check = self._check_health
+        if check is None or not isinstance(error, Exception):
+            return True
+        kind, body, _ = pickling.outcome_of(_is_healthy, check, error, self.resource)
+        return body if kind == protocol.ERROR else bool(pickling.unpack(body))
+
+    def _unpacked(self, what: str, body: Any, buffers: Any) -> Any:
+        """What was sent. Raises `RemoteTaskError`, without the name of a type."""
+        try:
+            return self._imported(pickling.unpack, body, buffers)
+        except EndlessError:
+            raise
+        except BaseException as error:
+            raise RemoteTaskError(f"{what} could not be unpickled where it was to run: {shown(error)}") from error
+
+    def _imported(self, fn: Callable[..., Any], *args: Any) -> Any:
+        """The result of what imports modules for the parent: those must not make children that would import them."""
+        running = current.thread_state.running
+        running.imports = True
+        try:
+            return fn(*args)
+        finally:
+            running.imports = False
+
+    def call_context(self, loan: object) -> TaskContext:
+        """The context of the running call, made if need be."""
+        with self._lock:
+            if self.context is None:
+                self.context = new_task_context(self._values, self._deadline)
+                if self._number in self._ended:
+                    self._end_context(self.context, self._ended[self._number])
+            return self.context
+
+    # -- another thread --------------------------------------------------------------------------------------------
+
+    def obey(self, order: int, number: int) -> None:
+        """An order of the manager's, about the call of this number or about all."""
+        if order == protocol.STOPPING:
+            self._stopping = True
+            return
+        with self._lock:
+            if number < self._number:
+                return
+            self._ended[number] = order  # of a call that is still on its way, perhaps
+            if number == self._number and self.context is not None:
+                self._end_context(self.context, order)
+
+    def _end_context(self, context: TaskContext, order: int) -> None:
+        """With the lock held: callbacks run on a thread of their own."""
+        error: ContextCancelledError | DeadlineExceededError
+        cause: BaseException | None = None
+        if order == protocol.DEADLINE:
+            error = DeadlineExceededError("the task's timeout ended")
+        elif order == protocol.KILLED:
+            error = ContextCancelledError("the manager was killed")
+            cause = TaskManagerKilledError("the manager was killed while the task was running")
+        else:
+            error = ContextCancelledError("context cancelled")
+        things: list[Any] = []
+        self._runner.run_all(context._end(error, cause, things))
+        self._runner.let_go(things)
+
+
+@wrapper
+def _is_healthy(check: Callable[[Exception, Any], object], error: Exception, resource: Any) -> bool:
+    verdict = check(error, resource)
+    refuse("check_health", verdict)
+    return bool(verdict)
+
+
+def _context_of(values: list[bytes]) -> Context:
+    context = background()
+    for packed in values:
+        with contextlib.suppress(Exception):  # it cannot be unpickled here
+            key, value = pickling.unpack(packed)
+            context = with_value(context, key, value)
+    return context
