@@ -36,6 +36,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         for name, measurement in MEASUREMENTS.items():
             print(f"{name:<{width}}  {measurement.title}")
         return 0
+
     failed = [name for python, on in options.python.items() for name in _measure_all(python, on, options)]
     return 1 if failed else 0
 
@@ -55,10 +56,12 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     options.only = options.only or list(MEASUREMENTS)
     if options.output is not None and not options.output.is_dir():
         parser.error(f"argument --output: {options.output} is no folder")
+
     try:
         options.python = {python: _described(python) for python in options.python or [sys.executable]}
     except ValueError as error:
         parser.error(f"argument --python: {error}")
+
     return options
 
 
@@ -69,9 +72,11 @@ def _described(python: str) -> dict[str, Any]:
         run = subprocess.run(command, capture_output=True, text=True, env=_environment())
     except OSError as error:
         raise ValueError(f"{python} cannot be run: {error.strerror}") from None
+
     if run.returncode:
         errors = [line for line in run.stderr.splitlines() if "rror" in line]
         raise ValueError(f"{python} cannot run this: {(errors or ['it does not say why'])[-1]}")
+
     described: dict[str, Any] = json.loads(run.stdout)
     return described
 
@@ -88,6 +93,7 @@ def _names(text: str) -> list[str]:
         if not found:
             raise argparse.ArgumentTypeError(f"no measurement {name!r}: choose from {', '.join(MEASUREMENTS)}")
         chosen += found
+
     return chosen
 
 
@@ -96,6 +102,7 @@ def _heading(on: Mapping[str, Any]) -> str:
     versions = {"tasker": tasker["version"], **on["rivals"]}
     shown = ", ".join(f"{name} {version}" for name, version in versions.items() if version[0].isdigit())
     missing = f"; not installed, skipped: {', '.join(on['skipped'])}" if on["skipped"] else ""
+
     return (
         f"{python['implementation']} {python['name']} on {machine['cpu']}, {machine['usable_cores']} cores, "
         f"{machine['platform']}\n{shown}{missing}"
@@ -107,6 +114,7 @@ def _measure_all(python: str, on: Mapping[str, Any], options: argparse.Namespace
     print(_heading(on), flush=True)
     rows: list[Row] = []
     failed: list[str] = []
+
     for name in options.only:
         print(f"{name} ...", file=sys.stderr, flush=True)
         try:
@@ -121,6 +129,7 @@ def _measure_all(python: str, on: Mapping[str, Any], options: argparse.Namespace
         elif options.output is not None:
             date = datetime.now(UTC).isoformat(timespec="seconds")
             save(Results(on, date, options.quick, measured), options.output)
+
         rows += measured
 
     print(f"\n{as_text(rows)}\n" if rows else "", flush=True)
@@ -132,6 +141,7 @@ def _measure(python: str, name: str, quick: bool) -> list[Row]:
     with tempfile.TemporaryDirectory() as cache:
         environment = with_byte_code(cache) if MEASUREMENTS[name].keeps_byte_code else _environment()
         run = subprocess.run(command, check=True, stdout=subprocess.PIPE, timeout=LIMIT, text=True, env=environment)
+
     return [Row.from_json(data) for data in json.loads(run.stdout)]
 
 

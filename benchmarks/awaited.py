@@ -35,6 +35,7 @@ def awaited_tasks(quick: bool) -> list[Row]:
             "run_in_executor on the drop-in": lambda: run_in_executor(drop_in, NO_OP.plain),
         }
         samples = interleave({name: _sampler(loop, call, count) for name, call in ways.items()}, rounds)
+
     return [
         Row(
             name="asyncio",

@@ -49,6 +49,7 @@ def kinds_of_callables(quick: bool) -> list[Row]:
     """Submit all, gather all, one worker: each kind against a plain function, whose call itself may cost less."""
     count, rounds = (200, 3) if quick else (5_000, 15)
     rows: list[Row] = []
+
     with open_tasker(1) as pool:
         for number, (kind, fn) in enumerate(KINDS.items(), 1):
             tasks = {TASKER: Task(_nothing, fn), "a function": NO_OP}
@@ -65,6 +66,7 @@ def kinds_of_callables(quick: bool) -> list[Row]:
                     notes=(f"{count:,} tasks, {rounds} rounds",),
                 )
             )
+
     return rows
 
 

@@ -82,15 +82,18 @@ def draw(results: Sequence[Results], palette: Palette) -> str:
     drawing = Drawing(palette)
     _draw_header(drawing)
     bottom = float(HEADER)
+
     for pair in (panels[begin : begin + 2] for begin in range(0, len(panels), 2)):
         ends = [
             _draw_panel(drawing, panel, MARGIN + column * (PANEL + GAP), bottom, _ticks(panel.kind, panels))
             for column, panel in enumerate(pair)
         ]
         bottom = max(ends) + 24
+
     notes = _notes(results, panels)
     for number, note in enumerate(notes):
         drawing.text(MARGIN, bottom + 8 + number * 16, note, palette.muted, size=SMALL)
+
     return drawing.as_text(WIDTH, bottom + len(notes) * 16 + 8, TITLE, _description(panels))
 
 
@@ -105,6 +108,7 @@ def _panel(name: str, title: str, results: Sequence[Results]) -> Panel:
         bars = [_bar(row, color) for row, color in forms if row is not None]
         if bars:
             lines.append((python_in_words(each), bars))
+
     return Panel(name.rpartition("-")[0], title, lines)
 
 
@@ -116,6 +120,7 @@ def _cores(results: Results) -> Panel:
             pools = ((f"cores-{way}-{size}", "plain"), (f"cores-{way}-{size}-baseline", "baseline"))
             bars = [_bar(row, color) for name, color in pools if (row := results.row(name)) is not None]
             lines.append((f"{size} µs, {words}", bars))
+
     return Panel("cores", f"{python_in_words(results)}: pure Python, 2 workers against 1", lines)
 
 
@@ -136,6 +141,7 @@ def _notes(results: Sequence[Results], panels: Sequence[Panel]) -> list[str]:
         *(f"CPython {', '.join(names)}; {where}." for where, names in pythons.items()),
     ]
     letters = int((WIDTH - 2 * MARGIN) / width_of("m", SMALL))
+
     return [line for note in notes for line in textwrap.wrap(note, letters)]
 
 
@@ -143,12 +149,14 @@ def _description(panels: Sequence[Panel]) -> list[str]:
     """The figures in words."""
     described = []
     names = {"plain": "tasker", "context": "with the context", "baseline": "ThreadPoolExecutor"}
+
     for panel in panels:
         lines = (
             f"{label}: " + ", ".join(f"{names[bar.color]} {bar.value.median:.1f}" for bar in bars)
             for label, bars in panel.lines
         )
         described.append(f"{panel.title}. {'; '.join(lines)}.")
+
     return described
 
 
@@ -159,6 +167,7 @@ def _draw_header(drawing: Drawing) -> None:
     palette = drawing.palette
     drawing.text(MARGIN, 34, TITLE, palette.text, size=17, bold=True)
     x = float(MARGIN)
+
     for color, words in (
         (palette.plain, "def task(resource)"),
         (palette.context, "with its context: def task(ctx, resource)"),
@@ -182,16 +191,20 @@ def _draw_panel(drawing: Drawing, panel: Panel, left: float, top: float, ticks: 
         x = origin + tick * scale
         drawing.line((x, first - 6), (x, last), palette.grid)
         drawing.text(x, last + 14, f"{tick:g}", palette.muted, size=SMALL, anchor="middle")
+
     y = first
     for label, bars in panel.lines:
         drawing.text(origin - 8, y + len(bars) * PITCH / 2 + 3, label, palette.text, anchor="end")
         for bar in bars:
             _draw_bar(drawing, bar, origin, y, scale)
             y += PITCH
+
         y += BETWEEN
+
     if all(bar.color != "baseline" for _, bars in panel.lines for bar in bars):
         x = origin + scale  # as fast as ThreadPoolExecutor
         drawing.line((x, first - 6), (x, last), palette.baseline, dashes="4 2")
+
     return last + 18
 
 
@@ -210,6 +223,7 @@ def _ticks(kind: str, panels: Sequence[Panel]) -> list[float]:
     step = 0.5
     while highest > 7 * step:
         step *= 2
+
     return [number * step for number in range(math.ceil(highest / step) + 1)]
 
 

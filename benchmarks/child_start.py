@@ -93,6 +93,7 @@ def new_children(quick: bool) -> list[Row]:
                 notes=(*notes, "private pages, after a call"),
             )
         )
+
     return rows
 
 
@@ -107,6 +108,7 @@ def _start(memory: list[float]) -> float:
     passed = seconds(begin)
     with managers[0] as manager:
         _note(memory, manager.submit(NO_OP).result())
+
     return passed * 1e3
 
 
@@ -121,6 +123,7 @@ def _fork(memory: list[float]) -> float:
     passed = seconds(begin)
     with executors[0]:
         _note(memory, pids[0])
+
     return passed * 1e3
 
 
@@ -136,4 +139,5 @@ def private_bytes(pid: int) -> int | None:
         lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
     except OSError:
         return None
+
     return sum(int(line.split()[1]) * 1024 for line in lines if line.startswith("Private_"))

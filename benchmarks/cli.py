@@ -34,6 +34,7 @@ def lines_a_second(quick: bool) -> list[Row]:
             subprocess.run(command, check=True, env=environment, stderr=subprocess.DEVNULL)
 
         samples = interleave({TASKER: lambda: count / seconds(run)}, rounds)
+
     return [
         Row(
             name="lines",

@@ -33,6 +33,7 @@ def propagated_variables(quick: bool) -> list[Row]:
     """Submit all, gather all, with `propagate_contextvars` (the default) and without."""
     count, rounds = (500, 3) if quick else (20_000, 21)
     rows: list[Row] = []
+
     for workers in (1, 4):
         with ExitStack() as stack:
             stack.enter_context(a_few_set())
@@ -42,6 +43,7 @@ def propagated_variables(quick: bool) -> list[Row]:
                 "with retries": stack.enter_context(open_tasker(workers, check_health=_is_healthy)),
             }
             samples = interleave({name: gather_sampler(pool, NO_OP, count) for name, pool in pools.items()}, rounds)
+
         rows.append(
             Row(
                 name=f"contextvars-{workers}",
@@ -54,6 +56,7 @@ def propagated_variables(quick: bool) -> list[Row]:
                 notes=(f"{count:,} tasks, {rounds} rounds", "with retries: each attempt gets a copy of its own"),
             )
         )
+
     return rows
 
 

@@ -32,6 +32,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     with local_cluster():
         for actors in options.actors:
             print(_measured(actors), flush=True)
+
     return 0
 
 
@@ -40,12 +41,14 @@ def _measured(actors: int) -> str:
     with open_ray(actors) as manager:
         if not manager.wait_ready(600):
             return f"{actors:>6} were not ready within 600 s"
+
         ready = time.monotonic() - started
         processes = {manager.submit(_process_of) for _ in range(20 * actors)}
         sizes = [_megabytes(process) for process in {future.result() for future in processes}]
         costs = [_cost(manager) for _ in range(ROUNDS)]
         microseconds, rate = (median(each) for each in zip(*costs, strict=True))
         threads, memory = _threads() - threads, _megabytes(os.getpid()) - memory
+
         return (
             f"{actors:>6} {ready:>6.1f} s {threads:>+8} {memory:>+6.0f} MB {median(sizes):>6.0f} MB"
             f" {microseconds:>9.0f} µs {rate:>15,.0f}"

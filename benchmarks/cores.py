@@ -44,9 +44,11 @@ def second_workers(size: int, quick: bool) -> list[Row]:
     """Two workers against one, tasks of so many microseconds; nothing where the GIL lets one run at a time."""
     if not this_build().free_threaded:
         return []
+
     amount, rounds = (3_000, 2) if quick else (120_000, 15)  # microseconds of work
     steps, count = steps_of(size), amount // size
     rows: list[Row] = []
+
     for way, words in (("submit", "one by one"), ("map", "by map")):
         with ExitStack() as stack:
             samples = interleave(_samplers(stack, way, steps, count), rounds)
@@ -54,6 +56,7 @@ def second_workers(size: int, quick: bool) -> list[Row]:
         note = f"{count:,} tasks, {rounds} rounds"
         rows.append(_row(f"cores-{way}-{size}", title, TASKER, samples, Target("at least", 1.9), note))
         rows.append(_row(f"cores-{way}-{size}-baseline", f"{title}: {BASELINE}", BASELINE, samples, None, note))
+
     return rows
 
 
@@ -65,6 +68,7 @@ def _samplers(stack: ExitStack, way: str, steps: int, count: int) -> dict[str, S
         for name, pool, function in ((TASKER, own, compute_on), (BASELINE, other, compute)):
             run = partial(_submit, pool.submit) if way == "submit" else partial(_map, pool.pool.map)
             samplers[name + suffix] = _sampler(partial(run, function, steps, count), count)
+
     return samplers
 
 

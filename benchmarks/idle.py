@@ -28,12 +28,14 @@ def idle_pools(quick: bool) -> list[Row]:
     settle, watch, rounds = (0.1, 0.3, 1) if quick else (2.0, 4.0, 2)
     wakes: dict[str, list[float]] = {}
     shares: dict[str, list[float]] = {}
+
     for _ in range(rounds):
         for rival in installed(futures=True):
             wake, share = _watch(rival.open, settle, watch)
             shares.setdefault(rival.name, []).append(share)
             if wake is not None:
                 wakes.setdefault(rival.name, []).append(wake)
+
     rows = [
         Row(
             name="idle-cpu",
@@ -55,6 +57,7 @@ def idle_pools(quick: bool) -> list[Row]:
                 notes=("voluntary context switches of the pool's threads",),
             )
         )
+
     return [*rows, _many_workers(quick), _many_pools(quick)]
 
 
@@ -101,6 +104,7 @@ def _share_at_rest(quick: bool) -> float:
     time.sleep(settle)
     used, began = time.process_time(), time.monotonic()
     time.sleep(watch)
+
     return (time.process_time() - used) / (time.monotonic() - began) * 100
 
 
@@ -109,11 +113,13 @@ def voluntary_switches() -> dict[int, int]:
     counts: dict[int, int] = {}
     if not PROC.is_dir():
         return counts
+
     for thread in os.listdir(PROC):
         with contextlib.suppress(OSError):  # it may have ended since it was listed
             for line in (PROC / thread / "status").read_text().splitlines():
                 if line.startswith("voluntary_ctxt_switches"):
                     counts[int(thread)] = int(line.split()[1])
+
     return counts
 
 
@@ -131,6 +137,7 @@ def _watch(
         passed = time.monotonic() - began
         used = time.process_time() - used
         after = voluntary_switches()
+
     slept = [after[thread] - switches.get(thread, 0) for thread in after if thread not in others | apart]
     return (sum(slept) / passed if slept else None), used / passed * 100
 

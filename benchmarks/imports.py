@@ -28,13 +28,16 @@ def import_times(quick: bool) -> list[Row]:
     rounds = 2 if quick else 21
     statements = {BARE: "pass", NEEDED: f"import {NEEDED}"}
     statements |= {rival.name: rival.statement for rival in installed()}
+
     with tempfile.TemporaryDirectory() as cache:
         environment = with_byte_code(cache)
         samplers = {name: partial(_start, code, environment) for name, code in statements.items()}
         walls = interleave(samplers, rounds)
+
     bare = walls.pop(BARE)
     added = {name: _less(values, bare) for name, values in walls.items()}
     notes = (f"{rounds} rounds",)
+
     return [
         Row(
             name="import",

@@ -66,8 +66,10 @@ def round_trips(workers: int, quick: bool) -> list[Row]:
         for name, (pool, task) in open_both_forms(stack, workers, futures=True).items():
             samplers[name] = round_trip_sampler(pool, task, count)
         samples = interleave(samplers, rounds)
+
     title = f"blocking round trip, one caller, {workers_in_words(workers)}"
     note = f"{count:,} round trips, {rounds} rounds"
+
     return rows_of_both_forms(f"round-trip-{workers}", title, "µs", samples, above_hand_overs, note)
 
 
@@ -89,8 +91,10 @@ def blocking_callers(quick: bool) -> list[Row]:
         pools = open_both_forms(stack, workers, futures=True)
         samplers = {name: callers_sampler(pool, task, callers, count) for name, (pool, task) in pools.items()}
         samples = interleave(samplers, rounds)
+
     title = f"{callers} blocking callers, {workers_in_words(workers)}"
     note = f"{callers} x {count:,} round trips, {rounds} rounds"
+
     return rows_of_both_forms(f"callers-{callers}", title, "µs a task", samples, times_as_fast, note)
 
 
@@ -104,6 +108,7 @@ def run_task(quick: bool) -> list[Row]:
         assert isinstance(own, TaskerPool)
         samplers[TASKER] = calls_sampler(lambda calls: own.run_tasks(NO_OP, calls), count)
         samples = interleave(samplers, rounds)
+
     return [
         Row(
             name="run-task",

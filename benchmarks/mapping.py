@@ -42,6 +42,7 @@ def mapped_items(quick: bool) -> list[Row]:
             f"chunksize={CHUNK}": lambda items: tasker.map(_no_op_on, items, chunksize=CHUNK),
         }
         samples = interleave({name: map_sampler(mapped, count) for name, mapped in ways.items()}, rounds)
+
     return [
         Row(
             name="map",

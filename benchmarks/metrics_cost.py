@@ -26,6 +26,7 @@ def metrics_cost(quick: bool) -> list[Row]:
     """`metrics()` after few tasks and after many, and the memory of the process at both times."""
     few, many, rounds = (1_000, 20_000, 3) if quick else (10_000, 1_000_000, 31)
     (tasker,) = (rival for rival in RIVALS if rival.name == TASKER)
+
     with ExitStack() as stack:
         young, old = (stack.enter_context(tasker.open(4)) for _ in range(2))
         for pool in (young, old):
@@ -37,6 +38,7 @@ def metrics_cost(quick: bool) -> list[Row]:
             _compare("metrics", "metrics()", young, old, few, many, rounds, new=0),
             _compare("metrics-new", f"metrics() with {NEW_TASKS:,} new", young, old, few, many, rounds, new=NEW_TASKS),
         ]
+
     if before is not None and after is not None:
         rows.append(
             Row(
@@ -48,6 +50,7 @@ def metrics_cost(quick: bool) -> list[Row]:
                 notes=(f"resident set, {before / MEBIBYTE:.1f} MiB before; up to {BATCH:,} tasks waiting at a time",),
             )
         )
+
     return rows
 
 
@@ -58,6 +61,7 @@ def _compare(name: str, title: str, young: Pool, old: Pool, few: int, many: int,
 
     early = f"after {few:,}"
     samples = interleave({TASKER: lambda: sampler(old), early: lambda: sampler(young)}, rounds)
+
     return Row(
         name=name,
         title=f"{title}, after {many:,} tasks",

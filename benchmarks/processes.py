@@ -78,6 +78,7 @@ def process_round_trips(quick: bool) -> list[Row]:
         pools = open_process_pools(stack, WORKERS)
         samplers = {name: round_trip_sampler(pool, NO_OP, count) for name, pool in pools.items()}
         samples = interleave(samplers, rounds)
+
     title = f"processes: blocking round trip, one caller, {workers_in_words(WORKERS)}"
     return _compared("processes-round-trip", title, samples, f"{count:,} round trips, {rounds} rounds")
 
@@ -89,6 +90,7 @@ def process_callers(quick: bool) -> list[Row]:
         pools = open_process_pools(stack, WORKERS)
         samplers = {name: callers_sampler(pool, NO_OP, WORKERS, count) for name, pool in pools.items()}
         samples = interleave(samplers, rounds)
+
     title = f"processes: {WORKERS} blocking callers, {workers_in_words(WORKERS)}"
     return _compared("processes-callers", title, samples, f"{WORKERS} x {count:,} round trips, {rounds} rounds")
 
@@ -113,6 +115,7 @@ def _compared(name: str, title: str, samples: dict[str, list[float]], note: str)
                 notes=notes,
             )
         )
+
     return rows
 
 
@@ -129,6 +132,7 @@ def process_map(quick: bool) -> list[Row]:
             samples = interleave({name: map_sampler(mapped, count) for name, mapped in ways.items()}, rounds)
             title = f"processes: map over {count:,} no-op items, chunksize={chunk}, {workers_in_words(WORKERS)}"
             rows.append(_row(f"processes-map-{chunk}", title, "µs an item", samples, None, f"{rounds} rounds"))
+
     return rows
 
 
@@ -136,6 +140,7 @@ def process_payloads(quick: bool) -> list[Row]:
     """A large argument, and a large result."""
     count, rounds = (1, 2) if quick else (3, 21)
     rows = []
+
     with ExitStack() as stack:
         pools = open_process_pools(stack, 1, BOTH)
         own, other = pools[TASKER].submit, pools[PROCESS_BASELINE].submit
@@ -146,11 +151,13 @@ def process_payloads(quick: bool) -> list[Row]:
             },
             "result": {TASKER: partial(own, _large_on), PROCESS_BASELINE: partial(other, _large)},
         }
+
         for name, ways_of in ways.items():
             samples = interleave({each: _call_sampler(submit, count) for each, submit in ways_of.items()}, rounds)
             title = f"processes: {name} of {LARGE // 1_000_000} MB"
             note = f"bytes, {count} calls, {rounds} rounds"
             rows.append(_row(f"processes-{name}", title, "ms", samples, Target("at least", 1), note))
+
     return rows
 
 
@@ -159,10 +166,12 @@ def processor_time(quick: bool) -> list[Row]:
     count, rounds = (4, 2) if quick else (16, 21)
     one, two = f"{TASKER}, one worker", f"{PROCESS_BASELINE}, two workers"
     task = Task(_compute, _compute_on)
+
     with ExitStack() as stack:
         pools = open_process_pools(stack, 2, BOTH)
         pools = {TASKER: pools[TASKER], one: stack.enter_context(open_processes(1)), two: pools[PROCESS_BASELINE]}
         samples = interleave({name: _gather_sampler(pool, task, count) for name, pool in pools.items()}, rounds)
+
     return [
         Row(
             name="processes-cpu",

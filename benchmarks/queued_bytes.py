@@ -23,6 +23,7 @@ def queued_tasks(quick: bool) -> list[Row]:
     count, rounds = (1_000, 1) if quick else (20_000, 3)
     samplers = {rival.name: _sampler(rival.open, count) for rival in installed(futures=True)}
     samples = interleave(samplers, rounds, warm_ups=0)
+
     return [
         Row(
             name="queued-bytes",
@@ -46,6 +47,7 @@ def _sampler(open_pool: Callable[[int], AbstractContextManager[Pool]], count: in
             for _ in range(2):
                 submit(pool.function(Task(gate.wait, lambda resource: gate.wait())))
             tracemalloc.start()
+
             try:
                 before, _ = tracemalloc.get_traced_memory()
                 for _ in range(count):
@@ -55,6 +57,7 @@ def _sampler(open_pool: Callable[[int], AbstractContextManager[Pool]], count: in
             finally:
                 tracemalloc.stop()
                 gate.set()
+
         return (after - before) / count
 
     return sample

@@ -32,6 +32,7 @@ def ray_tasks(quick: bool) -> list[Row]:
     if find_spec("ray") is None:
         print("not installed: ray", file=sys.stderr)
         return []
+
     count, singly, rounds = (100, 20, 2) if quick else (1_000, 200, 11)
     with ExitStack() as stack:
         ray = stack.enter_context(local_cluster())
@@ -47,8 +48,10 @@ def ray_tasks(quick: bool) -> list[Row]:
             PLAIN: lambda: seconds(lambda: [ray.get(plain.remote(i)) for i in range(singly)]) / singly * 1e6,
         }
         samples = interleave(samplers, rounds)
+
     title = f"Ray: no-op tasks, submit all, gather all, {workers_in_words(WORKERS)}"
     note = f"{count:,} tasks ({singly} plain ones), {rounds} rounds, Ray {ray.__version__}"
+
     return [
         Row(
             name=name,

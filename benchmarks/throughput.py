@@ -35,6 +35,7 @@ def submit_all(workers: int, quick: bool) -> list[Row]:
     title = f"submit all, gather all, no-op tasks, {workers_in_words(workers)}"
     note = f"{count:,} tasks, {rounds} rounds"
     cost = Target("at most", 1.25, goal=1.1)
+
     return rows_of_both_forms(f"submit-{workers}", title, "µs a task", samples, times_as_fast, note, cost=cost)
 
 
@@ -42,10 +43,12 @@ def drop_in(quick: bool) -> list[Row]:
     """The same with tasker's own ThreadPoolExecutor in the place of a manager."""
     count, rounds = (500, 3) if quick else (20_000, 11)
     rows: list[Row] = []
+
     for workers in (1, 4):
         with ExitStack() as stack:
             own, other = (stack.enter_context(open_pool(workers)) for open_pool in (open_drop_in, open_executor))
             samples = _gather({TASKER: (own, NO_OP), BASELINE: (other, NO_OP)}, count, rounds)
+
         ratio, meaning = times_as_fast(samples)
         rows.append(
             Row(
@@ -59,6 +62,7 @@ def drop_in(quick: bool) -> list[Row]:
                 notes=(f"{count:,} tasks, {rounds} rounds",),
             )
         )
+
     return rows
 
 
@@ -69,6 +73,7 @@ def sleeping_tasks(quick: bool) -> list[Row]:
         pools = open_pools(stack, workers)
         samples = _gather({name: (pool, SLEEP) for name, pool in pools.items()}, count, rounds)
         at_the_end = pools[TASKER].pool.stats().active_workers
+
     return [
         Row(
             name="sleep-64",

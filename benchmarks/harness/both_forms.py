@@ -55,6 +55,7 @@ def rows_of_both_forms(
     both = {TASKER: samples[WITH_CONTEXT], WITHOUT: samples[TASKER]}
     times = spread(ratios(both[TASKER], both[WITHOUT]))
     add("-cost", ", what the context costs", both, (times, "of its time without the context"), cost)
+
     return rows
 
 

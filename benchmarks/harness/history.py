@@ -40,6 +40,7 @@ def save(results: Results, folder: Path) -> Path:
     if path.exists():
         rows = {row.name: row for row in [*load(path).rows, *results.rows]}
         results = Results(results.on, results.date, results.quick, list(rows.values()))
+
     path.write_text(_as_text(results), encoding="utf-8")
     return path
 
@@ -57,6 +58,7 @@ def newest(folder: Path) -> list[Results]:
     for results in sorted(map(load, folder.glob("*.json")), key=lambda results: results.date):
         if not results.quick:
             found[_python_of(results)] = results
+
     return [results for _, results in sorted(found.items())]
 
 
@@ -71,6 +73,7 @@ def _path_of(results: Results, folder: Path) -> Path:
     tasker = results.on["tasker"]
     stem = f"{results.on['python']['name']}-{tasker['commit'] or tasker['version']}"
     names = (f"{stem}.json" if number == 1 else f"{stem}-{number}.json" for number in count(1))
+
     return next(path for path in map(folder.joinpath, names) if not path.exists() or _are_alike(load(path), results))
 
 
@@ -83,4 +86,5 @@ def _as_text(results: Results) -> str:
     head = {"date": results.date, "quick": results.quick, **results.on}
     lines = [f'"{key}": {json.dumps(value, ensure_ascii=False)}' for key, value in head.items()]
     rows = ",\n".join(f"  {json.dumps(row.to_json(), ensure_ascii=False)}" for row in results.rows)
+
     return "{\n" + "".join(f" {line},\n" for line in lines) + f' "rows": [\n{rows}\n ]\n}}\n'

@@ -68,6 +68,7 @@ def _git(folder: Path, *arguments: str) -> str:
         run = subprocess.run(["git", "-C", str(folder), *arguments], capture_output=True, text=True, check=False)
     except OSError:
         return ""
+
     return run.stdout.strip()
 
 
@@ -75,10 +76,12 @@ def pin() -> str | None:
     """Pin this process to one CPU, before any thread starts; returns a note where that cannot be done."""
     if not hasattr(os, "sched_setaffinity"):
         return "not pinned to one CPU: this platform cannot"
+
     try:
         os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})  # interrupts often go to the first one
     except OSError as error:
         return f"not pinned to one CPU: {error.strerror}"
+
     return None
 
 
@@ -88,6 +91,7 @@ def resident_bytes() -> int | None:
         status = Path("/proc/self/status").read_text()
     except OSError:
         return None
+
     return next((int(line.split()[1]) * 1024 for line in status.splitlines() if line.startswith("VmRSS")), None)
 
 
@@ -100,6 +104,7 @@ def _cpu_model() -> str:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:
         lines = []
+
     models = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
     return next(models, platform.processor() or "unknown")
 

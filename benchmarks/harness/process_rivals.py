@@ -86,4 +86,5 @@ def open_process_pools(stack: ExitStack, workers: int, names: tuple[str, ...] | 
     for rival in reversed(rivals):
         opened[rival.name] = stack.enter_context(rival.open(workers))
         opened[rival.name].gather(NO_OP, workers)
+
     return {rival.name: opened[rival.name] for rival in rivals}

@@ -183,6 +183,7 @@ def _open_futurist(workers: int) -> Iterator[Pool]:
     import futurist
 
     executor = futurist.ThreadPoolExecutor(max_workers=workers)
+
     try:
         yield Pool(executor, executor.submit)
     finally:

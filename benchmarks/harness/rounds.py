@@ -26,6 +26,7 @@ def spread(samples: Sequence[float]) -> Spread:
     """Median and quartiles; the extremes of fewer than four samples."""
     if len(samples) < 4:
         return Spread(median(samples), min(samples), max(samples))
+
     low, _, high = quantiles(samples, n=4, method="inclusive")
     return Spread(median(samples), low, high)
 
@@ -49,6 +50,7 @@ def interleave(samplers: Mapping[str, Sampler], rounds: int, *, warm_ups: int = 
     """One sample of each in every round, beginning with another one each time; `warm_ups` rounds are thrown away."""
     samples: dict[str, list[float]] = {name: [] for name in samplers}
     names = list(samplers)
+
     for number in range(-warm_ups, rounds):
         first = number % len(names)
         for name in names[first:] + names[:first]:
@@ -56,6 +58,7 @@ def interleave(samplers: Mapping[str, Sampler], rounds: int, *, warm_ups: int = 
             value = samplers[name]()
             if number >= 0:
                 samples[name].append(value)
+
     return samples
 
 

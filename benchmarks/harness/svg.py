@@ -79,6 +79,7 @@ class Drawing:
             *self.elements,
             "</svg>",
         ]
+
         return "\n".join(lines) + "\n"
 
 

@@ -20,6 +20,7 @@ def as_text(rows: Sequence[Row]) -> str:
     widths = [max(len(line[column]) for line in lines) for column in range(len(lines[0]))]
     lines.insert(1, ["-" * width for width in widths])
     padded = ([cell.ljust(width) for cell, width in zip(line, widths, strict=True)] for line in lines)
+
     return "\n".join("  ".join(line).rstrip() for line in padded)
 
 
@@ -42,6 +43,7 @@ def figure(value: float) -> str:
 def _lines(rows: Sequence[Row]) -> list[list[str]]:
     shown = [name for name in NAMES if any(name in row.counters for row in rows)]
     lines = [["measurement", "tasker to ThreadPoolExecutor", "target", "met", *shown]]
+
     for row in rows:
         medians = {name: figure(value.median) for name, value in row.counters.items()}
         beside = ", ".join(f"{name}: {value}" for name, value in medians.items() if name not in NAMES)
@@ -49,6 +51,7 @@ def _lines(rows: Sequence[Row]) -> list[list[str]]:
         title = f"{row.title} ({row.unit}{'; ' if beside else ''}{beside})"
         target = "" if row.target is None else str(row.target)
         lines.append([title, _ratio(row.ratio, row.meaning), target, MET[row.met()], *cells])
+
     return lines
 
 

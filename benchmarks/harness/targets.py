@@ -62,5 +62,6 @@ def both_forms_target(row: str, build: Build) -> Target | None:
     """What a row is to reach in both forms, with the context and without; `None` for a Python that has no floor."""
     if build.free_threaded or build.minor not in FLOORS[row]:
         return None
+
     floor, goal = FLOORS[row][build.minor]
     return Target("at least", floor, goal=goal)

@@ -42,6 +42,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     print(json.dumps(soak.report(), indent=1))
     for violation in soak.violations:
         print(f"soak: {violation}", file=sys.stderr)
+
     return 1 if soak.violations else 0
 
 
@@ -65,6 +66,7 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     if options.tasks is None:
         tasks = TASKS_WITH_CHILDREN if options.placement == "processes" else TASKS
         options.tasks = int(tasks * min(1.0, options.seconds / 60))
+
     return options
 
 
@@ -72,6 +74,7 @@ def _seconds(text: str) -> float:
     with contextlib.suppress(ValueError):
         if 0 < (seconds := float(text)) < math.inf:
             return seconds
+
     raise argparse.ArgumentTypeError(f"seconds must be a number greater than 0, not {text!r}")
 
 
@@ -79,6 +82,7 @@ def _count(text: str) -> int:
     with contextlib.suppress(ValueError):
         if (count := int(text)) >= 0:
             return count
+
     raise argparse.ArgumentTypeError(f"must be a whole number, 0 or more, not {text!r}")
 
 

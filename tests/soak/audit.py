@@ -26,6 +26,7 @@ def audit(ledger: Ledger, *, destroy_errors: range, stuck: bool) -> Counter[str]
     unsettled = [job for job in accepted if not (job.outcomes or (job.form == "dropped" and job.is_done()))]
     if unsettled:
         ledger.broken(f"{len(unsettled)} accepted tasks were never settled, {unsettled[0]} for one")
+
     for job in ledger.jobs:
         if job.form == "mapped":
             _audit_mapped(ledger, job)
@@ -33,6 +34,7 @@ def audit(ledger: Ledger, *, destroy_errors: range, stuck: bool) -> Counter[str]
             _audit_refused(ledger, job)
         else:
             _audit_accepted(ledger, job)
+
     audit_resources(ledger)
     if ledger.most_workers == 1:
         audit_order(ledger)
@@ -40,6 +42,7 @@ def audit(ledger: Ledger, *, destroy_errors: range, stuck: bool) -> Counter[str]
         _audit_report(ledger, report, metrics, destroy_errors)
     _audit_remains(ledger)
     _audit_totals(ledger, metrics, report.drained)
+
     return Counter(
         submitted=len(ledger.offered()),
         accepted=len(accepted),
@@ -84,6 +87,7 @@ def _audit_accepted(ledger: Ledger, job: Job) -> None:
         if future.attempts != runs and not (ledger.loses and runs < future.attempts <= 1 + ledger.engine.max_retries):
             ledger.broken(f"{job} ran {runs} times, its future counts {future.attempts}")
         _audit_lost(ledger, job, future.attempts)
+
     if job.withdrawn_at is not None and any(run > job.withdrawn_at for run in job.runs):
         ledger.broken(f"{job} ran after cancel() had returned True")
     if "completed" in job.outcomes and not job.returned:
@@ -111,10 +115,12 @@ def _overtaken(earlier: Iterable[Job], later: Iterable[Job]) -> Job | None:
     started = sorted((job.runs[0], job.offered_at) for job in later)
     starts = [start for start, _ in started]
     newest = list(accumulate((offered for _, offered in started), max))  # offered last among those started so far
+
     for job in earlier:
         before = bisect_left(starts, job.runs[0])
         if before and job.accepted_at is not None and newest[before - 1] > job.accepted_at:
             return job
+
     return None
 
 
@@ -153,6 +159,7 @@ def _audit_totals(ledger: Ledger, metrics: TaskMetrics, drained: bool) -> None:
         ledger.broken(
             f"{completed} completed, {failed} failed and {cancelled} cancelled tasks are not the {arrived} that arrived"
         )
+
     accepted = ledger.accepted()
     # what met the closing halfway was withdrawn: refused to its caller, and counted as a task that was cancelled
     withdrawn = arrived - len(accepted) - len(ledger.chunks)
@@ -160,6 +167,7 @@ def _audit_totals(ledger: Ledger, metrics: TaskMetrics, drained: bool) -> None:
         ledger.broken(f"{len(accepted)} tasks were accepted, metrics() says {arrived} arrived")
     counts = Counter(_outcome(ledger, job, drained) for job in accepted) + Counter(map(_chunk_outcome, ledger.chunks))
     unknown, killed = counts["unknown"], counts["killed"]  # killed: cancelled if it waited, failed if it ran
+
     for name, shown, least, more in (
         ("completed", completed, counts["completed"], unknown),
         ("failed", failed, counts["failed"], killed + unknown),
@@ -167,6 +175,7 @@ def _audit_totals(ledger: Ledger, metrics: TaskMetrics, drained: bool) -> None:
     ):
         if not least <= shown <= least + more:
             ledger.broken(f"metrics() says {shown} {name}, callers counted {least} to {least + more}")
+
     retried = metrics.total_tasks_retried
     bounds = [_retries(ledger, job) for job in accepted]
     bounds += [(max(chunk.attempts - 1, 0), chunk.attempts) for chunk in ledger.chunks]
@@ -181,6 +190,7 @@ def _retries(ledger: Ledger, job: Job) -> tuple[int, int]:
     least = max(0, (len(job.runs) if future is None else future.attempts) - 1)
     # what is lost before it begins is seen by nobody
     most = ledger.engine.max_retries if ledger.loses and future is None and job.form != "run_task" else least
+
     return least, most + (job.cut_short or job.form == "dropped")
 
 
@@ -190,9 +200,11 @@ def _chunk_outcome(future: TaskFuture[Any]) -> str:
         return "unknown"
     if future.cancelled():
         return "cancelled"
+
     error = future.exception(0)
     if isinstance(error, TaskManagerKilledError):
         return "killed"
+
     return "completed" if error is None else "failed"
 
 

@@ -45,10 +45,12 @@ def can_fail_allocations() -> bool:
 def _testcapi() -> ModuleType | None:
     if (3, 12) <= sys.version_info < (3, 14) or not getattr(sys, "_is_gil_enabled", lambda: True)():
         return None
+
     try:
         module = importlib.import_module("_testcapi")
     except ImportError:
         return None
+
     return module if hasattr(module, "set_nomemory") else None
 
 
@@ -111,6 +113,7 @@ class FailingRound:
             raise ValueError(number)
         if number % 5 == 2:
             raise LookupError(number)
+
         return number
 
     def _submit(self, manager: TaskManager[Made]) -> None:
@@ -121,13 +124,16 @@ class FailingRound:
             future = manager.submit(self._task, number)
         else:
             future = self._submit_failing(manager, number)
+
         if future is None:
             return
+
         try:
             error = future.exception(patience.SECONDS)
         except NoOutcome:
             self.violations.append(f"task {number} has no outcome")
             return
+
         if error is None and (future.result() != number or not self._ran[number]):
             self.violations.append(f"task {number} returned {future.result()} after {self._ran[number]} runs")
         # SystemError: CPython where a call of its own finds no memory
@@ -140,6 +146,7 @@ class FailingRound:
         unhook, sleep, submit, task, seconds = capi.remove_mem_hooks, time.sleep, manager.submit, self._task, STRUCK
         future = None
         capi.set_nomemory(first, first + many)
+
         try:
             future = submit(task, number)
             sleep(seconds)  # while it is run and settled
@@ -147,9 +154,11 @@ class FailingRound:
             pass
         finally:
             unhook()
+
         self.struck += 1
         if future is None:
             self._refused.append(number)
+
         return future
 
     def _close(self, manager: TaskManager[Made]) -> Any:
@@ -161,15 +170,18 @@ class FailingRound:
         if not reports:
             self.violations.append(f"stop() has not returned within {patience.SECONDS:g} s")
             return None
+
         return reports[0]
 
     def _audit(self, manager: TaskManager[Made]) -> None:
         for number in self._refused:
             if self._ran[number]:
                 self.violations.append(f"task {number} was refused, and ran")
+
         for made in self._resources:
             if not made.destroyed or made.twice:
                 self.violations.append(f"a resource was destroyed {'twice' if made.twice else 'never'}")
+
         metrics = manager.metrics()
         arrived = metrics.total_tasks_arrived
         ended = metrics.total_tasks_completed + metrics.total_tasks_failed + metrics.total_tasks_cancelled
@@ -188,6 +200,7 @@ def main(seed: str, seconds: float) -> dict[str, Any]:
     rng, deadline = random.Random(seed), time.monotonic() + seconds
     struck = tasks = number = 0
     violations: list[str] = []
+
     while time.monotonic() < deadline and not violations:
         number += 1
         current = FailingRound(number, rng)
@@ -196,6 +209,7 @@ def main(seed: str, seconds: float) -> dict[str, Any]:
         tasks += current._submitted
         violations += [f"{violation} ({current._name})" for violation in current.violations[:5]]
         gc.collect()
+
     return {"tasks": tasks, "struck": struck, "violations": violations}
 
 

@@ -120,6 +120,7 @@ class Chaos:
         """Whether a fault happens now."""
         if self.is_calm() or self.rng.random() >= chance:
             return False
+
         self.note(fault)
         return True
 
@@ -161,8 +162,10 @@ class Hooks:
         self._ledger.entered("on_create")
         if self._chaos.is_out() and self._chaos.strikes("on_create fails for a while", 1.0):
             raise ConnectionError("outage")
+
         self._chaos.delay("on_create", 0.05)
         self._chaos.raise_in("on_create", 0.1)
+
         return self._ledger.created()
 
     def destroy(self, resource: Resource) -> None:
@@ -176,6 +179,7 @@ class Hooks:
         self._chaos.raise_in("check_health", 0.02)
         if self._chaos.strikes("check_health answers neither yes nor no", 0.05):
             return self._chaos.rng.choice([None, "", 0, [1], "yes", Undecided()])
+
         return not isinstance(error, Sick)
 
 
@@ -315,6 +319,7 @@ def steal_wake_up(chaos: Chaos, engine: Any) -> None:
     with contextlib.suppress(IndexError):
         engine.queue.idle.announced.pop()
         chaos.note("a wake-up gets lost")
+
     with contextlib.suppress(IndexError), room._lock:
         room._called[room._line[0]] = time.monotonic()
         room._line.popleft()
@@ -332,6 +337,7 @@ def unreliable_threads(chaos: Chaos, name: str) -> Iterator[None]:
         start(thread)
 
     threading.Thread.start = unreliable  # type: ignore[method-assign, assignment]
+
     try:
         yield
     finally:

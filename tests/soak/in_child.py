@@ -67,6 +67,7 @@ class ChaosInChild(Chaos):
             os.kill(os.getpid(), signal.SIGKILL)
         elif how == "crashes":
             os.kill(os.getpid(), signal.SIGSEGV)
+
         os._exit(int(how[-1]) if how[-1].isdigit() else 1)
 
     def __reduce__(self) -> Any:
@@ -118,6 +119,7 @@ class TasksInChild(Tasks):
             return _unsendable(act, job)
         else:
             return super()._act(job, context)
+
         return job.number
 
     def _deafness(self, grace: float) -> float:

@@ -61,6 +61,7 @@ def _file(folder: str) -> int:
     path = Path(folder, f"{os.getpid()}-{time.time_ns()}.journal")
     descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_EXCL, 0o600)
     atexit.register(Journal(folder).write, "leaves")
+
     return descriptor
 
 
@@ -85,6 +86,7 @@ class Replay:
         *lines, rest = life.path.read_text().split("\n")
         if rest:
             self._broken(life, f"wrote half a line, {rest!r}")
+
         for line in lines:
             when, what, detail = line.split(" ", 2)
             subject, _, more = detail.partition(" ")
@@ -114,6 +116,7 @@ class Replay:
         if life.resource is None:
             self._broken(life, "destroyed a resource that it had not made")
             return
+
         life.resource.ends.append(thread)
         if len(life.resource.ends) > 1:
             self._broken(life, "destroyed its resource twice")

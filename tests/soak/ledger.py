@@ -189,8 +189,10 @@ class Ledger:
             with self._live_lock:
                 self._live += 1
                 live = self._live
+
             if live > self.most_workers:
                 self.broken(f"{live} workers held a resource, {self.most_workers} are the most")
+
         return resource
 
     def destroyed(self, resource: Resource) -> None:
@@ -199,6 +201,7 @@ class Ledger:
         if len(resource.ends) > 1:
             self.broken(f"a resource was destroyed twice, in {' and '.join(resource.ends)}")
             return
+
         if resource.in_use.locked():
             self.broken("a resource was destroyed while it was used")
         if resource.owner is not None:
@@ -260,6 +263,8 @@ class Ledger:
                 job.lost = Loss(int(pid[1]) if pid else None, error.began)
             elif not mine and not late and not unsent and not isinstance(error, ResourceCreationError):
                 self.broken(f"{job} got a {type(error).__name__} that is not its own")
+
             job.cut_short = not mine
+
         job.cut_short = job.cut_short or outcome in ("killed", "cancelled")
         job.outcomes.append(outcome)

@@ -51,6 +51,7 @@ class Load:
         if self.ledger.loses:
             killer = partial(kill_at_random, self.chaos, self.ledger, random.Random(f"{self._seed}/kill"), self.over)
             self._start("killer", killer)
+
         if self.rng.random() < 0.3:
             self.chaos.begin_outage(0.5, late=random.Random(f"{self._seed}/outage").random() < 0.5)
         if can_suspend() and self.rng.random() < 0.1:
@@ -97,6 +98,7 @@ class Load:
         if rng.random() < 0.5:
             concurrent.futures.wait(futures, 0.05, rng.choice(["FIRST_COMPLETED", "FIRST_EXCEPTION", "ALL_COMPLETED"]))
             return
+
         seen = list(concurrent.futures.as_completed(futures, 0.1))
         if len(seen) != len(futures) or set(seen) != set(futures):
             self.ledger.broken(f"as_completed() gave {len(seen)} futures for {len(futures)}")
@@ -112,6 +114,7 @@ class Load:
             else:
                 for future in futures:
                     await _awaited(future)
+
             await asyncio.sleep(rng.random() * 0.005)
 
     # -- signals -----------------------------------------------------------------------------------------------------
@@ -122,9 +125,11 @@ class Load:
         if not hasattr(signal, "setitimer") or threading.current_thread() is not threading.main_thread():
             yield
             return
+
         before = signal.signal(signal.SIGALRM, self._on_alarm)
         self._alarm_after = self.rng.choice([0.002, 0.01, 0.05])
         signal.setitimer(signal.ITIMER_REAL, 0.002)
+
         try:
             yield
         finally:
@@ -165,6 +170,7 @@ class Load:
             if rng.random() < 0.01:
                 self.chaos.note("garbage is collected")
                 gc.collect()
+
             if rng.random() < 0.02 and (manager := self.submitter.manager) is not None:
                 (manager.join if rng.random() < 0.5 else manager.wait_ready)(0.01)
                 del manager
@@ -174,8 +180,10 @@ class Load:
         for field in fields(stats):
             if getattr(stats, field.name) < 0:
                 self.ledger.broken(f"stats().{field.name} is {getattr(stats, field.name)}")
+
         if stats.active_workers > self.ledger.most_workers:
             self.ledger.broken(f"{stats.active_workers} workers, {self.ledger.most_workers} are the most")
+
         for name, least in before.items():
             now = getattr(metrics, f"total_tasks_{name}")
             if now < least:

@@ -17,4 +17,5 @@ def eventually(condition: Callable[[], bool], seconds: float | None = None) -> b
         if time.monotonic() > deadline:
             return False
         time.sleep(0.005)
+
     return True

@@ -69,6 +69,7 @@ class Round:
                 else:
                     with self._listening():
                         self._go_through(Load(submitter, self.rng, self._seed), seconds)
+
                 self._check_no_child_is_left()
         finally:
             sys.setswitchinterval(interval)
@@ -97,21 +98,25 @@ class Round:
             if not isinstance(error, ResourceCreationError) and error.args != ("on_create",):
                 raise
             return None
+
         engine = manager._engine
         self.ledger.watch(engine)
         manager._submit_asked = self.ledger.noting_chunks(manager._submit_asked)
         trip(self.chaos, engine.crew, "heal")
         trip(self.chaos, engine.counters, "sample")
         tasks = None if self._folder is None else TasksInChild(self._chaos_in_child(), self._journal())
+
         return Submitter(manager, self.chaos, self.ledger, tasks)
 
     def _config(self) -> Config[Resource]:
         config = self._config_with_threads()
         if self._folder is None:
             return config
+
         self.ledger.loses = True
         hasty = self.ledger.hasty_creation = config.create_timeout == HASTY
         hooks = HooksInChild(self._chaos_in_child(), self._journal())
+
         return replace(
             config,
             on_create=hooks.create,
@@ -130,6 +135,7 @@ class Round:
         rng, hooks = self.rng, Hooks(self.chaos, self.ledger)
         workers = rng.randint(1, 3)
         self.ledger.most_workers = rng.choice([workers, workers, workers + 1, workers + 3])
+
         return Config(
             on_create=hooks.create,
             on_destroy=hooks.destroy,
@@ -207,6 +213,7 @@ class Round:
         """Hear what tasks log, in children."""
         logger, handler = logging.getLogger(LOGGER), Listener(self.chaos, self.ledger)
         logger.addHandler(handler)
+
         try:
             yield
         finally:
@@ -231,6 +238,7 @@ class Round:
     def _check_collector(self) -> None:
         if self._collector is None:
             return
+
         told = self._collector.counts()
         counts = {"arrived": self.counts["accepted"] + self.counts["chunks"]} | {
             name: self.counts[name] for name in ("completed", "failed", "retried")

@@ -46,6 +46,7 @@ def signalling(chaos: Chaos, ledger: Ledger, rng: random.Random) -> Iterator[Non
     over = threading.Event()
     thread = threading.Thread(target=_signal, args=(chaos, ledger, rng, over), name="harness-signals", daemon=True)
     thread.start()
+
     try:
         yield
     finally:
@@ -63,6 +64,7 @@ def _signal(chaos: Chaos, ledger: Ledger, rng: random.Random, over: threading.Ev
             if not child.is_lost():
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(child.pid, number)
+
         if os.getpgrp() == os.getpid():
             os.killpg(os.getpgrp(), number)
         chaos.note(f"{number.name} for all processes")

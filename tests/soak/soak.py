@@ -78,6 +78,7 @@ class Soak:
                     self._fail_allocations(rounds)
                 else:
                     self._run_round(rounds)
+
             if not self.violations:
                 self._judge_rounds()
                 self._run_batches()
@@ -89,6 +90,7 @@ class Soak:
     def _run_round(self, number: int) -> None:
         backoff.FIRST_PAUSE, backoff.LONGEST_PAUSE, backoff.SPACING = PAUSES[number % len(PAUSES)]
         current = self._round = Round(number, self._seed, self._placement)
+
         try:
             seconds = current.rng.uniform(*(ROUND_WITH_CHILDREN if self._placement == "processes" else ROUND))
             if number > self._least_rounds:
@@ -97,6 +99,7 @@ class Soak:
         except Exception as error:  # a signal handler's, say: the harness raises none of its own
             traceback.print_exc()
             current.ledger.broken(f"the round met {type(error).__name__}: {error}")
+
         self.violations += [f"{violation} (round {number}: {current.way})" for violation in current.ledger.violations]
         self._totals += current.counts
         self._totals["created"] += len(current.ledger.resources)
@@ -129,6 +132,7 @@ class Soak:
                 f"round {number}: failing_allocations ended with {run.returncode}: {run.stderr[-2000:]}"
             )
             return
+
         told = json.loads(run.stdout)
         self._faults["allocations fail"] += told["struck"]
         self.violations += [f"{violation} (round {number}: failing allocations)" for violation in told["violations"]]
@@ -147,6 +151,7 @@ class Soak:
         count = len(self._resident)
         if count < FEW_ROUNDS:
             return
+
         early = median(self._resident[count // 4 : count // 2])
         late = median(self._resident[-(count // 4) :])
         self._note_growth("rounds", early, late, ROUNDS_GROW, rounds=count)
@@ -156,6 +161,7 @@ class Soak:
         warm_up = max(1, batches // 10)
         if not batches:
             return
+
         began, early = time.monotonic(), None
         config: Config[None] = Config(
             on_create=nothing,
@@ -163,20 +169,24 @@ class Soak:
             worker_count=4,
             placement=Processes() if self._placement == "processes" else Threads(),
         )
+
         with TaskManager(config) as manager:
             for batch in range(batches + warm_up):
                 if batch == warm_up:
                     gc.collect()
                     early = resident_bytes()
+
                 futures = [manager.queue_task_async(square, number) for number in range(BATCH)]
                 if any(future.result() != number**2 for number, future in enumerate(futures)):
                     self.violations.append(f"batch {batch}: a task got the result of another")
                 del futures
                 manager.metrics()
                 self._batches += 1
+
             gc.collect()
             late = resident_bytes()
             arrived = manager.metrics().total_tasks_arrived
+
         if arrived != self._batches * BATCH:
             self.violations.append(f"{self._batches * BATCH} tasks were run in batches, metrics() says {arrived}")
         figures = {"tasks": batches * BATCH, "seconds": round(time.monotonic() - began, 2)}
@@ -201,6 +211,7 @@ class Soak:
         over = threading.Event()
         thread = threading.Thread(target=self._watch, args=(over,), name="harness-watchdog", daemon=True)
         thread.start()
+
         try:
             yield
         finally:
@@ -220,6 +231,7 @@ class Soak:
                 self.violations += [*found, f"nothing moved for {STILL:g} s"]
                 print(json.dumps(self.report(), indent=1), flush=True)
                 os._exit(1)
+
         faulthandler.cancel_dump_traceback_later()
 
     @contextlib.contextmanager
@@ -238,6 +250,7 @@ class Soak:
 
         threading.excepthook, sys.unraisablehook = in_thread, in_finalizer
         logger.addHandler(handler)
+
         try:
             yield
         finally:

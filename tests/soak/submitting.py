@@ -65,13 +65,16 @@ class Submitter:
         if manager is None or (not act and len(self.ledger.jobs) >= self._most_jobs):
             time.sleep(0.0001)
             return None
+
         job, options = self._choose(rng, form, waits, act)
         fn = self._function(rng)
         if rng.random() < 0.1:
             fn = partial(fn)
             vars(fn)["burden"] = Burden(self.chaos, self.ledger)
+
         self.ledger.jobs.append(job)
         too_late = self.ledger.engine.queue.closed
+
         try:
             self._hand_over(manager, job, fn, options)
         except QueueFullError:
@@ -82,8 +85,10 @@ class Submitter:
         except TypeError:
             if job.act != "cannot be sent":
                 raise
+
             self.chaos.note("a task cannot be sent")
             return None
+
         if job.act == "cannot be sent":
             self.ledger.broken(f"{job} was accepted")
         job.accepted_at = time.perf_counter()
@@ -93,6 +98,7 @@ class Submitter:
             self._recent.append(job)
             if rng.random() < 0.1:
                 _cancel(job)
+
         return job
 
     def _choose(
@@ -111,6 +117,7 @@ class Submitter:
         if form == "blocking" and timeout is None and None not in waits:
             timeout = patience.SECONDS  # every wait of a hasty submitter ends
             limited = self.ledger.loses  # there this may be too short
+
         job = Job(
             self.chaos.rng.getrandbits(60),
             form,
@@ -120,6 +127,7 @@ class Submitter:
             limited=limited,
             load=self._loads.get(act),
         )
+
         return job, {"timeout": timeout, "queue_timeout": rng.choice(waits)}
 
     def _hand_over(self, manager: TaskManager[Resource], job: Job, fn: Any, options: dict[str, Any]) -> None:
@@ -156,12 +164,14 @@ class Submitter:
         room = self._most_jobs - len(self.ledger.jobs)
         if manager is None or room <= 0:
             return
+
         jobs = [self._choose(rng, "mapped", AT_ONCE, "")[0] for _ in range(min(room, rng.choice([1, 10, 50])))]
         jobs = [job for job in jobs if job.act != "cannot be sent"]
         once, last = rng.random() < 0.3, rng.choice([3, 1000])
         for job in jobs:
             job.once = once
         self.ledger.jobs += jobs
+
         try:
             with manager.map(
                 self._function(rng), jobs, chunksize=rng.choice([1, 4, 10]), once=once, return_exceptions=True
@@ -174,6 +184,7 @@ class Submitter:
                     if handed_out == last:
                         self.chaos.note("a map is left")
                         break
+
                 for job in jobs[handed_out:]:
                     job.asked_to_end = True
         except TaskManagerShutdownError:
@@ -197,6 +208,7 @@ class Submitter:
             self.end_from_inside(job.act)
         elif self.chaos.strikes("a callback submits another", 0.02):
             self.submit_another()
+
         self.chaos.raise_in("a callback", 0.05)
 
     # -- tasks -------------------------------------------------------------------------------------------------------

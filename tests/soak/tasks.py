@@ -53,6 +53,7 @@ class Tasks:
             result = self._act(job, context)
         finally:
             self._ledger.give_back(resource, job)
+
         self._ledger.returned(job)
         return result
 
@@ -64,6 +65,7 @@ class Tasks:
         elif act in ERRORS or act == "recurses for ever":
             self._chaos.note(f"a task {act}")
             fail(job)
+
         return job.number
 
 
@@ -105,6 +107,7 @@ class TasksInThread(Tasks):
             self._fork(job)
         else:
             return super()._act(job, context)
+
         return job.number
 
     def _fork(self, job: Job) -> None:
@@ -114,6 +117,7 @@ class TasksInThread(Tasks):
         if not child:
             end()
             return
+
         ended: list[int] = []
 
         def reap() -> bool:
@@ -124,6 +128,7 @@ class TasksInThread(Tasks):
         if not patience.eventually(reap):
             os.kill(child, signal.SIGKILL)
             patience.eventually(reap)
+
         if ended != [expected]:
             self._submitter.ledger.broken(f"the child that {job} forked ended with {ended}, not with {expected}")
 
