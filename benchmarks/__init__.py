@@ -1,1 +1,4 @@
-"""Measures tasker against the thread pools that a program would use instead: `python -m benchmarks --help`."""
+"""Measures tasker against other pools of threads and of processes.
+
+`python -m benchmarks --help` says how.
+"""

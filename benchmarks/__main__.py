@@ -1,8 +1,8 @@
 """`python -m benchmarks`: measure, print a table, add the results to a history.
 
-Each measurement runs in a process of its own, in which all rivals are measured in interleaved rounds. Targets that are
-missed do not change the exit status (machines are noisy): 0 when all was measured, 1 when something failed, 2 for a
-wrong option.
+Each measurement runs in a process of its own, in which all rivals are measured in
+interleaved rounds. Targets that are missed do not change the exit status (machines are
+noisy): 0 when all was measured, 1 when something failed, 2 for a wrong option.
 """
 
 from __future__ import annotations
@@ -86,7 +86,7 @@ def _environment() -> dict[str, str]:
 
 
 def _names(text: str) -> list[str]:
-    """Names, or the first words of names: `processes` is all that begin with `processes-`."""
+    """Names, or their first words: `processes` is all that begin with `processes-`."""
     chosen: list[str] = []
     for name in [part.strip() for part in text.split(",")]:
         found = [name] if name in MEASUREMENTS else [each for each in MEASUREMENTS if each.startswith(f"{name}-")]
@@ -110,7 +110,11 @@ def _heading(on: Mapping[str, Any]) -> str:
 
 
 def _measure_all(python: str, on: Mapping[str, Any], options: argparse.Namespace) -> list[str]:
-    """Measure and print. What is measured is saved at once, whatever ends the rest. Returns the names that failed."""
+    """Measure and print.
+
+    What is measured is saved at once, whatever ends the rest. Returns the names that
+    failed.
+    """
     print(_heading(on), flush=True)
     rows: list[Row] = []
     failed: list[str] = []

@@ -46,7 +46,10 @@ KINDS: dict[str, Callable[..., object]] = {
 
 
 def kinds_of_callables(quick: bool) -> list[Row]:
-    """Submit all, gather all, one worker: each kind against a plain function, whose call itself may cost less."""
+    """Submit all, gather all, one worker: each kind against a plain function.
+
+    The call itself of a plain function may cost less.
+    """
     count, rounds = (200, 3) if quick else (5_000, 15)
     rows: list[Row] = []
 

@@ -1,6 +1,8 @@
-"""`python -m benchmarks.chart`: draw the newest results of each Python that the history has, and print them as tables.
+"""`python -m benchmarks.chart`: draw the newest results of each Python that the history
+has, and print them as tables.
 
-It writes `chart-light.svg` and `chart-dark.svg`, which the project's README shows, and the history's own README.
+It writes `chart-light.svg` and `chart-dark.svg`, which the project's README shows, and
+the history's own README.
 """
 
 from __future__ import annotations
@@ -39,7 +41,8 @@ ABOUT_STARS = "* Of the whole time, because two bare switches take no less there
 WIDTH, MARGIN, GAP = 840, 20, 44
 PANEL = (WIDTH - 2 * MARGIN - GAP) / 2
 HEADER = 78
-BAR, PITCH = 10, 12  # height of a bar, and from one to the next of the same line
+# the height of a bar, and from one bar to the next of the same line
+BAR, PITCH = 10, 12
 BETWEEN = 9  # lines
 VALUES = 40  # right of the longest bar
 SMALL = 11
@@ -113,7 +116,7 @@ def _panel(name: str, title: str, results: Sequence[Results]) -> Panel:
 
 
 def _cores(results: Results) -> Panel:
-    """A line for each kind of task, with a bar for tasker and one for ThreadPoolExecutor."""
+    """A line for each kind of task: a bar for tasker, one for ThreadPoolExecutor."""
     lines = []
     for size in (30, 300):
         for way, words in (("submit", "one by one"), ("map", "map")):

@@ -1,7 +1,9 @@
-"""Child processes: how soon one is ready, at first and after one was killed, and the memory that it has of its own.
+"""Child processes: how soon one is ready, at first and after one was killed, and the
+memory that it has of its own.
 
-What children run is built in, so that they import nothing for it: the resource is the number of the process. Their
-byte code is kept (`Measurement.keeps_byte_code`), from the round that is thrown away.
+What children run is built in, so that they import nothing for it: the resource is the
+number of the process. Their byte code is kept (`Measurement.keeps_byte_code`), from the
+round that is thrown away.
 """
 
 from __future__ import annotations
@@ -25,7 +27,10 @@ NO_OP = abs  # of the number of the process
 
 
 def killed_children(quick: bool) -> list[Row]:
-    """From the signal to the answer of the next task, on one worker: its child is replaced meanwhile."""
+    """From the signal to the answer of the next task, on one worker.
+
+    Its child is replaced meanwhile.
+    """
     rounds = 3 if quick else 21
     with open_processes(1, on_create=os.getpid, on_destroy=NO_OP) as pool:
         samples = interleave({"mid-task": _in_mid_task(pool.pool), "idle": _idle(pool.pool)}, rounds)
@@ -57,7 +62,8 @@ def _idle(manager: TaskManager[int]) -> Sampler:
 
         def die() -> None:
             os.kill(pid, signal.SIGKILL)
-            after = manager.submit(NO_OP).result()  # retried, should the old child still get it
+            # the task is retried if the old child still gets it
+            after = manager.submit(NO_OP).result()
             assert after != pid
 
         return seconds(die) * 1e3
@@ -66,7 +72,10 @@ def _idle(manager: TaskManager[int]) -> Sampler:
 
 
 def new_children(quick: bool) -> list[Row]:
-    """From nothing to the first child with a resource; and its memory, where the system tells it."""
+    """From nothing to the first child with a resource.
+
+    The memory of the child too, where the system tells it.
+    """
     rounds = 2 if quick else 21
     memory: dict[str, list[float]] = {TASKER: [], PROCESS_BASELINE: []}
     samplers = {TASKER: lambda: _start(memory[TASKER]), PROCESS_BASELINE: lambda: _fork(memory[PROCESS_BASELINE])}
@@ -134,7 +143,10 @@ def _note(memory: list[float], pid: int) -> None:
 
 
 def private_bytes(pid: int) -> int | None:
-    """The pages that a process shares with nobody; `None` on platforms that do not tell it as Linux does."""
+    """The pages that a process shares with no other.
+
+    `None` where the system does not tell it as Linux does.
+    """
     try:
         lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
     except OSError:

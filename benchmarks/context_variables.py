@@ -30,7 +30,7 @@ def a_few_set() -> Iterator[None]:
 
 
 def propagated_variables(quick: bool) -> list[Row]:
-    """Submit all, gather all, with `propagate_contextvars` (the default) and without."""
+    """Submit all, gather all, with `propagate_contextvars`, the default, or without."""
     count, rounds = (500, 3) if quick else (20_000, 21)
     rows: list[Row] = []
 

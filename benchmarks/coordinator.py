@@ -1,9 +1,11 @@
-"""`python -m benchmarks.coordinator`: what a manager costs the process that it is in, with more and more actors on Ray.
+"""`python -m benchmarks.coordinator`: what a manager costs the process that it is in,
+with more and more actors on Ray.
 
-Prints a line for each number of actors: seconds until all are ready; threads and memory of this process; memory of an
-actor; what a no-op task takes of this process's processor time, and how many there are a second. The actors are all on
-this machine, so the rate is what they leave of it; the processor time is what a coordinator on a machine of its own
-would need.
+Prints a line for each number of actors: seconds until all are ready; threads and memory
+of this process; memory of an actor; what a no-op task takes of this process's processor
+time, and how many there are a second. The actors are all on this machine, so the rate
+is what they leave of it; the processor time is what a coordinator on a machine of its
+own would need.
 """
 
 from __future__ import annotations

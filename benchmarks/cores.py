@@ -1,4 +1,7 @@
-"""What a second worker gains where there is no GIL: tasks of pure Python, submitted one by one and mapped."""
+"""What a second worker gains where there is no GIL.
+
+Tasks of pure Python are submitted one by one, and mapped.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +24,7 @@ Mapped = Callable[[Callable[..., object], Iterable[int]], Iterable[object]]
 
 
 def compute(steps: int) -> int:
-    """Pure Python, with numbers of its own alone: what threads share, they would wait for."""
+    """Pure Python, with numbers of its own: threads would wait for what they share."""
     total = 0
     for number in range(steps):
         total = (total * 31 + number) & 0xFFFF
@@ -41,7 +44,10 @@ def steps_of(microseconds: float) -> int:
 
 
 def second_workers(size: int, quick: bool) -> list[Row]:
-    """Two workers against one, tasks of so many microseconds; nothing where the GIL lets one run at a time."""
+    """Two workers against one, tasks of so many microseconds.
+
+    There are no rows where the GIL lets one thread run at a time.
+    """
     if not this_build().free_threaded:
         return []
 

@@ -1,4 +1,4 @@
-"""What a pool costs that has nothing to do: wake-ups of its threads, and processor time."""
+"""What an idle pool costs: wake-ups of its threads, and processor time."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ def _many_workers(quick: bool) -> Row:
 
 
 def _many_pools(quick: bool) -> Row:
-    """So many pools that have each run a task once, as libraries keep them for their own use."""
+    """Many pools that have each run one task, as libraries keep them."""
     count = 20 if quick else MANY_POOLS
 
     def share(open_pool: Callable[[int], AbstractContextManager[Pool]]) -> float:
@@ -99,7 +99,7 @@ def _many_pools(quick: bool) -> Row:
 
 
 def _share_at_rest(quick: bool) -> float:
-    """Per cent of a core that the process uses, once its pools have had nothing to do for some seconds."""
+    """Per cent of a core that the process uses, while its pools are idle."""
     settle, watch = (0.1, 0.3) if quick else (4.0, 10.0)
     time.sleep(settle)
     used, began = time.process_time(), time.monotonic()
@@ -109,7 +109,10 @@ def _share_at_rest(quick: bool) -> float:
 
 
 def voluntary_switches() -> dict[int, int]:
-    """How often each thread of the process went to sleep, by its native id; empty where the system does not tell."""
+    """How often each thread of the process went to sleep, by its native id.
+
+    Empty where the system does not tell.
+    """
     counts: dict[int, int] = {}
     if not PROC.is_dir():
         return counts
@@ -126,7 +129,7 @@ def voluntary_switches() -> dict[int, int]:
 def _watch(
     open_pool: Callable[[int], AbstractContextManager[Pool]], settle: float, watch: float
 ) -> tuple[float | None, float]:
-    """Wake-ups a second of the pool's threads, and per cent of a core that the process used."""
+    """Wake-ups a second of the pool's threads, and per cent of a core in use."""
     others = set(voluntary_switches())
     with open_pool(WORKERS) as pool:
         _use_all_workers(pool, WORKERS)
@@ -143,7 +146,10 @@ def _watch(
 
 
 def _use_all_workers(pool: Pool, workers: int) -> None:
-    """Give every worker a task at the same time, so that the pools that start threads when needed have them all."""
+    """Give every worker a task at the same time.
+
+    Then pools that start threads when they need them have all of theirs.
+    """
     together = threading.Barrier(workers)
 
     def meet() -> None:

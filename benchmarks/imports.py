@@ -23,8 +23,9 @@ NEEDED = "concurrent.futures.thread, logging"  # what tasker cannot do without
 def import_times(quick: bool) -> list[Row]:
     """Wall time of an interpreter that imports it, less that of one that does nothing.
 
-    The byte code of all of them is in a cache of its own, filled by the round that is thrown away, whatever the
-    environment says about writing byte code."""
+    The byte code of all of them is in a cache of its own, filled by the round that is
+    thrown away, whatever the environment says about writing byte code.
+    """
     rounds = 2 if quick else 21
     statements = {BARE: "pass", NEEDED: f"import {NEEDED}"}
     statements |= {rival.name: rival.statement for rival in installed()}

@@ -1,8 +1,10 @@
-"""How long a caller waits: blocking round trips alone and eight at a time, and tasks in the caller's own thread.
+"""How long a caller waits: blocking round trips alone and eight at a time, and tasks in
+the caller's own thread.
 
-The process is pinned to one CPU before any thread starts, where the platform can do that: across CPUs a round trip is
-mostly the time that the machine takes to wake one up. Two bare hand-overs of a raw lock between two threads are what no
-pool can beat; they are measured in the same rounds and taken off.
+The process is pinned to one CPU before any thread starts, where the platform can do
+that: across CPUs a round trip is mostly the time that the machine takes to wake one up.
+Two bare hand-overs of a raw lock between two threads are what no pool can beat; they
+are measured in the same rounds and taken off.
 """
 
 from __future__ import annotations
@@ -74,10 +76,13 @@ def round_trips(workers: int, quick: bool) -> list[Row]:
 
 
 def above_hand_overs(samples: Samples) -> tuple[Spread, str]:
-    """What ThreadPoolExecutor takes above two lock hand-overs, divided by what tasker does; and how to read it.
+    """What ThreadPoolExecutor takes above two lock hand-overs, divided by what tasker
+    does; and how to read it.
 
-    Where one of them takes no longer than the hand-overs (free-threaded builds spin before a lock sleeps, and not
-    everything that sleeps is a lock) it is the ratio of the whole times."""
+    Where one of them takes no longer than the hand-overs (free-threaded builds spin
+    before a lock sleeps, and not everything that sleeps is a lock) it is the ratio of
+    the whole times.
+    """
     own, other, bare = samples[TASKER], samples[BASELINE], samples[HAND_OVERS]
     if min(spread(own).median, spread(other).median) > spread(bare).median:
         return spread(ratios(other, own, bare)), "times as fast, above two lock hand-overs"

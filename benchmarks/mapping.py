@@ -1,4 +1,7 @@
-"""`map` over no-op items. tasker takes them a window at a time; an executor takes all of them first."""
+"""`map` over no-op items.
+
+tasker takes them a window at a time. An executor takes all of them first.
+"""
 
 from __future__ import annotations
 

@@ -30,9 +30,12 @@ __all__ = ["MEASUREMENTS", "Measurement"]
 
 @dataclass(frozen=True)
 class Measurement:
-    """`run(quick)` measures, in a process of its own: what one leaves behind (threads, pins, garbage) ends with it.
+    """`run(quick)` measures, in a process of its own: what one leaves behind (threads,
+    pins, garbage) ends with it.
 
-    `pinned`: to one CPU. `keeps_byte_code`: it and what it starts have a cache of their own for it."""
+    `pinned`: to one CPU. `keeps_byte_code`: it and what it starts have a cache of their
+    own for it.
+    """
 
     title: str
     run: Callable[[bool], list[Row]]

@@ -1,7 +1,9 @@
-"""What `metrics()` costs after many tasks, and whether memory grows with them. tasker alone has such a call.
+"""What `metrics()` costs after many tasks, and whether memory grows with them. tasker
+alone has such a call.
 
-Two managers, one that has run few tasks and one that has run many, are asked in turns. A call that has new tasks to
-look at costs more than one that has none, so both are measured.
+Two managers, one that has run few tasks and one that has run many, are asked in turns.
+A call that has new tasks to look at costs more than one that has none, so both are
+measured.
 """
 
 from __future__ import annotations
@@ -17,13 +19,14 @@ from benchmarks.harness.targets import Target
 
 __all__ = ["metrics_cost"]
 
-BATCH = 5_000  # tasks submitted before the first is waited for: what waits is memory too
+# tasks submitted before the first is waited for: tasks that wait take memory too
+BATCH = 5_000
 NEW_TASKS = 1_000
 MEBIBYTE = 2**20
 
 
 def metrics_cost(quick: bool) -> list[Row]:
-    """`metrics()` after few tasks and after many, and the memory of the process at both times."""
+    """`metrics()` and the memory of the process, after few tasks and after many."""
     few, many, rounds = (1_000, 20_000, 3) if quick else (10_000, 1_000_000, 31)
     (tasker,) = (rival for rival in RIVALS if rival.name == TASKER)
 

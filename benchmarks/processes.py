@@ -1,6 +1,8 @@
-"""Resources in child processes: what a call costs, what large arguments and results cost, and what a second core gains.
+"""Resources in child processes: what a call costs, what large arguments and results
+cost, and what a second core gains.
 
-The functions that children run stand at the top level of modules, where children find them.
+The functions that children run stand at the top level of modules, where children find
+them.
 """
 
 from __future__ import annotations
@@ -29,7 +31,8 @@ __all__ = ["process_callers", "process_map", "process_payloads", "process_round_
 WORKERS = 4
 LARGE = 10_000_000  # bytes
 CHUNK = 100
-STEPS = 2_000_000  # of a loop that only computes: some hundredths of a second
+# of a loop that only computes: they take some hundredths of a second
+STEPS = 2_000_000
 BOTH = (TASKER, PROCESS_BASELINE)
 
 
@@ -96,7 +99,7 @@ def process_callers(quick: bool) -> list[Row]:
 
 
 def _compared(name: str, title: str, samples: dict[str, list[float]], note: str) -> list[Row]:
-    """A row against the standard library, and one against the fastest of the other rivals."""
+    """A row against the standard library, and one against the fastest other rival."""
     missing = [rival.name for rival in PROCESS_RIVALS if rival.name not in samples]
     notes = (note, *([f"not installed: {', '.join(missing)}"] if missing else []))
     rows = [_row(name, title, "µs a task", samples, Target("at least", 2), *notes)]

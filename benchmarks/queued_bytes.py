@@ -15,11 +15,15 @@ from benchmarks.harness.targets import Target
 
 __all__ = ["queued_tasks"]
 
-SETTLE = 0.2  # seconds for pools that move their queue from one place to another
+# seconds: some pools move their queue from one place to another
+SETTLE = 0.2
 
 
 def queued_tasks(quick: bool) -> list[Row]:
-    """Bytes that tracemalloc sees, a queued no-op task; the futures are not kept, the queue keeps them."""
+    """Bytes of a queued no-op task, as tracemalloc sees them.
+
+    Only the queue keeps the futures.
+    """
     count, rounds = (1_000, 1) if quick else (20_000, 3)
     samplers = {rival.name: _sampler(rival.open, count) for rival in installed(futures=True)}
     samples = interleave(samplers, rounds, warm_ups=0)
@@ -43,7 +47,8 @@ def _sampler(open_pool: Callable[[int], AbstractContextManager[Pool]], count: in
         gate = threading.Event()
         with open_pool(1) as pool:
             submit, function = pool.submit, pool.function(NO_OP)
-            # tasker may hire a second worker while tasks wait: the second of these is for that one
+            # tasker may hire a second worker while tasks wait: the second of these is
+            # for that one
             for _ in range(2):
                 submit(pool.function(Task(gate.wait, lambda resource: gate.wait())))
             tracemalloc.start()

@@ -1,4 +1,5 @@
-"""Resources in Ray actors: what a task through the manager takes beside Ray's own ways, on a local cluster.
+"""Resources in Ray actors: what a task through the manager takes beside Ray's own ways,
+on a local cluster.
 
 The functions that actors run stand at the top level of a module, where they find them.
 """
@@ -28,7 +29,9 @@ class _Actor:
 
 
 def ray_tasks(quick: bool) -> list[Row]:
-    """Submit all and gather all, beside the same number of actors in an `ActorPool` and plain tasks awaited singly."""
+    """Submit all and gather all, beside the same number of actors in an `ActorPool` and
+    plain tasks awaited singly.
+    """
     if find_spec("ray") is None:
         print("not installed: ray", file=sys.stderr)
         return []

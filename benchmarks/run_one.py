@@ -1,4 +1,5 @@
-"""One measurement in this process: `python -m benchmarks.run_one NAME [--quick]` prints its rows as JSON.
+"""One measurement in this process: `python -m benchmarks.run_one NAME [--quick]` prints
+its rows as JSON.
 
 Nothing is imported at the top that could start a thread, because pinning comes first.
 """

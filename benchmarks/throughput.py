@@ -1,4 +1,4 @@
-"""How many tasks a second: no-op tasks through few workers, sleeping tasks through many."""
+"""Tasks a second: no-op tasks on few workers, sleeping tasks on many."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""What the measurements share: rivals, rounds, rows, their history, and how it is shown."""
+"""What the measurements share: rivals, rounds, rows, and the history of rows."""

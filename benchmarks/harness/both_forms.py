@@ -1,6 +1,8 @@
-"""Both forms of a task in the same rounds: one that takes its resource, and one that asks for its context as well.
+"""Both forms of a task in the same rounds: one that takes its resource, and one that
+asks for its context as well.
 
-Each measurement gives three rows: either form against ThreadPoolExecutor, and what the context costs.
+Each measurement gives three rows: either form against ThreadPoolExecutor, and what the
+context costs.
 """
 
 from __future__ import annotations
@@ -31,7 +33,10 @@ NO_OP_WITH_CONTEXT = Task(NO_OP.plain, _no_op_with_context)
 
 
 def open_both_forms(stack: ExitStack, workers: int, *, futures: bool = False) -> dict[str, tuple[Pool, Task]]:
-    """A pool and its task: one of every rival, by name, and another one of tasker's for the other form."""
+    """A pool and its task of every rival, by name.
+
+    tasker has two, one for each form.
+    """
     pools = {name: (pool, NO_OP) for name, pool in open_pools(stack, workers, futures=futures).items()}
     return pools | {WITH_CONTEXT: (stack.enter_context(open_tasker(workers)), NO_OP_WITH_CONTEXT)}
 
@@ -39,7 +44,10 @@ def open_both_forms(stack: ExitStack, workers: int, *, futures: bool = False) ->
 def rows_of_both_forms(
     name: str, title: str, unit: str, samples: Samples, compare: Compare, note: str, *, cost: Target | None = None
 ) -> list[Row]:
-    """`samples` are those of `open_both_forms`, and perhaps others; `cost` bounds what the context costs."""
+    """The rows of both forms, and of what the context costs, which `cost` bounds.
+
+    `samples` are those of `open_both_forms`, and perhaps others.
+    """
     others = {each: values for each, values in samples.items() if each not in (TASKER, WITH_CONTEXT)}
     target = both_forms_target(name, this_build())
     rows: list[Row] = []

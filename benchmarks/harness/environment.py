@@ -13,13 +13,16 @@ _HERE = Path(__file__).parents[2]  # the folder that `benchmarks` is in
 
 
 def path_of_packages() -> str:
-    """`PYTHONPATH` for a child that is to find the tasker and the benchmarks that run here."""
+    """`PYTHONPATH` for a child, so that it finds this tasker and these benchmarks."""
     folders = (str(folder) for folder in (Path(tasker.__file__).parents[1], _HERE))
     return os.pathsep.join([*dict.fromkeys(folders), *filter(None, [os.environ.get("PYTHONPATH")])])
 
 
 def with_byte_code(cache: str) -> dict[str, str]:
-    """An environment in which interpreters keep their byte code in that folder, whatever this one says about it."""
+    """An environment in which interpreters keep their byte code in that folder.
+
+    It does not matter what the environment of this one says about byte code.
+    """
     environment = os.environ | {"PYTHONPATH": path_of_packages(), "PYTHONPYCACHEPREFIX": cache}
     environment.pop("PYTHONDONTWRITEBYTECODE", None)
     return environment

@@ -1,7 +1,7 @@
 """The history of results: files that say what they were measured on.
 
-There is one file for each Python and each commit of tasker's. What is measured anew on the same replaces what is in it,
-so that a long run may be made in pieces (`--only`).
+There is one file for each Python and each commit of tasker's. What is measured anew on
+the same replaces what is in it, so that a long run may be made in pieces (`--only`).
 """
 
 from __future__ import annotations
@@ -22,7 +22,10 @@ HISTORY = Path(__file__).parents[1] / "history"
 
 @dataclass(frozen=True)
 class Results:
-    """`on`: what they were measured on, as `machine.describe` has it; `date`: when, UTC; `quick`: a smoke test."""
+    """`on`: what they were measured on, as `machine.describe` has it.
+
+    `date`: when, UTC; `quick`: a smoke test.
+    """
 
     on: Mapping[str, Any]
     date: str
@@ -35,7 +38,7 @@ class Results:
 
 
 def save(results: Results, folder: Path) -> Path:
-    """Write them to their file in that folder, together with the rows that are only there."""
+    """Write them to their file in that folder, and keep its other rows."""
     path = _path_of(results, folder)
     if path.exists():
         rows = {row.name: row for row in [*load(path).rows, *results.rows]}
@@ -53,7 +56,10 @@ def load(path: Path) -> Results:
 
 
 def newest(folder: Path) -> list[Results]:
-    """The newest of each Python (GIL, JIT, version), those without the GIL last; without those of smoke tests."""
+    """The newest of each Python (GIL, JIT, version), those without the GIL last.
+
+    Results of smoke tests are left out.
+    """
     found: dict[tuple[bool, bool, int, int], Results] = {}
     for results in sorted(map(load, folder.glob("*.json")), key=lambda results: results.date):
         if not results.quick:

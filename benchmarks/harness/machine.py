@@ -46,7 +46,7 @@ def describe() -> dict[str, Any]:
 
 
 def _python_name() -> str:
-    """The version, with a `t` without the GIL (free-threaded) and `-jit` with the JIT."""
+    """The version; it ends in `t` without the GIL, and in `-jit` with the JIT."""
     return platform.python_version() + "t" * this_build().free_threaded + "-jit" * _has_jit()
 
 
@@ -56,7 +56,10 @@ def _has_jit() -> bool:
 
 
 def _commit(folder: Path) -> str | None:
-    """The last commit that changed the folder, `-changed` where it has been changed since; `None` without git."""
+    """The last commit that changed the folder; `None` without git.
+
+    It ends in `-changed` where files have been changed since.
+    """
     commit = _git(folder, "log", "-1", "--abbrev=10", "--format=%h", "--", ".")
     if commit and _git(folder, "status", "--porcelain", "--", "."):
         commit += "-changed"
@@ -73,7 +76,10 @@ def _git(folder: Path, *arguments: str) -> str:
 
 
 def pin() -> str | None:
-    """Pin this process to one CPU, before any thread starts; returns a note where that cannot be done."""
+    """Pin this process to one CPU, before any thread starts.
+
+    Returns a note where that cannot be done.
+    """
     if not hasattr(os, "sched_setaffinity"):
         return "not pinned to one CPU: this platform cannot"
 
@@ -86,7 +92,10 @@ def pin() -> str | None:
 
 
 def resident_bytes() -> int | None:
-    """The resident set of this process; `None` on platforms that do not tell it as Linux does."""
+    """The resident set of this process.
+
+    `None` on platforms that do not tell it as Linux does.
+    """
     try:
         status = Path("/proc/self/status").read_text()
     except OSError:

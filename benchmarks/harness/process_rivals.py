@@ -1,7 +1,9 @@
-"""The pools of processes that are compared, each called the way its documentation calls it.
+"""The pools of processes that are compared, each called the way its documentation calls
+it.
 
-Where a pool leaves it open how its processes are started, it is the platform's default: on Linux a fork of this process
-before Python 3.14. So those pools are opened first, and started at once, before there are many threads.
+Where a pool leaves it open how its processes are started, it is the platform's default:
+on Linux a fork of this process before Python 3.14. So those pools are opened first, and
+started at once, before there are many threads.
 """
 
 from __future__ import annotations
@@ -30,7 +32,10 @@ NO_OP = Task(_no_op, _no_op_on)
 
 @contextmanager
 def open_processes(workers: int, **options: Any) -> Iterator[Pool]:
-    """A manager whose resources, plain objects, live in child processes; it does not hire."""
+    """A manager whose resources live in child processes; it does not hire.
+
+    The resources are plain objects.
+    """
     hooks: dict[str, Any] = {"on_create": object, "on_destroy": _no_op_on}
     config = Config(worker_count=workers, max_worker_count=workers, placement=Processes(), **(hooks | options))
     with TaskManager(config) as manager:
@@ -78,9 +83,11 @@ PROCESS_RIVALS = (
 
 
 def open_process_pools(stack: ExitStack, workers: int, names: tuple[str, ...] | None = None) -> dict[str, Pool]:
-    """A pool of every rival that is installed (of those `names`), by name, with its processes, open until the stack is.
+    """A pool of every rival that is installed (of those `names`), by name, with its
+    processes, open until the stack is.
 
-    tasker's is opened last: it has a thread for each child, and others fork."""
+    tasker's is opened last: it has a thread for each child, and others fork.
+    """
     rivals = [rival for rival in PROCESS_RIVALS if rival.is_installed() and (names is None or rival.name in names)]
     opened: dict[str, Pool] = {}
     for rival in reversed(rivals):

@@ -17,9 +17,11 @@ __all__ = ["Row", "workers_in_words"]
 class Row:
     """What was measured.
 
-    `figures`: in `unit`, by the name of the rival or of what else was measured beside it. `ratio` compares two of them
-    round by round, and `meaning` says how: "times as fast" is another's figure divided by tasker's, more is better; "of
-    its time" and the like is what something costs, less is better."""
+    `figures`: in `unit`, by the name of the rival or of what else was measured beside
+    it. `ratio` compares two of them round by round, and `meaning` says how: "times as
+    fast" is another's figure divided by tasker's, more is better; "of its time" and the
+    like is what something costs, less is better.
+    """
 
     name: str
     title: str
@@ -31,7 +33,10 @@ class Row:
     notes: Sequence[str] = field(default_factory=tuple)
 
     def met(self) -> bool | None:
-        """Whether the target is reached; `None` where there is none, or nothing to compare."""
+        """Whether the target is reached.
+
+        `None` where there is no target, or nothing to compare.
+        """
         if self.target is None:
             return None
         if self.target.of == "tasker":
@@ -39,7 +44,10 @@ class Row:
         return None if self.ratio is None else self.target.is_met_by(self.ratio.median)
 
     def to_json(self) -> dict[str, Any]:
-        """What JSON can hold, without what is empty; a spread as a list of its median and quartiles."""
+        """What JSON can hold, without what is empty.
+
+        A spread is a list of its median and quartiles.
+        """
         data = {
             "name": self.name,
             "title": self.title,

@@ -1,7 +1,7 @@
 """The pools that are compared, each behind the same three methods.
 
-The loops that are timed stand here, one of each kind a library, so that every library is called the way its
-documentation calls it and none pays for a wrapper.
+The loops that are timed stand here, one of each kind a library, so that every library
+is called the way its documentation calls it and none pays for a wrapper.
 """
 
 from __future__ import annotations
@@ -38,7 +38,10 @@ BASELINE = "ThreadPoolExecutor"
 
 
 class Task(NamedTuple):
-    """One task, for pools without resources and for tasker, whose tasks get one (and their context, if they ask)."""
+    """One task: `plain` for pools without resources, `on_resource` for tasker.
+
+    A task of tasker's may ask for its context as well.
+    """
 
     plain: Callable[[], object]
     on_resource: Callable[..., object]
@@ -187,7 +190,8 @@ def _open_futurist(workers: int) -> Iterator[Pool]:
     try:
         yield Pool(executor, executor.submit)
     finally:
-        executor.shutdown(wait=False)  # its threads look once a second whether to end
+        # its threads look once a second whether they are to end
+        executor.shutdown(wait=False)
 
 
 @contextmanager
@@ -210,7 +214,10 @@ RIVALS = (
 
 
 def installed(*, workers: int = 2, futures: bool = False) -> list[Rival]:
-    """The rivals that can be measured here with that many workers, and with `futures` if those are needed."""
+    """The rivals that can be measured here with that many workers.
+
+    With `futures`, only those that have futures.
+    """
     return [
         rival
         for rival in RIVALS

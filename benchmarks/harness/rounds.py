@@ -1,4 +1,7 @@
-"""Interleaved rounds, and what is said about their samples: medians, quartiles, ratios round by round."""
+"""Interleaved rounds, and what their samples say.
+
+That is medians, quartiles, and ratios round by round.
+"""
 
 from __future__ import annotations
 
@@ -39,22 +42,27 @@ def spreads(samples: Mapping[str, Sequence[float]]) -> dict[str, Spread]:
 def ratios(above: Sequence[float], below: Sequence[float], less: Sequence[float] | None = None) -> list[float]:
     """Round by round, `above / below`, both without what `less` took in the same round.
 
-    What drifts from round to round (the machine's speed) is in both and cancels out. A round in which nothing is left
-    below says nothing and is left out."""
+    What drifts from round to round (the machine's speed) is in both and cancels out. A
+    round in which nothing is left below says nothing and is left out.
+    """
     base = [0.0] * len(above) if less is None else less
     rounds = zip(above, below, base, strict=True)
     return [(one - off) / (other - off) for one, other, off in rounds if other > off]
 
 
 def interleave(samplers: Mapping[str, Sampler], rounds: int, *, warm_ups: int = 1) -> dict[str, list[float]]:
-    """One sample of each in every round, beginning with another one each time; `warm_ups` rounds are thrown away."""
+    """One sample of each in every round, beginning with another one each time.
+
+    `warm_ups` rounds are thrown away.
+    """
     samples: dict[str, list[float]] = {name: [] for name in samplers}
     names = list(samplers)
 
     for number in range(-warm_ups, rounds):
         first = number % len(names)
         for name in names[first:] + names[:first]:
-            gc.collect()  # what one leaves behind must not be collected in the time of another
+            # what one leaves behind must not be collected in the time of another
+            gc.collect()
             value = samplers[name]()
             if number >= 0:
                 samples[name].append(value)

@@ -1,4 +1,4 @@
-"""What is measured of a pool in more than one measurement: each gives the sample of one round."""
+"""What several measurements sample: each function returns one for `interleave`."""
 
 from __future__ import annotations
 
@@ -33,7 +33,10 @@ def calls_sampler(calls: Callable[[int], object], count: int) -> Sampler:
 
 
 def callers_sampler(pool: Pool, task: Task, callers: int, count: int) -> Sampler:
-    """Microseconds a task, of the time from when all callers are let go to when the last has finished."""
+    """Microseconds a task, while so many callers make blocking calls.
+
+    The time goes from when all callers are let go to when the last has finished.
+    """
 
     def sample() -> float:
         gate = threading.Barrier(callers + 1)

@@ -1,6 +1,8 @@
-"""Pictures as SVG text: rectangles, lines and words, in the colours of a light or of a dark background.
+"""Pictures as SVG text: rectangles, lines and words, in the colours of a light or of a
+dark background.
 
-Nothing in a picture depends on the page around it: GitHub shows images without scripts and style sheets.
+Nothing in a picture depends on the page around it: GitHub shows images without scripts
+and style sheets.
 """
 
 from __future__ import annotations
@@ -16,7 +18,7 @@ FONT = "system-ui, -apple-system, 'Segoe UI', Helvetica, Arial, sans-serif"
 
 @dataclass(frozen=True)
 class Palette:
-    """Colours: what is written and drawn with them is legible on `background`, for the colour-blind too."""
+    """Colours that are legible on `background`, for the colour-blind too."""
 
     background: str
     text: str
@@ -58,14 +60,20 @@ class Drawing:
     def text(
         self, x: float, y: float, words: str, color: str, *, size: float = 12, anchor: str = "start", bold: bool = False
     ) -> None:
-        """One line; `y` is that of its base line, and `x` that of its start, middle or end (`anchor`)."""
+        """One line of words.
+
+        `y` is that of its base line, `x` that of its start, middle or end (`anchor`).
+        """
         place = f'x="{_pixels(x)}" y="{_pixels(y)}" font-size="{_pixels(size)}"'
         anchored = "" if anchor == "start" else f' text-anchor="{anchor}"'
         weight = ' font-weight="600"' if bold else ""
         self.elements.append(f'<text {place}{anchored}{weight} fill="{color}">{escape(words)}</text>')
 
     def as_text(self, width: float, height: float, title: str, description: Sequence[str]) -> str:
-        """The file's text; `title` and `description` are for who cannot see the picture."""
+        """The file's text.
+
+        `title` and `description` are for readers who cannot see the picture.
+        """
         size = f'width="{_pixels(width)}" height="{_pixels(height)}"'
         box = f'viewBox="0 0 {_pixels(width)} {_pixels(height)}"'
         lines = [

@@ -9,7 +9,8 @@ from typing import Literal
 __all__ = ["Build", "Target", "both_forms_target", "on_3_11", "this_build"]
 
 
-# floor and goal by CPython's minor version: how many times as fast as ThreadPoolExecutor
+# floor and goal by CPython's minor version: how many times as fast as
+# ThreadPoolExecutor
 FLOORS: dict[str, dict[int, tuple[float, float]]] = {
     "submit-1": {11: (5.5, 7), 14: (3.6, 5), 15: (3.6, 5)},
     "submit-4": {11: (5.0, 7), 14: (3.4, 5), 15: (3.4, 5)},
@@ -34,7 +35,10 @@ def this_build() -> Build:
 
 @dataclass(frozen=True)
 class Target:
-    """A bound for the ratio, or for tasker's own median (`of`); `goal` is the better value to aim at, if any."""
+    """A bound for the ratio, or for tasker's own median (`of`).
+
+    `goal` is the better value to aim at, if any.
+    """
 
     relation: Literal["at least", "at most", "below"]
     value: float
@@ -59,7 +63,10 @@ def on_3_11(build: Build, target: Target) -> Target | None:
 
 
 def both_forms_target(row: str, build: Build) -> Target | None:
-    """What a row is to reach in both forms, with the context and without; `None` for a Python that has no floor."""
+    """What a row is to reach in both forms, with the context and without.
+
+    `None` for a Python that has no floor.
+    """
     if build.free_threaded or build.minor not in FLOORS[row]:
         return None
 

@@ -1,4 +1,7 @@
-"""The benchmarks and the soak: no import runs in a circle, and what the measurements share imports none of them."""
+"""The imports of the benchmarks and of the soak.
+
+None runs in a circle, and no measurement imports another.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +18,10 @@ PROGRAMS = {"__init__", "__main__", "chart", "measurements", "run_one"}  # they 
 
 
 def _imports_within(package: str) -> dict[str, set[str]]:
-    """Of each module: the modules of the package that it imports, wherever in it, for type checkers too."""
+    """Of each module: the modules of the package that it imports.
+
+    Imports inside functions count, and those for type checkers.
+    """
     paths = sorted(ROOT.joinpath(*package.split(".")).rglob("*.py"))
     modules = {".".join(path.relative_to(ROOT).with_suffix("").parts): path for path in paths}
     return {name: _imported(path) & modules.keys() for name, path in modules.items()}

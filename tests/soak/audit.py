@@ -1,4 +1,4 @@
-"""The audit of a round: what its ledger says, against what the closed manager says and holds."""
+"""The audit of a round: its ledger against what the closed manager says and holds."""
 
 from __future__ import annotations
 
@@ -17,8 +17,9 @@ __all__ = ["audit", "audit_order", "audit_resources"]
 def audit(ledger: Ledger, *, destroy_errors: range, stuck: bool) -> Counter[str]:
     """Check everything, once nothing runs any more; returns the totals.
 
-    `destroy_errors` is how often `on_destroy` may have failed. Where tasks were stuck, some threads ended after the
-    manager's report was made, which then misses what they did last.
+    `destroy_errors` is how often `on_destroy` may have failed. Where tasks were stuck,
+    some threads ended after the manager's report was made, which then misses what they
+    did last.
     """
     report: StopReport = ledger.engine.lifecycle.report()
     metrics: TaskMetrics = ledger.engine.counters.metrics()
@@ -95,7 +96,7 @@ def _audit_accepted(ledger: Ledger, job: Job) -> None:
 
 
 def _audit_lost(ledger: Ledger, job: Job, attempts: int) -> None:
-    """Who lost his worker was to be tried again."""
+    """A task that lost its worker was to be tried again."""
     tried_out = attempts > ledger.engine.max_retries or (job.once and job.lost is not None and job.lost.began)
     if job.lost is not None and not tried_out and not (job.asked_to_end or job.limited or ledger.may_be_killed):
         ledger.broken(f"{job} was given up after {attempts} attempts, as its process died")
@@ -111,10 +112,14 @@ def audit_order(ledger: Ledger) -> None:
 
 
 def _overtaken(earlier: Iterable[Job], later: Iterable[Job]) -> Job | None:
-    """A job of `earlier` that was accepted before one of `later` was offered, but started after it."""
+    """A job of `earlier` that one of `later` has overtaken.
+
+    It was accepted before the other was offered, and started after it.
+    """
     started = sorted((job.runs[0], job.offered_at) for job in later)
     starts = [start for start, _ in started]
-    newest = list(accumulate((offered for _, offered in started), max))  # offered last among those started so far
+    # when the one that was offered last, of those started so far, was offered
+    newest = list(accumulate((offered for _, offered in started), max))
 
     for job in earlier:
         before = bisect_left(starts, job.runs[0])
@@ -161,12 +166,14 @@ def _audit_totals(ledger: Ledger, metrics: TaskMetrics, drained: bool) -> None:
         )
 
     accepted = ledger.accepted()
-    # what met the closing halfway was withdrawn: refused to its caller, and counted as a task that was cancelled
+    # what met the closing halfway was withdrawn: refused to its caller, and counted as
+    # a task that was cancelled
     withdrawn = arrived - len(accepted) - len(ledger.chunks)
     if not 0 <= withdrawn <= sum(job.met_closing or job.form == "mapped" for job in ledger.jobs):
         ledger.broken(f"{len(accepted)} tasks were accepted, metrics() says {arrived} arrived")
     counts = Counter(_outcome(ledger, job, drained) for job in accepted) + Counter(map(_chunk_outcome, ledger.chunks))
-    unknown, killed = counts["unknown"], counts["killed"]  # killed: cancelled if it waited, failed if it ran
+    # a task that was killed counts as cancelled if it waited, as failed if it ran
+    unknown, killed = counts["unknown"], counts["killed"]
 
     for name, shown, least, more in (
         ("completed", completed, counts["completed"], unknown),
@@ -188,7 +195,7 @@ def _retries(ledger: Ledger, job: Job) -> tuple[int, int]:
     """How often it was put back, at least and at most."""
     future = job.known_future()
     least = max(0, (len(job.runs) if future is None else future.attempts) - 1)
-    # what is lost before it begins is seen by nobody
+    # no future shows what is lost before it begins
     most = ledger.engine.max_retries if ledger.loses and future is None and job.form != "run_task" else least
 
     return least, most + (job.cut_short or job.form == "dropped")
@@ -209,9 +216,13 @@ def _chunk_outcome(future: TaskFuture[Any]) -> str:
 
 
 def _outcome(ledger: Ledger, job: Job, drained: bool) -> str:
-    """What its caller learnt; of a task whose future was dropped, what can be known otherwise."""
+    """What its caller learnt.
+
+    Where the future was dropped, what can be known in other ways.
+    """
     if job.form != "dropped":
         return job.outcomes[0] if job.outcomes else "unknown"
-    if not drained or ledger.loses:  # what has returned may be lost on its way
+    # what has returned may be lost on its way
+    if not drained or ledger.loses:
         return "unknown"
     return "completed" if job.returned else "failed"

@@ -1,4 +1,7 @@
-"""The ways in which a round ends its manager, by name: each is called with the load, which goes on meanwhile."""
+"""The ways in which a round ends its manager, by name.
+
+Each is called with the load, which goes on meanwhile.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +23,9 @@ __all__ = ["ENDINGS", "ENDINGS_WITH_CHILDREN", "STUCK"]
 STUCK = "kill with stuck tasks"
 SOON = (0.01,)  # seconds to wait for room
 
-FROM_INSIDE = {  # what is submitted in what form, until one of these tasks or callbacks has ended the manager
+# the form of the tasks that are submitted until one of them, or of their callbacks, has
+# ended the manager
+FROM_INSIDE = {
     "stop from a task": "async",
     "kill from a task": "async",
     "stop from a callback": "callback",

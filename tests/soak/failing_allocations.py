@@ -1,10 +1,13 @@
-"""`python -m tests.soak.failing_allocations SEED SECONDS`: rounds of the soak in which allocations fail.
+"""`python -m tests.soak.failing_allocations SEED SECONDS`: rounds of the soak in which
+allocations fail.
 
-It does not matter where they fail. The rounds are a program of their own, because a failed allocation strikes any
-thread of the process, those of the harness as well. Each round makes a manager and submits task after task. While some
-of them are submitted, run and settled, the n-th allocation fails, alone or with those that follow it. In the end the
-manager is closed, and the round is audited: what was accepted ran and has an outcome, what was refused never ran, each
-resource was destroyed once, and the figures add up. All that the audit goes by is written without allocating anything.
+It does not matter where they fail. The rounds are a program of their own, because a
+failed allocation strikes any thread of the process, those of the harness as well. Each
+round makes a manager and submits task after task. While some of them are submitted, run
+and settled, the n-th allocation fails, alone or with those that follow it. In the end
+the manager is closed, and the round is audited: what was accepted ran and has an
+outcome, what was refused never ran, each resource was destroyed once, and the figures
+add up. All that the audit goes by is written without allocating anything.
 
 Prints one JSON object: the faults and the violations.
 """
@@ -36,9 +39,11 @@ STRUCK = 0.002  # seconds for which allocations fail
 
 
 def can_fail_allocations() -> bool:
-    """Whether this Python can let allocations fail: a test module of CPython's, and a process that has one GIL.
+    """Whether this Python can let allocations fail: a test module of CPython's, and a
+    process that has one GIL.
 
-    Not on 3.12 and 3.13, where CPython itself crashes after a failed allocation."""
+    Not on 3.12 and 3.13, where CPython itself crashes after a failed allocation.
+    """
     return _testcapi() is not None
 
 

@@ -1,4 +1,6 @@
-"""The faults that the soak injects: what the user's functions do wrong, and what befalls the engine itself."""
+"""The faults that the soak injects: what the user's functions do wrong, and what
+befalls the engine itself.
+"""
 
 from __future__ import annotations
 
@@ -53,7 +55,7 @@ class Unprintable(Sick):
 
 
 class Fatal(BaseException):
-    """Somebody's own idea of an error that nobody may catch."""
+    """A user's own error, which `except Exception` does not catch."""
 
 
 class Tripped(BaseException):
@@ -83,15 +85,20 @@ ERRORS: dict[str, type[BaseException]] = {
 BLOCKED = 0.3  # seconds, at most
 
 HOOK_ERRORS: tuple[type[BaseException], ...] = (OSError, Unprintable, SystemExit, KeyboardInterrupt, Fatal)
-# in the main thread all else is an interrupt, which is for the program: see `tasker._sync.guard`
+# in the main thread all else is an interrupt, which is for the program: see
+# `tasker._sync.guard`
 HOOK_ERRORS_IN_MAIN: tuple[type[BaseException], ...] = (OSError, Unprintable)
 
 
 class Chaos:
-    """The dice of one round. Every fault that strikes is noted. Children learn of it from files in `folder`."""
+    """The dice of one round.
+
+    Every fault that strikes is noted. Children learn of it from files in `folder`.
+    """
 
     def __init__(self, seed: str, folder: Path | None = None) -> None:
-        self.rng = random.Random(seed)  # one for many threads: who gets which number is left to them
+        # one for many threads: which of them gets which number is left to chance
+        self.rng = random.Random(seed)
         self._folder = folder
         self._calm = False
         self._outage_until = {"outage": 0.0, "late outage": 0.0}
@@ -184,7 +191,10 @@ class Hooks:
 
 
 class Log:
-    """Formats what it is told, and blocks or raises now and then. What the engine says of itself is a violation."""
+    """Formats what it is told, and blocks or raises now and then.
+
+    What the engine says of itself is a violation.
+    """
 
     def __init__(self, chaos: Chaos, ledger: Ledger) -> None:
         self._chaos = chaos
@@ -271,15 +281,18 @@ gc.callbacks.append(_note_collection)
 
 
 class Burden:
-    """What a task carries along: to let go of it may block. In a child it is nothing."""
+    """What a task carries along: to let go of it may block.
+
+    In a child it is nothing.
+    """
 
     def __init__(self, chaos: Chaos, ledger: Ledger) -> None:
         self._chaos = chaos
         self._ledger = ledger
 
     def __del__(self) -> None:
-        # the garbage collector runs on any thread; and without the GIL a thread may run a destructor, wherever it is,
-        # for another one that has let go of the object
+        # the garbage collector runs on any thread; and without the GIL a thread may run
+        # a destructor, wherever it is, for another one that has let go of the object
         if gil_enabled() and not _collecting.now:
             self._ledger.entered("a destructor")
         self._chaos.block("a destructor", 0.03)
@@ -302,7 +315,10 @@ def fail(job: Job) -> None:
 
 
 def trip(chaos: Chaos, holder: Any, name: str) -> None:
-    """Let a method of the engine, called by the burst thread alone, meet an error now and then."""
+    """Let a method of the engine meet an error now and then.
+
+    Only the burst thread may call it.
+    """
     method = getattr(holder, name)
 
     def tripping(*args: Any) -> Any:
@@ -314,7 +330,9 @@ def trip(chaos: Chaos, holder: Any, name: str) -> None:
 
 
 def steal_wake_up(chaos: Chaos, engine: Any) -> None:
-    """Take the announcement of a waiting thread, as who is interrupted before he wakes it does."""
+    """Take the announcement of a waiting thread, and do not wake it.
+
+    So does a thread that is interrupted before it wakes the other."""
     room = engine.queue.room
     with contextlib.suppress(IndexError):
         engine.queue.idle.announced.pop()
@@ -328,7 +346,10 @@ def steal_wake_up(chaos: Chaos, engine: Any) -> None:
 
 @contextlib.contextmanager
 def unreliable_threads(chaos: Chaos, name: str) -> Iterator[None]:
-    """Now and then there is no thread for a worker of the manager called `name`, or for its callbacks."""
+    """Now and then no thread starts for the manager called `name`.
+
+    That concerns its workers, and the thread for its callbacks.
+    """
     start = threading.Thread.start
 
     def unreliable(thread: threading.Thread) -> None:

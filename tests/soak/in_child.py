@@ -1,7 +1,8 @@
-"""The faults and the tasks of the soak in a child process: the hooks and the tasks that are sent there.
+"""The faults and the tasks of the soak in a child process: the hooks and the tasks that
+are sent there.
 
-Each child throws dice of its own. Whether faults have ended, or creation fails for a while, it learns from signs: files
-in the folder of the round.
+Each child throws dice of its own. Whether faults have ended, or creation fails for a
+while, it learns from signs: files in the folder of the round.
 """
 
 from __future__ import annotations
@@ -25,7 +26,8 @@ from tests.soak.tasks import Tasks
 __all__ = ["ACTS_IN_CHILD", "LOGGER", "PATTERN", "UNSENDABLE", "ChaosInChild", "HooksInChild", "TasksInChild"]
 
 LOGGER = "tests.soak.tasks"
-PATTERN = bytes(range(256)) * 1000  # large enough to travel beside the pickle
+# large enough to travel beside the pickle
+PATTERN = bytes(range(256)) * 1000
 
 DEATHS = ["is killed", "crashes", "exits with 3", "exits with 0"]
 UNSENDABLE = ["returns a lock", "raises a lock", "raises what cannot be rebuilt"]
@@ -53,7 +55,11 @@ class ChaosInChild(Chaos):
             return False
 
     def _hook_errors(self) -> tuple[type[BaseException], ...]:
-        """What is raised here for `run_task` is raised again in its caller, which may be the parent's main thread."""
+        """What hooks raise in this process.
+
+        What is raised for `run_task` is raised again in its caller, which may be the
+        main thread of the parent.
+        """
         return HOOK_ERRORS if "-worker-" in threading.current_thread().name else HOOK_ERRORS_IN_MAIN
 
     def note(self, fault: str) -> None:
@@ -123,7 +129,7 @@ class TasksInChild(Tasks):
         return job.number
 
     def _deafness(self, grace: float) -> float:
-        """Too long, or so long that the end comes when the process is about to be killed."""
+        """Seconds: too long, or until the process is just about to be killed."""
         left, rng = current_context().remaining(), self._chaos.rng
         if left is None or rng.random() < 0.3:
             return patience.SECONDS

@@ -1,7 +1,9 @@
-"""What children write down of what happens in them, and what the ledger makes of it when the round is over.
+"""What children write down of what happens in them, and what the ledger makes of it
+when the round is over.
 
-Each child has a file of its own in the folder of the round. A line is written at once and whole, so that what was done
-before a child is killed is known: the time, what happened, and to what.
+Each child has a file of its own in the folder of the round. A line is written at once
+and whole, so that what was done before a child is killed is known: the time, what
+happened, and to what.
 
     enters HOOK    created OWNER    begins JOB THREAD    ends JOB    returns JOB    destroyed THREAD
     ended JOB      a task found its context ended        faults NAME

@@ -1,7 +1,8 @@
-"""What the soak knows for itself of one manager's tasks and resources, and what it sees at once to be wrong.
+"""What the soak knows for itself of one manager's tasks and resources, and what it sees
+at once to be wrong.
 
-Nothing is noted under a lock that a signal handler could meet: notes are appended to lists, which is indivisible on
-every build, and counted at the end (see `audit`).
+Nothing is noted under a lock that a signal handler could meet: notes are appended to
+lists, which is indivisible on every build, and counted at the end (see `audit`).
 """
 
 from __future__ import annotations
@@ -28,7 +29,8 @@ from tasker import (
 
 __all__ = ["Job", "Ledger", "Loss", "Resource"]
 
-MOST = 10  # violations that are kept: more of the same say nothing
+# violations that are kept: more of the same say nothing
+MOST = 10
 
 
 @dataclass(slots=True, eq=False, repr=False)
@@ -46,9 +48,12 @@ class Job:
     accepted_at: float | None = None  # None: refused, or not known yet
     runs: list[float] = field(default_factory=list)  # when each began
     returned: bool = False
-    outcomes: list[str] = field(default_factory=list)  # one for every time that somebody was told
-    met_closing: bool = False  # refused by a manager that was open when it was offered
-    cut_short: bool = False  # ended by something other than its own function
+    # one for each time that a caller or a callback was told
+    outcomes: list[str] = field(default_factory=list)
+    # refused by a manager that was open when it was offered
+    met_closing: bool = False
+    # ended by something other than its own function
+    cut_short: bool = False
     asked_to_end: bool = False
     withdrawn_at: float | None = None  # when cancel() had returned True
     lost: Loss | None = None  # if it failed with a WorkerLostError
@@ -57,7 +62,10 @@ class Job:
     reference: weakref.ref[TaskFuture[Any]] | None = None  # of a future that was dropped unseen
 
     def known_future(self) -> TaskFuture[Any] | None:
-        """The future; `None` where the form has none, or it was dropped and is collected."""
+        """The future.
+
+        `None` where the form has none, or where it was dropped and is collected.
+        """
         return self.future if self.reference is None else self.reference()
 
     def is_done(self) -> bool:
@@ -90,7 +98,8 @@ class Loss:
 class Resource:
     """Knows who owns it, and whether it is alive and in use."""
 
-    owner: str | None  # the worker's name; None: of the run_task pool
+    # the worker's name; None: it is of the run_task pool
+    owner: str | None
     in_use: threading.Lock = field(default_factory=threading.Lock)
     ends: list[str] = field(default_factory=list)  # the threads that destroyed it
     lost: bool = False  # with its process
@@ -131,7 +140,10 @@ class Ledger:
         faulthandler.dump_traceback(all_threads=True)
 
     def watch(self, engine: Any) -> None:
-        """From now on the ledger knows the engine, and the locks of its parts whose holder can be asked for."""
+        """From now on the ledger knows the engine and the locks of its parts.
+
+        That is those locks whose holder can be asked for.
+        """
         parts = {"engine": engine} | vars(engine)
         self._locks = [
             (f"{part}.{name}", value)
@@ -142,7 +154,10 @@ class Ledger:
         self.engine = engine
 
     def noting_chunks(self, submit: Callable[..., TaskFuture[Any]]) -> Callable[..., TaskFuture[Any]]:
-        """As `submit`, which is that of `map()`; keeps its futures, which nobody else sees."""
+        """As `submit`, which is that of `map()`; its futures are kept.
+
+        No caller sees them.
+        """
 
         def noting(*arguments: Any) -> TaskFuture[Any]:
             future = submit(*arguments)
@@ -152,7 +167,10 @@ class Ledger:
         return noting
 
     def moves(self) -> int:
-        """How much has happened so far; submissions do not count, which a signal handler may go on with for ever."""
+        """How much has happened so far.
+
+        Submissions do not count: a signal handler may go on with them for ever.
+        """
         return sum(len(job.runs) + len(job.outcomes) for job in tuple(self.jobs)) + len(self.resources)
 
     def offered(self) -> list[Job]:
@@ -169,12 +187,13 @@ class Ledger:
         """A function of the user's is being called: is that allowed here and now?"""
         thread = threading.current_thread()
         ours = thread.name.startswith(f"{self.name}-")
-        # a caller's own thread calls back for what it cancels, and logs what it forgets; a destructor may come late
+        # a caller's own thread calls back for what it cancels, and logs what it
+        # forgets; a destructor may come late
         if self.closed and what != "a destructor" and (ours or what not in ("a callback", "the logger")):
             self.broken(f"{what} ran in {thread.name} after the manager had closed")
         if thread.name == "tasker-timer" or thread.name.endswith("-burst"):
             self.broken(f"{what} ran on the thread {thread.name}")
-        # a signal handler may well have interrupted somebody who holds a lock
+        # a signal handler may well have interrupted code that holds a lock
         if thread is not threading.main_thread() and (held := self._locks_held()):
             self.broken(f"{what} ran under a lock of {', '.join(held)}")
 
@@ -235,7 +254,7 @@ class Ledger:
             self.broken(f"{job} found its context ended")
 
     def told(self, job: Job, result: Any, error: BaseException | None) -> None:
-        """Somebody learnt the outcome of a job."""
+        """A caller or a callback learnt the outcome of a job."""
         if error is None:
             outcome = "completed"
             if isinstance(result, bytearray):  # from a task that is laden

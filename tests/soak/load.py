@@ -1,4 +1,7 @@
-"""Who loads the manager of a round, threads, an event loop, a signal handler, the main thread, and who watches it."""
+"""What loads the manager of a round, and what watches it.
+
+The load comes from threads, an event loop, a signal handler and the main thread.
+"""
 
 from __future__ import annotations
 
@@ -42,7 +45,10 @@ class Load:
         self._process = os.getpid()
 
     def run(self, seconds: float) -> None:
-        """Start all threads, and load the manager from this one too, where signal handlers run."""
+        """Start all threads, and load the manager from this one too.
+
+        Signal handlers run on this one.
+        """
         deadline = time.monotonic() + seconds
         for number in range(self.rng.randint(1, 3)):
             self._start(f"producer-{number}", partial(self._produce, random.Random(f"{self._seed}/{number}")))
@@ -85,7 +91,8 @@ class Load:
 
     def _burst(self, rng: random.Random, waits: Sequence[float | None]) -> None:
         """Submit some, then wait for some of them."""
-        most = 30 if self.ledger.loses else 200  # where run_task may start a process for each
+        # with child processes run_task may start one for each
+        most = 30 if self.ledger.loses else 200
         jobs = [self.submitter.submit(rng, rng.choice(FORMS), waits) for _ in range(rng.choice([1, 5, 30, most]))]
         if rng.random() < 0.3:
             self.submitter.cancel_one(rng)
@@ -106,7 +113,8 @@ class Load:
     async def _produce_and_await(self, rng: random.Random) -> None:
         while not self.over.is_set():
             jobs = [self.submitter.submit(rng, "async", AT_ONCE) for _ in range(rng.choice([1, 5, 30]))]
-            # awaiting a GeneratorExit closes the coroutine that awaits: so Python throws it
+            # awaiting a GeneratorExit closes the coroutine that awaits: so Python
+            # throws it
             gentle = [job for job in jobs if job is not None and job.act != "raises GeneratorExit"]
             futures = [job.future for job in gentle if job.future is not None]
             if rng.random() < 0.5:
@@ -121,7 +129,10 @@ class Load:
 
     @contextlib.contextmanager
     def alarms(self) -> Iterator[None]:
-        """A signal handler that submits, cancels, and stops the manager now and then; where there are signals."""
+        """A signal handler that submits, cancels, and stops the manager now and then.
+
+        It does nothing on platforms without such signals.
+        """
         if not hasattr(signal, "setitimer") or threading.current_thread() is not threading.main_thread():
             yield
             return
@@ -138,13 +149,18 @@ class Load:
             signal.signal(signal.SIGALRM, before)
 
     def _on_alarm(self, _: int, frame: FrameType | None) -> None:
-        """Sets the next alarm itself, in the end: an interval would leave a slow machine nothing but alarms."""
-        # without the GIL CPython may call this in a child before it has told it that it has been forked
+        """Act, then set the next alarm.
+
+        An interval would leave a slow machine nothing but alarms.
+        """
+        # without the GIL CPython may call this in a child before it has told it that it
+        # has been forked
         if os.getpid() != self._process:
             return
         if self._alarm_after and self.chaos.strikes("a signal in a signal handler", 0.1):
             signal.setitimer(signal.ITIMER_REAL, 0.0002)
-        # where the stack is nearly full, a RecursionError of the handler's own would look like a fault of the manager
+        # where the stack is nearly full, a RecursionError of the handler's own would
+        # look like a fault of the manager
         if frame is None or frame.f_code is not fail.__code__:
             self._interfere()
         signal.setitimer(signal.ITIMER_REAL, self._alarm_after)
@@ -192,6 +208,9 @@ class Load:
 
 
 async def _awaited(future: TaskFuture[Any]) -> None:
-    """Await a future; here, because the error's traceback keeps this frame, which must not know the manager."""
+    """Await a future.
+
+    The traceback of an error keeps this frame, which must not know the manager.
+    """
     with contextlib.suppress(BaseException):
         await future

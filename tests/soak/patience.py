@@ -7,7 +7,8 @@ from collections.abc import Callable
 
 __all__ = ["SECONDS", "eventually"]
 
-SECONDS = 30.0  # after which something is taken for hung
+# after which something is taken for hung
+SECONDS = 30.0
 
 
 def eventually(condition: Callable[[], bool], seconds: float | None = None) -> bool:

@@ -1,4 +1,7 @@
-"""One round of the soak: a manager under random load with every fault at once, from its making to its end."""
+"""One round of the soak, from the making of a manager to its end.
+
+The manager is under random load, with every fault at once.
+"""
 
 from __future__ import annotations
 
@@ -32,7 +35,8 @@ from tests.soak.submitting import Submitter
 
 __all__ = ["Round"]
 
-HASTY = 0.5  # seconds: a short create_timeout, but longer than a hook and a logger that blocks take
+# seconds: a short create_timeout, but longer than a hook and a logger that blocks take
+HASTY = 0.5
 
 
 class Round:
@@ -52,11 +56,14 @@ class Round:
         self._collector = Collector(self.chaos, self.ledger) if self.rng.random() < 0.3 else None
 
     def engine_reference(self) -> weakref.ref[Any] | None:
-        """For seeing whether the engine is collected; `None` when the manager could not be made."""
+        """For seeing whether the engine is collected.
+
+        `None` where the manager could not be made.
+        """
         return None if self.ledger.engine is None else weakref.ref(self.ledger.engine)
 
     def run(self, seconds: float) -> None:
-        """Make a manager, load it for so long, end it in one of the ways, and audit it."""
+        """Make a manager, load it for so long, end it in one way, and audit it."""
         interval = sys.getswitchinterval()
         sys.setswitchinterval(self.rng.choice([interval, interval, 1e-4, 1e-6]))
         try:
@@ -155,7 +162,7 @@ class Round:
         )
 
     def _rest(self, load: Load) -> None:
-        """Without faults and without load the manager heals, and everything that was accepted ends."""
+        """Check that without faults and load the manager heals, and all tasks end."""
         self.chaos.calm_down()
         load.join()
         manager, broken = load.submitter.manager, self.ledger.broken

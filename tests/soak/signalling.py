@@ -1,4 +1,7 @@
-"""Signals that the soak sends: to all of its processes while it drains, and to itself, to be suspended."""
+"""Signals that the soak sends.
+
+All of its processes get some while a manager drains. Others suspend the soak itself.
+"""
 
 from __future__ import annotations
 
@@ -28,7 +31,10 @@ def can_suspend() -> bool:
 
 
 def suspend(chaos: Chaos) -> None:
-    """Stop this process for a while, as a machine that sleeps would. A helper lets it go on."""
+    """Stop this process for a while, as a machine that sleeps would.
+
+    A helper lets it go on.
+    """
     chaos.note("the process is suspended")
     began = time.monotonic()
     script = f"kill -STOP {os.getpid()}; sleep {SUSPENDED}; kill -CONT {os.getpid()}"
@@ -39,9 +45,12 @@ def suspend(chaos: Chaos) -> None:
 
 @contextlib.contextmanager
 def signalling(chaos: Chaos, ledger: Ledger, rng: random.Random) -> Iterator[None]:
-    """As a supervisor that ends a program: all of its processes get signals that ask to end. The soak ignores them.
+    """As a supervisor that ends a program: all of its processes get signals that ask to
+    end. The soak ignores them.
 
-    Its process group gets them as well, if the soak leads it: else there are others in it."""
+    Its process group gets them as well, if the soak leads it: else there are others in
+    it.
+    """
     before = {number: signal.signal(number, lambda *_: None) for number in _ENDING}
     over = threading.Event()
     thread = threading.Thread(target=_signal, args=(chaos, ledger, rng, over), name="harness-signals", daemon=True)

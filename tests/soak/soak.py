@@ -1,4 +1,4 @@
-"""A run of the soak: its rounds, its last phase, what goes wrong elsewhere, and the report."""
+"""A run of the soak: its rounds, its last phase, and the report."""
 
 from __future__ import annotations
 
@@ -32,16 +32,19 @@ from tests.soak.tasks import nothing, square
 
 __all__ = ["TASKS", "TASKS_WITH_CHILDREN", "Soak"]
 
-STILL = 60.0  # seconds without any movement after which the run has hung
+# seconds without any movement, after which the run has hung
+STILL = 60.0
 ROUNDS_GROW = 16  # MiB
 BATCHES_GROW = 8  # MiB
 FAILING_ALLOCATIONS_EVERY = 25  # rounds
 FEW_ROUNDS = 8  # of fewer nothing can be said
 ROUND = (0.4, 1.2)  # seconds of load, at least and at most
 ROUND_WITH_CHILDREN = (0.8, 2.5)  # in child processes
-PAUSES = ((0.0, 0.0, 0.0), (0.001, 0.02, 0.001), (0.01, 0.1, 0.01))  # rounds are too short for the usual ones
+# of `backoff`: rounds are too short for the usual ones
+PAUSES = ((0.0, 0.0, 0.0), (0.001, 0.02, 0.001), (0.01, 0.1, 0.01))
 BATCH = 10_000
-TASKS = 2_000_000  # in the last phase of a run of a minute or more; shorter runs have their share
+# in the last phase of a run of a minute or more; shorter runs have their share
+TASKS = 2_000_000
 TASKS_WITH_CHILDREN = 50_000
 
 _TOTALS = ("submitted", "accepted", "refused", "mapped", "completed", "failed", "cancelled", "retried")
@@ -69,7 +72,10 @@ class Soak:
         self.violations: list[str] = []
 
     def run(self) -> None:
-        """Rounds until there were enough and the time is over, or one goes wrong; then the batches."""
+        """Run rounds, then batches.
+
+        Rounds end when there were enough and the time is over, or when one goes wrong.
+        """
         with self._watched(), self._overheard():
             rounds = 0
             while not self.violations and (rounds < self._least_rounds or self._left() > 0):
@@ -96,7 +102,8 @@ class Soak:
             if number > self._least_rounds:
                 seconds = min(seconds, max(self._left(), 0.1))
             current.run(seconds)
-        except Exception as error:  # a signal handler's, say: the harness raises none of its own
+        except Exception as error:
+            # a signal handler's, say: the harness raises none of its own
             traceback.print_exc()
             current.ledger.broken(f"the round met {type(error).__name__}: {error}")
 
@@ -221,7 +228,8 @@ class Soak:
     def _watch(self, over: threading.Event) -> None:
         moves, moved_at = None, time.monotonic()
         while not over.wait(0.5):
-            faulthandler.dump_traceback_later(STILL * 1.5, exit=True)  # in case that this thread cannot run either
+            # in case that this thread cannot run either
+            faulthandler.dump_traceback_later(STILL * 1.5, exit=True)
             current, now = self._round, time.monotonic()
             if (seen := (sum(self._ways.values()), self._batches, current and current.ledger.moves())) != moves:
                 moves, moved_at = seen, now
@@ -236,7 +244,11 @@ class Soak:
 
     @contextlib.contextmanager
     def _overheard(self) -> Iterator[None]:
-        """What no caller sees: uncaught exceptions of threads and finalizers, and what the timer thread logs."""
+        """Hear what no caller sees.
+
+        That is uncaught exceptions of threads and finalizers, and what the timer thread
+        logs.
+        """
         hooks = threading.excepthook, sys.unraisablehook
         logger, handler = logging.getLogger("tasker"), _Overhearing(self.violations)
 

@@ -1,4 +1,4 @@
-"""The tasks of the soak: how they are submitted, what they do, and who learns how they ended."""
+"""How the soak submits its tasks, and how it learns their outcomes."""
 
 from __future__ import annotations
 
@@ -28,7 +28,8 @@ MOST_JOBS = 15_000
 MOST_JOBS_WITH_CHILDREN = 1_500  # in child processes
 
 FORMS = ["async"] * 8 + ["callback"] * 4 + ["blocking"] * 2 + ["dropped"] * 2 + ["run_task"]
-UNHURRIED = ["async", "callback", "dropped"]  # forms that do not block, for tasks, callbacks and signal handlers
+# forms that do not block, for tasks, callbacks and signal handlers
+UNHURRIED = ["async", "callback", "dropped"]
 
 # the waits for room, in seconds, that a submitter chooses from
 PATIENT = (None, 0.01, 0)
@@ -37,7 +38,11 @@ AT_ONCE = (0,)
 
 
 class Submitter:
-    """Submits to one manager. The harness refers to the manager here and nowhere else, so that it can be forgotten."""
+    """Submits to one manager.
+
+    The harness refers to the manager here and nowhere else, so that it can be
+    forgotten.
+    """
 
     def __init__(
         self, manager: TaskManager[Resource], chaos: Chaos, ledger: Ledger, tasks_in_child: Tasks | None = None
@@ -60,7 +65,10 @@ class Submitter:
     # -- submitting --------------------------------------------------------------------------------------------------
 
     def submit(self, rng: random.Random, form: str, waits: Sequence[float | None], *, act: str = "") -> Job | None:
-        """Submit one task, of any act unless one is named; `None` when it was not accepted, or the round is full."""
+        """Submit one task, of any act unless one is named.
+
+        `None` where it was not accepted, or the round is full.
+        """
         manager = self.manager
         if manager is None or (not act and len(self.ledger.jobs) >= self._most_jobs):
             time.sleep(0.0001)
@@ -107,7 +115,8 @@ class Submitter:
         act = act or rng.choice(self._choices)
         may_be_limited = form not in ("dropped", "run_task", "mapped")
         if (act == "is deaf" and not may_be_limited) or (act in FORKS and form == "run_task"):
-            act = "returns"  # the child of a thread of the harness would go on with the load
+            # the child of a thread of the harness would go on with the load
+            act = "returns"
         if act == "returns a burden" and form in ("async", "mapped"):
             act = "returns"  # the harness keeps these results
         limited = (may_be_limited and rng.random() < 0.2) or act == "is deaf"

@@ -32,13 +32,18 @@ def python(*arguments: str) -> subprocess.CompletedProcess[str]:
         text=True,
         timeout=120,
         check=False,
-        start_new_session=True,  # it sends signals to its process group, and stops itself
+        # it sends signals to its process group, and stops itself
+        start_new_session=True,
     )
 
 
 def soak_with(broken: str, *, placement: str = "threads", patience: float = 3.0) -> subprocess.CompletedProcess[str]:
-    """A soak of an engine that `broken` breaks; it ends after the first round in which that shows."""
-    seconds = 50  # a slow machine, too, gets to the second round, which is compared with the first
+    """A soak of an engine that `broken` breaks.
+
+    It ends after the first round in which that shows.
+    """
+    # a slow machine, too, gets to the second round, which is compared with the first
+    seconds = 50
     code = f"""
 import sys
 from tests.soak import patience, soak
@@ -157,7 +162,8 @@ def test_a_wrong_option_is_one_line_and_status_2(arguments, words, capsys):
                 count(shard, failed=2 * failed, **others)
             Shard.count = twice
             """,
-            r"are not the|metrics\(\) says",  # at rest the engine corrects what does not add up
+            # at rest the engine corrects what does not add up
+            r"are not the|metrics\(\) says",
             id="a failure is counted twice",
         ),
     ],
@@ -181,8 +187,8 @@ def test_a_short_soak_of_child_processes_kills_some_and_passes():
     assert report["violations"] == []
 
 
-# few tasks, all of which are done (on a slow machine most would be cancelled before they start), every fifth of which
-# ends its process, perhaps
+# few tasks, all of which are done (on a slow machine most would be cancelled before
+# they start), every fifth of which ends its process, perhaps
 LOSING = """
 import tests.soak.load, tests.soak.round, tests.soak.submitting
 tests.soak.submitting.MOST_JOBS_WITH_CHILDREN = 150
