@@ -8,9 +8,9 @@ import weakref
 from types import SimpleNamespace
 
 import pytest
-import tasker.runner
-from tasker.runner import STUCK, CallbackRunner
 
+import tasker._sync.callback_runner
+from tasker._sync.callback_runner import STUCK, CallbackRunner
 from tasker._sync.guarded_logger import GuardedLogger, line_of
 from tests.support.waiting import PATIENCE, eventually
 
@@ -19,7 +19,7 @@ from tests.support.waiting import PATIENCE, eventually
 def clock(monkeypatch):
     """The clock by which a `CallbackRunner` finds that a job is stuck."""
     clock = SimpleNamespace(now=100.0)
-    monkeypatch.setattr(tasker.runner, "monotonic", lambda: clock.now)
+    monkeypatch.setattr(tasker._sync.callback_runner, "monotonic", lambda: clock.now)
     return clock
 
 
