@@ -37,20 +37,32 @@ def main(arguments: Sequence[str] | None = None) -> int:
             print(f"{name:<{width}}  {measurement.title}")
         return 0
 
-    failed = [name for python, on in options.python.items() for name in _measure_all(python, on, options)]
+    failed = [
+        name for python, on in options.python.items() for name in _measure_all(python, on, options)
+    ]
     return 1 if failed else 0
 
 
 def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = Parser(prog="python -m benchmarks", description=__doc__, allow_abbrev=False)
-    parser.add_argument("--quick", action="store_true", help="few short rounds: a smoke test, bad figures")
-    parser.add_argument("--only", type=_names, metavar="NAME[,NAME]", help="these, or all that begin with NAME-")
-    parser.add_argument("--list", action="store_true", help="list the measurements and leave")
     parser.add_argument(
-        "--python", action="append", metavar="PATH", help="measure on that interpreter (may be given more than once)"
+        "--quick", action="store_true", help="few short rounds: a smoke test, bad figures"
     )
     parser.add_argument(
-        "--output", type=Path, metavar="FOLDER", help="add the results to the files there: benchmarks/history"
+        "--only", type=_names, metavar="NAME[,NAME]", help="these, or all that begin with NAME-"
+    )
+    parser.add_argument("--list", action="store_true", help="list the measurements and leave")
+    parser.add_argument(
+        "--python",
+        action="append",
+        metavar="PATH",
+        help="measure on that interpreter (may be given more than once)",
+    )
+    parser.add_argument(
+        "--output",
+        type=Path,
+        metavar="FOLDER",
+        help="add the results to the files there: benchmarks/history",
     )
     options = parser.parse_args(arguments)
     options.only = options.only or list(MEASUREMENTS)
@@ -58,7 +70,9 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
         parser.error(f"argument --output: {options.output} is no folder")
 
     try:
-        options.python = {python: _described(python) for python in options.python or [sys.executable]}
+        options.python = {
+            python: _described(python) for python in options.python or [sys.executable]
+        }
     except ValueError as error:
         parser.error(f"argument --python: {error}")
 
@@ -89,9 +103,15 @@ def _names(text: str) -> list[str]:
     """Names, or their first words: `processes` is all that begin with `processes-`."""
     chosen: list[str] = []
     for name in [part.strip() for part in text.split(",")]:
-        found = [name] if name in MEASUREMENTS else [each for each in MEASUREMENTS if each.startswith(f"{name}-")]
+        found = (
+            [name]
+            if name in MEASUREMENTS
+            else [each for each in MEASUREMENTS if each.startswith(f"{name}-")]
+        )
         if not found:
-            raise argparse.ArgumentTypeError(f"no measurement {name!r}: choose from {', '.join(MEASUREMENTS)}")
+            raise argparse.ArgumentTypeError(
+                f"no measurement {name!r}: choose from {', '.join(MEASUREMENTS)}"
+            )
         chosen += found
 
     return chosen
@@ -100,7 +120,9 @@ def _names(text: str) -> list[str]:
 def _heading(on: Mapping[str, Any]) -> str:
     python, machine, tasker = on["python"], on["machine"], on["tasker"]
     versions = {"tasker": tasker["version"], **on["rivals"]}
-    shown = ", ".join(f"{name} {version}" for name, version in versions.items() if version[0].isdigit())
+    shown = ", ".join(
+        f"{name} {version}" for name, version in versions.items() if version[0].isdigit()
+    )
     missing = f"; not installed, skipped: {', '.join(on['skipped'])}" if on["skipped"] else ""
 
     return (
@@ -143,8 +165,12 @@ def _measure_all(python: str, on: Mapping[str, Any], options: argparse.Namespace
 def _measure(python: str, name: str, quick: bool) -> list[Row]:
     command = [python, "-m", "benchmarks.run_one", name, *["--quick"] * quick]
     with tempfile.TemporaryDirectory() as cache:
-        environment = with_byte_code(cache) if MEASUREMENTS[name].keeps_byte_code else _environment()
-        run = subprocess.run(command, check=True, stdout=subprocess.PIPE, timeout=LIMIT, text=True, env=environment)
+        environment = (
+            with_byte_code(cache) if MEASUREMENTS[name].keeps_byte_code else _environment()
+        )
+        run = subprocess.run(
+            command, check=True, stdout=subprocess.PIPE, timeout=LIMIT, text=True, env=environment
+        )
 
     return [Row.from_json(data) for data in json.loads(run.stdout)]
 

@@ -34,7 +34,9 @@ def awaited_tasks(quick: bool) -> list[Row]:
             "asubmit": lambda: tasker.asubmit(NO_OP.on_resource),
             "run_in_executor on the drop-in": lambda: run_in_executor(drop_in, NO_OP.plain),
         }
-        samples = interleave({name: _sampler(loop, call, count) for name, call in ways.items()}, rounds)
+        samples = interleave(
+            {name: _sampler(loop, call, count) for name, call in ways.items()}, rounds
+        )
 
     return [
         Row(
@@ -45,7 +47,9 @@ def awaited_tasks(quick: bool) -> list[Row]:
             ratio=spread(ratios(samples[BASELINE], samples[TASKER])),
             meaning="times as fast",
             target=on_3_11(this_build(), Target("at least", 1.5)),
-            notes=(f"{rounds} rounds; tasker: queue_task_async, ThreadPoolExecutor: loop.run_in_executor",),
+            notes=(
+                f"{rounds} rounds; tasker: queue_task_async, ThreadPoolExecutor: loop.run_in_executor",
+            ),
         )
     ]
 

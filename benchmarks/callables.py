@@ -56,7 +56,9 @@ def kinds_of_callables(quick: bool) -> list[Row]:
     with open_tasker(1) as pool:
         for number, (kind, fn) in enumerate(KINDS.items(), 1):
             tasks = {TASKER: Task(_nothing, fn), "a function": NO_OP}
-            samples = interleave({name: gather_sampler(pool, task, count) for name, task in tasks.items()}, rounds)
+            samples = interleave(
+                {name: gather_sampler(pool, task, count) for name, task in tasks.items()}, rounds
+            )
             rows.append(
                 Row(
                     name=f"callables-{number}",

@@ -67,7 +67,10 @@ class Panel:
 
     def highest(self) -> float:
         """The end of what is drawn."""
-        return max((max(bar.value.median, bar.value.high) for _, bars in self.lines for bar in bars), default=1.0)
+        return max(
+            (max(bar.value.median, bar.value.high) for _, bars in self.lines for bar in bars),
+            default=1.0,
+        )
 
 
 def main() -> None:
@@ -88,7 +91,9 @@ def draw(results: Sequence[Results], palette: Palette) -> str:
 
     for pair in (panels[begin : begin + 2] for begin in range(0, len(panels), 2)):
         ends = [
-            _draw_panel(drawing, panel, MARGIN + column * (PANEL + GAP), bottom, _ticks(panel.kind, panels))
+            _draw_panel(
+                drawing, panel, MARGIN + column * (PANEL + GAP), bottom, _ticks(panel.kind, panels)
+            )
             for column, panel in enumerate(pair)
         ]
         bottom = max(ends) + 24
@@ -121,7 +126,9 @@ def _cores(results: Results) -> Panel:
     for size in (30, 300):
         for way, words in (("submit", "one by one"), ("map", "map")):
             pools = ((f"cores-{way}-{size}", "plain"), (f"cores-{way}-{size}-baseline", "baseline"))
-            bars = [_bar(row, color) for name, color in pools if (row := results.row(name)) is not None]
+            bars = [
+                _bar(row, color) for name, color in pools if (row := results.row(name)) is not None
+            ]
             lines.append((f"{size} µs, {words}", bars))
 
     return Panel("cores", f"{python_in_words(results)}: pure Python, 2 workers against 1", lines)
@@ -181,7 +188,9 @@ def _draw_header(drawing: Drawing) -> None:
         x += 18 + width_of(words, 12) + 12
 
 
-def _draw_panel(drawing: Drawing, panel: Panel, left: float, top: float, ticks: Sequence[float]) -> float:
+def _draw_panel(
+    drawing: Drawing, panel: Panel, left: float, top: float, ticks: Sequence[float]
+) -> float:
     """Returns where it ends."""
     palette = drawing.palette
     labels = max((width_of(label, 12) for label, _ in panel.lines), default=0) + 8
@@ -216,7 +225,9 @@ def _draw_bar(drawing: Drawing, bar: Bar, x: float, y: float, scale: float) -> N
     end = x + max(value.median, value.high) * scale
     drawing.rectangle(x, y, value.median * scale, BAR, getattr(palette, bar.color))
     middle = y + BAR / 2
-    drawing.line((x + max(value.low, 0) * scale, middle), (x + value.high * scale, middle), palette.text)
+    drawing.line(
+        (x + max(value.low, 0) * scale, middle), (x + value.high * scale, middle), palette.text
+    )
     drawing.text(end + 4, y + BAR - 1, f"{value.median:.1f}{bar.mark}", palette.text, size=SMALL)
 
 

@@ -33,7 +33,9 @@ def killed_children(quick: bool) -> list[Row]:
     """
     rounds = 3 if quick else 21
     with open_processes(1, on_create=os.getpid, on_destroy=NO_OP) as pool:
-        samples = interleave({"mid-task": _in_mid_task(pool.pool), "idle": _idle(pool.pool)}, rounds)
+        samples = interleave(
+            {"mid-task": _in_mid_task(pool.pool), "idle": _idle(pool.pool)}, rounds
+        )
     return [
         Row(
             name=f"processes-killed-{name}",
@@ -78,7 +80,10 @@ def new_children(quick: bool) -> list[Row]:
     """
     rounds = 2 if quick else 21
     memory: dict[str, list[float]] = {TASKER: [], PROCESS_BASELINE: []}
-    samplers = {TASKER: lambda: _start(memory[TASKER]), PROCESS_BASELINE: lambda: _fork(memory[PROCESS_BASELINE])}
+    samplers = {
+        TASKER: lambda: _start(memory[TASKER]),
+        PROCESS_BASELINE: lambda: _fork(memory[PROCESS_BASELINE]),
+    }
     samples = interleave(samplers, rounds)
     notes = (f"{rounds} rounds; {PROCESS_BASELINE}: the platform's default, which may be a fork",)
     rows = [
@@ -107,7 +112,13 @@ def new_children(quick: bool) -> list[Row]:
 
 
 def _start(memory: list[float]) -> float:
-    config = Config(on_create=os.getpid, on_destroy=NO_OP, worker_count=1, max_worker_count=1, placement=Processes())
+    config = Config(
+        on_create=os.getpid,
+        on_destroy=NO_OP,
+        worker_count=1,
+        max_worker_count=1,
+        placement=Processes(),
+    )
     managers: list[TaskManager[int]] = []
 
     def begin() -> None:

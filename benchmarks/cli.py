@@ -26,7 +26,15 @@ def lines_a_second(quick: bool) -> list[Row]:
     with tempfile.TemporaryDirectory() as folder:
         source, target = Path(folder, "in"), Path(folder, "out")
         source.write_text("".join(f"line {number}\n" for number in range(count)))
-        command = [sys.executable, "-m", "tasker", "map", f"{__name__}:{no_op.__name__}", "--workers", "4"]
+        command = [
+            sys.executable,
+            "-m",
+            "tasker",
+            "map",
+            f"{__name__}:{no_op.__name__}",
+            "--workers",
+            "4",
+        ]
         command += ["--input", str(source), "--output", str(target)]
         environment = os.environ | {"PYTHONPATH": path_of_packages()}
 

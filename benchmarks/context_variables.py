@@ -42,7 +42,9 @@ def propagated_variables(quick: bool) -> list[Row]:
                 "without": stack.enter_context(open_tasker(workers, propagate_contextvars=False)),
                 "with retries": stack.enter_context(open_tasker(workers, check_health=_is_healthy)),
             }
-            samples = interleave({name: gather_sampler(pool, NO_OP, count) for name, pool in pools.items()}, rounds)
+            samples = interleave(
+                {name: gather_sampler(pool, NO_OP, count) for name, pool in pools.items()}, rounds
+            )
 
         rows.append(
             Row(
@@ -53,7 +55,10 @@ def propagated_variables(quick: bool) -> list[Row]:
                 ratio=spread(ratios(samples[TASKER], samples["without"])),
                 meaning="of its time without context variables",
                 target=on_3_11(this_build(), Target("at most", 1.2)),
-                notes=(f"{count:,} tasks, {rounds} rounds", "with retries: each attempt gets a copy of its own"),
+                notes=(
+                    f"{count:,} tasks, {rounds} rounds",
+                    "with retries: each attempt gets a copy of its own",
+                ),
             )
         )
 

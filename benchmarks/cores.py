@@ -60,8 +60,19 @@ def second_workers(size: int, quick: bool) -> list[Row]:
             samples = interleave(_samplers(stack, way, steps, count), rounds)
         title = f"tasks of {size} µs of pure Python {words}, 2 workers"
         note = f"{count:,} tasks, {rounds} rounds"
-        rows.append(_row(f"cores-{way}-{size}", title, TASKER, samples, Target("at least", 1.9), note))
-        rows.append(_row(f"cores-{way}-{size}-baseline", f"{title}: {BASELINE}", BASELINE, samples, None, note))
+        rows.append(
+            _row(f"cores-{way}-{size}", title, TASKER, samples, Target("at least", 1.9), note)
+        )
+        rows.append(
+            _row(
+                f"cores-{way}-{size}-baseline",
+                f"{title}: {BASELINE}",
+                BASELINE,
+                samples,
+                None,
+                note,
+            )
+        )
 
     return rows
 
@@ -78,7 +89,9 @@ def _samplers(stack: ExitStack, way: str, steps: int, count: int) -> dict[str, S
     return samplers
 
 
-def _submit(submit: Callable[..., Any], function: Callable[..., object], steps: int, count: int) -> None:
+def _submit(
+    submit: Callable[..., Any], function: Callable[..., object], steps: int, count: int
+) -> None:
     futures = [submit(function, steps) for _ in range(count)]
     [future.result() for future in futures]
 
@@ -91,7 +104,14 @@ def _sampler(run: Callable[[], object], count: int) -> Sampler:
     return lambda: seconds(run) / count * 1e6
 
 
-def _row(name: str, title: str, pool: str, samples: dict[str, list[float]], target: Target | None, note: str) -> Row:
+def _row(
+    name: str,
+    title: str,
+    pool: str,
+    samples: dict[str, list[float]],
+    target: Target | None,
+    note: str,
+) -> Row:
     alone = f"{pool}, {ALONE}"
     shown = {each: samples[each] for each in (pool, alone)}
     return Row(

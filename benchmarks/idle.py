@@ -11,7 +11,16 @@ from contextlib import AbstractContextManager, ExitStack
 from pathlib import Path
 
 from benchmarks.harness.results import Row
-from benchmarks.harness.rivals import BASELINE, TASKER, Pool, Task, installed, open_drop_in, open_executor, open_tasker
+from benchmarks.harness.rivals import (
+    BASELINE,
+    TASKER,
+    Pool,
+    Task,
+    installed,
+    open_drop_in,
+    open_executor,
+    open_tasker,
+)
 from benchmarks.harness.rounds import spreads
 from benchmarks.harness.targets import Target
 
@@ -134,14 +143,18 @@ def _watch(
     with open_pool(WORKERS) as pool:
         _use_all_workers(pool, WORKERS)
         time.sleep(settle)
-        apart = {thread.native_id for thread in threading.enumerate() if thread.name == f"{TASKER}-burst"}
+        apart = {
+            thread.native_id for thread in threading.enumerate() if thread.name == f"{TASKER}-burst"
+        }
         switches, used, began = voluntary_switches(), time.process_time(), time.monotonic()
         time.sleep(watch)
         passed = time.monotonic() - began
         used = time.process_time() - used
         after = voluntary_switches()
 
-    slept = [after[thread] - switches.get(thread, 0) for thread in after if thread not in others | apart]
+    slept = [
+        after[thread] - switches.get(thread, 0) for thread in after if thread not in others | apart
+    ]
     return (sum(slept) / passed if slept else None), used / passed * 100
 
 

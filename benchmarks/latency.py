@@ -13,14 +13,26 @@ import _thread
 import threading
 from contextlib import ExitStack
 
-from benchmarks.harness.both_forms import Samples, open_both_forms, rows_of_both_forms, times_as_fast
+from benchmarks.harness.both_forms import (
+    Samples,
+    open_both_forms,
+    rows_of_both_forms,
+    times_as_fast,
+)
 from benchmarks.harness.results import Row, workers_in_words
 from benchmarks.harness.rivals import BASELINE, NO_OP, TASKER, TaskerPool, open_pools
 from benchmarks.harness.rounds import Spread, interleave, ratios, spread, spreads
 from benchmarks.harness.samplers import callers_sampler, calls_sampler, round_trip_sampler
 from benchmarks.harness.targets import Target
 
-__all__ = ["HAND_OVERS", "HandOvers", "above_hand_overs", "blocking_callers", "round_trips", "run_task"]
+__all__ = [
+    "HAND_OVERS",
+    "HandOvers",
+    "above_hand_overs",
+    "blocking_callers",
+    "round_trips",
+    "run_task",
+]
 
 HAND_OVERS = "two lock hand-overs"
 
@@ -94,13 +106,18 @@ def blocking_callers(quick: bool) -> list[Row]:
     callers, workers, count, rounds = (8, 4, 20, 3) if quick else (8, 4, 250, 21)
     with ExitStack() as stack:
         pools = open_both_forms(stack, workers, futures=True)
-        samplers = {name: callers_sampler(pool, task, callers, count) for name, (pool, task) in pools.items()}
+        samplers = {
+            name: callers_sampler(pool, task, callers, count)
+            for name, (pool, task) in pools.items()
+        }
         samples = interleave(samplers, rounds)
 
     title = f"{callers} blocking callers, {workers_in_words(workers)}"
     note = f"{callers} x {count:,} round trips, {rounds} rounds"
 
-    return rows_of_both_forms(f"callers-{callers}", title, "µs a task", samples, times_as_fast, note)
+    return rows_of_both_forms(
+        f"callers-{callers}", title, "µs a task", samples, times_as_fast, note
+    )
 
 
 def run_task(quick: bool) -> list[Row]:
@@ -108,7 +125,11 @@ def run_task(quick: bool) -> list[Row]:
     count, rounds = (100, 3) if quick else (1_000, 21)
     with ExitStack() as stack:
         pools = open_pools(stack, 4, futures=True)
-        samplers = {name: round_trip_sampler(pool, NO_OP, count) for name, pool in pools.items() if name != TASKER}
+        samplers = {
+            name: round_trip_sampler(pool, NO_OP, count)
+            for name, pool in pools.items()
+            if name != TASKER
+        }
         own = pools[TASKER]
         assert isinstance(own, TaskerPool)
         samplers[TASKER] = calls_sampler(lambda calls: own.run_tasks(NO_OP, calls), count)

@@ -44,7 +44,9 @@ def mapped_items(quick: bool) -> list[Row]:
             "ordered=False": lambda items: tasker.map(_no_op_on, items, ordered=False),
             f"chunksize={CHUNK}": lambda items: tasker.map(_no_op_on, items, chunksize=CHUNK),
         }
-        samples = interleave({name: map_sampler(mapped, count) for name, mapped in ways.items()}, rounds)
+        samples = interleave(
+            {name: map_sampler(mapped, count) for name, mapped in ways.items()}, rounds
+        )
 
     return [
         Row(

@@ -39,7 +39,16 @@ def metrics_cost(quick: bool) -> list[Row]:
         after = _settled_memory(old)
         rows = [
             _compare("metrics", "metrics()", young, old, few, many, rounds, new=0),
-            _compare("metrics-new", f"metrics() with {NEW_TASKS:,} new", young, old, few, many, rounds, new=NEW_TASKS),
+            _compare(
+                "metrics-new",
+                f"metrics() with {NEW_TASKS:,} new",
+                young,
+                old,
+                few,
+                many,
+                rounds,
+                new=NEW_TASKS,
+            ),
         ]
 
     if before is not None and after is not None:
@@ -50,14 +59,18 @@ def metrics_cost(quick: bool) -> list[Row]:
                 unit="MiB",
                 figures=spreads({TASKER: [(after - before) / MEBIBYTE]}),
                 target=Target("at most", 2, "MiB", of="tasker"),
-                notes=(f"resident set, {before / MEBIBYTE:.1f} MiB before; up to {BATCH:,} tasks waiting at a time",),
+                notes=(
+                    f"resident set, {before / MEBIBYTE:.1f} MiB before; up to {BATCH:,} tasks waiting at a time",
+                ),
             )
         )
 
     return rows
 
 
-def _compare(name: str, title: str, young: Pool, old: Pool, few: int, many: int, rounds: int, *, new: int) -> Row:
+def _compare(
+    name: str, title: str, young: Pool, old: Pool, few: int, many: int, rounds: int, *, new: int
+) -> Row:
     def sampler(pool: Pool) -> float:
         pool.gather(NO_OP, new)
         return seconds(pool.pool.metrics) * 1e6

@@ -26,7 +26,13 @@ from benchmarks.harness.rounds import Sampler, interleave, ratios, seconds, spre
 from benchmarks.harness.samplers import callers_sampler, map_sampler, round_trip_sampler
 from benchmarks.harness.targets import Target
 
-__all__ = ["process_callers", "process_map", "process_payloads", "process_round_trips", "processor_time"]
+__all__ = [
+    "process_callers",
+    "process_map",
+    "process_payloads",
+    "process_round_trips",
+    "processor_time",
+]
 
 WORKERS = 4
 LARGE = 10_000_000  # bytes
@@ -83,7 +89,9 @@ def process_round_trips(quick: bool) -> list[Row]:
         samples = interleave(samplers, rounds)
 
     title = f"processes: blocking round trip, one caller, {workers_in_words(WORKERS)}"
-    return _compared("processes-round-trip", title, samples, f"{count:,} round trips, {rounds} rounds")
+    return _compared(
+        "processes-round-trip", title, samples, f"{count:,} round trips, {rounds} rounds"
+    )
 
 
 def process_callers(quick: bool) -> list[Row]:
@@ -91,11 +99,15 @@ def process_callers(quick: bool) -> list[Row]:
     count, rounds = (20, 2) if quick else (200, 15)
     with ExitStack() as stack:
         pools = open_process_pools(stack, WORKERS)
-        samplers = {name: callers_sampler(pool, NO_OP, WORKERS, count) for name, pool in pools.items()}
+        samplers = {
+            name: callers_sampler(pool, NO_OP, WORKERS, count) for name, pool in pools.items()
+        }
         samples = interleave(samplers, rounds)
 
     title = f"processes: {WORKERS} blocking callers, {workers_in_words(WORKERS)}"
-    return _compared("processes-callers", title, samples, f"{WORKERS} x {count:,} round trips, {rounds} rounds")
+    return _compared(
+        "processes-callers", title, samples, f"{WORKERS} x {count:,} round trips, {rounds} rounds"
+    )
 
 
 def _compared(name: str, title: str, samples: dict[str, list[float]], note: str) -> list[Row]:
@@ -127,14 +139,22 @@ def process_map(quick: bool) -> list[Row]:
     rows = []
     with ExitStack() as stack:
         own, other = (pool.pool for pool in open_process_pools(stack, WORKERS, BOTH).values())
-        for chunk, count, rounds in ((1, 200, 2), (CHUNK, 1_000, 2)) if quick else ((1, 2_000, 9), (CHUNK, 50_000, 9)):
+        for chunk, count, rounds in (
+            ((1, 200, 2), (CHUNK, 1_000, 2)) if quick else ((1, 2_000, 9), (CHUNK, 50_000, 9))
+        ):
             ways: dict[str, Callable[[Iterable[int]], Iterable[Any]]] = {
                 TASKER: partial(own.map, _item_on, chunksize=chunk),
                 PROCESS_BASELINE: partial(other.map, _item, chunksize=chunk),
             }
-            samples = interleave({name: map_sampler(mapped, count) for name, mapped in ways.items()}, rounds)
+            samples = interleave(
+                {name: map_sampler(mapped, count) for name, mapped in ways.items()}, rounds
+            )
             title = f"processes: map over {count:,} no-op items, chunksize={chunk}, {workers_in_words(WORKERS)}"
-            rows.append(_row(f"processes-map-{chunk}", title, "µs an item", samples, None, f"{rounds} rounds"))
+            rows.append(
+                _row(
+                    f"processes-map-{chunk}", title, "µs an item", samples, None, f"{rounds} rounds"
+                )
+            )
 
     return rows
 
@@ -156,10 +176,14 @@ def process_payloads(quick: bool) -> list[Row]:
         }
 
         for name, ways_of in ways.items():
-            samples = interleave({each: _call_sampler(submit, count) for each, submit in ways_of.items()}, rounds)
+            samples = interleave(
+                {each: _call_sampler(submit, count) for each, submit in ways_of.items()}, rounds
+            )
             title = f"processes: {name} of {LARGE // 1_000_000} MB"
             note = f"bytes, {count} calls, {rounds} rounds"
-            rows.append(_row(f"processes-{name}", title, "ms", samples, Target("at least", 1), note))
+            rows.append(
+                _row(f"processes-{name}", title, "ms", samples, Target("at least", 1), note)
+            )
 
     return rows
 
@@ -172,8 +196,14 @@ def processor_time(quick: bool) -> list[Row]:
 
     with ExitStack() as stack:
         pools = open_process_pools(stack, 2, BOTH)
-        pools = {TASKER: pools[TASKER], one: stack.enter_context(open_processes(1)), two: pools[PROCESS_BASELINE]}
-        samples = interleave({name: _gather_sampler(pool, task, count) for name, pool in pools.items()}, rounds)
+        pools = {
+            TASKER: pools[TASKER],
+            one: stack.enter_context(open_processes(1)),
+            two: pools[PROCESS_BASELINE],
+        }
+        samples = interleave(
+            {name: _gather_sampler(pool, task, count) for name, pool in pools.items()}, rounds
+        )
 
     return [
         Row(
@@ -192,7 +222,14 @@ def processor_time(quick: bool) -> list[Row]:
 # -- the pieces ----------------------------------------------------------------------------------------------------
 
 
-def _row(name: str, title: str, unit: str, samples: dict[str, list[float]], target: Target | None, *notes: str) -> Row:
+def _row(
+    name: str,
+    title: str,
+    unit: str,
+    samples: dict[str, list[float]],
+    target: Target | None,
+    *notes: str,
+) -> Row:
     return Row(
         name=name,
         title=title,

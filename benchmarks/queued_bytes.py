@@ -42,7 +42,9 @@ def queued_tasks(quick: bool) -> list[Row]:
     ]
 
 
-def _sampler(open_pool: Callable[[int], AbstractContextManager[Pool]], count: int) -> Callable[[], float]:
+def _sampler(
+    open_pool: Callable[[int], AbstractContextManager[Pool]], count: int
+) -> Callable[[], float]:
     def sample() -> float:
         gate = threading.Event()
         with open_pool(1) as pool:

@@ -47,8 +47,12 @@ def ray_tasks(quick: bool) -> list[Row]:
         samplers: dict[str, Sampler] = {
             TASKER: lambda: seconds(lambda: gather(manager, count)) / count * 1e6,
             ORDERED: lambda: seconds(lambda: list(pool.map(_send, range(count)))) / count * 1e6,
-            UNORDERED: lambda: seconds(lambda: list(pool.map_unordered(_send, range(count)))) / count * 1e6,
-            PLAIN: lambda: seconds(lambda: [ray.get(plain.remote(i)) for i in range(singly)]) / singly * 1e6,
+            UNORDERED: lambda: (
+                seconds(lambda: list(pool.map_unordered(_send, range(count)))) / count * 1e6
+            ),
+            PLAIN: lambda: (
+                seconds(lambda: [ray.get(plain.remote(i)) for i in range(singly)]) / singly * 1e6
+            ),
         }
         samples = interleave(samplers, rounds)
 

@@ -8,7 +8,16 @@ from contextlib import ExitStack
 
 from benchmarks.harness.both_forms import open_both_forms, rows_of_both_forms, times_as_fast
 from benchmarks.harness.results import Row, workers_in_words
-from benchmarks.harness.rivals import BASELINE, NO_OP, TASKER, Pool, Task, open_drop_in, open_executor, open_pools
+from benchmarks.harness.rivals import (
+    BASELINE,
+    NO_OP,
+    TASKER,
+    Pool,
+    Task,
+    open_drop_in,
+    open_executor,
+    open_pools,
+)
 from benchmarks.harness.rounds import interleave, ratios, spread, spreads
 from benchmarks.harness.samplers import gather_sampler
 from benchmarks.harness.targets import Target, on_3_11, this_build
@@ -36,7 +45,9 @@ def submit_all(workers: int, quick: bool) -> list[Row]:
     note = f"{count:,} tasks, {rounds} rounds"
     cost = Target("at most", 1.25, goal=1.1)
 
-    return rows_of_both_forms(f"submit-{workers}", title, "µs a task", samples, times_as_fast, note, cost=cost)
+    return rows_of_both_forms(
+        f"submit-{workers}", title, "µs a task", samples, times_as_fast, note, cost=cost
+    )
 
 
 def drop_in(quick: bool) -> list[Row]:
@@ -46,7 +57,10 @@ def drop_in(quick: bool) -> list[Row]:
 
     for workers in (1, 4):
         with ExitStack() as stack:
-            own, other = (stack.enter_context(open_pool(workers)) for open_pool in (open_drop_in, open_executor))
+            own, other = (
+                stack.enter_context(open_pool(workers))
+                for open_pool in (open_drop_in, open_executor)
+            )
             samples = _gather({TASKER: (own, NO_OP), BASELINE: (other, NO_OP)}, count, rounds)
 
         ratio, meaning = times_as_fast(samples)
@@ -88,5 +102,9 @@ def sleeping_tasks(quick: bool) -> list[Row]:
     ]
 
 
-def _gather(pools: Mapping[str, tuple[Pool, Task]], count: int, rounds: int) -> dict[str, list[float]]:
-    return interleave({name: gather_sampler(pool, task, count) for name, (pool, task) in pools.items()}, rounds)
+def _gather(
+    pools: Mapping[str, tuple[Pool, Task]], count: int, rounds: int
+) -> dict[str, list[float]]:
+    return interleave(
+        {name: gather_sampler(pool, task, count) for name, (pool, task) in pools.items()}, rounds
+    )

@@ -99,12 +99,16 @@ async def fetch_pages(port: int) -> None:
         on_destroy=HTTPConnection.close,
         worker_count=4,
         queue_size=8,  # who submits faster than the server answers awaits room, instead of filling the memory
-        check_health=unhealthy_on(OSError, HTTPException),  # after either, the connection is out of step
+        check_health=unhealthy_on(
+            OSError, HTTPException
+        ),  # after either, the connection is out of step
     )
     async with TaskManager(config) as manager:
         print("asubmit:", await manager.asubmit(fetch, "/index"))
 
-        future = manager.queue_task_async(fetch, "/news", queue_timeout=0)  # full: an error rather than a blocked loop
+        future = manager.queue_task_async(
+            fetch, "/news", queue_timeout=0
+        )  # full: an error rather than a blocked loop
         print("queue_task_async:", await future)
 
         items = [f"/item/{number}" for number in range(100)]
@@ -121,7 +125,9 @@ async def fetch_pages(port: int) -> None:
                 await manager.asubmit(fetch_or_abort, "/never")
         except TimeoutError:
             print("cancelled: no answer from /never")
-        print("afterwards:", await manager.asubmit(fetch, "/index"))  # that worker has a new connection
+        print(
+            "afterwards:", await manager.asubmit(fetch, "/index")
+        )  # that worker has a new connection
 
     metrics = manager.metrics()
     print(metrics.total_tasks_completed, "completed,", metrics.total_tasks_retried, "retried")

@@ -38,7 +38,12 @@ PLACEMENTS: dict[str, Placement] = {
     "ray": Ray(address=os.environ.get("RAY_ADDRESS")),
 }
 COMPARED = ["threads", "processes"]
-UNREADABLE = (OSError, SyntaxError, tokenize.TokenError, UnicodeDecodeError)  # what reading a file may raise
+UNREADABLE = (
+    OSError,
+    SyntaxError,
+    tokenize.TokenError,
+    UnicodeDecodeError,
+)  # what reading a file may raise
 SKIPPED_FOLDERS = {"test", "tests", "site-packages", "__pycache__"}
 MOST = 5  # words that are printed
 
@@ -52,7 +57,9 @@ class Splitter:
     def words(self, name: str) -> list[str]:
         """`readHTTPHeader_fast` is read, http, header and fast."""
         if name not in self.known:
-            self.known[name] = [word.lower() for word in re.findall(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+", name)]
+            self.known[name] = [
+                word.lower() for word in re.findall(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+", name)
+            ]
         return self.known[name]
 
     def close(self) -> None:
@@ -100,11 +107,17 @@ def count_all(paths: list[str], placement: str, workers: int) -> tuple[Counter[s
 
 
 def main() -> int:
-    cli = argparse.ArgumentParser(description="Count the words in the names of a Python source tree.")
+    cli = argparse.ArgumentParser(
+        description="Count the words in the names of a Python source tree."
+    )
     cli.add_argument("directory", nargs="?", type=Path, default=sysconfig.get_path("stdlib"))
-    cli.add_argument("--placement", choices=PLACEMENTS, default="processes", help="default: %(default)s")
+    cli.add_argument(
+        "--placement", choices=PLACEMENTS, default="processes", help="default: %(default)s"
+    )
     cli.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="default: one a CPU")
-    cli.add_argument("--compare", action="store_true", help="on threads and in processes: how long each took")
+    cli.add_argument(
+        "--compare", action="store_true", help="on threads and in processes: how long each took"
+    )
     options = cli.parse_args()
     paths = python_files(options.directory)
     seconds: list[float] = []
@@ -113,15 +126,21 @@ def main() -> int:
             started = time.perf_counter()
             words, unreadable = count_all(paths, placement, options.workers)
             seconds.append(time.perf_counter() - started)
-            print(f"{placement}: {words.total()} words in {len(paths)} files, {unreadable} of them unreadable")
+            print(
+                f"{placement}: {words.total()} words in {len(paths)} files, {unreadable} of them unreadable"
+            )
             for word, times in sorted(words.items(), key=lambda item: (-item[1], item[0]))[:MOST]:
                 print(f"  {times:>6} {word}")
-    except ConfigError as error:  # a wrong number of workers, a system without such processes, no Ray
+    except (
+        ConfigError
+    ) as error:  # a wrong number of workers, a system without such processes, no Ray
         cli.exit(2, f"{cli.prog}: {error}\n")
     if options.compare:
         threads, processes = seconds
         ratio = threads / processes
-        print(f"threads took {threads:.1f} s, processes {processes:.1f} s: {ratio:.1f} times as fast")
+        print(
+            f"threads took {threads:.1f} s, processes {processes:.1f} s: {ratio:.1f} times as fast"
+        )
     return 0
 
 

@@ -20,7 +20,11 @@ from collections.abc import Iterator
 
 from tasker import Config, TaskLifecycleTimestamps, TaskManager, TaskMetrics, unhealthy_on
 
-BOUNDS = (0.01, 0.1, 1.0)  # seconds: upper ends of the histogram's buckets; a last one holds what took longer
+BOUNDS = (
+    0.01,
+    0.1,
+    1.0,
+)  # seconds: upper ends of the histogram's buckets; a last one holds what took longer
 
 
 class PrometheusCollector:
@@ -87,7 +91,9 @@ class PrometheusCollector:
         yield "# TYPE task_retries_total counter"
         yield f"task_retries_total {retried}"
         yield "# TYPE task_seconds histogram"
-        for bound, count in zip((*map(str, BOUNDS), "+Inf"), counts, strict=True):  # each holds the ones before it
+        for bound, count in zip(
+            (*map(str, BOUNDS), "+Inf"), counts, strict=True
+        ):  # each holds the ones before it
             yield f'task_seconds_bucket{{le="{bound}"}} {count}'
         yield f"task_seconds_sum {ran:.3f}"
         yield f"task_seconds_count {counts[-1]}"
@@ -100,7 +106,9 @@ class Printer:
 
     def print_page(self, page: int) -> None:
         if page < 1:
-            raise ValueError(f"there is no page {page}")  # the task's own fault: it fails, the printer is kept
+            raise ValueError(
+                f"there is no page {page}"
+            )  # the task's own fault: it fails, the printer is kept
         if page == 13 and not Printer.jammed:
             Printer.jammed = True
             raise ConnectionError("paper jam")  # costs the printer: the task is retried on another

@@ -35,7 +35,9 @@ class Mailer:
 
 
 def note_delivery(result: str | None, error: BaseException | None) -> None:
-    raise LookupError("no such folder: Sent")  # the task has succeeded by now: nobody is there to catch this
+    raise LookupError(
+        "no such folder: Sent"
+    )  # the task has succeeded by now: nobody is there to catch this
 
 
 def send_mail(logger: Logger) -> None:
@@ -50,7 +52,9 @@ def send_mail(logger: Logger) -> None:
         logger=logger,
     )
     with TaskManager(config) as manager:
-        print(manager.queue_task(Mailer.send, "ann"))  # waits for the resource; the caller notices nothing else
+        print(
+            manager.queue_task(Mailer.send, "ann")
+        )  # waits for the resource; the caller notices nothing else
         manager.queue_task_with_callback(Mailer.send, note_delivery, "bob")
         manager.join()
 
@@ -68,7 +72,9 @@ def logger_to_stdout(name: str, layout: str) -> logging.Logger:
 def with_standard_logging() -> None:
     # A child of "tasker": what is set on the logger "tasker" holds for all managers, what is set here for this one.
     # Messages come from the workers' threads, whose names hold that of the manager.
-    send_mail(logger_to_stdout("tasker.mail", "%(levelname)s %(name)s [%(threadName)s] %(message)s"))
+    send_mail(
+        logger_to_stdout("tasker.mail", "%(levelname)s %(name)s [%(threadName)s] %(message)s")
+    )
 
 
 def with_structlog() -> None:
@@ -85,7 +91,9 @@ def with_structlog() -> None:
             structlog.stdlib.add_log_level,
             structlog.stdlib.PositionalArgumentsFormatter(),  # fills the %s of a message: tasker needs this one
             structlog.processors.format_exc_info,
-            structlog.processors.JSONRenderer(sort_keys=True),  # one message, one line, with its traceback
+            structlog.processors.JSONRenderer(
+                sort_keys=True
+            ),  # one message, one line, with its traceback
         ],
     )
     send_mail(logger.bind(service="newsletter"))  # what is bound stands in every message

@@ -59,7 +59,9 @@ def main() -> int:
             manager.stop(GRACE)
 
         signal.signal(signal.SIGTERM, stop)
-        signal.signal(signal.SIGINT, stop)  # else Ctrl-C raises KeyboardInterrupt, and leaving the block so kills
+        signal.signal(
+            signal.SIGINT, stop
+        )  # else Ctrl-C raises KeyboardInterrupt, and leaving the block so kills
         if sys.platform == "win32":
             signal.signal(signal.SIGBREAK, stop)
 
@@ -70,14 +72,18 @@ def main() -> int:
                 manager.queue_task_async(send, letter)  # waits while four are waiting
                 accepted += 1
                 if letter == 10:
-                    print(f"process {os.getpid()} is open: end it with SIGTERM or Ctrl-C", flush=True)
+                    print(
+                        f"process {os.getpid()} is open: end it with SIGTERM or Ctrl-C", flush=True
+                    )
         except TaskManagerShutdownError:
             print("closing: no more letters are accepted")
 
         report = manager.stop(GRACE)  # a second signal, from now on, changes nothing
         print("all that was accepted is done:", report.completed == accepted)
         print("fetching ended by itself:", fetching.exception() is None)
-        print(f"drained: {report.drained}, failed: {report.failed}, threads left behind: {len(report.abandoned)}")
+        print(
+            f"drained: {report.drained}, failed: {report.failed}, threads left behind: {len(report.abandoned)}"
+        )
     return 0 if report.drained else 1
 
 

@@ -93,14 +93,22 @@ def main() -> None:
             print("urgent pictures first")
             for name in ("beach.jpg", "dinner.jpg", "sunset.jpg"):
                 manager.queue_task_async(thumbnail, name, picture(400, 300))
-            urgent = manager.queue_task_with_priority_async(thumbnail, "passport.jpg", picture(300, 400))
+            urgent = manager.queue_task_with_priority_async(
+                thumbnail, "passport.jpg", picture(300, 400)
+            )
             opened.set()  # not earlier, or the first pictures would be made before the urgent one is there
             manager.join()  # until all is made
             print("  the urgent one measures", urgent.result())
 
             print("a bad picture")
             bad = manager.queue_task_async(thumbnail, "bad.jpg", b"not a picture")
-            print("  the caller gets", type(bad.exception()).__name__, "after", bad.attempts, "attempt")
+            print(
+                "  the caller gets",
+                type(bad.exception()).__name__,
+                "after",
+                bad.attempts,
+                "attempt",
+            )
 
             print("a broken workshop")
             for scratch in output.glob("scratch-*"):
@@ -109,8 +117,14 @@ def main() -> None:
             print("  the caller gets", rescued.result(), "after", rescued.attempts, "attempts")
 
             figures = manager.metrics()
-        print(f"{figures.total_tasks_completed} completed, {figures.total_tasks_failed} failed,", end=" ")
-        print(f"{figures.total_tasks_retried} retried;", sorted(path.name for path in output.iterdir()))
+        print(
+            f"{figures.total_tasks_completed} completed, {figures.total_tasks_failed} failed,",
+            end=" ",
+        )
+        print(
+            f"{figures.total_tasks_retried} retried;",
+            sorted(path.name for path in output.iterdir()),
+        )
 
 
 if __name__ == "__main__":

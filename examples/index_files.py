@@ -63,9 +63,14 @@ from tasker import (
 
 SKIPPED_FOLDERS = {"__pycache__", "site-packages"}
 FILE_TIMEOUT = 30.0  # seconds; the slowest file of the standard library takes 0.2
-IN_FLIGHT = 256  # files: enough to keep every parser busy during a commit, few enough to keep memory small
+IN_FLIGHT = (
+    256  # files: enough to keep every parser busy during a commit, few enough to keep memory small
+)
 TICK = 0.2  # seconds between two looks at the pool
-BATCH_FILES, BATCH_SECONDS = 100, 0.5  # one transaction: what a Ctrl-C may cost, against what a commit costs
+BATCH_FILES, BATCH_SECONDS = (
+    100,
+    0.5,
+)  # one transaction: what a Ctrl-C may cost, against what a commit costs
 LONGEST_ANSWER = 64 << 20  # bytes; a child that writes for ever must not fill the memory
 
 # ----------------------------------------------------------------------------- what runs in a child, however it is made
@@ -75,13 +80,26 @@ Row = tuple[str, str, int, str]  # kind, qualified name, line, docstring
 
 def describe(source: bytes, path: str) -> list[Row]:
     """Return a row for the module and for every class and function in it."""
-    module = ast.parse(source, os.path.basename(path))  # bytes: the parser itself knows byte order marks and PEP 263
-    name = os.path.basename(os.path.dirname(path) if path.endswith("__init__.py") else path.removesuffix(".py"))
+    module = ast.parse(
+        source, os.path.basename(path)
+    )  # bytes: the parser itself knows byte order marks and PEP 263
+    name = os.path.basename(
+        os.path.dirname(path) if path.endswith("__init__.py") else path.removesuffix(".py")
+    )
     kinds = {"ClassDef": "class", "FunctionDef": "function", "AsyncFunctionDef": "async function"}
     found = [("module", name, 1, ast.get_docstring(module) or "")]
     nodes: list[tuple[ast.AST, str]] = [(module, "")]
-    for node, scope in nodes:  # grows while it is walked: deep nesting would exhaust a recursive walk
-        for block in ("body", "handlers", "orelse", "finalbody", "cases"):  # statements only: most nodes are not
+    for (
+        node,
+        scope,
+    ) in nodes:  # grows while it is walked: deep nesting would exhaust a recursive walk
+        for block in (
+            "body",
+            "handlers",
+            "orelse",
+            "finalbody",
+            "cases",
+        ):  # statements only: most nodes are not
             children: list[ast.AST] = getattr(node, block, [])
             for child in children:
                 inner = scope
@@ -98,7 +116,9 @@ def read(path: str) -> tuple[list[Row], str]:
     try:
         with open(path, "rb") as file:
             return describe(file.read(), path), ""
-    except Exception as error:  # unreadable, undecodable, too deep for the parser: an answer, not a death
+    except (
+        Exception
+    ) as error:  # unreadable, undecodable, too deep for the parser: an answer, not a death
         return [], f"{type(error).__name__}: {error}".removesuffix(": ")
 
 
@@ -119,7 +139,10 @@ class Parsed(NamedTuple):
 
 
 def parsed(rows: Iterable[Row], error: str) -> Parsed:
-    return Parsed([Symbol(valid(kind), valid(name), int(line), valid(doc)) for kind, name, line, doc in rows], error)
+    return Parsed(
+        [Symbol(valid(kind), valid(name), int(line), valid(doc)) for kind, name, line, doc in rows],
+        error,
+    )
 
 
 def valid(text: str) -> str:
@@ -149,7 +172,9 @@ class PlainParser:
 
 def serve() -> None:
     """Answer one JSON line for each JSON line, until stdin closes: the parent closed it, or is no more."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a Ctrl-C reaches the whole process group; the parent decides
+    signal.signal(
+        signal.SIGINT, signal.SIG_IGN
+    )  # a Ctrl-C reaches the whole process group; the parent decides
     print(json.dumps({"id": 0, "symbols": [], "error": ""}), flush=True)  # the greeting
     for line in sys.stdin.buffer:
         request = json.loads(line)
@@ -256,13 +281,17 @@ def configure(workers: int, placement: str, start_parser: StartParser) -> Config
 
 def submit(manager: TaskManager[Any], placement: str, path: str) -> TaskFuture[Parsed]:
     if placement == "processes":
-        return manager.submit(PlainParser.parse, path, timeout=FILE_TIMEOUT)  # then its process is killed
+        return manager.submit(
+            PlainParser.parse, path, timeout=FILE_TIMEOUT
+        )  # then its process is killed
     return manager.submit(parse, path)
 
 
 # ------------------------------------------------------------------------------------ the index: one thread's alone
 
-Version = tuple[int, int]  # time of modification in ns, size: what tells a changed file from an unchanged one
+Version = tuple[
+    int, int
+]  # time of modification in ns, size: what tells a changed file from an unchanged one
 SCHEMA_VERSION = 1
 SCHEMA = f"""
     begin;
@@ -272,7 +301,9 @@ SCHEMA = f"""
     pragma user_version = {SCHEMA_VERSION};
     commit;
 """
-ROWS = 1 << 24  # row n of file f is row f * ROWS + n: FTS5 can find rows by number or by word, but not by file
+ROWS = (
+    1 << 24
+)  # row n of file f is row f * ROWS + n: FTS5 can find rows by number or by word, but not by file
 
 
 class Index:
@@ -281,12 +312,16 @@ class Index:
     def __init__(self, path: Path) -> None:
         self.db = sqlite3.connect(path, timeout=30.0)
         try:
-            self.db.execute("create virtual table temp.probe using fts5(x)")  # fails without FTS5, and says so
+            self.db.execute(
+                "create virtual table temp.probe using fts5(x)"
+            )  # fails without FTS5, and says so
             (version,) = self.db.execute("pragma user_version").fetchone()
             if not version and not self.db.execute("select 1 from sqlite_master").fetchone():
                 self.db.executescript(SCHEMA)
             elif version != SCHEMA_VERSION:
-                raise sqlite3.DatabaseError("it is a database of another program, or of another version of this one")
+                raise sqlite3.DatabaseError(
+                    "it is a database of another program, or of another version of this one"
+                )
         except sqlite3.Error:
             self.db.close()
             raise
@@ -294,23 +329,39 @@ class Index:
     def files(self, root: Path) -> dict[str, Version]:
         """The files under `root` that the index holds."""
         rows = self.db.execute("select path, mtime_ns, size from files")
-        return {path: (mtime, size) for path, mtime, size in rows if path.startswith(os.path.join(root, ""))}
+        return {
+            path: (mtime, size)
+            for path, mtime, size in rows
+            if path.startswith(os.path.join(root, ""))
+        }
 
     def update(self, batch: Mapping[str, tuple[Version, list[Symbol]] | None]) -> None:
         """Replace the files, and forget those with `None`: all of the batch, or nothing if that is interrupted."""
         with self.db:
             for path, content in batch.items():
-                for (file,) in self.db.execute("select id from files where path = ?", (path,)).fetchall():
+                for (file,) in self.db.execute(
+                    "select id from files where path = ?", (path,)
+                ).fetchall():
                     span = (file * ROWS, (file + 1) * ROWS - 1)
                     self.db.execute("delete from symbols where rowid between ? and ?", span)
                     self.db.execute("delete from files where id = ?", (file,))
                 if content is None:
                     continue
                 version, symbols = content
-                file = self.db.execute("insert into files values (null, ?, ?, ?)", (path, *version)).lastrowid or 0
-                rows = [(file * ROWS + n, s.name, words(s.name), s.doc, s.kind, s.line) for n, s in enumerate(symbols)]
+                file = (
+                    self.db.execute(
+                        "insert into files values (null, ?, ?, ?)", (path, *version)
+                    ).lastrowid
+                    or 0
+                )
+                rows = [
+                    (file * ROWS + n, s.name, words(s.name), s.doc, s.kind, s.line)
+                    for n, s in enumerate(symbols)
+                ]
                 columns = "rowid, name, words, doc, kind, line"
-                self.db.executemany(f"insert into symbols ({columns}) values (?, ?, ?, ?, ?, ?)", rows)
+                self.db.executemany(
+                    f"insert into symbols ({columns}) values (?, ?, ?, ?, ?, ?)", rows
+                )
 
     def search(self, query: str, limit: int = 5) -> list[tuple[str, Symbol]]:
         """The best (path, symbol) that have all the words of `query`; any characters may be in it."""
@@ -351,7 +402,9 @@ def scan(root: Path) -> tuple[dict[str, Version], dict[str, str]]:
         failed[os.path.join(error.filename, "")] = str(error.strerror)
 
     for folder, folders, names in os.walk(root, onerror=unlistable):
-        folders[:] = sorted(name for name in folders if name[0] != "." and name not in SKIPPED_FOLDERS)
+        folders[:] = sorted(
+            name for name in folders if name[0] != "." and name not in SKIPPED_FOLDERS
+        )
         for path in (os.path.join(folder, name) for name in sorted(names) if name.endswith(".py")):
             try:
                 path.encode()  # SQLite cannot hold a name that is not valid Unicode
@@ -364,7 +417,9 @@ def scan(root: Path) -> tuple[dict[str, Version], dict[str, str]]:
     return found, failed
 
 
-def stream(submit: Callable[[str], TaskFuture[Parsed]], paths: Iterable[str]) -> Iterator[list[tuple[str, Parsed]]]:
+def stream(
+    submit: Callable[[str], TaskFuture[Parsed]], paths: Iterable[str]
+) -> Iterator[list[tuple[str, Parsed]]]:
     """Yield what was parsed since the last turn, several times a second; `IN_FLIGHT` files at most are under way."""
     todo = iter(paths)
     pending: dict[TaskFuture[Parsed], str] = {}
@@ -384,7 +439,9 @@ def stream(submit: Callable[[str], TaskFuture[Parsed]], paths: Iterable[str]) ->
                 finished.append((path, Parsed([], f"{error}; tried {future.attempts} times")))
             except TaskTimeoutError:
                 if future.attempts and path in late:
-                    finished.append((path, Parsed([], f"no answer in {FILE_TIMEOUT:g} s; tried 2 times")))
+                    finished.append(
+                        (path, Parsed([], f"no answer in {FILE_TIMEOUT:g} s; tried 2 times"))
+                    )
                 else:  # perhaps it has only waited, behind a file that never ends
                     late.update([path] if future.attempts else ())
                     todo = itertools.chain([path], todo)
@@ -412,7 +469,9 @@ def refresh(
     """
     found, failed = scan(root)
     known = index.files(root)
-    unlisted = tuple(path for path in failed if path.endswith(os.sep))  # what is in there is unknown, not vanished
+    unlisted = tuple(
+        path for path in failed if path.endswith(os.sep)
+    )  # what is in there is unknown, not vanished
     vanished = [path for path in known if path not in found and not path.startswith(unlisted)]
     changed = {path: version for path, version in found.items() if known.get(path) != version}
     report = Report(0, len(found) - len(changed), len(vanished), failed)
@@ -426,7 +485,9 @@ def refresh(
         done, written, watched = 0, time.monotonic(), 0.0
         for finished in stream(functools.partial(submit, manager, placement), changed):
             for path, (symbols, error) in finished:
-                batch[path] = None if error else (changed[path], symbols)  # what was known of a broken file is outdated
+                batch[path] = (
+                    None if error else (changed[path], symbols)
+                )  # what was known of a broken file is outdated
                 if error:
                     failed[path] = error
             done += len(finished)
@@ -460,7 +521,9 @@ class Progress:
     """One line on the terminal, rewritten several times a second; nothing in a pipe."""
 
     def __init__(self) -> None:
-        self.started = time.perf_counter()  # on Windows `monotonic` may not have moved between two looks
+        self.started = (
+            time.perf_counter()
+        )  # on Windows `monotonic` may not have moved between two looks
 
     def __call__(self, manager: TaskManager[Any], done: int, total: int) -> None:
         now, rate = manager.stats(), done / (time.perf_counter() - self.started)
@@ -475,7 +538,9 @@ class Progress:
 
 def printable(text: str) -> str:
     """One line without control characters: names and docstrings are other people's, the terminal is ours."""
-    return "".join(each if each.isprintable() else "\N{REPLACEMENT CHARACTER}" for each in text.strip())
+    return "".join(
+        each if each.isprintable() else "\N{REPLACEMENT CHARACTER}" for each in text.strip()
+    )
 
 
 def print_report(report: Report, root: Path, seconds: float) -> None:
@@ -483,7 +548,9 @@ def print_report(report: Report, root: Path, seconds: float) -> None:
     rest = f"{report.unchanged} unchanged, {report.removed} removed, {len(report.failed)} failed"
     print(f"{report.taken} files indexed in {rate}, {rest}")
     for path in sorted(report.failed)[:10]:
-        print("  " + printable(f"{path.removeprefix(os.path.join(root, ''))}: {report.failed[path]}"))
+        print(
+            "  " + printable(f"{path.removeprefix(os.path.join(root, ''))}: {report.failed[path]}")
+        )
     if len(report.failed) > 10:
         print(f"  and {len(report.failed) - 10} more")
     for name, value in report.figures.items():
@@ -520,17 +587,39 @@ def positive(text: str) -> int:
 
 def default_index(root: Path) -> Path:
     """A file of its own for every tree, in the user's cache folder."""
-    cache = os.environ.get("XDG_CACHE_HOME") or os.environ.get("LOCALAPPDATA") or os.path.expanduser("~/.cache")
+    cache = (
+        os.environ.get("XDG_CACHE_HOME")
+        or os.environ.get("LOCALAPPDATA")
+        or os.path.expanduser("~/.cache")
+    )
     return Path(cache, "tasker-index", hashlib.sha256(os.fsencode(root)).hexdigest()[:16] + ".db")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    cli = CommandLine(description="Index the names and docstrings of a Python source tree, and search them.")
-    cli.add_argument("directory", nargs="?", metavar="DIRECTORY", type=directory, help="default: the standard library")
-    cli.add_argument("--index", metavar="FILE", type=Path, help="default: a file in the user's cache folder")
-    cli.add_argument("--workers", metavar="N", type=positive, default=os.cpu_count() or 1, help="default: one a CPU")
+    cli = CommandLine(
+        description="Index the names and docstrings of a Python source tree, and search them."
+    )
+    cli.add_argument(
+        "directory",
+        nargs="?",
+        metavar="DIRECTORY",
+        type=directory,
+        help="default: the standard library",
+    )
+    cli.add_argument(
+        "--index", metavar="FILE", type=Path, help="default: a file in the user's cache folder"
+    )
+    cli.add_argument(
+        "--workers",
+        metavar="N",
+        type=positive,
+        default=os.cpu_count() or 1,
+        help="default: one a CPU",
+    )
     cli.add_argument("--query", metavar="TEXT", default="thread pool", help="default: %(default)r")
-    cli.add_argument("--placement", choices=PARSERS, default="threads", help="default: %(default)s, see above")
+    cli.add_argument(
+        "--placement", choices=PARSERS, default="threads", help="default: %(default)s, see above"
+    )
     options = cli.parse_args(argv)
     root: Path = options.directory or directory(sysconfig.get_path("stdlib"))
     path = Path(os.path.realpath(options.index or default_index(root)))
@@ -542,7 +631,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (OSError, sqlite3.Error) as error:
         cli.error(f"cannot use the index {path}: {error}")
     if reconfigure := getattr(sys.stdout, "reconfigure", None):
-        reconfigure(errors="backslashreplace")  # docstrings are in any script, the terminal may not be
+        reconfigure(
+            errors="backslashreplace"
+        )  # docstrings are in any script, the terminal may not be
 
     progress = Progress()
     with contextlib.closing(index.db):
@@ -554,7 +645,9 @@ def main(argv: Sequence[str] | None = None) -> int:
             print_answer(index, root, options.query)
         except KeyboardInterrupt:
             progress.show("")
-            print(f"interrupted: {len(index.files(root))} files are in the index, the next run takes the rest")
+            print(
+                f"interrupted: {len(index.files(root))} files are in the index, the next run takes the rest"
+            )
             return 130
         except ConfigError as error:  # no such processes here
             cli.error(str(error))

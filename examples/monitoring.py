@@ -46,12 +46,20 @@ def show_stats(moment: str, manager: TaskManager[Session]) -> None:
 
 def show_metrics(manager: TaskManager[Session]) -> None:
     past = manager.metrics()
-    print(f"totals    {past.total_tasks_arrived} arrived, {past.total_tasks_completed} completed", end=", ")
+    print(
+        f"totals    {past.total_tasks_arrived} arrived, {past.total_tasks_completed} completed",
+        end=", ",
+    )
     print(f"{past.total_tasks_failed} failed, {past.total_tasks_retried} retried")
-    print(f"rates     {past.task_arrival_rate:.1f} arrived a second, {past.task_completion_rate:.1f} completed", end="")
+    print(
+        f"rates     {past.task_arrival_rate:.1f} arrived a second, {past.task_completion_rate:.1f} completed",
+        end="",
+    )
     print(f", success rate {past.success_rate:.0%}")
     print(f"seconds   waited {past.average_wait_time:.2f} on average", end=", ")
-    print(f"ran {past.average_execution_time:.2f} on average, {past.p95_execution_time:.2f} at most in 95 of 100")
+    print(
+        f"ran {past.average_execution_time:.2f} on average, {past.p95_execution_time:.2f} at most in 95 of 100"
+    )
 
 
 def is_quiet(manager: TaskManager[Session]) -> bool:

@@ -51,7 +51,11 @@ class Connection:
     def find_receipt(self, order: str) -> str | None:
         self._receive_answer()
         with self.bank.lock:
-            return f"receipt {self.bank.charges.index(order) + 1}" if order in self.bank.charges else None
+            return (
+                f"receipt {self.bank.charges.index(order) + 1}"
+                if order in self.bank.charges
+                else None
+            )
 
     def _receive_answer(self) -> None:
         with self.bank.lock:
@@ -79,7 +83,9 @@ class Shop:
     def pay(self, order: str) -> str:
         """Charge an order, unless that was tried before; returns what is known of it now."""
         if order not in self.books:  # or a customer has clicked twice
-            self.books[order] = "in doubt"  # so it stays if the next line raises: no error says what the bank has done
+            self.books[order] = (
+                "in doubt"  # so it stays if the next line raises: no error says what the bank has done
+            )
             self.books[order] = self.manager.queue_task_once(Connection.charge, order)
         return self.books[order]
 
@@ -118,7 +124,9 @@ def charge_at_most_once() -> None:
         print("settled: the books agree with the bank")
         print("  the books say:", shop.pay("order 2"))
         print("  the bank charged:", bank.charges)
-        print("  the next order:", shop.pay("order 3"))  # broken connections are replaced, whoever broke them
+        print(
+            "  the next order:", shop.pay("order 3")
+        )  # broken connections are replaced, whoever broke them
 
 
 def main() -> None:

@@ -37,7 +37,17 @@ from tasker import (
 )
 
 LIBRARY = Path(sysconfig.get_path("stdlib"))
-PACKAGES = ("asyncio", "concurrent", "email", "http", "importlib", "json", "logging", "unittest", "xml")
+PACKAGES = (
+    "asyncio",
+    "concurrent",
+    "email",
+    "http",
+    "importlib",
+    "json",
+    "logging",
+    "unittest",
+    "xml",
+)
 BATCH = 8  # files in a question
 
 Batch = list[Path]
@@ -60,7 +70,9 @@ class Model:
     def _package_of(self, names: Counter[str]) -> str:
         def likelihood(package: str) -> float:
             known, total = self.names[package], self.totals[package]
-            return sum(times * math.log((known[name] + 0.01) / total) for name, times in names.items())
+            return sum(
+                times * math.log((known[name] + 0.01) / total) for name, times in names.items()
+            )
 
         return max(PACKAGES, key=likelihood)
 
@@ -73,7 +85,11 @@ def names_in(file: Path) -> list[str]:
 
 
 def files() -> list[tuple[str, Path]]:
-    return [(package, file) for package in PACKAGES for file in sorted((LIBRARY / package).rglob("*.py"))]
+    return [
+        (package, file)
+        for package in PACKAGES
+        for file in sorted((LIBRARY / package).rglob("*.py"))
+    ]
 
 
 def batches(files: list[Path]) -> Iterator[Batch]:
@@ -89,11 +105,15 @@ def placement_named(name: str, gpus: float) -> Placement:
 
 
 def main() -> int:
-    cli = argparse.ArgumentParser(description="Say from which package of the standard library source files are.")
+    cli = argparse.ArgumentParser(
+        description="Say from which package of the standard library source files are."
+    )
     cli.add_argument("--placement", choices=("threads", "processes", "ray"), default="processes")
     cli.add_argument("--gpus", type=float, default=0, help="of each worker, with ray")
     cli.add_argument("--workers", type=int, default=2, help="default: %(default)s")
-    cli.add_argument("--seconds", type=float, default=60, help="for one batch; default: %(default)s")
+    cli.add_argument(
+        "--seconds", type=float, default=60, help="for one batch; default: %(default)s"
+    )
     options = cli.parse_args()
     asked = files()[1::2]
     try:
@@ -108,13 +128,17 @@ def main() -> int:
         models: set[int] = set()
         with TaskManager(config) as manager:
             questions = batches([file for _, file in asked])
-            for packages, process in manager.map(Model.recognize, questions, timeout=options.seconds):
+            for packages, process in manager.map(
+                Model.recognize, questions, timeout=options.seconds
+            ):
                 answers += packages
                 models.add(process)
     except (ConfigError, ResourceCreationError, TaskTimeoutError) as error:
         cli.exit(2, f"{cli.prog}: {error}\n")
     right = sum(answer == package for answer, (package, _) in zip(answers, asked, strict=True))
-    print(f"{options.placement}: {right / len(asked):.0%} of {len(asked)} files recognized; processes: {len(models)}")
+    print(
+        f"{options.placement}: {right / len(asked):.0%} of {len(asked)} files recognized; processes: {len(models)}"
+    )
     return 0
 
 

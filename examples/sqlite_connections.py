@@ -44,7 +44,9 @@ def connect(path: Path) -> sqlite3.Connection:
 def deposit(db: sqlite3.Connection, amount: int) -> None:
     """Read, compute, write, as one transaction that no other writer comes between."""
     db.execute("begin immediate")
-    with db:  # commits, or rolls back if this raises: the next task must not find a transaction open
+    with (
+        db
+    ):  # commits, or rolls back if this raises: the next task must not find a transaction open
         db.execute("update account set balance = ?", (balance(db) + amount,))
 
 
@@ -53,7 +55,9 @@ def balance(db: sqlite3.Connection) -> int:
     return int(amount)
 
 
-def hold_the_write_lock(db: sqlite3.Connection, held: threading.Event, release: threading.Event) -> None:
+def hold_the_write_lock(
+    db: sqlite3.Connection, held: threading.Event, release: threading.Event
+) -> None:
     db.execute("begin immediate")
     with db:
         db.execute("update account set balance = balance + 1000")
@@ -68,7 +72,9 @@ def deposit_or_give_up(db: sqlite3.Connection, amount: int) -> str:
     except sqlite3.OperationalError as error:
         return str(error)
     finally:
-        db.execute(f"pragma busy_timeout = {BUSY_TIMEOUT * 1000:.0f}")  # it is the worker's connection: leave no trace
+        db.execute(
+            f"pragma busy_timeout = {BUSY_TIMEOUT * 1000:.0f}"
+        )  # it is the worker's connection: leave no trace
     return "done"
 
 
@@ -110,10 +116,17 @@ def main() -> None:
 
             # Tasks that find a broken connection run again on another: the worker closes it and makes a new one.
             all_here = threading.Barrier(WORKERS, timeout=BUSY_TIMEOUT)
-            for future in [manager.queue_task_async(lose_connection, all_here) for _ in range(WORKERS)]:
+            for future in [
+                manager.queue_task_async(lose_connection, all_here) for _ in range(WORKERS)
+            ]:
                 future.result()
             survivor = manager.queue_task_async(balance)
-            print("all connections lost, and yet:", survivor.result(), "after a retry:", survivor.attempts > 1)
+            print(
+                "all connections lost, and yet:",
+                survivor.result(),
+                "after a retry:",
+                survivor.attempts > 1,
+            )
 
 
 if __name__ == "__main__":

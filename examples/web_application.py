@@ -91,7 +91,9 @@ async def post_note(text: str, manager: Manager) -> int | None:
 
 @app.get("/notes")
 async def get_notes(manager: Manager) -> list[str]:
-    return await manager.asubmit(list_notes, priority=True, queue_timeout=0)  # what is quick need not wait for reports
+    return await manager.asubmit(
+        list_notes, priority=True, queue_timeout=0
+    )  # what is quick need not wait for reports
 
 
 @app.get("/report")
@@ -101,7 +103,9 @@ async def get_report(manager: Manager) -> int:
 
 @app.exception_handler(sqlite3.IntegrityError)
 async def conflict(request: Request, error: Exception) -> JSONResponse:
-    return JSONResponse({"detail": str(error)}, status_code=409)  # a task's error arrives where it is awaited
+    return JSONResponse(
+        {"detail": str(error)}, status_code=409
+    )  # a task's error arrives where it is awaited
 
 
 @app.exception_handler(QueueFullError)
@@ -117,7 +121,10 @@ async def too_slow(request: Request, error: Exception) -> JSONResponse:
 async def try_out() -> None:
     # This client calls the application without a server, so it is this script that runs the lifespan.
     transport = httpx.ASGITransport(app=app)
-    async with lifespan(app), httpx.AsyncClient(transport=transport, base_url="http://notes") as client:
+    async with (
+        lifespan(app),
+        httpx.AsyncClient(transport=transport, base_url="http://notes") as client,
+    ):
         report = asyncio.create_task(client.get("/report"))  # others are served while it runs
         for text in ("buy milk", "call ann", "buy milk"):
             response = await client.post("/notes", params={"text": text})

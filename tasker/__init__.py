@@ -6,7 +6,14 @@ broken resources are replaced and their tasks retried. `TaskManager` and `Config
 
 import typing
 
-from tasker._tasks.context import Context, background, with_cancel, with_deadline, with_timeout, with_value
+from tasker._tasks.context import (
+    Context,
+    background,
+    with_cancel,
+    with_deadline,
+    with_timeout,
+    with_value,
+)
 from tasker._tasks.current import current_context, current_resource
 from tasker._tasks.future import TaskFuture
 from tasker.config import Config, unhealthy_on

@@ -84,7 +84,11 @@ async def _with_room(
     engine: EngineForAsyncio, launch: Callable[[], Future], queue_timeout: float | None = None
 ) -> Future:
     """What `launch()` returns, tried again whenever there may be room."""
-    limit = None if queue_timeout is None else checks.seconds("queue_timeout", queue_timeout, infinite=True)
+    limit = (
+        None
+        if queue_timeout is None
+        else checks.seconds("queue_timeout", queue_timeout, infinite=True)
+    )
     room = engine.queue.room
     if not room.capacity or limit == 0 or engine.runs_this_thread():  # which would wait for itself
         return launch()
@@ -108,7 +112,9 @@ async def _in_turn(room: Room[Any], launch: Callable[[], Future]) -> Future:
         except BaseException:
             room.give_up(waiter)
             raise
-        with contextlib.suppress(QueueFullError):  # the loop did not run for too long: line up again
+        with contextlib.suppress(
+            QueueFullError
+        ):  # the loop did not run for too long: line up again
             return room.in_turn(waiter, launch)
 
 
@@ -126,7 +132,9 @@ async def results(engine: EngineForAsyncio, plan: Plan, items: Items) -> AsyncGe
     puller: asyncio.Task[None] | None = None
     try:
         # an eager one pulls at once, and an interrupt in the input comes out here
-        puller = asyncio.create_task(_pull(engine, window, items), name=f"tasker-amap-{id(window):x}")
+        puller = asyncio.create_task(
+            _pull(engine, window, items), name=f"tasker-amap-{id(window):x}"
+        )
         while (future := await window.next()) is not None:
             outcomes = window.land(future)
             future = None  # as in the thread's `_results`, nothing is held of what is handed out
@@ -157,7 +165,9 @@ async def _pull(engine: EngineForAsyncio, window: _LoopWindow, items: Items) -> 
             if taken and not window.closed:
                 window.room -= len(taken)
                 await _with_room(engine, partial(window.launch, taken))
-    except BaseException as error:  # a CancelledError too, which may be the input's own: it must not end in silence
+    except (
+        BaseException
+    ) as error:  # a CancelledError too, which may be the input's own: it must not end in silence
         window.fail(error)
         if isinstance(error, _LEAVING):
             raise
@@ -168,7 +178,9 @@ async def _pull(engine: EngineForAsyncio, window: _LoopWindow, items: Items) -> 
 
 async def _take(window: _LoopWindow, items: Items, size: int) -> list[Any]:
     taken: list[Any] = []
-    asynchronous = hasattr(items, "__anext__")  # which is all that an asynchronous iterator must have
+    asynchronous = hasattr(
+        items, "__anext__"
+    )  # which is all that an asynchronous iterator must have
     try:
         while len(taken) < size:
             item = await anext(items, _END) if asynchronous else next(items, _END)

@@ -30,8 +30,15 @@ def seconds(field: str, value: object, *, zero: bool = True, infinite: bool = Fa
         number = -math.inf if given < 0 else math.inf
     except Exception:  # a type of the user's that is no number after all
         raise ConfigError(f"{field} must be {allowed}, not {shown(value)}") from None
-    if math.isnan(number) or number < 0 or (number == 0 and not zero) or (math.isinf(number) and not infinite):
-        raise ConfigError(f"{field} must be {allowed}{'' if infinite else ', finite'}, not {shown(value)}")
+    if (
+        math.isnan(number)
+        or number < 0
+        or (number == 0 and not zero)
+        or (math.isinf(number) and not infinite)
+    ):
+        raise ConfigError(
+            f"{field} must be {allowed}{'' if infinite else ', finite'}, not {shown(value)}"
+        )
     return number
 
 

@@ -30,7 +30,13 @@ R = TypeVar("R")
 T = TypeVar("T")
 
 _LOGGER_METHODS = ("debug", "info", "warning", "error")
-_COLLECTOR_METHODS = ("record_arrival", "record_completion", "record_failure", "record_retry", "metrics")
+_COLLECTOR_METHODS = (
+    "record_arrival",
+    "record_completion",
+    "record_failure",
+    "record_retry",
+    "metrics",
+)
 
 
 def every_error_is_healthy(_: Exception) -> bool:
@@ -77,7 +83,9 @@ class Config(Record, Generic[R]):
     """Used in thread names, log messages, errors and `repr`."""
     ctx: Context = field(default_factory=background)
     """Cancelling it starts a graceful stop. Tasks see its values, not its cancellation or deadline."""
-    check_health: Callable[[Exception], bool] | Callable[[Exception, R], bool] = every_error_is_healthy
+    check_health: Callable[[Exception], bool] | Callable[[Exception, R], bool] = (
+        every_error_is_healthy
+    )
     """`False` means that the error broke the resource: it is replaced and the task retried. So does raising.
 
     Called with the error and the resource, in the thread that has raised the error, if it requires two arguments: as in
@@ -139,7 +147,9 @@ class Config(Record, Generic[R]):
         if not isinstance(self.name, str) or not self.name:
             raise ConfigError(f"name must be a non-empty string, not {shown(self.name)}")
         if not isinstance(self.ctx, Context):
-            raise ConfigError(f"ctx must be a Context, for example background(), not {shown(self.ctx)}")
+            raise ConfigError(
+                f"ctx must be a Context, for example background(), not {shown(self.ctx)}"
+            )
         for name in ("max_retries", "burst_task_threshold", "queue_size"):
             checks.whole_number(name, getattr(self, name), least=0)
         checks.whole_number("burst_worker_count", self.burst_worker_count, least=1)
@@ -158,7 +168,9 @@ class Config(Record, Generic[R]):
         checks.seconds("burst_interval", self.burst_interval)
         checks.seconds("create_timeout", self.create_timeout, zero=False)
         if isinstance(self.placement, type) or not callable(getattr(self.placement, "open", None)):
-            raise ConfigError(f"placement must be Threads(), Processes() or Ray(), not {shown(self.placement)}")
+            raise ConfigError(
+                f"placement must be Threads(), Processes() or Ray(), not {shown(self.placement)}"
+            )
         _check_methods("logger", self.logger, _LOGGER_METHODS)
         if self.collector is not None:
             _check_methods("collector", self.collector, _COLLECTOR_METHODS)
@@ -181,8 +193,12 @@ class Config(Record, Generic[R]):
         _check_makes("factory", "a context manager", factory, entered=True)
         _check_callable("factory", factory, arguments=0)
         managers = _EnteredManagers(factory)
-        made = cast("type[Config[T]]", cls)  # `Config.from_context_manager` says nothing of R: `factory` does
-        return made(on_create=managers.enter, on_destroy=managers.exit, worker_count=worker_count, **options)
+        made = cast(
+            "type[Config[T]]", cls
+        )  # `Config.from_context_manager` says nothing of R: `factory` does
+        return made(
+            on_create=managers.enter, on_destroy=managers.exit, worker_count=worker_count, **options
+        )
 
 
 class _EnteredManagers(Generic[R]):
@@ -217,7 +233,11 @@ class _EnteredManagers(Generic[R]):
     def exit(self, resource: R) -> None:
         with self._lock:
             entered = self._entered[id(resource)]
-            mine = [place for place, (thread, _) in enumerate(entered) if thread == threading.get_ident()]
+            mine = [
+                place
+                for place, (thread, _) in enumerate(entered)
+                if thread == threading.get_ident()
+            ]
             _, manager = entered.pop(mine[-1] if mine else -1)
             if not entered:
                 del self._entered[id(resource)]
@@ -269,13 +289,19 @@ def _check_makes(field_name: str, what: str, value: object, *, entered: bool) ->
     kind = maker_kind(value)
     if not kind or (entered and kind == "@contextmanager function"):
         return
-    use = "" if entered else "; Config.from_context_manager(...) enters and exits a context manager for each resource"
+    use = (
+        ""
+        if entered
+        else "; Config.from_context_manager(...) enters and exits a context manager for each resource"
+    )
     raise ConfigError(
         f"{field_name} must be a function that makes {what}, not the {kind} {shown(value)}: {_INSTEAD[kind]}{use}"
     )
 
 
-def _check_callable(field_name: str, value: object, *, arguments: int, given: str | None = None) -> None:
+def _check_callable(
+    field_name: str, value: object, *, arguments: int, given: str | None = None
+) -> None:
     check_callable(field_name, value, arguments, given=given, thorough=True, error=ConfigError)
 
 
@@ -283,7 +309,9 @@ def _check_methods(field_name: str, value: object, names: tuple[str, ...]) -> No
     missing = [name for name in names if not callable(getattr(value, name, None))]
     if missing:
         wanted = ", ".join(names)
-        raise ConfigError(f"{field_name} must have the methods {wanted}; {shown(value)} lacks {', '.join(missing)}")
+        raise ConfigError(
+            f"{field_name} must have the methods {wanted}; {shown(value)} lacks {', '.join(missing)}"
+        )
     for name in names:
         kind = deferred_kind(getattr(value, name))
         if kind:

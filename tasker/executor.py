@@ -54,8 +54,12 @@ _AFTER_SHUTDOWN = "cannot schedule new futures after shutdown"
 class CallExecutor(StandardParts):
     """An executor whose calls are tasks. Subclasses say how a task is accepted, and close."""
 
-    _accept_task: Callable[..., TaskFuture[Any]]  # given what runs it, its arguments, and what makes its future
-    _judges = True  # whether what a call raises may break a resource, and so has to reach the worker
+    _accept_task: Callable[
+        ..., TaskFuture[Any]
+    ]  # given what runs it, its arguments, and what makes its future
+    _judges = (
+        True  # whether what a call raises may break a resource, and so has to reach the worker
+    )
 
     def submit(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Future[T]:
         """Queue the call `fn(*args, **kwargs)` and return its future, a `TaskFuture`, at once.
@@ -101,7 +105,9 @@ class CallExecutor(StandardParts):
         deadline = None if timeout is None else monotonic() + timeout
         items = zip(*iterables, strict=False)
         if not self._submits_itself():
-            return _results(_take_result, (self.submit(fn, *args) for args in items), buffersize, deadline)
+            return _results(
+                _take_result, (self.submit(fn, *args) for args in items), buffersize, deadline
+            )
         if chunksize == 1:
             return _results(_take_result, self._submit_each(fn, items), buffersize, deadline)
         chunks: Results[deque[_Outcome]] = _results(
@@ -112,7 +118,9 @@ class CallExecutor(StandardParts):
     def _submits_itself(self) -> bool:
         """Whether `self.submit` is the method above, and calls no other."""
         submit: Any = self.submit
-        is_ours = type(submit) is MethodType and submit.__func__ is _submit and submit.__self__ is self
+        is_ours = (
+            type(submit) is MethodType and submit.__func__ is _submit and submit.__self__ is self
+        )
         return is_ours and not self._is_instrumented()
 
     def _is_instrumented(self) -> bool:
@@ -121,18 +129,25 @@ class CallExecutor(StandardParts):
         look()
         return _plain is None and not self._task_engine.packs
 
-    def _submit_each(self, fn: Callable[..., T], items: Iterable[tuple[Any, ...]]) -> Iterator[TaskFuture[T]]:
+    def _submit_each(
+        self, fn: Callable[..., T], items: Iterable[tuple[Any, ...]]
+    ) -> Iterator[TaskFuture[T]]:
         for args in items:
             yield self._accept_task(_call, (fn, args, None), new_task)
 
-    def _submit_chunks(self, fn: Callable[..., Any], items: Iterator[tuple[Any, ...]], size: int) -> Iterator[_Chunk]:
+    def _submit_chunks(
+        self, fn: Callable[..., Any], items: Iterator[tuple[Any, ...]], size: int
+    ) -> Iterator[_Chunk]:
         while calls := tuple(islice(items, size)):
             chunk = _Chunk(calls)
             chunk.future = self._accept_task(_call_each, (fn, self._judges, chunk), new_task)
             yield chunk
 
     def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
     ) -> None:
         # not inherited: to `Engine.stop`, whoever calls from inside of `concurrent.futures` must not be made to wait
         self.shutdown(wait=True)
@@ -183,7 +198,9 @@ class ManagerExecutor(CallExecutor):
         self._entering: dict[DoneCallback, int] = {}  # submissions under way, and in which thread
         self._futures: set[TaskFuture[Any]] = set()  # accepted and unfinished
         self._done = self._futures.discard
-        self._closers: list[Parker] = []  # woken, once closed, when a submission is no more under way
+        self._closers: list[
+            Parker
+        ] = []  # woken, once closed, when a submission is no more under way
 
     def _accept_task(
         self,
@@ -279,7 +296,9 @@ class ManagerExecutor(CallExecutor):
 
         @_max_workers.setter
         def _max_workers(self, number: object) -> None:
-            raise AttributeError("_max_workers of a manager's executor cannot be set: give Config max_worker_count")
+            raise AttributeError(
+                "_max_workers of a manager's executor cannot be set: give Config max_worker_count"
+            )
 
         @property
         def _broken(self) -> bool:
@@ -291,7 +310,9 @@ class ManagerExecutor(CallExecutor):
 
 
 @wrapper
-def _call(resource: Any, fn: Callable[..., T], args: tuple[Any, ...], kwargs: dict[str, Any] | None) -> T:
+def _call(
+    resource: Any, fn: Callable[..., T], args: tuple[Any, ...], kwargs: dict[str, Any] | None
+) -> T:
     return fn(*args, **kwargs) if kwargs else fn(*args)
 
 
@@ -352,7 +373,9 @@ def _results(
     results = Results(_in_order(take, tasks, submissions, deadline), lambda: _give_up(tasks))
     try:
         tasks.extend(islice(submissions, buffersize))
-    except BaseException:  # an iterable's own, refused, or Ctrl-C: nobody will ask for these results
+    except (
+        BaseException
+    ):  # an iterable's own, refused, or Ctrl-C: nobody will ask for these results
         results.close()
         raise
     return results
@@ -366,12 +389,16 @@ def _in_order(
 ) -> Generator[T, None, None]:
     try:
         while tasks:
-            yield take(tasks, submissions, deadline)  # no variable: the result is the consumer's alone
+            yield take(
+                tasks, submissions, deadline
+            )  # no variable: the result is the consumer's alone
     finally:
         _give_up(tasks)
 
 
-def _take_result(tasks: deque[TaskFuture[T]], submissions: Iterator[TaskFuture[T]], deadline: float | None) -> T:
+def _take_result(
+    tasks: deque[TaskFuture[T]], submissions: Iterator[TaskFuture[T]], deadline: float | None
+) -> T:
     future = tasks[0]  # stays there until it has an outcome, to be cancelled if it takes too long
     try:
         result = future.result(_remaining(deadline))
@@ -382,7 +409,9 @@ def _take_result(tasks: deque[TaskFuture[T]], submissions: Iterator[TaskFuture[T
         del future  # the exception's traceback holds this frame, which must not hold the exception
 
 
-def _take_chunk(tasks: deque[_Chunk], submissions: Iterator[_Chunk], deadline: float | None) -> deque[_Outcome]:
+def _take_chunk(
+    tasks: deque[_Chunk], submissions: Iterator[_Chunk], deadline: float | None
+) -> deque[_Outcome]:
     chunk = tasks[0]
     error = chunk.future.exception(_remaining(deadline))
     del chunk.future  # its exception's traceback leads to the chunk

@@ -5,7 +5,18 @@ from __future__ import annotations
 import weakref
 from collections.abc import AsyncGenerator, AsyncIterable, Callable, Iterable
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Generic, Literal, NoReturn, Self, TypeVar, TypeVarTuple, Unpack, overload
+from typing import (
+    TYPE_CHECKING,
+    Any,
+    Generic,
+    Literal,
+    NoReturn,
+    Self,
+    TypeVar,
+    TypeVarTuple,
+    Unpack,
+    overload,
+)
 
 from tasker._pool.engine import KILL_TIMEOUT, Engine
 from tasker._tasks.context import Context
@@ -134,7 +145,9 @@ class TaskManager(Generic[R]):
         where an option is given and `fn` has a parameter of that name of its own, which gets nothing."""
         if priority is False and once is False and timeout is None and queue_timeout is None:
             return self._submit(fn, args, {})
-        options = given_options(fn, args, priority=priority, once=once, timeout=timeout, queue_timeout=queue_timeout)
+        options = given_options(
+            fn, args, priority=priority, once=once, timeout=timeout, queue_timeout=queue_timeout
+        )
         return self._submit(fn, args, options)
 
     queue_task: Blocking[R] = blocking_method("queue_task")
@@ -142,14 +155,20 @@ class TaskManager(Generic[R]):
     queue_task_async: Async[R] = async_method("queue_task_async")
 
     queue_task_once: Blocking[R] = blocking_method("queue_task_once", once=True)
-    queue_task_once_with_callback: WithCallback[R] = callback_method("queue_task_once_with_callback", once=True)
+    queue_task_once_with_callback: WithCallback[R] = callback_method(
+        "queue_task_once_with_callback", once=True
+    )
     queue_task_once_async: Async[R] = async_method("queue_task_once_async", once=True)
 
-    queue_task_with_priority: Blocking[R] = blocking_method("queue_task_with_priority", priority=True)
+    queue_task_with_priority: Blocking[R] = blocking_method(
+        "queue_task_with_priority", priority=True
+    )
     queue_task_with_priority_with_callback: WithCallback[R] = callback_method(
         "queue_task_with_priority_with_callback", priority=True
     )
-    queue_task_with_priority_async: Async[R] = async_method("queue_task_with_priority_async", priority=True)
+    queue_task_with_priority_async: Async[R] = async_method(
+        "queue_task_with_priority_async", priority=True
+    )
 
     queue_task_with_priority_once: Blocking[R] = blocking_method(
         "queue_task_with_priority_once", priority=True, once=True
@@ -164,12 +183,20 @@ class TaskManager(Generic[R]):
     @overload
     def run_task(self, fn: Callable[[R], T], /, *, queue_timeout: float | None = None) -> T: ...
     @overload
-    def run_task(self, fn: Callable[[Context, R], T], /, *, queue_timeout: float | None = None) -> T: ...
+    def run_task(
+        self, fn: Callable[[Context, R], T], /, *, queue_timeout: float | None = None
+    ) -> T: ...
     @overload
-    def run_task(self, fn: Callable[[R, *Ts], T], /, *args: *Ts, queue_timeout: float | None = None) -> T: ...
+    def run_task(
+        self, fn: Callable[[R, *Ts], T], /, *args: *Ts, queue_timeout: float | None = None
+    ) -> T: ...
     @overload
-    def run_task(self, fn: Callable[[Context, R, *Ts], T], /, *args: *Ts, queue_timeout: float | None = None) -> T: ...
-    def run_task(self, fn: Callable[..., Any], /, *args: object, queue_timeout: float | None = None) -> Any:
+    def run_task(
+        self, fn: Callable[[Context, R, *Ts], T], /, *args: *Ts, queue_timeout: float | None = None
+    ) -> T: ...
+    def run_task(
+        self, fn: Callable[..., Any], /, *args: object, queue_timeout: float | None = None
+    ) -> Any:
         """Run a task here and now, in the calling thread, on a pooled or a temporary resource; return its result.
 
         Never waits behind the queue. Its errors are judged for health like any task's (a broken resource is not kept)
@@ -211,7 +238,12 @@ class TaskManager(Generic[R]):
     ) -> TaskStream[T]: ...
     @overload
     def map(
-        self, fn: Callable[[R, I], T], items: Iterable[I], *, return_exceptions: bool, **options: Unpack[MapOptions]
+        self,
+        fn: Callable[[R, I], T],
+        items: Iterable[I],
+        *,
+        return_exceptions: bool,
+        **options: Unpack[MapOptions],
     ) -> TaskStream[T | BaseException]: ...
     @overload
     def map(
@@ -282,9 +314,13 @@ class TaskManager(Generic[R]):
     @overload
     async def asubmit(self, fn: Callable[[R], T], /, **options: Unpack[SubmitOptions]) -> T: ...
     @overload
-    async def asubmit(self, fn: Callable[[Context, R], T], /, **options: Unpack[SubmitOptions]) -> T: ...
+    async def asubmit(
+        self, fn: Callable[[Context, R], T], /, **options: Unpack[SubmitOptions]
+    ) -> T: ...
     @overload
-    async def asubmit(self, fn: Callable[[R, *Ts], T], /, *args: *Ts, **options: Unpack[SubmitOptions]) -> T: ...
+    async def asubmit(
+        self, fn: Callable[[R, *Ts], T], /, *args: *Ts, **options: Unpack[SubmitOptions]
+    ) -> T: ...
     @overload
     async def asubmit(
         self, fn: Callable[[Context, R, *Ts], T], /, *args: *Ts, **options: Unpack[SubmitOptions]
@@ -306,7 +342,12 @@ class TaskManager(Generic[R]):
         from tasker import aio  # which imports asyncio
 
         options: dict[str, Any] = {}
-        if priority is not False or once is not False or timeout is not None or queue_timeout is not None:
+        if (
+            priority is not False
+            or once is not False
+            or timeout is not None
+            or queue_timeout is not None
+        ):
             options = given_options(
                 fn, args, priority=priority, once=once, timeout=timeout, queue_timeout=queue_timeout
             )
@@ -386,14 +427,19 @@ class TaskManager(Generic[R]):
         return self
 
     async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
     ) -> None:
         """Stop, or kill when left by an interrupt or a cancellation, without blocking the loop."""
         from tasker import aio  # which imports asyncio
 
         engine = self._engine
         inside = engine.closing_needs_this_thread()
-        await aio.close(engine.lifecycle, kind, engine.begin_stop, kill_timeout=KILL_TIMEOUT, from_inside=inside)
+        await aio.close(
+            engine.lifecycle, kind, engine.begin_stop, kill_timeout=KILL_TIMEOUT, from_inside=inside
+        )
 
     # -- waiting ---------------------------------------------------------------------------------------------------
 
@@ -450,7 +496,10 @@ class TaskManager(Generic[R]):
         return self
 
     def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
     ) -> None:
         if kind is not None and issubclass(kind, (KeyboardInterrupt, SystemExit)):
             self.kill()
@@ -458,7 +507,9 @@ class TaskManager(Generic[R]):
             self.stop()
 
     def __reduce__(self) -> NoReturn:
-        raise TypeError("a TaskManager cannot be pickled: tasks in other processes cannot submit to it")
+        raise TypeError(
+            "a TaskManager cannot be pickled: tasks in other processes cannot submit to it"
+        )
 
     def __repr__(self) -> str:
         stats = self.stats()

@@ -49,11 +49,21 @@ class Blocking(Protocol[R_co]):
 
     @overload
     def __call__(
-        self, fn: Callable[[R_co], T], /, *, timeout: float | None = None, queue_timeout: float | None = None
+        self,
+        fn: Callable[[R_co], T],
+        /,
+        *,
+        timeout: float | None = None,
+        queue_timeout: float | None = None,
     ) -> T: ...
     @overload
     def __call__(
-        self, fn: Callable[[Context, R_co], T], /, *, timeout: float | None = None, queue_timeout: float | None = None
+        self,
+        fn: Callable[[Context, R_co], T],
+        /,
+        *,
+        timeout: float | None = None,
+        queue_timeout: float | None = None,
     ) -> T: ...
     @overload
     def __call__(
@@ -125,11 +135,21 @@ class Async(Protocol[R_co]):
 
     @overload
     def __call__(
-        self, fn: Callable[[R_co], T], /, *, timeout: float | None = None, queue_timeout: float | None = None
+        self,
+        fn: Callable[[R_co], T],
+        /,
+        *,
+        timeout: float | None = None,
+        queue_timeout: float | None = None,
     ) -> TaskFuture[T]: ...
     @overload
     def __call__(
-        self, fn: Callable[[Context, R_co], T], /, *, timeout: float | None = None, queue_timeout: float | None = None
+        self,
+        fn: Callable[[Context, R_co], T],
+        /,
+        *,
+        timeout: float | None = None,
+        queue_timeout: float | None = None,
     ) -> TaskFuture[T]: ...
     @overload
     def __call__(
@@ -170,7 +190,9 @@ def blocking_method(name: str, *, priority: bool = False, once: bool = False) ->
             future.cancel()  # Ctrl-C: nobody waits for it any more; a future that is done does not mind
             raise
         finally:
-            del future  # an exception's traceback holds this frame, which must not hold the exception
+            del (
+                future
+            )  # an exception's traceback holds this frame, which must not hold the exception
 
     return _named(
         method,
@@ -200,7 +222,12 @@ def callback_method(name: str, *, priority: bool = False, once: bool = False) ->
         def when_done(done: Future[Any]) -> None:
             callback(*_outcome(done))
 
-        self._submit(fn, args, _options(fn, args, kind, timeout, queue_timeout), [DoneCallback(when_done, callback)])
+        self._submit(
+            fn,
+            args,
+            _options(fn, args, kind, timeout, queue_timeout),
+            [DoneCallback(when_done, callback)],
+        )
 
     return _named(
         method,
@@ -247,7 +274,9 @@ def _options(
     return {**kind, **options}
 
 
-def given_options(fn: Callable[..., Any], args: tuple[object, ...], **options: Any) -> dict[str, Any]:
+def given_options(
+    fn: Callable[..., Any], args: tuple[object, ...], **options: Any
+) -> dict[str, Any]:
     """The options of a submission, some of which are given. Warns where `fn` may have been meant."""
     given = [name for name, value in options.items() if value is not None and value is not False]
     warn_of_own_parameters(fn, len(args) + 1, given)

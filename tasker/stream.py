@@ -78,7 +78,10 @@ class TaskStream(Generic[T]):
         return self
 
     def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
     ) -> None:
         self.close()
 
@@ -222,7 +225,9 @@ class Plan(Record):
 
 
 @wrapper
-def _run_chunk(context: Context, resource: Any, fn: Callable[..., Any], wants_context: bool, chunk: Progress) -> None:
+def _run_chunk(
+    context: Context, resource: Any, fn: Callable[..., Any], wants_context: bool, chunk: Progress
+) -> None:
     suspect = suspects(resource)
     for item in chunk.left():
         if context._error is not None:
@@ -267,7 +272,9 @@ def new_plan(
     if max_in_flight is None:
         max_in_flight = WINDOW * most_workers * chunksize
     elif checks.whole_number("max_in_flight", max_in_flight, least=1) < chunksize:
-        raise ConfigError(f"max_in_flight must be None or at least chunksize ({chunksize}), not {max_in_flight}")
+        raise ConfigError(
+            f"max_in_flight must be None or at least chunksize ({chunksize}), not {max_in_flight}"
+        )
     options: dict[str, Any] = {}
     if timeout is not None:
         options["timeout"] = checks.seconds("timeout", timeout, zero=False, infinite=True)
@@ -302,8 +309,12 @@ class Window:
         self.room: int = plan.max_in_flight  # items that may be taken
         self.ended: bool = False  # whether nothing more is to be taken
         self.error: BaseException | None = None  # what the stream ends with now
-        self.trouble: BaseException | None = None  # what it ends with once all in flight is handed out
-        self.flying: OrderedDict[Future, Progress | None] = OrderedDict()  # in the order of the input
+        self.trouble: BaseException | None = (
+            None  # what it ends with once all in flight is handed out
+        )
+        self.flying: OrderedDict[Future, Progress | None] = (
+            OrderedDict()
+        )  # in the order of the input
         self.undone: list[Any] = []  # items of a chunk that an error of one before them has ended
         # arrivals of what is settled, as it came; unless wanted in order of the input
         self.landed: deque[Any] = deque()

@@ -63,7 +63,9 @@ class ThreadPoolExecutor(CallExecutor):
 
     _task_engine: OnDemandEngine
     _judges = False  # a thread is no resource that an error could break
-    _task_pack: Callable[..., Any] | None = None  # packs a call for the context of a subclass's own that will run it
+    _task_pack: Callable[..., Any] | None = (
+        None  # packs a call for the context of a subclass's own that will run it
+    )
 
     def __init__(
         self,
@@ -124,7 +126,9 @@ class ThreadPoolExecutor(CallExecutor):
         if self._task_pack is None:
             super()._submit_item(item)
         else:  # who put it has packed it
-            self._task_engine.accept(_run_packed, (self._task_pack, item.task), partial(task_made_of, item.future))
+            self._task_engine.accept(
+                _run_packed, (self._task_pack, item.task), partial(task_made_of, item.future)
+            )
 
     def _call_of(self, fn: Any, args: tuple[Any, ...]) -> Any:
         return super()._call_of(fn, args) if self._task_pack is None else args[1]
@@ -166,7 +170,9 @@ class OnDemandEngine(Engine[Any]):
     """An engine without base workers, which hires up to `most` as tasks come and never retires one."""
 
     finishes_at_exit = True
-    life_level: Literal["debug", "info"] = "debug"  # programs make many, and the standard library's say nothing
+    life_level: Literal["debug", "info"] = (
+        "debug"  # programs make many, and the standard library's say nothing
+    )
 
     def __init__(
         self,
@@ -356,7 +362,9 @@ def _adjust_and_accept(
 
 # from CPython 3.14 on: `prepare_context(initializer, initargs)` returns what makes a thread's context, and what packs a
 # call for it. InterpreterPoolExecutor overrides it
-_standard_prepare: Any = getattr(getattr(standard.Standard, "prepare_context", None), "__func__", None)
+_standard_prepare: Any = getattr(
+    getattr(standard.Standard, "prepare_context", None), "__func__", None
+)
 
 
 def _prepared(
@@ -367,7 +375,10 @@ def _prepared(
 ) -> tuple[Callable[[], Any], Callable[[Any], object], Callable[..., Any] | None]:
     """What makes and frees a thread's resource, and what packs calls for it, if it is a context of a subclass's own."""
     prepare: Any = getattr(kind, "prepare_context", None)
-    if _standard_prepare is not None and getattr(prepare, "__func__", None) is not _standard_prepare:
+    if (
+        _standard_prepare is not None
+        and getattr(prepare, "__func__", None) is not _standard_prepare
+    ):
         create, pack = prepare(initializer, initargs, **ctxkwargs)
         return partial(_entered, create), _leave, pack
 

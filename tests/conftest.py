@@ -24,7 +24,9 @@ from tests.support.errors import Sick
 from tests.support.recording import Factory, Log, Resource
 from tests.support.waiting import PATIENCE
 
-if interval := os.environ.get("TASKER_SWITCH_INTERVAL"):  # seconds: 1e-6 has threads switch as often as can be
+if interval := os.environ.get(
+    "TASKER_SWITCH_INTERVAL"
+):  # seconds: 1e-6 has threads switch as often as can be
     sys.setswitchinterval(float(interval))
 
 
@@ -146,7 +148,11 @@ def timer(monkeypatch: pytest.MonkeyPatch) -> Iterator[tasker._sync.timer._Timer
 
 def _ours() -> set[threading.Thread]:
     shared = (tasker._sync.timer._timer._thread,)  # one for the whole process
-    return {t for t in threading.enumerate() if t not in shared and t.name != "MainThread" and "pytest" not in t.name}
+    return {
+        t
+        for t in threading.enumerate()
+        if t not in shared and t.name != "MainThread" and "pytest" not in t.name
+    }
 
 
 @pytest.fixture(autouse=True, scope="module")

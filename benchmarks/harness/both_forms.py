@@ -15,7 +15,14 @@ from benchmarks.harness.rivals import BASELINE, NO_OP, TASKER, Pool, Task, open_
 from benchmarks.harness.rounds import Spread, ratios, spread, spreads
 from benchmarks.harness.targets import Target, both_forms_target, this_build
 
-__all__ = ["WITH_CONTEXT", "Compare", "Samples", "open_both_forms", "rows_of_both_forms", "times_as_fast"]
+__all__ = [
+    "WITH_CONTEXT",
+    "Compare",
+    "Samples",
+    "open_both_forms",
+    "rows_of_both_forms",
+    "times_as_fast",
+]
 
 WITH_CONTEXT = "tasker, with its context"
 WITHOUT = "without"
@@ -32,29 +39,55 @@ def _no_op_with_context(ctx: object, resource: object) -> None: ...
 NO_OP_WITH_CONTEXT = Task(NO_OP.plain, _no_op_with_context)
 
 
-def open_both_forms(stack: ExitStack, workers: int, *, futures: bool = False) -> dict[str, tuple[Pool, Task]]:
+def open_both_forms(
+    stack: ExitStack, workers: int, *, futures: bool = False
+) -> dict[str, tuple[Pool, Task]]:
     """A pool and its task of every rival, by name.
 
     tasker has two, one for each form.
     """
-    pools = {name: (pool, NO_OP) for name, pool in open_pools(stack, workers, futures=futures).items()}
+    pools = {
+        name: (pool, NO_OP) for name, pool in open_pools(stack, workers, futures=futures).items()
+    }
     return pools | {WITH_CONTEXT: (stack.enter_context(open_tasker(workers)), NO_OP_WITH_CONTEXT)}
 
 
 def rows_of_both_forms(
-    name: str, title: str, unit: str, samples: Samples, compare: Compare, note: str, *, cost: Target | None = None
+    name: str,
+    title: str,
+    unit: str,
+    samples: Samples,
+    compare: Compare,
+    note: str,
+    *,
+    cost: Target | None = None,
 ) -> list[Row]:
     """The rows of both forms, and of what the context costs, which `cost` bounds.
 
     `samples` are those of `open_both_forms`, and perhaps others.
     """
-    others = {each: values for each, values in samples.items() if each not in (TASKER, WITH_CONTEXT)}
+    others = {
+        each: values for each, values in samples.items() if each not in (TASKER, WITH_CONTEXT)
+    }
     target = both_forms_target(name, this_build())
     rows: list[Row] = []
 
-    def add(form: str, words: str, shown: Samples, compared: tuple[Spread, str], target: Target | None) -> None:
+    def add(
+        form: str, words: str, shown: Samples, compared: tuple[Spread, str], target: Target | None
+    ) -> None:
         ratio, meaning = compared
-        rows.append(Row(f"{name}{form}", f"{title}{words}", unit, spreads(shown), ratio, meaning, target, (note,)))
+        rows.append(
+            Row(
+                f"{name}{form}",
+                f"{title}{words}",
+                unit,
+                spreads(shown),
+                ratio,
+                meaning,
+                target,
+                (note,),
+            )
+        )
 
     without = {TASKER: samples[TASKER], **others}
     add("", "", without, compare(without), target)

@@ -80,7 +80,11 @@ def _path_of(results: Results, folder: Path) -> Path:
     stem = f"{results.on['python']['name']}-{tasker['commit'] or tasker['version']}"
     names = (f"{stem}.json" if number == 1 else f"{stem}-{number}.json" for number in count(1))
 
-    return next(path for path in map(folder.joinpath, names) if not path.exists() or _are_alike(load(path), results))
+    return next(
+        path
+        for path in map(folder.joinpath, names)
+        if not path.exists() or _are_alike(load(path), results)
+    )
 
 
 def _are_alike(one: Results, other: Results) -> bool:

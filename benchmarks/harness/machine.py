@@ -23,7 +23,9 @@ __all__ = ["describe", "pin", "resident_bytes"]
 
 def describe() -> dict[str, Any]:
     """tasker, Python, machine, and the versions of what is compared."""
-    rivals = {rival.name: rival for rival in (*RIVALS, *PROCESS_RIVALS) if rival.name != TASKER}.values()
+    rivals = {
+        rival.name: rival for rival in (*RIVALS, *PROCESS_RIVALS) if rival.name != TASKER
+    }.values()
     return {
         "tasker": {"version": tasker.__version__, "commit": _commit(Path(tasker.__file__).parent)},
         "python": {
@@ -68,7 +70,9 @@ def _commit(folder: Path) -> str | None:
 
 def _git(folder: Path, *arguments: str) -> str:
     try:
-        run = subprocess.run(["git", "-C", str(folder), *arguments], capture_output=True, text=True, check=False)
+        run = subprocess.run(
+            ["git", "-C", str(folder), *arguments], capture_output=True, text=True, check=False
+        )
     except OSError:
         return ""
 
@@ -84,7 +88,9 @@ def pin() -> str | None:
         return "not pinned to one CPU: this platform cannot"
 
     try:
-        os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})  # interrupts often go to the first one
+        os.sched_setaffinity(
+            0, {max(os.sched_getaffinity(0))}
+        )  # interrupts often go to the first one
     except OSError as error:
         return f"not pinned to one CPU: {error.strerror}"
 
@@ -101,7 +107,10 @@ def resident_bytes() -> int | None:
     except OSError:
         return None
 
-    return next((int(line.split()[1]) * 1024 for line in status.splitlines() if line.startswith("VmRSS")), None)
+    return next(
+        (int(line.split()[1]) * 1024 for line in status.splitlines() if line.startswith("VmRSS")),
+        None,
+    )
 
 
 def _usable_cores() -> int | None:

@@ -37,7 +37,9 @@ def open_processes(workers: int, **options: Any) -> Iterator[Pool]:
     The resources are plain objects.
     """
     hooks: dict[str, Any] = {"on_create": object, "on_destroy": _no_op_on}
-    config = Config(worker_count=workers, max_worker_count=workers, placement=Processes(), **(hooks | options))
+    config = Config(
+        worker_count=workers, max_worker_count=workers, placement=Processes(), **(hooks | options)
+    )
     with TaskManager(config) as manager:
         manager.wait_ready()
         yield TaskerPool(manager, manager.submit)
@@ -75,20 +77,28 @@ def _open_mpire(workers: int) -> Iterator[Pool]:
 
 PROCESS_RIVALS = (
     Rival(TASKER, None, "import tasker", open_processes),
-    Rival(PROCESS_BASELINE, None, "from concurrent.futures import ProcessPoolExecutor", _open_executor),
+    Rival(
+        PROCESS_BASELINE, None, "from concurrent.futures import ProcessPoolExecutor", _open_executor
+    ),
     Rival("loky", "loky", "import loky", _open_loky),
     Rival("pebble", "pebble", "from pebble import ProcessPool", _open_pebble),
     Rival("mpire", "mpire", "from mpire import WorkerPool", _open_mpire),
 )
 
 
-def open_process_pools(stack: ExitStack, workers: int, names: tuple[str, ...] | None = None) -> dict[str, Pool]:
+def open_process_pools(
+    stack: ExitStack, workers: int, names: tuple[str, ...] | None = None
+) -> dict[str, Pool]:
     """A pool of every rival that is installed (of those `names`), by name, with its
     processes, open until the stack is.
 
     tasker's is opened last: it has a thread for each child, and others fork.
     """
-    rivals = [rival for rival in PROCESS_RIVALS if rival.is_installed() and (names is None or rival.name in names)]
+    rivals = [
+        rival
+        for rival in PROCESS_RIVALS
+        if rival.is_installed() and (names is None or rival.name in names)
+    ]
     opened: dict[str, Pool] = {}
     for rival in reversed(rivals):
         opened[rival.name] = stack.enter_context(rival.open(workers))

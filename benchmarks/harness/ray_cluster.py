@@ -21,7 +21,13 @@ def _item_on(resource: object, item: int) -> None: ...
 def local_cluster(cpus: int = 4) -> Any:
     """A cluster of this machine alone; yields the module `ray`."""
     ray: Any = import_module("ray")
-    ray.init(address="local", num_cpus=cpus, include_dashboard=False, configure_logging=False, log_to_driver=False)
+    ray.init(
+        address="local",
+        num_cpus=cpus,
+        include_dashboard=False,
+        configure_logging=False,
+        log_to_driver=False,
+    )
 
     try:
         yield ray

@@ -139,13 +139,19 @@ class Rival:
         """Of the distribution; of tasker, what the imported package says."""
         if self.name == TASKER:
             return tasker.__version__
-        return importlib.metadata.version(self.distribution) if self.distribution else "standard library"
+        return (
+            importlib.metadata.version(self.distribution)
+            if self.distribution
+            else "standard library"
+        )
 
 
 @contextmanager
 def open_tasker(workers: int, **options: Any) -> Iterator[Pool]:
     """A manager; `options` are further ones of its `Config`."""
-    config = tasker.Config(on_create=object, on_destroy=lambda resource: None, worker_count=workers, **options)
+    config = tasker.Config(
+        on_create=object, on_destroy=lambda resource: None, worker_count=workers, **options
+    )
     with tasker.TaskManager(config) as manager:
         manager.wait_ready()
         yield TaskerPool(manager, manager.submit)
@@ -205,11 +211,23 @@ def _open_joblib(workers: int) -> Iterator[Pool]:
 RIVALS = (
     Rival(TASKER, None, "import tasker", open_tasker),
     Rival(BASELINE, None, "from concurrent.futures import ThreadPoolExecutor", open_executor),
-    Rival("multiprocessing", None, "from multiprocessing.pool import ThreadPool", _open_multiprocessing),
+    Rival(
+        "multiprocessing",
+        None,
+        "from multiprocessing.pool import ThreadPool",
+        _open_multiprocessing,
+    ),
     Rival("pebble", "pebble", "from pebble import ThreadPool", _open_pebble),
     Rival("futurist", "futurist", "from futurist import ThreadPoolExecutor", _open_futurist),
     # with one worker joblib calls the function itself, without any thread
-    Rival("joblib", "joblib", "from joblib import Parallel, delayed", _open_joblib, has_futures=False, least_workers=2),
+    Rival(
+        "joblib",
+        "joblib",
+        "from joblib import Parallel, delayed",
+        _open_joblib,
+        has_futures=False,
+        least_workers=2,
+    ),
 )
 
 
@@ -221,7 +239,9 @@ def installed(*, workers: int = 2, futures: bool = False) -> list[Rival]:
     return [
         rival
         for rival in RIVALS
-        if rival.is_installed() and workers >= rival.least_workers and (rival.has_futures or not futures)
+        if rival.is_installed()
+        and workers >= rival.least_workers
+        and (rival.has_futures or not futures)
     ]
 
 

@@ -39,7 +39,9 @@ def spreads(samples: Mapping[str, Sequence[float]]) -> dict[str, Spread]:
     return {name: spread(values) for name, values in samples.items()}
 
 
-def ratios(above: Sequence[float], below: Sequence[float], less: Sequence[float] | None = None) -> list[float]:
+def ratios(
+    above: Sequence[float], below: Sequence[float], less: Sequence[float] | None = None
+) -> list[float]:
     """Round by round, `above / below`, both without what `less` took in the same round.
 
     What drifts from round to round (the machine's speed) is in both and cancels out. A
@@ -50,7 +52,9 @@ def ratios(above: Sequence[float], below: Sequence[float], less: Sequence[float]
     return [(one - off) / (other - off) for one, other, off in rounds if other > off]
 
 
-def interleave(samplers: Mapping[str, Sampler], rounds: int, *, warm_ups: int = 1) -> dict[str, list[float]]:
+def interleave(
+    samplers: Mapping[str, Sampler], rounds: int, *, warm_ups: int = 1
+) -> dict[str, list[float]]:
     """One sample of each in every round, beginning with another one each time.
 
     `warm_ups` rounds are thrown away.

@@ -9,7 +9,13 @@ from collections.abc import Callable, Iterable
 from benchmarks.harness.rivals import Pool, Task
 from benchmarks.harness.rounds import Sampler, seconds
 
-__all__ = ["callers_sampler", "calls_sampler", "gather_sampler", "map_sampler", "round_trip_sampler"]
+__all__ = [
+    "callers_sampler",
+    "calls_sampler",
+    "gather_sampler",
+    "map_sampler",
+    "round_trip_sampler",
+]
 
 
 def gather_sampler(pool: Pool, task: Task, count: int) -> Sampler:

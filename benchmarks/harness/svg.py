@@ -50,7 +50,9 @@ class Drawing:
         place = f'x="{_pixels(left)}" y="{_pixels(top)}" width="{_pixels(width)}" height="{_pixels(height)}"'
         self.elements.append(f'<rect {place} fill="{color}"/>')
 
-    def line(self, start: tuple[float, float], end: tuple[float, float], color: str, dashes: str = "") -> None:
+    def line(
+        self, start: tuple[float, float], end: tuple[float, float], color: str, dashes: str = ""
+    ) -> None:
         """One pixel wide."""
         (x1, y1), (x2, y2) = start, end
         place = f'x1="{_pixels(x1)}" y1="{_pixels(y1)}" x2="{_pixels(x2)}" y2="{_pixels(y2)}"'
@@ -58,7 +60,15 @@ class Drawing:
         self.elements.append(f'<line {place} stroke="{color}"{dashed}/>')
 
     def text(
-        self, x: float, y: float, words: str, color: str, *, size: float = 12, anchor: str = "start", bold: bool = False
+        self,
+        x: float,
+        y: float,
+        words: str,
+        color: str,
+        *,
+        size: float = 12,
+        anchor: str = "start",
+        bold: bool = False,
     ) -> None:
         """One line of words.
 
@@ -67,7 +77,9 @@ class Drawing:
         place = f'x="{_pixels(x)}" y="{_pixels(y)}" font-size="{_pixels(size)}"'
         anchored = "" if anchor == "start" else f' text-anchor="{anchor}"'
         weight = ' font-weight="600"' if bold else ""
-        self.elements.append(f'<text {place}{anchored}{weight} fill="{color}">{escape(words)}</text>')
+        self.elements.append(
+            f'<text {place}{anchored}{weight} fill="{color}">{escape(words)}</text>'
+        )
 
     def as_text(self, width: float, height: float, title: str, description: Sequence[str]) -> str:
         """The file's text.

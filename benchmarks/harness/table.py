@@ -19,7 +19,9 @@ def as_text(rows: Sequence[Row]) -> str:
     lines = _lines(rows)
     widths = [max(len(line[column]) for line in lines) for column in range(len(lines[0]))]
     lines.insert(1, ["-" * width for width in widths])
-    padded = ([cell.ljust(width) for cell, width in zip(line, widths, strict=True)] for line in lines)
+    padded = (
+        [cell.ljust(width) for cell, width in zip(line, widths, strict=True)] for line in lines
+    )
 
     return "\n".join("  ".join(line).rstrip() for line in padded)
 
@@ -46,7 +48,9 @@ def _lines(rows: Sequence[Row]) -> list[list[str]]:
 
     for row in rows:
         medians = {name: figure(value.median) for name, value in row.counters.items()}
-        beside = ", ".join(f"{name}: {value}" for name, value in medians.items() if name not in NAMES)
+        beside = ", ".join(
+            f"{name}: {value}" for name, value in medians.items() if name not in NAMES
+        )
         cells = [medians.get(name, "") for name in shown]
         title = f"{row.title} ({row.unit}{'; ' if beside else ''}{beside})"
         target = "" if row.target is None else str(row.target)

@@ -73,7 +73,9 @@ def is_plain(code: CodeType, given: int) -> bool:
 def plainly_takes(fn: object, given: int) -> bool:
     """Whether `fn` is a plain function that takes so many arguments and no more, or a method or a partial of one."""
     function, filled, more = _behind(fn)
-    return not more and type(function) is FunctionType and is_plain(function.__code__, filled + given)
+    return (
+        not more and type(function) is FunctionType and is_plain(function.__code__, filled + given)
+    )
 
 
 def _behind(fn: object) -> tuple[Any, int, bool]:
@@ -148,7 +150,9 @@ def check_callable(
         raise error(f"{wanted}, not {shown(value)}")
     kind = deferred_kind(value)
     if kind == GENERATOR:
-        raise error(f"{wanted}, not the generator function {shown(value)}: a call of it runs nothing of its body")
+        raise error(
+            f"{wanted}, not the generator function {shown(value)}: a call of it runs nothing of its body"
+        )
     if kind:
         raise error(
             f"{wanted}, not the coroutine function {shown(value)}: it is called by threads; "
@@ -173,7 +177,9 @@ def signature_of(fn: Callable[..., Any], *, follow_wrapped: bool = True) -> Sign
     for type checkers alone."""
     import inspect
 
-    return inspect.signature(_bare(fn, follow_wrapped) if DEFERS_ANNOTATIONS else fn, follow_wrapped=follow_wrapped)
+    return inspect.signature(
+        _bare(fn, follow_wrapped) if DEFERS_ANNOTATIONS else fn, follow_wrapped=follow_wrapped
+    )
 
 
 def _bare(fn: Any, follow_wrapped: bool) -> Any:

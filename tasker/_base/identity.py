@@ -29,7 +29,9 @@ class ByIdentity(Generic[V]):
 
         def forget(reference: weakref.ref[Any]) -> None:
             entry = known.get(key)
-            if entry is not None and entry[0] is reference:  # not another object's, at the same address
+            if (
+                entry is not None and entry[0] is reference
+            ):  # not another object's, at the same address
                 known.pop(key, None)
 
         known[key] = weakref.ref(thing, forget), what

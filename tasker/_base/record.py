@@ -63,8 +63,12 @@ class Record:
             return
         cls._record, cls._types = cls, cls.__annotations__
         defaults = {name: vars(cls)[name] for name in cls._types if name in vars(cls)}
-        cls._factories = {name: value.make for name, value in defaults.items() if type(value) is _Factory}
-        cls._defaults = {name: value for name, value in defaults.items() if name not in cls._factories}
+        cls._factories = {
+            name: value.make for name, value in defaults.items() if type(value) is _Factory
+        }
+        cls._defaults = {
+            name: value for name, value in defaults.items() if name not in cls._factories
+        }
         for name in cls._factories:
             delattr(cls, name)
 
@@ -80,7 +84,9 @@ class Record:
                 if name not in given:
                     values[name] = make()
             if wrong or values.keys() != self._types.keys():
-                _dataclass_like(type(self))(*wrong, **given)  # which raises the `TypeError` that says what is wrong
+                _dataclass_like(type(self))(
+                    *wrong, **given
+                )  # which raises the `TypeError` that says what is wrong
 
             vars(self).update(values)
             self.__post_init__()

@@ -25,7 +25,9 @@ __all__ = ["Backoff"]
 
 FIRST_PAUSE = 0.2  # seconds after the first failure, doubled after each
 LONGEST_PAUSE = 5.0
-SPACING = 0.03  # seconds from one attempt to the next of workers that have paused, however many they are
+SPACING = (
+    0.03  # seconds from one attempt to the next of workers that have paused, however many they are
+)
 
 
 class Backoff:

@@ -61,7 +61,9 @@ class Crew(Generic[R]):
         """Start workers until the base is there, however many threads do so at once, or so many seconds have passed."""
         self.hire(self.base, lambda: self.staying() < self.base, seconds)
 
-    def hire(self, count: int, wanted: Callable[[], bool] = lambda: True, seconds: float = math.inf) -> int:
+    def hire(
+        self, count: int, wanted: Callable[[], bool] = lambda: True, seconds: float = math.inf
+    ) -> int:
         """Start up to `count` workers for about so many seconds, if they are `wanted`, never exceeding the most.
 
         Returns how many. Does not wait for resources. Where tasks compute, a thread may take a tenth of a second to
@@ -75,12 +77,19 @@ class Crew(Generic[R]):
                 return hired
             try:
                 worker.start()
-            except (RuntimeError, MemoryError) as error:  # no more threads for now: the burst thread's tick tries again
+            except (
+                RuntimeError,
+                MemoryError,
+            ) as error:  # no more threads for now: the burst thread's tick tries again
                 self._give_up(worker)
-                self._logger.fault("warning", "%s: no thread for another worker", self._name, error=error)
+                self._logger.fault(
+                    "warning", "%s: no thread for another worker", self._name, error=error
+                )
                 return hired
             except BaseException:
-                if not worker.thread.is_alive():  # Ctrl-C before there was a thread, or before it was known to be there
+                if (
+                    not worker.thread.is_alive()
+                ):  # Ctrl-C before there was a thread, or before it was known to be there
                     self._give_up(worker)
                 raise
         return count
@@ -103,7 +112,9 @@ class Crew(Generic[R]):
     def bury(self) -> None:
         """Strike off workers whose threads have ended without a word."""
         for worker in self.members:
-            if worker.parker.parked:  # then it is alive; to ask all threads costs more than all the rest
+            if (
+                worker.parker.parked
+            ):  # then it is alive; to ask all threads costs more than all the rest
                 continue
             # a thread is not "alive" either just before it begins
             if (worker.began or worker.started) and not worker.thread.is_alive():

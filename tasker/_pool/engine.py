@@ -45,7 +45,12 @@ from tasker._tasks.hints import explain_call
 from tasker._tasks.signature import wants_context
 from tasker._tasks.unrun import suspects
 from tasker.config import Config
-from tasker.errors import PoolDeadlockError, QueueFullError, ResourceCreationError, TaskManagerShutdownError
+from tasker.errors import (
+    PoolDeadlockError,
+    QueueFullError,
+    ResourceCreationError,
+    TaskManagerShutdownError,
+)
 from tasker.placement.base import Backend
 from tasker.snapshots import Stamps, StopReport, TaskMetrics, TaskStats
 
@@ -66,7 +71,9 @@ class Engine(Generic[R]):
 
     packs = False  # whether what is submitted is sent elsewhere
     life_level: Literal["debug", "info"] = "info"  # at which its ordinary life is told
-    finishes_at_exit = False  # whether interpreter exit waits for all that was accepted, however long
+    finishes_at_exit = (
+        False  # whether interpreter exit waits for all that was accepted, however long
+    )
 
     def __init__(self, config: Config[R]) -> None:
         current.renew()
@@ -86,7 +93,9 @@ class Engine(Generic[R]):
         self._wrong = 0, 0, 0
         self.exiting = False  # whether the interpreter is
         self.orphaned: BaseException | None = None  # why, in a forked child, no task has an end
-        self._inherited: list[Any] = []  # in a forked child: kept, or collecting them would free them
+        self._inherited: list[
+            Any
+        ] = []  # in a forked child: kept, or collecting them would free them
         self.values: ManagerValues = ManagerValues(config.ctx, self.is_stopping)
         self.queue: TaskQueue = self._new_queue()
         self.counters: Counters = Counters(self.queue.waiting_new)
@@ -107,7 +116,9 @@ class Engine(Generic[R]):
             self._worker_left,
             self.service_logger,
         )
-        size = config.worker_count if config.resource_pool_size is None else config.resource_pool_size
+        size = (
+            config.worker_count if config.resource_pool_size is None else config.resource_pool_size
+        )
         self.pool: ResourcePool[R] = ResourcePool(
             config.name,
             size,
@@ -118,7 +129,9 @@ class Engine(Generic[R]):
             shared=config.resource_pool_size is not None or self.packs or greenlets() != "",
         )
         self.turns: Turns = Turns(config.name, config.run_task_limit)
-        self.lifecycle: Lifecycle = Lifecycle(self, create_timeout, self._wake_housekeeper, self._ensure_housekeeper)
+        self.lifecycle: Lifecycle = Lifecycle(
+            self, create_timeout, self._wake_housekeeper, self._ensure_housekeeper
+        )
         interval = checks.seconds("burst_interval", config.burst_interval)
         self.housekeeper: Housekeeper = Housekeeper(self, interval, create_timeout, limits)
         self._bounded = config.queue_size > 0
@@ -150,7 +163,9 @@ class Engine(Generic[R]):
         try:
             self.pool.fill()
         except Exception as error:
-            raise ResourceCreationError(f"{self.name}: on_create failed while the run_task pool was filled") from error
+            raise ResourceCreationError(
+                f"{self.name}: on_create failed while the run_task pool was filled"
+            ) from error
 
     # -- submitting ------------------------------------------------------------------------------------------------
 
@@ -178,7 +193,15 @@ class Engine(Generic[R]):
             wants = asking is not None
         else:
             wants = self._ask(fn, len(args))
-        task = make(self, fn, args, wants, monotonic(), waiting, copy_context() if self._propagates else None)
+        task = make(
+            self,
+            fn,
+            args,
+            wants,
+            monotonic(),
+            waiting,
+            copy_context() if self._propagates else None,
+        )
         self._accept(task, options)
         return task
 
@@ -210,11 +233,16 @@ class Engine(Generic[R]):
                 self.user.tell("record_arrival")
         except BaseException as error:
             # it may be in its lane already. There may be no room on the stack, so no call before that is decided
-            accepted, task._refused = not task._refused, True  # announced: what takes it out of the lane counts it
+            accepted, task._refused = (
+                not task._refused,
+                True,
+            )  # announced: what takes it out of the lane counts it
             try:
                 del task._may_start
             except AttributeError:
-                task._refused = not accepted  # a worker has taken it, unless the closed queue has refused it
+                task._refused = (
+                    not accepted
+                )  # a worker has taken it, unless the closed queue has refused it
             else:
                 accepted = False
             if not accepted:
@@ -250,7 +278,9 @@ class Engine(Generic[R]):
         else:
             self._submit_with_limits(task, timeout, queue_timeout)
 
-    def _submit_with_limits(self, task: TaskFuture[Any], timeout: float | None, queue_timeout: float | None) -> None:
+    def _submit_with_limits(
+        self, task: TaskFuture[Any], timeout: float | None, queue_timeout: float | None
+    ) -> None:
         room = _optional_seconds("queue_timeout", queue_timeout)
         limit = _optional_seconds("timeout", timeout, zero=False)
         try:
@@ -284,7 +314,9 @@ class Engine(Generic[R]):
 
     def run_task(self, fn: Callable[..., Any], args: tuple[Any, ...]) -> Any:
         """Run a task here and now on a pooled resource."""
-        if self.queue.closed:  # the burst thread closes the pool a moment later, and in a forked child nobody does
+        if (
+            self.queue.closed
+        ):  # the burst thread closes the pool a moment later, and in a forked child nobody does
             raise self.queue.refusal()
         code, given, asking = self._known
         if (
@@ -305,15 +337,23 @@ class Engine(Generic[R]):
         except BaseException as error:
             self._run_task_failed(started)
             if isinstance(error, Exception):
-                raise ResourceCreationError(f"{self.name}: on_create failed for run_task") from error
+                raise ResourceCreationError(
+                    f"{self.name}: on_create failed for run_task"
+                ) from error
             raise
         healthy, loan.context = True, None  # no call before the `try`: a Ctrl-C would lose the loan
         try:
             loan.owner, loan.outer = self, outer
             running.loan = loan
-            if self.queue.resting:  # looked at when the resource is out: see `Housekeeper._is_quiet`
+            if (
+                self.queue.resting
+            ):  # looked at when the resource is out: see `Housekeeper._is_quiet`
                 self.queue.stir()
-            result = fn(self.call_context(loan), loan.resource, *args) if wants else fn(loan.resource, *args)
+            result = (
+                fn(self.call_context(loan), loan.resource, *args)
+                if wants
+                else fn(loan.resource, *args)
+            )
             if type(result) is not self._harmless:
                 self._look_at_result(result, fn, loan.resource)
         except BaseException as error:
@@ -351,7 +391,9 @@ class Engine(Generic[R]):
         else:
             self._harmless = kind
 
-    def run_in_turn(self, fn: Callable[..., Any], args: tuple[Any, ...], queue_timeout: float | None) -> Any:
+    def run_in_turn(
+        self, fn: Callable[..., Any], args: tuple[Any, ...], queue_timeout: float | None
+    ) -> Any:
         """`run_task`, when it is the caller's turn."""
         timeout = _optional_seconds("queue_timeout", queue_timeout)
         if not self.turns.limited:
@@ -422,7 +464,9 @@ class Engine(Generic[R]):
     def record_cancelled(self) -> None:
         self.counters.cancelled()
 
-    def record_failure(self, future: TaskFuture[Any], error: BaseException, *, was_waiting: bool) -> None:
+    def record_failure(
+        self, future: TaskFuture[Any], error: BaseException, *, was_waiting: bool
+    ) -> None:
         if was_waiting and isinstance(error, CancelledError):
             self.record_cancelled()
             return
@@ -518,7 +562,11 @@ class Engine(Generic[R]):
         will."""
 
         def over() -> bool:
-            return self.is_stopping() or self.backend.impossible is not None or self.crew.holding() >= self.crew.base
+            return (
+                self.is_stopping()
+                or self.backend.impossible is not None
+                or self.crew.holding() >= self.crew.base
+            )
 
         self._wait_until(over, timeout, deadlock.Ready(self))
         return self.crew.holding() >= self.crew.base
@@ -526,7 +574,9 @@ class Engine(Generic[R]):
     def join(self, timeout: float | None) -> bool:
         """Wait until no accepted task waits or runs; `False` when it took too long."""
         if self.runs_this_thread():
-            raise PoolDeadlockError(f"{self.name}: join() called from one of its own tasks would wait for itself")
+            raise PoolDeadlockError(
+                f"{self.name}: join() called from one of its own tasks would wait for itself"
+            )
         return self._wait_until(self._at_rest, timeout, deadlock.Rest(self))
 
     def _at_rest(self) -> bool:
@@ -534,7 +584,9 @@ class Engine(Generic[R]):
         # asked first has taken since then what another put back
         return self.lifecycle.state == CLOSED or (
             not any(self.queue.waiting())
-            and all(worker.parker.parked or not worker.holds_resource for worker in self.crew.members)
+            and all(
+                worker.parker.parked or not worker.holds_resource for worker in self.crew.members
+            )
             and self.counters.unfinished() == 0
         )
 
@@ -557,9 +609,13 @@ class Engine(Generic[R]):
     def _anything_runs(self) -> bool:
         if self.settling or self.fallen or not self.runner.idle():
             return True
-        return any(not worker.parker.parked and worker.holds_resource for worker in self.crew.members)
+        return any(
+            not worker.parker.parked and worker.holds_resource for worker in self.crew.members
+        )
 
-    def _wait_until(self, reached: Callable[[], bool], timeout: float | None, awaited: deadlock.Awaited) -> bool:
+    def _wait_until(
+        self, reached: Callable[[], bool], timeout: float | None, awaited: deadlock.Awaited
+    ) -> bool:
         limit = None if timeout is None else checks.patience("timeout", timeout)
         until = math.inf if limit is None else monotonic() + limit
         parker = Parker()
@@ -608,7 +664,9 @@ class Engine(Generic[R]):
     def runs_this_thread(self) -> bool:
         """Whether the calling thread is one of this engine's."""
         thread = threading.current_thread()
-        return thread is self.housekeeper.thread or any(worker.thread is thread for worker in self.crew.members)
+        return thread is self.housekeeper.thread or any(
+            worker.thread is thread for worker in self.crew.members
+        )
 
     def closing_needs_this_thread(self) -> bool:
         """Whether to wait for the end would be to wait for the calling thread itself: it runs a task, a callback or
@@ -634,7 +692,15 @@ class Engine(Generic[R]):
 
     def own_parts(self) -> tuple[object, ...]:
         """What has locks."""
-        parts = self.queue, self.crew, self.counters, self.runner, self.pool, self.user, self.backoff
+        parts = (
+            self.queue,
+            self.crew,
+            self.counters,
+            self.runner,
+            self.pool,
+            self.user,
+            self.backoff,
+        )
         return (self, *parts, self.queue.room, self.turns.room, self.logger.faults)
 
     # -- the pieces --------------------------------------------------------------------------------------------------
@@ -646,7 +712,9 @@ class Engine(Generic[R]):
         config = self.config
         most = config.max_worker_count
         if most is None:
-            extra = config.burst_worker_count if config.burst_task_threshold else config.worker_count
+            extra = (
+                config.burst_worker_count if config.burst_task_threshold else config.worker_count
+            )
             most = config.worker_count + extra
         return Limits(
             base=config.worker_count,
@@ -673,7 +741,9 @@ class Engine(Generic[R]):
 
     def _worker_left(self, worker: Worker[R]) -> None:
         self.worker_changed()
-        if worker.thread.ident is not None:  # else its thread did not start, and at once it would not start again
+        if (
+            worker.thread.ident is not None
+        ):  # else its thread did not start, and at once it would not start again
             self._wake_housekeeper()
 
     def resource_lost(self, resource: R) -> None:
@@ -724,7 +794,9 @@ class Engine(Generic[R]):
         self._inherited += self.pool.close()
         self.orphaned = error
         self.lifecycle.end_after_fork()
-        forked_by = [worker for worker in self.crew.members if worker.thread is threading.current_thread()]
+        forked_by = [
+            worker for worker in self.crew.members if worker.thread is threading.current_thread()
+        ]
         self.crew.members = ()
         for worker in forked_by:
             if worker.task is not None:

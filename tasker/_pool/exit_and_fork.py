@@ -79,7 +79,9 @@ def watch(engine: Watched) -> None:
     Raises `TaskManagerShutdownError` when it is too late for that."""
     _watched.add(engine)
     if _refuses:
-        raise TaskManagerShutdownError(f"{engine.name} cannot be made any more: the interpreter ends")
+        raise TaskManagerShutdownError(
+            f"{engine.name} cannot be made any more: the interpreter ends"
+        )
     with _registering:  # anew, to be called first
         atexit.unregister(_close_all_at_exit)
         atexit.register(_close_all_at_exit)
@@ -104,7 +106,9 @@ def _end_all_threads() -> None:
     join_all(lambda thread: not is_ours(thread))
     _refuses = True  # then look: a manager that is made meanwhile is closed, or refused
     _close_all_at_exit()
-    left = [name for engine in _all_watched() for name in engine.lifecycle.abandoned] + timer.runner.busy()
+    left = [
+        name for engine in _all_watched() for name in engine.lifecycle.abandoned
+    ] + timer.runner.busy()
     if left:
         ours.warning("tasker: the interpreter cannot end before these have: %s", ", ".join(left))
     join_all(lambda thread: not timer.runs(thread))
@@ -169,7 +173,11 @@ def is_needed_here() -> bool:
         or holds_lock(*_shared_parts())
         or timer.is_needed_here()
         or future.is_looked_into_here()
-        or any(engine.is_held_up_here() for engine in _all_watched() if not engine.lifecycle.has_ended())
+        or any(
+            engine.is_held_up_here()
+            for engine in _all_watched()
+            if not engine.lifecycle.has_ended()
+        )
     )
 
 
@@ -203,5 +211,7 @@ except RuntimeError:  # imported when the interpreter exits already
         refuse_threads()
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(
-        before=_look_before_fork, after_in_parent=_forget_in_parent, after_in_child=_start_afresh_in_child
+        before=_look_before_fork,
+        after_in_parent=_forget_in_parent,
+        after_in_child=_start_afresh_in_child,
     )

@@ -87,7 +87,9 @@ class EngineForHousekeeper(Protocol):
 class Housekeeper:
     """The thread, and what it remembers from tick to tick."""
 
-    def __init__(self, engine: EngineForHousekeeper, interval: float, create_timeout: float, limits: Limits) -> None:
+    def __init__(
+        self, engine: EngineForHousekeeper, interval: float, create_timeout: float, limits: Limits
+    ) -> None:
         self._engine = engine
         self._interval = interval
         self._create_timeout = create_timeout
@@ -96,7 +98,9 @@ class Housekeeper:
         self._tick = min(interval or TICK, TICK)
         self._parker = Parker()
         self._scaled_at = monotonic()
-        self._held_at = self._scaled_at  # when a worker was last seen to hold a resource, without being stuck
+        self._held_at = (
+            self._scaled_at
+        )  # when a worker was last seen to hold a resource, without being stuck
         self.hopeless: bool = False  # whether that is longer ago than `create_timeout`
         self._stuck = False  # whether all workers that hold a resource wait, at last, for what is in the lanes
         self._look_at = 0.0  # when to look at waits again
@@ -108,7 +112,10 @@ class Housekeeper:
         self._struck = False  # whether the last tick was ended by an error
         self._replacing = new_lock()
         self._beats = 0  # ticks begun
-        self._seen = (-1, 0.0)  # beats at an `ensure`, and when they were so many for the first time
+        self._seen = (
+            -1,
+            0.0,
+        )  # beats at an `ensure`, and when they were so many for the first time
         self._arrived: int = 0  # tasks, as the last tick saw
         self._stirred_at = self._scaled_at  # when there was last anything to see to
         engine.queue.wake_housekeeper = self.wake
@@ -152,7 +159,9 @@ class Housekeeper:
                 except BaseException:
                     self._struck = True
         finally:
-            if not self._has_ended and self.thread is thread:  # an exception that another thread sent
+            if (
+                not self._has_ended and self.thread is thread
+            ):  # an exception that another thread sent
                 self._replace()
 
     def _guarded_tick(self, patience: float = 0.0) -> bool:
@@ -203,7 +212,9 @@ class Housekeeper:
         if not self._is_quiet():
             self._stirred_at = now
         elif now - self._stirred_at >= QUIET:
-            queue.resting = True  # announce, then look: whoever makes work looks for this afterwards
+            queue.resting = (
+                True  # announce, then look: whoever makes work looks for this afterwards
+            )
             if self._is_quiet():
                 return REST
             queue.resting = False
@@ -216,7 +227,9 @@ class Housekeeper:
         engine.queue.resting = False
         if woken:
             self._stirred_at = now
-        self._held_at = now  # the workers have kept their resources: the loss of one would have ended the rest
+        self._held_at = (
+            now  # the workers have kept their resources: the loss of one would have ended the rest
+        )
         engine.counters.rested(now)
 
     def _is_quiet(self) -> bool:
@@ -283,10 +296,14 @@ class Housekeeper:
         if whole and engine.user.create_error is not None:
             engine.runner.let_go([engine.user.take_create_error()])
         engine.news.look(whole=whole)
-        self.hopeless = engine.backend.impossible is not None or now - self._held_at >= self._create_timeout
+        self.hopeless = (
+            engine.backend.impossible is not None or now - self._held_at >= self._create_timeout
+        )
         if self.hopeless and not holding:
             engine.queue.fail_waiting(
-                lambda task: task._fail_from_outside(self._creation_error(), ContextCancelledError("no resource")),
+                lambda task: task._fail_from_outside(
+                    self._creation_error(), ContextCancelledError("no resource")
+                ),
                 engine.runner.let_go,
                 TICK,
             )
@@ -309,7 +326,9 @@ class Housekeeper:
         now = monotonic()
         if now >= self._look_at:
             engine = self._engine
-            self._stuck = bool(holding) and any(engine.queue.waiting()) and not deadlock.any_free(holding)
+            self._stuck = (
+                bool(holding) and any(engine.queue.waiting()) and not deadlock.any_free(holding)
+            )
             deadlock.look_again(engine.crew.members)
             self._look_at = now + 50 * (monotonic() - now)
 
@@ -325,7 +344,9 @@ class Housekeeper:
 
     def trouble(self) -> str:
         """Why there is no hope, although workers hold resources. Runs code of the user's."""
-        return f"no other worker of {self._engine.name} has got a resource for {self._why_hopeless()}"
+        return (
+            f"no other worker of {self._engine.name} has got a resource for {self._why_hopeless()}"
+        )
 
     def _why_hopeless(self) -> str:
         engine = self._engine

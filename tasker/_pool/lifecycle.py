@@ -77,7 +77,11 @@ class Lifecycle:
     """The state of one manager, and the only code that moves it."""
 
     def __init__(
-        self, engine: EngineForLifecycle, create_timeout: float, wake: Callable[[], None], ensure: Callable[[], None]
+        self,
+        engine: EngineForLifecycle,
+        create_timeout: float,
+        wake: Callable[[], None],
+        ensure: Callable[[], None],
     ) -> None:
         self._engine = engine
         self._create_timeout = create_timeout
@@ -88,8 +92,12 @@ class Lifecycle:
         self._kill_times: list[float] = []  # when running tasks are given up: the earliest counts
         self._is_closed = False
         self._closing_since: float | None = None
-        self._empty_since: float | None = None  # when there was nothing left to wait for, but counts
-        self._up_since: float | None = None  # since when no more is waited for what runs, but only for who leaves
+        self._empty_since: float | None = (
+            None  # when there was nothing left to wait for, but counts
+        )
+        self._up_since: float | None = (
+            None  # since when no more is waited for what runs, but only for who leaves
+        )
         self._killed = False
         self._excused = 0.0  # seconds that do not count
         self._stepped_at = 0.0  # when the step began, those not counted
@@ -135,7 +143,9 @@ class Lifecycle:
         Without a timeout and inside of a task it raises `PoolDeadlockError` if the wait could never end."""
         deadline = math.inf if timeout is None else monotonic() + timeout
         parker = Parker()
-        self.awaiting.append(parker)  # then look: so either this thread sees the end, or the end sees this thread
+        self.awaiting.append(
+            parker
+        )  # then look: so either this thread sees the end, or the end sees this thread
         try:
             with deadlock.Wait(deadlock.Closing(self._engine), parker.wake, timeout) as wait:
                 while not self._ended and wait.stuck is None:
@@ -191,11 +201,18 @@ class Lifecycle:
         if self._closing_since is None:
             self._closing_since = self._stepped_at
             engine.backend.stopping()
-            engine.runner.run(*(partial(engine.user.destroy_elsewhere, resource) for resource in engine.pool.close()))
+            engine.runner.run(
+                *(
+                    partial(engine.user.destroy_elsewhere, resource)
+                    for resource in engine.pool.close()
+                )
+            )
         engine.crew.wake_all(engine.queue.idle)
         engine.queue.wake_submitters()
         engine.turns.heal()
-        killing = self.state == KILLING  # looked at once: a kill that comes from now on is for the next step
+        killing = (
+            self.state == KILLING
+        )  # looked at once: a kill that comes from now on is for the next step
         self._tell_how("being killed" if killing else "stopping")
         if killing:
             self._killed = True
@@ -215,7 +232,9 @@ class Lifecycle:
             self._close(tuple(engine.runner.busy()))  # in destructors, if at all
             return True
         if not self._time_is_up(killing=killing):
-            self._up_since = None  # a stop's time may be up before that of the kill that overtakes it
+            self._up_since = (
+                None  # a stop's time may be up before that of the kill that overtakes it
+            )
             return False
         self._kill_running()
         if self._is_leaving():
@@ -286,7 +305,10 @@ class Lifecycle:
 
     def _creates_in_vain(self, worker: Worker[Any]) -> bool:
         """Whether it has had no resource for `create_timeout`: one that has just destroyed its last one is leaving."""
-        return worker.creating and self._stepped_at + self._excused >= worker.creating_since + self._create_timeout
+        return (
+            worker.creating
+            and self._stepped_at + self._excused >= worker.creating_since + self._create_timeout
+        )
 
     def _kill_at(self) -> float:
         return min(self._kill_times, default=0.0)
@@ -294,7 +316,9 @@ class Lifecycle:
     def _kill_waiting(self) -> bool:
         """Fail waiting tasks for a while; whether there are more."""
         return self._engine.queue.fail_waiting(
-            lambda task: task._fail_from_outside(self._killed_error("before the task started"), self._cancelled()),
+            lambda task: task._fail_from_outside(
+                self._killed_error("before the task started"), self._cancelled()
+            ),
             self._engine.runner.let_go,
             _SLICE,
         )
@@ -305,9 +329,13 @@ class Lifecycle:
         for place in range(len(things)):
             error, cause = self._cancelled(), self._killed_error("while the task was running")
             jobs += things[place]._ask_to_end(error, cause, things)
-        contexts = list(self._engine.run_contexts)  # a tuple() is not made in one step without the GIL
+        contexts = list(
+            self._engine.run_contexts
+        )  # a tuple() is not made in one step without the GIL
         for place in range(len(contexts)):
-            jobs += contexts[place]._end(self._cancelled(), self._killed_error("while run_task was running"), things)
+            jobs += contexts[place]._end(
+                self._cancelled(), self._killed_error("while run_task was running"), things
+            )
         self._engine.runner.let_go(contexts)
         self._engine.runner.run_all(jobs)
         self._engine.runner.let_go(things)
@@ -328,7 +356,11 @@ class Lifecycle:
 
         The burst thread may be the last that refers to them when their workers go on, so it hands the list to
         `CallbackRunner.let_go`; to the others it does not refer for longer than the look takes."""
-        members = [worker for worker in self._engine.crew.members if getattr(worker.task, name, self) is value]
+        members = [
+            worker
+            for worker in self._engine.crew.members
+            if getattr(worker.task, name, self) is value
+        ]
         return [task for worker in members if (task := worker.task) is not None]
 
     def _busy_threads(self) -> tuple[str, ...]:
@@ -362,7 +394,10 @@ class Lifecycle:
         self._told = ""
         engine = self._engine
         parker, is_free = Parker(), engine.runner.idle()
-        if engine.news.closed(self._report(closed=True), engine.backoff.made_at, parker.wake) and is_free:
+        if (
+            engine.news.closed(self._report(closed=True), engine.backoff.made_at, parker.wake)
+            and is_free
+        ):
             if engine.exiting:
                 engine.runner.run_here()
             else:

@@ -57,7 +57,9 @@ class Totals(_Totals):
 
     def plus(self, other: Totals) -> Totals:
         sums = (mine + theirs for mine, theirs in zip(self[:7], other[:7], strict=True))
-        return Totals._make((*sums, min(self.shortest, other.shortest), max(self.longest, other.longest)))
+        return Totals._make(
+            (*sums, min(self.shortest, other.shortest), max(self.longest, other.longest))
+        )
 
     def with_durations(self, durations: list[float]) -> Totals:
         """With the tasks whose waiting and running seconds alternate in `durations`."""
@@ -97,7 +99,9 @@ class Shard:
             self._replace(before, (totals.with_durations(durations), past, []))
         return self.durations
 
-    def count(self, *, failed: int = 0, retried: int = 0, cancelled: int = 0, untaken: int = 0) -> None:
+    def count(
+        self, *, failed: int = 0, retried: int = 0, cancelled: int = 0, untaken: int = 0
+    ) -> None:
         """Add to the totals."""
         counted = False
         while not counted:
@@ -206,7 +210,11 @@ class Counters:
         Both only grow. Neither counts what no worker did: a `run_task`, a timeout, a `kill()`."""
         outside, direct = self._outside, self._direct
         with self._lock:
-            finished = [shard.finished() for shard in self._shards if shard is not outside and shard is not direct]
+            finished = [
+                shard.finished()
+                for shard in self._shards
+                if shard is not outside and shard is not direct
+            ]
             done = self._left.completed + self._left.failed + sum(map(sum, finished))
         return self._count_queued(), done
 
@@ -216,8 +224,12 @@ class Counters:
         Returns the tasks that have arrived so far."""
         arrived = self._count_arrived()
         with self._lock:
-            if now - self._samples[-1][0] >= RATE_WINDOW / 100:  # bounds the memory, however short the tick
-                completed = self._left.completed + sum(shard.finished()[0] for shard in self._shards)
+            if (
+                now - self._samples[-1][0] >= RATE_WINDOW / 100
+            ):  # bounds the memory, however short the tick
+                completed = self._left.completed + sum(
+                    shard.finished()[0] for shard in self._shards
+                )
                 self._samples.append((now, arrived, completed))
             self._forget_samples(now)
         return arrived
@@ -251,7 +263,9 @@ class Counters:
     def metrics(self) -> TaskMetrics:
         """The snapshot. Costs the same after ten tasks and after ten million."""
         with self._lock:
-            p95, p99 = self._merge(self._shards)  # before the totals: no quantile is above the longest
+            p95, p99 = self._merge(
+                self._shards
+            )  # before the totals: no quantile is above the longest
             totals = self.totals()
             now = monotonic()
             self._forget_samples(now)
@@ -293,7 +307,9 @@ class Counters:
     def _forget_samples(self, now: float) -> None:
         """Keep one sample from before the window, so that a window in which nothing was sampled shows no rate."""
         old = now - RATE_WINDOW
-        with contextlib.suppress(IndexError):  # one is left; no call before popleft(), where a signal handler may pop
+        with contextlib.suppress(
+            IndexError
+        ):  # one is left; no call before popleft(), where a signal handler may pop
             while self._samples[1][0] <= old:
                 self._samples.popleft()
 
@@ -309,7 +325,9 @@ class Counters:
             before = self._taken() + self._left.untaken + self._outside._published[0].untaken
         queued = before + self._waiting()
         with self._lock:
-            if queued > self._queued:  # no call from the look to the store, where a signal handler may count
+            if (
+                queued > self._queued
+            ):  # no call from the look to the store, where a signal handler may count
                 self._queued = queued
             return self._queued
 

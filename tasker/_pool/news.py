@@ -23,7 +23,11 @@ class News:
     """One for each manager. A method says in which threads it is called, if not in any."""
 
     def __init__(
-        self, name: str, logger: GuardedLogger, background: BackgroundLogger, level: Literal["debug", "info"]
+        self,
+        name: str,
+        logger: GuardedLogger,
+        background: BackgroundLogger,
+        level: Literal["debug", "info"],
     ) -> None:
         self._name = name
         self._logger = logger
@@ -66,7 +70,9 @@ class News:
             self._over(row, recovered=True)
 
     def closing(self, how: str, waiting: int, running: int) -> None:
-        self._tell_in_background("%s: %s, tasks waiting: %d, running: %d", self._name, how, waiting, running)
+        self._tell_in_background(
+            "%s: %s, tasks waiting: %d, running: %d", self._name, how, waiting, running
+        )
 
     def closed(self, report: StopReport, made_at: float, then: Callable[[], object]) -> bool:
         """Everything has ended. `made_at`: when a resource was made for the last time. Returns whether there is
@@ -96,8 +102,14 @@ class News:
         count = "1 failure" if row.count == 1 else f"{row.count} failures"
         if not row.held:
             if row.untold:
-                self._background.warning(f"{row.msg}, %d times in %s: that is over", *row.args, row.count, row.lasted)
+                self._background.warning(
+                    f"{row.msg}, %d times in %s: that is over", *row.args, row.count, row.lasted
+                )
         elif recovered:
-            self._background.warning("%s: resources are made again after %s in %s", self._name, count, row.lasted)
+            self._background.warning(
+                "%s: resources are made again after %s in %s", self._name, count, row.lasted
+            )
         else:
-            self._background.warning("%s: closed in an outage, after %s in %s", self._name, count, row.lasted)
+            self._background.warning(
+                "%s: closed in an outage, after %s in %s", self._name, count, row.lasted
+            )

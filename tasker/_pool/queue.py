@@ -83,7 +83,9 @@ class TaskQueue:
         self.closed: bool = False
         self._killed = False  # whether what waits is to fail
         self._error: TaskManagerShutdownError | None = None
-        self._excluding = False  # whether takers take the lock, as a compaction holds it, or get nothing any more
+        self._excluding = (
+            False  # whether takers take the lock, as a compaction holds it, or get nothing any more
+        )
         self._kept: list[Task] = []  # what a compaction has in its hands
         # each take costs it without the GIL, where this type is faster
         self._take_lock: Any = new_lock() if gil_enabled() else threading.Lock()
@@ -91,7 +93,11 @@ class TaskQueue:
         self._dead = {False: 0, True: 0}  # emptied entries of the main and of the priority lane
         self._requeued = {False: 0, True: 0}  # entries that were taken before
         self._later: list[tuple[float, Task]] = []  # retries that pause, and until when
-        self._take = self._take_locked if (not gil_enabled() if locked is None else locked) else self._take_unlocked
+        self._take = (
+            self._take_locked
+            if (not gil_enabled() if locked is None else locked)
+            else self._take_unlocked
+        )
         self.take: Callable[[Hand], Task | None] = self._take_freeing if capacity else self._take
         self._swept: list[Task] = []  # what `fail_waiting` has in its hands
         self.reserve: Callable[..., bool] = self.room.enter  # before `put` to a bounded queue
@@ -213,7 +219,12 @@ class TaskQueue:
     def entries(self) -> list[Task]:
         """All entries, dead ones included."""
         later = [task for _, task in self._later.copy()]  # first: they move to the lanes
-        lanes = (copy_of(self._priority), copy_of(self._main), self._kept.copy(), self._swept.copy())
+        lanes = (
+            copy_of(self._priority),
+            copy_of(self._main),
+            self._kept.copy(),
+            self._swept.copy(),
+        )
         return later + [task for lane in lanes for task in lane]
 
     def compact(self) -> list[Task]:
@@ -264,9 +275,15 @@ class TaskQueue:
 
     def _count_waiting(self) -> tuple[int, int]:
         others = [0, 0]
-        for task in (*self._kept.copy(), *self._swept.copy(), *(task for _, task in self._later.copy())):
+        for task in (
+            *self._kept.copy(),
+            *self._swept.copy(),
+            *(task for _, task in self._later.copy()),
+        ):
             others[task._priority] += 1
-        return len(self._main) + others[0] - self._dead[False], len(self._priority) + others[1] - self._dead[True]
+        return len(self._main) + others[0] - self._dead[False], len(self._priority) + others[
+            1
+        ] - self._dead[True]
 
     def waiting_new(self) -> int:
         """Live tasks that were never taken; at most as many as there are, in any race (see `metrics`)."""
@@ -275,7 +292,10 @@ class TaskQueue:
             return max(0, sum(self._count_waiting()) - self._requeued[False] - self._requeued[True])
 
     def fail_waiting(
-        self, fail: Callable[[Task], object], let_go: Callable[[list[Any]], object], seconds: float = math.inf
+        self,
+        fail: Callable[[Task], object],
+        let_go: Callable[[list[Any]], object],
+        seconds: float = math.inf,
     ) -> bool:
         """Take tasks out and settle them by `fail`, which is to be called once for each, for about so many seconds.
 
@@ -319,7 +339,9 @@ class TaskQueue:
             lane = self._priority or self._main
             if not lane or self._killed:
                 return None
-            if lane is self._main and self._priority:  # put since the first look, perhaps before the main task was
+            if (
+                lane is self._main and self._priority
+            ):  # put since the first look, perhaps before the main task was
                 lane = self._priority
             task = hand.task = lane[0]
             lane.popleft()
@@ -334,7 +356,10 @@ class TaskQueue:
     def _sweep(self) -> bool:
         """Take the next tasks out; whether there were any."""
         self.ripen(math.inf)
-        with self._take_lock, contextlib.suppress(IndexError):  # a taker that takes no lock may be faster
+        with (
+            self._take_lock,
+            contextlib.suppress(IndexError),
+        ):  # a taker that takes no lock may be faster
             while len(self._swept) < _BATCH and (lane := self._priority or self._main):
                 hand_on(lane.popleft, self._swept.append)
         self._swept.reverse()  # the first one is settled first, from the end of the list
@@ -342,7 +367,9 @@ class TaskQueue:
 
     def _ripen(self, now: float) -> int:
         """Put what is ripe into its lane, with both locks held; returns how many those were."""
-        due = [(until if task._waits_for_start() else -math.inf, task) for until, task in self._later]
+        due = [
+            (until if task._waits_for_start() else -math.inf, task) for until, task in self._later
+        ]
         due.sort(key=lambda entry: entry[0], reverse=True)
         self._later = due
         places: dict[bool, int] = {}
@@ -379,7 +406,9 @@ class TaskQueue:
             self._dead[task._priority] -= 1
 
     def _count_refusal(self, task: Task) -> None:
-        if task._refused and not task._is_counted:  # its submission did not come to that: see `Engine.submit`
+        if (
+            task._refused and not task._is_counted
+        ):  # its submission did not come to that: see `Engine.submit`
             task._count_refusal()
 
     def _end_compaction_locked(self) -> None:
@@ -394,7 +423,9 @@ class TaskQueue:
     def refusal(self) -> TaskManagerShutdownError:
         if self._error is not None:
             return TaskManagerShutdownError(*self._error.args)
-        return TaskManagerShutdownError(f"{self._name} is stopping or closed: the task was not accepted")
+        return TaskManagerShutdownError(
+            f"{self._name} is stopping or closed: the task was not accepted"
+        )
 
 
 def _behind_first_new(lane: deque[Task]) -> int:

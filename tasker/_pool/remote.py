@@ -62,4 +62,6 @@ class RemoteEngine(Engine[R]):
         """Run a task here and now on a pooled resource; the calling thread waits for it."""
         if self.queue.closed:
             raise self.queue.refusal()
-        return super().run_task(self._call, (self.backend.pack(fn, args, wants_context(fn, len(args) + 1)),))
+        return super().run_task(
+            self._call, (self.backend.pack(fn, args, wants_context(fn, len(args) + 1)),)
+        )

@@ -157,14 +157,21 @@ class ResourcePool(Generic[R]):
                 raise
             raise
         if closed:
-            raise TaskManagerShutdownError(f"{self._name} is stopping or closed: the task was not accepted")
+            raise TaskManagerShutdownError(
+                f"{self._name} is stopping or closed: the task was not accepted"
+            )
         return loan
 
     def hand_back(self, loan: Loan[R], *, healthy: bool) -> None:
         """End a loan: keep the resource, or destroy it here. May be repeated, and must be if an interrupt ended it."""
         shelf: list[R] = self._here.shelf if healthy else []
         with self._lock:
-            if healthy and self._kept < self._size and not self._closed and loan.resource is not NO_RESOURCE:
+            if (
+                healthy
+                and self._kept < self._size
+                and not self._closed
+                and loan.resource is not NO_RESOURCE
+            ):
                 resource, loan.resource = loan.resource, NO_RESOURCE
                 self._kept += 1
                 shelf.append(resource)
@@ -173,7 +180,9 @@ class ResourcePool(Generic[R]):
         if loan.resource is not NO_RESOURCE:
             try:
                 interrupt = self._destroy(loan.resource, getattr(loan, "error", None))
-            except Exception:  # the end of the loan all the same; after an interrupt, the second call ends it
+            except (
+                Exception
+            ):  # the end of the loan all the same; after an interrupt, the second call ends it
                 self._end(loan)
                 raise
             loan.resource = NO_RESOURCE

@@ -82,7 +82,11 @@ def _needed(sample: Sample) -> int:
     if sample.pace <= 0 or sample.stuck:
         return sample.workers * 2
     clearing = sample.backlog / HORIZON / sample.pace
-    return math.ceil(sample.arrival_rate / sample.pace + clearing) if clearing > sample.workers else sample.workers
+    return (
+        math.ceil(sample.arrival_rate / sample.pace + clearing)
+        if clearing > sample.workers
+        else sample.workers
+    )
 
 
 class _Tick(Record):
@@ -129,7 +133,9 @@ class Window:
         idle = min(idle, holding)
         busy = holding - idle
         worked = last.worked + (last.busy + busy) / 2 * (now - last.now)
-        ticks.append(_Tick(now=now, arrived=arrived, finished=finished, busy=busy, worked=worked, idle=idle))
+        ticks.append(
+            _Tick(now=now, arrived=arrived, finished=finished, busy=busy, worked=worked, idle=idle)
+        )
         while len(ticks) > 2 and ticks[1].now <= now - self._span:
             ticks.popleft()
         first = ticks[0]

@@ -82,7 +82,9 @@ class Turns:
     # -- what waits between tasks go by (deadlock.Awaited) --------------------------------------------------------
 
     def may_end(self, stuck: deadlock.Waits) -> bool:
-        return self.room.may_enter() or not self._holding() <= {wait.thread for wait in stuck.waits.values()}
+        return self.room.may_enter() or not self._holding() <= {
+            wait.thread for wait in stuck.waits.values()
+        }
 
     def __str__(self) -> str:
         return f"its turn in run_task of {self._name} (run_task_limit)"

@@ -95,18 +95,24 @@ class UserCode(Generic[R]):
             if was_reported:
                 return
         raised = "on_create raised" if self._backend.is_of_hook(error) else "no resource was made:"
-        self.create_trouble = f"{raised} {last_line_of(error)}"  # here: to print an error is to run the user's code
+        self.create_trouble = (
+            f"{raised} {last_line_of(error)}"  # here: to print an error is to run the user's code
+        )
         self.create_error = error
         again = "" if error is self._backend.impossible else ", trying again"
         self._logger.outage(f"%s: {raised.rstrip(':')}{again}", self._name, error=error)
 
-    def broke(self, owner: str, error: BaseException, *, early: bool = False, retried: bool = False) -> None:
+    def broke(
+        self, owner: str, error: BaseException, *, early: bool = False, retried: bool = False
+    ) -> None:
         """A resource was broken by this error. `early`: before it had done a task well, as one before it. `retried`:
         the task is, so the error goes to no caller."""
         if isinstance(error, WorkerLostError) and retried:
             self._logger.outage("%s: the resource is lost and is replaced", owner, error=error)
         elif early:
-            self._logger.outage("%s: resources break before they have done a task, pausing", self._name, error=error)
+            self._logger.outage(
+                "%s: resources break before they have done a task, pausing", self._name, error=error
+            )
         else:
             self._logger.info("%s: the resource is broken and is replaced", owner, error=error)
 
@@ -124,7 +130,9 @@ class UserCode(Generic[R]):
         """As `destroy`, for an idle resource of `run_task` that another thread has made."""
         return self.destroy_held(deque([resource]), hint=_ELSEWHERE if self._may_be_bound else "")
 
-    def destroy_held(self, held: deque[R], reason: BaseException | None = None, hint: str = "") -> BaseException | None:
+    def destroy_held(
+        self, held: deque[R], reason: BaseException | None = None, hint: str = ""
+    ) -> BaseException | None:
         """As `destroy`, for a resource that lies in a deque, from which it is taken in the same step."""
         running = current.thread_state.running
         outer = running.ending
@@ -143,9 +151,13 @@ class UserCode(Generic[R]):
                     interrupt = error
                 with self._counting:
                     self.destroy_errors += 1
-                self._logger.fault("warning", f"%s: on_destroy raised{hint}", self._name, error=error)
+                self._logger.fault(
+                    "warning", f"%s: on_destroy raised{hint}", self._name, error=error
+                )
                 return interrupt
-            except BaseException as second:  # if it got out of here, the resource would be destroyed a second time
+            except (
+                BaseException
+            ) as second:  # if it got out of here, the resource would be destroyed a second time
                 return interrupt or second
             finally:
                 del interrupt  # its traceback holds this frame
@@ -200,7 +212,10 @@ class UserCode(Generic[R]):
         except BaseException as trouble:
             pass_on(trouble)
             self._logger.fault(
-                "warning", "%s: check_health raised; the resource is replaced", self._name, error=trouble
+                "warning",
+                "%s: check_health raised; the resource is replaced",
+                self._name,
+                error=trouble,
             )
             return False
 
@@ -225,7 +240,9 @@ class UserCode(Generic[R]):
             leave_child()
         except BaseException as error:
             pass_on(error)
-            self._logger.fault("warning", f"%s: the collector's {event}() raised", self._name, error=error)
+            self._logger.fault(
+                "warning", f"%s: the collector's {event}() raised", self._name, error=error
+            )
 
     def metrics(self) -> TaskMetrics | None:
         """What the user's collector says; `None` where it says nothing, or raises."""
@@ -234,7 +251,9 @@ class UserCode(Generic[R]):
         try:
             return self._collector.metrics()
         except Exception as error:
-            self._logger.fault("warning", "%s: the collector's metrics() raised", self._name, error=error)
+            self._logger.fault(
+                "warning", "%s: the collector's metrics() raised", self._name, error=error
+            )
             return None
 
 

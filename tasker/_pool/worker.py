@@ -73,7 +73,13 @@ class EngineForWorker(Protocol[R]):
 class Worker(Generic[R]):
     """One worker. `start()` once; from then on its thread does everything."""
 
-    def __init__(self, name: str, engine: EngineForWorker[R], shard: Shard, leave: Callable[[Worker[R]], None]) -> None:
+    def __init__(
+        self,
+        name: str,
+        engine: EngineForWorker[R],
+        shard: Shard,
+        leave: Callable[[Worker[R]], None],
+    ) -> None:
         self.name = name
         self.parker: Parker = Parker()
         self.shard = shard
@@ -84,17 +90,25 @@ class Worker(Generic[R]):
         self._held: deque[R] = deque()
         self._broken_by: BaseException | None = None  # until that resource is destroyed
         self.holds_resource: bool = False
-        self.creating: bool = True  # from its start, or from the end of its last resource, until it has one
+        self.creating: bool = (
+            True  # from its start, or from the end of its last resource, until it has one
+        )
         self.creating_since: float = monotonic()
         self.began: bool = False  # whether its thread has come so far as to run anything
         self.started: bool = False  # whether its thread is known to be there
-        self.pausing: bool = False  # before it makes a resource: it only has to wake up in order to leave
+        self.pausing: bool = (
+            False  # before it makes a resource: it only has to wake up in order to leave
+        )
         self.dismissed: bool = False
         self.lost: bool = False  # whether its resource is known to be lost
         self._failures = 0  # of its resources in a row: not made, or broken or lost before they had done a task well
-        self._completed_before = 0  # tasks completed when it got its resource; -1: the resource is known to work
+        self._completed_before = (
+            0  # tasks completed when it got its resource; -1: the resource is known to work
+        )
         self._taken_before = 0  # `shard.taken`, before it took its task
-        self._retried: TaskFuture[Any] | None = None  # while it puts one back: it may be another worker's now
+        self._retried: TaskFuture[Any] | None = (
+            None  # while it puts one back: it may be another worker's now
+        )
         self._uncounted: TaskFuture[Any] | None = None  # while it settles one off the hot path
         self._counted_before = (0, 0)  # `shard.finished()` before that
         self._engine = engine
@@ -182,7 +196,9 @@ class Worker(Generic[R]):
         self.holds_resource = False
         self.resource = NO_RESOURCE
         if self._held:
-            self._engine.user.destroy_held(self._held, self._broken_by)  # if that raises, it has not begun
+            self._engine.user.destroy_held(
+                self._held, self._broken_by
+            )  # if that raises, it has not begun
             leave_child()
         self._broken_by = None
 
@@ -251,7 +267,10 @@ class Worker(Generic[R]):
                 task = self._next_task()
                 if task is None:
                     return
-            fn, args = task._fn, task._args  # before the start: whoever settles it afterwards empties it
+            fn, args = (
+                task._fn,
+                task._args,
+            )  # before the start: whoever settles it afterwards empties it
             try:
                 del task._may_start  # TaskFuture._start, without the call
             except AttributeError:
@@ -268,7 +287,9 @@ class Worker(Generic[R]):
                 variables = task._variables
                 if variables is not None:
                     if may_retry:
-                        variables = variables.copy()  # what this attempt sets must not be seen by the next one
+                        variables = (
+                            variables.copy()
+                        )  # what this attempt sets must not be seen by the next one
                     if args:
                         if task._wants_context:
                             result = variables.run(fn, task._make_context(values), resource, *args)
@@ -304,7 +325,9 @@ class Worker(Generic[R]):
                 now = read_clock()
                 try:
                     del task._may_settle
-                except AttributeError:  # a timeout, say, has settled it, or the task has forked and this is the child
+                except (
+                    AttributeError
+                ):  # a timeout, say, has settled it, or the task has forked and this is the child
                     leave_child()
                     result = task._context = None
                     continue
@@ -321,7 +344,9 @@ class Worker(Generic[R]):
                     durations = shard.fold()
 
     @wrapper
-    def look_at_result(self, result: object, fn: Callable[..., Any], args: tuple[Any, ...] = ()) -> None:
+    def look_at_result(
+        self, result: object, fn: Callable[..., Any], args: tuple[Any, ...] = ()
+    ) -> None:
         """A task has returned what may be its resource, or yet to be run. Raises `TypeError` for a coroutine.
 
         A call of an executor is no task that was given a resource: it may."""
@@ -368,12 +393,16 @@ class Worker(Generic[R]):
         elif task._take_settle():
             self._counted_before, self._uncounted = self.shard.finished(), task
             if task.attempts > 1:
-                put_note(error, "the last of ", f"{task.attempts} attempts, each on another resource")
+                put_note(
+                    error, "the last of ", f"{task.attempts} attempts, each on another resource"
+                )
             task._store(error)
             self.shard.count(failed=1)
             self._uncounted = None
             self._tell_and_finish(task, "record_failure", now)
-        if not healthy:  # logged last, as a logger may block. One that is early may be the task's own fault
+        if (
+            not healthy
+        ):  # logged last, as a logger may block. One that is early may be the task's own fault
             engine.user.broke(self.name, error, early=failures > 1, retried=self.task is None)
         return healthy
 
@@ -433,7 +462,9 @@ class Worker(Generic[R]):
                 durations.pop()
                 counted = False
             else:
-                counted = task._fn is None  # emptied between the two durations, or when the outcome was stored
+                counted = (
+                    task._fn is None
+                )  # emptied between the two durations, or when the outcome was stored
             settles = task._settle_lost(error)
             if settles and not task.attempts and self.shard.taken == self._taken_before:
                 self.shard.taken += 1

@@ -18,7 +18,15 @@ from collections import deque
 from collections.abc import Callable, Generator
 from typing import Any, Protocol
 
-__all__ = ["CancelledError", "LoopWaiter", "Mailbox", "Message", "mailbox_here", "outcome", "waiter_here"]
+__all__ = [
+    "CancelledError",
+    "LoopWaiter",
+    "Mailbox",
+    "Message",
+    "mailbox_here",
+    "outcome",
+    "waiter_here",
+]
 
 CancelledError = asyncio.CancelledError  # not the one of concurrent.futures
 

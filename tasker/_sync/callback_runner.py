@@ -43,11 +43,15 @@ class CallbackRunner:
         self._jobs: deque[Job] = deque()
         self._garbage: deque[Any] = deque()
         self._lock = new_lock()
-        self._runner: threading.Thread | None = None  # the thread that takes jobs; a stuck one is replaced
+        self._runner: threading.Thread | None = (
+            None  # the thread that takes jobs; a stuck one is replaced
+        )
         self._taken_at = 0.0  # when the runner was started or last took something
         self._busy: list[threading.Thread] = []
         self._dropping: list[threading.Thread] = []  # those of the threads that run no job
-        self.at_rest: Callable[[], object] = bool  # called when a thread has ended and nothing waits
+        self.at_rest: Callable[[], object] = (
+            bool  # called when a thread has ended and nothing waits
+        )
 
     def run(self, *jobs: Job) -> None:
         """Run the jobs, in order, on a thread of their own; returns at once. Never raises."""
@@ -116,7 +120,9 @@ class CallbackRunner:
             try:
                 thread.start()
             except BaseException as error:
-                if not thread.is_alive():  # no more threads for now, no memory, or Ctrl-C: heal() tries again
+                if (
+                    not thread.is_alive()
+                ):  # no more threads for now, no memory, or Ctrl-C: heal() tries again
                     self._runner = None
                     self._dropping.remove(thread)
                 if not isinstance(error, (RuntimeError, MemoryError)):
@@ -144,9 +150,13 @@ class CallbackRunner:
                 self.at_rest()
 
     def _is_wanted(self, thread: threading.Thread) -> bool:
-        return self._runner is thread or self._runner is None  # None: no other could be started in its place
+        return (
+            self._runner is thread or self._runner is None
+        )  # None: no other could be started in its place
 
-    def _move(self, thread: threading.Thread, out_of: list[threading.Thread], into: list[threading.Thread]) -> None:
+    def _move(
+        self, thread: threading.Thread, out_of: list[threading.Thread], into: list[threading.Thread]
+    ) -> None:
         with self._lock:
             into.append(thread)
             out_of.remove(thread)
@@ -194,7 +204,9 @@ class BackgroundLogger:
         """Run a job when all that was told so far has been logged."""
         self._runner.run(job)
 
-    def fault(self, level: Level, msg: str, /, *args: object, error: BaseException | None = None) -> None:
+    def fault(
+        self, level: Level, msg: str, /, *args: object, error: BaseException | None = None
+    ) -> None:
         self._runner.run(partial(self._logger.fault, level, msg, *args, error=error))
 
     def outage(self, msg: str, /, *args: object, error: BaseException | None = None) -> None:

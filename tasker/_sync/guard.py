@@ -29,7 +29,9 @@ thread_state: ThreadState = local_to_threads(ThreadState)
 
 def is_interrupt(error: BaseException) -> bool:
     """Whether it is what a signal handler raised, or means as much: in the main thread, anything but an `Exception`."""
-    return not isinstance(error, Exception) and threading.current_thread() is threading.main_thread()
+    return (
+        not isinstance(error, Exception) and threading.current_thread() is threading.main_thread()
+    )
 
 
 def pass_on(error: BaseException) -> None:
@@ -64,7 +66,9 @@ def _call_each(calls: list[Callable[[], object]], *, outer: bool) -> None:
     try:
         while calls:
             call = calls[0]
-            del calls[0]  # from here to the call Python runs no signal handler, so none is lost or called twice
+            del calls[
+                0
+            ]  # from here to the call Python runs no signal handler, so none is lost or called twice
             thread_state.telling = outer or calls != []
             call()
     except BaseException:

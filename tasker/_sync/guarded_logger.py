@@ -22,7 +22,12 @@ if TYPE_CHECKING:
 __all__ = ["GuardedLogger", "Level", "last_line_of", "line_of", "ours", "traceback_of"]
 
 Level = Literal["warning", "error"]
-_LEVELS = {"debug": logging.DEBUG, "info": logging.INFO, "warning": logging.WARNING, "error": logging.ERROR}
+_LEVELS = {
+    "debug": logging.DEBUG,
+    "info": logging.INFO,
+    "warning": logging.WARNING,
+    "error": logging.ERROR,
+}
 
 
 class GuardedLogger:
@@ -52,7 +57,13 @@ class GuardedLogger:
         self._log("error", msg, args, error)
 
     def fault(
-        self, level: Level, msg: str, /, *args: object, error: BaseException | None = None, kind: str = ""
+        self,
+        level: Level,
+        msg: str,
+        /,
+        *args: object,
+        error: BaseException | None = None,
+        kind: str = "",
     ) -> None:
         """Tell of a fault of this kind (`""`: that is the message), if enough time has passed since the last one."""
         more = self.faults.came(kind or msg, msg, args)
@@ -81,7 +92,11 @@ class GuardedLogger:
             if getattr(kind, name) is not getattr(logging.Logger, name):
                 return False
         number = _LEVELS[level]
-        return logger.disabled or logger.manager.disable >= number or logger.getEffectiveLevel() > number
+        return (
+            logger.disabled
+            or logger.manager.disable >= number
+            or logger.getEffectiveLevel() > number
+        )
 
     def leave_to_parent(self) -> None:
         """In a forked child: what is logged here is for the parent to say."""
@@ -118,7 +133,9 @@ class GuardedLogger:
             pass_on(trouble)
 
 
-ours: GuardedLogger = GuardedLogger(logging.getLogger("tasker"))  # the logger of what belongs to no manager
+ours: GuardedLogger = GuardedLogger(
+    logging.getLogger("tasker")
+)  # the logger of what belongs to no manager
 
 
 def _takes_exc_info(method: Callable[..., object]) -> bool:
@@ -128,7 +145,9 @@ def _takes_exc_info(method: Callable[..., object]) -> bool:
         function = function.__func__
     if type(function) is FunctionType and not function.__dict__:
         code = function.__code__
-        named = code.co_varnames[code.co_posonlyargcount : code.co_argcount + code.co_kwonlyargcount]
+        named = code.co_varnames[
+            code.co_posonlyargcount : code.co_argcount + code.co_kwonlyargcount
+        ]
         return "exc_info" in named or code.co_flags & CO_VARKEYWORDS != 0
 
     try:
@@ -148,7 +167,10 @@ def traceback_of(error: BaseException) -> str:
 
 def last_line_of(error: BaseException) -> str:
     """What a traceback ends with: an exception's type and whole text, or the type alone. Raises interrupts alone."""
-    return _read(lambda: "".join(traceback.format_exception_only(error)).strip()) or type(error).__name__
+    return (
+        _read(lambda: "".join(traceback.format_exception_only(error)).strip())
+        or type(error).__name__
+    )
 
 
 def line_of(error: BaseException) -> str:

@@ -41,7 +41,11 @@ def _raise_in(thread: int, kind: type[BaseException], args: tuple[object, ...]) 
     import signal  # seldom needed, and so is ctypes
 
     main = threading.main_thread().ident
-    if kind is KeyboardInterrupt and thread == main and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+    if (
+        kind is KeyboardInterrupt
+        and thread == main
+        and signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    ):
         signal.pthread_kill(thread, signal.SIGINT)  # which ends a sleep as well
         return
 

@@ -10,7 +10,9 @@ from typing import Any
 
 __all__ = ["have_locks", "holds", "locks_of", "new_lock", "release_locks"]
 
-have_locks: list[Callable[[], Iterable[object]]] = []  # what return those that have locks among their attributes
+have_locks: list[
+    Callable[[], Iterable[object]]
+] = []  # what return those that have locks among their attributes
 
 
 def new_lock() -> Any:

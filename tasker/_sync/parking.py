@@ -37,7 +37,9 @@ __all__ = ["Parker", "ParkingLot", "copy_of", "gil_enabled", "give_way", "new_sl
 
 T = TypeVar("T")
 
-_WORTHWHILE = 3e-4  # seconds: what ends later is better slept for. A slice of Linux is 0.7 ms at least
+_WORTHWHILE = (
+    3e-4  # seconds: what ends later is better slept for. A slice of Linux is 0.7 ms at least
+)
 _LONGEST_PAUSE = 256.0  # times as long as it took
 
 
@@ -64,7 +66,9 @@ class _EventLock:
         handle.join(None if timeout < 0 else timeout)
         if not handle.is_done():
             return False
-        self._handle = _new_handle(0)  # a release that came meanwhile is part of this one: who is woken looks again
+        self._handle = _new_handle(
+            0
+        )  # a release that came meanwhile is part of this one: who is woken looks again
         return True
 
     def release(self) -> None:
@@ -116,7 +120,9 @@ def copy_of(line: deque[T]) -> list[T]:
     Nothing is missing that was there from the beginning to the end of the call."""
     for _ in range(10):
         with contextlib.suppress(RuntimeError):  # it has changed meanwhile
-            return list(line)  # without the GIL 3.13 takes hundreds of times as long for its `copy()`
+            return list(
+                line
+            )  # without the GIL 3.13 takes hundreds of times as long for its `copy()`
     items: dict[T, None] = {}
     with contextlib.suppress(IndexError):
         # from its end: what is taken moves nothing there, and for what is appended a thing is only seen twice
@@ -134,7 +140,9 @@ class Parker:
 
     def __init__(self) -> None:
         self._lock = new_sleep_lock()
-        self.parked: bool = False  # whether its thread sleeps in a parking lot, with nothing in its hands
+        self.parked: bool = (
+            False  # whether its thread sleeps in a parking lot, with nothing in its hands
+        )
 
     def sleep(self, timeout: float = -1.0) -> bool:
         """Sleep until woken (`True`) or for `timeout` seconds; a wake-up sent before counts."""
@@ -153,8 +161,12 @@ class ParkingLot:
     __slots__ = ("announced", "watch")
 
     def __init__(self) -> None:
-        self.announced: deque[Parker] = deque()  # last come, first woken: the one whose caches are warm
-        self.watch: Callable[[], object] | None = None  # called by every thread that is about to sleep
+        self.announced: deque[Parker] = (
+            deque()
+        )  # last come, first woken: the one whose caches are warm
+        self.watch: Callable[[], object] | None = (
+            None  # called by every thread that is about to sleep
+        )
 
     def park(self, parker: Parker, look: Callable[[], T | None], timeout: float = -1.0) -> T | None:
         """What `look()` finds, before sleeping or after it; `None` when woken for nothing or timed out."""
@@ -163,7 +175,9 @@ class ParkingLot:
         found = look()
         if found is not None:
             if not self.take_back(parker):
-                parker.sleep(0.05)  # somebody is about to wake us: left unused, that would end our next sleep at once
+                parker.sleep(
+                    0.05
+                )  # somebody is about to wake us: left unused, that would end our next sleep at once
             return found
         woken = False
         try:
@@ -178,7 +192,9 @@ class ParkingLot:
                 self.wake_one()  # a wake-up came too late for us: it is somebody else's
         found = look()
         if found is None and woken:
-            self.take_back(parker)  # a late wake-up of before: listed twice, we would be woken while busy, for another
+            self.take_back(
+                parker
+            )  # a late wake-up of before: listed twice, we would be woken while busy, for another
         return found
 
     def wake_one(self) -> None:
@@ -206,7 +222,9 @@ class ParkingLot:
 
     def wake_stranded(self, parkers: Iterable[Parker]) -> None:
         """Wake those that sleep although their announcement is gone: whoever took it did not get to waking them."""
-        parked = [parker for parker in parkers if parker.parked]  # looked at first: they were announced before
+        parked = [
+            parker for parker in parkers if parker.parked
+        ]  # looked at first: they were announced before
         listed = {*copy_of(self.announced)}
         for parker in parked:
             if parker not in listed:

@@ -20,7 +20,9 @@ from tasker.errors import origin_of
 __all__ = ["OUTAGE", "Faults", "Row", "kind_of"]
 
 INTERVALS = 10.0, 60.0, 600.0  # seconds between two that are told; the last one stays
-SETTLED = 10.0  # seconds without one after which a row is over: workers that fail pause for up to 5 s
+SETTLED = (
+    10.0  # seconds without one after which a row is over: workers that fail pause for up to 5 s
+)
 OUTAGE = "outage"  # the kind: workers cannot have resources
 KINDS = 100  # of which the rows are kept; the oldest give way
 
@@ -29,7 +31,13 @@ class Row:
     """One kind of fault, since it began."""
 
     def __init__(
-        self, msg: str, args: tuple[object, ...], now: float, *, held: bool = False, before: Row | None = None
+        self,
+        msg: str,
+        args: tuple[object, ...],
+        now: float,
+        *,
+        held: bool = False,
+        before: Row | None = None,
     ) -> None:
         self.msg = msg
         self.args = args
@@ -69,7 +77,9 @@ class Faults:
         self._lock = new_lock()
         self._rows: dict[str, Row] = {}
 
-    def came(self, kind: str, msg: str = "", args: tuple[object, ...] = (), *, held: bool = False) -> str | None:
+    def came(
+        self, kind: str, msg: str = "", args: tuple[object, ...] = (), *, held: bool = False
+    ) -> str | None:
         """A fault has come; see `Row.came`. `msg % args` says what it is, and is kept."""
         now = monotonic()
         with self._lock:

@@ -62,8 +62,12 @@ class Room(Generic[H]):
         self.closed = False  # nobody gets a slot any more, nor waits for one
         self._holders: set[H] = set()  # a set, so that freeing a slot twice frees one
         self._line: deque[Place] = deque()
-        self._called: dict[Place, float] = {}  # those that have a slot and have not come yet: since when
-        self._turns: dict[int, Place] = {}  # of threads that submit for a coroutine whose turn it is
+        self._called: dict[
+            Place, float
+        ] = {}  # those that have a slot and have not come yet: since when
+        self._turns: dict[
+            int, Place
+        ] = {}  # of threads that submit for a coroutine whose turn it is
         self._lock: Any = new_lock()
 
     def enter(self, task: H, timeout: float | None, parker: Parker | None = None) -> bool:
@@ -200,7 +204,9 @@ class Room(Generic[H]):
                 place = self._line[0]
                 self._called[place] = monotonic()
                 called.append(place)
-                self._unlist(place)  # not before: interrupted here it is called twice, and not forgotten
+                self._unlist(
+                    place
+                )  # not before: interrupted here it is called twice, and not forgotten
         return called
 
     def _unlist(self, place: Place) -> None:
@@ -213,8 +219,16 @@ class Room(Generic[H]):
     def _dismiss_absent(self) -> list[Place]:
         """With the lock: have the coroutines of a loop that does not run leave; they are to be woken."""
         late = monotonic() - ABSENT
-        loops = [place.loop for place, since in self._called.items() if since < late and place.loop is not None]
-        absent = [place for place in (*self._called, *self._line) if place.loop in loops] if loops else []
+        loops = [
+            place.loop
+            for place, since in self._called.items()
+            if since < late and place.loop is not None
+        ]
+        absent = (
+            [place for place in (*self._called, *self._line) if place.loop in loops]
+            if loops
+            else []
+        )
         for place in absent:
             self._unlist(place)
             self._called.pop(place, None)

@@ -49,17 +49,23 @@ _stray: threading.Thread | None = None  # in a forked child: the thread of taske
 LOOK = 1.0  # seconds between two looks whether a new thread has ended, should nobody say so
 
 
-def new_thread(target: Callable[..., object], name: str, args: tuple[object, ...] = ()) -> threading.Thread:
+def new_thread(
+    target: Callable[..., object], name: str, args: tuple[object, ...] = ()
+) -> threading.Thread:
     """A thread, not yet started, that begins with no context variables whichever thread starts it. A daemon, where the
     interpreter allows that.
 
     It is what threads are now: gevent, say, may have made them greenlets since tasker was imported."""
-    return _on_top_of(threading.Thread)(target=target, name=name, args=args, daemon=daemons_allowed())
+    return _on_top_of(threading.Thread)(
+        target=target, name=name, args=args, daemon=daemons_allowed()
+    )
 
 
 def daemons_allowed() -> bool:
     """Whether the interpreter lets threads be daemons, which its end leaves behind."""
-    allowed: Callable[[], bool] = getattr(_thread, "daemon_threads_allowed", lambda: True)  # from 3.12 on
+    allowed: Callable[[], bool] = getattr(
+        _thread, "daemon_threads_allowed", lambda: True
+    )  # from 3.12 on
     return allowed()
 
 
@@ -72,7 +78,11 @@ def join_all(wanted: Callable[[threading.Thread], bool]) -> None:
     """Wait until none of the `wanted` threads is left, but for the calling one and those for which the interpreter's
     end does not wait either."""
     own = (threading.current_thread(), threading.main_thread())
-    while threads := [each for each in threading.enumerate() if _is_awaited(each) and each not in own and wanted(each)]:
+    while threads := [
+        each
+        for each in threading.enumerate()
+        if _is_awaited(each) and each not in own and wanted(each)
+    ]:
         for thread in threads:
             thread.join()
 

@@ -137,9 +137,13 @@ class _Timer:
                 return  # starting: a signal handler interrupted the lines below
             self._starting = True
             try:
-                self._parker = Parker()  # of the kind that threads have now: see `parking.new_sleep_lock`
+                self._parker = (
+                    Parker()
+                )  # of the kind that threads have now: see `parking.new_sleep_lock`
                 self._thread = new_thread(self._run, "tasker-timer")
-                with contextlib.suppress(RuntimeError, MemoryError):  # no more threads for now: tried again next time
+                with contextlib.suppress(
+                    RuntimeError, MemoryError
+                ):  # no more threads for now: tried again next time
                     self._thread.start()
             finally:
                 self._starting = False

@@ -118,7 +118,9 @@ class Context:
         a wrong time."""
         limit = checks.patience("timeout", timeout)
         if timer.clock is not None and timeout is not None:
-            with with_timeout(self, limit) as limited:  # a test's clock is followed by deadlines alone
+            with with_timeout(
+                self, limit
+            ) as limited:  # a test's clock is followed by deadlines alone
                 limited.wait()
             return self._error is not None
         sleeper = new_sleep_lock()
@@ -136,7 +138,9 @@ class Context:
         Returns a function that takes it back and says whether that was in time (Go's `AfterFunc`). Raises `TypeError`
         for what cannot be called without arguments."""
         _check_callback(callback)
-        entry = functools.partial(callback)  # compared by identity: one may be added twice, and == may be the user's
+        entry = functools.partial(
+            callback
+        )  # compared by identity: one may be added twice, and == may be the user's
         with self._lock:
             followers = self._followed()
             live = self._error is None
@@ -170,7 +174,10 @@ class Context:
         return self
 
     def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
     ) -> None:
         self.cancel()
 
@@ -188,7 +195,9 @@ class Context:
         return self
 
     def __reduce__(self) -> tuple[Any, ...]:
-        raise TypeError(f"a context cannot be pickled, as its end would not be told elsewhere: {self!r}")
+        raise TypeError(
+            f"a context cannot be pickled, as its end would not be told elsewhere: {self!r}"
+        )
 
     # -- inside tasker -----------------------------------------------------------------------------------------
 
@@ -229,7 +238,9 @@ class Context:
             context = context._parent
         return items[::-1]
 
-    def _end(self, error: EndedError, cause: BaseException | None, things: list[Any]) -> list[Callback]:
+    def _end(
+        self, error: EndedError, cause: BaseException | None, things: list[Any]
+    ) -> list[Callback]:
         """End this context and all below it; return the user's callbacks for the caller to run.
 
         Puts into `things` what may be referred to by nothing else now, for the caller to let go of."""
@@ -266,7 +277,11 @@ class Context:
                     followers.children[self] = None
             if error is not None:
                 self._end(error, parent._cause, [])
-        if self._deadline is None or self._error is not None or self._deadline == (parent and parent._deadline):
+        if (
+            self._deadline is None
+            or self._error is not None
+            or self._deadline == (parent and parent._deadline)
+        ):
             return
         if self._deadline <= timer.now():
             self._end(_deadline_error(), None, [])
@@ -306,7 +321,9 @@ class _Background(Context):
     """The root: never done, no deadline, no values."""
 
     def cancel(self, cause: BaseException | None = None) -> None:
-        raise TypeError("background() cannot be cancelled: cancel a with_cancel(background()) instead")
+        raise TypeError(
+            "background() cannot be cancelled: cancel a with_cancel(background()) instead"
+        )
 
     def __reduce__(self) -> tuple[Any, ...]:
         return background, ()
@@ -319,7 +336,10 @@ class _Background(Context):
         return False
 
     def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
     ) -> None:
         pass
 
@@ -350,7 +370,9 @@ def new_task_context(values: ManagerValues, deadline: float | None = None) -> Ta
     return context
 
 
-def _new_context(kind: type[Context], parent: Context | None, deadline: float | None = None) -> Context:
+def _new_context(
+    kind: type[Context], parent: Context | None, deadline: float | None = None
+) -> Context:
     context: Context = _new(kind)
     inherited = parent._deadline if parent is not None else None
     is_later = deadline is None or (inherited is not None and inherited < deadline)
@@ -385,7 +407,11 @@ def with_deadline(parent: Context, monotonic: float) -> Context:
     """A context that ends when `time.monotonic()` reaches `monotonic` (seconds), or with `parent`.
 
     Raises `TypeError` for what is no time (NaN, say), or for a `parent` that is no context."""
-    if isinstance(monotonic, bool) or not isinstance(monotonic, (int, float)) or monotonic != monotonic:
+    if (
+        isinstance(monotonic, bool)
+        or not isinstance(monotonic, (int, float))
+        or monotonic != monotonic
+    ):
         raise TypeError(f"monotonic must be a time of time.monotonic(), not {shown(monotonic)}")
     try:
         deadline = float(monotonic)
@@ -403,7 +429,9 @@ def with_value(parent: Context, key: object, value: object) -> Context:
     return _derive(parent, key=key, value=value)
 
 
-def _derive(parent: Context, deadline: float | None = None, *, key: object = None, value: object = None) -> Context:
+def _derive(
+    parent: Context, deadline: float | None = None, *, key: object = None, value: object = None
+) -> Context:
     if not isinstance(parent, Context):
         raise TypeError(f"parent must be a Context, for example background(), not {shown(parent)}")
     context = _new_context(Context, parent, deadline)

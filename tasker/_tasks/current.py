@@ -47,15 +47,21 @@ class Running:
     __slots__ = ("ending", "imports", "loan", "worker")
 
     def __init__(self) -> None:
-        self.ending: BaseException | None = None  # why the resource that it destroys ends, if not as usual
-        self.imports: bool = False  # what was sent to a child or an actor is unpickled, which may import anything
+        self.ending: BaseException | None = (
+            None  # why the resource that it destroys ends, if not as usual
+        )
+        self.imports: bool = (
+            False  # what was sent to a child or an actor is unpickled, which may import anything
+        )
         self.worker: OnWorker | None = None
         self.loan: InCaller | None = None
 
 
 class _ThreadState:
     def __init__(self) -> None:  # said once in every thread that asks
-        self.running: Running = Running()  # an attribute of a `local` costs five times as much as one of this
+        self.running: Running = (
+            Running()
+        )  # an attribute of a `local` costs five times as much as one of this
 
 
 thread_state: _ThreadState = local_to_threads(_ThreadState)

@@ -135,16 +135,22 @@ class Outcomes:
 
     __slots__ = ("_futures", "_kind", "_until")
 
-    def __init__(self, futures: Collection[Any], until: str = ALL_COMPLETED, kind: type[Any] | None = None) -> None:
+    def __init__(
+        self, futures: Collection[Any], until: str = ALL_COMPLETED, kind: type[Any] | None = None
+    ) -> None:
         self._futures = futures
         self._until = until
         self._kind = kind
 
     def may_end(self, stuck: Waits) -> bool:
         if self._until == ALL_COMPLETED:
-            return all(self._is_foreign(future) or stuck.may_settle(future) for future in self._futures)
+            return all(
+                self._is_foreign(future) or stuck.may_settle(future) for future in self._futures
+            )
         if self._until == FIRST_COMPLETED:
-            return any(self._is_foreign(future) or stuck.may_settle(future) for future in self._futures)
+            return any(
+                self._is_foreign(future) or stuck.may_settle(future) for future in self._futures
+            )
         over = True
         for future in self._futures:
             if self._is_foreign(future) or future._exception is not None:
@@ -156,7 +162,9 @@ class Outcomes:
         return over
 
     def _is_foreign(self, future: Any) -> bool:
-        return self._kind is not None and type(future) is not self._kind  # no isinstance(): that may run a user's code
+        return (
+            self._kind is not None and type(future) is not self._kind
+        )  # no isinstance(): that may run a user's code
 
     def __str__(self) -> str:
         try:
@@ -235,7 +243,9 @@ class Closing:
         pool = self._pool
         if pool.is_killed():
             return True
-        if any(worker in stuck and not worker.creating for worker in pool.workers()) or stuck.borrow_from(pool):
+        if any(
+            worker in stuck and not worker.creating for worker in pool.workers()
+        ) or stuck.borrow_from(pool):
             return False
         return stuck.may_serve(pool) or all(map(_expires, pool.waiting()))
 
@@ -271,7 +281,12 @@ class Wait:
     )
 
     def __init__(
-        self, awaited: Awaited, wake: Callable[[], object], timeout: float | None = None, *, holds: bool = False
+        self,
+        awaited: Awaited,
+        wake: Callable[[], object],
+        timeout: float | None = None,
+        *,
+        holds: bool = False,
     ) -> None:
         self.awaited: Awaited | None = awaited
         self.wake: Callable[[], object] = wake
@@ -280,10 +295,14 @@ class Wait:
         self.where: str = ""  # the thread's name
         self.thread: int = 0  # its identifier
         self.holds: bool = holds
-        self._waiter: Any = None  # the worker; a thread that runs a task itself is known by what it runs
+        self._waiter: Any = (
+            None  # the worker; a thread that runs a task itself is known by what it runs
+        )
         self._loan: Any = None
         self._limited = timeout is not None
-        self._outer: Wait | None = None  # in which this one was begun, by a callback or a `__del__` say
+        self._outer: Wait | None = (
+            None  # in which this one was begun, by a callback or a `__del__` say
+        )
 
     def __enter__(self) -> Self:
         running = current.thread_state.running
@@ -306,7 +325,10 @@ class Wait:
         return self
 
     def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
     ) -> None:
         if self._waiter is None:
             return
@@ -393,7 +415,9 @@ class Waits:
                 if worker.holds_resource:
                     return True
                 hope = True
-        return pool.is_killed() or (self._hopes and not pool.is_hopeless() and (hope or pool.may_hire()))
+        return pool.is_killed() or (
+            self._hopes and not pool.is_hopeless() and (hope or pool.may_hire())
+        )
 
     def borrow_from(self, pool: EngineForDeadlock) -> bool:
         """Whether one of these is in a `run_task` of a manager."""
@@ -411,7 +435,9 @@ class Stuck(Waits):
         for waiter, wait in waits.waits.items():
             if wait.stuck is None:
                 self.begin(waiter, wait)
-        while moving := [(waiter, wait) for waiter, wait in self.waits.items() if wait.may_end(self)]:
+        while moving := [
+            (waiter, wait) for waiter, wait in self.waits.items() if wait.may_end(self)
+        ]:
             for waiter, wait in moving:
                 self.end(waiter, wait, None)
             # the fewer are stuck, the more may happen

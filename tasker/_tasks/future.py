@@ -81,7 +81,9 @@ T = TypeVar("T")
 
 _new: Any = object.__new__
 _STORED = 1.0  # seconds after which a thread that has taken the right to settle has stored the outcome, or never will
-_first_waiter = new_lock()  # held while `_waiting` is made; reentrant: a signal handler may make another's
+_first_waiter = (
+    new_lock()
+)  # held while `_waiting` is made; reentrant: a signal handler may make another's
 
 
 def _start_afresh() -> None:
@@ -114,7 +116,9 @@ class EngineForFuture(Protocol):
     def record_cancelled(self) -> None:
         """Count a task that was cancelled while it waited."""
 
-    def record_failure(self, future: TaskFuture[Any], error: BaseException, *, was_waiting: bool) -> None:
+    def record_failure(
+        self, future: TaskFuture[Any], error: BaseException, *, was_waiting: bool
+    ) -> None:
         """Count a task that was failed from outside; one that was killed while it waited counts as cancelled."""
 
     def run_in_other_thread(self, jobs: list[Callback]) -> None:
@@ -187,7 +191,9 @@ class TaskFuture(Future[T]):
             try:
                 raise self._exception
             finally:
-                del self  # the exception's traceback holds this frame, which must not hold the exception
+                del (
+                    self
+                )  # the exception's traceback holds this frame, which must not hold the exception
         return self._result  # type: ignore[return-value]  # pyright: ignore[reportReturnType]  # None may be a T
 
     def exception(self, timeout: float | None = None) -> BaseException | None:
@@ -292,7 +298,9 @@ class TaskFuture(Future[T]):
         """Make a running task wait again: `True` if it is to be put back (perhaps as a dead entry)."""
         if self._cancel_asked:
             return False
-        self._may_start = True  # announce, then look: whoever cancels or settles does it the other way round
+        self._may_start = (
+            True  # announce, then look: whoever cancels or settles does it the other way round
+        )
         if self._cancel_asked or not hasattr(self, "_may_settle"):
             return not self._take_start()
         return True
@@ -318,7 +326,11 @@ class TaskFuture(Future[T]):
 
     def _expire(self) -> None:
         """The deadline passed. Runs on the timer thread."""
-        where = "while running: its context is cancelled" if self.attempts else "while queued: it never started"
+        where = (
+            "while running: its context is cancelled"
+            if self.attempts
+            else "while queued: it never started"
+        )
         error = TaskTimeoutError(f"the task's timeout of {self._timeout:g} s ended {where}")
         self._fail_from_outside(error, DeadlineExceededError("the task's timeout ended"))
 
@@ -329,7 +341,9 @@ class TaskFuture(Future[T]):
         to. The caller sees to it that the task itself is let go of there. `False` when it is settled."""
         engine = self._engine
         things: list[Any] = []
-        if self._refused or not self._take_settle():  # refused: its timeout may outlive it, and concerns nobody
+        if (
+            self._refused or not self._take_settle()
+        ):  # refused: its timeout may outlive it, and concerns nobody
             return False
         was_waiting = counted = False
         try:
@@ -353,7 +367,9 @@ class TaskFuture(Future[T]):
                 jobs[:0] = self._finish_for_other_thread()
                 engine.run_in_other_thread(jobs)
                 engine.settling.discard(self)
-        except BaseException:  # no memory: whatever else is left undone, what waits for the outcome is told
+        except (
+            BaseException
+        ):  # no memory: whatever else is left undone, what waits for the outcome is told
             if self._stored is None:
                 self._exception = error  # neither needs memory
                 self._final = FINISHED
@@ -395,7 +411,9 @@ class TaskFuture(Future[T]):
         self._call_back(self._finish())
         return settles
 
-    def _ask_to_end(self, ending: EndedError, cause: BaseException, things: list[Any]) -> list[Callback]:
+    def _ask_to_end(
+        self, ending: EndedError, cause: BaseException, things: list[Any]
+    ) -> list[Callback]:
         """End the context of a running task, which is not retried; returns user callbacks for the caller to run.
 
         Puts into `things` what the caller is to let go of."""
@@ -409,13 +427,17 @@ class TaskFuture(Future[T]):
         """Cancel a waiting task; `False` when it was started or settled."""
         if not self._take_start():
             return False
-        settles = self._take_settle()  # or a timeout, say, has taken it, and will see that it must not start
+        settles = (
+            self._take_settle()
+        )  # or a timeout, say, has taken it, and will see that it must not start
         self._engine.entry_died(self)
         if settles:
             self._engine.record_cancelled()
             try:
                 tell(lambda: self._calls_of(self._publish(None, state=CANCELLED_AND_NOTIFIED)))
-            except BaseException:  # an interrupt in the middle of it: the others are told all the same
+            except (
+                BaseException
+            ):  # an interrupt in the middle of it: the others are told all the same
                 tell(lambda: self._calls_of(self._finish()))
                 raise
         return settles
@@ -425,7 +447,10 @@ class TaskFuture(Future[T]):
 
     def _refuse(self) -> bool:
         """Its submission is about to raise although it was put: take it back. `False`: it is accepted."""
-        was_refused, self._refused = self._refused, True  # announced first: what takes it out of the lane counts it
+        was_refused, self._refused = (
+            self._refused,
+            True,
+        )  # announced first: what takes it out of the lane counts it
         if not self._take_start():
             self._refused = was_refused
         return self._refused
@@ -443,7 +468,9 @@ class TaskFuture(Future[T]):
         """In a forked child, where whoever would settle this does not exist, nor who waits."""
         if self._final is None:
             self._take_settle()  # or the worker that forked would do so, coming back from the task
-            _looked_into.discard(self.__dict__.pop("_standard", None))  # its lock may be held by nobody
+            _looked_into.discard(
+                self.__dict__.pop("_standard", None)
+            )  # its lock may be held by nobody
             self._waiting = None
             self._publish(error)
 
@@ -500,7 +527,9 @@ class TaskFuture(Future[T]):
         self._store(exception, result, state)
         return self._finish()
 
-    def _store(self, exception: BaseException | None, result: T | None = None, state: str = FINISHED) -> None:
+    def _store(
+        self, exception: BaseException | None, result: T | None = None, state: str = FINISHED
+    ) -> None:
         """Say what the outcome is. For the holder of SETTLE; from now on any thread may `_finish`."""
         if exception is not None and not isinstance(exception, CancelledError):
             self._unseen = _UnseenFailure(exception, self._engine.logger)
@@ -516,7 +545,9 @@ class TaskFuture(Future[T]):
         """Make the stored outcome final and wake who waits; returns the callbacks. May be repeated."""
         if self._final is None:
             self._final = self._stored
-        if self._waits_for_start() and self._take_start():  # put back by a worker that does not know that it is settled
+        if (
+            self._waits_for_start() and self._take_start()
+        ):  # put back by a worker that does not know that it is settled
             self._engine.entry_died(self)
         return self._tell_waiters()
 
@@ -564,7 +595,9 @@ class TaskFuture(Future[T]):
             except BaseException as error:
                 pass_on(error)
                 what, name = "tasker: callback %s raised", name_of(callback.given)
-                self._engine.logger.fault("error", what, name, error=error, kind=kind_of(callback.given))
+                self._engine.logger.fault(
+                    "error", what, name, error=error, kind=kind_of(callback.given)
+                )
             leave_child()
 
     def _wait(self, timeout: float | None) -> None:
@@ -640,7 +673,9 @@ class TaskFuture(Future[T]):
         error = self._exception
         return True, False, self._result, None if error is None else for_asyncio(error)
 
-    if not TYPE_CHECKING:  # to a type checker they stay the attributes of Future that as_completed() asks for
+    if (
+        not TYPE_CHECKING
+    ):  # to a type checker they stay the attributes of Future that as_completed() asks for
         _state = property(_get_state)
         _condition = property(_get_condition)
         _waiters = property(_get_waiters)
@@ -649,9 +684,13 @@ class TaskFuture(Future[T]):
         self._look()
         standard = self._standard
         if standard is None:
-            standard = self.__dict__.setdefault("_standard", _StandardWaiters())  # indivisible: there is one
+            standard = self.__dict__.setdefault(
+                "_standard", _StandardWaiters()
+            )  # indivisible: there is one
         if not standard.announced:
-            self._announce(standard)  # perhaps twice, if two threads come at once: told once all the same
+            self._announce(
+                standard
+            )  # perhaps twice, if two threads come at once: told once all the same
             standard.announced = True
             if self._final is not None and self._take_back(standard):
                 standard.tell(self)
@@ -692,8 +731,15 @@ def task_made_of(future: Future[Any], *call: Any) -> TaskFuture[Any]:
     """`new_task`, but it is the given future that becomes the task: a new one, known to the calling thread alone.
 
     Raises `TypeError` for any other."""
-    if type(future) is not Future or future._state != PENDING or future._waiters or vars(future)["_done_callbacks"]:
-        raise TypeError(f"the future of a work item must be a new concurrent.futures.Future, not {shown(future)}")
+    if (
+        type(future) is not Future
+        or future._state != PENDING
+        or future._waiters
+        or vars(future)["_done_callbacks"]
+    ):
+        raise TypeError(
+            f"the future of a work item must be a new concurrent.futures.Future, not {shown(future)}"
+        )
     task: Any = future
     task.__dict__ = {**vars(new_task(*call))}
     task.__class__ = TaskFuture
@@ -729,7 +775,9 @@ class _StandardWaiters:
 
     def is_held_here(self) -> bool:
         """Whether the calling thread holds a lock that is needed to tell the waiters."""
-        return holds(self.lock) or any(holds(waiter.lock) for waiter in self.waiters.copy() if _is_standard(waiter))
+        return holds(self.lock) or any(
+            holds(waiter.lock) for waiter in self.waiters.copy() if _is_standard(waiter)
+        )
 
     def tell(self, future: TaskFuture[Any]) -> None:
         """Tell the waiters of the outcome, once."""
@@ -759,7 +807,9 @@ class _WaiterList(list[Any]):
     __slots__ = ()
 
     def append(self, waiter: Any) -> None:
-        if _is_standard(waiter) and not isinstance(waiter.event, _Event):  # which is in no other list yet
+        if _is_standard(waiter) and not isinstance(
+            waiter.event, _Event
+        ):  # which is in no other list yet
             waiter.lock = new_lock()
             waiter.event = _Event(waiter)
         super().append(waiter)
@@ -777,8 +827,12 @@ class _Event:
     def __init__(self, waiter: Any) -> None:
         self._is_set = False
         self._parker = Parker()
-        stops = getattr(waiter, "stop_on_exception", None)  # as_completed and FIRST_COMPLETED have no such thing
-        self._until = FIRST_COMPLETED if stops is None else FIRST_EXCEPTION if stops else ALL_COMPLETED
+        stops = getattr(
+            waiter, "stop_on_exception", None
+        )  # as_completed and FIRST_COMPLETED have no such thing
+        self._until = (
+            FIRST_COMPLETED if stops is None else FIRST_EXCEPTION if stops else ALL_COMPLETED
+        )
 
     def is_set(self) -> bool:
         return self._is_set
@@ -816,7 +870,10 @@ def is_looked_into_here() -> bool:
 # where `wait` and `as_completed` keep the futures that they wait for
 _VARIABLES = {
     getattr(function, "__code__", None): name
-    for function, name in ((concurrent.futures.wait, "fs"), (concurrent.futures.as_completed, "pending"))
+    for function, name in (
+        (concurrent.futures.wait, "fs"),
+        (concurrent.futures.as_completed, "pending"),
+    )
 }
 
 

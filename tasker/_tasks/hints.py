@@ -22,7 +22,9 @@ __all__ = ["explain_call", "warn_of_own_parameters"]
 _OF_A_CALL = r"\b(takes|missing|expected|too many|got multiple values for|unexpected)\b.*\bargument"
 _PACKAGE = os.path.join(os.path.dirname(__file__), "")
 
-_told: ByIdentity[set[str]] = ByIdentity()  # parameters that were warned of, by the code of their function
+_told: ByIdentity[set[str]] = (
+    ByIdentity()
+)  # parameters that were warned of, by the code of their function
 
 
 def explain_call(
@@ -36,7 +38,9 @@ def explain_call(
 
     `traceback` begins with the first frame of the function, if it came to that. `args`: beside the resource. `wanted`:
     whether a context was passed before it."""
-    if fn is None or args is None or getattr(fn, "__code__", None) in WRAPPERS:  # settled; not the user's function
+    if (
+        fn is None or args is None or getattr(fn, "__code__", None) in WRAPPERS
+    ):  # settled; not the user's function
         return
     with contextlib.suppress(Exception):  # it looks into what is the user's
         if re.search(_OF_A_CALL, str(error)) and not _has_begun(traceback):

@@ -68,8 +68,12 @@ _TYPE_CALL: Any = type.__dict__["__call__"]
 _OBJECT_INIT: Any = object.__dict__["__init__"]
 
 # types by their ids: the hash of one may be the user's
-_DESCRIPTORS = frozenset(map(id, (MethodDescriptorType, WrapperDescriptorType, ClassMethodDescriptorType)))
-_IN_C = _DESCRIPTORS | set(map(id, (BuiltinFunctionType, MethodWrapperType, type(functools.lru_cache(len)))))
+_DESCRIPTORS = frozenset(
+    map(id, (MethodDescriptorType, WrapperDescriptorType, ClassMethodDescriptorType))
+)
+_IN_C = _DESCRIPTORS | set(
+    map(id, (BuiltinFunctionType, MethodWrapperType, type(functools.lru_cache(len))))
+)
 _APART, _AS_WORDS = 2, 4  # VALUE_WITH_FAKE_GLOBALS and STRING of annotationlib.Format
 
 
@@ -119,7 +123,9 @@ def wants_context(fn: Callable[..., Any], given: int) -> bool:
     return _judge(fn, _parameters_of(inner, code), filled, named, given)  # which says what is wrong
 
 
-def _leave_plain(code: CodeType, function: FunctionType, filled: int, named: Mapping[str, Any], given: int) -> bool:
+def _leave_plain(
+    code: CodeType, function: FunctionType, filled: int, named: Mapping[str, Any], given: int
+) -> bool:
     """Whether what these names leave of a function takes so many arguments and no more. `False`: perhaps not."""
     names, count = code.co_varnames, code.co_argcount
     cut, last = count, count + code.co_kwonlyargcount
@@ -138,7 +144,9 @@ def _leave_plain(code: CodeType, function: FunctionType, filled: int, named: Map
     return not (code.co_flags & CO_VARARGS or code.co_posonlyargcount)
 
 
-def _judge(fn: Any, parameters: _Parameters, filled: int, named: Mapping[str, Any], given: int) -> bool:
+def _judge(
+    fn: Any, parameters: _Parameters, filled: int, named: Mapping[str, Any], given: int
+) -> bool:
     """The same, for parameters of which so many are filled in by position and these by name."""
     names, required, unnamed, keywords, known, varargs = parameters
     cut = len(names)  # those before the first that is filled in by name can be given by position
@@ -151,10 +159,16 @@ def _judge(fn: Any, parameters: _Parameters, filled: int, named: Mapping[str, An
     if first_lacking < required or keywords:
         lacking = [
             *names[first_lacking : min(cut, required)],
-            *(name for name in (*names[max(cut, filled) : required], *keywords) if name not in named),
+            *(
+                name
+                for name in (*names[max(cut, filled) : required], *keywords)
+                if name not in named
+            ),
         ]
         if lacking:
-            raise _refusal(fn, given, asks, _missing(lacking, "" if asks or filled >= cut else names[filled]))
+            raise _refusal(
+                fn, given, asks, _missing(lacking, "" if asks or filled >= cut else names[filled])
+            )
     unknown = [name for name in named if known is not None and name not in known]
     if unknown:
         raise _refusal(fn, given, asks, f"it takes no {' and no '.join(map(repr, unknown))}")
@@ -167,7 +181,11 @@ def _first_asks(function: FunctionType, code: CodeType, filled: int) -> bool:
     """Whether the first parameter of a function, after so many, says that it is a context."""
     name = code.co_varnames[filled]
     annotate = getattr(function, "__annotate__", None) if DEFERS_ANNOTATIONS else None
-    annotation = function.__annotations__.get(name) if annotate is None else _words_of(function, annotate).get(name)
+    annotation = (
+        function.__annotations__.get(name)
+        if annotate is None
+        else _words_of(function, annotate).get(name)
+    )
     return name in _SIGNS if annotation is None else _asks(name, annotation, function.__globals__)
 
 
@@ -242,7 +260,9 @@ def _words_of(function: FunctionType, annotate: Any) -> Mapping[str, str]:
     if words is None:
         library: Any = __import__("annotationlib")
         try:
-            found = library.call_annotate_function(_Unevaluated(annotate), _AS_WORDS, owner=function)
+            found = library.call_annotate_function(
+                _Unevaluated(annotate), _AS_WORDS, owner=function
+            )
             words = cast(Mapping[str, str], found)
         except Exception:  # they are computed in a way of somebody's own
             words = _NO_NAMES
@@ -305,7 +325,9 @@ def behind(fn: Any) -> tuple[Any, int, Mapping[str, Any]]:
         elif id(kind) not in _IN_C and (called := _called(inner)) is not None:
             own = getattr(inner, "__dict__", _NO_NAMES)
             if ("__code__" in own or MARK in own) and deferred_kind(inner):
-                raise _not_run(fn, deferred_kind(inner))  # an instance that passes for a function, as an AsyncMock
+                raise _not_run(
+                    fn, deferred_kind(inner)
+                )  # an instance that passes for a function, as an AsyncMock
             inner, filled = called, filled + 1
         else:
             return inner, filled, named
@@ -346,7 +368,9 @@ _Parameters = tuple[
 class _Shape:
     """The parameters of what is written in C. (Those of a function are read each time.)"""
 
-    def __init__(self, parameters: _Parameters, asking: Sequence[bool] = (), exact: int = -1) -> None:
+    def __init__(
+        self, parameters: _Parameters, asking: Sequence[bool] = (), exact: int = -1
+    ) -> None:
         self.parameters = parameters
         self.names, self.varargs = parameters[0], parameters[5]
         # which of the names ask for a context
@@ -366,7 +390,12 @@ _WRAPPER = _Shape(_ANY)  # nothing is known but what it wraps
 
 
 def _parameters_of(function: FunctionType, code: CodeType) -> _Parameters:
-    count, unnamed, flags, names = code.co_argcount, code.co_posonlyargcount, code.co_flags, code.co_varnames
+    count, unnamed, flags, names = (
+        code.co_argcount,
+        code.co_posonlyargcount,
+        code.co_flags,
+        code.co_varnames,
+    )
     last, defaults = count + code.co_kwonlyargcount, function.__kwdefaults__ or _NO_NAMES
     required = count - len(function.__defaults__ or ())
     keywords = [name for name in names[count:last] if name not in defaults]
@@ -382,8 +411,16 @@ def _shape_of_signature(signature: Signature) -> _Shape:
     varargs = Parameter.VAR_POSITIONAL in kinds
     by_name = (Parameter.POSITIONAL_OR_KEYWORD, Parameter.KEYWORD_ONLY)
     takes_any = Parameter.VAR_KEYWORD in kinds
-    keywords = [each.name for each in parameters if each.kind is each.KEYWORD_ONLY and each.default is each.empty]
-    positional = [each for each in parameters if each.kind in (each.POSITIONAL_ONLY, each.POSITIONAL_OR_KEYWORD)]
+    keywords = [
+        each.name
+        for each in parameters
+        if each.kind is each.KEYWORD_ONLY and each.default is each.empty
+    ]
+    positional = [
+        each
+        for each in parameters
+        if each.kind in (each.POSITIONAL_ONLY, each.POSITIONAL_OR_KEYWORD)
+    ]
     return _Shape(
         (
             [each.name for each in positional],
@@ -406,7 +443,9 @@ def _shape_of(fn: Any) -> _Shape:
     kind: type[object] = type(fn)  # pyright: ignore[reportUnknownVariableType]
     if id(kind) in _DESCRIPTORS:
         return _shape_of_method(fn)
-    if kind is BuiltinFunctionType and not (fn.__self__ is None or isinstance(fn.__self__, ModuleType)):
+    if kind is BuiltinFunctionType and not (
+        fn.__self__ is None or isinstance(fn.__self__, ModuleType)
+    ):
         return _UNREAD  # a method of a builtin object is another one each time
     shape = _shapes.get(fn)
     if shape is None:
@@ -447,7 +486,9 @@ def _read(fn: Any) -> _Shape:
 
 _shapes: ByIdentity[_Shape] = ByIdentity()  # by the object, or by a function's code
 _methods: ByIdentity[dict[str, _Shape]] = ByIdentity()  # by their type
-_annotations: ByIdentity[Mapping[str, str]] = ByIdentity()  # in words, by the code that would compute them
+_annotations: ByIdentity[Mapping[str, str]] = (
+    ByIdentity()
+)  # in words, by the code that would compute them
 
 
 # -- refusals ------------------------------------------------------------------------------------------------------
@@ -460,7 +501,9 @@ def _missing(lacking: Sequence[str], first: str) -> str:
 
 def _refusal(fn: Any, given: int, asks: bool, why: str) -> TypeError:
     more = f"{given - 1} more argument{'s' * (given != 2)}"
-    return TypeError(f"task {shown(fn)} cannot be called with {'a context, ' * asks}the resource and {more}: {why}")
+    return TypeError(
+        f"task {shown(fn)} cannot be called with {'a context, ' * asks}the resource and {more}: {why}"
+    )
 
 
 def _not_run(fn: Any, kind: str) -> TypeError:
@@ -470,7 +513,9 @@ def _not_run(fn: Any, kind: str) -> TypeError:
             "manager.queue_task_async(a_plain_function)"
         )
     else:
-        a_list, method = ("a list", "map") if kind == GENERATOR else ("a list, made in asyncio.run", "amap")
+        a_list, method = (
+            ("a list", "map") if kind == GENERATOR else ("a list, made in asyncio.run", "amap")
+        )
         advice = (
             "and its body would run later, where its items are asked for, when the resource is another task's or gone: "
             f"return {a_list}, or give manager.{method} the items and a plain function"

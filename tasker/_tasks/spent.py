@@ -34,8 +34,13 @@ def _arguments(fn: Any, args: tuple[Any, ...]) -> Iterator[tuple[str, object]]:
     yield from ((f"argument {number}", value) for number, value in enumerate(positional, 1))
     yield from ((f"argument {name!r}", value) for name, value in keywords.items())
     while isinstance(users, partial):
-        yield from ((f"argument {number} of the partial", value) for number, value in enumerate(users.args, 1))
-        yield from ((f"argument {name!r} of the partial", value) for name, value in users.keywords.items())
+        yield from (
+            (f"argument {number} of the partial", value)
+            for number, value in enumerate(users.args, 1)
+        )
+        yield from (
+            (f"argument {name!r} of the partial", value) for name, value in users.keywords.items()
+        )
         users = users.func
 
 

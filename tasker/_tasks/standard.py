@@ -33,7 +33,15 @@ from typing import TYPE_CHECKING, Any
 
 from tasker._tasks.future import TaskFuture
 
-__all__ = ["Entrance", "Standard", "StandardParts", "WorkItem", "WorkQueue", "entrance_here", "plain_submit"]
+__all__ = [
+    "Entrance",
+    "Standard",
+    "StandardParts",
+    "WorkItem",
+    "WorkQueue",
+    "entrance_here",
+    "plain_submit",
+]
 
 Standard = concurrent.futures.ThreadPoolExecutor
 
@@ -75,7 +83,10 @@ class Entrance:
         _thread_state.entrance = weakref.ref(self)
 
     def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
     ) -> None:
         _thread_state.entrance = self._outer
         while error is None and self.items:
@@ -97,7 +108,9 @@ class WorkItem:
         self.fn: Callable[..., Any]
         self.args: tuple[Any, ...]
         self.kwargs: dict[str, Any]
-        with contextlib.suppress(TypeError, ValueError):  # a context of a subclass's own packs calls as it likes
+        with contextlib.suppress(
+            TypeError, ValueError
+        ):  # a context of a subclass's own packs calls as it likes
             self.fn, self.args, self.kwargs = call
 
     def run(self, *context: object) -> None:
@@ -115,7 +128,9 @@ class WorkQueue:
 
     def __init__(self, executor: StandardParts) -> None:
         self._executor = weakref.ref(executor)
-        self._listed: deque[weakref.ref[TaskFuture[Any]]] = deque()  # what waited at the last look, the oldest first
+        self._listed: deque[weakref.ref[TaskFuture[Any]]] = (
+            deque()
+        )  # what waited at the last look, the oldest first
 
     def qsize(self) -> int:
         """How many calls wait."""
@@ -142,7 +157,9 @@ class WorkQueue:
                 if task._withdraw():
                     return WorkItem(task, executor._call_of(fn, args or ()))
         if block:
-            raise RuntimeError("no call waits, and those that come go to the workers: get(block=False)")
+            raise RuntimeError(
+                "no call waits, and those that come go to the workers: get(block=False)"
+            )
         raise queue.Empty
 
     def get_nowait(self) -> WorkItem:
@@ -239,7 +256,9 @@ class StandardParts(concurrent.futures.ThreadPoolExecutor):
         @property
         def _work_queue(self) -> WorkQueue:
             # one for each executor: what it has listed is for the next `get`
-            return vars(self).get("_work_queue") or vars(self).setdefault("_work_queue", WorkQueue(self))
+            return vars(self).get("_work_queue") or vars(self).setdefault(
+                "_work_queue", WorkQueue(self)
+            )
 
         @property
         def _threads(self) -> frozenset[threading.Thread]:

@@ -8,7 +8,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from contextlib import asynccontextmanager, contextmanager
 from functools import partial
-from types import AsyncGeneratorType, CodeType, CoroutineType, FunctionType, GeneratorType, MethodType
+from types import (
+    AsyncGeneratorType,
+    CodeType,
+    CoroutineType,
+    FunctionType,
+    GeneratorType,
+    MethodType,
+)
 from typing import Any
 
 from tasker._base.callables import CO_GENERATOR
@@ -65,7 +72,13 @@ def look_at(result: object, fn: Callable[..., Any], resource: object = None) -> 
     Raises `TypeError` for a coroutine that nobody has begun to run, and closes it."""
     kind = type(result)
     if kind is not _COROUTINE:
-        return "a generator" if kind in UNRUN else "its resource" if result is resource and kind not in _PLAIN else ""
+        return (
+            "a generator"
+            if kind in UNRUN
+            else "its resource"
+            if result is resource and kind not in _PLAIN
+            else ""
+        )
     if not _close_unbegun(result):
         return ""  # somebody runs it
 
@@ -82,7 +95,9 @@ def refuse(hook: str, result: object) -> None:
     if kind not in UNRUN or (hook == "on_create" and kind is not _COROUTINE):
         return
     if kind is not _COROUTINE:
-        raise TypeError(f"{hook} returned a generator, which nobody runs: have it do the work itself")
+        raise TypeError(
+            f"{hook} returned a generator, which nobody runs: have it do the work itself"
+        )
     if _close_unbegun(result):
         raise TypeError(
             f"{hook} returned a coroutine, which nobody runs, as workers are threads: have it return asyncio.run(...) "

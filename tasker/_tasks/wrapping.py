@@ -26,7 +26,9 @@ def wrapper(function: F) -> F:
     return function
 
 
-def users_function(fn: Callable[..., Any] | None, args: tuple[Any, ...] | None) -> Callable[..., Any] | None:
+def users_function(
+    fn: Callable[..., Any] | None, args: tuple[Any, ...] | None
+) -> Callable[..., Any] | None:
     """The user's function of a task that calls `fn` with `args`; `None` when the task has been emptied."""
     return args[0] if args and getattr(fn, "__code__", None) in WRAPPERS else fn
 

@@ -105,7 +105,9 @@ def parse(arguments: Sequence[str] | None) -> Options:
     if unknown:
         raise UsageError(f"there is no option {unknown[0]} (see tasker map --help)")
     if given.max_workers is not None and given.max_workers < given.workers:
-        raise UsageError(f"--max-workers must be at least --workers ({given.workers}), not {given.max_workers}")
+        raise UsageError(
+            f"--max-workers must be at least --workers ({given.workers}), not {given.max_workers}"
+        )
     in_processes = given.placement == "processes"
     if in_processes and os.name != "posix":
         raise UsageError("--placement processes needs a POSIX system")
@@ -146,7 +148,9 @@ class _Parser(argparse.ArgumentParser):
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = _Parser(prog="tasker", description="A thread pool whose workers own resources.", allow_abbrev=False)
+    parser = _Parser(
+        prog="tasker", description="A thread pool whose workers own resources.", allow_abbrev=False
+    )
     parser.add_argument("--version", action="version", version=f"tasker {tasker.__version__}")
     commands = parser.add_subparsers(metavar="COMMAND", required=True, title="commands")
     _add_map(
@@ -167,17 +171,51 @@ def _add_map(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("function", metavar="MODULE:FUNCTION", help="what is called for every item")
     add("--input", metavar="FILE", default="-", help="what is read (default: -, standard input)")
-    add("--format", choices=("lines", "jsonl", "errors"), default="lines", help="of the input (default: lines)")
-    add("--output", metavar="FILE", default="-", help="where results go (default: -, standard output)")
+    add(
+        "--format",
+        choices=("lines", "jsonl", "errors"),
+        default="lines",
+        help="of the input (default: lines)",
+    )
+    add(
+        "--output",
+        metavar="FILE",
+        default="-",
+        help="where results go (default: -, standard output)",
+    )
     add("--errors", metavar="FILE", help="where failed lines go, for --format errors")
-    add("--ordered", action="store_true", help="write results in the order of the input, not as they are finished")
-    add("--limit", metavar="N", type=_count(1), help="take the first N items of the input, and no more")
-    add("--resume", metavar="FILE", help="skip the items that this file has results of, as --output writes them")
+    add(
+        "--ordered",
+        action="store_true",
+        help="write results in the order of the input, not as they are finished",
+    )
+    add(
+        "--limit",
+        metavar="N",
+        type=_count(1),
+        help="take the first N items of the input, and no more",
+    )
+    add(
+        "--resume",
+        metavar="FILE",
+        help="skip the items that this file has results of, as --output writes them",
+    )
     add("--dry-run", action="store_true", help="write what would be called, and call nothing")
     add("--resource", metavar="MODULE:FACTORY", help="makes a resource for a worker")
-    add("--workers", metavar="N", type=_count(1), default=cores, help=f"at any time (default: {cores}, the CPUs)")
+    add(
+        "--workers",
+        metavar="N",
+        type=_count(1),
+        default=cores,
+        help=f"at any time (default: {cores}, the CPUs)",
+    )
     add("--max-workers", metavar="M", type=_count(1), help="under load (default: as --workers)")
-    add("--placement", choices=("threads", "processes"), default="threads", help="what workers are (default: threads)")
+    add(
+        "--placement",
+        choices=("threads", "processes"),
+        default="threads",
+        help="what workers are (default: threads)",
+    )
     add(
         "--grace",
         metavar="S",
@@ -193,7 +231,12 @@ def _add_map(parser: argparse.ArgumentParser) -> None:
         help="an error that breaks the resource, which is replaced and the line tried again: a builtin's name or "
         "MODULE:EXCEPTION; may be repeated",
     )
-    add("--retries", metavar="N", type=_count(0), help="how often a line is tried again after such errors (default: 3)")
+    add(
+        "--retries",
+        metavar="N",
+        type=_count(0),
+        help="how often a line is tried again after such errors (default: 3)",
+    )
     add(
         "--timeout",
         metavar="S",
@@ -210,7 +253,9 @@ def _count(least: int) -> Callable[[str], int]:
         except ValueError:
             number = least - 1
         if number < least:
-            raise argparse.ArgumentTypeError(f"must be a whole number, {least} or more, not {text!r}")
+            raise argparse.ArgumentTypeError(
+                f"must be a whole number, {least} or more, not {text!r}"
+            )
         return number
 
     return whole_number

@@ -52,7 +52,9 @@ def _map(options: Options, undo: ExitStack) -> int:
         hide_standard_streams(nowhere, output, loaded)
         job = _load(options)
 
-    with Files(options, output) as files:  # opened while the streams are to be seen: a path may be /dev/stdin
+    with Files(
+        options, output
+    ) as files:  # opened while the streams are to be seen: a path may be /dev/stdin
         hide_standard_streams(nowhere, output, undo)
         return show(job, files) if options.dry_run else _run(job, files)
 

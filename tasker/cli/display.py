@@ -87,5 +87,9 @@ def _new_bar(files: Files) -> Any:
         say("there is a progress bar with: pip install 'tasker-pool[cli]'")
         return None
 
-    unwatched: Any = type("Bar", (tqdm,), {"monitor_interval": 0})  # without a thread that looks after it
-    return unwatched(total=files.count_lines(), unit=" lines", file=sys.stderr, dynamic_ncols=True, miniters=1)
+    unwatched: Any = type(
+        "Bar", (tqdm,), {"monitor_interval": 0}
+    )  # without a thread that looks after it
+    return unwatched(
+        total=files.count_lines(), unit=" lines", file=sys.stderr, dynamic_ncols=True, miniters=1
+    )

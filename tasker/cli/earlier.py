@@ -32,7 +32,9 @@ class Earlier:
         try:
             for number, line in enumerate(file, 1):
                 if not self._add(line):
-                    raise UsageError(f"--resume {name}: line {number} is no result that tasker map has written")
+                    raise UsageError(
+                        f"--resume {name}: line {number} is no result that tasker map has written"
+                    )
         except OSError as error:
             raise UsageError(f"--resume {name}: {error.strerror or error}") from None
 

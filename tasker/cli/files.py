@@ -65,7 +65,9 @@ class Files:
     def __init__(self, options: Options, stdout: TextIO | None) -> None:
         self._format, self._limit = options.format, options.limit
         self._earlier: Earlier | None = None
-        self.input: BinaryIO = _standard_input() if options.input == "-" else _open("--input", options.input, "rb")
+        self.input: BinaryIO = (
+            _standard_input() if options.input == "-" else _open("--input", options.input, "rb")
+        )
         self._outputs = ExitStack()  # closes them
         try:
             self._open_outputs(options, stdout)
@@ -79,7 +81,9 @@ class Files:
         emptied: list[BinaryIO] = []
 
         def sink(option: str, path: str) -> Sink:
-            file = files[f"{option} {path}"] = self._outputs.enter_context(_open(option, path, "ab"))
+            file = files[f"{option} {path}"] = self._outputs.enter_context(
+                _open(option, path, "ab")
+            )
             if _is_regular(file):
                 emptied.append(file)
             return Sink(path, file)
@@ -185,7 +189,9 @@ def _private(file: str | int, mode: str) -> BinaryIO:
 def _check_that_they_differ(files: dict[str, BinaryIO]) -> None:
     for (name, file), (other_name, other) in combinations(files.items(), 2):
         if _are_same(file, other):
-            raise UsageError(f"{name} and {other_name} are the same file: what is in it would be lost")
+            raise UsageError(
+                f"{name} and {other_name} are the same file: what is in it would be lost"
+            )
 
 
 def _are_same(file: BinaryIO, other: BinaryIO) -> bool:

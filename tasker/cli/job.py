@@ -54,13 +54,19 @@ class _ThreadState(threading.local):
 class Work:
     """The functions and exception types that the command line names. Raises `UsageError`."""
 
-    def __init__(self, function_name: str, resource_name: str | None, unhealthy: tuple[str, ...]) -> None:
+    def __init__(
+        self, function_name: str, resource_name: str | None, unhealthy: tuple[str, ...]
+    ) -> None:
         self._names = (function_name, resource_name, unhealthy)
         self.__qualname__: str = function_name  # errors of tasker's name a task by it
         self.has_resource: bool = resource_name is not None
         self.wants_context: bool
-        self._function, self.wants_context = function(function_name, with_resource=self.has_resource)
-        self._factory = contextlib.nullcontext if resource_name is None else resource_factory(resource_name)
+        self._function, self.wants_context = function(
+            function_name, with_resource=self.has_resource
+        )
+        self._factory = (
+            contextlib.nullcontext if resource_name is None else resource_factory(resource_name)
+        )
         self._unhealthy = tuple(map(exception_type, unhealthy))
         self._thread_state = _ThreadState()
 

@@ -19,7 +19,14 @@ from tasker._tasks.signature import wants_context
 from tasker.cli.arguments import UsageError
 from tasker.errors import shown
 
-__all__ = ["add_current_folder", "exception_type", "function", "one_line", "resource_factory", "where"]
+__all__ = [
+    "add_current_folder",
+    "exception_type",
+    "function",
+    "one_line",
+    "resource_factory",
+    "where",
+]
 
 # files in which no error is the user's: the import system, and tasker
 _NOT_THERE = ("<frozen ", os.path.join(os.path.dirname(os.path.dirname(__file__)), ""))
@@ -39,7 +46,9 @@ def function(name: str, *, with_resource: bool) -> tuple[Callable[..., Any], boo
         raise UsageError(f"{name} is {_shown(fn)}, no function")
     kind = deferred_kind(fn)
     if kind == GENERATOR:
-        raise UsageError(f"{name} is a generator function, which has no result: give a function that returns a list")
+        raise UsageError(
+            f"{name} is a generator function, which has no result: give a function that returns a list"
+        )
     if kind:
         raise UsageError(
             f"{name} is {kind}, and workers are threads: give a function that calls "
@@ -52,7 +61,9 @@ def function(name: str, *, with_resource: bool) -> tuple[Callable[..., Any], boo
     except TypeError:
         wanted = "(resource, item) or (context, resource, item)" if with_resource else "(item)"
         hint = "" if with_resource else ", and with a resource first only if there is a --resource"
-        raise UsageError(f"{name} must be callable with {wanted}{hint}; it takes {_signature(fn)}") from None
+        raise UsageError(
+            f"{name} must be callable with {wanted}{hint}; it takes {_signature(fn)}"
+        ) from None
     return fn, False
 
 
@@ -91,7 +102,9 @@ def exception_type(name: str) -> type[BaseException]:
     """The exception type called `name`, a builtin one if there is no colon in it. Raises `UsageError`."""
     found: Any = _load(name, "MODULE:EXCEPTION") if ":" in name else getattr(builtins, name, None)
     if found is None:
-        raise UsageError(f"--unhealthy: there is no builtin exception {name!r}; others are MODULE:EXCEPTION")
+        raise UsageError(
+            f"--unhealthy: there is no builtin exception {name!r}; others are MODULE:EXCEPTION"
+        )
     text = _shown(found)
     if not (isinstance(found, type) and issubclass(found, BaseException)):
         raise UsageError(f"--unhealthy: {name} is {text}, no exception type")
@@ -107,7 +120,11 @@ def where(error: BaseException) -> str:
     """FILE:LINE at which an exception was raised, "" where nothing is known; relative to the current folder."""
     if isinstance(error, SyntaxError) and error.filename:
         return f"{_short(error.filename)}:{error.lineno}"
-    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if not frame.filename.startswith(_NOT_THERE)]
+    frames = [
+        frame
+        for frame in traceback.extract_tb(error.__traceback__)
+        if not frame.filename.startswith(_NOT_THERE)
+    ]
     return f"{_short(frames[-1].filename)}:{frames[-1].lineno}" if frames else ""
 
 
@@ -134,11 +151,19 @@ def _import(name: str) -> Any:
     try:
         return importlib.import_module(name)
     except (Exception, SystemExit) as error:  # it runs the user's code
-        if isinstance(error, ModuleNotFoundError) and error.name and f"{name}.".startswith(f"{error.name}."):
-            raise UsageError(f"there is no module {error.name!r}, in the current folder or elsewhere") from None
+        if (
+            isinstance(error, ModuleNotFoundError)
+            and error.name
+            and f"{name}.".startswith(f"{error.name}.")
+        ):
+            raise UsageError(
+                f"there is no module {error.name!r}, in the current folder or elsewhere"
+            ) from None
         place = where(error)
         at = f" ({place})" if place else ""
-        raise UsageError(f"importing {name!r} failed: {one_line(last_line_of(error))}{at}") from None
+        raise UsageError(
+            f"importing {name!r} failed: {one_line(last_line_of(error))}{at}"
+        ) from None
 
 
 def _shown(value: object) -> str:

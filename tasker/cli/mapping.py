@@ -72,7 +72,9 @@ class Run:
         self._lane: SimpleQueue[Outcome | None] = SimpleQueue()
         most = job.options.max_workers
         # a line's time runs while it waits, too: with a timeout none is taken that finds no worker
-        self._window = threading.Semaphore(most if job.options.timeout else max(_LEAST_WINDOW, 4 * most))
+        self._window = threading.Semaphore(
+            most if job.options.timeout else max(_LEAST_WINDOW, 4 * most)
+        )
         self._manager = TaskManager(job.config(display))
         # the reader's
         self._taken = 0
@@ -111,7 +113,9 @@ class Run:
     def _read(self) -> None:
         try:
             if self._options.timeout is not None:
-                self._manager.wait_ready(CREATE_TIMEOUT)  # no line is to pay for the first resources
+                self._manager.wait_ready(
+                    CREATE_TIMEOUT
+                )  # no line is to pay for the first resources
             records = self._files.records()
             while self._has_room():
                 self._take(*next(records))
@@ -140,7 +144,9 @@ class Run:
             return
         timeout = self._options.timeout
         try:
-            self._manager.queue_task_with_callback(self._task, ended, self._work, record, timeout=timeout)
+            self._manager.queue_task_with_callback(
+                self._task, ended, self._work, record, timeout=timeout
+            )
         except TaskManagerShutdownError as error:
             ended(None, error)
 
@@ -191,7 +197,9 @@ class Run:
         self._window.release()
 
     def _write_failure(self, record: Record, error: BaseException) -> None:
-        text = one_line(_told(error) if isinstance(error, (*OURS, Failure)) else last_line_of(error))
+        text = one_line(
+            _told(error) if isinstance(error, (*OURS, Failure)) else last_line_of(error)
+        )
         place = error.place if isinstance(error, Failure) else ""
         if isinstance(error, _CANCELLED):
             text = "cancelled"
@@ -201,7 +209,9 @@ class Run:
             self._timed_out = self._timed_out or isinstance(error, TaskTimeoutError)
             self._display.say(f"line {record.line}: {text}{f' ({place})' if place else ''}")
         if self._files.errors is not None:
-            self._files.errors.write(error_line(record, text, place, unreadable=isinstance(error, UnreadableError)))
+            self._files.errors.write(
+                error_line(record, text, place, unreadable=isinstance(error, UnreadableError))
+            )
 
     def _flush(self) -> None:
         with self._display.out_of_the_way():
@@ -213,7 +223,9 @@ class Run:
         self._window.release()
         self._workers = self._manager.stats().active_workers
         try:
-            if killing or self._timed_out:  # all lines may have ended, but not a function that outlasts its timeout
+            if (
+                killing or self._timed_out
+            ):  # all lines may have ended, but not a function that outlasts its timeout
                 self._manager.kill(GRACE)
             else:
                 self._manager.stop()
@@ -228,7 +240,10 @@ class Run:
         before: dict[signal.Signals, Any] = {}
         if threading.current_thread() is threading.main_thread():
             for number in (signal.SIGINT, signal.SIGTERM):
-                if signal.getsignal(number) not in (signal.SIG_IGN, None):  # a shell's background jobs ignore Ctrl-C
+                if signal.getsignal(number) not in (
+                    signal.SIG_IGN,
+                    None,
+                ):  # a shell's background jobs ignore Ctrl-C
                     before[number] = signal.getsignal(number)
 
         def restore() -> None:
@@ -259,7 +274,11 @@ class Run:
         if self._read_error is not None:
             self._display.say(f"reading failed after line {self._last_line}: {self._read_error}")
         if self._signal:
-            cancelled = f"; cancelled: {', '.join(map(str, sorted(self._cancelled)))}" if self._cancelled else ""
+            cancelled = (
+                f"; cancelled: {', '.join(map(str, sorted(self._cancelled)))}"
+                if self._cancelled
+                else ""
+            )
             name = signal.Signals(self._signal).name
             self._display.say(f"{name}: the last line taken was {self._last_line}{cancelled}")
         self._display.table(self._figures())

@@ -15,7 +15,15 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, NoReturn
 
-__all__ = ["Record", "ResultError", "UnreadableError", "done_item", "error_line", "read", "result_line"]
+__all__ = [
+    "Record",
+    "ResultError",
+    "UnreadableError",
+    "done_item",
+    "error_line",
+    "read",
+    "result_line",
+]
 
 
 class UnreadableError(ValueError):

@@ -12,7 +12,14 @@ from tasker.testing.clock import ManualClock
 from tasker.testing.factory import DummyResource, ResourceFactory, ResourceRecord
 from tasker.testing.leaks import leak_check
 
-__all__ = ["DummyResource", "ManualClock", "ResourceFactory", "ResourceRecord", "leak_check", "no_leaks"]
+__all__ = [
+    "DummyResource",
+    "ManualClock",
+    "ResourceFactory",
+    "ResourceRecord",
+    "leak_check",
+    "no_leaks",
+]
 
 try:
     import pytest
@@ -21,7 +28,9 @@ except ImportError:
 
         def __getattr__(name: str) -> object:
             if name == "no_leaks":
-                raise ImportError("tasker.testing.no_leaks is a pytest fixture, and pytest is not installed")
+                raise ImportError(
+                    "tasker.testing.no_leaks is a pytest fixture, and pytest is not installed"
+                )
             raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 else:

@@ -48,7 +48,9 @@ class ManualClock:
 
     def __init__(self) -> None:
         self._changed = threading.Condition()
-        self._now = float(math.floor(monotonic()))  # so that whole seconds are added without rounding
+        self._now = float(
+            math.floor(monotonic())
+        )  # so that whole seconds are added without rounding
         self._heap: list[tuple[float, int, TimerEntry]] = []
         self._order = itertools.count()
         self._followed = False  # from the beginning of the block to its end
@@ -84,7 +86,9 @@ class ManualClock:
         limit = checks.seconds("timeout", timeout)
         with self._changed:
             if not self._changed.wait_for(lambda: self.deadlines >= least, limit):
-                raise AssertionError(f"{self.deadlines} deadlines were set within {limit:g} s, not {least}")
+                raise AssertionError(
+                    f"{self.deadlines} deadlines were set within {limit:g} s, not {least}"
+                )
 
     def at(self, when: float, fire: Callable[[], object]) -> TimerEntry:
         """What tasker calls to set a deadline."""
@@ -94,17 +98,24 @@ class ManualClock:
                 heapq.heappush(self._heap, (when, next(self._order), entry))
                 self._changed.notify_all()
                 return entry
-        return timer.after(max(0.0, when - self._now), fire)  # due already, or the block has just ended
+        return timer.after(
+            max(0.0, when - self._now), fire
+        )  # due already, or the block has just ended
 
     def __enter__(self) -> Self:
         if timer.clock is not None:
-            raise RuntimeError("a ManualClock is active already: there is one for the whole process")
+            raise RuntimeError(
+                "a ManualClock is active already: there is one for the whole process"
+            )
         self._followed = True
         timer.follow(self)
         return self
 
     def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
     ) -> None:
         timer.follow(None)
         with self._changed:

@@ -96,7 +96,11 @@ class ResourceFactory(Generic[R]):
     def __init__(self: ResourceFactory[DummyResource], *, any_thread: bool = False) -> None: ...
     @overload
     def __init__(
-        self, make: Callable[[], R], free: Callable[[R], object] | None = None, *, any_thread: bool = False
+        self,
+        make: Callable[[], R],
+        free: Callable[[R], object] | None = None,
+        *,
+        any_thread: bool = False,
     ) -> None: ...
     def __init__(
         self,
@@ -118,7 +122,9 @@ class ResourceFactory(Generic[R]):
         self.misuses: list[str] = []
         """What was done wrong with them so far, in words."""
         self._lock = threading.RLock()
-        self._records: dict[int, ResourceRecord[R]] = {}  # by the resource's id; they keep it, so none comes twice
+        self._records: dict[
+            int, ResourceRecord[R]
+        ] = {}  # by the resource's id; they keep it, so none comes twice
         self._gone = 0  # how many are destroyed, once each
         self._creations, self._destructions = _Plan(), _Plan()
 
@@ -136,7 +142,9 @@ class ResourceFactory(Generic[R]):
         with self._lock:
             known = self._records.get(id(resource))
             if known is not None and known.destroyed_in is None:
-                raise ValueError(f"make() returned {shown(resource)} a second time: each call must return another one")
+                raise ValueError(
+                    f"make() returned {shown(resource)} a second time: each call must return another one"
+                )
             record = ResourceRecord(len(self.created), resource, threading.current_thread())
             self._records[id(resource)] = record
             self.created.append(resource)
@@ -153,7 +161,9 @@ class ResourceFactory(Generic[R]):
             if not first:
                 self._misused(record, f"was destroyed twice, the second time in {here.name}")
             if record.users:
-                self._misused(record, f"was destroyed in {here.name} while {record.users[0].name} used it")
+                self._misused(
+                    record, f"was destroyed in {here.name} while {record.users[0].name} used it"
+                )
             if here is not record.made_in and not self.any_thread:
                 self._misused(record, f"was destroyed in another thread, {here.name}")
             record.destroyed_in = here
@@ -181,7 +191,9 @@ class ResourceFactory(Generic[R]):
             if here is not record.made_in and not self.any_thread:
                 self._misused(record, f"was used in another thread, {here.name}")
             if record.users and here not in record.users:
-                self._misused(record, f"was used by two at once, {record.users[0].name} and {here.name}")
+                self._misused(
+                    record, f"was used by two at once, {record.users[0].name} and {here.name}"
+                )
             record.users.append(here)
             record.used_in[here] = record.used_in.get(here, 0) + 1
         try:
@@ -197,16 +209,22 @@ class ResourceFactory(Generic[R]):
 
         kind = deferred_kind(fn)
         if kind == GENERATOR:
-            raise TypeError(f"fn must be a plain function, not the generator function {shown(fn)}: return a list")
+            raise TypeError(
+                f"fn must be a plain function, not the generator function {shown(fn)}: return a list"
+            )
         if kind:
-            raise TypeError(f"fn must be a plain function, not the coroutine function {shown(fn)}: workers are threads")
+            raise TypeError(
+                f"fn must be a plain function, not the coroutine function {shown(fn)}: workers are threads"
+            )
         task = functools.partial(_use_and_call, self, fn)
         functools.update_wrapper(task, fn)  # it is called with a context if `fn` is
         return cast(Callable[P, T], task)
 
     # -- for tests -----------------------------------------------------------------------------------------------
 
-    def fail_create(self, error: BaseException | None, *, nth: int = 1, times: int | None = 1) -> None:
+    def fail_create(
+        self, error: BaseException | None, *, nth: int = 1, times: int | None = 1
+    ) -> None:
         """Have the `nth` call of `create()` from now, and those after it, `times` in all, raise `error`.
 
         `times=None`: all of them. `error=None`: none from now on, whatever was said before. Raises `ConfigError` for
@@ -214,7 +232,9 @@ class ResourceFactory(Generic[R]):
         with self._lock:
             self._creations.fail(error, nth, times)
 
-    def fail_destroy(self, error: BaseException | None, *, nth: int = 1, times: int | None = 1) -> None:
+    def fail_destroy(
+        self, error: BaseException | None, *, nth: int = 1, times: int | None = 1
+    ) -> None:
         """The same for `destroy()`, which destroys the resource all the same."""
         with self._lock:
             self._destructions.fail(error, nth, times)
@@ -250,7 +270,9 @@ class ResourceFactory(Generic[R]):
 
 
 @wrapper
-def _use_and_call(factory: ResourceFactory[Any], fn: Callable[..., T], /, *args: Any, **options: Any) -> T:
+def _use_and_call(
+    factory: ResourceFactory[Any], fn: Callable[..., T], /, *args: Any, **options: Any
+) -> T:
     with factory.using(args[isinstance(args[0], Context)]):
         return fn(*args, **options)
 
@@ -260,11 +282,15 @@ class _Plan:
 
     def __init__(self) -> None:
         self._calls = 0
-        self._failures: list[tuple[int, float, BaseException]] = []  # from this call on, up to this one, with this
+        self._failures: list[
+            tuple[int, float, BaseException]
+        ] = []  # from this call on, up to this one, with this
 
     def fail(self, error: BaseException | None, nth: int, times: int | None) -> None:
         first = self._calls + checks.whole_number("nth", nth, least=1)
-        end = float("inf") if times is None else first + checks.whole_number("times", times, least=1)
+        end = (
+            float("inf") if times is None else first + checks.whole_number("times", times, least=1)
+        )
         if error is None:
             self._failures.clear()
         elif isinstance(error, BaseException):

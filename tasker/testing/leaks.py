@@ -28,7 +28,13 @@ from tasker.manager import TaskManager
 __all__ = ["leak_check"]
 
 PATIENCE = 5.0  # seconds that a manager which is closing has to close, and its threads to end
-_PARTS = ("on_create", "on_destroy", "check_health", "logger", "collector")  # of a config that may refer to anything
+_PARTS = (
+    "on_create",
+    "on_destroy",
+    "check_health",
+    "logger",
+    "collector",
+)  # of a config that may refer to anything
 _FAR = 10_000  # objects, after which no more are looked at
 
 
@@ -42,9 +48,15 @@ def leak_check() -> Generator[None, None, None]:
     nothing afterwards; if something of its own config refers to it, and so keeps it from being collected, that is named
     too. When the block itself raises, nothing is checked."""
     __tracebackhide__ = True
-    before = set(map(weakref.ref, exit_and_fork._watched))  # a WeakSet would cost several times as much
+    before = set(
+        map(weakref.ref, exit_and_fork._watched)
+    )  # a WeakSet would cost several times as much
     yield
-    made = [cast(Engine[Any], engine) for engine in exit_and_fork._watched if weakref.ref(engine) not in before]
+    made = [
+        cast(Engine[Any], engine)
+        for engine in exit_and_fork._watched
+        if weakref.ref(engine) not in before
+    ]
     left = [] if all(map(_is_gone, made)) else _left_of(made)
     if left:
         raise AssertionError("\n  ".join(["left behind:", *left]))
@@ -101,8 +113,12 @@ def _still_there(engine: Engine[Any]) -> str:
         f"{_count(stats.running_tasks, 'task')} running",
     ]
     if stats.available_resources + engine.pool.out:
-        parts.append(f"{_count(stats.available_resources + engine.pool.out, 'resource')} of run_task")
-    return f"manager {engine.name!r}, {engine.lifecycle.name()}: {', '.join(parts)}{_kept_by(engine)}"
+        parts.append(
+            f"{_count(stats.available_resources + engine.pool.out, 'resource')} of run_task"
+        )
+    return (
+        f"manager {engine.name!r}, {engine.lifecycle.name()}: {', '.join(parts)}{_kept_by(engine)}"
+    )
 
 
 def _kept_by(engine: Engine[Any]) -> str:

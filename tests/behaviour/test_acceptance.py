@@ -26,7 +26,9 @@ from tests.support.bytecodes import PACKAGE, StruckError, in_a_with, takes_lock
 from tests.support.waiting import PATIENCE, eventually
 
 pytestmark = [
-    pytest.mark.skipif(sys.gettrace() is not None, reason="a debugger or a coverage tool traces this thread"),
+    pytest.mark.skipif(
+        sys.gettrace() is not None, reason="a debugger or a coverage tool traces this thread"
+    ),
     pytest.mark.usefixtures("no_collection"),
 ]
 
@@ -81,7 +83,9 @@ def _hands_out(code) -> frozenset[int]:
     found: set[int] = set()
     for this, following in zip(instructions[::-1], [None, *instructions[:0:-1]], strict=True):
         jumps = this.opname.startswith("JUMP_") and this.argval in found
-        moves = this.opname.startswith(MOVES) and following is not None and following.offset in found
+        moves = (
+            this.opname.startswith(MOVES) and following is not None and following.offset in found
+        )
         is_named = this.opname.startswith("STORE_FAST") and "future" in str(this.argval)
         if this.opname.startswith("RETURN_") or jumps or moves or is_named:
             found.add(this.offset)
@@ -94,11 +98,16 @@ def with_callback(manager, task, number):
 
 SUBMISSIONS = {
     "submit": ({}, lambda manager, task, number: manager.submit(task, number)),
-    "with limits": ({}, lambda manager, task, number: manager.submit(task, number, priority=True, timeout=PATIENCE)),
+    "with limits": (
+        {},
+        lambda manager, task, number: manager.submit(task, number, priority=True, timeout=PATIENCE),
+    ),
     "bounded": ({"queue_size": 3}, lambda manager, task, number: manager.submit(task, number)),
     "bounded, with limits": (
         {"queue_size": 3},
-        lambda manager, task, number: manager.submit(task, number, timeout=PATIENCE, queue_timeout=PATIENCE),
+        lambda manager, task, number: manager.submit(
+            task, number, timeout=PATIENCE, queue_timeout=PATIENCE
+        ),
     ),
     "callback": ({}, with_callback),
     "executor": ({}, lambda manager, task, number: manager.executor().submit(task, None, number)),
@@ -116,7 +125,9 @@ class World:
             self.target = ThreadPoolExecutor(1)
             self.engine = self.target._task_engine
         else:
-            self.target = new_manager(worker_count=1, max_worker_count=1, burst_interval=0.005, **options)
+            self.target = new_manager(
+                worker_count=1, max_worker_count=1, burst_interval=0.005, **options
+            )
             self.engine = self.target._engine
         self.submit(-1)
         self.settle()
@@ -137,7 +148,11 @@ class World:
             assert self.target.stop(PATIENCE).drained
         else:
             self.target.shutdown()
-        ended = figures.total_tasks_completed + figures.total_tasks_failed + figures.total_tasks_cancelled
+        ended = (
+            figures.total_tasks_completed
+            + figures.total_tasks_failed
+            + figures.total_tasks_cancelled
+        )
         assert figures.total_tasks_arrived == ended
         assert figures.total_tasks_completed == len(self.ran)
 
@@ -151,7 +166,8 @@ def bytecodes(world: World, number: int) -> int:
 
 
 @pytest.mark.skipif(
-    (3, 12) <= sys.version_info < (3, 14), reason="CPython crashes where one of several threads is traced by bytecodes"
+    (3, 12) <= sys.version_info < (3, 14),
+    reason="CPython crashes where one of several threads is traced by bytecodes",
 )
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize("name", SUBMISSIONS)
@@ -226,7 +242,9 @@ class HandlerError(BaseException):
 
 @pytest.mark.skipif(not hasattr(signal, "pthread_kill"), reason="needs POSIX signals")
 @pytest.mark.parametrize("kind", [KeyboardInterrupt, HandlerError])
-def test_an_interrupt_whose_task_was_taken_already_is_raised_a_moment_later(new_manager, monkeypatch, kind):
+def test_an_interrupt_whose_task_was_taken_already_is_raised_a_moment_later(
+    new_manager, monkeypatch, kind
+):
     manager = new_manager(worker_count=1, max_worker_count=1)
     assert manager.wait_ready(PATIENCE)
     put = manager._engine.queue.put
@@ -256,7 +274,9 @@ def test_an_interrupt_whose_task_was_taken_already_is_raised_a_moment_later(new_
 
 
 @pytest.mark.skipif(not hasattr(signal, "pthread_kill"), reason="needs POSIX signals")
-def test_an_interrupt_whose_task_waits_is_raised_at_once_and_the_task_never_runs(new_manager, monkeypatch):
+def test_an_interrupt_whose_task_waits_is_raised_at_once_and_the_task_never_runs(
+    new_manager, monkeypatch
+):
     manager = new_manager(worker_count=1, max_worker_count=1)
     gate, ran = threading.Event(), []
     held = manager.submit(lambda _: gate.wait(PATIENCE))
@@ -268,7 +288,9 @@ def test_an_interrupt_whose_task_waits_is_raised_at_once_and_the_task_never_runs
         signal.raise_signal(signal.SIGINT)
 
     monkeypatch.setattr(manager._engine.queue, "put", put_and_be_struck)
-    previous = signal.signal(signal.SIGINT, signal.default_int_handler)  # a job in the background ignores it
+    previous = signal.signal(
+        signal.SIGINT, signal.default_int_handler
+    )  # a job in the background ignores it
     try:
         with pytest.raises(KeyboardInterrupt):
             manager.submit(lambda _: ran.append(1))
@@ -282,7 +304,9 @@ def test_an_interrupt_whose_task_waits_is_raised_at_once_and_the_task_never_runs
 
 @pytest.mark.parametrize("kind", [RecursionError, MemoryError, OSError])
 @pytest.mark.parametrize("name", ["submit", "executor", "drop-in"])
-def test_what_strikes_when_a_worker_has_the_task_already_is_no_refusal(name, new_manager, monkeypatch, kind):
+def test_what_strikes_when_a_worker_has_the_task_already_is_no_refusal(
+    name, new_manager, monkeypatch, kind
+):
     world = World(name, new_manager)
     queue, began = world.engine.queue, threading.Event()
     place = (world.engine, "wake_or_hire") if name == "drop-in" else (queue, "put")

@@ -128,13 +128,31 @@ def unprintable(says: str) -> list[Bad]:
 
 def whole(least: int) -> list[Bad]:
     says = f"a whole number, {least} or more"
-    values = ("3", b"3", 2.0, 2.5, math.nan, math.inf, Decimal(3), Fraction(3), True, False, [3], -1, -(10**400))
+    values = (
+        "3",
+        b"3",
+        2.0,
+        2.5,
+        math.nan,
+        math.inf,
+        Decimal(3),
+        Fraction(3),
+        True,
+        False,
+        [3],
+        -1,
+        -(10**400),
+    )
     return [*(Bad(value, says) for value in values), *unprintable(says), Bad(TOO_LONG, says)]
 
 
 def waits() -> list[Bad]:
     """Seconds as the standard library takes them: of negative numbers it says that their time is over."""
-    return [bad for bad in seconds("0 or more") if bad.value not in (-1, -0.1, -math.inf, -(10**400), TOO_LONG)]
+    return [
+        bad
+        for bad in seconds("0 or more")
+        if bad.value not in (-1, -0.1, -math.inf, -(10**400), TOO_LONG)
+    ]
 
 
 def seconds(least: str, *, finite: bool = False) -> list[Bad]:
@@ -157,14 +175,23 @@ def seconds(least: str, *, finite: bool = False) -> list[Bad]:
     )
     return [
         *(Bad(value, says) for value in values),
-        *(Bad(value, says) for value in (-(10**400), Fraction(-(10**400)), TOO_LONG, NoNumber(1.0))),
+        *(
+            Bad(value, says)
+            for value in (-(10**400), Fraction(-(10**400)), TOO_LONG, NoNumber(1.0))
+        ),
         *unprintable(says),
         *(Bad(value, "finite") for value in (math.inf, 10**400) if finite),
     ]
 
 
 GENERATORS = (generator, functools.partial(generator), CallsGenerator())
-ASYNCHRONOUS = (coroutine, asynchronous_generator, functools.partial(coroutine), AsyncMock(), CallsCoroutine())
+ASYNCHRONOUS = (
+    coroutine,
+    asynchronous_generator,
+    functools.partial(coroutine),
+    AsyncMock(),
+    CallsCoroutine(),
+)
 
 
 def callables(arguments: str, *wrong_arity: object, says: str = "") -> list[Bad]:
@@ -178,7 +205,9 @@ def callables(arguments: str, *wrong_arity: object, says: str = "") -> list[Bad]
 
 
 TASKS = [
-    *callables("cannot be called", lambda: 0, lambda c, r, a: 0, lambda r, *, key: 0, says="callable"),
+    *callables(
+        "cannot be called", lambda: 0, lambda c, r, a: 0, lambda r, *, key: 0, says="callable"
+    ),
     Bad(WrongArity(), "cannot be called"),
 ]
 FLAGS = [
@@ -186,8 +215,14 @@ FLAGS = [
     *unprintable("True or False"),
 ]
 AMOUNTS = [
-    *(Bad(value, "a number, 0 or more") for value in ("1", b"1", True, [1], {}, 1j, Decimal(1), len, -1, -0.1)),
-    *(Bad(value, "a number, 0 or more") for value in (math.nan, math.inf, 10**400, TOO_LONG, NoNumber(1.0))),
+    *(
+        Bad(value, "a number, 0 or more")
+        for value in ("1", b"1", True, [1], {}, 1j, Decimal(1), len, -1, -0.1)
+    ),
+    *(
+        Bad(value, "a number, 0 or more")
+        for value in (math.nan, math.inf, 10**400, TOO_LONG, NoNumber(1.0))
+    ),
     *unprintable("a number, 0 or more"),
 ]
 MAPPINGS = [
@@ -211,7 +246,9 @@ class World:
     def __init__(self, new_manager):
         self.gate, started = threading.Event(), threading.Event()
         self.manager = new_manager(worker_count=2, queue_size=3, resource_pool_size=1)
-        self.running = self.manager.submit(lambda resource: started.set() or self.gate.wait(PATIENCE))
+        self.running = self.manager.submit(
+            lambda resource: started.set() or self.gate.wait(PATIENCE)
+        )
         self.done = self.manager.submit(lambda resource: "done")
         self.done.result(PATIENCE)
         assert started.wait(PATIENCE)
@@ -237,7 +274,9 @@ class World:
         return {
             "stats": self.manager.stats(),
             "arrived": totals.total_tasks_arrived,
-            "ended": totals.total_tasks_completed + totals.total_tasks_failed + totals.total_tasks_cancelled,
+            "ended": totals.total_tasks_completed
+            + totals.total_tasks_failed
+            + totals.total_tasks_cancelled,
             "slots": engine.queue.room.used(),
             "entries": engine.queue.entries(),
             "closed": engine.queue.closed,
@@ -279,7 +318,9 @@ ARGUMENTS: list[Argument] = []
 
 
 def argument(name, *calls, wrong, right=(), called="", **more):
-    ARGUMENTS.append(Argument(name, list(calls), wrong, list(right), called or name.rpartition(".")[2], **more))
+    ARGUMENTS.append(
+        Argument(name, list(calls), wrong, list(right), called or name.rpartition(".")[2], **more)
+    )
 
 
 NUMBERS = [1, 10_000, sys.maxsize, 10**400]
@@ -302,19 +343,30 @@ FIELDS = {  # beyond what test_config has: the extremes, and what cannot print i
     "name": (unprintable("non-empty string"), ["a", "x" * 10_000, "two\nlines"]),
     "ctx": (unprintable("Context"), [background()]),
     "logger": ([*unprintable("debug"), Bad(AsynchronousLog(), "asyncio")], [Log()]),
-    "collector": ([*unprintable("record_"), Bad(AsynchronousCollector(), "asyncio")], [None, Collector()]),
+    "collector": (
+        [*unprintable("record_"), Bad(AsynchronousCollector(), "asyncio")],
+        [None, Collector()],
+    ),
     "on_create": (unprintable("no arguments"), [list, Incomparable]),
     "on_destroy": (unprintable("1 argument"), [list.clear, len]),
-    "check_health": (unprintable("the error, or with the error and the resource"), [bool, isinstance]),
+    "check_health": (
+        unprintable("the error, or with the error and the resource"),
+        [bool, isinstance],
+    ),
 }
 for _field, (_wrong, _right) in FIELDS.items():
     argument(
         f"Config.{_field}",
         lambda world, value, field=_field: (
-            config(worker_count=3, **{field: value}) if field != "worker_count" else config(worker_count=value)
+            config(worker_count=3, **{field: value})
+            if field != "worker_count"
+            else config(worker_count=value)
         ),
         lambda world, value, field=_field: dataclasses.replace(config(), **{field: value}),
-        wrong=[*_wrong, *(Bad(value, says) for field, value, says in WRONG_FIELDS if field == _field)],
+        wrong=[
+            *_wrong,
+            *(Bad(value, says) for field, value, says in WRONG_FIELDS if field == _field),
+        ],
         right=_right,
     )
 argument(
@@ -331,7 +383,9 @@ argument(
 )
 argument(
     "Config.from_context_manager.options",
-    lambda world, value: Config.from_context_manager(threading.Lock, worker_count=1, max_retries=value),
+    lambda world, value: Config.from_context_manager(
+        threading.Lock, worker_count=1, max_retries=value
+    ),
     wrong=whole(0),
     right=NUMBERS,
     called="max_retries",
@@ -356,11 +410,19 @@ argument(
     wrong=seconds("0 or more", finite=True),
     right=[0, 0.0, *TIMES],
 )
-argument("Processes.kill_group", lambda world, value: Processes(kill_group=value), wrong=FLAGS, right=[True, False])
+argument(
+    "Processes.kill_group",
+    lambda world, value: Processes(kill_group=value),
+    wrong=FLAGS,
+    right=[True, False],
+)
 argument(
     "Processes.executable",
     lambda world, value: Processes(executable=value),
-    wrong=[*(Bad(value, "path of a Python") for value in ("", 3, b"python", ["python"])), *unprintable("path")],
+    wrong=[
+        *(Bad(value, "path of a Python") for value in ("", 3, b"python", ["python"])),
+        *unprintable("path"),
+    ],
     right=[None, "/usr/bin/python3", Path("python3")],
 )
 argument(
@@ -372,7 +434,10 @@ argument(
 argument(
     "Ray.address",
     lambda world, value: Ray(address=value),
-    wrong=[*(Bad(value, "address of a cluster") for value in ("", 3, b"auto", ["auto"])), *unprintable("address")],
+    wrong=[
+        *(Bad(value, "address of a cluster") for value in ("", 3, b"auto", ["auto"])),
+        *unprintable("address"),
+    ],
     right=[None, "auto", "10.0.0.1:6379"],
 )
 for _field in ("num_cpus", "num_gpus", "memory"):
@@ -387,12 +452,25 @@ argument(
     lambda world, value: Ray(resources=value),
     wrong=[
         *MAPPINGS,
-        *(Bad(each, "resources must map names to numbers") for each in ({3: 1}, {"disk": -1}, {"disk": "1"})),
+        *(
+            Bad(each, "resources must map names to numbers")
+            for each in ({3: 1}, {"disk": -1}, {"disk": "1"})
+        ),
     ],
     right=[None, {}, {"disk": 1, "special": 0.5}],
 )
-argument("Ray.label_selector", lambda world, value: Ray(label_selector=value), wrong=MAPPINGS, right=[None, {"a": "b"}])
-argument("Ray.runtime_env", lambda world, value: Ray(runtime_env=value), wrong=MAPPINGS, right=[None, {"pip": ["x"]}])
+argument(
+    "Ray.label_selector",
+    lambda world, value: Ray(label_selector=value),
+    wrong=MAPPINGS,
+    right=[None, {"a": "b"}],
+)
+argument(
+    "Ray.runtime_env",
+    lambda world, value: Ray(runtime_env=value),
+    wrong=MAPPINGS,
+    right=[None, {"pip": ["x"]}],
+)
 argument(
     "Ray.scheduling_strategy",  # at objects Ray looks, when a manager is made
     lambda world, value: Ray(scheduling_strategy=value),
@@ -403,7 +481,10 @@ argument(
     "TaskManager.config",
     lambda world, value: TaskManager(value),
     wrong=[
-        *(Bad(value, "must be a Config") for value in (None, {"worker_count": 1}, 1, "config", Config)),
+        *(
+            Bad(value, "must be a Config")
+            for value in (None, {"worker_count": 1}, 1, "config", Config)
+        ),
         *unprintable("must be a Config"),
     ],
 )
@@ -411,7 +492,9 @@ argument(
 # -- submitting
 
 for _method in ("submit", "asubmit", *TWELVE, "run_task"):
-    _extra = (lambda world: (world.callback,)) if _method.endswith("callback") else (lambda world: ())
+    _extra = (
+        (lambda world: (world.callback,)) if _method.endswith("callback") else (lambda world: ())
+    )
 
     def _call(world, fn, *args, method=_method, extra=_extra, **options):
         done = getattr(world.manager, method)(fn, *extra(world), *args, **options)
@@ -457,7 +540,9 @@ for _method in ("submit", "asubmit", *TWELVE, "run_task"):
             argument(
                 f"TaskManager.{_method}.{_flag}",
                 lambda world, value, call=_call, flag=_flag: call(world, task, **{flag: value}),
-                lambda world, value, call=_call, flag=_flag: call(world, task, timeout=PATIENCE, **{flag: value}),
+                lambda world, value, call=_call, flag=_flag: call(
+                    world, task, timeout=PATIENCE, **{flag: value}
+                ),
                 wrong=FLAGS,
                 right=[True, False],
             )
@@ -465,7 +550,9 @@ for _method in ("submit", "asubmit", *TWELVE, "run_task"):
         argument(
             f"TaskManager.{_method}.callback",
             lambda world, value, method=_method: getattr(world.manager, method)(task, value),
-            wrong=callables("result, error", lambda: 0, lambda a: 0, lambda a, b, c: 0, lambda a, b, *, c: 0),
+            wrong=callables(
+                "result, error", lambda: 0, lambda a: 0, lambda a, b, c: 0, lambda a, b, *, c: 0
+            ),
             right=[lambda result, error: 0, lambda *both: 0, lambda result, error, more=0: 0, max],
         )
 
@@ -516,7 +603,10 @@ for _method, _map in (("map", mapped), ("amap", amapped)):
         lambda world, value, map=_map: map(world, map_task, value),
         lambda world, value, map=_map: map(world, map_task, value, chunksize=2),
         wrong=[
-            *(Bad(value, "must be iterable") for value in (None, 5, 0.5, list, len, asynchronous_generator, object())),
+            *(
+                Bad(value, "must be iterable")
+                for value in (None, 5, 0.5, list, len, asynchronous_generator, object())
+            ),
             *unprintable("must be iterable"),
         ],
         right=[[], "ab", {1: 2}, range(3), iter("ab")],
@@ -525,20 +615,27 @@ for _method, _map in (("map", mapped), ("amap", amapped)):
         f"TaskManager.{_method}.timeout",
         lambda world, value, map=_map: map(world, map_task, range(2), timeout=value),
         lambda world, value, map=_map: map(world, map_task, range(2), timeout=value, chunksize=2),
-        wrong=[*seconds("more than 0"), *(Bad(value, "more than 0") for value in (0, 0.0, timedelta(0)))],
+        wrong=[
+            *seconds("more than 0"),
+            *(Bad(value, "more than 0") for value in (0, 0.0, timedelta(0))),
+        ],
         right=FOREVER,
     )
     for _number in ("max_in_flight", "chunksize"):
         argument(
             f"TaskManager.{_method}.{_number}",
-            lambda world, value, map=_map, name=_number: map(world, map_task, range(2), **{name: value}),
+            lambda world, value, map=_map, name=_number: map(
+                world, map_task, range(2), **{name: value}
+            ),
             wrong=[*whole(1), Bad(0, "1 or more")],
             right=NUMBERS,
         )
     for _flag in ("ordered", "return_exceptions", "priority", "once"):
         argument(
             f"TaskManager.{_method}.{_flag}",
-            lambda world, value, map=_map, flag=_flag: map(world, map_task, range(2), **{flag: value}),
+            lambda world, value, map=_map, flag=_flag: map(
+                world, map_task, range(2), **{flag: value}
+            ),
             wrong=FLAGS,
             right=[True, False],
         )
@@ -595,10 +692,30 @@ for _name in ("set_result.result", "set_exception.exception"):
 
 # -- contexts
 
-argument("with_cancel.parent", lambda world, value: with_cancel(value), wrong=PARENTS, right=[background()])
-argument("with_timeout.parent", lambda world, value: with_timeout(value, 1), wrong=PARENTS, right=[background()])
-argument("with_deadline.parent", lambda world, value: with_deadline(value, 1e9), wrong=PARENTS, right=[background()])
-argument("with_value.parent", lambda world, value: with_value(value, "key", 1), wrong=PARENTS, right=[background()])
+argument(
+    "with_cancel.parent",
+    lambda world, value: with_cancel(value),
+    wrong=PARENTS,
+    right=[background()],
+)
+argument(
+    "with_timeout.parent",
+    lambda world, value: with_timeout(value, 1),
+    wrong=PARENTS,
+    right=[background()],
+)
+argument(
+    "with_deadline.parent",
+    lambda world, value: with_deadline(value, 1e9),
+    wrong=PARENTS,
+    right=[background()],
+)
+argument(
+    "with_value.parent",
+    lambda world, value: with_value(value, "key", 1),
+    wrong=PARENTS,
+    right=[background()],
+)
 argument(
     "with_timeout.seconds",
     lambda world, value: with_timeout(world.context, value).cancel(),
@@ -611,7 +728,19 @@ argument(
     wrong=[
         *(
             Bad(value, "a time of time.monotonic()")
-            for value in (None, "1", b"1", True, False, [1], 1j, math.nan, Decimal(1), timedelta(1), len)
+            for value in (
+                None,
+                "1",
+                b"1",
+                True,
+                False,
+                [1],
+                1j,
+                math.nan,
+                Decimal(1),
+                timedelta(1),
+                len,
+            )
         ),
         *unprintable("a time of time.monotonic()"),
     ],
@@ -624,10 +753,16 @@ argument(
     right=[0, "", [], UNPRINTABLE, Incomparable()],
 )
 argument(
-    "with_value.value", lambda world, value: with_value(world.context, 1, value).cancel(), wrong=ANYTHING, right=[None]
+    "with_value.value",
+    lambda world, value: with_value(world.context, 1, value).cancel(),
+    wrong=ANYTHING,
+    right=[None],
 )
 argument(
-    "Context.value.key", lambda world, value: world.context.value(value), wrong=ANYTHING, right=[None, [], UNPRINTABLE]
+    "Context.value.key",
+    lambda world, value: world.context.value(value),
+    wrong=ANYTHING,
+    right=[None, [], UNPRINTABLE],
 )
 argument(
     "Context.wait.timeout",
@@ -647,7 +782,10 @@ argument(
     "Context.cancel.cause",
     lambda world, value: world.context.cancel(value),
     wrong=[
-        *(Bad(value, "an exception or None") for value in (0, 1, "why", OSError, [OSError()], True)),
+        *(
+            Bad(value, "an exception or None")
+            for value in (0, 1, "why", OSError, [OSError()], True)
+        ),
         *unprintable("an exception or None"),
     ],
     right=[None, OSError(), KeyboardInterrupt()],
@@ -671,12 +809,22 @@ def parameters():
         yield from (f"{settings.__name__}.{field.name}" for field in dataclasses.fields(settings))
     yield from (f"TaskManager.{name}" for name in inspect.signature(TaskManager).parameters)
     functions = {"Config.from_context_manager": Config.from_context_manager}
-    functions |= {name: getattr(tasker, name) for name in tasker.__all__ if inspect.isfunction(getattr(tasker, name))}
+    functions |= {
+        name: getattr(tasker, name)
+        for name in tasker.__all__
+        if inspect.isfunction(getattr(tasker, name))
+    }
     for owner in (TaskManager, TaskFuture, Context):
         methods = inspect.getmembers(owner, inspect.isfunction)
-        functions |= {f"{owner.__name__}.{name}": method for name, method in methods if not name.startswith("_")}
+        functions |= {
+            f"{owner.__name__}.{name}": method
+            for name, method in methods
+            if not name.startswith("_")
+        }
     for name, function in functions.items():
-        yield from (f"{name}.{each}" for each in inspect.signature(function).parameters if each != "self")
+        yield from (
+            f"{name}.{each}" for each in inspect.signature(function).parameters if each != "self"
+        )
 
 
 def test_every_field_and_every_argument_of_what_is_public_is_in_the_table():
@@ -691,7 +839,11 @@ def fault(argument: Argument, call: Callable[[], object], bad: Bad) -> str | Non
         message = str(error)
         if type(error) not in (ConfigError, TypeError):
             return f"raises {type(error).__name__}"
-        for part in (argument.called, looks(bad.value if argument.shows is NOTHING else argument.shows), bad.says):
+        for part in (
+            argument.called,
+            looks(bad.value if argument.shows is NOTHING else argument.shows),
+            bad.says,
+        ):
             if part not in message:
                 return f"does not say {part!r} but {message[:READABLE]!r}"
         return None if len(message) <= READABLE else f"says so in {len(message)} characters"
@@ -720,14 +872,20 @@ def faults(world: World, argument: Argument) -> list[str]:
                 timer.cancel()
                 timer.join()
             if (after := world.seen()) != before:
-                changed = {name: (before[name], after[name]) for name in before if before[name] != after[name]}
+                changed = {
+                    name: (before[name], after[name])
+                    for name in before
+                    if before[name] != after[name]
+                }
                 said, before = f"{said or 'is refused'} and changes {changed}", after
             if said:
                 found.append(f"{argument.name}={looks(bad.value)} {said}")
     return found
 
 
-@pytest.mark.parametrize("argument", [pytest.param(each, id=each.name) for each in ARGUMENTS if each.wrong])
+@pytest.mark.parametrize(
+    "argument", [pytest.param(each, id=each.name) for each in ARGUMENTS if each.wrong]
+)
 def test_a_wrong_value_is_refused_by_name_and_changes_nothing(world, argument):
     assert faults(world, argument) == []
     # and all that is there still works: every slot of the queue is free, the worker and the pool are
@@ -736,18 +894,23 @@ def test_a_wrong_value_is_refused_by_name_and_changes_nothing(world, argument):
     assert world.running.result(PATIENCE) is True
     occupied, started = threading.Event(), threading.Barrier(3)
     occupying = [
-        manager.submit(lambda resource: started.wait(PATIENCE) >= 0 and occupied.wait(PATIENCE)) for _ in range(2)
+        manager.submit(lambda resource: started.wait(PATIENCE) >= 0 and occupied.wait(PATIENCE))
+        for _ in range(2)
     ]
     started.wait(PATIENCE)
     queued = [manager.submit(task, queue_timeout=0) for _ in range(3)]
     with pytest.raises(QueueFullError):
         manager.submit(task, queue_timeout=0)
     occupied.set()
-    assert [future.result(PATIENCE) for future in (*queued, *occupying)] == ["done"] * 3 + [True] * 2
+    assert [future.result(PATIENCE) for future in (*queued, *occupying)] == ["done"] * 3 + [
+        True
+    ] * 2
     assert manager.run_task(task) == "done"
 
 
-@pytest.mark.parametrize("argument", [pytest.param(each, id=each.name) for each in ARGUMENTS if each.right])
+@pytest.mark.parametrize(
+    "argument", [pytest.param(each, id=each.name) for each in ARGUMENTS if each.right]
+)
 def test_a_right_value_is_taken_however_extreme(world, argument):
     for call in argument.calls:
         for value in argument.right:
@@ -767,7 +930,11 @@ WAITS = {  # what waits for so long, how to see that it does, and what ends it w
         lambda w: w.manager._engine.queue.room._line,
         "done",
     ),
-    "stop": (lambda w, t: w.manager.stop(t).drained, lambda w: w.manager._engine.queue.closed, True),
+    "stop": (
+        lambda w, t: w.manager.stop(t).drained,
+        lambda w: w.manager._engine.queue.closed,
+        True,
+    ),
 }
 
 

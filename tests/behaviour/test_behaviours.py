@@ -41,7 +41,10 @@ BEHAVIOURS: dict[int, tuple[str, tuple[str, ...]]] = {
             "behaviour/test_faults.py::test_whatever_a_task_raises_reaches_its_own_caller_as_it_is_and_the_next_task_runs",
         ),
     ),
-    3: ("after the end every form refuses", ("behaviour/test_shutdown.py::test_after_stop_every_variant_refuses",)),
+    3: (
+        "after the end every form refuses",
+        ("behaviour/test_shutdown.py::test_after_stop_every_variant_refuses",),
+    ),
     4: (
         "a submission that meets the closing is finished or refused",
         (
@@ -51,7 +54,10 @@ BEHAVIOURS: dict[int, tuple[str, tuple[str, ...]]] = {
             "interleavings/test_queue.py::test_a_task_put_during_the_closing_is_run_or_refused",
         ),
     ),
-    5: ("one callable, many tasks", ("unit/test_manager.py::test_the_same_callable_can_be_submitted_again_and_again",)),
+    5: (
+        "one callable, many tasks",
+        ("unit/test_manager.py::test_the_same_callable_can_be_submitted_again_and_again",),
+    ),
     6: (
         "wrong configuration raises where it is written",
         (
@@ -97,7 +103,10 @@ BEHAVIOURS: dict[int, tuple[str, tuple[str, ...]]] = {
             "behaviour/test_health.py::test_slow_creation_never_breaches_the_most_workers",
         ),
     ),
-    12: ("a backlog hires", ("unit/test_manager.py::test_a_backlog_grows_the_pool_and_quiet_shrinks_it_to_its_base",)),
+    12: (
+        "a backlog hires",
+        ("unit/test_manager.py::test_a_backlog_grows_the_pool_and_quiet_shrinks_it_to_its_base",),
+    ),
     13: (
         "idleness retires down to the base",
         (
@@ -105,7 +114,10 @@ BEHAVIOURS: dict[int, tuple[str, tuple[str, ...]]] = {
             "unit/test_scaling.py::test_a_burst_is_answered_within_three_ticks_and_forgotten_within_two_seconds_of_quiet",
         ),
     ),
-    14: ("base workers run together", ("unit/test_manager.py::test_base_workers_run_truly_at_the_same_time",)),
+    14: (
+        "base workers run together",
+        ("unit/test_manager.py::test_base_workers_run_truly_at_the_same_time",),
+    ),
     15: (
         "a worker that leaves takes no task with it",
         (
@@ -142,7 +154,10 @@ BEHAVIOURS: dict[int, tuple[str, tuple[str, ...]]] = {
             "unit/test_resources.py::test_no_resource_has_two_users_and_none_is_used_after_its_end",
         ),
     ),
-    20: ("no end during use", ("behaviour/test_races.py::test_nothing_is_lost_whatever_happens_at_once",)),
+    20: (
+        "no end during use",
+        ("behaviour/test_races.py::test_nothing_is_lost_whatever_happens_at_once",),
+    ),
     21: (
         "a constructor that fails leaks nothing",
         (
@@ -152,7 +167,9 @@ BEHAVIOURS: dict[int, tuple[str, tuple[str, ...]]] = {
     ),
     22: (
         "what is created too late is destroyed",
-        ("behaviour/test_shutdown.py::test_a_creation_that_finishes_after_the_closing_began_is_destroyed",),
+        (
+            "behaviour/test_shutdown.py::test_a_creation_that_finishes_after_the_closing_began_is_destroyed",
+        ),
     ),
     23: (
         "what is handed back too late is destroyed",
@@ -171,7 +188,9 @@ BEHAVIOURS: dict[int, tuple[str, tuple[str, ...]]] = {
     ),
     25: (
         "at rest workers and pool hold all resources there are",
-        ("behaviour/test_behaviours.py::test_at_rest_the_live_resources_are_those_of_the_workers_and_of_the_pool",),
+        (
+            "behaviour/test_behaviours.py::test_at_rest_the_live_resources_are_those_of_the_workers_and_of_the_pool",
+        ),
     ),
     26: (
         "nothing is created after the end",
@@ -186,7 +205,9 @@ BEHAVIOURS: dict[int, tuple[str, tuple[str, ...]]] = {
     ),
     28: (
         "always sick: one run and max_retries more",
-        ("behaviour/test_health.py::test_an_always_sick_task_runs_once_and_then_max_retries_times",),
+        (
+            "behaviour/test_health.py::test_an_always_sick_task_runs_once_and_then_max_retries_times",
+        ),
     ),
     29: (
         "flaky: a result in the end",
@@ -196,7 +217,9 @@ BEHAVIOURS: dict[int, tuple[str, tuple[str, ...]]] = {
     ),
     30: (
         "once: one run",
-        ("behaviour/test_health.py::test_a_once_task_runs_at_most_once_and_its_resource_is_replaced_all_the_same",),
+        (
+            "behaviour/test_health.py::test_a_once_task_runs_at_most_once_and_its_resource_is_replaced_all_the_same",
+        ),
     ),
     31: (
         "healthy errors are not retried",
@@ -224,7 +247,9 @@ BEHAVIOURS: dict[int, tuple[str, tuple[str, ...]]] = {
     ),
     35: (
         "the last error is the task's own, with a note",
-        ("behaviour/test_health.py::test_an_always_sick_task_runs_once_and_then_max_retries_times",),
+        (
+            "behaviour/test_health.py::test_an_always_sick_task_runs_once_and_then_max_retries_times",
+        ),
     ),
     # timeouts and cancellation
     36: (
@@ -246,7 +271,9 @@ BEHAVIOURS: dict[int, tuple[str, tuple[str, ...]]] = {
     ),
     39: (
         "cancel everything, then close",
-        ("behaviour/test_behaviours.py::test_a_manager_whose_waiting_tasks_were_all_cancelled_closes",),
+        (
+            "behaviour/test_behaviours.py::test_a_manager_whose_waiting_tasks_were_all_cancelled_closes",
+        ),
     ),
     40: (
         "cancelling wakes who waits",
@@ -306,11 +333,15 @@ BEHAVIOURS: dict[int, tuple[str, tuple[str, ...]]] = {
     ),
     48: (
         "closing waits for run_task",
-        ("unit/test_run_task.py::test_stop_waits_for_resources_that_are_out_and_they_are_destroyed",),
+        (
+            "unit/test_run_task.py::test_stop_waits_for_resources_that_are_out_and_they_are_destroyed",
+        ),
     ),
     49: (
         "the parent context's end leaves no caller waiting",
-        ("behaviour/test_shutdown.py::test_cancelling_the_parent_context_drains_and_leaves_no_caller_waiting",),
+        (
+            "behaviour/test_shutdown.py::test_cancelling_the_parent_context_drains_and_leaves_no_caller_waiting",
+        ),
     ),
     50: (
         "the interpreter exits",
@@ -442,8 +473,14 @@ BEHAVIOURS: dict[int, tuple[str, tuple[str, ...]]] = {
         ),
     ),
     # memory
-    69: ("idle workers keep nothing", ("behaviour/test_memory.py::test_a_worker_that_has_just_parked_holds_nothing",)),
-    70: ("failures make no cycles", ("behaviour/test_memory.py::test_all_of_a_task_is_freed_with_its_future",)),
+    69: (
+        "idle workers keep nothing",
+        ("behaviour/test_memory.py::test_a_worker_that_has_just_parked_holds_nothing",),
+    ),
+    70: (
+        "failures make no cycles",
+        ("behaviour/test_memory.py::test_all_of_a_task_is_freed_with_its_future",),
+    ),
     71: (
         "a closed manager keeps nothing",
         (
@@ -473,7 +510,11 @@ BEHAVIOURS: dict[int, tuple[str, tuple[str, ...]]] = {
 
 def names_in(path: Path) -> set[str]:
     tree = ast.parse(path.read_text(encoding="utf-8"))
-    return {node.name for node in tree.body if isinstance(node, ast.FunctionDef) and node.name.startswith("test_")}
+    return {
+        node.name
+        for node in tree.body
+        if isinstance(node, ast.FunctionDef) and node.name.startswith("test_")
+    }
 
 
 def test_every_behaviour_has_tests_that_exist() -> None:
@@ -510,8 +551,13 @@ def test_cancelled_entries_do_not_delay_the_task_behind_them(new_manager):
     gate, order = threading.Event(), []
     eventually(manager.submit(lambda resource: gate.wait(PATIENCE)).running)
     for priority in (False, True):
-        cancelled = [manager.submit(lambda resource: order.append("cancelled"), priority=priority) for _ in range(500)]
-        manager.submit(lambda resource, priority: order.append(priority), priority, priority=priority)
+        cancelled = [
+            manager.submit(lambda resource: order.append("cancelled"), priority=priority)
+            for _ in range(500)
+        ]
+        manager.submit(
+            lambda resource, priority: order.append(priority), priority, priority=priority
+        )
         assert all(future.cancel() for future in cancelled)
     gate.set()
     assert manager.join(PATIENCE)
@@ -556,7 +602,11 @@ def test_long_idleness_ends_no_base_worker(new_manager, monkeypatch):
     assert manager.wait_ready(PATIENCE)
     before, samples = engine.crew.members, []
     tick = engine.housekeeper._window.tick
-    monkeypatch.setattr(engine.housekeeper._window, "tick", lambda *args, **kw: samples.append(1) or tick(*args, **kw))
+    monkeypatch.setattr(
+        engine.housekeeper._window,
+        "tick",
+        lambda *args, **kw: samples.append(1) or tick(*args, **kw),
+    )
     eventually(lambda: len(samples) > 60)
     assert engine.crew.members == before
     assert manager.stats().idle_workers == 3
@@ -567,7 +617,9 @@ def test_long_idleness_ends_no_base_worker(new_manager, monkeypatch):
 
 def test_at_rest_the_live_resources_are_those_of_the_workers_and_of_the_pool(new_manager, factory):
     factory.any_thread = True
-    manager = new_manager(worker_count=2, max_worker_count=5, burst_interval=0.01, resource_pool_size=2, max_retries=1)
+    manager = new_manager(
+        worker_count=2, max_worker_count=5, burst_interval=0.01, resource_pool_size=2, max_retries=1
+    )
     refused = []
 
     def task(resource, i):
@@ -635,7 +687,9 @@ def test_when_the_end_is_reported_no_thread_is_left_but_the_abandoned(new_manage
         report = manager.kill(0)
 
     def names():
-        return {thread.name for thread in threading.enumerate() if thread.name.startswith("outlived")}
+        return {
+            thread.name for thread in threading.enumerate() if thread.name.startswith("outlived")
+        }
 
     # those that have told of the end are on their way out
     eventually(lambda: not names() & {"outlived-aside", "outlived-burst"})
@@ -660,7 +714,11 @@ def test_at_rest_arrivals_are_what_ended_and_what_waits_and_what_runs(new_manage
     waiting[0].cancel()
     stats, totals = manager.stats(), manager.metrics()
     assert (stats.running_tasks, stats.queued_tasks, stats.priority_tasks) == (2, 2, 2)
-    assert (totals.total_tasks_completed, totals.total_tasks_failed, totals.total_tasks_cancelled) == (1, 0, 1)
+    assert (
+        totals.total_tasks_completed,
+        totals.total_tasks_failed,
+        totals.total_tasks_cancelled,
+    ) == (1, 0, 1)
     assert totals.total_tasks_arrived == 1 + 0 + 1 + 2 + 4
     gate.set()
     assert all(future.result(PATIENCE) for future in running)
@@ -669,7 +727,10 @@ def test_at_rest_arrivals_are_what_ended_and_what_waits_and_what_runs(new_manage
 def locks_of(manager):
     """The locks of a manager's parts, whatever they guard."""
     engine = manager._engine
-    parts = [engine, *(part for part in vars(engine).values() if type(part).__module__.startswith("tasker."))]
+    parts = [
+        engine,
+        *(part for part in vars(engine).values() if type(part).__module__.startswith("tasker.")),
+    ]
     return {
         f"{type(part).__name__}.{name}": value
         for part in parts
@@ -708,7 +769,9 @@ def test_stats_wait_for_no_lock_and_work_in_every_state(new_manager):
 
     looks = []
     manager.queue_task(lambda resource: looks.append(manager.stats().running_tasks))
-    manager.queue_task_with_callback(lambda resource: 0, lambda result, error: looks.append(manager.stats()))
+    manager.queue_task_with_callback(
+        lambda resource: 0, lambda result, error: looks.append(manager.stats())
+    )
     manager.stop()
     assert looks[0] == 1
     assert manager.stats().active_workers == 0
@@ -802,7 +865,9 @@ def test_no_lock_is_held_while_code_of_the_users_runs(new_manager, factory, monk
             raise error
 
     def callback(done):
-        probe(f"callback of {type(done.exception()).__name__ if not done.cancelled() else 'a cancelled task'}")
+        probe(
+            f"callback of {type(done.exception()).__name__ if not done.cancelled() else 'a cancelled task'}"
+        )
         raise ValueError
 
     for error in (None, Sick(), LookupError()):
@@ -838,7 +903,9 @@ def test_no_lock_is_held_while_code_of_the_users_runs(new_manager, factory, monk
 @pytest.mark.parametrize("bound", [0, 20])
 def test_a_del_that_the_collector_runs_anywhere_may_use_the_manager(new_manager, factory, bound):
     factory.any_thread = True
-    manager = new_manager(worker_count=2, max_worker_count=2, queue_size=bound, resource_pool_size=1)
+    manager = new_manager(
+        worker_count=2, max_worker_count=2, queue_size=bound, resource_pool_size=1
+    )
     done, errors = [], []
 
     class Knot:
@@ -849,7 +916,9 @@ def test_a_del_that_the_collector_runs_anywhere_may_use_the_manager(new_manager,
 
         def __del__(self):
             try:
-                future = manager.submit(lambda resource: done.append(1), queue_timeout=0, timeout=PATIENCE)
+                future = manager.submit(
+                    lambda resource: done.append(1), queue_timeout=0, timeout=PATIENCE
+                )
                 manager.submit(lambda resource: None, priority=True, queue_timeout=0).cancel()
                 future.cancelled()
                 manager.stats()
@@ -865,7 +934,9 @@ def test_a_del_that_the_collector_runs_anywhere_may_use_the_manager(new_manager,
         for i in range(300):
             Knot()
             with contextlib.suppress(QueueFullError):
-                manager.submit(lambda resource: [[]], timeout=PATIENCE, queue_timeout=1, priority=i % 2 == 0)
+                manager.submit(
+                    lambda resource: [[]], timeout=PATIENCE, queue_timeout=1, priority=i % 2 == 0
+                )
             if i % 50 == 0:
                 manager.run_task(lambda resource: [[]])
                 gc.collect()  # without the GIL it does not run by itself for so little

@@ -78,7 +78,9 @@ def test_what_waits_for_a_state_or_an_outcome_is_back_in_time(stuck, stopped):
 def test_tasks_do_not_wait_for_a_resource_for_ever(new_manager, factory, stopped):
     gate = threading.Event()
     manager = new_manager(
-        on_create=lambda: gate.wait(PATIENCE) and factory.create(), worker_count=1, create_timeout=0.05
+        on_create=lambda: gate.wait(PATIENCE) and factory.create(),
+        worker_count=1,
+        create_timeout=0.05,
     )
     try:
         assert not manager.wait_ready(0.05)
@@ -153,6 +155,10 @@ def test_a_tasker_that_is_imported_while_the_clock_stands_still_goes_by_the_real
         print(manager.stop().drained)
     """
     done = subprocess.run(
-        [sys.executable, "-c", textwrap.dedent(program)], capture_output=True, text=True, timeout=PATIENCE, check=False
+        [sys.executable, "-c", textwrap.dedent(program)],
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE,
+        check=False,
     )
     assert (done.stdout, done.stderr) == ("True\n", "")

@@ -28,7 +28,9 @@ from tasker import (
 from tests.support.bytecodes import Interrupter
 from tests.support.waiting import PATIENCE
 
-untraced = pytest.mark.skipif(sys.gettrace() is not None, reason="a debugger or a coverage tool traces this thread")
+untraced = pytest.mark.skipif(
+    sys.gettrace() is not None, reason="a debugger or a coverage tool traces this thread"
+)
 REFUSED = (TaskManagerShutdownError, TaskManagerKilledError, concurrent.futures.CancelledError)
 
 
@@ -187,7 +189,9 @@ class Cancel(Program):
         self.running = self.manager.submit(task)
         self.waiting = self.manager.submit(ignore)
         assert started.wait(PATIENCE)
-        self.manager._engine.run_in_other_thread([ignore])  # so that there is something to do for the aside thread
+        self.manager._engine.run_in_other_thread(
+            [ignore]
+        )  # so that there is something to do for the aside thread
 
     def close(self, method):
         self.running.cancel()  # or the task would run for as long as nothing interrupts it

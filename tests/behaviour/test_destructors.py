@@ -26,7 +26,9 @@ from tests.support.recording import Log
 from tests.support.waiting import PATIENCE, eventually
 
 pytestmark = [
-    pytest.mark.skipif(not gil_enabled(), reason="without the GIL the thread that made an object drops it"),
+    pytest.mark.skipif(
+        not gil_enabled(), reason="without the GIL the thread that made an object drops it"
+    ),
     pytest.mark.usefixtures("no_collection"),
 ]
 
@@ -38,13 +40,23 @@ class Grave:
 
     def __init__(self) -> None:
         self.made = 0
-        self.dropped: list[tuple[str, str, list[str]]] = []  # what, in which thread, under which locks
+        self.dropped: list[
+            tuple[str, str, list[str]]
+        ] = []  # what, in which thread, under which locks
         self.locks: dict[str, object] = {}
 
     def watch(self, engine) -> None:
         """Look at the locks of this engine, too."""
         engine.queue._take_lock = threading.RLock()  # which knows who holds it
-        parts = engine, engine.queue, engine.queue.room, engine.crew, engine.counters, engine.runner, engine.pool
+        parts = (
+            engine,
+            engine.queue,
+            engine.queue.room,
+            engine.crew,
+            engine.counters,
+            engine.runner,
+            engine.pool,
+        )
         for part in (*parts, engine.user, engine.housekeeper):
             for name, value in vars(part).items():
                 if hasattr(value, "_is_owned"):
@@ -67,7 +79,10 @@ class Grave:
 
     def check(self, *kinds: str) -> None:
         """All have been dropped, things of these kinds among them, and nowhere where a destructor may not run."""
-        eventually(lambda: len([each for each in self.dropped if each[0] != "log"]) == self.made, "the last destructor")
+        eventually(
+            lambda: len([each for each in self.dropped if each[0] != "log"]) == self.made,
+            "the last destructor",
+        )
         assert set(kinds) <= {what for what, _, _ in self.dropped}
         wrong = [each for each in self.dropped if each[1].endswith(SERVICE_THREADS) or each[2]]
         assert wrong == []
@@ -125,7 +140,9 @@ def busy(new_manager, grave):
     """A manager with one worker, busy until `gate` is set; it listens to its context."""
 
     def busy(**options):
-        manager = new_manager(**{"worker_count": 1, "max_worker_count": 1, "max_retries": 5, **options})
+        manager = new_manager(
+            **{"worker_count": 1, "max_worker_count": 1, "max_retries": 5, **options}
+        )
         grave.watch(manager._engine)
         gate, running = threading.Event(), threading.Event()
 
@@ -172,7 +189,9 @@ def test_kill_lets_go_of_running_tasks_elsewhere(new_manager, grave, monkeypatch
         """Returns when nobody else refers to the task, its worker neither."""
         settled = fail(task, *args)
         gate.set()
-        eventually(lambda: worker.task is None and not worker.thread.is_alive(), "the end of the worker")
+        eventually(
+            lambda: worker.task is None and not worker.thread.is_alive(), "the end of the worker"
+        )
         return settled
 
     monkeypatch.setattr(TaskFuture, "_fail_from_outside", fail_slowly)
@@ -205,7 +224,12 @@ def test_a_timeout_lets_go_of_a_waiting_task_elsewhere(busy, grave):
     world = busy(burst_interval=0.01)
     for _ in range(10):
         submit(world.manager.submit, grave, timeout=0.02).clear()
-    eventually(lambda: {"argument", "function", "callback", "context variable"} <= {each[0] for each in grave.dropped})
+    eventually(
+        lambda: (
+            {"argument", "function", "callback", "context variable"}
+            <= {each[0] for each in grave.dropped}
+        )
+    )
     assert not any("worker" in name for name in grave.threads_of("argument"))  # it is busy
     world.gate.set()
     grave.check(*KINDS)
@@ -247,7 +271,9 @@ def test_a_compaction_lets_go_of_dead_entries_elsewhere(busy, grave):
     world = busy(logger=log)
     for _ in range(50):
         submit(world.manager.submit, grave)[0].cancel()
-        submit(world.manager.submit, grave, timeout=0.01, priority=True).clear()  # a failure that nobody sees
+        submit(
+            world.manager.submit, grave, timeout=0.01, priority=True
+        ).clear()  # a failure that nobody sees
     grave.check(*KINDS)  # the only worker is busy: nobody else takes entries out
     eventually(lambda: len(log.loud()) >= 50, "the log")
     grave.check()
@@ -263,7 +289,9 @@ def test_a_context_whose_deadline_passes_is_let_go_of_elsewhere(grave):
         with_timeout(with_value(background(), "key", grave.thing("value alone")), 0.01)
 
     make_and_forget()
-    grave.check("value above", "callback", "value of a child", "value of a child's child", "value alone")
+    grave.check(
+        "value above", "callback", "value of a child", "value of a child's child", "value alone"
+    )
     eventually(tasker._sync.timer.runner.is_clean)
 
 
@@ -297,7 +325,9 @@ def test_an_error_of_on_create_is_let_go_of_elsewhere(new_manager, grave):
     assert manager.wait_ready(PATIENCE)
     error = OSError("down")
     error.attribute = grave.thing("error")
-    manager._engine.user.create_error = error  # of a worker that was dismissed before it tried again
+    manager._engine.user.create_error = (
+        error  # of a worker that was dismissed before it tried again
+    )
     del error
     manager._engine.queue.stir()
     grave.check("error")
@@ -363,7 +393,9 @@ def test_a_closed_manager_keeps_no_task_that_its_collector_held_up(new_manager, 
 
         record_failure = record_retry = record_completion
 
-    manager = new_manager(worker_count=1, max_worker_count=1, collector=Collector(), burst_interval=0.01)
+    manager = new_manager(
+        worker_count=1, max_worker_count=1, collector=Collector(), burst_interval=0.01
+    )
     submit(manager.submit, grave).clear()
     assert asked.wait(PATIENCE)
     eventually(lambda: manager._engine.housekeeper._settling, "a tick")
@@ -418,10 +450,14 @@ def test_kill_returns_although_a_destructor_blocks_and_names_its_thread(busy, bl
 
 
 @pytest.mark.parametrize("where", ["waiting", "running", "context"])
-def test_while_a_destructor_blocks_all_deadlines_are_kept_and_workers_go_on(new_manager, blocking, where):
+def test_while_a_destructor_blocks_all_deadlines_are_kept_and_workers_go_on(
+    new_manager, blocking, where
+):
     manager = new_manager(worker_count=2, max_worker_count=2, burst_interval=0.01)
     gate = threading.Event()
-    held = [manager.submit(lambda _: gate.wait(PATIENCE)) for _ in range(2 if where == "waiting" else 1)]
+    held = [
+        manager.submit(lambda _: gate.wait(PATIENCE)) for _ in range(2 if where == "waiting" else 1)
+    ]
     eventually(lambda: all(each.running() for each in held))
     if where == "context":
         with_timeout(with_value(background(), "key", blocking.thing()), 0.01)
@@ -429,7 +465,10 @@ def test_while_a_destructor_blocks_all_deadlines_are_kept_and_workers_go_on(new_
         manager.submit(lambda *_: None, blocking.thing(), timeout=0.02)
     else:
         hold = SimpleNamespace(run=lambda _, *args: gate.wait(PATIENCE))
-        manager.submit(lambda ctx, resource: with_value(ctx, "key", blocking.thing()) and hold.run(0), timeout=0.05)
+        manager.submit(
+            lambda ctx, resource: with_value(ctx, "key", blocking.thing()) and hold.run(0),
+            timeout=0.05,
+        )
     assert blocking.reached.wait(PATIENCE)
 
     ended = threading.Event()
@@ -463,6 +502,11 @@ def test_the_error_of_a_kill_is_no_reason_to_keep_anything(busy, grave):
     future = submit(world.manager.submit, grave)[0]
     world.manager.kill(PATIENCE)
     error = future.exception()
-    eventually(lambda: {"argument", "function", "callback", "context variable"} <= {each[0] for each in grave.dropped})
+    eventually(
+        lambda: (
+            {"argument", "function", "callback", "context variable"}
+            <= {each[0] for each in grave.dropped}
+        )
+    )
     del future, error
     grave.check(*KINDS)

@@ -33,7 +33,9 @@ def ends_exactly(manager, *, arrived):
     """At rest every task has been counted, once."""
     assert manager.join(PATIENCE)
     metrics = manager.metrics()
-    ended = metrics.total_tasks_completed + metrics.total_tasks_failed + metrics.total_tasks_cancelled
+    ended = (
+        metrics.total_tasks_completed + metrics.total_tasks_failed + metrics.total_tasks_cancelled
+    )
     assert (metrics.total_tasks_arrived, ended) == (arrived, arrived)
     return metrics
 
@@ -99,7 +101,9 @@ ERRORS = {
     "add_note raises": raises(foul("add_note")()),
     "__traceback__ raises": raises(NoTraceback()),
     "comparing raises": raises(foul("__eq__", "__hash__", "__bool__", "__len__")()),
-    "a foul BaseException": raises(foul("__str__", "__repr__", "add_note", "__eq__", "__bool__", base=BaseException)()),
+    "a foul BaseException": raises(
+        foul("__str__", "__repr__", "add_note", "__eq__", "__bool__", base=BaseException)()
+    ),
 }
 
 
@@ -119,8 +123,12 @@ def recorded(task, raised):
 @pytest.mark.parametrize("healthy", [True, False])
 @pytest.mark.parametrize("what", ERRORS)
 @pytest.mark.usefixtures("no_pauses")
-def test_whatever_a_task_raises_reaches_its_own_caller_as_it_is_and_the_next_task_runs(new_manager, log, what, healthy):
-    manager = new_manager(worker_count=1, max_worker_count=1, max_retries=1, check_health=lambda error: healthy)
+def test_whatever_a_task_raises_reaches_its_own_caller_as_it_is_and_the_next_task_runs(
+    new_manager, log, what, healthy
+):
+    manager = new_manager(
+        worker_count=1, max_worker_count=1, max_retries=1, check_health=lambda error: healthy
+    )
     raised, called = [], []
     task = recorded(ERRORS[what], raised)
     manager.queue_task_with_callback(task, lambda result, error: called.append((result, error)))
@@ -195,16 +203,25 @@ class Blocks:
 
 
 @pytest.mark.parametrize("end", ["nobody", "stop", "kill"])
-def test_an_on_create_that_blocks_for_ever_holds_up_neither_callers_nor_stop_nor_kill(new_manager, factory, end):
+def test_an_on_create_that_blocks_for_ever_holds_up_neither_callers_nor_stop_nor_kill(
+    new_manager, factory, end
+):
     create = Blocks(factory.create)
-    manager = new_manager(worker_count=2, on_create=create, create_timeout=0.1 if end != "kill" else 1000.0)
+    manager = new_manager(
+        worker_count=2, on_create=create, create_timeout=0.1 if end != "kill" else 1000.0
+    )
     outcomes = []
-    callers = [threading.Thread(target=lambda: outcomes.append(outcome_of(manager.queue_task, len))) for _ in range(3)]
+    callers = [
+        threading.Thread(target=lambda: outcomes.append(outcome_of(manager.queue_task, len)))
+        for _ in range(3)
+    ]
     for caller in callers:
         caller.start()
     future = manager.submit(len)
     eventually(lambda: manager.metrics().total_tasks_arrived == 4)
-    report = {"nobody": lambda: None, "stop": manager.stop, "kill": lambda: manager.kill(0.02)}[end]()
+    report = {"nobody": lambda: None, "stop": manager.stop, "kill": lambda: manager.kill(0.02)}[
+        end
+    ]()
     for caller in callers:
         caller.join(PATIENCE)
     expected = TaskManagerKilledError if end == "kill" else ResourceCreationError
@@ -224,7 +241,9 @@ def test_an_on_create_that_blocks_for_ever_holds_up_neither_callers_nor_stop_nor
 # -- on_destroy ------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("error", [OSError("cannot destroy"), SystemExit("cannot destroy"), Own("cannot destroy")])
+@pytest.mark.parametrize(
+    "error", [OSError("cannot destroy"), SystemExit("cannot destroy"), Own("cannot destroy")]
+)
 def test_whatever_on_destroy_raises_is_counted_and_reported_and_the_resource_is_replaced(
     new_manager, factory, log, error
 ):
@@ -292,8 +311,12 @@ def raise_(error):
 @pytest.mark.parametrize(
     ("check", "healthy", "exits"),
     [
-        pytest.param(lambda error: raise_(ValueError("no verdict")), False, False, id="raises an Exception"),
-        pytest.param(lambda error: raise_(SystemExit("no verdict")), False, True, id="raises SystemExit"),
+        pytest.param(
+            lambda error: raise_(ValueError("no verdict")), False, False, id="raises an Exception"
+        ),
+        pytest.param(
+            lambda error: raise_(SystemExit("no verdict")), False, True, id="raises SystemExit"
+        ),
         pytest.param(lambda error: raise_(error), False, False, id="raises what it judges"),
         pytest.param(lambda error: Undecided(), False, True, id="its verdict cannot be read"),
         pytest.param(lambda error: None, False, False, id="None"),
@@ -319,7 +342,9 @@ def test_a_check_health_without_a_clear_yes_costs_the_resource_and_nothing_else(
 
 
 @pytest.mark.parametrize("error", [ValueError("from a callback"), SystemExit("from a callback")])
-def test_whatever_callbacks_raise_is_logged_and_the_other_callbacks_and_tasks_run(new_manager, log, caplog, error):
+def test_whatever_callbacks_raise_is_logged_and_the_other_callbacks_and_tasks_run(
+    new_manager, log, caplog, error
+):
     caplog.set_level(logging.DEBUG, "tasker")
     manager = new_manager(worker_count=1, max_worker_count=1)
     called = []
@@ -346,7 +371,9 @@ def test_whatever_callbacks_raise_is_logged_and_the_other_callbacks_and_tasks_ru
         assert started.wait(PATIENCE)
         return future
 
-    exits = not isinstance(error, Exception)  # in the main thread it may be that of a signal handler, and is raised
+    exits = not isinstance(
+        error, Exception
+    )  # in the main thread it may be that of a signal handler, and is raised
     future = start_task()
     # runs the context's callbacks in this thread, the worker runs the future's
     assert outcome_of(future.cancel) is (error if exits else False)
@@ -356,7 +383,9 @@ def test_whatever_callbacks_raise_is_logged_and_the_other_callbacks_and_tasks_ru
     assert sorted(called) == ["bad"] * 3 + ["good"] * 2
     ends_exactly(manager, arrived=3)
     future = start_task()
-    assert manager.kill().abandoned == ()  # has the context's callbacks run by a thread of their own
+    assert (
+        manager.kill().abandoned == ()
+    )  # has the context's callbacks run by a thread of their own
     assert future.result(0) is True
     assert sorted(called) == ["bad"] * 5 + ["good"] * 4
     # a context's callbacks that its canceller runs are no manager's: the library's own logger is told
@@ -379,7 +408,9 @@ def test_a_done_callback_may_submit(new_manager):
 
 @pytest.mark.parametrize("error", [OSError("disk full"), SystemExit("disk full")])
 @pytest.mark.parametrize("level", ["debug", "info", "warning", "error", "every level"])
-def test_a_logger_that_raises_costs_its_messages_and_nothing_else(new_manager, factory, monkeypatch, level, error):
+def test_a_logger_that_raises_costs_its_messages_and_nothing_else(
+    new_manager, factory, monkeypatch, level, error
+):
     monkeypatch.setattr(tasker._pool.backoff, "FIRST_PAUSE", 0.001)
     told = []
 
@@ -397,17 +428,26 @@ def test_a_logger_that_raises_costs_its_messages_and_nothing_else(new_manager, f
         raise OSError("cannot destroy")
 
     factory.fail_next = [OSError("down")]
-    options = {"logger": Logger(), "on_destroy": destroy, "burst_interval": 0.01, "burst_task_threshold": 1}
+    options = {
+        "logger": Logger(),
+        "on_destroy": destroy,
+        "burst_interval": 0.01,
+        "burst_task_threshold": 1,
+    }
     # what a logger raises in the main thread may be a signal handler's, and is raised there
     with concurrent.futures.ThreadPoolExecutor(1) as another:
-        manager = another.submit(lambda: new_manager(worker_count=1, max_worker_count=2, **options)).result(PATIENCE)
+        manager = another.submit(
+            lambda: new_manager(worker_count=1, max_worker_count=2, **options)
+        ).result(PATIENCE)
     gate = threading.Event()
     manager.queue_task_with_callback(lambda resource: 0, lambda result, error: raise_(ValueError))
     future = manager.submit(raises(Sick()))
     assert isinstance(future.exception(PATIENCE), Sick)
     manager.submit(raises(ValueError())).exception(PATIENCE)
     busy = [manager.submit(lambda resource: gate.wait(PATIENCE)) for _ in range(3)]
-    eventually(lambda: sum(future.running() for future in busy) == 2)  # a worker was hired, which is told
+    eventually(
+        lambda: sum(future.running() for future in busy) == 2
+    )  # a worker was hired, which is told
     gate.set()
     assert manager.queue_task(lambda resource: "the next") == "the next"
     ends_exactly(manager, arrived=7)
@@ -438,7 +478,9 @@ class BadCollector:
 
 @pytest.mark.parametrize("error", [OSError("unreachable"), SystemExit("unreachable")])
 @pytest.mark.parametrize("method", METHODS)
-def test_a_collector_that_raises_loses_no_task_and_no_count_of_ours(new_manager, log, method, error):
+def test_a_collector_that_raises_loses_no_task_and_no_count_of_ours(
+    new_manager, log, method, error
+):
     collector = BadCollector(method, error)
     manager = new_manager(worker_count=1, max_worker_count=1, collector=collector, max_retries=1)
     gate = threading.Event()
@@ -446,17 +488,25 @@ def test_a_collector_that_raises_loses_no_task_and_no_count_of_ours(new_manager,
     def use():
         assert manager.queue_task(lambda resource: "done") == "done"
         assert isinstance(manager.submit(raises(Sick())).exception(PATIENCE), Sick)
-        late = manager.submit(lambda resource: gate.wait(PATIENCE), timeout=0.01)  # fails on a thread of its own
+        late = manager.submit(
+            lambda resource: gate.wait(PATIENCE), timeout=0.01
+        )  # fails on a thread of its own
         assert isinstance(late.exception(PATIENCE), TaskTimeoutError)
         gate.set()
         assert manager.run_task(lambda resource: "here") == "here"
         assert isinstance(outcome_of(manager.run_task, raises(ValueError())), ValueError)
         assert manager.queue_task(lambda resource: "the next") == "the next"
 
-    with concurrent.futures.ThreadPoolExecutor(1) as another:  # in the main thread a SystemExit is raised
+    with concurrent.futures.ThreadPoolExecutor(
+        1
+    ) as another:  # in the main thread a SystemExit is raised
         another.submit(use).result(PATIENCE)
     metrics = ends_exactly(manager, arrived=6)
-    assert (metrics.total_tasks_completed, metrics.total_tasks_failed, metrics.total_tasks_retried) == (3, 3, 1)
+    assert (
+        metrics.total_tasks_completed,
+        metrics.total_tasks_failed,
+        metrics.total_tasks_retried,
+    ) == (3, 3, 1)
     assert [collector.told.count(name) for name in METHODS] == [6, 3, 3, 1]
     assert len(log.telling(of="unreachable")) == collector.told.count(method)
     assert len(log.loud()) == 1, "of those that come again and again one is told at once"
@@ -472,7 +522,9 @@ def test_metrics_are_the_built_in_figures_when_the_collectors_metrics_raises(new
     assert any("unreachable" in line for line in log.loud())
 
 
-def test_a_base_exception_of_the_collectors_metrics_is_the_callers_and_harms_nothing_else(new_manager):
+def test_a_base_exception_of_the_collectors_metrics_is_the_callers_and_harms_nothing_else(
+    new_manager,
+):
     """It runs in the caller's thread: a Ctrl-C in the middle of it must come through."""
     error = KeyboardInterrupt()
     manager = new_manager(collector=BadCollector("metrics", error))

@@ -26,7 +26,10 @@ IN_A_CHILD = {
         "TaskManagerShutdownError",
     ),
     "queue_task": ("manager.queue_task(len)", "TaskManagerShutdownError"),
-    "queue_task_with_callback": ("manager.queue_task_with_callback(len, print)", "TaskManagerShutdownError"),
+    "queue_task_with_callback": (
+        "manager.queue_task_with_callback(len, print)",
+        "TaskManagerShutdownError",
+    ),
     "stats": ("manager.stats()", "TaskStats"),
     "metrics": ("manager.metrics()", "TaskMetrics"),
     "repr": ("repr(manager)", "str"),
@@ -46,7 +49,9 @@ IN_A_CHILD = {
 
 @needs_fork
 def test_in_a_forked_child_every_use_of_a_busy_manager_returns_or_raises_and_the_parent_is_unharmed():
-    uses = "".join(f"    in_a_child({name!r}, lambda: {use})\n" for name, (use, _) in IN_A_CHILD.items())
+    uses = "".join(
+        f"    in_a_child({name!r}, lambda: {use})\n" for name, (use, _) in IN_A_CHILD.items()
+    )
     own = "    CONFIG_OF_CHILD = Config(on_create=object, on_destroy=lambda r: None, worker_count=1)\n"
     after = """
     gate.set()
@@ -176,7 +181,11 @@ blocked.wait()
 gate.set()
 if {where != "in the worker"}:
     waiting.result()
-""") == (["blocking", "TaskManagerKilledError"] if where == "in the worker" else ["blocking", "ran", "NoneType"])
+""") == (
+        ["blocking", "TaskManagerKilledError"]
+        if where == "in the worker"
+        else ["blocking", "ran", "NoneType"]
+    )
 
 
 def test_at_exit_managers_close_before_the_libraries_that_were_there_when_they_were_made():
@@ -275,7 +284,12 @@ class Forgotten:
     def __init__(self, factory):
         self.gate, started = threading.Event(), threading.Event()
         self.manager = TaskManager(
-            Config(on_create=factory.create, on_destroy=factory.destroy, worker_count=1, max_worker_count=1)
+            Config(
+                on_create=factory.create,
+                on_destroy=factory.destroy,
+                worker_count=1,
+                max_worker_count=1,
+            )
         )
         self.watch = weakref.ref(self.manager)
         self.engine = weakref.ref(self.manager._engine)
@@ -297,7 +311,9 @@ def forgotten(factory):
 
 
 def test_a_manager_forgotten_with_tasks_waiting_runs_them_all(forgotten):
-    futures = [forgotten.manager.submit(lambda resource, x: x, i, priority=i % 2 == 0) for i in range(20)]
+    futures = [
+        forgotten.manager.submit(lambda resource, x: x, i, priority=i % 2 == 0) for i in range(20)
+    ]
     del forgotten.manager
     gc.collect()
     assert forgotten.watch() is None
@@ -313,7 +329,9 @@ def test_a_manager_in_a_cycle_with_its_callbacks_is_collected_once_they_have_run
         future = manager.submit(lambda resource: "run")
         manager.cycle = future
         future.add_done_callback(lambda done: called.append((repr(manager)[:12], done.result())))
-        manager.queue_task_with_callback(lambda resource: 0, lambda result, error: called.append(repr(manager)[:12]))
+        manager.queue_task_with_callback(
+            lambda resource: 0, lambda result, error: called.append(repr(manager)[:12])
+        )
 
     tie(forgotten.manager)
     del forgotten.manager
@@ -333,7 +351,9 @@ def test_a_manager_whose_own_worker_forgets_it_last_is_stopped_and_finishes(forg
         manager.queue_task_with_callback(lambda resource: 0, lambda result, error: holder.clear())
     else:
         manager.submit(lambda resource: (holder.clear(), gc.collect()))
-    manager.queue_task_with_callback(lambda resource: "the last", lambda result, error: called.append(result))
+    manager.queue_task_with_callback(
+        lambda resource: "the last", lambda result, error: called.append(result)
+    )
     del forgotten.manager, manager
     forgotten.gate.set()
     eventually(lambda: called == ["the last"])

@@ -18,7 +18,9 @@ from tests.support.waiting import PATIENCE, eventually
 # -- threads -----------------------------------------------------------------------------------------------------------
 
 
-def test_a_thread_that_cannot_be_started_is_tried_again_at_the_next_tick_and_not_at_once(new_manager, monkeypatch):
+def test_a_thread_that_cannot_be_started_is_tried_again_at_the_next_tick_and_not_at_once(
+    new_manager, monkeypatch
+):
     refusals = Refusals(monkeypatch)
     refusals.begin("-worker-")
     manager = new_manager(worker_count=1)
@@ -59,7 +61,9 @@ def test_a_program_whose_manager_could_not_be_made_does_not_wait_for_it_at_exit(
 
 
 @pytest.mark.parametrize("broken", [False, True])
-def test_stop_waits_for_an_on_destroy_that_takes_longer_than_create_timeout(new_manager, factory, broken):
+def test_stop_waits_for_an_on_destroy_that_takes_longer_than_create_timeout(
+    new_manager, factory, broken
+):
     destroying, gate = threading.Event(), threading.Event()
 
     def destroy(resource):
@@ -202,7 +206,9 @@ def test_an_unseen_failure_that_cannot_be_read_is_logged_by_its_type(new_manager
 
 
 @pytest.mark.parametrize("figures", [{}, 0, TaskMetrics()])
-def test_what_the_collectors_metrics_returns_is_what_is_returned_unless_it_is_none(new_manager, figures):
+def test_what_the_collectors_metrics_returns_is_what_is_returned_unless_it_is_none(
+    new_manager, figures
+):
     class Collector:
         def __getattr__(self, name):
             return lambda *args: figures
@@ -330,7 +336,12 @@ def test_a_fork_looks_at_what_other_threads_use_before_it_forks_and_keeps_nothin
     print(waiting.result(), manager.stop().drained)
     """
     )
-    assert done.stdout.splitlines() == ["True {} True", "wait NoneType", "True {} False", "the parent's True"]
+    assert done.stdout.splitlines() == [
+        "True {} True",
+        "wait NoneType",
+        "True {} False",
+        "the parent's True",
+    ]
     assert (done.returncode, done.stderr) == (0, "")
 
 
@@ -384,7 +395,9 @@ def test_a_submitter_whose_wake_up_got_lost_does_not_wait_for_ever(new_manager, 
     thread.start()
     room = manager._engine.queue.room
     eventually(lambda: room._line)
-    room.leave = room._holders.discard  # as who is interrupted between freeing a slot and giving it to the next
+    room.leave = (
+        room._holders.discard
+    )  # as who is interrupted between freeing a slot and giving it to the next
     manager._engine.queue.free_slot = room.leave
     gate.set()
     if end == "stops":
@@ -406,7 +419,9 @@ def test_a_thread_without_memory_for_it_is_made_good(new_manager, monkeypatch):
     monkeypatch.setattr(threading.Thread, "start", without_memory)
     manager.submit(lambda resource: (started.set(), gate.wait(PATIENCE)))
     assert started.wait(PATIENCE)
-    manager.queue_task_with_callback(lambda resource: None, lambda result, error: called.set(), timeout=0.01)
+    manager.queue_task_with_callback(
+        lambda resource: None, lambda result, error: called.set(), timeout=0.01
+    )
     assert called.wait(PATIENCE)
     gate.set()
     closed = threading.Thread(target=manager.stop, daemon=True)
@@ -472,7 +487,9 @@ def test_metrics_may_be_asked_by_a_signal_handler_that_interrupted_metrics(new_m
             sys.settrace(before)
         assert lines
     metrics = manager.metrics()
-    assert 0 < metrics.p95_execution_time <= metrics.p99_execution_time <= metrics.max_execution_time
+    assert (
+        0 < metrics.p95_execution_time <= metrics.p99_execution_time <= metrics.max_execution_time
+    )
 
 
 def test_stop_does_not_return_before_a_timeout_has_settled_its_task(new_manager):
@@ -500,10 +517,17 @@ def test_stop_does_not_return_before_a_timeout_has_settled_its_task(new_manager)
     assert done or not closed_early
 
 
-def test_metrics_in_a_signal_handler_that_interrupted_a_cancellation_does_not_wait_for_ever(new_manager):
+def test_metrics_in_a_signal_handler_that_interrupted_a_cancellation_does_not_wait_for_ever(
+    new_manager,
+):
     manager = new_manager(worker_count=1, queue_size=5)
     figures, queue = manager._engine.counters, manager._engine.queue
-    asked, started, gate, waiting_new = threading.Event(), threading.Event(), threading.Event(), figures._waiting
+    asked, started, gate, waiting_new = (
+        threading.Event(),
+        threading.Event(),
+        threading.Event(),
+        figures._waiting,
+    )
     another = threading.Thread(target=manager.metrics, daemon=True)
 
     def ask():
@@ -543,13 +567,17 @@ def test_stop_does_not_return_before_the_callbacks_of_a_timeout_have_run(new_man
     assert started.wait(PATIENCE)
     run_in_other_thread = engine.run_in_other_thread
 
-    def slowly(jobs):  # the timer thread is descheduled between counting the failure and handing its callback over
+    def slowly(
+        jobs,
+    ):  # the timer thread is descheduled between counting the failure and handing its callback over
         reached.set()
         go.wait(PATIENCE)
         run_in_other_thread(jobs)
 
     engine.run_in_other_thread = slowly
-    manager.queue_task_with_callback(lambda resource: None, lambda result, error: called.append(error), timeout=0.01)
+    manager.queue_task_with_callback(
+        lambda resource: None, lambda result, error: called.append(error), timeout=0.01
+    )
     assert reached.wait(PATIENCE)
     gate.set()
     engine.lifecycle.request_stop()

@@ -35,7 +35,9 @@ def lose_the_worker(manager):
 # -- threads that cannot be started ------------------------------------------------------------------------------------
 
 
-def test_one_thread_that_starts_runs_all_tasks_while_the_others_cannot_be_started(new_manager, factory, refusals):
+def test_one_thread_that_starts_runs_all_tasks_while_the_others_cannot_be_started(
+    new_manager, factory, refusals
+):
     refusals.begin("-worker-", but="tasker-worker-1")
     manager = new_manager(worker_count=2, max_worker_count=2)
     futures = [manager.submit(lambda resource, x: (resource.number, x), i) for i in range(20)]
@@ -47,7 +49,9 @@ def test_one_thread_that_starts_runs_all_tasks_while_the_others_cannot_be_starte
 
 
 @pytest.mark.parametrize("end", ["stop", "kill"])
-def test_without_any_worker_thread_tasks_wait_for_one_and_kill_and_stop_return(new_manager, refusals, end):
+def test_without_any_worker_thread_tasks_wait_for_one_and_kill_and_stop_return(
+    new_manager, refusals, end
+):
     refusals.begin("-worker-")
     manager = new_manager(worker_count=2, max_worker_count=2)
     future = manager.submit(lambda resource: "run")
@@ -65,7 +69,9 @@ def test_without_any_worker_thread_tasks_wait_for_one_and_kill_and_stop_return(n
 
 
 def test_a_burst_worker_that_cannot_be_started_is_hired_later(new_manager, refusals):
-    manager = new_manager(worker_count=1, max_worker_count=2, burst_interval=0.01, burst_task_threshold=1)
+    manager = new_manager(
+        worker_count=1, max_worker_count=2, burst_interval=0.01, burst_task_threshold=1
+    )
     gate = threading.Event()
     refusals.begin("-worker-")
     tasks = [manager.submit(lambda resource: gate.wait(PATIENCE)) for _ in range(4)]
@@ -76,7 +82,9 @@ def test_a_burst_worker_that_cannot_be_started_is_hired_later(new_manager, refus
     assert [task.result(PATIENCE) for task in tasks] == [True] * 4
 
 
-def test_a_constructor_whose_burst_thread_cannot_be_started_raises_and_leaves_nothing(new_manager, factory, refusals):
+def test_a_constructor_whose_burst_thread_cannot_be_started_raises_and_leaves_nothing(
+    new_manager, factory, refusals
+):
     factory.any_thread = True
     before = threading.active_count()
     refusals.begin("-burst")
@@ -107,7 +115,9 @@ def test_a_deadline_set_while_the_timer_thread_cannot_be_started_ends_its_task_o
     refusals.begin("tasker-timer")
     running = manager.submit(lambda resource: gate.wait(PATIENCE), timeout=0.01)
     waiting = manager.submit(lambda resource: 0, timeout=0.01)
-    eventually(lambda: len(refusals.refused) > 3)  # two by submit, the others by the burst thread's tick
+    eventually(
+        lambda: len(refusals.refused) > 3
+    )  # two by submit, the others by the burst thread's tick
     assert not running.done()
     refusals.end()
     for future in (running, waiting):
@@ -122,7 +132,9 @@ def test_callbacks_whose_thread_cannot_be_started_run_once_it_can(new_manager, r
     manager.submit(lambda resource: gate.wait(PATIENCE))
     refusals.begin("-aside", times=3)
     for _ in range(3):
-        manager.queue_task_with_callback(lambda resource: 0, lambda *outcome: called.append(outcome), timeout=0.01)
+        manager.queue_task_with_callback(
+            lambda resource: 0, lambda *outcome: called.append(outcome), timeout=0.01
+        )
     eventually(lambda: len(called) == 3)
     assert len(refusals.refused) == 3
     gate.set()
@@ -133,12 +145,16 @@ def test_callbacks_whose_thread_cannot_be_started_run_once_it_can(new_manager, r
 
 
 @pytest.mark.parametrize("error", [ZeroDivisionError("in a tick"), SystemExit("in a tick")])
-@pytest.mark.parametrize("where", ["crew.heal", "queue.compact", "runner.heal", "counters.sample", "counters.progress"])
+@pytest.mark.parametrize(
+    "where", ["crew.heal", "queue.compact", "runner.heal", "counters.sample", "counters.progress"]
+)
 def test_after_errors_in_its_ticks_the_burst_thread_still_scales_and_heals_and_closes(
     new_manager, log, monkeypatch, where, error
 ):
     monkeypatch.setattr(tasker._pool.scaling, "WINDOW", 0.05)  # idle workers are retired sooner
-    manager = new_manager(worker_count=1, max_worker_count=2, burst_interval=0.01, burst_task_threshold=1)
+    manager = new_manager(
+        worker_count=1, max_worker_count=2, burst_interval=0.01, burst_task_threshold=1
+    )
     assert manager.wait_ready(PATIENCE)
     part, method = where.split(".")
     part, raised = getattr(manager._engine, part), []
@@ -165,8 +181,12 @@ def test_after_errors_in_its_ticks_the_burst_thread_still_scales_and_heals_and_c
 
 
 @pytest.mark.parametrize("end", ["stop", "kill"])
-@pytest.mark.parametrize("where", ["lifecycle.step", "crew.wake_all", "crew.join_gone", "runner.let_go"])
-def test_errors_in_the_steps_of_closing_delay_it_by_some_ticks_and_that_is_all(new_manager, log, where, end):
+@pytest.mark.parametrize(
+    "where", ["lifecycle.step", "crew.wake_all", "crew.join_gone", "runner.let_go"]
+)
+def test_errors_in_the_steps_of_closing_delay_it_by_some_ticks_and_that_is_all(
+    new_manager, log, where, end
+):
     manager = new_manager(worker_count=2, max_worker_count=2, burst_interval=0.01)
     futures = [manager.submit(lambda resource, x: x, i) for i in range(10)]
     assert manager.join(PATIENCE)
@@ -193,7 +213,16 @@ def test_errors_in_the_steps_of_closing_delay_it_by_some_ticks_and_that_is_all(n
 
 @pytest.mark.parametrize("method", ["stop", "kill"])
 @pytest.mark.parametrize(
-    "place", ["on_create", "check_health", "logger", "record_arrival", "record_completion", "record_failure", "on_done"]
+    "place",
+    [
+        "on_create",
+        "check_health",
+        "logger",
+        "record_arrival",
+        "record_completion",
+        "record_failure",
+        "on_done",
+    ],
 )
 def test_closing_from_any_hook_does_not_lock_up(new_manager, factory, method, place):
     """Tasks, callbacks, run_task and on_destroy are in test_shutdown."""
@@ -279,10 +308,15 @@ SUBMISSIONS = {
     "submit": (0, lambda manager: manager.submit(len)),
     "submit with limits": (
         3,
-        lambda manager: manager.submit(len, priority=True, once=True, timeout=1000, queue_timeout=1000),
+        lambda manager: manager.submit(
+            len, priority=True, once=True, timeout=1000, queue_timeout=1000
+        ),
     ),
     "queue_task": (0, lambda manager: manager.queue_task(lambda resource: 0)),
-    "queue_task_with_callback": (0, lambda manager: manager.queue_task_with_callback(len, lambda *_: None)),
+    "queue_task_with_callback": (
+        0,
+        lambda manager: manager.queue_task_with_callback(len, lambda *_: None),
+    ),
 }
 
 

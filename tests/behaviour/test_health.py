@@ -20,7 +20,9 @@ def sick(resource):
     raise Sick(resource.number)
 
 
-def test_an_unhealthy_error_costs_the_worker_its_resource_and_not_the_caller_the_task(new_manager, factory):
+def test_an_unhealthy_error_costs_the_worker_its_resource_and_not_the_caller_the_task(
+    new_manager, factory
+):
     manager = new_manager(worker_count=1, max_worker_count=1)
     seen = []
 
@@ -36,7 +38,11 @@ def test_an_unhealthy_error_costs_the_worker_its_resource_and_not_the_caller_the
     assert len({id(resource) for resource in seen}) == 3
     assert [resource.alive for resource in seen] == [False, False, True]
     metrics = manager.metrics()
-    assert (metrics.total_tasks_retried, metrics.total_tasks_completed, metrics.total_tasks_failed) == (2, 1, 0)
+    assert (
+        metrics.total_tasks_retried,
+        metrics.total_tasks_completed,
+        metrics.total_tasks_failed,
+    ) == (2, 1, 0)
     assert metrics.total_tasks_arrived == 1
 
 
@@ -62,7 +68,9 @@ def test_an_always_sick_task_runs_once_and_then_max_retries_times(new_manager, r
 
 
 @pytest.mark.usefixtures("no_pauses")
-def test_an_error_object_that_is_raised_by_many_tasks_has_one_note_of_ours_and_keeps_those_of_others(new_manager):
+def test_an_error_object_that_is_raised_by_many_tasks_has_one_note_of_ours_and_keeps_those_of_others(
+    new_manager,
+):
     manager = new_manager(max_retries=3, worker_count=1, max_worker_count=1)
     shared = Sick("port is not open")
     shared.add_note("a note of the driver's")
@@ -92,7 +100,9 @@ def test_notes_that_are_no_list_of_texts_cost_nothing(new_manager, notes):
 
 
 @pytest.mark.parametrize("priority", [False, True])
-def test_a_once_task_runs_at_most_once_and_its_resource_is_replaced_all_the_same(new_manager, factory, priority):
+def test_a_once_task_runs_at_most_once_and_its_resource_is_replaced_all_the_same(
+    new_manager, factory, priority
+):
     manager = new_manager(worker_count=1, max_worker_count=1)
     future = manager.submit(sick, once=True, priority=priority)
     assert isinstance(future.exception(PATIENCE), Sick)
@@ -144,9 +154,13 @@ def test_all_workers_failing_together_recover(new_manager, factory):
         return resource.number
 
     futures = [manager.submit(task) for _ in range(4)]
-    assert min(future.result(PATIENCE) for future in futures) >= 4, "a broken resource was used again"
+    assert min(future.result(PATIENCE) for future in futures) >= 4, (
+        "a broken resource was used again"
+    )
     assert manager.join(PATIENCE)
-    eventually(lambda: manager.stats().active_workers == 4 and manager.stats().creating_workers == 0)
+    eventually(
+        lambda: manager.stats().active_workers == 4 and manager.stats().creating_workers == 0
+    )
     assert len(factory.created) == 8
 
 
@@ -189,14 +203,18 @@ def test_a_check_health_that_takes_the_resource_is_asked_where_the_error_was_rai
     assert asked == [((1,), *used[0]), ((2,), *used[1])]
 
 
-def test_run_task_asks_a_check_health_that_takes_the_resource_in_the_thread_that_called(new_manager):
+def test_run_task_asks_a_check_health_that_takes_the_resource_in_the_thread_that_called(
+    new_manager,
+):
     made, asked, destroyed = [], [], []
 
     def check(error, resource):
         asked.append((resource, threading.get_ident()))
         return "broken" not in resource
 
-    manager = new_manager(on_create=list, on_destroy=destroyed.append, check_health=check, resource_pool_size=1)
+    manager = new_manager(
+        on_create=list, on_destroy=destroyed.append, check_health=check, resource_pool_size=1
+    )
 
     def task(resource, *words):
         resource += words
@@ -325,7 +343,9 @@ def test_a_system_exit_says_nothing_about_the_resource(new_manager):
     assert manager.queue_task(lambda resource: resource.number) == 0
 
 
-def test_the_late_error_of_a_timed_out_task_is_judged_but_neither_retried_nor_counted_twice(new_manager):
+def test_the_late_error_of_a_timed_out_task_is_judged_but_neither_retried_nor_counted_twice(
+    new_manager,
+):
     manager = new_manager(worker_count=1, max_worker_count=1)
     gate, runs = threading.Event(), []
 
@@ -343,7 +363,11 @@ def test_the_late_error_of_a_timed_out_task_is_judged_but_neither_retried_nor_co
     assert manager.queue_task(lambda resource: resource.number) == 1
     assert len(runs) == 1
     metrics = manager.metrics()
-    assert (metrics.total_tasks_failed, metrics.total_tasks_retried, metrics.total_tasks_arrived) == (1, 0, 2)
+    assert (
+        metrics.total_tasks_failed,
+        metrics.total_tasks_retried,
+        metrics.total_tasks_arrived,
+    ) == (1, 0, 2)
 
 
 def test_a_task_that_was_asked_to_end_is_not_retried(new_manager):
@@ -404,7 +428,9 @@ def test_workers_that_turn_unhealthy_during_an_outage_come_back(new_manager, fac
     assert [future.result(PATIENCE) for future in futures] == ["healed", "healed"]
 
 
-def test_queued_tasks_fail_once_no_worker_has_held_a_resource_for_create_timeout(new_manager, factory, log):
+def test_queued_tasks_fail_once_no_worker_has_held_a_resource_for_create_timeout(
+    new_manager, factory, log
+):
     down = OSError("down")
     factory.fail_always = down
     manager = new_manager(worker_count=2, create_timeout=0.05)
@@ -455,7 +481,9 @@ def test_an_on_destroy_that_raises_harms_nothing_and_is_reported(new_manager, fa
     assert len(log.telling(of="cannot destroy")) == report.destroy_errors
 
 
-@pytest.mark.parametrize("method", ["record_arrival", "record_completion", "record_failure", "record_retry", "metrics"])
+@pytest.mark.parametrize(
+    "method", ["record_arrival", "record_completion", "record_failure", "record_retry", "metrics"]
+)
 def test_a_collector_that_raises_costs_nothing_else(new_manager, log, method):
     class Collector:
         def __getattr__(self, name):
@@ -469,7 +497,11 @@ def test_a_collector_that_raises_costs_nothing_else(new_manager, log, method):
     assert manager.queue_task(lambda resource: 1) == 1
     assert isinstance(manager.submit(sick).exception(PATIENCE), Sick)
     metrics = manager.metrics()
-    assert (metrics.total_tasks_completed, metrics.total_tasks_failed, metrics.total_tasks_retried) == (1, 1, 1)
+    assert (
+        metrics.total_tasks_completed,
+        metrics.total_tasks_failed,
+        metrics.total_tasks_retried,
+    ) == (1, 1, 1)
     assert any(f"{method} is broken" in line for line in log.loud())
 
 
@@ -512,7 +544,9 @@ def test_a_thread_that_cannot_start_is_rolled_back_and_tried_again(new_manager, 
     eventually(lambda: manager.stats().active_workers == 2)
 
 
-def test_a_worker_lost_to_an_error_of_our_own_is_replaced_and_its_task_settled(new_manager, log, monkeypatch):
+def test_a_worker_lost_to_an_error_of_our_own_is_replaced_and_its_task_settled(
+    new_manager, log, monkeypatch
+):
     manager = new_manager(worker_count=1, max_worker_count=1)
     manager.wait_ready(PATIENCE)
     worker = manager._engine.crew.members[0]
@@ -549,7 +583,9 @@ def test_a_worker_whose_wake_up_got_lost_is_woken_by_the_tick(new_manager):
     manager = new_manager(worker_count=1, max_worker_count=1)
     queue = manager._engine.queue
     eventually(lambda: manager.stats().idle_workers == 1)
-    assert queue.idle.take_longest() is not None  # as if Ctrl-C came between taking the announcement and the wake-up
+    assert (
+        queue.idle.take_longest() is not None
+    )  # as if Ctrl-C came between taking the announcement and the wake-up
     assert manager.queue_task(lambda resource: "woken", timeout=PATIENCE) == "woken"
 
 
@@ -569,9 +605,17 @@ def test_slow_creation_never_breaches_the_most_workers(new_manager, factory):
         with lock:
             alive[0] -= 1
 
-    manager = new_manager(worker_count=2, max_worker_count=5, burst_interval=0.01, on_create=create, on_destroy=destroy)
+    manager = new_manager(
+        worker_count=2,
+        max_worker_count=5,
+        burst_interval=0.01,
+        on_create=create,
+        on_destroy=destroy,
+    )
     futures = [manager.submit(lambda resource: 0) for _ in range(100)]
-    eventually(lambda: most[0] == 5)  # a worker counts before its thread creates: stats() may say so too early
+    eventually(
+        lambda: most[0] == 5
+    )  # a worker counts before its thread creates: stats() may say so too early
     gate.set()
     for future in futures:
         future.result(PATIENCE)

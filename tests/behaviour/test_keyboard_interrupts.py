@@ -60,22 +60,52 @@ SUBMISSIONS = {
     "future": (True, {}, lambda manager, task: manager.queue_task_async(task)),
     "callback": (True, {}, lambda manager, task: manager.queue_task_with_callback(task, ignore)),
     "blocking": (True, {}, lambda manager, task: manager.queue_task(task)),
-    "with a timeout": (False, {}, lambda manager, task: manager.submit(task, priority=True, once=True, timeout=60)),
+    "with a timeout": (
+        False,
+        {},
+        lambda manager, task: manager.submit(task, priority=True, once=True, timeout=60),
+    ),
     "bounded": (False, {"queue_size": 3}, lambda manager, task: manager.submit(task)),
-    "bounded, with a timeout": (False, {"queue_size": 3}, lambda manager, task: manager.submit(task, timeout=60)),
+    "bounded, with a timeout": (
+        False,
+        {"queue_size": 3},
+        lambda manager, task: manager.submit(task, timeout=60),
+    ),
     "run_task": (False, {"resource_pool_size": 1}, lambda manager, task: manager.run_task(task)),
-    "run_task, temporary": (False, {"resource_pool_size": 0}, lambda manager, task: manager.run_task(task)),
-    "run_task, broken": (False, {"resource_pool_size": 1}, lambda manager, _: manager.run_task(break_resource)),
-    "run_task, context": (False, {"resource_pool_size": 1}, lambda manager, _: manager.run_task(ignore_context)),
+    "run_task, temporary": (
+        False,
+        {"resource_pool_size": 0},
+        lambda manager, task: manager.run_task(task),
+    ),
+    "run_task, broken": (
+        False,
+        {"resource_pool_size": 1},
+        lambda manager, _: manager.run_task(break_resource),
+    ),
+    "run_task, context": (
+        False,
+        {"resource_pool_size": 1},
+        lambda manager, _: manager.run_task(ignore_context),
+    ),
     "run_task, limited": (False, LIMITED, lambda manager, task: manager.run_task(task)),
-    "run_task, limited, broken": (False, LIMITED, lambda manager, _: manager.run_task(break_resource)),
-    "run_task, limited in time": (False, LIMITED, lambda manager, task: manager.run_task(task, queue_timeout=60)),
+    "run_task, limited, broken": (
+        False,
+        LIMITED,
+        lambda manager, _: manager.run_task(break_resource),
+    ),
+    "run_task, limited in time": (
+        False,
+        LIMITED,
+        lambda manager, task: manager.run_task(task, queue_timeout=60),
+    ),
     "run_task, no creation": (False, NO_CREATION, lambda manager, task: manager.run_task(task)),
 }
 
 
 @pytest.mark.parametrize("name", SUBMISSIONS)
-@pytest.mark.skipif(sys.gettrace() is not None, reason="a debugger or a coverage tool traces this thread")
+@pytest.mark.skipif(
+    sys.gettrace() is not None, reason="a debugger or a coverage tool traces this thread"
+)
 @pytest.mark.usefixtures("no_collection")
 def test_an_interrupt_at_every_moment_of_a_submission_strands_nothing(name, new_manager, factory):
     everywhere, options, submit = SUBMISSIONS[name]
@@ -93,7 +123,9 @@ def test_an_interrupt_at_every_moment_of_a_submission_strands_nothing(name, new_
         with Interrupter(moment, everywhere=everywhere) as interrupter, ends:
             submit(manager, lambda _: None)
         interrupted = interrupter.where is not None
-        assert manager.queue_task_async(lambda _, number: number, moment).result(PATIENCE) == moment, interrupter.where
+        assert (
+            manager.queue_task_async(lambda _, number: number, moment).result(PATIENCE) == moment
+        ), interrupter.where
         assert manager.join(PATIENCE), interrupter.where
         assert engine.queue.room.used() == 0, interrupter.where
         assert engine.pool.out == 0, interrupter.where
@@ -101,13 +133,18 @@ def test_an_interrupt_at_every_moment_of_a_submission_strands_nothing(name, new_
         assert engine.turns._waiting == set(), interrupter.where
         assert engine.run_contexts == set(), interrupter.where
         m = manager.metrics()
-        assert m.total_tasks_arrived == m.total_tasks_completed + m.total_tasks_failed + m.total_tasks_cancelled
+        assert (
+            m.total_tasks_arrived
+            == m.total_tasks_completed + m.total_tasks_failed + m.total_tasks_cancelled
+        )
     assert moment > 15, "no trace function was called"
     assert engine.crew.members == (worker,)
     assert manager.stop().drained
 
 
-@pytest.mark.skipif(sys.gettrace() is not None, reason="a debugger or a coverage tool traces this thread")
+@pytest.mark.skipif(
+    sys.gettrace() is not None, reason="a debugger or a coverage tool traces this thread"
+)
 @pytest.mark.usefixtures("no_collection")
 def test_an_interrupt_gets_out_of_a_destruction_only_before_on_destroy_is_called(log):
     destroyed = []
@@ -116,7 +153,10 @@ def test_an_interrupt_gets_out_of_a_destruction_only_before_on_destroy_is_called
         destroyed.append(resource)
         raise OSError("cannot close")
 
-    config, logger = Config(on_create=object, on_destroy=destroy, worker_count=1), GuardedLogger(log)
+    config, logger = (
+        Config(on_create=object, on_destroy=destroy, worker_count=1),
+        GuardedLogger(log),
+    )
     user = UserCode(config, Threads().open(config, print), logger)
     moment, interrupted = 0, True
     while interrupted:

@@ -55,7 +55,11 @@ class Watch:
         return {name for name, _ in self.references}
 
     def alive(self, *but):
-        return [name for name, reference in self.references if reference() is not None and name not in but]
+        return [
+            name
+            for name, reference in self.references
+            if reference() is not None and name not in but
+        ]
 
 
 class Task:
@@ -113,7 +117,9 @@ def argument(watch):
 def block(manager, gate):
     """Keep the only worker busy until the gate opens."""
     started = threading.Event()
-    manager.queue_task_with_callback(lambda resource: (started.set(), gate.wait(PATIENCE)), lambda result, error: None)
+    manager.queue_task_with_callback(
+        lambda resource: (started.set(), gate.wait(PATIENCE)), lambda result, error: None
+    )
     assert started.wait(PATIENCE)
 
 
@@ -279,7 +285,9 @@ def test_a_kept_future_keeps_its_result_and_nothing_else(new_manager, watch, kin
 
 
 @pytest.mark.parametrize("end", ["cancelled", "timed out", "killed"])
-def test_a_kept_future_of_a_task_that_never_ran_keeps_nothing_of_it(new_manager, watch, kind, gate, end):
+def test_a_kept_future_of_a_task_that_never_ran_keeps_nothing_of_it(
+    new_manager, watch, kind, gate, end
+):
     manager = new_manager(worker_count=1)
     block(manager, gate)
     future = manager.submit(kind(watch, "return"), argument(watch), timeout=100 * PATIENCE)
@@ -320,7 +328,9 @@ def test_a_worker_that_has_just_parked_holds_nothing(new_manager, watch, kind):
     future.result(PATIENCE)
     eventually(lambda: worker.parker.parked)
     assert worker.task is None
-    assert watch.alive() == ["result"]  # which is the future's, and what goes with it now is not the worker's doing
+    assert watch.alive() == [
+        "result"
+    ]  # which is the future's, and what goes with it now is not the worker's doing
     del future
     if gil_enabled():
         assert watch.alive() == []
@@ -363,8 +373,12 @@ def test_callbacks_of_what_was_ended_from_outside_are_freed(new_manager, watch, 
     manager = new_manager(worker_count=1)
     block(manager, gate)
     told = []
-    timeout, error = (0.001, "TaskTimeoutError") if end == "timed out" else (None, "TaskManagerKilledError")
-    manager.queue_task_with_callback(kind(watch, "return"), Callback(watch, told), argument(watch), timeout=timeout)
+    timeout, error = (
+        (0.001, "TaskTimeoutError") if end == "timed out" else (None, "TaskManagerKilledError")
+    )
+    manager.queue_task_with_callback(
+        kind(watch, "return"), Callback(watch, told), argument(watch), timeout=timeout
+    )
     if end == "killed":
         manager.kill(0)
     eventually(lambda: told == [("NoneType", error)])
@@ -434,7 +448,12 @@ class Hooks:
 def test_a_manager_that_is_dropped_is_freed_with_all_that_it_was_given(watch, end):
     hooks = watch.of("hooks", Hooks())
     manager = TaskManager(
-        Config(on_create=hooks.create, on_destroy=hooks.destroy, check_health=hooks.is_healthy, worker_count=2)
+        Config(
+            on_create=hooks.create,
+            on_destroy=hooks.destroy,
+            check_health=hooks.is_healthy,
+            worker_count=2,
+        )
     )
     manager.queue_task(Task(watch, "return"), argument(watch))
     manager.run_task(Task(watch, "return"), argument(watch))
@@ -447,7 +466,9 @@ def test_a_manager_that_is_dropped_is_freed_with_all_that_it_was_given(watch, en
     elif end == "killed":
         manager.kill()
     del manager, hooks
-    assert facade() is None  # which needs no collector, or nobody would stop a forgotten one in time
+    assert (
+        facade() is None
+    )  # which needs no collector, or nobody would stop a forgotten one in time
 
     def collected():
         gc.collect()  # the parts of an engine know each other
@@ -456,9 +477,13 @@ def test_a_manager_that_is_dropped_is_freed_with_all_that_it_was_given(watch, en
     eventually(collected, "the end of the engine")
 
 
-def test_a_stopped_manager_that_is_kept_holds_no_resource_and_no_task(new_manager, watch, kind, gate):
+def test_a_stopped_manager_that_is_kept_holds_no_resource_and_no_task(
+    new_manager, watch, kind, gate
+):
     manager = new_manager(
-        worker_count=2, on_create=lambda: watch.of("resource", Sentinel()), on_destroy=lambda resource: None
+        worker_count=2,
+        on_create=lambda: watch.of("resource", Sentinel()),
+        on_destroy=lambda resource: None,
     )
     for _ in range(3):
         manager.submit(kind(watch, "return"), argument(watch))

@@ -53,7 +53,12 @@ pytestmark = [
 
 def quickly(examples_a_second: float) -> settings:
     phases = (Phase.generate, Phase.shrink)  # to explain a failure would take as long again
-    return settings(max_examples=max(1, int(SECONDS * examples_a_second)), deadline=None, database=None, phases=phases)
+    return settings(
+        max_examples=max(1, int(SECONDS * examples_a_second)),
+        deadline=None,
+        database=None,
+        phases=phases,
+    )
 
 
 @pytest.fixture(autouse=True)
@@ -86,7 +91,9 @@ class Call:
 class Model:
     """A manager without threads: what must be the case after each step."""
 
-    def __init__(self, workers: int, queue_size: int, max_retries: int, pool_size: int | None) -> None:
+    def __init__(
+        self, workers: int, queue_size: int, max_retries: int, pool_size: int | None
+    ) -> None:
         self.workers = workers
         self.queue_size = queue_size
         self.max_retries = max_retries
@@ -98,14 +105,19 @@ class Model:
         self.abandoned = 0
         self.calls: list[Call] = []
         self.lanes: dict[bool, list[Call]] = {True: [], False: []}  # by priority
-        self.running: list[Call] = []  # also those that were settled from outside and have not returned
+        self.running: list[
+            Call
+        ] = []  # also those that were settled from outside and have not returned
         self.starts: list[int] = []
         self.totals: Counter[str] = Counter()
 
     def submit(self, call: Call) -> str:
         if self.phase != "open":
             return "TaskManagerShutdownError"
-        if self.queue_size and sum(not waiting.runs for waiting in self.waiting()) == self.queue_size:
+        if (
+            self.queue_size
+            and sum(not waiting.runs for waiting in self.waiting()) == self.queue_size
+        ):
             return "QueueFullError"
         self.totals["arrived"] += 1
         self.calls.append(call)
@@ -139,7 +151,9 @@ class Model:
             call.state = "waiting"
             self.lanes[call.priority].insert(0, call)
         elif sick or call.fails:
-            self.settle(call, f"{'Sick' if sick else 'ValueError'}({call.number}, {call.runs})", "failed")
+            self.settle(
+                call, f"{'Sick' if sick else 'ValueError'}({call.number}, {call.runs})", "failed"
+            )
         else:
             self.settle(call, f"returned {call.number}", "completed")
         self.go_on()
@@ -469,13 +483,17 @@ class Programs(RuleBasedStateMachine):
         inside = inside and self.model.shares
         answer = self.call(lambda: self.manager.run_task(fn), inside=inside)
         self.factory.fail_next.clear()
-        self.same(answer if isinstance(answer, str) else type(answer).__name__, self.model.run_task(how))
+        self.same(
+            answer if isinstance(answer, str) else type(answer).__name__, self.model.run_task(how)
+        )
 
     @precondition(lambda self: len(self.model.calls) >= self.open_for)
     @rule(how=st.sampled_from(["stop", "cancel the parent context", "kill", "kill at once"]))
     def close(self, how):
         if how == "stop":
-            self.call(self.manager.stop, inside=True)  # from inside it does not wait, and there is nothing to wait for
+            self.call(
+                self.manager.stop, inside=True
+            )  # from inside it does not wait, and there is nothing to wait for
             self.model.stop()
         elif how == "cancel the parent context":
             self.parent.cancel()
@@ -530,7 +548,9 @@ class Programs(RuleBasedStateMachine):
     def asked_to_end(self, number: int) -> bool:
         if number in self.contexts:
             return self.contexts[number].cancelled()
-        return self.futures[number]._cancel_asked  # of a task without a context nothing public says so
+        return self.futures[
+            number
+        ]._cancel_asked  # of a task without a context nothing public says so
 
     def teardown(self) -> None:
         if self.manager is None:
@@ -617,6 +637,8 @@ def run_freely(model: Model, calls: list[Call]) -> None:
         assert runs == {call.number: call.runs for call in calls}
         assert totals_of(manager) == model.picture()["totals"]
         eventually(lambda: asdict(manager.stats()) == model.picture()["stats"])
-        assert len(factory.created) == model.workers + sum(min(call.runs, call.sick_runs) for call in calls)
+        assert len(factory.created) == model.workers + sum(
+            min(call.runs, call.sick_runs) for call in calls
+        )
     assert factory.misuses == []
     assert factory.live == 0

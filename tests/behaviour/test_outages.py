@@ -45,7 +45,9 @@ def never_wakes_up(manager, worker):
 
 @pytest.mark.usefixtures("endless_pauses")
 @pytest.mark.parametrize("closing", [False, True])
-def test_a_worker_whose_creation_failed_sleeps_its_pause_out_whatever_wakes_it(new_manager, factory, log, closing):
+def test_a_worker_whose_creation_failed_sleeps_its_pause_out_whatever_wakes_it(
+    new_manager, factory, log, closing
+):
     factory.fail_next = [OSError("down")]
     manager = new_manager(worker_count=1, max_worker_count=1)
     future = manager.submit(lambda resource: 0)
@@ -110,7 +112,9 @@ def test_a_resource_that_has_done_a_task_well_is_replaced_at_once(new_manager, p
 
 def test_the_pause_grows_with_every_failure_whatever_its_kind(new_manager, factory, monkeypatch):
     asked = []
-    monkeypatch.setattr(Backoff, "worker_pause", lambda backoff, failures: asked.append(failures) or 0.0)
+    monkeypatch.setattr(
+        Backoff, "worker_pause", lambda backoff, failures: asked.append(failures) or 0.0
+    )
     factory.fail_next = [OSError("down")]
     manager = new_manager(worker_count=1, max_worker_count=1, max_retries=0)
     for _ in range(2):
@@ -126,7 +130,9 @@ def test_the_pause_grows_with_every_failure_whatever_its_kind(new_manager, facto
     assert asked[6] == 1, "the row ended with the task that was done well"
 
 
-def test_an_outage_is_told_once_for_all_workers_and_each_failure_as_debug(new_manager, factory, log, short_pauses):
+def test_an_outage_is_told_once_for_all_workers_and_each_failure_as_debug(
+    new_manager, factory, log, short_pauses
+):
     factory.fail_always = OSError("down")
     manager = new_manager(worker_count=4, max_worker_count=4)
     again = "on_create raised, trying again: OSError: down"
@@ -136,16 +142,22 @@ def test_an_outage_is_told_once_for_all_workers_and_each_failure_as_debug(new_ma
     manager.kill(0)
 
 
-def test_resources_that_break_before_they_have_done_a_task_are_told_of(new_manager, log, short_pauses):
+def test_resources_that_break_before_they_have_done_a_task_are_told_of(
+    new_manager, log, short_pauses
+):
     manager = new_manager(worker_count=1, max_worker_count=1)
     assert isinstance(manager.submit(sick, once=True).exception(PATIENCE), Sick)
     assert log.loud() == [], "one may be the fault of its task"
     assert isinstance(manager.submit(sick, once=True).exception(PATIENCE), Sick)
     eventually(log.loud)  # the caller is told first
-    assert [line for line in log.loud() if "break before they have done a task" in line] == log.loud()
+    assert [
+        line for line in log.loud() if "break before they have done a task" in line
+    ] == log.loud()
 
 
-def test_tasks_wait_as_long_as_resources_can_be_made_even_if_they_break_between_two_ticks(new_manager, monkeypatch):
+def test_tasks_wait_as_long_as_resources_can_be_made_even_if_they_break_between_two_ticks(
+    new_manager, monkeypatch
+):
     """create_timeout is for resources that cannot be made: here one is made and broken again and again."""
     monkeypatch.setattr(Backoff, "worker_pause", lambda backoff, failures: 0.0)
     monkeypatch.setattr(Backoff, "task_pause", lambda backoff, failures, attempts: 0.0)
@@ -155,7 +167,9 @@ def test_tasks_wait_as_long_as_resources_can_be_made_even_if_they_break_between_
 
     def watch_while_none_is_held():
         held = engine.backoff.made_at
-        while engine.crew.holding() or engine.backoff.made_at == held:  # one was made since the last tick, and is gone
+        while (
+            engine.crew.holding() or engine.backoff.made_at == held
+        ):  # one was made since the last tick, and is gone
             if gate.is_set() or any(future.done() for future in accepted):
                 break
             time.sleep(0)
@@ -214,7 +228,9 @@ def sick_once():
 def adds_up(manager, **totals):
     metrics = manager.metrics()
     assert {name: getattr(metrics, f"total_tasks_{name}") for name in totals} == totals
-    ended = metrics.total_tasks_completed + metrics.total_tasks_failed + metrics.total_tasks_cancelled
+    ended = (
+        metrics.total_tasks_completed + metrics.total_tasks_failed + metrics.total_tasks_cancelled
+    )
     assert metrics.total_tasks_arrived == ended
     assert manager._engine.queue.waiting() == (0, 0)
 
@@ -275,7 +291,9 @@ def test_stop_waits_for_a_task_that_pauses_and_does_not_shorten_its_pause(pausin
     looks = []
     worker._look = lambda look=worker._look: looks.append(None) or look()
     eventually(lambda: len(looks) > 3)
-    assert worker.parker.parked or len(looks) < 1000, "a worker that has nothing to do but wait sleeps"
+    assert worker.parker.parked or len(looks) < 1000, (
+        "a worker that has nothing to do but wait sleeps"
+    )
     assert not future.done()
     assert future.attempts == 1
     end_its_pause(manager)
@@ -332,7 +350,13 @@ def test_tasks_that_break_every_resource_keep_nobody_behind_them_from_running(
         return factory.create()
 
     often = 0.002  # seconds between two ticks
-    manager = new_manager(worker_count=2, max_worker_count=2, max_retries=10**9, on_create=create, burst_interval=often)
+    manager = new_manager(
+        worker_count=2,
+        max_worker_count=2,
+        max_retries=10**9,
+        on_create=create,
+        burst_interval=often,
+    )
     managers.append(manager)
     poison = [manager.submit(sick, priority=priority) for _ in range(poisons)]
     others = [manager.submit(lambda resource, i: i, i, priority=priority) for i in range(20)]

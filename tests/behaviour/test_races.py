@@ -13,7 +13,12 @@ import time
 
 import pytest
 
-from tasker import QueueFullError, TaskManagerKilledError, TaskManagerShutdownError, TaskTimeoutError
+from tasker import (
+    QueueFullError,
+    TaskManagerKilledError,
+    TaskManagerShutdownError,
+    TaskTimeoutError,
+)
 from tests.support.errors import Sick
 from tests.support.waiting import PATIENCE
 
@@ -76,7 +81,13 @@ def test_nothing_is_lost_whatever_happens_at_once(new_manager, factory, end, bou
                             raise AssertionError from None
                         continue
                     future = manager.submit(
-                        task, number, chance, priority=rng.random() < 0.3, once=once, timeout=timeout, queue_timeout=1.0
+                        task,
+                        number,
+                        chance,
+                        priority=rng.random() < 0.3,
+                        once=once,
+                        timeout=timeout,
+                        queue_timeout=1.0,
                     )
                 except QueueFullError:
                     continue
@@ -113,15 +124,22 @@ def test_nothing_is_lost_whatever_happens_at_once(new_manager, factory, end, bou
         if future.cancelled():
             continue
         error = future.exception(0)
-        assert isinstance(error, (Sick, ValueError, TaskTimeoutError, TaskManagerKilledError, type(None)))
+        assert isinstance(
+            error, (Sick, ValueError, TaskTimeoutError, TaskManagerKilledError, type(None))
+        )
         if error is None:
             assert future.result(0) == number
         if type(error) is Sick and not once and end == "stop" and times < 3:
             assert future._cancel_asked
     metrics = manager.metrics()
-    ended = metrics.total_tasks_completed + metrics.total_tasks_failed + metrics.total_tasks_cancelled
+    ended = (
+        metrics.total_tasks_completed + metrics.total_tasks_failed + metrics.total_tasks_cancelled
+    )
     assert metrics.total_tasks_arrived == ended
     queue = manager._engine.queue
-    assert queue._dead == {False: len(queue._main), True: len(queue._priority)}  # withdrawn after the last compaction
+    assert queue._dead == {
+        False: len(queue._main),
+        True: len(queue._priority),
+    }  # withdrawn after the last compaction
     assert queue._requeued == {False: 0, True: 0}
     assert queue.room.used() == 0

@@ -54,7 +54,9 @@ class Honest(Traced):
         return self._lock._is_owned()
 
 
-@pytest.fixture(params=["locks", "locks and reentrant ones", "reentrant ones that know their owner"])
+@pytest.fixture(
+    params=["locks", "locks and reentrant ones", "reentrant ones that know their owner"]
+)
 def traced(request, monkeypatch):
     if "reentrant" in request.param:
         kind = Honest if "owner" in request.param else Traced
@@ -70,7 +72,9 @@ def test_every_wait_for_a_manager_ends_although_locks_are_of_another_type(new_ma
     assert manager.queue_task(lambda _: manager.submit(lambda _: 42).result()) == 42
     assert list(manager.map(lambda _, n: n, range(20))) == [*range(20)]
     futures = [manager.submit(lambda _, n: n, n) for n in range(20)]
-    assert {future.result() for future in concurrent.futures.as_completed(futures, PATIENCE)} == {*range(20)}
+    assert {future.result() for future in concurrent.futures.as_completed(futures, PATIENCE)} == {
+        *range(20)
+    }
     assert manager.queue_task(lambda ctx, _: ctx.wait(0.001)) is False
 
     async def wait():
@@ -150,14 +154,22 @@ def test_an_error_as_a_context_ends_leaves_none_asleep():
 
 def test_a_lock_is_known_by_what_it_can_do():
     part = SimpleNamespace(
-        lock=threading.Lock(), traced=Traced(), honest=Honest(real_rlock), theirs=mock.Mock(), name="part"
+        lock=threading.Lock(),
+        traced=Traced(),
+        honest=Honest(real_rlock),
+        theirs=mock.Mock(),
+        name="part",
     )
     assert not holds_lock(part)
     with part.honest:
         assert holds_lock(part)
     before = dict(vars(part))
     new_locks(part)
-    assert {name for name, value in vars(part).items() if value is not before[name]} == {"lock", "traced", "honest"}
+    assert {name for name, value in vars(part).items() if value is not before[name]} == {
+        "lock",
+        "traced",
+        "honest",
+    }
 
 
 def test_what_is_local_to_threads_is_so_to_what_threads_are_now(new_manager, monkeypatch):

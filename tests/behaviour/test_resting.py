@@ -51,7 +51,9 @@ STIRRING = {
     "a task with a timeout": lambda manager: manager.submit(lambda resource: None, timeout=60),
     "run_task": lambda manager: manager.run_task(lambda resource: None),
     "map": lambda manager: list(manager.map(lambda resource, x: x, [1, 2])),
-    "a lost resource": lambda manager: manager._engine.resource_lost(manager._engine.crew.members[0].resource),
+    "a lost resource": lambda manager: manager._engine.resource_lost(
+        manager._engine.crew.members[0].resource
+    ),
     "a job for another thread": lambda manager: manager._engine.run_in_other_thread([lambda: None]),
     "a worker that leaves": lambda manager: manager._engine.crew.members[0].dismiss(),
     "stop": stop_at_leisure,
@@ -118,7 +120,9 @@ def test_a_pool_at_rest_hires_although_no_thread_could_be_started_at_first(no_th
         assert failed
 
 
-def test_a_manager_at_rest_runs_a_job_although_no_thread_could_be_started_at_first(new_manager, no_thread_at_first):
+def test_a_manager_at_rest_runs_a_job_although_no_thread_could_be_started_at_first(
+    new_manager, no_thread_at_first
+):
     engine = resting(new_manager())
     failed, ran = no_thread_at_first(), threading.Event()
     engine.run_in_other_thread([ran.set])
@@ -208,7 +212,9 @@ def test_a_rest_is_no_time_without_resources(new_manager, monkeypatch):
     """`create_timeout` counts from the loss of the resources on, not from the last tick before the rest."""
     engine = resting(new_manager())
     housekeeper, watch, seen = engine.housekeeper, engine.housekeeper._watch_resources, []
-    monkeypatch.setattr(housekeeper, "_watch_resources", lambda: (seen.append(housekeeper._held_at), watch()))
+    monkeypatch.setattr(
+        housekeeper, "_watch_resources", lambda: (seen.append(housekeeper._held_at), watch())
+    )
     began = time.monotonic()
     housekeeper._held_at = began - 1e6
     engine.queue.stir()
@@ -244,7 +250,11 @@ def test_rates_after_a_rest_are_those_of_the_last_seconds(monkeypatch, rest):
     clock.now += 0.1
     figures.sample(clock.now)
     metrics = figures.metrics()
-    assert metrics.task_completion_rate == metrics.task_arrival_rate == pytest.approx(50 / RATE_WINDOW, rel=0.1)
+    assert (
+        metrics.task_completion_rate
+        == metrics.task_arrival_rate
+        == pytest.approx(50 / RATE_WINDOW, rel=0.1)
+    )
     clock.now += RATE_WINDOW + 0.1
     assert figures.metrics().task_completion_rate == 0
 

@@ -22,7 +22,13 @@ import tasker._pool.engine
 import tasker._pool.housekeeper
 import tasker._pool.lifecycle
 import tasker._pool.queue
-from tasker import ResourceCreationError, TaskManagerKilledError, TaskTimeoutError, background, with_timeout
+from tasker import (
+    ResourceCreationError,
+    TaskManagerKilledError,
+    TaskTimeoutError,
+    background,
+    with_timeout,
+)
 from tasker._sync.timer import LATE
 from tasker._tasks.future import TaskFuture
 from tests.support.errors import Sick
@@ -117,7 +123,9 @@ def test_a_logger_that_blocks_does_not_hold_up_scaling(new_manager, logger):
 
 
 @pytest.mark.parametrize("end", ["stop", "kill"])
-def test_a_logger_that_blocks_holds_up_neither_stop_nor_kill(new_manager, logger, end, apart, monkeypatch):
+def test_a_logger_that_blocks_holds_up_neither_stop_nor_kill(
+    new_manager, logger, end, apart, monkeypatch
+):
     monkeypatch.setattr(tasker._pool.lifecycle, "_JOIN", 1.0)  # in which the worker leaves
     monkeypatch.setattr(tasker._pool.engine, "KILL_TIMEOUT", 0.2)
     manager = new_manager(worker_count=1, max_worker_count=4, burst_interval=0.01, logger=logger)
@@ -134,7 +142,9 @@ def test_a_logger_that_blocks_holds_up_neither_stop_nor_kill(new_manager, logger
     assert all(future.done() for future in futures)
 
 
-def test_a_logger_that_blocks_does_not_hold_up_the_replacement_of_workers(new_manager, logger, monkeypatch, no_pauses):
+def test_a_logger_that_blocks_does_not_hold_up_the_replacement_of_workers(
+    new_manager, logger, monkeypatch, no_pauses
+):
     start, refusals = threading.Thread.start, []
     manager = new_manager(worker_count=2, max_worker_count=2, burst_interval=0.01, logger=logger)
     manager.queue_task(lambda _: None)  # after which its worker has told that it is ready
@@ -157,7 +167,9 @@ def test_a_logger_that_blocks_does_not_hold_up_the_replacement_of_workers(new_ma
     assert not any(name.endswith(("-burst", "-timer")) for name in logger.threads)
 
 
-def test_while_a_logger_blocks_an_error_of_a_tick_deadlines_are_kept(new_manager, logger, monkeypatch):
+def test_while_a_logger_blocks_an_error_of_a_tick_deadlines_are_kept(
+    new_manager, logger, monkeypatch
+):
     manager = new_manager(worker_count=1, max_worker_count=1, burst_interval=0.01, logger=logger)
     manager.queue_task(lambda _: None)  # after which its worker has told that it is ready
     logger.shut = True
@@ -187,7 +199,9 @@ def test_while_a_logger_blocks_an_error_of_a_tick_deadlines_are_kept(new_manager
 
 
 def test_callers_are_told_although_a_collector_blocks(new_manager, collector):
-    manager = new_manager(worker_count=3, max_worker_count=3, burst_interval=0.01, collector=collector)
+    manager = new_manager(
+        worker_count=3, max_worker_count=3, burst_interval=0.01, collector=collector
+    )
     assert manager.wait_ready(PATIENCE)
     collector.shut = True
     called = threading.Event()
@@ -204,7 +218,9 @@ def test_callers_are_told_although_a_collector_blocks(new_manager, collector):
 
 
 def test_kill_returns_although_a_collector_blocks(new_manager, collector, apart):
-    manager = new_manager(worker_count=1, max_worker_count=1, burst_interval=0.01, collector=collector)
+    manager = new_manager(
+        worker_count=1, max_worker_count=1, burst_interval=0.01, collector=collector
+    )
     (worker,) = manager._engine.crew.members
     gate, futures = running(manager)
     collector.shut = True
@@ -253,9 +269,13 @@ def test_kill_tells_running_tasks_before_it_fails_waiting_ones(new_manager, monk
     manager.submit(run)
     assert began.wait(PATIENCE)
     ask, fail = TaskFuture._ask_to_end, TaskFuture._fail_from_outside
-    monkeypatch.setattr(TaskFuture, "_ask_to_end", lambda task, *args: (order.append("told"), ask(task, *args))[1])
     monkeypatch.setattr(
-        TaskFuture, "_fail_from_outside", lambda task, *args: (order.append("failed"), fail(task, *args))[1]
+        TaskFuture, "_ask_to_end", lambda task, *args: (order.append("told"), ask(task, *args))[1]
+    )
+    monkeypatch.setattr(
+        TaskFuture,
+        "_fail_from_outside",
+        lambda task, *args: (order.append("failed"), fail(task, *args))[1],
     )
     waiting = [manager.submit(lambda _: 1) for _ in range(50)]
     manager.kill(PATIENCE)
@@ -303,12 +323,16 @@ def test_kill_fails_waiting_tasks_in_slices(many, monkeypatch):
     )  # looked at once for a batch
     monkeypatch.setattr(engine.lifecycle, "_kill_waiting", watched)
     monkeypatch.setattr(
-        engine.lifecycle, "_cancel_running", lambda: (looks.append(engine.lifecycle._kill_at()), cancel_running())
+        engine.lifecycle,
+        "_cancel_running",
+        lambda: (looks.append(engine.lifecycle._kill_at()), cancel_running()),
     )
     killer = threading.Thread(target=many.manager.kill, args=(PATIENCE,))
     killer.start()
     eventually(lambda: len(looks) > 3, "some slices")
-    many.manager._engine.lifecycle.request_kill(PATIENCE / 2)  # a shorter one is noticed while tasks wait
+    many.manager._engine.lifecycle.request_kill(
+        PATIENCE / 2
+    )  # a shorter one is noticed while tasks wait
     many.gate.set()
     killer.join(PATIENCE)
     assert max(slices) <= 6 * tasker._pool.queue._BATCH
@@ -316,10 +340,14 @@ def test_kill_fails_waiting_tasks_in_slices(many, monkeypatch):
     assert all(future.cancelled() or future.exception() is not None for future in many.waiting)
 
 
-def test_a_kill_that_has_no_time_for_all_that_waits_returns_and_the_rest_fails_after_it(many, monkeypatch):
+def test_a_kill_that_has_no_time_for_all_that_waits_returns_and_the_rest_fails_after_it(
+    many, monkeypatch
+):
     engine = many.manager._engine
     monkeypatch.setattr(tasker._pool.lifecycle, "_JOIN", 0.0)
-    monkeypatch.setattr(tasker._pool.queue, "monotonic", Clock(tasker._pool.lifecycle._SLICE))  # a batch is a slice
+    monkeypatch.setattr(
+        tasker._pool.queue, "monotonic", Clock(tasker._pool.lifecycle._SLICE)
+    )  # a batch is a slice
     go_on = threading.Event()
     finish = engine.lifecycle.finish
     monkeypatch.setattr(engine.lifecycle, "finish", lambda: go_on.wait(PATIENCE) and finish())
@@ -373,7 +401,10 @@ def housekeeper(new_manager, monkeypatch):
     manager = new_manager(worker_count=1, max_worker_count=1, create_timeout=50.0)
     assert manager.wait_ready(PATIENCE)
     housekeeper = manager._engine.housekeeper
-    thread, housekeeper.thread = housekeeper.thread, threading.current_thread()  # as if another had taken its place
+    thread, housekeeper.thread = (
+        housekeeper.thread,
+        threading.current_thread(),
+    )  # as if another had taken its place
     housekeeper.wake()
     thread.join(PATIENCE)
     housekeeper.clock = SimpleNamespace(now=housekeeper._began)
@@ -385,7 +416,13 @@ def housekeeper(new_manager, monkeypatch):
 
 def test_a_late_tick_puts_off_the_limits_of_others_but_not_twice_in_a_row(housekeeper):
     lifecycle, clock, excused = housekeeper._engine.lifecycle, housekeeper.clock, 0.0
-    for late, counts in ((40.0, False), (40.0, True), (LATE / 2, True), (LATE * 2, False), (0.0, True)):
+    for late, counts in (
+        (40.0, False),
+        (40.0, True),
+        (LATE / 2, True),
+        (LATE * 2, False),
+        (0.0, True),
+    ):
         held_at = housekeeper._held_at
         clock.now += 0.1 + late
         housekeeper._excuse(0.1)
@@ -394,7 +431,9 @@ def test_a_late_tick_puts_off_the_limits_of_others_but_not_twice_in_a_row(housek
         assert housekeeper._held_at - held_at == pytest.approx(0.0 if counts else late)
 
 
-@pytest.mark.parametrize("when", ["in its sleep", "in its sleep, and woken", "in the middle of a tick"])
+@pytest.mark.parametrize(
+    "when", ["in its sleep", "in its sleep, and woken", "in the middle of a tick"]
+)
 def test_a_process_that_is_stopped_does_not_fail_what_waits(housekeeper, monkeypatch, when):
     parts, clock = housekeeper._engine, housekeeper.clock
     (worker,) = parts.crew.members
@@ -428,7 +467,9 @@ def test_a_process_that_is_stopped_does_not_fail_what_waits(housekeeper, monkeyp
 
 
 @pytest.mark.parametrize("when", ["between ticks", "in the middle of a tick"])
-def test_a_process_that_is_stopped_leaves_running_tasks_the_time_of_a_kill(housekeeper, monkeypatch, when):
+def test_a_process_that_is_stopped_leaves_running_tasks_the_time_of_a_kill(
+    housekeeper, monkeypatch, when
+):
     engine, clock = housekeeper._engine, housekeeper.clock
     monkeypatch.setattr(tasker._pool.lifecycle, "monotonic", lambda: clock.now)
     gate, running = threading.Event(), threading.Event()
@@ -506,7 +547,9 @@ def failure(manager) -> str:
 def test_while_on_create_blocks_it_has_not_returned(new_manager, factory):
     gate = threading.Event()
     manager = new_manager(
-        worker_count=1, create_timeout=0.05, on_create=lambda: (gate.wait(PATIENCE), factory.create())[1]
+        worker_count=1,
+        create_timeout=0.05,
+        on_create=lambda: (gate.wait(PATIENCE), factory.create())[1],
     )
     try:
         text = failure(manager)

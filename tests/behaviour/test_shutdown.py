@@ -42,14 +42,21 @@ def test_stop_runs_every_accepted_task_and_its_callbacks(new_manager, factory):
     gate, called = threading.Event(), []
     manager.submit(lambda resource: gate.wait(PATIENCE))
     futures = [manager.submit(lambda resource, x: x, i, priority=i % 2 == 0) for i in range(200)]
-    manager.queue_task_with_callback(lambda resource: "called", lambda result, error: called.append(result))
+    manager.queue_task_with_callback(
+        lambda resource: "called", lambda result, error: called.append(result)
+    )
     threading.Timer(0.01, gate.set).start()
     report = manager.stop()
     assert all(future.done() for future in futures)
     assert [future.result(0) for future in futures] == list(range(200))
     assert called == ["called"]
     assert report.drained
-    assert (report.completed, report.failed, report.cancelled, report.never_started) == (202, 0, 0, 0)
+    assert (report.completed, report.failed, report.cancelled, report.never_started) == (
+        202,
+        0,
+        0,
+        0,
+    )
     assert report.abandoned == ()
     assert factory.live == 0
 
@@ -118,7 +125,9 @@ def test_stop_returns_during_an_outage(new_manager, factory):
     assert factory.created == []
 
 
-def test_stop_during_an_outage_with_tasks_waiting_ends_after_create_timeout(new_manager, factory, log, monkeypatch):
+def test_stop_during_an_outage_with_tasks_waiting_ends_after_create_timeout(
+    new_manager, factory, log, monkeypatch
+):
     monkeypatch.setattr(tasker._pool.backoff, "LONGEST_PAUSE", 0.02)
     factory.fail_always = OSError("down")
     manager = new_manager(worker_count=2, create_timeout=0.1)
@@ -161,8 +170,12 @@ def test_a_creation_that_never_returns_does_not_hold_up_a_stop_for_ever(new_mana
     eventually(lambda: factory.destroyed)
 
 
-def test_a_worker_that_is_about_to_leave_is_not_taken_for_one_that_cannot_create(new_manager, factory, monkeypatch):
-    manager = new_manager(worker_count=1, max_worker_count=1, resource_pool_size=0, create_timeout=30.0)
+def test_a_worker_that_is_about_to_leave_is_not_taken_for_one_that_cannot_create(
+    new_manager, factory, monkeypatch
+):
+    manager = new_manager(
+        worker_count=1, max_worker_count=1, resource_pool_size=0, create_timeout=30.0
+    )
     engine, gate, leaving = manager._engine, threading.Event(), threading.Event()
     worker = engine.crew.members[0]
     employed = worker._employed
@@ -202,7 +215,9 @@ def test_stop_with_a_timeout_goes_on_as_kill(new_manager, factory, monkeypatch):
 
 
 def test_leaving_the_with_block_stops(factory):
-    with TaskManager(Config(on_create=factory.create, on_destroy=factory.destroy, worker_count=2)) as manager:
+    with TaskManager(
+        Config(on_create=factory.create, on_destroy=factory.destroy, worker_count=2)
+    ) as manager:
         futures = [manager.submit(lambda resource, x: x, i) for i in range(50)]
     assert [future.result(0) for future in futures] == list(range(50))
 
@@ -212,9 +227,15 @@ def test_leaving_the_with_block_by_an_interrupt_kills(factory, error):
     started, futures = threading.Event(), []
 
     def leave():
-        with TaskManager(Config(on_create=factory.create, on_destroy=factory.destroy, worker_count=1)) as manager:
-            futures.append(manager.submit(lambda ctx, resource: (started.set(), ctx.wait(PATIENCE))))
-            futures.extend(manager.submit(lambda ctx, resource: ctx.wait(PATIENCE)) for _ in range(5))
+        with TaskManager(
+            Config(on_create=factory.create, on_destroy=factory.destroy, worker_count=1)
+        ) as manager:
+            futures.append(
+                manager.submit(lambda ctx, resource: (started.set(), ctx.wait(PATIENCE)))
+            )
+            futures.extend(
+                manager.submit(lambda ctx, resource: ctx.wait(PATIENCE)) for _ in range(5)
+            )
             started.wait(PATIENCE)
             raise error
 
@@ -230,7 +251,8 @@ def test_cancelling_the_parent_context_drains_and_leaves_no_caller_waiting(new_m
     gate, seen = threading.Event(), []
     first = manager.submit(lambda ctx, resource: (gate.wait(PATIENCE), ctx.cancelled()))
     callers = [
-        threading.Thread(target=lambda i=i: seen.append(manager.queue_task(lambda resource: i))) for i in range(5)
+        threading.Thread(target=lambda i=i: seen.append(manager.queue_task(lambda resource: i)))
+        for i in range(5)
     ]
     for caller in callers:
         caller.start()
@@ -271,13 +293,20 @@ def test_kill_fails_what_waits_and_signals_what_runs(new_manager, factory):
     started.wait(PATIENCE)
     waiting = [manager.submit(lambda resource: 0, priority=i % 2 == 0) for i in range(20)]
     report = manager.kill()
-    assert [f.result(0) for f in running] == [(True, ContextCancelledError, TaskManagerKilledError)] * 2
+    assert [f.result(0) for f in running] == [
+        (True, ContextCancelledError, TaskManagerKilledError)
+    ] * 2
     for future in waiting:
         assert isinstance(future.exception(0), TaskManagerKilledError)
         assert isinstance(future.exception(0), concurrent.futures.CancelledError)
         assert future.attempts == 0
     assert not report.drained
-    assert (report.completed, report.cancelled, report.never_started, report.abandoned) == (2, 20, 20, ())
+    assert (report.completed, report.cancelled, report.never_started, report.abandoned) == (
+        2,
+        20,
+        20,
+        (),
+    )
     metrics = manager.metrics()
     assert metrics.total_tasks_arrived == 22
 
@@ -294,11 +323,17 @@ def test_kill_leaves_stuck_threads_behind_and_names_them(new_manager, factory):
     gate.set()
     eventually(lambda: factory.live == 0)
     metrics = manager.metrics()
-    assert (metrics.total_tasks_failed, metrics.total_tasks_completed, metrics.total_tasks_arrived) == (1, 0, 1)
+    assert (
+        metrics.total_tasks_failed,
+        metrics.total_tasks_completed,
+        metrics.total_tasks_arrived,
+    ) == (1, 0, 1)
 
 
 @pytest.mark.parametrize("where", ["in on_destroy", "after its last resource"])
-def test_a_kill_without_time_names_no_worker_that_only_has_to_leave(new_manager, factory, monkeypatch, where):
+def test_a_kill_without_time_names_no_worker_that_only_has_to_leave(
+    new_manager, factory, monkeypatch, where
+):
     monkeypatch.setattr(tasker._pool.lifecycle, "_JOIN", PATIENCE)  # however slow the machine is
     gate, leaving, reports = threading.Event(), threading.Event(), []
 
@@ -316,7 +351,9 @@ def test_a_kill_without_time_names_no_worker_that_only_has_to_leave(new_manager,
     eventually(lambda: manager.stats().idle_workers == 1)
     worker = engine.crew.members[0]
     leave = worker._leave
-    monkeypatch.setattr(worker, "_leave", lambda worker: (hold("after its last resource"), leave(worker)))
+    monkeypatch.setattr(
+        worker, "_leave", lambda worker: (hold("after its last resource"), leave(worker))
+    )
     killer = threading.Thread(target=lambda: reports.append(manager.kill(0)))
     killer.start()
     assert leaving.wait(PATIENCE)
@@ -341,7 +378,9 @@ def test_kill_wakes_blocked_callers_and_standard_waiters(new_manager):
             outcomes.append(error)
 
     threads = [threading.Thread(target=call) for _ in range(3)]
-    threads.append(threading.Thread(target=lambda: outcomes.append(concurrent.futures.wait(futures, PATIENCE))))
+    threads.append(
+        threading.Thread(target=lambda: outcomes.append(concurrent.futures.wait(futures, PATIENCE)))
+    )
     for thread in threads:
         thread.start()
     eventually(lambda: manager.stats().queued_tasks == 6 and all(f._standard for f in futures))
@@ -382,7 +421,11 @@ def test_a_retry_that_races_with_kill_is_settled(new_manager, request, pauses):
         for future in futures:
             assert future.exception(0) is not None
         metrics = manager.metrics()
-        assert metrics.total_tasks_arrived == 4 == metrics.total_tasks_failed + metrics.total_tasks_cancelled
+        assert (
+            metrics.total_tasks_arrived
+            == 4
+            == metrics.total_tasks_failed + metrics.total_tasks_cancelled
+        )
 
 
 def test_kill_overtakes_a_stop_and_repeated_closes_agree(new_manager):
@@ -431,7 +474,9 @@ def test_closing_from_a_task_does_not_lock_up(new_manager, method):
 def test_closing_from_a_callback_does_not_lock_up(new_manager, method):
     manager = new_manager(worker_count=1)
     reports = []
-    manager.queue_task_with_callback(lambda resource: 0, lambda *_: reports.append(getattr(manager, method)()))
+    manager.queue_task_with_callback(
+        lambda resource: 0, lambda *_: reports.append(getattr(manager, method)())
+    )
     assert manager.stop().abandoned == ()
     assert len(reports) == 1
     assert not reports[0].drained
@@ -444,7 +489,9 @@ def test_closing_from_the_callback_of_a_timeout_does_not_lock_up(new_manager, me
     manager.submit(lambda resource: gate.wait(PATIENCE))
     future = manager.submit(lambda resource: 0, timeout=0.01)
     called = threading.Event()
-    future.add_done_callback(lambda done: (reports.append(getattr(manager, method)()), called.set()))
+    future.add_done_callback(
+        lambda done: (reports.append(getattr(manager, method)()), called.set())
+    )
     assert called.wait(PATIENCE)
     gate.set()
     assert manager.stop().abandoned == ()
@@ -503,7 +550,9 @@ def test_a_task_may_stop_another_manager_and_wait_for_it(new_manager):
 def test_a_callback_may_submit(new_manager):
     manager = new_manager(worker_count=1)
     futures = []
-    manager.queue_task_with_callback(lambda resource: 0, lambda *_: futures.append(manager.submit(lambda resource: 5)))
+    manager.queue_task_with_callback(
+        lambda resource: 0, lambda *_: futures.append(manager.submit(lambda resource: 5))
+    )
     eventually(lambda: futures)
     assert futures[0].result(PATIENCE) == 5
 
@@ -576,7 +625,11 @@ def test_submitting_while_closing_is_either_accepted_and_finished_or_refused(new
         assert all(future.done() for future in accepted)
         assert close == "kill" or all(future.exception(0) is None for future in accepted)
         metrics = manager.metrics()
-        ended = metrics.total_tasks_completed + metrics.total_tasks_failed + metrics.total_tasks_cancelled
+        ended = (
+            metrics.total_tasks_completed
+            + metrics.total_tasks_failed
+            + metrics.total_tasks_cancelled
+        )
         assert metrics.total_tasks_arrived == ended
 
 
@@ -588,7 +641,9 @@ posix = pytest.mark.skipif(os.name != "posix", reason="signals to the own proces
 @posix
 @pytest.mark.parametrize("method", ["stop", "kill"])
 @pytest.mark.parametrize("bound", [0, 5])
-def test_closing_from_a_signal_handler_in_the_middle_of_submitting_does_not_lock_up(new_manager, method, bound):
+def test_closing_from_a_signal_handler_in_the_middle_of_submitting_does_not_lock_up(
+    new_manager, method, bound
+):
     manager, reports = new_manager(worker_count=1, queue_size=bound), []
 
     def submit_for_ever():
@@ -621,7 +676,9 @@ def test_ctrl_c_in_a_blocked_call_raises_at_once_and_cancels_the_task(new_manage
                 break  # else it came between Python's last look for signals and the sleep, and was not seen
 
     interrupting = threading.Thread(target=interrupt_when_it_waits)
-    previous = signal.signal(signal.SIGINT, signal.default_int_handler)  # a job in the background ignores it
+    previous = signal.signal(
+        signal.SIGINT, signal.default_int_handler
+    )  # a job in the background ignores it
     try:
         interrupting.start()
         with pytest.raises(KeyboardInterrupt):
@@ -637,8 +694,12 @@ def test_ctrl_c_in_a_blocked_call_raises_at_once_and_cancels_the_task(new_manage
 
 
 @posix
-@pytest.mark.usefixtures("no_collection")  # Python loses an exception that a handler raises inside somebody's __del__
-def test_ctrl_c_in_the_middle_of_submissions_strands_nothing_and_refuses_what_it_ends(new_manager, monkeypatch):
+@pytest.mark.usefixtures(
+    "no_collection"
+)  # Python loses an exception that a handler raises inside somebody's __del__
+def test_ctrl_c_in_the_middle_of_submissions_strands_nothing_and_refuses_what_it_ends(
+    new_manager, monkeypatch
+):
     late = []  # interrupts of submissions whose task had been taken already: those return
     monkeypatch.setattr(tasker._pool.engine, "deliver_later", late.append)
     manager = new_manager(worker_count=2, max_worker_count=2)
@@ -665,14 +726,23 @@ def test_ctrl_c_in_the_middle_of_submissions_strands_nothing_and_refuses_what_it
     assert not concurrent.futures.wait(futures, PATIENCE).not_done
     assert manager.join(PATIENCE)
     metrics = manager.metrics()
-    assert metrics.total_tasks_completed == len(futures), "accepted if and only if the submission returned"
-    assert metrics.total_tasks_arrived == metrics.total_tasks_completed + metrics.total_tasks_cancelled
+    assert metrics.total_tasks_completed == len(futures), (
+        "accepted if and only if the submission returned"
+    )
+    assert (
+        metrics.total_tasks_arrived == metrics.total_tasks_completed + metrics.total_tasks_cancelled
+    )
     eventually(lambda: manager.stats().idle_workers == 2)
 
 
 def test_a_forgotten_manager_is_stopped_and_collected(factory):
     manager = TaskManager(
-        Config(on_create=factory.create, on_destroy=factory.destroy, worker_count=2, resource_pool_size=0)
+        Config(
+            on_create=factory.create,
+            on_destroy=factory.destroy,
+            worker_count=2,
+            resource_pool_size=0,
+        )
     )
     future = manager.submit(lambda resource: "finished")
     watch, engine = weakref.ref(manager), weakref.ref(manager._engine)
@@ -799,7 +869,9 @@ def test_an_on_destroy_that_never_returns_does_not_hold_up_kill(new_manager, fac
         gate.wait(PATIENCE)
         factory.destroy(resource)
 
-    manager = new_manager(worker_count=1, max_worker_count=1, resource_pool_size=1, on_destroy=destroy)
+    manager = new_manager(
+        worker_count=1, max_worker_count=1, resource_pool_size=1, on_destroy=destroy
+    )
     assert manager.wait_ready(PATIENCE)
     report = manager.kill(0.05)
     assert not report.drained
@@ -808,7 +880,9 @@ def test_an_on_destroy_that_never_returns_does_not_hold_up_kill(new_manager, fac
     eventually(lambda: factory.live == 0)
 
 
-def test_a_kill_that_overtakes_a_stop_while_the_burst_thread_looks_fails_what_waits(new_manager, factory):
+def test_a_kill_that_overtakes_a_stop_while_the_burst_thread_looks_fails_what_waits(
+    new_manager, factory
+):
     manager = new_manager(worker_count=1, max_worker_count=1)
     gate, lifecycle, queue = threading.Event(), manager._engine.lifecycle, manager._engine.queue
     running = manager.submit(lambda resource: gate.wait(PATIENCE))

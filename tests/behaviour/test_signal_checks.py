@@ -41,9 +41,13 @@ from tests.support.errors import Sick
 PACKAGE = tasker.__path__[0]
 ENOUGH = 3000  # signals, or looks of another thread: more than are needed to see what happens in one of a thousand
 
-untraced = pytest.mark.skipif(sys.gettrace() is not None, reason="a debugger or a coverage tool traces this thread")
+untraced = pytest.mark.skipif(
+    sys.gettrace() is not None, reason="a debugger or a coverage tool traces this thread"
+)
 needs_signals = pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="needs POSIX signals")
-with_gil = pytest.mark.skipif(not gil_enabled(), reason="without the GIL threads run at the same time")
+with_gil = pytest.mark.skipif(
+    not gil_enabled(), reason="without the GIL threads run at the same time"
+)
 
 # a function, where in it the step begins, and the line that ends it: with its first call, or with its end
 STRETCHES = [
@@ -54,7 +58,11 @@ STRETCHES = [
     (Engine.run_task, "healthy, loan.context =", "loan.owner, loan.outer ="),
     (_call_each, "del calls[0]", "call()"),
     (_release, "del sleepers[0]", "sleeper.release()"),
-    (Context._followed, "followers = self._followers  # a signal", "followers = self._followers = made"),
+    (
+        Context._followed,
+        "followers = self._followers  # a signal",
+        "followers = self._followers = made",
+    ),
     (Shard._replace, "if self._published is not before", "self._published = after"),
     (Counters._count_queued, "if queued > self._queued", "self._queued = queued"),
     (Counters._forget_samples, "while self._samples[1][0]", "self._samples.popleft()"),
@@ -100,7 +108,9 @@ def inside(function, begin: str, end: str) -> dict[int, str]:
     return found
 
 
-@pytest.mark.parametrize(("function", "begin", "end"), STRETCHES, ids=lambda value: getattr(value, "__name__", ""))
+@pytest.mark.parametrize(
+    ("function", "begin", "end"), STRETCHES, ids=lambda value: getattr(value, "__name__", "")
+)
 def test_there_is_no_call_inside_of_what_is_one_step(function, begin, end):
     bytecodes = inside(function, begin, end)
     assert len(bytecodes) > 1
@@ -205,14 +215,18 @@ def test_cpython_looks_for_signals_at_calls_and_jumps_back_and_nowhere_else(new_
     with signals(note):
         while seen.total() < ENOUGH:
             work(manager)
-    elsewhere = [(code.co_qualname, place) for code, place in seen if place not in places_of_looks(code)]
+    elsewhere = [
+        (code.co_qualname, place) for code, place in seen if place not in places_of_looks(code)
+    ]
     assert elsewhere == []
 
 
 @with_gil
 @untraced
 def test_no_other_thread_comes_into_what_is_one_step(new_manager):
-    steps = {function.__code__: set(inside(function, begin, end)) for function, begin, end in STRETCHES}
+    steps = {
+        function.__code__: set(inside(function, begin, end)) for function, begin, end in STRETCHES
+    }
     seen: Counter[CodeType] = Counter()
     inside_of_steps: set[tuple[str, int]] = set()
 
@@ -278,7 +292,12 @@ def test_every_lock_is_made_by_new_lock():
         if made.search(line)
     ]
     # those that a thread sleeps on, which are not taken by `with`, and one that is only taken without the GIL
-    others = ("parking.py: lock = ", "context.py: sleeper = ", "queue.py: self._take_lock: Any = ", "locks.py: ")
+    others = (
+        "parking.py: lock = ",
+        "context.py: sleeper = ",
+        "queue.py: self._take_lock: Any = ",
+        "locks.py: ",
+    )
     assert [line for line in found if not line.startswith(others)] == []
 
 
@@ -313,7 +332,9 @@ def move(things, kept):
 
 @untraced
 @needs_signals
-@pytest.mark.parametrize("step", [give_and_take, give_and_set, insert_and_drop, move], ids=lambda step: step.__name__)
+@pytest.mark.parametrize(
+    "step", [give_and_take, give_and_set, insert_and_drop, move], ids=lambda step: step.__name__
+)
 def test_what_is_handed_on_is_lost_and_doubled_by_no_signal(step):
     codes = {function.__code__ for function in (hand_on, set_from, do_both, move_all)}
     struck: Counter[int] = Counter()

@@ -87,7 +87,9 @@ class Job:
             return (Sick, item)
         return (Failure, item) if item in self.failing else item
 
-    def expected(self, *, once: bool, return_exceptions: bool) -> tuple[list[object], type[BaseException] | None]:
+    def expected(
+        self, *, once: bool, return_exceptions: bool
+    ) -> tuple[list[object], type[BaseException] | None]:
         """What a plain loop would hand out, and the kind of error that ends it."""
         handed_out: list[object] = []
         for item in range(self.count):
@@ -119,7 +121,12 @@ def jobs(draw) -> Job:
     timeout=st.sampled_from([None, None, PATIENCE]),
     stop_after=st.one_of(st.none(), st.integers(0, 10)),
 )
-@settings(max_examples=max(1, int(SECONDS * 60)), deadline=None, database=None, phases=(Phase.generate, Phase.shrink))
+@settings(
+    max_examples=max(1, int(SECONDS * 60)),
+    deadline=None,
+    database=None,
+    phases=(Phase.generate, Phase.shrink),
+)
 @seed(SEED)
 def test_map_is_a_plain_loop(
     job: Job,
@@ -167,7 +174,9 @@ def test_map_is_a_plain_loop(
                     assert job.taken - len(handed_out) <= most
                     result = next(stream)
                     assert job.taken - len(handed_out) <= most
-                    handed_out.append((type(result), *result.args) if isinstance(result, Exception) else result)
+                    handed_out.append(
+                        (type(result), *result.args) if isinstance(result, Exception) else result
+                    )
         except StopIteration:
             pass
         except (Failure, Sick, InputError) as raised:
@@ -176,7 +185,9 @@ def test_map_is_a_plain_loop(
 
     whole = error is not None or len(handed_out) != stop_after  # whether it came to its own end
     if whole and len(handed_out) == stop_after:
-        assert job.count == 0, "an error that leaves before it is asked for: only at the call, if there is no item"
+        assert job.count == 0, (
+            "an error that leaves before it is asked for: only at the call, if there is no item"
+        )
     if ordered:
         assert handed_out == (expected if whole else expected[:stop_after])
     else:

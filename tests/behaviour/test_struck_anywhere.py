@@ -48,11 +48,18 @@ class Striker:
         threading.settrace(None)  # type: ignore[arg-type]
 
     def _trace_call(self, frame, event, arg):
-        thread = threading._active.get(threading.get_ident())  # current_thread() makes one where there is none
+        thread = threading._active.get(
+            threading.get_ident()
+        )  # current_thread() makes one where there is none
         if thread is None or not thread.name.endswith(self.suffix):
             return None
         path = frame.f_code.co_filename
-        if not path.startswith(PACKAGE) or "testing" in path or frame.f_code.co_name in NOT_OURS or takes_lock(frame):
+        if (
+            not path.startswith(PACKAGE)
+            or "testing" in path
+            or frame.f_code.co_name in NOT_OURS
+            or takes_lock(frame)
+        ):
             return None
         frame.f_trace_opcodes = True
         frame.f_trace_lines = False
@@ -98,7 +105,9 @@ def work(manager: TaskManager, log: Told) -> list:
     for future in futures:
         future.exception(PATIENCE)
     # struck at its very entry, a callback is told of as one that raised
-    eventually(lambda: len(called) + log.text.count("callback") >= len(futures) - 1, "the callbacks")
+    eventually(
+        lambda: len(called) + log.text.count("callback") >= len(futures) - 1, "the callbacks"
+    )
     return futures
 
 
@@ -124,9 +133,9 @@ def run(suffix: str, place: int) -> Striker:
     assert all(future.done() for future in futures)
     for future in futures:
         error = future.exception()
-        assert error is None or isinstance(error, (StruckError, ZeroDivisionError, Sick, TaskTimeoutError)), (
-            striker.struck
-        )
+        assert error is None or isinstance(
+            error, (StruckError, ZeroDivisionError, Sick, TaskTimeoutError)
+        ), striker.struck
     factory.check()
     return striker
 
@@ -157,7 +166,8 @@ def at_once(monkeypatch):
 
 
 @pytest.mark.skipif(
-    (3, 12) <= sys.version_info < (3, 14), reason="CPython crashes where one of several threads is traced by bytecodes"
+    (3, 12) <= sys.version_info < (3, 14),
+    reason="CPython crashes where one of several threads is traced by bytecodes",
 )
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
 @pytest.mark.timeout(600)
@@ -169,12 +179,18 @@ def test_an_exception_between_any_two_bytecodes_costs_a_turn_and_no_task(suffix)
         print(run(suffix, place).struck)
 
 
-@pytest.mark.skipif(not hasattr(os, "fork") or not gil_enabled(), reason="allocations cannot be made to fail there")
+@pytest.mark.skipif(
+    not hasattr(os, "fork") or not gil_enabled(), reason="allocations cannot be made to fail there"
+)
 @pytest.mark.parametrize("what", ["failing task", "task", "timeout", "burst"])
 def test_an_allocation_that_fails_leaves_no_task_without_an_outcome_and_ends_no_thread(what):
     pytest.importorskip("_testcapi")
     done = subprocess.run(
-        [sys.executable, "-c", NO_MEMORY, what], capture_output=True, text=True, timeout=100, check=False
+        [sys.executable, "-c", NO_MEMORY, what],
+        capture_output=True,
+        text=True,
+        timeout=100,
+        check=False,
     )
     if done.returncode == -signal.SIGSEGV:
         pytest.skip("CPython itself crashes here where allocations fail (3.12 does)")
@@ -256,8 +272,12 @@ os._exit(0)
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
-def test_a_retry_whose_worker_falls_before_it_is_put_back_has_arrived_once(new_manager, monkeypatch):
-    manager = new_manager(worker_count=1, burst_interval=0, check_health=lambda error: not isinstance(error, Sick))
+def test_a_retry_whose_worker_falls_before_it_is_put_back_has_arrived_once(
+    new_manager, monkeypatch
+):
+    manager = new_manager(
+        worker_count=1, burst_interval=0, check_health=lambda error: not isinstance(error, Sick)
+    )
     queue, count, struck, sick = manager._engine.queue, Shard.count, [], [Sick()]
 
     def fall_once(shard, *, retried=0, **others):
@@ -278,7 +298,9 @@ def test_a_retry_whose_worker_falls_before_it_is_put_back_has_arrived_once(new_m
     assert manager.metrics().total_tasks_arrived == 1
 
 
-@pytest.mark.skipif((3, 12) <= sys.version_info < (3, 14), reason="there no thread starts after a failed allocation")
+@pytest.mark.skipif(
+    (3, 12) <= sys.version_info < (3, 14), reason="there no thread starts after a failed allocation"
+)
 def test_a_resource_that_is_made_when_memory_ends_is_not_lost(new_manager, factory, request):
     _testcapi = pytest.importorskip("_testcapi")
     if not (gil_enabled() and hasattr(_testcapi, "set_nomemory")):
@@ -300,7 +322,11 @@ def test_a_resource_that_is_made_when_memory_ends_is_not_lost(new_manager, facto
         factory.destroy(resource)
 
     manager = new_manager(
-        worker_count=1, burst_interval=0, on_create=create, on_destroy=destroy, create_timeout=PATIENCE
+        worker_count=1,
+        burst_interval=0,
+        on_create=create,
+        on_destroy=destroy,
+        create_timeout=PATIENCE,
     )
     manager.submit(lambda resource: None).result(PATIENCE)
     assert manager.stop(PATIENCE).drained
@@ -311,7 +337,9 @@ def test_a_resource_that_is_made_when_memory_ends_is_not_lost(new_manager, facto
 @pytest.mark.skipif(not gil_enabled(), reason="allocations cannot be made to fail there")
 @pytest.mark.skipif(sys.version_info >= (3, 15), reason="there a lock is released without memory")
 @pytest.mark.parametrize("where", ["housekeeper", "timer", "worker", "task"])
-def test_a_lock_that_was_not_released_for_want_of_memory_is_released_by_its_thread(new_manager, monkeypatch, where):
+def test_a_lock_that_was_not_released_for_want_of_memory_is_released_by_its_thread(
+    new_manager, monkeypatch, where
+):
     manager = new_manager(worker_count=1, burst_interval=0)
     engine, struck = manager._engine, threading.Event()
     lock = engine.counters._lock

@@ -9,7 +9,9 @@ import textwrap
 
 import pytest
 
-pytestmark = pytest.mark.skipif(sys.version_info < (3, 14), reason="concurrent.interpreters is there from 3.14 on")
+pytestmark = pytest.mark.skipif(
+    sys.version_info < (3, 14), reason="concurrent.interpreters is there from 3.14 on"
+)
 
 BEGIN = f"import sys\nsys.path[:] = {sys.path!r}"
 INSIDE = f"""{BEGIN}
@@ -26,14 +28,18 @@ OPEN = "<sys>:0: RuntimeWarning: remaining subinterpreters; close them with Inte
 def run(program: str, **environment: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-c", program]
     environment = {**os.environ, **environment}
-    return subprocess.run(command, capture_output=True, text=True, timeout=50, check=False, env=environment)
+    return subprocess.run(
+        command, capture_output=True, text=True, timeout=50, check=False, env=environment
+    )
 
 
 def lines_of(code: str, *, closes: bool = True, stderr: str = "") -> list[str]:
     """What a subinterpreter prints that runs the code and ends: closed, or with the main one."""
     inside = INSIDE + textwrap.dedent(code)
     close = "other.close(); print('closed', flush=True)" if closes else ""
-    done = run(f"from concurrent import interpreters\nother = interpreters.create()\nother.exec({inside!r})\n{close}")
+    done = run(
+        f"from concurrent import interpreters\nother = interpreters.create()\nother.exec({inside!r})\n{close}"
+    )
     assert (done.returncode, done.stderr) == (0, stderr if closes else stderr + OPEN), done.stdout
     lines = done.stdout.splitlines()
     return lines[: lines.index("closed")] if closes else lines
@@ -63,7 +69,9 @@ with InterpreterPoolExecutor(2) as pool:
     print(list(pool.map(jobs.in_manager, range(9))), list(pool.map(jobs.in_drop_in, range(4))))
 """
     done = run(program, PYTHONPATH=os.pathsep.join([str(tmp_path), *sys.path]))
-    assert (done.returncode, done.stdout) == (0, "[0, 1, 2, 3, 4, 5, 6, 7, 8] [1, 3, 7, 13]\n"), done.stderr
+    assert (done.returncode, done.stdout) == (0, "[0, 1, 2, 3, 4, 5, 6, 7, 8] [1, 3, 7, 13]\n"), (
+        done.stderr
+    )
 
 
 @pytest.mark.parametrize("closes", [True, False], ids=["closed", "ends with the main one"])

@@ -26,7 +26,11 @@ class Ran:
     def __init__(self, status: int, out: str, err: str) -> None:
         self.status = status
         self.out = out
-        self.said = [line.removeprefix("tasker: ") for line in err.splitlines() if line.startswith("tasker: ")]
+        self.said = [
+            line.removeprefix("tasker: ")
+            for line in err.splitlines()
+            if line.startswith("tasker: ")
+        ]
         self.err = err
 
     @property
@@ -104,9 +108,16 @@ def test_every_line_is_an_item_and_every_result_a_line_of_json(app, run):
     ]
 
 
-def test_a_line_ends_with_a_newline_of_either_kind_or_with_the_input_and_an_empty_one_is_an_item(app, run):
+def test_a_line_ends_with_a_newline_of_either_kind_or_with_the_input_and_an_empty_one_is_an_item(
+    app, run
+):
     app.fn = list
-    assert run(b"a\n\n b \r\nlast", "app:fn").results == [["a"], [], [" ", "b", " "], ["l", "a", "s", "t"]]
+    assert run(b"a\n\n b \r\nlast", "app:fn").results == [
+        ["a"],
+        [],
+        [" ", "b", " "],
+        ["l", "a", "s", "t"],
+    ]
 
 
 def test_of_an_empty_input_nothing_is_written(app, run):
@@ -118,7 +129,13 @@ def test_of_an_empty_input_nothing_is_written(app, run):
 def test_a_jsonl_item_is_what_the_line_says_and_blank_lines_are_none(app, run):
     app.fn = lambda item: [type(item).__name__, item]
     ran = run('{"a": 1}\n\n[2]\n  \n"drei"\n4\nnull', "app:fn", "--format", "jsonl")
-    assert ran.results == [["dict", {"a": 1}], ["list", [2]], ["str", "drei"], ["int", 4], ["NoneType", None]]
+    assert ran.results == [
+        ["dict", {"a": 1}],
+        ["list", [2]],
+        ["str", "drei"],
+        ["int", 4],
+        ["NoneType", None],
+    ]
     assert sorted(record["line"] for record in ran.records) == [1, 3, 5, 6, 7]
 
 
@@ -156,7 +173,9 @@ def test_each_attempt_gets_the_item_anew(app, run):
 def test_results_are_written_as_they_are_finished(app, run):
     def fn(item):
         if item == "first":
-            eventually(lambda: '"second"' in Path("output").read_text(), "the second result in the file")
+            eventually(
+                lambda: '"second"' in Path("output").read_text(), "the second result in the file"
+            )
         return item
 
     app.fn = fn
@@ -250,7 +269,10 @@ def test_a_worker_makes_a_resource_and_frees_it_in_the_end(make, app, run):
     log: list[str] = []
     app.factory = lambda: make(log)
     app.fn = lambda resource, item: resource.log is log and item
-    assert run("a\nb\n", "app:fn", "--resource", "app:factory", "--workers", "1").results == ["a", "b"]
+    assert run("a\nb\n", "app:fn", "--resource", "app:factory", "--workers", "1").results == [
+        "a",
+        "b",
+    ]
     assert log == ["made", "closed"]
 
 
@@ -286,7 +308,18 @@ def test_an_unhealthy_error_costs_the_resource_and_not_the_line(name, app, run):
         return item
 
     app.fn, app.Sick, app.factory = fn, Sick, lambda: Thing(log)
-    ran = run("a\n", "app:fn", "--resource", "app:factory", "--unhealthy", name, "--retries", "2", "--workers", "1")
+    ran = run(
+        "a\n",
+        "app:fn",
+        "--resource",
+        "app:factory",
+        "--unhealthy",
+        name,
+        "--retries",
+        "2",
+        "--workers",
+        "1",
+    )
     assert (ran.status, ran.results, ran.figure("retries")) == (0, ["a"], 2)
     assert log == ["made", "closed"] * 3
 
@@ -308,7 +341,9 @@ def test_a_context_manager_is_left_with_what_broke_it(app, run):
         return item
 
     app.fn, app.factory, app.Sick = fn, Told, Sick
-    ran = run("a\nb\n", "app:fn", "--resource", "app:factory", "--unhealthy", "app:Sick", "--workers", "1")
+    ran = run(
+        "a\nb\n", "app:fn", "--resource", "app:factory", "--unhealthy", "app:Sick", "--workers", "1"
+    )
     assert (ran.status, ran.figure("retries"), len(ran.results)) == (1, 1, 1)
     assert left == [raised[0], None]
     assert "on_destroy" not in ran.err
@@ -319,7 +354,9 @@ def test_the_last_of_too_many_unhealthy_errors_is_the_line_s(app, run):
         raise Sick("gone")
 
     app.fn, app.Sick = fn, Sick
-    ran = run("a\n", "app:fn", "--unhealthy", "ValueError", "--unhealthy", "app:Sick", "--retries", "1")
+    ran = run(
+        "a\n", "app:fn", "--unhealthy", "ValueError", "--unhealthy", "app:Sick", "--retries", "1"
+    )
     assert ran.status == 1
     assert "Sick: gone; tasker: the last of 2 attempts" in ran.said[0]
 
@@ -328,7 +365,16 @@ def test_neither_an_unreadable_line_nor_a_result_that_is_not_json_breaks_the_res
     log: list[str] = []
     app.factory = lambda: Thing(log)
     app.fn = lambda resource, item: {1, 2}
-    options = ["--resource", "app:factory", "--unhealthy", "Exception", "--workers", "1", "--format", "jsonl"]
+    options = [
+        "--resource",
+        "app:factory",
+        "--unhealthy",
+        "Exception",
+        "--workers",
+        "1",
+        "--format",
+        "jsonl",
+    ]
     ran = run("nonsense\n1\n", "app:fn", *options)
     assert (ran.status, ran.figure("failed"), ran.figure("retries")) == (1, 2, 0)
     assert log == ["made", "closed"]
@@ -390,11 +436,18 @@ def test_a_failed_line_is_told_with_its_number_and_the_others_are_done(app, run)
     assert (ran.status, ran.results) == (1, [1.0, 0.5])
     assert ran.said == ["line 2: ZeroDivisionError: division by zero (other.py:2)"]
     assert [json.loads(line) for line in Path("failed").read_text().splitlines()] == [
-        {"line": 2, "input": "0", "error": "ZeroDivisionError: division by zero", "where": "other.py:2"}
+        {
+            "line": 2,
+            "input": "0",
+            "error": "ZeroDivisionError: division by zero",
+            "where": "other.py:2",
+        }
     ]
 
 
-@pytest.mark.parametrize(("form", "lines"), [("lines", "a\nbad\nc\nbad\n"), ("jsonl", '["a"]\n"bad"\n3\n"bad"\n')])
+@pytest.mark.parametrize(
+    ("form", "lines"), [("lines", "a\nbad\nc\nbad\n"), ("jsonl", '["a"]\n"bad"\n3\n"bad"\n')]
+)
 def test_a_rerun_takes_just_the_failed_lines_with_their_numbers(form, lines, app, run):
     broken = ["bad"]
 
@@ -406,11 +459,17 @@ def test_a_rerun_takes_just_the_failed_lines_with_their_numbers(form, lines, app
     app.fn = fn
     first = run(lines, "app:fn", "--format", form, "--errors", "failed")
     assert (first.status, sorted(record["line"] for record in first.records)) == (1, [1, 3])
-    again = run(None, "app:fn", "--input", "failed", "--format", "errors", "--errors", "failed again")
+    again = run(
+        None, "app:fn", "--input", "failed", "--format", "errors", "--errors", "failed again"
+    )
     assert (again.status, again.out, sorted(again.said)) == (1, "", sorted(first.said))
-    assert sorted(Path("failed again").read_text().splitlines()) == sorted(Path("failed").read_text().splitlines())
+    assert sorted(Path("failed again").read_text().splitlines()) == sorted(
+        Path("failed").read_text().splitlines()
+    )
     broken.clear()
-    last = run(None, "app:fn", "--input", "failed again", "--format", "errors", "--errors", "still failed")
+    last = run(
+        None, "app:fn", "--input", "failed again", "--format", "errors", "--errors", "still failed"
+    )
     assert last.status == 0
     assert last.by_line == [{"line": line, "input": "bad", "result": "bad"} for line in (2, 4)]
     assert Path("still failed").read_text() == ""
@@ -419,16 +478,33 @@ def test_a_rerun_takes_just_the_failed_lines_with_their_numbers(form, lines, app
 @pytest.mark.parametrize(
     ("form", "line", "unreadable", "reason"),
     [
-        ("lines", b"\xff!", "\udcff!", "not UTF-8: 'utf-8' codec can't decode byte 0xff in position 0"),
-        ("jsonl", b'"\xff"', '"\udcff"', "not UTF-8: 'utf-8' codec can't decode byte 0xff in position 1"),
+        (
+            "lines",
+            b"\xff!",
+            "\udcff!",
+            "not UTF-8: 'utf-8' codec can't decode byte 0xff in position 0",
+        ),
+        (
+            "jsonl",
+            b'"\xff"',
+            '"\udcff"',
+            "not UTF-8: 'utf-8' codec can't decode byte 0xff in position 1",
+        ),
         ("jsonl", b'{"a": ', '{"a": ', "not JSON: Expecting value: line 1 column 7"),
         ("jsonl", b"[" * 100_000, "[" * 100_000, "not JSON: "),
         ("errors", b"{}", "{}", "not a line that --errors wrote"),
-        ("errors", b'{"line": "1", "input": 2}', '{"line": "1", "input": 2}', "not a line that --errors wrote"),
+        (
+            "errors",
+            b'{"line": "1", "input": 2}',
+            '{"line": "1", "input": 2}',
+            "not a line that --errors wrote",
+        ),
         ("errors", b"?", "?", "not JSON: Expecting value"),
     ],
 )
-def test_an_unreadable_line_fails_alone_and_a_rerun_knows_it(form, line, unreadable, reason, app, run):
+def test_an_unreadable_line_fails_alone_and_a_rerun_knows_it(
+    form, line, unreadable, reason, app, run
+):
     good = b'{"line": 1, "input": "7"}\n' if form == "errors" else b"7\n"
     app.fn = int
     ran = run(good + line + b"\n" + good, "app:fn", "--format", form, "--errors", "failed")
@@ -437,7 +513,9 @@ def test_an_unreadable_line_fails_alone_and_a_rerun_knows_it(form, line, unreada
     assert said.startswith(f"line 2: {reason}")
     (failed,) = map(json.loads, Path("failed").read_text().splitlines())
     assert (failed["line"], failed["unreadable"]) == (2, unreadable)
-    again = run(None, "app:fn", "--input", "failed", "--format", "errors", "--errors", "failed again")
+    again = run(
+        None, "app:fn", "--input", "failed", "--format", "errors", "--errors", "failed again"
+    )
     assert (again.status, again.said) == (1, ran.said)
     assert Path("failed again").read_bytes() == Path("failed").read_bytes()
 
@@ -447,10 +525,21 @@ def test_not_a_number_is_no_json_neither_in_the_input_nor_in_a_result(app, run):
     items = '["NaN"]\nNaN\n[1, Infinity]\n{"a": -Infinity}\n1e999\n"infinite"\n'
     ran = run(items, "app:fn", "--format", "jsonl", "--errors", "failed", "--ordered")
     assert ran.results == [["NaN"]]
-    assert [said.split(":", 2)[1] for said in ran.said] == [" not JSON"] * 3 + [" the result is not JSON"] * 2
-    failed = [json.loads(line, parse_constant=pytest.fail) for line in Path("failed").read_text().splitlines()]
+    assert [said.split(":", 2)[1] for said in ran.said] == [" not JSON"] * 3 + [
+        " the result is not JSON"
+    ] * 2
+    failed = [
+        json.loads(line, parse_constant=pytest.fail)
+        for line in Path("failed").read_text().splitlines()
+    ]
     assert [record["line"] for record in failed] == [2, 3, 4, 5, 6]
-    assert [record.get("unreadable") for record in failed] == ["NaN", "[1, Infinity]", '{"a": -Infinity}', None, None]
+    assert [record.get("unreadable") for record in failed] == [
+        "NaN",
+        "[1, Infinity]",
+        '{"a": -Infinity}',
+        None,
+        None,
+    ]
 
 
 def test_an_unreadable_line_that_was_never_begun_is_written_as_what_it_is(app, run, monkeypatch):
@@ -461,14 +550,21 @@ def test_an_unreadable_line_that_was_never_begun_is_written_as_what_it_is(app, r
 
     app.fn, app.factory = lambda resource, item: item, factory
     lines = b'["good"]\nnonsense\n"\xff"\n{"a": 1.10}\n'
-    first = run(lines, "app:fn", "--resource", "app:factory", "--format", "jsonl", "--errors", "failed")
+    first = run(
+        lines, "app:fn", "--resource", "app:factory", "--format", "jsonl", "--errors", "failed"
+    )
     assert (first.status, first.figure("failed")) == (1, 4)
-    failed = {record["line"]: record for record in map(json.loads, Path("failed").read_text().splitlines())}
+    failed = {
+        record["line"]: record
+        for record in map(json.loads, Path("failed").read_text().splitlines())
+    }
     assert [failed[2]["unreadable"], failed[3]["unreadable"]] == ["nonsense", '"\udcff"']
     assert failed[2]["error"].startswith("not JSON: ")
     assert failed[3]["error"].startswith("not UTF-8: ")
     assert "down" in failed[1]["error"]
-    again = run(None, "app:fn", "--resource", "builtins:object", "--input", "failed", "--format", "errors")
+    again = run(
+        None, "app:fn", "--resource", "builtins:object", "--input", "failed", "--format", "errors"
+    )
     assert (again.results, len(again.said)) == ([["good"], {"a": 1.1}], 2)
 
 
@@ -478,7 +574,9 @@ def _circle():
     return circle
 
 
-@pytest.mark.parametrize("result", [b"bytes", float("nan"), {(1, 2): 3}, {1, 2}, _circle(), object()])
+@pytest.mark.parametrize(
+    "result", [b"bytes", float("nan"), {(1, 2): 3}, {1, 2}, _circle(), object()]
+)
 def test_a_result_that_is_not_json_is_an_error_of_its_line_alone(result, app, run):
     app.fn = lambda item: item if item == "good" else result
     ran = run("bad\ngood\n", "app:fn", "--errors", "failed")
@@ -500,7 +598,9 @@ def test_a_coroutine_that_a_function_returns_is_an_error_of_its_line(app, run):
     assert "returned a coroutine" in said
 
 
-@pytest.mark.parametrize("error", [SystemExit(3), KeyboardInterrupt(), StopIteration(), RecursionError("deep")])
+@pytest.mark.parametrize(
+    "error", [SystemExit(3), KeyboardInterrupt(), StopIteration(), RecursionError("deep")]
+)
 def test_whatever_a_function_raises_is_an_error_of_its_line_alone(error, app, run):
     def fn(item):
         if item == "bad":
@@ -522,7 +622,9 @@ def test_an_error_of_several_lines_is_told_in_one(app, run):
     assert said.startswith("line 1: ValueError: first; second; third (")
 
 
-@pytest.mark.skipif(not Path("/proc/self/mem").exists(), reason="needs a file that opens and cannot be read")
+@pytest.mark.skipif(
+    not Path("/proc/self/mem").exists(), reason="needs a file that opens and cannot be read"
+)
 def test_an_input_that_fails_ends_the_run_with_what_was_read(app, run):
     app.fn = str
     ran = run(None, "app:fn", "--input", "/proc/self/mem")
@@ -555,7 +657,9 @@ def test_a_limit_takes_the_first_items_and_reads_no_more(app, run):
     app.fn = str.upper
     assert run("a\nb\nc\n", "app:fn", "--limit", "2").results == ["A", "B"]
     assert run("a\nb\nc\n", "app:fn", "--limit", "5").results == ["A", "B", "C"]
-    assert run("1\n\n\n2\n3\n", "app:fn", "--format", "jsonl", "--limit", "2").figure("lines") == 2  # of items
+    assert (
+        run("1\n\n\n2\n3\n", "app:fn", "--format", "jsonl", "--limit", "2").figure("lines") == 2
+    )  # of items
     Path("results").write_text('{"line": 1, "input": "a", "result": "A"}\n')
     assert run("a\nb\nc\n", "app:fn", "--limit", "2", "--resume", "results").results == ["B"]
 
@@ -588,7 +692,11 @@ def test_a_dry_run_of_one_that_resumes_shows_what_is_left(app, run):
     torn = '{"line": 1, "input": "a", "result": "A"}\n{"line": 2, "inp'
     Path("results").write_text(torn)
     ran = run("a\nb\n", *resumes, "--dry-run")
-    assert (ran.status, ran.out, ran.said) == (0, "app:fn('b')\n", ["dry run: 1 to do, 1 done already, 0 unreadable"])
+    assert (ran.status, ran.out, ran.said) == (
+        0,
+        "app:fn('b')\n",
+        ["dry run: 1 to do, 1 done already, 0 unreadable"],
+    )
     assert Path("results").read_text() == torn
 
 
@@ -615,7 +723,12 @@ def test_a_run_that_resumes_does_what_is_left_and_keeps_what_there_is(app, run):
     done = Path("results").read_bytes()
     down.clear()
     again = run("a\nb\nc\nd\n", *RESUMES, "--ordered")
-    assert (again.status, again.figure("lines"), again.figure("done"), again.figure("skipped")) == (0, 4, 2, 2)
+    assert (again.status, again.figure("lines"), again.figure("done"), again.figure("skipped")) == (
+        0,
+        4,
+        2,
+        2,
+    )
     assert Path("results").read_bytes().startswith(done)
     assert [record["result"] for record in written()] == ["A", "C", "B", "D"]
     assert run("a\nb\nc\nd\n", *RESUMES).figure("skipped") == 4
@@ -641,7 +754,9 @@ def test_a_result_stands_for_one_of_two_items_that_are_the_same(app, run):
 def test_failed_lines_of_an_errors_file_are_resumed_as_well(app, run):
     app.fn = int
     assert run("x\n1\n2\n", "app:fn", "--output", "results", "--errors", "failed").status == 1
-    Path("failed").write_text(Path("failed").read_text() + '{"line": 9, "input": "2", "error": "?"}\n')
+    Path("failed").write_text(
+        Path("failed").read_text() + '{"line": 9, "input": "2", "error": "?"}\n'
+    )
     ran = run(None, *RESUMES, "--input", "failed", "--format", "errors")
     assert (ran.figure("failed"), ran.figure("skipped"), len(written())) == (1, 1, 2)
 
@@ -679,7 +794,10 @@ def test_a_file_of_another_kind_is_refused_and_left_as_it_is(content, good, app,
     Path("results").write_bytes(before)
     ran = run("a\nb\n", *RESUMES)
     line = 3 if good else 1
-    assert (ran.status, ran.said) == (2, [f"--resume results: line {line} is no result that tasker map has written"])
+    assert (ran.status, ran.said) == (
+        2,
+        [f"--resume results: line {line} is no result that tasker map has written"],
+    )
     assert Path("results").read_bytes() == before
 
 
@@ -706,17 +824,38 @@ def test_results_to_resume_are_kept_apart_from_the_errors(app, run):
         (["map", "app:fn", "--work", "2"], "there is no option --work"),
         (["map", "app:fn", "app:fn"], "there is no option app:fn"),
         (["map", "app:fn", "--workers"], "argument --workers: expected one argument"),
-        (["map", "app:fn", "--workers", "0"], "argument --workers: must be a whole number, 1 or more, not '0'"),
-        (["map", "app:fn", "--workers", "two"], "argument --workers: must be a whole number, 1 or more, not 'two'"),
-        (["map", "app:fn", "--workers=3", "--max-workers=2"], "--max-workers must be at least --workers (3), not 2"),
-        (["map", "app:fn", "--retries", "-1"], "argument --retries: must be a whole number, 0 or more, not '-1'"),
+        (
+            ["map", "app:fn", "--workers", "0"],
+            "argument --workers: must be a whole number, 1 or more, not '0'",
+        ),
+        (
+            ["map", "app:fn", "--workers", "two"],
+            "argument --workers: must be a whole number, 1 or more, not 'two'",
+        ),
+        (
+            ["map", "app:fn", "--workers=3", "--max-workers=2"],
+            "--max-workers must be at least --workers (3), not 2",
+        ),
+        (
+            ["map", "app:fn", "--retries", "-1"],
+            "argument --retries: must be a whole number, 0 or more, not '-1'",
+        ),
         (["map", "app:fn", "--retries", "1"], "--retries needs --unhealthy"),
-        (["map", "app:fn", "--timeout", "0"], "argument --timeout: must be a number of seconds, more than 0, not '0'"),
+        (
+            ["map", "app:fn", "--timeout", "0"],
+            "argument --timeout: must be a number of seconds, more than 0, not '0'",
+        ),
         (["map", "app:fn", "--timeout", "nan"], "argument --timeout: must be a number of seconds"),
         (["map", "app:fn", "--timeout", "inf"], "argument --timeout: must be a number of seconds"),
-        (["map", "app:fn", "--limit", "0"], "argument --limit: must be a whole number, 1 or more, not '0'"),
+        (
+            ["map", "app:fn", "--limit", "0"],
+            "argument --limit: must be a whole number, 1 or more, not '0'",
+        ),
         (["map", "app:fn", "--placement", "ray"], "argument --placement: invalid choice: 'ray'"),
-        (["map", "app:fn", "--grace", "1"], "--grace needs --placement processes: a thread cannot be ended"),
+        (
+            ["map", "app:fn", "--grace", "1"],
+            "--grace needs --placement processes: a thread cannot be ended",
+        ),
         (
             ["map", "app:fn", "--placement", "processes", "--grace", "-1"],
             "argument --grace: must be a number of seconds, 0",
@@ -728,39 +867,87 @@ def test_results_to_resume_are_kept_apart_from_the_errors(app, run):
         (["map", "app:fn", "--resume", "-"], "--resume needs a file of its own, not -"),
         (["map", "app:fn", "--resume", "nowhere"], "--resume nowhere: No such file or directory"),
         (["map", "app:fn", "--resume", "."], "--resume .: "),
-        (["map", "app:fn", "--resume", "input"], "--input input and --resume input are the same file"),
+        (
+            ["map", "app:fn", "--resume", "input"],
+            "--input input and --resume input are the same file",
+        ),
         (["map", "app:fn", "--format", "xml"], "argument --format: invalid choice: 'xml'"),
         (["map", "app:fn", "--errors", "-"], "--errors needs a file of its own, not -"),
         (["map", "app:fn", "--input", "nowhere"], "--input nowhere: No such file or directory"),
         (["map", "app:fn", "--input", "."], "--input .: "),
-        (["map", "app:fn", "--output", "nowhere/x"], "--output nowhere/x: No such file or directory"),
-        (["map", "app:fn", "--errors", "nowhere/x"], "--errors nowhere/x: No such file or directory"),
+        (
+            ["map", "app:fn", "--output", "nowhere/x"],
+            "--output nowhere/x: No such file or directory",
+        ),
+        (
+            ["map", "app:fn", "--errors", "nowhere/x"],
+            "--errors nowhere/x: No such file or directory",
+        ),
         (["map", "app:fn", "--errors", "a\0b"], "--errors a\0b: embedded null byte"),
         (["map", "app"], "'app' must be MODULE:FUNCTION, for example json:dumps"),
         (["map", ":fn"], "':fn' must be MODULE:FUNCTION"),
         (["map", "app:"], "'app:' must be MODULE:FUNCTION"),
         (["map", ".app:fn"], "importing '.app' failed: TypeError: "),
         (["map", "nowhere:fn"], "there is no module 'nowhere', in the current folder or elsewhere"),
-        (["map", "json.nowhere:fn"], "there is no module 'json.nowhere', in the current folder or elsewhere"),
+        (
+            ["map", "json.nowhere:fn"],
+            "there is no module 'json.nowhere', in the current folder or elsewhere",
+        ),
         (["map", "app:fm"], "app has no 'fm'"),
         (["map", "app:fn.x"], "app:fn has no 'x'"),
         (["map", "app:number"], "app:number is 3, no function"),
-        (["map", "app:coroutine"], "app:coroutine is a coroutine function, and workers are threads"),
-        (["map", "app:two"], "app:two must be callable with (item), and with a resource first only if there is a"),
-        (["map", "app:fn", "--resource", "app:factory"], "app:fn must be callable with (resource, item) or (context, "),
-        (["map", "app:coroutine", "--resource", "app:factory"], "app:coroutine is a coroutine function"),
+        (
+            ["map", "app:coroutine"],
+            "app:coroutine is a coroutine function, and workers are threads",
+        ),
+        (
+            ["map", "app:two"],
+            "app:two must be callable with (item), and with a resource first only if there is a",
+        ),
+        (
+            ["map", "app:fn", "--resource", "app:factory"],
+            "app:fn must be callable with (resource, item) or (context, ",
+        ),
+        (
+            ["map", "app:coroutine", "--resource", "app:factory"],
+            "app:coroutine is a coroutine function",
+        ),
         (["map", "app:generator"], "app:generator is a generator function, which has no result"),
-        (["map", "app:generator", "--resource", "app:factory"], "app:generator is a generator function"),
+        (
+            ["map", "app:generator", "--resource", "app:factory"],
+            "app:generator is a generator function",
+        ),
         (["map", "app:two", "--resource", "app:nothing"], "app has no 'nothing'"),
         (["map", "app:two", "--resource", "app"], "'app' must be MODULE:FACTORY"),
-        (["map", "app:two", "--resource", "app:number"], "app:number must be a function that can be called with no"),
-        (["map", "app:two", "--resource", "app:fn"], "app:fn must be a function that can be called with no arguments"),
-        (["map", "app:two", "--resource", "app:coroutine"], "app:coroutine must be a function that can be called with"),
-        (["map", "app:fn", "--unhealthy", "Sick"], "--unhealthy: there is no builtin exception 'Sick'"),
-        (["map", "app:fn", "--unhealthy", "int"], "--unhealthy: int is <class 'int'>, no exception type"),
-        (["map", "app:fn", "--unhealthy", "app:number"], "--unhealthy: app:number is 3, no exception type"),
+        (
+            ["map", "app:two", "--resource", "app:number"],
+            "app:number must be a function that can be called with no",
+        ),
+        (
+            ["map", "app:two", "--resource", "app:fn"],
+            "app:fn must be a function that can be called with no arguments",
+        ),
+        (
+            ["map", "app:two", "--resource", "app:coroutine"],
+            "app:coroutine must be a function that can be called with",
+        ),
+        (
+            ["map", "app:fn", "--unhealthy", "Sick"],
+            "--unhealthy: there is no builtin exception 'Sick'",
+        ),
+        (
+            ["map", "app:fn", "--unhealthy", "int"],
+            "--unhealthy: int is <class 'int'>, no exception type",
+        ),
+        (
+            ["map", "app:fn", "--unhealthy", "app:number"],
+            "--unhealthy: app:number is 3, no exception type",
+        ),
         (["map", "app:fn", "--unhealthy", "app:Sick"], "app has no 'Sick'"),
-        (["map", "app:fn", "--unhealthy", "ValueError", "--unhealthy", "x:"], "'x:' must be MODULE:EXCEPTION"),
+        (
+            ["map", "app:fn", "--unhealthy", "ValueError", "--unhealthy", "x:"],
+            "'x:' must be MODULE:EXCEPTION",
+        ),
     ],
 )
 def test_what_cannot_be_done_is_told_in_one_line_and_nothing_runs(arguments, said, app, capsys):
@@ -789,15 +976,29 @@ def test_what_cannot_be_done_is_told_in_one_line_and_nothing_runs(arguments, sai
 @pytest.mark.parametrize(
     ("source", "said"),
     [
-        ("x = 1\nx / 0\n", "importing 'broken' failed: ZeroDivisionError: division by zero (broken.py:2)"),
-        ("import missing\n", "importing 'broken' failed: ModuleNotFoundError: No module named 'missing' (broken.py:1)"),
-        ("from json import no\n", "importing 'broken' failed: ImportError: cannot import name 'no' from 'json'"),
+        (
+            "x = 1\nx / 0\n",
+            "importing 'broken' failed: ZeroDivisionError: division by zero (broken.py:2)",
+        ),
+        (
+            "import missing\n",
+            "importing 'broken' failed: ModuleNotFoundError: No module named 'missing' (broken.py:1)",
+        ),
+        (
+            "from json import no\n",
+            "importing 'broken' failed: ImportError: cannot import name 'no' from 'json'",
+        ),
         ("def f(:\n", "importing 'broken' failed: "),
         ("raise SystemExit(0)\n", "importing 'broken' failed: SystemExit: 0 (broken.py:1)"),
-        ("raise ValueError('a\\nb')\n", "importing 'broken' failed: ValueError: a; b (broken.py:1)"),
+        (
+            "raise ValueError('a\\nb')\n",
+            "importing 'broken' failed: ValueError: a; b (broken.py:1)",
+        ),
     ],
 )
-def test_a_module_that_cannot_be_imported_is_told_with_its_last_line_and_the_place(source, said, run):
+def test_a_module_that_cannot_be_imported_is_told_with_its_last_line_and_the_place(
+    source, said, run
+):
     Path("broken.py").write_text(source)
     ran = run("a\n", "broken:f")
     assert (ran.status, ran.out) == (2, "")
@@ -818,7 +1019,9 @@ def test_a_builtin_and_a_method_are_functions_too(run):
     assert run("abc\n", "os.path:abspath").results == [os.path.abspath("abc")]
 
 
-@pytest.mark.parametrize("names", [("input", "input", None), ("input", "output", "input"), ("input", "same", "same")])
+@pytest.mark.parametrize(
+    "names", [("input", "input", None), ("input", "output", "input"), ("input", "same", "same")]
+)
 def test_a_file_is_not_read_and_written_at_once_nor_written_twice(names, app, run):
     source, output, errors = names
     app.fn = str

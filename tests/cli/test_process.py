@@ -46,7 +46,9 @@ def start(tmp_path: Path) -> Iterator[Any]:
 def test_python_m_tasker_is_the_command_line(tmp_path):
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     command = [sys.executable, "-m", "tasker", "map", "builtins:len"]
-    done = subprocess.run(command, input=b"ab\nc\n", capture_output=True, env=environment, cwd=tmp_path, check=False)
+    done = subprocess.run(
+        command, input=b"ab\nc\n", capture_output=True, env=environment, cwd=tmp_path, check=False
+    )
     assert done.returncode == 0
     assert sorted(json.loads(line)["result"] for line in done.stdout.splitlines()) == [1, 2]
 
@@ -68,7 +70,9 @@ PLACEMENTS = [(), ("--placement", "processes")]
 @posix_only
 @pytest.mark.parametrize("placement", PLACEMENTS)
 @pytest.mark.parametrize("unbuffered", ["", "1"])
-def test_when_nobody_reads_the_results_any_more_it_ends_quietly(unbuffered, placement, start, monkeypatch):
+def test_when_nobody_reads_the_results_any_more_it_ends_quietly(
+    unbuffered, placement, start, monkeypatch
+):
     monkeypatch.setenv("PYTHONUNBUFFERED", unbuffered)
     endless = subprocess.Popen(["yes", "1"], stdout=subprocess.PIPE)
     process = start("app:inverse", *placement, stdin=endless.stdout)
@@ -97,7 +101,9 @@ def test_a_signal_keeps_what_was_finished_and_cancels_the_rest(number, more, sta
     _, out, err = process.end()
     assert (status, out) == (128 + number, "")
     failed = {record["line"]: record["error"] for record in records(tmp_path / "failed")}
-    assert failed.keys() == ({3, 4} if 4 in failed else {3})  # the reader may not have come to the last one
+    assert failed.keys() == (
+        {3, 4} if 4 in failed else {3}
+    )  # the reader may not have come to the last one
     assert failed[3] in ("cancelled", "InterruptedError: told to end")
     assert failed.get(4, "cancelled") == "cancelled"
     assert f"tasker: {signal.Signals(number).name}: the last line taken was {max(failed)}" in err
@@ -106,7 +112,9 @@ def test_a_signal_keeps_what_was_finished_and_cancels_the_rest(number, more, sta
 
 @posix_only
 def test_a_result_that_waits_for_its_turn_is_written_when_a_signal_comes(start, tmp_path):
-    process = start("app:wait", "--resource", "app:connect", "--workers", "2", "--ordered", "--errors", "failed")
+    process = start(
+        "app:wait", "--resource", "app:connect", "--workers", "2", "--ordered", "--errors", "failed"
+    )
     process.write(b"wait\n" + b"done\n" * 30 + b"last\n")
     process.wait_until_it_says(b"last")  # the other worker has finished all before
     process.popen.send_signal(signal.SIGINT)
@@ -114,7 +122,9 @@ def test_a_result_that_waits_for_its_turn_is_written_when_a_signal_comes(start, 
     assert status == 130
     written = [json.loads(line)["line"] for line in out.splitlines()]
     assert written[:30] == list(range(2, 32))
-    assert sorted([*written, *(record["line"] for record in records(tmp_path / "failed"))]) == list(range(1, 33))
+    assert sorted([*written, *(record["line"] for record in records(tmp_path / "failed"))]) == list(
+        range(1, 33)
+    )
 
 
 FOR_EVER = "import tasker.cli.mapping; tasker.cli.mapping.GRACE = 1e6"
@@ -123,7 +133,9 @@ FOR_EVER = "import tasker.cli.mapping; tasker.cli.mapping.GRACE = 1e6"
 @posix_only
 @pytest.mark.parametrize("placement", [(), ("--placement", "processes", "--grace", "1e6")])
 def test_a_second_ctrl_c_gives_up_functions_that_do_not_listen(placement, start):
-    process = start("app:never", "--resource", "app:connect", "--workers", "1", *placement, preamble=FOR_EVER)
+    process = start(
+        "app:never", "--resource", "app:connect", "--workers", "1", *placement, preamble=FOR_EVER
+    )
     process.write(b"a\n")
     process.wait_until_it_says(b"waiting")
     process.popen.send_signal(signal.SIGINT)
@@ -179,9 +191,17 @@ def test_a_function_computes_in_processes_by_whatever_it_is_named(start):
     assert (status, [record["result"][0] for record in done]) == (0, [3, 6, 10])
     assert process.popen.pid not in {record["result"][1] for record in done}
     assert len(err.splitlines()) == FIGURES
-    assert [record["result"] for record in feed(start("app:times", *PROCESSES), b"3\n4\n")[1]] == [9, 12]
-    assert [record["result"] for record in feed(start("app:shout", *PROCESSES), b"a\nb\n")[1]] == ["A", "B"]
-    assert [record["result"] for record in feed(start("builtins:str.title", *PROCESSES), b"a\n")[1]] == ["A"]
+    assert [record["result"] for record in feed(start("app:times", *PROCESSES), b"3\n4\n")[1]] == [
+        9,
+        12,
+    ]
+    assert [record["result"] for record in feed(start("app:shout", *PROCESSES), b"a\nb\n")[1]] == [
+        "A",
+        "B",
+    ]
+    assert [
+        record["result"] for record in feed(start("builtins:str.title", *PROCESSES), b"a\n")[1]
+    ] == ["A"]
 
 
 @posix_only
@@ -196,7 +216,9 @@ def test_errors_in_processes_are_told_as_those_in_threads(start, tmp_path):
 
 
 @posix_only
-def test_a_process_that_dies_costs_its_line_alone_and_as_many_attempts_as_it_may_have(start, tmp_path):
+def test_a_process_that_dies_costs_its_line_alone_and_as_many_attempts_as_it_may_have(
+    start, tmp_path
+):
     status, done, err = feed(start("app:fails", "--retries", "1", *PROCESSES), b"a\nkilled\nb\nc\n")
     assert (status, [record["result"] for record in done]) == (1, ["a", "b", "c"])
     (line,) = (line for line in err.splitlines() if "tasker: line 2: " in line)
@@ -207,16 +229,39 @@ def test_a_process_that_dies_costs_its_line_alone_and_as_many_attempts_as_it_may
 
 @posix_only
 def test_an_error_that_breaks_the_resource_is_known_where_it_is_raised(start, tmp_path):
-    options = ["--resource", "app:Told", "--unhealthy", "app:Odd", "--placement", "processes", "--workers", "1"]
+    options = [
+        "--resource",
+        "app:Told",
+        "--unhealthy",
+        "app:Odd",
+        "--placement",
+        "processes",
+        "--workers",
+        "1",
+    ]
     status, done, err = feed(start("app:breaks", *options), b"a\nodd\n")
     assert (status, [record["result"][0] for record in done]) == (0, ["a", "odd"])
-    assert [line for line in err.splitlines() if line.startswith("left")] == ["left by Odd: not odd", "left by None"]
-    assert done[0]["result"][1] != done[1]["result"][1]  # another process, after the resource of the first was freed
+    assert [line for line in err.splitlines() if line.startswith("left")] == [
+        "left by Odd: not odd",
+        "left by None",
+    ]
+    assert (
+        done[0]["result"][1] != done[1]["result"][1]
+    )  # another process, after the resource of the first was freed
 
 
 @posix_only
 def test_a_line_that_takes_too_long_is_ended_in_a_process(start, tmp_path):
-    options = ["--resource", "app:connect", "--timeout", "0.5", "--grace", "0", "--placement", "processes"]
+    options = [
+        "--resource",
+        "app:connect",
+        "--timeout",
+        "0.5",
+        "--grace",
+        "0",
+        "--placement",
+        "processes",
+    ]
     status, done, err = feed(start("app:never", *options, "--workers", "1"), b"a\n")
     assert (status, done) == (1, [])
     assert "line 1: tasker.errors.TaskTimeoutError: " in err
@@ -226,7 +271,9 @@ def test_a_line_that_takes_too_long_is_ended_in_a_process(start, tmp_path):
 def test_a_run_that_goes_on_where_its_standard_output_was_appended_to(start, tmp_path):
     (tmp_path / "results").write_text('{"line": 1, "input": "a", "result": "A"}\n{"line": 2, "inp')
     with (tmp_path / "results").open("ab") as file:
-        status, _, _ = start("app:shout", "--resume", "results", stdout=file, stdin=subprocess.DEVNULL).end()
+        status, _, _ = start(
+            "app:shout", "--resume", "results", stdout=file, stdin=subprocess.DEVNULL
+        ).end()
     assert status == 0
     with (tmp_path / "results").open("ab") as file:
         process = start("app:shout", "--resume", "results", "--ordered", stdout=file)
@@ -280,7 +327,15 @@ def on_terminal(start: Any, preamble: str = "") -> str:
     master, terminal = pty.openpty()
     termios.tcsetwinsize(terminal, (24, 100))
     try:
-        process = start("app:inverse", "--input", "lines", "--output", "results", stderr=terminal, preamble=preamble)
+        process = start(
+            "app:inverse",
+            "--input",
+            "lines",
+            "--output",
+            "results",
+            stderr=terminal,
+            preamble=preamble,
+        )
         os.close(terminal)
         text = read_terminal(master)
         assert process.end()[0] == 1

@@ -26,12 +26,19 @@ from tasker.cli.records import Record, UnreadableError, error_line, read, result
 SECONDS = float(os.environ.get("TASKER_STRESS_SECONDS", "2"))
 SEED = int(os.environ.get("TASKER_STRESS_SEED", str(random.SystemRandom().randrange(10**6))))
 
-pytestmark = pytest.mark.timeout(240 + 20 * SECONDS)  # making a failing example shorter takes a while
+pytestmark = pytest.mark.timeout(
+    240 + 20 * SECONDS
+)  # making a failing example shorter takes a while
 
 
 def quickly(examples_a_second: float) -> settings:
     phases = (Phase.generate, Phase.shrink)
-    return settings(max_examples=max(1, int(SECONDS * examples_a_second)), deadline=None, database=None, phases=phases)
+    return settings(
+        max_examples=max(1, int(SECONDS * examples_a_second)),
+        deadline=None,
+        database=None,
+        phases=phases,
+    )
 
 
 @pytest.fixture(autouse=True)
@@ -46,17 +53,26 @@ def hypothesis_writes_elsewhere(tmp_path: Path) -> Iterator[None]:
 
 _space = st.sampled_from(["", "", "", " ", "\t", "\r", "  "])
 # those that JSON, a line or a decoder treats in a way of its own
-_texts = st.text(st.sampled_from('ab1"\\/{}[]:, \t\r\0\x7f\x85\xa0\u2028é\ufeff\U0001f600'), max_size=8)
+_texts = st.text(
+    st.sampled_from('ab1"\\/{}[]:, \t\r\0\x7f\x85\xa0\u2028é\ufeff\U0001f600'), max_size=8
+)
 _strings = st.one_of(
     # names and pieces that the lines of an errors file have, too
-    st.builds(json.dumps, st.one_of(_texts, st.sampled_from(["input", "line", "error", '", "error": "', '\udcff"']))),
+    st.builds(
+        json.dumps,
+        st.one_of(_texts, st.sampled_from(["input", "line", "error", '", "error": "', '\udcff"'])),
+    ),
     st.builds(lambda text: json.dumps(text, ensure_ascii=False), _texts),
     st.sampled_from([r'"\ud800"', r'"\u0069nput"', '"\\\\"', r'"\""']),
 )
 _atoms = st.one_of(
     _strings,
-    st.sampled_from(["null", "true", "1.10", "1e999", "-0", "1E5", "0.1e-400", "-0.0", "12345678901234567890.0"]),
-    st.sampled_from(["NaN", "Infinity", "-Infinity", "nul", "01", "1.", "'a'", "{", "]", "[1,]", '{"a" 1}', '"']),
+    st.sampled_from(
+        ["null", "true", "1.10", "1e999", "-0", "1E5", "0.1e-400", "-0.0", "12345678901234567890.0"]
+    ),
+    st.sampled_from(
+        ["NaN", "Infinity", "-Infinity", "nul", "01", "1.", "'a'", "{", "]", "[1,]", '{"a" 1}', '"']
+    ),
 )
 
 
@@ -65,7 +81,9 @@ def _spaced(parts: st.SearchStrategy[str]) -> st.SearchStrategy[str]:
 
 
 def _containers(items: st.SearchStrategy[str]) -> st.SearchStrategy[str]:
-    members = st.builds("{}:{}".format, _spaced(_strings), _spaced(items))  # with the same name twice, perhaps
+    members = st.builds(
+        "{}:{}".format, _spaced(_strings), _spaced(items)
+    )  # with the same name twice, perhaps
     return st.one_of(
         st.builds(lambda parts: f"[{','.join(parts)}]", st.lists(_spaced(items), max_size=3)),
         st.builds(lambda parts: f"{{{','.join(parts)}}}", st.lists(members, max_size=3)),
@@ -111,7 +129,8 @@ def test_an_errors_file_says_what_was_read_to_the_letter(form: str, begun: bool)
     def check(lines: list[bytes]) -> None:
         records = [record for _, record in read([line + b"\n" for line in lines], form)]
         written = [
-            error_line(record, "said", "here", unreadable=begun and _is_unreadable(record)) for record in records
+            error_line(record, "said", "here", unreadable=begun and _is_unreadable(record))
+            for record in records
         ]
         again = [record for _, record in read(written, "errors")]
         for record, line, copy in zip(records, written, again, strict=True):
@@ -122,13 +141,20 @@ def test_an_errors_file_says_what_was_read_to_the_letter(form: str, begun: bool)
                 assert repr(copy.item()) == repr(record.item())
                 assert strictly(result_line(copy, 7)) == strictly(result_line(record, 7))
             # and so on: a copy of a copy is the copy
-            assert error_line(copy, said["error"], said.get("where", ""), unreadable=bool(copy.unreadable)) == line
+            assert (
+                error_line(
+                    copy, said["error"], said.get("where", ""), unreadable=bool(copy.unreadable)
+                )
+                == line
+            )
 
     check()
 
 
 @pytest.mark.parametrize("form", ["lines", "jsonl"])
-def test_the_failed_items_of_one_run_are_the_items_of_the_next(form: str, tmp_path: Path, monkeypatch: Any) -> None:
+def test_the_failed_items_of_one_run_are_the_items_of_the_next(
+    form: str, tmp_path: Path, monkeypatch: Any
+) -> None:
     monkeypatch.chdir(tmp_path)
     app = types.ModuleType("app")
     monkeypatch.setitem(sys.modules, "app", app)
@@ -155,14 +181,22 @@ def test_the_failed_items_of_one_run_are_the_items_of_the_next(form: str, tmp_pa
     def check(lines: list[bytes]) -> None:
         Path("lines").write_bytes(b"".join(line + b"\n" for line in lines))
         status, failed, given = run("--input", "lines", "--format", form, "--errors", "failed")
-        status_again, failed_again, given_again = run("--input", "failed", "--format", "errors", "--errors", "again")
+        status_again, failed_again, given_again = run(
+            "--input", "failed", "--format", "errors", "--errors", "again"
+        )
         assert status == status_again
         assert given == given_again
-        assert [without_text(failure) for failure in failed] == [without_text(failure) for failure in failed_again]
+        assert [without_text(failure) for failure in failed] == [
+            without_text(failure) for failure in failed_again
+        ]
         assert len(given) == sum("input" in failure for failure in failed)
 
     def without_text(failure: dict[str, Any]) -> dict[str, Any]:
-        return {name: repr(value) for name, value in failure.items() if name != "error" or "unreadable" in failure}
+        return {
+            name: repr(value)
+            for name, value in failure.items()
+            if name != "error" or "unreadable" in failure
+        }
 
     check()
 
@@ -202,9 +236,13 @@ def test_the_members_of_a_failure_may_stand_in_any_order_and_with_any_space(line
         ('{"input": "' + '\\"' * 200_000, "not JSON: "),
     ],
 )
-def test_what_errors_never_wrote_is_an_unreadable_line_of_its_own(line: str, reason: str | None) -> None:
+def test_what_errors_never_wrote_is_an_unreadable_line_of_its_own(
+    line: str, reason: str | None
+) -> None:
     records = [record for _, record in read([line.encode()], "errors")]
-    assert [(record.line, record.text) for record in records] == ([] if reason is None else [(1, line)])
+    assert [(record.line, record.text) for record in records] == (
+        [] if reason is None else [(1, line)]
+    )
     assert all(record.unreadable.startswith(str(reason)) for record in records)
 
 

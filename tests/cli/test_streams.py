@@ -107,15 +107,22 @@ def start(tmp_path: Path) -> Iterator[Callable[..., Process]]:
 
 def results(out: str) -> list[Any]:
     """The results in the order of the input; every line must be one."""
-    return [record["result"] for record in sorted(map(json.loads, out.splitlines()), key=lambda record: record["line"])]
+    return [
+        record["result"]
+        for record in sorted(map(json.loads, out.splitlines()), key=lambda record: record["line"])
+    ]
 
 
 # -- the input ---------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("where", ["pipe", "file"])
-@pytest.mark.parametrize("who", ["a program", "the shell", "a forked process", "the function itself"])
-def test_who_reads_standard_input_gets_nothing_and_every_line_is_done(who, where, start, tmp_path, monkeypatch):
+@pytest.mark.parametrize(
+    "who", ["a program", "the shell", "a forked process", "the function itself"]
+)
+def test_who_reads_standard_input_gets_nothing_and_every_line_is_done(
+    who, where, start, tmp_path, monkeypatch
+):
     monkeypatch.setenv("WHO", who)
     lines = b"".join(b"%0100d\n" % number for number in range(2_000))  # more than is read at once
     if where == "pipe":
@@ -140,8 +147,9 @@ def end_with_input(process: Process, lines: bytes) -> tuple[int, str, str]:
 
 
 def test_a_module_that_reads_standard_input_when_it_is_imported_gets_nothing(start):
-    app = "import subprocess, sys\nread = subprocess.check_output(['cat']).decode() + sys.stdin.read()\n" + (
-        "def work(item): return read + item\n"
+    app = (
+        "import subprocess, sys\nread = subprocess.check_output(['cat']).decode() + sys.stdin.read()\n"
+        + ("def work(item): return read + item\n")
     )
     assert results(end_with_input(start("app:work", app=app), b"a\nb\n")[1]) == ["a", "b"]
 
@@ -151,7 +159,9 @@ def test_an_input_that_does_not_block_is_read_to_its_end(what, start):
     """Whoever shares it may have made it so: a program that was killed, say, before it could undo that."""
     import socket
 
-    ours, theirs = [end.detach() for end in socket.socketpair()] if what == "socket" else reversed(os.pipe())
+    ours, theirs = (
+        [end.detach() for end in socket.socketpair()] if what == "socket" else reversed(os.pipe())
+    )
     os.set_blocking(theirs, False)
     process = start("builtins:len", stdin=theirs)
     os.close(theirs)
@@ -184,14 +194,18 @@ WRITERS = (
 @pytest.mark.parametrize("who", WRITERS[:-2])
 def test_what_a_process_prints_goes_to_standard_error_as_well(who, start, monkeypatch):
     monkeypatch.setenv("WHO", who)
-    status, out, err = end_with_input(start("app:writes", "--placement", "processes", "--workers", "2"), b"1\n2\n")
+    status, out, err = end_with_input(
+        start("app:writes", "--placement", "processes", "--workers", "2"), b"1\n2\n"
+    )
     assert (status, results(out)) == (0, ["1", "2"])
     assert err.count("loud") == 1
 
 
 @pytest.mark.parametrize("who", WRITERS)
 @pytest.mark.parametrize("unbuffered", ["", "1"])
-def test_what_is_printed_goes_to_standard_error_and_never_between_the_results(who, unbuffered, start, monkeypatch):
+def test_what_is_printed_goes_to_standard_error_and_never_between_the_results(
+    who, unbuffered, start, monkeypatch
+):
     monkeypatch.setenv("WHO", who)
     monkeypatch.setenv("PYTHONUNBUFFERED", unbuffered)
     status, out, err = end_with_input(start("app:writes"), b"1\n2\n")
@@ -232,7 +246,9 @@ def test_an_output_that_does_not_block_gets_every_result(start):
     assert process.popen.wait(PATIENCE) == 0
 
 
-@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="needs to see which signals a process handles")
+@pytest.mark.skipif(
+    not Path("/proc/self/status").exists(), reason="needs to see which signals a process handles"
+)
 def test_a_second_signal_gives_up_an_output_file_that_nobody_reads(start, tmp_path):
     os.mkfifo(tmp_path / "fifo")
     process = start("app:long", "--output", "fifo")
@@ -254,10 +270,16 @@ def test_a_run_between_files_needs_no_standard_streams(closed, start, tmp_path):
     files = ["--input", "lines", "--output", "results", "--errors", "failed"]
     shut = "".join(f"import os; os.close({descriptor})\n" for descriptor in closed)
     # closed before Python begins: it makes its own streams of those that there are
-    command = [sys.executable, "-c", f"{shut}import sys; os.execv(sys.executable, [sys.executable, *sys.argv[1:]])"]
+    command = [
+        sys.executable,
+        "-c",
+        f"{shut}import sys; os.execv(sys.executable, [sys.executable, *sys.argv[1:]])",
+    ]
     process = Process(tmp_path, "app:both", *files, app=APP)
     process.popen.communicate()
-    again = subprocess.run([*command, *process.popen.args[1:]], cwd=tmp_path, capture_output=True, check=False)
+    again = subprocess.run(
+        [*command, *process.popen.args[1:]], cwd=tmp_path, capture_output=True, check=False
+    )
     assert again.returncode == 0
     assert results((tmp_path / "results").read_text()) == ["a", "b"]
     assert (tmp_path / "failed").read_text() == ""
@@ -287,7 +309,10 @@ def test_a_call_leaves_the_standard_streams_as_they_were(ending, tmp_path, monke
 
     monkeypatch.setitem(sys.modules, "app", types.SimpleNamespace(function=function))
     print("before")
-    assert main(["map", "app:nothing" if ending == 2 else "app:function", "--input", "lines"]) == ending
+    assert (
+        main(["map", "app:nothing" if ending == 2 else "app:function", "--input", "lines"])
+        == ending
+    )
     print("after")
     assert standard_streams() == before
     assert sorted(os.listdir("/dev/fd")) == sorted(descriptors)
@@ -306,4 +331,6 @@ def test_a_standard_output_that_takes_no_bytes_is_named(monkeypatch, capsys, tmp
     Path("lines").write_text("a\n")
     with contextlib.redirect_stdout(io.StringIO()):
         assert main(["map", "builtins:len", "--input", "lines"]) == 2
-    assert capsys.readouterr().err.startswith("tasker: standard output takes no bytes (fileno): give an --output\n")
+    assert capsys.readouterr().err.startswith(
+        "tasker: standard output takes no bytes (fileno): give an --output\n"
+    )

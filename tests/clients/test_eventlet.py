@@ -9,7 +9,9 @@ import pytest
 from tests.clients import greenlets
 from tests.clients.programs import run
 
-if importlib.util.find_spec("eventlet") is None:  # not imported here, where it would warn of its age
+if (
+    importlib.util.find_spec("eventlet") is None
+):  # not imported here, where it would warn of its age
     pytest.skip("needs eventlet (extra `clients`)", allow_module_level=True)
 
 PATCH = """
@@ -25,7 +27,9 @@ SOON = """
         eventlet.spawn_after(0.01, fn)
 """
 
-patched = pytest.mark.parametrize("patch", [pytest.param(EARLY, id="early"), pytest.param(LATE, id="late")])
+patched = pytest.mark.parametrize(
+    "patch", [pytest.param(EARLY, id="early"), pytest.param(LATE, id="late")]
+)
 
 
 @patched
@@ -59,4 +63,6 @@ def test_what_is_left_open_closes_as_the_program_ends(patch):
 
 @patched
 def test_processes_are_refused_as_greenlets_would_wait_for_one_in_vain(patch):
-    assert "eventlet has made greenlets of threads" in run(patch, greenlets.BEGIN, SOON, greenlets.ELSEWHERE)
+    assert "eventlet has made greenlets of threads" in run(
+        patch, greenlets.BEGIN, SOON, greenlets.ELSEWHERE
+    )

@@ -26,7 +26,9 @@ SOON = """
         gevent.spawn_later(0.01, fn)
 """
 
-patched = pytest.mark.parametrize("patch", [pytest.param(EARLY, id="early"), pytest.param(LATE, id="late")])
+patched = pytest.mark.parametrize(
+    "patch", [pytest.param(EARLY, id="early"), pytest.param(LATE, id="late")]
+)
 
 
 @patched
@@ -74,7 +76,9 @@ def test_what_is_left_open_closes_as_the_program_ends(patch):
 
 @patched
 def test_processes_are_refused_as_greenlets_would_wait_for_one_in_vain(patch):
-    assert "gevent has made greenlets of threads" in run(patch, greenlets.BEGIN, SOON, greenlets.ELSEWHERE)
+    assert "gevent has made greenlets of threads" in run(
+        patch, greenlets.BEGIN, SOON, greenlets.ELSEWHERE
+    )
 
 
 def test_processes_work_where_gevent_leaves_threads_and_programs_alone():

@@ -28,4 +28,6 @@ def test_its_layers_map_and_throttle():
     layered = Executors.with_throttle(Executors.with_map(ThreadPoolExecutor(2), str), 1)
     with layered as pool:
         futures = [pool.submit(pow, 2, number) for number in range(10)]
-        assert [future.result(PATIENCE) for future in futures] == [str(2**number) for number in range(10)]
+        assert [future.result(PATIENCE) for future in futures] == [
+            str(2**number) for number in range(10)
+        ]

@@ -22,7 +22,9 @@ def instrumentor():
 
 
 def span(number):
-    context = trace.SpanContext(number, number, is_remote=False, trace_flags=trace.TraceFlags(trace.TraceFlags.SAMPLED))
+    context = trace.SpanContext(
+        number, number, is_remote=False, trace_flags=trace.TraceFlags(trace.TraceFlags.SAMPLED)
+    )
     return trace.NonRecordingSpan(context)
 
 

@@ -10,7 +10,9 @@ import pytest
 from tests.support.waiting import PATIENCE
 
 with warnings.catch_warnings():
-    warnings.simplefilter("ignore")  # of its own dependencies, and of Pythons that it will not support any more
+    warnings.simplefilter(
+        "ignore"
+    )  # of its own dependencies, and of Pythons that it will not support any more
     scheduler = pytest.importorskip("google.cloud.pubsub_v1.subscriber.scheduler")
 
 

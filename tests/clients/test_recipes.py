@@ -28,13 +28,17 @@ from tasker import Config, TaskManager, unhealthy_on
 from tests.support.waiting import PATIENCE, eventually
 
 GUIDE = Path(__file__).parents[2] / "examples" / "README.md"
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+CHROMIUM = (
+    shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+)
 LONG = 45.0  # seconds for a browser to start, and to start again
 
 
 def recipe(name: str, *changes: tuple[str, str]) -> dict[str, Any]:
     """What the lines of a recipe make; `changes` are texts in it, and what is to stand there."""
-    found = re.search(rf"^\*\*{name}\.\*\* .*?^```python\n(.*?)^```$", GUIDE.read_text("utf-8"), re.M | re.S)
+    found = re.search(
+        rf"^\*\*{name}\.\*\* .*?^```python\n(.*?)^```$", GUIDE.read_text("utf-8"), re.M | re.S
+    )
     assert found, f"examples/README.md has no recipe for {name}"
     code = found[1]
     for text, other in changes:
@@ -101,7 +105,10 @@ class Kitchen:
 
 
 def _postgres_program(name: str) -> str:
-    found = [shutil.which(name), *map(str, sorted(Path("/usr/lib/postgresql").glob(f"*/bin/{name}"), reverse=True))]
+    found = [
+        shutil.which(name),
+        *map(str, sorted(Path("/usr/lib/postgresql").glob(f"*/bin/{name}"), reverse=True)),
+    ]
     return next(filter(None, found), "")
 
 
@@ -132,12 +139,18 @@ def postgres() -> Iterator[str]:
         )
         with Path(directory, "log").open("w") as log:
             running = subprocess.Popen(
-                [server, "-D", data, "-k", directory, "-h", "", "-F"], cwd=directory, stderr=log, **account
+                [server, "-D", data, "-k", directory, "-h", "", "-F"],
+                cwd=directory,
+                stderr=log,
+                **account,
             )
         try:
             ready = Path(directory, "data", "postmaster.pid")
             eventually(
-                lambda: running.poll() is not None or (ready.exists() and "ready" in ready.read_text()), "the server"
+                lambda: (
+                    running.poll() is not None or (ready.exists() and "ready" in ready.read_text())
+                ),
+                "the server",
             )
             assert running.poll() is None, Path(directory, "log").read_text()
             yield directory
@@ -161,7 +174,9 @@ def psycopg_kitchen(postgres: str) -> Iterator[Kitchen]:
 @pytest.fixture
 def other(postgres: str) -> Iterator[Any]:
     """Somebody else's connection."""
-    with pytest.importorskip("psycopg").connect(host=postgres, user="app", dbname="postgres", autocommit=True) as other:
+    with pytest.importorskip("psycopg").connect(
+        host=postgres, user="app", dbname="postgres", autocommit=True
+    ) as other:
         yield other
 
 
@@ -192,9 +207,12 @@ def answer(conn: Any) -> int:
         ("SyntaxError", ("selec",)),
     ],
 )
-def test_psycopg_keeps_a_connection_whose_statement_failed(psycopg_kitchen, table, error, statements):
+def test_psycopg_keeps_a_connection_whose_statement_failed(
+    psycopg_kitchen, table, error, statements
+):
     psycopg_kitchen.assert_harmless(
-        lambda conn: execute(conn, *statements), getattr(pytest.importorskip("psycopg.errors"), error)
+        lambda conn: execute(conn, *statements),
+        getattr(pytest.importorskip("psycopg.errors"), error),
     )
     assert psycopg_kitchen.do(answer) == 42
 
@@ -203,7 +221,8 @@ def test_psycopg_keeps_a_connection_that_did_not_get_a_lock(psycopg_kitchen, oth
     with other.transaction():
         other.execute("lock things")
         psycopg_kitchen.assert_harmless(
-            lambda conn: execute(conn, "lock things nowait"), pytest.importorskip("psycopg.errors").LockNotAvailable
+            lambda conn: execute(conn, "lock things nowait"),
+            pytest.importorskip("psycopg.errors").LockNotAvailable,
         )
     assert psycopg_kitchen.do(answer) == 42
 
@@ -214,13 +233,17 @@ def test_psycopg_keeps_a_connection_that_met_a_deadlock(psycopg_kitchen, other, 
 
     def is_waited_for() -> bool:
         with psycopg.connect(host=postgres, user="app", dbname="postgres") as third:
-            return third.execute("select count(*) from pg_locks where not granted").fetchone()[0] > 0
+            return (
+                third.execute("select count(*) from pg_locks where not granted").fetchone()[0] > 0
+            )
 
     def lock_both_ways(conn):
         waiter = threading.Thread(target=other.execute, args=("lock more",))
         try:
             with conn.transaction():
-                conn.execute("set local deadlock_timeout = 50")  # the other one would wait for a minute
+                conn.execute(
+                    "set local deadlock_timeout = 50"
+                )  # the other one would wait for a minute
                 conn.execute("lock more")
                 waiter.start()
                 eventually(is_waited_for)
@@ -236,7 +259,9 @@ def test_psycopg_keeps_a_connection_that_met_a_deadlock(psycopg_kitchen, other, 
     assert psycopg_kitchen.do(answer) == 42
 
 
-def test_psycopg_keeps_a_connection_whose_transaction_could_not_be_serialized(psycopg_kitchen, other, table):
+def test_psycopg_keeps_a_connection_whose_transaction_could_not_be_serialized(
+    psycopg_kitchen, other, table
+):
     def be_overtaken(conn):
         with conn.transaction():
             conn.execute("set transaction isolation level repeatable read")
@@ -244,7 +269,9 @@ def test_psycopg_keeps_a_connection_whose_transaction_could_not_be_serialized(ps
             other.execute("update things set x = 2")
             conn.execute("update things set x = 3")
 
-    psycopg_kitchen.assert_harmless(be_overtaken, pytest.importorskip("psycopg.errors").SerializationFailure)
+    psycopg_kitchen.assert_harmless(
+        be_overtaken, pytest.importorskip("psycopg.errors").SerializationFailure
+    )
     assert psycopg_kitchen.do(answer) == 42
 
 
@@ -281,7 +308,9 @@ def session_scalar(conn: Any, statement: str) -> Any:
         return session.execute(pytest.importorskip("sqlalchemy").text(statement)).scalar()
 
 
-def test_sqlalchemy_keeps_a_connection_whose_statement_failed_and_replaces_one_that_was_ended(postgres, other):
+def test_sqlalchemy_keeps_a_connection_whose_statement_failed_and_replaces_one_that_was_ended(
+    postgres, other
+):
     errors = pytest.importorskip("sqlalchemy.exc")
     with sqlalchemy_kitchen(f"postgresql+psycopg://app@/postgres?host={postgres}") as kitchen:
         cancelled = ("set local statement_timeout = 50", "select pg_sleep(60)")
@@ -289,7 +318,9 @@ def test_sqlalchemy_keeps_a_connection_whose_statement_failed_and_replaces_one_t
         kitchen.assert_harmless(lambda conn: session_scalar(conn, "selec"), errors.ProgrammingError)
 
         def end(conn):
-            other.execute("select pg_terminate_backend(%s)", (scalar(conn, "select pg_backend_pid()"),))
+            other.execute(
+                "select pg_terminate_backend(%s)", (scalar(conn, "select pg_backend_pid()"),)
+            )
 
         assert kitchen.do_and_lose(end, lambda conn: scalar(conn, "select 42")) == 42
         assert kitchen.do_and_lose(end, lambda conn: session_scalar(conn, "select 42")) == 42
@@ -301,7 +332,8 @@ def test_sqlalchemy_does_so_with_sqlite(tmp_path):
         kitchen.assert_harmless(lambda conn: scalar(conn, "selec"), errors.OperationalError)
         assert kitchen.do(lambda conn: scalar(conn, "select 42")) == 42
         closed = kitchen.do_and_lose(
-            lambda conn: conn.connection.driver_connection.close(), lambda conn: scalar(conn, "select 42")
+            lambda conn: conn.connection.driver_connection.close(),
+            lambda conn: scalar(conn, "select 42"),
         )
         assert closed == 42
 
@@ -409,7 +441,9 @@ def web_server() -> Iterator[str]:
         thread.join()
 
 
-def test_httpx_keeps_a_client_for_an_answer_of_404_and_sends_again_what_a_lost_connection_did_not_answer(web_server):
+def test_httpx_keeps_a_client_for_an_answer_of_404_and_sends_again_what_a_lost_connection_did_not_answer(
+    web_server,
+):
     httpx = pytest.importorskip("httpx")
     made = recipe("httpx", ("https://api.example.com", web_server))
 
@@ -452,7 +486,9 @@ class SshServer:
 
     def _new_session(self) -> Any:
         def start(_: object, channel: Any, command: bytes) -> bool:
-            self._threads.append(threading.Thread(target=self._run, args=(channel, command.decode())))
+            self._threads.append(
+                threading.Thread(target=self._run, args=(channel, command.decode()))
+            )
             self._threads[-1].start()
             return True
 
@@ -500,7 +536,10 @@ def test_paramiko_keeps_a_client_whose_command_failed_and_replaces_one_that_was_
     server = SshServer(paramiko)
     made = recipe(
         "paramiko",
-        ("ssh.load_system_host_keys()", "ssh.set_missing_host_key_policy(paramiko.AutoAddPolicy())"),
+        (
+            "ssh.load_system_host_keys()",
+            "ssh.set_missing_host_key_policy(paramiko.AutoAddPolicy())",
+        ),
         (
             '"build.example.com"',
             f'"127.0.0.1", {server.port}, username="app", password="", look_for_keys=False, allow_agent=False',
@@ -513,9 +552,13 @@ def test_paramiko_keeps_a_client_whose_command_failed_and_replaces_one_that_was_
             assert len(kitchen.made) == 1
             assert kitchen.do(run, "lose") == "text"
             assert len(kitchen.made) == 2
-            lost = kitchen.do_and_lose(lambda ssh: server.transports[-1].close(), lambda ssh: run(ssh, "true"))
+            lost = kitchen.do_and_lose(
+                lambda ssh: server.transports[-1].close(), lambda ssh: run(ssh, "true")
+            )
             assert lost == "text"
-            assert kitchen.do_and_lose(lambda ssh: ssh.close(), lambda ssh: run(ssh, "true")) == "text"
+            assert (
+                kitchen.do_and_lose(lambda ssh: ssh.close(), lambda ssh: run(ssh, "true")) == "text"
+            )
     finally:
         server.close()
 
@@ -525,7 +568,8 @@ def test_paramiko_keeps_a_client_whose_command_failed_and_replaces_one_that_was_
 PAGE = "data:text/html,<title>hello</title>"
 
 needs_chromium = pytest.mark.skipif(
-    CHROMIUM is None or not sys.platform.startswith("linux"), reason="needs Chromium, and looks into /proc"
+    CHROMIUM is None or not sys.platform.startswith("linux"),
+    reason="needs Chromium, and looks into /proc",
 )
 
 
@@ -560,7 +604,10 @@ def test_selenium_keeps_a_browser_without_the_element_and_replaces_one_that_is_g
     if driver is None:
         pytest.skip("needs chromedriver")
     monkeypatch.setenv("SE_CHROMEDRIVER", driver)
-    made = recipe("Selenium", ('("--headless=new")', '("--headless=new")\n    options.add_argument("--no-sandbox")'))
+    made = recipe(
+        "Selenium",
+        ('("--headless=new")', '("--headless=new")\n    options.add_argument("--no-sandbox")'),
+    )
 
     def title(driver):
         driver.get(PAGE)
@@ -568,8 +615,13 @@ def test_selenium_keeps_a_browser_without_the_element_and_replaces_one_that_is_g
 
     with Kitchen(made["config"], LONG) as kitchen:
         assert kitchen.do(title) == "hello"
-        kitchen.assert_harmless(lambda driver: driver.find_element(By.ID, "nowhere"), NoSuchElementException)
-        assert kitchen.do_and_lose(lambda driver: kill_children(driver.service.process.pid), title) == "hello"
+        kitchen.assert_harmless(
+            lambda driver: driver.find_element(By.ID, "nowhere"), NoSuchElementException
+        )
+        assert (
+            kitchen.do_and_lose(lambda driver: kill_children(driver.service.process.pid), title)
+            == "hello"
+        )
         assert kitchen.do_and_lose(lambda driver: driver.close(), title) == "hello"
 
 
@@ -578,7 +630,9 @@ def test_selenium_keeps_a_browser_without_the_element_and_replaces_one_that_is_g
 @pytest.mark.usefixtures("profiles")
 def test_playwright_keeps_a_browser_without_the_element_and_replaces_one_that_is_gone():
     errors = pytest.importorskip("playwright.sync_api")
-    made = recipe("Playwright", ("launch()", f'launch(executable_path={CHROMIUM!r}, args=["--no-sandbox"])'))
+    made = recipe(
+        "Playwright", ("launch()", f'launch(executable_path={CHROMIUM!r}, args=["--no-sandbox"])')
+    )
 
     def title(browser):
         with browser.new_context() as context:
@@ -593,7 +647,9 @@ def test_playwright_keeps_a_browser_without_the_element_and_replaces_one_that_is
     def kill(browser):
         session = browser.new_browser_cdp_session()
         (process,) = [
-            each["id"] for each in session.send("SystemInfo.getProcessInfo")["processInfo"] if each["type"] == "browser"
+            each["id"]
+            for each in session.send("SystemInfo.getProcessInfo")["processInfo"]
+            if each["type"] == "browser"
         ]
         os.kill(process, signal.SIGKILL)
 

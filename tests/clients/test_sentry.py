@@ -56,7 +56,11 @@ TASKER = "from tasker import Config, TaskManager, ThreadPoolExecutor"
 
 def run(*pieces: str) -> None:
     program = subprocess.run(
-        [sys.executable, "-c", "\n".join(pieces)], capture_output=True, text=True, timeout=PATIENCE, check=False
+        [sys.executable, "-c", "\n".join(pieces)],
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE,
+        check=False,
     )
     assert program.returncode == 0, program.stderr
 
@@ -70,7 +74,15 @@ def test_so_they_have_where_sentry_comes_first():
 
 
 def test_so_they_have_where_it_comes_after_the_pool():
-    run(SENTRY, TASKER, SCENE, "pool = ThreadPoolExecutor(2)", "init()", "scene(pool)", "pool.shutdown()")
+    run(
+        SENTRY,
+        TASKER,
+        SCENE,
+        "pool = ThreadPoolExecutor(2)",
+        "init()",
+        "scene(pool)",
+        "pool.shutdown()",
+    )
 
 
 SPANS = """

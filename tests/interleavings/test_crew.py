@@ -17,7 +17,13 @@ class Retire(Queued):
     def __init__(self):
         super().__init__()
         self.crew = Crew(
-            "crew", 1, 2, lambda name, leave: self.worker(), lambda worker: None, lambda worker: None, self.logger
+            "crew",
+            1,
+            2,
+            lambda name, leave: self.worker(),
+            lambda worker: None,
+            lambda worker: None,
+            self.logger,
         )
         self.workers = [self.crew._enlist(lambda: True) for _ in range(2)]
         self.future = self.task()
@@ -117,7 +123,10 @@ def test_retiring_strands_no_task_whatever_the_schedule():
 
 @pytest.mark.parametrize(
     ("where", "name", "broken"),
-    [(Crew, "retire", retire_without_taking_the_announcement), (Worker, "dismiss", dismiss_without_waking)],
+    [
+        (Crew, "retire", retire_without_taking_the_announcement),
+        (Worker, "dismiss", dismiss_without_waking),
+    ],
 )
 def test_a_retirement_that_strands_a_task_or_a_worker_is_caught(monkeypatch, where, name, broken):
     monkeypatch.setattr(where, name, broken)

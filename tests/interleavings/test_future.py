@@ -75,7 +75,9 @@ class CancelAndRetry(Future):
         super().check()
         assert self.said_yes == self.future.cancelled()
         assert not self.said_yes or self.future.attempts == 1
-        assert not self.future._cancel_asked or not self.completed  # cancelled while it ran: never retried
+        assert (
+            not self.future._cancel_asked or not self.completed
+        )  # cancelled while it ran: never retried
 
 
 def take_that_tests_and_then_sets(self):

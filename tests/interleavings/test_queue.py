@@ -37,7 +37,9 @@ class PutAndGet(Queued):
     def check(self):
         assert set(self.taken) == set(self.tasks)
         assert self.queue.waiting() == (0, 0)
-        assert self.queue.idle.announced == []  # listed while busy, it would get wake-ups meant for others
+        assert (
+            self.queue.idle.announced == []
+        )  # listed while busy, it would get wake-ups meant for others
 
 
 class PutAndGetLocked(PutAndGet):
@@ -212,7 +214,8 @@ def test_workers_that_sleep_get_the_tasks_whatever_the_schedule(world):
 
 
 @pytest.mark.parametrize(
-    ("where", "name", "broken"), [*BROKEN_HANDOVERS[:2], (TaskQueue, "wake_next", wake_next_that_wakes_nobody)]
+    ("where", "name", "broken"),
+    [*BROKEN_HANDOVERS[:2], (TaskQueue, "wake_next", wake_next_that_wakes_nobody)],
 )
 def test_a_worker_that_is_not_woken_for_the_second_task_is_caught(monkeypatch, where, name, broken):
     monkeypatch.setattr(where, name, broken)

@@ -26,7 +26,9 @@ class RestAndPut(Managed):
 
     def __init__(self):
         super().__init__()
-        self.engine.service_logger = self.log  # which would start a thread that is none of the world's
+        self.engine.service_logger = (
+            self.log
+        )  # which would start a thread that is none of the world's
         self.worker.parker.parked = True
         self.queue.idle.announced.append(self.worker.parker)
 
@@ -84,7 +86,10 @@ def put_that_looks_first(self, task):
 
 @pytest.mark.parametrize(
     ("where", "name", "broken"),
-    [(Housekeeper, "_patience", rest_without_a_second_look), (TaskQueue, "put", put_that_looks_first)],
+    [
+        (Housekeeper, "_patience", rest_without_a_second_look),
+        (TaskQueue, "put", put_that_looks_first),
+    ],
 )
 def test_a_rest_that_misses_a_task_is_caught(monkeypatch, where, name, broken):
     monkeypatch.setattr(where, name, broken)

@@ -103,7 +103,9 @@ def test_a_worker_that_goes_to_sleep_gets_the_retry_whose_pause_is_over(world):
 @pytest.mark.parametrize("world", [RipenAndLeave, RipenAndLeaveLocked])
 def test_no_worker_leaves_before_a_retry_whose_pause_is_over(world):
     exhaust(world, preemptions=1)
-    sample(world, 100)  # the two steps of `do_both` are one to frontrun, unless it goes by instructions
+    sample(
+        world, 100
+    )  # the two steps of `do_both` are one to frontrun, unless it goes by instructions
 
 
 def test_a_worker_gets_the_retry_and_the_task_that_is_put_whatever_the_schedule():
@@ -146,7 +148,9 @@ class RetryAndEnd(Managed):
         totals = self.engine.counters.totals()
         assert self.future.done()
         assert totals.completed + totals.failed + totals.cancelled == 1
-        assert totals.completed == (not self.future.cancelled() and self.future.exception(0) is None)
+        assert totals.completed == (
+            not self.future.cancelled() and self.future.exception(0) is None
+        )
         assert self.queue._count_waiting() == (0, 0)
         assert self.queue.waiting_new() == 0
         assert self.queue.is_empty()
@@ -241,7 +245,8 @@ def test_a_task_that_is_ended_while_it_is_retried_has_one_outcome_whatever_the_s
 
 
 @pytest.mark.parametrize(
-    ("name", "broken"), [("put_back_later", later_without_counting), ("ripen", ripen_that_forgets_the_dead)]
+    ("name", "broken"),
+    [("put_back_later", later_without_counting), ("ripen", ripen_that_forgets_the_dead)],
 )
 def test_retries_that_are_miscounted_are_caught(monkeypatch, name, broken):
     monkeypatch.setattr(TaskQueue, name, broken)

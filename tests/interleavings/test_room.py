@@ -168,7 +168,8 @@ def leave_that_looks_first(self, task):
 
 
 @pytest.mark.parametrize(
-    ("name", "broken"), [("line_up", line_up_without_a_second_look), ("leave", leave_that_looks_first)]
+    ("name", "broken"),
+    [("line_up", line_up_without_a_second_look), ("leave", leave_that_looks_first)],
 )
 def test_a_handover_that_forgets_one_that_waits_is_caught(monkeypatch, name, broken):
     monkeypatch.setattr(Room, name, broken)

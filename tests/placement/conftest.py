@@ -75,7 +75,9 @@ def gate(tmp_path: Path) -> Iterator[Gate]:
 
 
 @pytest.fixture(autouse=True)
-def nothing_is_left_behind(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def nothing_is_left_behind(
+    tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[None]:
     """No child and no temporary file of the test's own."""
     tmp_path_factory.getbasetemp()  # made at the first call, where temporary files then go
 
@@ -118,24 +120,32 @@ def shared_manager(placement: Placement, directory: Path) -> Iterator[TaskManage
     journal = Journal(directory / "journal")
     manager = manager_on(placement, journal, worker_count=2, resource_pool_size=None)
     assert manager.wait_ready(PATIENCE)
-    manager.run_task(remote_tasks.key)  # so that no test is the one that has its pool make a resource
+    manager.run_task(
+        remote_tasks.key
+    )  # so that no test is the one that has its pool make a resource
     yield manager
     report = manager.stop(PATIENCE)
     assert (report.drained, report.abandoned, report.destroy_errors) == (True, (), 0)
     metrics = manager.metrics()
-    ended = metrics.total_tasks_completed + metrics.total_tasks_failed + metrics.total_tasks_cancelled
+    ended = (
+        metrics.total_tasks_completed + metrics.total_tasks_failed + metrics.total_tasks_cancelled
+    )
     assert metrics.total_tasks_arrived == ended
     assert sorted(journal.of("created")) == sorted(journal.of("destroyed"))
 
 
 @pytest.fixture(scope="module", params=PLACEMENTS)
-def shared(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[TaskManager[Any]]:
+def shared(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[TaskManager[Any]]:
     with shared_manager(request.param, tmp_path_factory.mktemp("shared")) as manager:
         yield manager
 
 
 @pytest.fixture(scope="module", params=REMOTE)
-def remote(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[TaskManager[Any]]:
+def remote(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[TaskManager[Any]]:
     """As `shared`, where resources live elsewhere."""
     with shared_manager(request.param, tmp_path_factory.mktemp("remote")) as manager:
         yield manager

@@ -31,7 +31,9 @@ def is_remote(manager: Manager) -> bool:
 # -- calls and results -----------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("value", [None, 0, "text", b"bytes", (1, [2, {"three": 3.5}]), frozenset({1, 2})], ids=repr)
+@pytest.mark.parametrize(
+    "value", [None, 0, "text", b"bytes", (1, [2, {"three": 3.5}]), frozenset({1, 2})], ids=repr
+)
 def test_arguments_and_results_are_what_was_given(shared, value):
     assert shared.queue_task(remote_tasks.give, value) == value
 
@@ -84,8 +86,13 @@ def test_each_method_runs_a_task(shared, name):
 
 
 def test_many_tasks_all_have_their_own_results(shared):
-    futures = [shared.submit(remote_tasks.square, number, priority=number % 3 == 0) for number in range(300)]
-    assert [future.result(PATIENCE) for future in futures] == [number * number for number in range(300)]
+    futures = [
+        shared.submit(remote_tasks.square, number, priority=number % 3 == 0)
+        for number in range(300)
+    ]
+    assert [future.result(PATIENCE) for future in futures] == [
+        number * number for number in range(300)
+    ]
 
 
 def test_a_function_that_can_be_called_neither_way_is_refused(shared):
@@ -128,7 +135,9 @@ def test_the_blocking_form_raises_the_tasks_exception(shared):
     assert caught.value.code == 7
 
 
-def test_an_exception_that_does_not_survive_pickling_is_itself_here_and_told_of_from_elsewhere(shared):
+def test_an_exception_that_does_not_survive_pickling_is_itself_here_and_told_of_from_elsewhere(
+    shared,
+):
     error = shared.submit(remote_tasks.fail_lossily).exception(PATIENCE)
     assert "7: seven" in str(error)
     if is_remote(shared):
@@ -139,12 +148,16 @@ def test_an_exception_that_does_not_survive_pickling_is_itself_here_and_told_of_
         assert isinstance(error, Lossy)
 
 
-def test_a_coroutine_that_a_task_returns_is_its_error_and_is_closed_where_it_was_made(shared, capfd):
+def test_a_coroutine_that_a_task_returns_is_its_error_and_is_closed_where_it_was_made(
+    shared, capfd
+):
     for way in (shared.queue_task, shared.run_task):
         with pytest.raises(TypeError, match=r"fetch_later.* returned a coroutine.* asyncio\.run"):
             way(remote_tasks.fetch_later)
     for size in (1, 2):
-        results = list(shared.map(remote_tasks.fetch_at_two, range(4), chunksize=size, return_exceptions=True))
+        results = list(
+            shared.map(remote_tasks.fetch_at_two, range(4), chunksize=size, return_exceptions=True)
+        )
         assert [type(each) for each in results] == [int, int, TypeError, int]
     assert "never awaited" not in capfd.readouterr().err
 
@@ -184,7 +197,9 @@ def test_run_task_has_a_context(shared):
 
 @pytest.mark.parametrize("chunksize", [1, 7])
 def test_map_gives_results_in_order(shared, chunksize):
-    assert list(shared.map(remote_tasks.square, range(40), chunksize=chunksize)) == [n * n for n in range(40)]
+    assert list(shared.map(remote_tasks.square, range(40), chunksize=chunksize)) == [
+        n * n for n in range(40)
+    ]
 
 
 @pytest.mark.parametrize("chunksize", [1, 7])
@@ -207,7 +222,11 @@ def test_an_error_in_the_middle_of_a_map_is_raised_in_its_place(shared, chunksiz
 
 @pytest.mark.parametrize("chunksize", [1, 4])
 def test_a_map_can_hand_out_errors_among_its_results(shared, chunksize):
-    results = list(shared.map(remote_tasks.square_unless_seven, range(20), chunksize=chunksize, return_exceptions=True))
+    results = list(
+        shared.map(
+            remote_tasks.square_unless_seven, range(20), chunksize=chunksize, return_exceptions=True
+        )
+    )
     error = results.pop(7)
     assert isinstance(error, Faithful)
     assert results == [n * n for n in range(20) if n != 7]
@@ -253,7 +272,9 @@ def test_the_executor_view_calls_plain_functions(shared):
     with shared.executor() as executor:
         assert executor.submit(remote_tasks.plain_square, 6).result(PATIENCE) == 36
         assert executor.submit(remote_tasks.plain_add, 40, second=2).result(PATIENCE) == 42
-        assert list(executor.map(remote_tasks.plain_square, range(20), chunksize=3)) == [n * n for n in range(20)]
+        assert list(executor.map(remote_tasks.plain_square, range(20), chunksize=3)) == [
+            n * n for n in range(20)
+        ]
         assert executor.submit(remote_tasks.is_with_a_resource).result(PATIENCE)
         with pytest.raises(ZeroDivisionError):
             executor.submit(divmod, 1, 0).result(PATIENCE)

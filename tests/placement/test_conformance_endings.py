@@ -25,12 +25,16 @@ from tests.support.waiting import PATIENCE, eventually
 
 def test_a_task_sees_the_values_of_the_managers_context(placed_manager):
     outer = with_value(background(), "tenant", "red")
-    manager = placed_manager(ctx=with_value(outer, "tenant", ("blue", 7)))  # the nearest value of a key counts
+    manager = placed_manager(
+        ctx=with_value(outer, "tenant", ("blue", 7))
+    )  # the nearest value of a key counts
     assert manager.queue_task(remote_tasks.context_value, "tenant") == ("blue", 7)
     assert manager.queue_task(remote_tasks.context_value, "unknown") is None
 
 
-def test_a_timeout_fails_the_future_and_tells_the_task_which_keeps_its_resource(placed_manager, journal, gate):
+def test_a_timeout_fails_the_future_and_tells_the_task_which_keeps_its_resource(
+    placed_manager, journal, gate
+):
     manager = placed_manager()
     key = manager.queue_task(remote_tasks.key)
     future = manager.submit(remote_tasks.until_cancelled, gate, journal, timeout=1.0)
@@ -123,13 +127,20 @@ def test_leaving_the_with_block_stops_and_by_an_interrupt_kills(placed_manager, 
     assert_destroyed_once(journal, 2)
 
 
-def test_kill_ends_the_contexts_of_running_tasks_and_fails_waiting_ones(placed_manager, journal, gate):
+def test_kill_ends_the_contexts_of_running_tasks_and_fails_waiting_ones(
+    placed_manager, journal, gate
+):
     manager = placed_manager()
     running = manager.submit(remote_tasks.until_cancelled, gate, journal)
     gate.await_reached()
     waiting = manager.submit(remote_tasks.note, "waited")
     report = manager.kill(PATIENCE)
-    assert (report.drained, report.abandoned, report.completed, report.cancelled) == (False, (), 1, 1)
+    assert (report.drained, report.abandoned, report.completed, report.cancelled) == (
+        False,
+        (),
+        1,
+        1,
+    )
     assert running.result(0) is None
     assert type(waiting.exception(0)) is TaskManagerKilledError
     assert journal.of("ended") == ["True ContextCancelledError TaskManagerKilledError"]
@@ -181,7 +192,9 @@ def test_several_threads_submit_and_each_gets_its_own(placed_manager):
     wrong = []
 
     def ask(number):
-        wrong.extend(i for i in range(30) if manager.queue_task(remote_tasks.add_up, number, i) != number + i)
+        wrong.extend(
+            i for i in range(30) if manager.queue_task(remote_tasks.add_up, number, i) != number + i
+        )
 
     threads = [threading.Thread(target=ask, args=(number,)) for number in range(4)]
     for thread in threads:
@@ -193,7 +206,9 @@ def test_several_threads_submit_and_each_gets_its_own(placed_manager):
 
 
 def test_a_placement_says_what_it_is(placement):
-    assert repr(placement).startswith(("Threads()", "Processes(grace=0.5, ", "Ray(address=None, grace=0.5, "))
+    assert repr(placement).startswith(
+        ("Threads()", "Processes(grace=0.5, ", "Ray(address=None, grace=0.5, ")
+    )
     assert placement == dataclasses.replace(placement)
     assert len({placement, dataclasses.replace(placement)}) == 1
     assert placement != Processes(grace=7)

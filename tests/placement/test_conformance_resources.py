@@ -26,12 +26,19 @@ def test_a_resource_is_used_by_many_tasks_and_destroyed_once(placed_manager, jou
     manager = placed_manager()
     assert [manager.queue_task(remote_tasks.count_uses) for _ in range(5)] == [1, 2, 3, 4, 5]
     report = manager.stop()
-    assert (report.drained, report.completed, report.abandoned, report.destroy_errors) == (True, 5, (), 0)
+    assert (report.drained, report.completed, report.abandoned, report.destroy_errors) == (
+        True,
+        5,
+        (),
+        0,
+    )
     assert_destroyed_once(journal, 1)
     assert_adds_up(manager, arrived=5, completed=5)
 
 
-def test_an_unhealthy_error_replaces_the_resource_and_the_task_is_tried_again(placed_manager, journal):
+def test_an_unhealthy_error_replaces_the_resource_and_the_task_is_tried_again(
+    placed_manager, journal
+):
     manager = placed_manager()
     first = manager.queue_task(remote_tasks.key)
     future = manager.submit(remote_tasks.sick_at_first, 2)
@@ -47,7 +54,9 @@ def test_an_unhealthy_error_replaces_the_resource_and_the_task_is_tried_again(pl
 def test_a_resource_that_breaks_at_its_first_use_is_not_replaced_at_once(placed_manager, journal):
     manager = placed_manager(worker_count=1)
     worker = manager._engine.crew.members[0]
-    assert type(manager.submit(remote_tasks.sick_at_first, 99, once=True).exception(PATIENCE)) is Sick
+    assert (
+        type(manager.submit(remote_tasks.sick_at_first, 99, once=True).exception(PATIENCE)) is Sick
+    )
     eventually(lambda: worker.pausing, "the pause")
     for _ in range(10):
         manager._engine.crew.wake_all(manager._engine.queue.idle)
@@ -55,7 +64,9 @@ def test_a_resource_that_breaks_at_its_first_use_is_not_replaced_at_once(placed_
     assert len(journal.of("created")) == len(journal.of("destroyed")) == 1
 
 
-def test_a_context_manager_is_exited_with_the_error_that_broke_its_resource(placed_manager, journal):
+def test_a_context_manager_is_exited_with_the_error_that_broke_its_resource(
+    placed_manager, journal
+):
     opened = Config.from_context_manager(partial(Session, journal), worker_count=1)
     hooks_of = {"on_create": opened.on_create, "on_destroy": opened.on_destroy}
     manager = placed_manager(max_retries=0, **hooks_of)
@@ -72,9 +83,13 @@ def test_a_context_manager_is_exited_with_the_error_that_broke_its_resource(plac
     assert journal.of("exited")[2:] == ["TaskManagerKilledError tasker was killed"]
 
 
-def test_an_on_create_that_returns_a_context_manager_which_nobody_has_entered_is_told_of_once(placed_manager, log):
+def test_an_on_create_that_returns_a_context_manager_which_nobody_has_entered_is_told_of_once(
+    placed_manager, log
+):
     manager = placed_manager(
-        worker_count=2, on_create=remote_tasks.create_unentered, on_destroy=remote_tasks.call_nothing
+        worker_count=2,
+        on_create=remote_tasks.create_unentered,
+        on_destroy=remote_tasks.call_nothing,
     )
     assert manager.wait_ready(PATIENCE)
     manager.stop()
@@ -88,8 +103,12 @@ def test_a_hook_that_returns_a_coroutine_has_failed(placed_manager, log, capfd):
     assert manager.stop().destroy_errors == 1
     assert any("on_destroy returned a coroutine" in line for line in log.loud())
 
-    manager = placed_manager(on_create=remote_tasks.connect_later, on_destroy=remote_tasks.call_nothing)
-    eventually(lambda: any("on_create returned a coroutine" in line for line in log.loud()), "the failure")
+    manager = placed_manager(
+        on_create=remote_tasks.connect_later, on_destroy=remote_tasks.call_nothing
+    )
+    eventually(
+        lambda: any("on_create returned a coroutine" in line for line in log.loud()), "the failure"
+    )
     manager.kill()
     assert "never awaited" not in capfd.readouterr().err
 
@@ -117,7 +136,9 @@ def test_a_once_task_is_not_tried_again(placed_manager, journal):
 
 def test_a_chunk_whose_resource_broke_goes_on_with_the_item_that_failed(placed_manager, journal):
     manager = placed_manager()
-    results = list(manager.map(partial(remote_tasks.sick_at_item, journal=journal), range(6), chunksize=6))
+    results = list(
+        manager.map(partial(remote_tasks.sick_at_item, journal=journal), range(6), chunksize=6)
+    )
     assert results == list(range(6))
     assert journal.of("item") == ["0", "1", "2", "3", "3", "4", "5"]
 
@@ -139,7 +160,9 @@ def test_a_creation_that_fails_is_tried_again(placed_manager, journal, log):
 
 
 def test_tasks_fail_when_no_resource_can_be_made(placed_manager, is_remote, log):
-    manager = placed_manager(on_create=remote_tasks.cannot_create, create_timeout=2.0 if is_remote else 0.1)
+    manager = placed_manager(
+        on_create=remote_tasks.cannot_create, create_timeout=2.0 if is_remote else 0.1
+    )
     eventually(log.loud, "a creation that has failed")
     error = manager.submit(remote_tasks.give, 1).exception(PATIENCE)
     assert type(error) is ResourceCreationError
@@ -159,7 +182,9 @@ def test_a_slow_creation_is_waited_for(placed_manager, gate):
     assert future.result(PATIENCE) == "at last"
 
 
-def test_a_resource_whose_creation_ends_after_a_stop_began_is_destroyed(placed_manager, journal, gate):
+def test_a_resource_whose_creation_ends_after_a_stop_began_is_destroyed(
+    placed_manager, journal, gate
+):
     manager = placed_manager(on_create=partial(remote_tasks.create_behind, gate, journal))
     gate.await_reached()
     manager._engine.lifecycle.request_stop()
@@ -195,7 +220,10 @@ def test_a_full_queue_refuses(placed_manager, gate):
 
 def test_resources_of_context_managers_are_entered_and_left(placement, journal):
     config = Config.from_context_manager(
-        partial(remote_tasks.entered, journal), worker_count=1, placement=placement, resource_pool_size=0
+        partial(remote_tasks.entered, journal),
+        worker_count=1,
+        placement=placement,
+        resource_pool_size=0,
     )
     with TaskManager(config) as manager:
         assert manager.queue_task(remote_tasks.give, "inside") == "inside"
@@ -233,19 +261,25 @@ def test_a_check_health_that_takes_the_resource_is_asked_where_that_lives(placed
     assert_adds_up(manager, arrived=3, completed=2, failed=1, retried=1)
 
 
-def test_a_check_health_that_takes_the_resource_is_asked_for_run_task_and_for_items_of_a_chunk(placed_manager, journal):
+def test_a_check_health_that_takes_the_resource_is_asked_for_run_task_and_for_items_of_a_chunk(
+    placed_manager, journal
+):
     manager = placed_manager(check_health=remote_tasks.is_whole, resource_pool_size=1)
     key = manager.run_task(remote_tasks.key)
     with pytest.raises(Exception, match="seven"):
         manager.run_task(remote_tasks.break_at_first, 1)
     assert journal.of("destroyed") == [key]
-    results = list(manager.map(partial(remote_tasks.break_at_item, journal=journal), range(6), chunksize=6))
+    results = list(
+        manager.map(partial(remote_tasks.break_at_item, journal=journal), range(6), chunksize=6)
+    )
     assert results == list(range(6))
     assert journal.of("item") == ["0", "1", "2", "3", "3", "4", "5"]
     assert journal.of("asked") == ["True Lossy"] * 2
 
 
-def test_a_check_health_that_takes_the_resource_and_raises_replaces_it_and_is_logged_here(placed_manager, journal, log):
+def test_a_check_health_that_takes_the_resource_and_raises_replaces_it_and_is_logged_here(
+    placed_manager, journal, log
+):
     manager = placed_manager(check_health=remote_tasks.cannot_judge, max_retries=0)
     key = manager.queue_task(remote_tasks.key)
     with pytest.raises(Sick, match="mine"):
@@ -255,7 +289,9 @@ def test_a_check_health_that_takes_the_resource_and_raises_replaces_it_and_is_lo
     assert f"cannot ask {key}" in told
 
 
-def test_a_check_health_that_takes_the_resource_is_not_asked_about_what_is_no_exception(placed_manager, journal):
+def test_a_check_health_that_takes_the_resource_is_not_asked_about_what_is_no_exception(
+    placed_manager, journal
+):
     manager = placed_manager(check_health=remote_tasks.cannot_judge)
     key = manager.queue_task(remote_tasks.key)
     with pytest.raises(SystemExit):
@@ -266,7 +302,9 @@ def test_a_check_health_that_takes_the_resource_is_not_asked_about_what_is_no_ex
 # -- run_task --------------------------------------------------------------------------------------------------------
 
 
-def test_run_task_without_a_pool_makes_and_destroys_a_resource_for_each_call(placed_manager, journal):
+def test_run_task_without_a_pool_makes_and_destroys_a_resource_for_each_call(
+    placed_manager, journal
+):
     manager = placed_manager(resource_pool_size=0)
     assert manager.wait_ready(PATIENCE)
     keys = [manager.run_task(remote_tasks.key) for _ in range(2)]
@@ -276,7 +314,9 @@ def test_run_task_without_a_pool_makes_and_destroys_a_resource_for_each_call(pla
     assert_destroyed_once(journal, 3)
 
 
-def test_run_task_with_a_pool_finds_its_resources_made_and_replaces_a_broken_one(placed_manager, journal):
+def test_run_task_with_a_pool_finds_its_resources_made_and_replaces_a_broken_one(
+    placed_manager, journal
+):
     manager = placed_manager(resource_pool_size=2)
     assert manager.stats().available_resources == 2
     key = manager.run_task(remote_tasks.key)

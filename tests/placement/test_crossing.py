@@ -79,9 +79,15 @@ def _only_in(process):
 
 def test_an_argument_that_cannot_be_sent_is_refused_at_its_submission_and_named(remote):
     before = remote.metrics().total_tasks_arrived
-    for method in (remote.submit, remote.queue_task, remote.run_task, remote.queue_task_with_priority_once_async):
+    for method in (
+        remote.submit,
+        remote.queue_task,
+        remote.run_task,
+        remote.queue_task_with_priority_once_async,
+    ):
         with pytest.raises(
-            TypeError, match=r"argument 2 of a task cannot be sent to another process: <unlocked .*lock"
+            TypeError,
+            match=r"argument 2 of a task cannot be sent to another process: <unlocked .*lock",
         ):
             method(remote_tasks.give, 1, threading.Lock(), 3)
     with pytest.raises(TypeError, match=r"argument 1 .*cannot be sent to another process"):
@@ -178,7 +184,9 @@ def test_hooks_that_cannot_be_sent_are_refused_before_anything_is_started(placed
         placed_manager(on_create=lambda: lock)
     with pytest.raises(ConfigError, match=r"on_destroy cannot be sent to another process: .*lock"):
         placed_manager(on_destroy=lambda resource: lock)
-    with pytest.raises(ConfigError, match=r"check_health cannot be sent to another process: .*lock"):
+    with pytest.raises(
+        ConfigError, match=r"check_health cannot be sent to another process: .*lock"
+    ):
         placed_manager(check_health=lambda error, resource: lock)
     assert children() == before
 
@@ -269,20 +277,28 @@ def test_levels_of_loggers_are_those_of_the_parent(placed_manager, caplog):
         manager.queue_task(remote_tasks.log_error, "wanted")
     finally:
         logger.setLevel(logging.NOTSET)
-    assert [record.getMessage() for record in caplog.records if record.name == remote_tasks.__name__] == ["wanted"]
+    assert [
+        record.getMessage() for record in caplog.records if record.name == remote_tasks.__name__
+    ] == ["wanted"]
 
 
 def test_records_of_hooks_arrive(placed_manager, caplog):
-    placed_manager(on_create=remote_tasks.log_and_create, on_destroy=remote_tasks.log_destroying).stop()
-    texts = [record.getMessage() for record in caplog.records if record.name == remote_tasks.__name__]
+    placed_manager(
+        on_create=remote_tasks.log_and_create, on_destroy=remote_tasks.log_destroying
+    ).stop()
+    texts = [
+        record.getMessage() for record in caplog.records if record.name == remote_tasks.__name__
+    ]
     assert texts == ["creating", "destroying"]
 
 
 def test_a_large_record_arrives(remote, caplog):
     remote.queue_task(remote_tasks.log, "%s", "x" * 5_000_000)
-    assert [len(record.getMessage()) for record in caplog.records if record.name == remote_tasks.__name__] == [
-        5_000_000
-    ]
+    assert [
+        len(record.getMessage())
+        for record in caplog.records
+        if record.name == remote_tasks.__name__
+    ] == [5_000_000]
 
 
 def test_a_handler_that_raises_costs_its_record(remote, monkeypatch):

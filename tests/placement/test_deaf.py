@@ -148,7 +148,9 @@ def test_kill_ends_a_child_whose_destruction_blocks_for_ever(placed_manager, gat
     assert process not in children()
 
 
-def test_whose_place_is_ended_by_a_kill_is_waited_for_until_he_has_noticed(placed_manager, gate, monkeypatch):
+def test_whose_place_is_ended_by_a_kill_is_waited_for_until_he_has_noticed(
+    placed_manager, gate, monkeypatch
+):
     monkeypatch.setattr(lifecycle, "_JOIN", 0.0)  # the time that others get
     manager = placed_manager(on_destroy=gate.destroy, worker_count=2)
     deaf = manager.submit(remote_tasks.pass_deaf, gate)
@@ -157,7 +159,9 @@ def test_whose_place_is_ended_by_a_kill_is_waited_for_until_he_has_noticed(place
     assert type(deaf.exception(0)) is TaskManagerKilledError
 
 
-def test_a_stop_ends_a_creation_that_blocks_for_ever_and_waits_for_its_worker(placed_manager, gate, monkeypatch):
+def test_a_stop_ends_a_creation_that_blocks_for_ever_and_waits_for_its_worker(
+    placed_manager, gate, monkeypatch
+):
     setup = RemoteBackend._setup
 
     def patient(backend, name):  # or its own time would be over in the same moment
@@ -165,7 +169,9 @@ def test_a_stop_ends_a_creation_that_blocks_for_ever_and_waits_for_its_worker(pl
         return setup(backend, name)
 
     monkeypatch.setattr(RemoteBackend, "_setup", patient)
-    manager = placed_manager(on_create=gate.create, on_destroy=remote_tasks.forget, create_timeout=0.5)
+    manager = placed_manager(
+        on_create=gate.create, on_destroy=remote_tasks.forget, create_timeout=0.5
+    )
     process = gate.await_reached()
     report = manager.stop()
     assert report.abandoned == ()

@@ -33,7 +33,9 @@ def kill(process: int) -> None:
 def test_sixty_tasks_with_six_kills_all_complete(placed_manager, journal, tmp_path):
     manager = placed_manager(worker_count=2)
     gates = {number: Gate(tmp_path / f"gate{number}") for number in range(5, 60, 10)}
-    futures = [manager.submit(deadly_tasks.stand_once, number, gates.get(number)) for number in range(60)]
+    futures = [
+        manager.submit(deadly_tasks.stand_once, number, gates.get(number)) for number in range(60)
+    ]
     killed = set()
     for gate in gates.values():
         killed.add(gate.await_reached())
@@ -45,7 +47,11 @@ def test_sixty_tasks_with_six_kills_all_complete(placed_manager, journal, tmp_pa
     assert len(killed) == 6
     assert manager.stop().drained
     metrics = manager.metrics()
-    assert (metrics.total_tasks_arrived, metrics.total_tasks_completed, metrics.total_tasks_retried) == (60, 60, 6)
+    assert (
+        metrics.total_tasks_arrived,
+        metrics.total_tasks_completed,
+        metrics.total_tasks_retried,
+    ) == (60, 60, 6)
     created, destroyed = journal.of("created"), journal.of("destroyed")
     assert len(created) == len(destroyed) + 6
     assert set(destroyed) < set(created)
@@ -60,11 +66,15 @@ def test_a_poison_task_fails_alone_after_its_last_attempt(placed_manager):
     assert type(error) is WorkerLostError
     assert (error.exit_code, error.began, poison.attempts) == (-signal.SIGKILL, True, 3)
     assert "was killed by SIGKILL while it ran die" in str(error)
-    assert [future.result(PATIENCE) for future in (*before, *after)] == [n * n for n in range(10)] * 2
+    assert [future.result(PATIENCE) for future in (*before, *after)] == [
+        n * n for n in range(10)
+    ] * 2
     assert {future.attempts for future in (*before, *after)} == {1}
 
 
-def test_a_check_health_that_takes_the_resource_is_not_asked_about_one_that_is_lost(placed_manager, journal):
+def test_a_check_health_that_takes_the_resource_is_not_asked_about_one_that_is_lost(
+    placed_manager, journal
+):
     manager = placed_manager(check_health=remote_tasks.is_whole, max_retries=1)
     future = manager.submit(deadly_tasks.die, signal.SIGKILL)
     assert type(future.exception(PATIENCE)) is WorkerLostError
@@ -75,7 +85,9 @@ def test_a_check_health_that_takes_the_resource_is_not_asked_about_one_that_is_l
 
 
 def test_a_retry_gets_a_fresh_copy_of_an_iterator(placed_manager, tmp_path):
-    future = placed_manager(worker_count=1).submit(deadly_tasks.read_and_die_once, iter([1, 2, 3]), tmp_path / "died")
+    future = placed_manager(worker_count=1).submit(
+        deadly_tasks.read_and_die_once, iter([1, 2, 3]), tmp_path / "died"
+    )
     assert (future.result(PATIENCE), future.attempts) == ([1, 2, 3], 2)
 
 
@@ -93,12 +105,20 @@ def test_a_once_task_whose_child_is_killed_ran_once(placed_manager, journal, gat
 def test_children_that_are_lost_at_work_are_one_outage_if_no_caller_is_told(placed_manager, log):
     manager = placed_manager(worker_count=1, max_worker_count=1, max_retries=1)
     for _ in range(2):
-        assert manager.queue_task(remote_tasks.square, 6) == 36  # so it was not the resource's first use
-        assert type(manager.submit(deadly_tasks.die, signal.SIGKILL, once=True).exception(PATIENCE)) is WorkerLostError
+        assert (
+            manager.queue_task(remote_tasks.square, 6) == 36
+        )  # so it was not the resource's first use
+        assert (
+            type(manager.submit(deadly_tasks.die, signal.SIGKILL, once=True).exception(PATIENCE))
+            is WorkerLostError
+        )
     assert log.loud() == []
     for _ in range(2):
         assert manager.queue_task(remote_tasks.square, 6) == 36
-        assert type(manager.submit(deadly_tasks.die, signal.SIGKILL).exception(PATIENCE)) is WorkerLostError
+        assert (
+            type(manager.submit(deadly_tasks.die, signal.SIGKILL).exception(PATIENCE))
+            is WorkerLostError
+        )
     eventually(log.loud, "the warning")
     manager.stop()
     lost, *end = log.loud()
@@ -143,7 +163,9 @@ def test_a_child_that_ends_is_told_with_its_exit_code(placed_manager, task, argu
     assert manager.queue_task(remote_tasks.square, 6) == 36
 
 
-@pytest.mark.usefixtures("short_pauses")  # half of the children have done no task before they are killed
+@pytest.mark.usefixtures(
+    "short_pauses"
+)  # half of the children have done no task before they are killed
 def test_once_tasks_that_a_dead_child_has_not_read_have_not_begun(placed_manager):
     """They come when it is dead and nobody knows it yet: the pipe to it takes them all the same."""
     manager = placed_manager(worker_count=4)
@@ -157,7 +179,9 @@ def test_once_tasks_that_a_dead_child_has_not_read_have_not_begun(placed_manager
         assert processes.isdisjoint(future.result(PATIENCE) for future in futures)
 
 
-def test_a_once_task_too_large_for_the_pipe_that_a_dead_child_has_not_read_has_not_begun(placed_manager):
+def test_a_once_task_too_large_for_the_pipe_that_a_dead_child_has_not_read_has_not_begun(
+    placed_manager,
+):
     manager = placed_manager()
     process = manager.queue_task(remote_tasks.process_of)
     os.kill(process, signal.SIGSTOP)
@@ -205,7 +229,9 @@ def test_a_task_that_closes_all_low_descriptors_does_no_harm(placed_manager, low
     assert manager.queue_task(remote_tasks.process_of) == process
 
 
-def test_a_task_that_closes_all_descriptors_is_lost_though_a_thread_of_its_own_goes_on(placed_manager):
+def test_a_task_that_closes_all_descriptors_is_lost_though_a_thread_of_its_own_goes_on(
+    placed_manager,
+):
     manager = placed_manager(max_retries=0)
     process = manager.queue_task(deadly_tasks.start_thread_that_stays)
     error = manager.submit(deadly_tasks.close_descriptors, 3, 1024).exception(PATIENCE)
@@ -216,7 +242,9 @@ def test_a_task_that_closes_all_descriptors_is_lost_though_a_thread_of_its_own_g
 
 
 @pytest.mark.usefixtures("endless_pauses")
-def test_a_child_that_dies_before_it_has_done_a_task_is_not_replaced_at_once(placed_manager, journal, log):
+def test_a_child_that_dies_before_it_has_done_a_task_is_not_replaced_at_once(
+    placed_manager, journal, log
+):
     manager = placed_manager(worker_count=1)
     worker = manager._engine.crew.members[0]
     eventually(lambda: manager.stats().idle_workers == 1, "the worker to be idle")
@@ -229,7 +257,9 @@ def test_a_child_that_dies_before_it_has_done_a_task_is_not_replaced_at_once(pla
 
 
 @pytest.mark.usefixtures("endless_pauses")
-def test_a_child_that_dies_after_it_has_done_a_task_is_replaced_at_once(placed_manager, journal, log):
+def test_a_child_that_dies_after_it_has_done_a_task_is_replaced_at_once(
+    placed_manager, journal, log
+):
     manager = placed_manager(worker_count=1)
     first = manager.queue_task(remote_tasks.process_of)
     eventually(lambda: manager.stats().idle_workers == 1, "the worker to be idle")
@@ -293,7 +323,9 @@ def test_a_death_is_noticed_though_a_grandchild_holds_the_connection(placed_mana
         second, process = manager.queue_task(deadly_tasks.start_heir)
         try:
             kill(process)  # while it is idle
-            eventually(lambda: log.telling(of=f"lost an idle resource, <process {process} "), "the news")
+            eventually(
+                lambda: log.telling(of=f"lost an idle resource, <process {process} "), "the news"
+            )
             assert manager.queue_task(remote_tasks.square, 6) == 36
         finally:
             kill(second)
@@ -312,16 +344,22 @@ def test_what_a_child_said_before_it_died_counts(placed_manager):
 def test_a_task_may_fork_and_its_child_says_nothing(placed_manager, capfd):
     manager = placed_manager()
     assert [manager.queue_task(deadly_tasks.fork_and_exit) for _ in range(3)] == [5, 5, 5]
-    assert [manager.queue_task(deadly_tasks.fork_and_return) for _ in range(3)] == ["the child's own"] * 3
+    assert [manager.queue_task(deadly_tasks.fork_and_return) for _ in range(3)] == [
+        "the child's own"
+    ] * 3
     assert manager.queue_task(remote_tasks.square, 6) == 36
     assert manager.stop().drained
     assert capfd.readouterr().err == ""
 
 
 @pytest.mark.parametrize(
-    ("error", "status"), [(None, 0), (SystemExit(7), 7), (SystemExit(), 0), (ValueError("there"), 1)], ids=repr
+    ("error", "status"),
+    [(None, 0), (SystemExit(7), 7), (SystemExit(), 0), (ValueError("there"), 1)],
+    ids=repr,
 )
-def test_what_a_task_forks_ends_as_a_program_does_where_the_task_ends(placed_manager, journal, capfd, error, status):
+def test_what_a_task_forks_ends_as_a_program_does_where_the_task_ends(
+    placed_manager, journal, capfd, error, status
+):
     manager = placed_manager()
     process = manager.queue_task(remote_tasks.process_of)
     assert manager.queue_task(deadly_tasks.fork_and_leave, error) == status
@@ -331,7 +369,9 @@ def test_what_a_task_forks_ends_as_a_program_does_where_the_task_ends(placed_man
     assert ("ValueError: there" in capfd.readouterr().err) == (status == 1)
 
 
-def test_a_task_that_comes_as_an_idle_child_is_found_dead_is_not_sent_to_it(placed_manager, monkeypatch):
+def test_a_task_that_comes_as_an_idle_child_is_found_dead_is_not_sent_to_it(
+    placed_manager, monkeypatch
+):
     wake, late = Parker.wake, []
 
     def wake_late(self):

@@ -46,7 +46,11 @@ def test_a_value_is_packed_by_plain_pickle_where_that_will_do(monkeypatch):
     monkeypatch.setitem(sys.modules, "cloudpickle", None)
     value = [remote_tasks.square, remote_tasks.Adder(3), Faithful, {2: "three"}]
     assert unpack(*pack_value(value)) == value
-    for function in (remote_tasks.Adder(2), remote_tasks.Adder(2).add, partial(remote_tasks.add_up, second=2)):
+    for function in (
+        remote_tasks.Adder(2),
+        remote_tasks.Adder(2).add,
+        partial(remote_tasks.add_up, second=2),
+    ):
         assert unpack(*pack_value(function))(None, 40) == 42
 
 
@@ -94,7 +98,9 @@ def test_large_buffers_travel_beside_the_pickle(size, beside):
 
 def test_buffers_of_an_attempt_that_failed_are_not_sent():
     first, second = Beside(b"a" * 70_000), Beside(b"b" * 80_000)
-    body, buffers = pack_value([first, lambda: None, second])  # plain pickle takes the first, fails at the function
+    body, buffers = pack_value(
+        [first, lambda: None, second]
+    )  # plain pickle takes the first, fails at the function
     unpacked = unpack(body, [bytearray(buffer) for buffer in buffers])
     assert (len(buffers), unpacked[0], unpacked[2]) == (2, first, second)
 
@@ -269,9 +275,13 @@ def test_an_error_has_the_verdict_on_it_with_it(verdict):
 
 def test_an_error_that_cannot_be_told_or_judged_has_a_verdict_all_the_same():
     for verdict in (True, False):
-        _, told = opened(*outcome_of(raise_nameless, None, judge=lambda error, verdict=verdict: verdict))
+        _, told = opened(
+            *outcome_of(raise_nameless, None, judge=lambda error, verdict=verdict: verdict)
+        )
         assert told is verdict
-    error, told = opened(*outcome_of(remote_tasks.fail, None, ValueError(), judge=lambda error: divmod(1, 0)))
+    error, told = opened(
+        *outcome_of(remote_tasks.fail, None, ValueError(), judge=lambda error: divmod(1, 0))
+    )
     assert (type(error), told) == (RemoteTaskError, False)
 
 
@@ -305,7 +315,9 @@ def test_an_error_is_sent_back_as_it_came_and_keeps_its_traceback_meanwhile():
 
 def test_an_error_that_stayed_unnamed_here_is_itself_again_where_it_came_from():
     packed = pack_error(Faithful(7, "text"))
-    with mock.patch.object(pickle, "loads", side_effect=[pickle.loads(packed), ImportError("not here")]):
+    with mock.patch.object(
+        pickle, "loads", side_effect=[pickle.loads(packed), ImportError("not here")]
+    ):
         unnamed = error_from(packed)
     assert type(unnamed) is RemoteTaskError
     assert type(error_from(pack_reason(unnamed))) is Faithful

@@ -47,7 +47,9 @@ def warning(log) -> str:
 
 @pytest.mark.usefixtures("patient")
 def test_while_on_create_blocks_it_has_not_returned(placed_manager, gate):
-    manager = placed_manager(on_create=gate.create, on_destroy=remote_tasks.forget, create_timeout=0.5)
+    manager = placed_manager(
+        on_create=gate.create, on_destroy=remote_tasks.forget, create_timeout=0.5
+    )
     gate.await_reached()
     text = failure(manager)
     assert "on_create has not returned" in text
@@ -76,7 +78,9 @@ def test_a_child_that_does_not_come_to_on_create_is_told_from_an_on_create_that_
     assert "on_create raised" not in text
 
 
-def test_hooks_that_a_child_cannot_import_have_not_raised(placed_manager, monkeypatch, tmp_path, log):
+def test_hooks_that_a_child_cannot_import_have_not_raised(
+    placed_manager, monkeypatch, tmp_path, log
+):
     (tmp_path / "only_here.py").write_text("def create(): pass\n")
     monkeypatch.syspath_prepend(str(tmp_path))
     import only_here  # type: ignore[import-not-found]
@@ -84,7 +88,9 @@ def test_hooks_that_a_child_cannot_import_have_not_raised(placed_manager, monkey
     monkeypatch.setattr(sys, "path", sys.path[1:])
     placed_manager(on_create=only_here.create, on_destroy=remote_tasks.forget)
     assert "no resource was made, trying again" in warning(log)
-    assert "on_create could not be unpickled where it was to run: ModuleNotFoundError" in warning(log)
+    assert "on_create could not be unpickled where it was to run: ModuleNotFoundError" in warning(
+        log
+    )
 
 
 def test_a_child_that_ends_before_on_create_has_not_raised(placed_manager, monkeypatch, log):

@@ -27,7 +27,9 @@ def forget_slowly(resource):
         time.sleep(PATIENCE)
 
 
-def test_a_child_that_is_killed_as_its_task_answers_gets_no_other_task(placed_manager, journal, gate, monkeypatch):
+def test_a_child_that_is_killed_as_its_task_answers_gets_no_other_task(
+    placed_manager, journal, gate, monkeypatch
+):
     answer, killed = ProcessProxy._answer, []
 
     def answer_then_kill(self, progress):
@@ -47,7 +49,9 @@ def test_a_child_that_is_killed_as_its_task_answers_gets_no_other_task(placed_ma
     assert future.exception(PATIENCE) is None  # it had answered
 
 
-def test_a_child_that_is_killed_as_its_creation_answers_is_made_again(placed_manager, journal, monkeypatch):
+def test_a_child_that_is_killed_as_its_creation_answers_is_made_again(
+    placed_manager, journal, monkeypatch
+):
     ask, killed = ProcessProxy._ask, []
 
     def ask_then_kill(self, kind, what, progress):
@@ -64,9 +68,14 @@ def test_a_child_that_is_killed_as_its_creation_answers_is_made_again(placed_man
 
 
 @pytest.mark.parametrize("timeout", [600.0, 0.0])
-def test_kill_ends_a_resource_of_run_task_whose_destruction_blocks_for_ever(placed_manager, timeout):
+def test_kill_ends_a_resource_of_run_task_whose_destruction_blocks_for_ever(
+    placed_manager, timeout
+):
     manager = placed_manager(
-        on_create=remote_tasks.nothing, on_destroy=forget_slowly, resource_pool_size=1, placement=Processes(grace=0.1)
+        on_create=remote_tasks.nothing,
+        on_destroy=forget_slowly,
+        resource_pool_size=1,
+        placement=Processes(grace=0.1),
     )
     assert manager.wait_ready(PATIENCE)
     manager._engine.lifecycle.request_stop()

@@ -42,13 +42,20 @@ WORKS = """
 """
 
 
-def run_where_tasker_lies_in(folder: Path, code: str, *flags: str) -> subprocess.CompletedProcess[str]:
+def run_where_tasker_lies_in(
+    folder: Path, code: str, *flags: str
+) -> subprocess.CompletedProcess[str]:
     """Run a program that finds tasker in this folder, if it looks there."""
     folder.mkdir()
     for package in (tasker, sortedcontainers):
         (folder / package.__name__).symlink_to(Path(package.__file__).parent)
     return subprocess.run(
-        [sys.executable, *flags, "-c", f"import sys; folder = {str(folder)!r}\n" + textwrap.dedent(code)],
+        [
+            sys.executable,
+            *flags,
+            "-c",
+            f"import sys; folder = {str(folder)!r}\n" + textwrap.dedent(code),
+        ],
         env={name: value for name, value in environment().items() if name != "PYTHONPATH"},
         capture_output=True,
         text=True,
@@ -68,7 +75,9 @@ def test_what_lies_beside_tasker_does_not_pass_for_a_module_of_the_standard_libr
 
 
 @pytest.mark.parametrize("flags", [["-I"], ["-E", "-S"], ["-I", "-S", "-O"]], ids=" ".join)
-def test_a_program_that_makes_its_own_path_and_looks_at_no_environment_has_children(tmp_path, flags):
+def test_a_program_that_makes_its_own_path_and_looks_at_no_environment_has_children(
+    tmp_path, flags
+):
     code = "sys.path.insert(0, folder)\n" + textwrap.dedent(WORKS)
     done = run_where_tasker_lies_in(tmp_path / "bundle", code, *flags)
     assert (done.stdout, done.stderr) == ("0\n", "")
@@ -242,7 +251,10 @@ def heeded() -> Iterator[None]:
 def test_programs_and_forks_that_a_task_starts_heed_those_signals(placed_manager, number):
     manager = placed_manager()
     assert manager.queue_task(deadly_tasks.end_program, number) == -number
-    assert manager.queue_task(deadly_tasks.end_fork, number) in (-number, 130)  # of Ctrl-C it makes a KeyboardInterrupt
+    assert manager.queue_task(deadly_tasks.end_fork, number) in (
+        -number,
+        130,
+    )  # of Ctrl-C it makes a KeyboardInterrupt
 
 
 @on_linux
@@ -291,7 +303,9 @@ def test_what_a_child_has_started_ends_with_it(tmp_path, how):
         "kill": "m.queue_task(start); m.kill()",
         "death of the parent": "m.queue_task(start); os.kill(os.getpid(), signal.SIGKILL)",
     }[how]
-    with running(textwrap.dedent(code) + "\nsay('ready')\nuntil(lambda: False)", tmp_path) as program:
+    with running(
+        textwrap.dedent(code) + "\nsay('ready')\nuntil(lambda: False)", tmp_path
+    ) as program:
         if how == "death of the parent":
             program.wait(PATIENCE)
         else:

@@ -38,7 +38,9 @@ def test_a_child_whose_exit_functions_block_after_its_destruction_is_killed(plac
     assert process not in children()
 
 
-def test_at_its_end_a_child_runs_exit_functions_but_does_not_wait_for_threads(placed_manager, journal, gate):
+def test_at_its_end_a_child_runs_exit_functions_but_does_not_wait_for_threads(
+    placed_manager, journal, gate
+):
     manager = placed_manager(placement=Processes(grace=PATIENCE))
     process = manager.queue_task(deadly_tasks.register_at_exit, journal)
     manager.queue_task(deadly_tasks.start_thread_at, gate, journal)
@@ -58,7 +60,9 @@ def test_at_its_end_a_child_writes_what_was_printed(placed_manager, tmp_path):
 
 
 def test_a_resource_is_made_used_and_destroyed_in_the_main_thread(placed_manager, journal):
-    manager = placed_manager(on_create=partial(deadly_tasks.note_thread, journal), on_destroy=deadly_tasks.note_thread)
+    manager = placed_manager(
+        on_create=partial(deadly_tasks.note_thread, journal), on_destroy=deadly_tasks.note_thread
+    )
     manager.queue_task(deadly_tasks.note_thread)
     manager.stop()
     assert journal.of("thread") == ["True tasker-worker-1"] * 3
@@ -91,7 +95,9 @@ def test_an_interrupt_of_run_task_costs_its_child(placed_manager, gate):
 
 
 def test_a_task_may_have_children_of_its_own(placed_manager):
-    squared, child, grandchild = placed_manager().queue_task(deadly_tasks.square_in_a_child_of_its_own, 6)
+    squared, child, grandchild = placed_manager().queue_task(
+        deadly_tasks.square_in_a_child_of_its_own, 6
+    )
     assert squared == 36
     assert len({os.getpid(), child, grandchild}) == 3
     eventually(lambda: not is_alive(grandchild), "the grandchild to end")
@@ -106,8 +112,12 @@ def test_a_child_inherits_no_descriptor_but_its_own(placed_manager, tmp_path):
     opened.pop("1")
     opened.pop("2")
     # a newer libffi opens its own file in each process that imports ctypes, and maps code from it for callbacks
-    kinds = sorted(target.partition(":")[0] for target in opened.values() if "/libffi.so" not in target)
-    tracks = "multiprocessing.resource_tracker" in sys.modules  # of which a child has a descriptor, too
+    kinds = sorted(
+        target.partition(":")[0] for target in opened.values() if "/libffi.so" not in target
+    )
+    tracks = (
+        "multiprocessing.resource_tracker" in sys.modules
+    )  # of which a child has a descriptor, too
     assert kinds == ["/memfd"] + ["pipe"] * (4 + tracks)  # mark; calls, answers, orders, lifeline
 
 
@@ -152,7 +162,9 @@ def test_an_exception_of_a_task_is_freed_without_the_collector(placed_manager):
         eventually(lambda gone=gone: gone() is None, "the exception to be freed")
 
 
-def test_a_submission_that_raises_when_its_task_was_put_is_not_accepted(placed_manager, monkeypatch):
+def test_a_submission_that_raises_when_its_task_was_put_is_not_accepted(
+    placed_manager, monkeypatch
+):
     manager = placed_manager(worker_count=1, max_worker_count=1)
     before = manager.queue_task(remote_tasks.process_of)
     eventually(lambda: manager.stats().idle_workers == 1, "the worker is idle")

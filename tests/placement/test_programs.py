@@ -111,7 +111,9 @@ def test_children_see_the_path_the_arguments_and_the_environment_of_their_parent
     elsewhere = tmp_path / "elsewhere"
     (elsewhere / "added").mkdir(parents=True)
     (elsewhere / "added" / "found_there.py").write_text("def task(resource):\n    return 'found'\n")
-    (elsewhere / "pickle.py").write_text("raise SystemExit('the working directory is no place for modules')\n")
+    (elsewhere / "pickle.py").write_text(
+        "raise SystemExit('the working directory is no place for modules')\n"
+    )
     done = run(
         """
         sys.path.append("added")
@@ -169,7 +171,10 @@ def test_at_interpreter_exit_tasks_that_do_not_end_are_ended(tmp_path):
         tmp_path,
     )
     assert done.stderr == ""
-    assert sorted(done.stdout.splitlines()) == ["running TaskManagerKilledError", "waiting TaskManagerKilledError"]
+    assert sorted(done.stdout.splitlines()) == [
+        "running TaskManagerKilledError",
+        "waiting TaskManagerKilledError",
+    ]
     process = int((tmp_path / "gate").read_text())
     eventually(lambda: not is_alive(process), "the child to end")
 
@@ -195,19 +200,25 @@ def assert_they_end_with(parent, processes):
     parent.kill()
     parent.wait(PATIENCE)
     for process in processes:
-        eventually(lambda process=process: not is_alive(process), "a child of a killed parent to end")
+        eventually(
+            lambda process=process: not is_alive(process), "a child of a killed parent to end"
+        )
 
 
 @on_linux
 def test_when_the_parent_is_killed_all_children_end(tmp_path):
-    with running(PARENT + "print(m[0].queue_task(process_of), pooled, flush=True)\nsignal.pause()", tmp_path) as parent:
+    with running(
+        PARENT + "print(m[0].queue_task(process_of), pooled, flush=True)\nsignal.pause()", tmp_path
+    ) as parent:
         processes = [*map(int, parent.stdout.readline().split()), *children_of_parent(tmp_path)]
         assert len(set(processes)) == 5
         assert_they_end_with(parent, processes)
 
 
 @on_linux
-def test_when_the_parent_is_killed_children_end_by_themselves_where_the_kernel_does_not_help(tmp_path):
+def test_when_the_parent_is_killed_children_end_by_themselves_where_the_kernel_does_not_help(
+    tmp_path,
+):
     code = """
     import tasker.placement.processes.launch
     tasker.placement.processes.launch.lifeline = lambda: os.open(os.devnull, os.O_RDONLY)
@@ -246,13 +257,21 @@ def test_a_forked_process_neither_uses_the_children_nor_keeps_them_alive(tmp_pat
         fork, idle = map(int, parent.stdout.readline().split())
         try:
             told = (tmp_path / "forked").read_text().split()
-            assert told == ["TaskManagerShutdownError", "TaskManagerShutdownError", "StopReport", "StopReport"]
+            assert told == [
+                "TaskManagerShutdownError",
+                "TaskManagerShutdownError",
+                "StopReport",
+                "StopReport",
+            ]
             processes = [idle, *children_of_parent(tmp_path)]
             assert all(map(is_alive, processes))
             parent.kill()
             parent.wait(PATIENCE)
             for process in processes:
-                eventually(lambda process=process: not is_alive(process), "a child of a killed parent to end")
+                eventually(
+                    lambda process=process: not is_alive(process),
+                    "a child of a killed parent to end",
+                )
             assert is_alive(fork)
         finally:
             os.kill(fork, signal.SIGKILL)
@@ -301,7 +320,9 @@ def test_children_go_on_when_their_parent_survives_ctrl_c(tmp_path):
 
 
 @on_linux
-def test_a_parent_that_was_stopped_for_longer_than_a_creation_may_take_goes_on_waiting_for_it(tmp_path):
+def test_a_parent_that_was_stopped_for_longer_than_a_creation_may_take_goes_on_waiting_for_it(
+    tmp_path,
+):
     code = """
     def create_behind():
         open("created", "a").write("x")

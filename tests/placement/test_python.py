@@ -59,7 +59,9 @@ def test_a_frozen_program_is_refused(placed_manager, monkeypatch):
         placed_manager()
 
 
-def test_an_embedding_program_is_refused_and_not_started(placed_manager, monkeypatch, host, tmp_path):
+def test_an_embedding_program_is_refused_and_not_started(
+    placed_manager, monkeypatch, host, tmp_path
+):
     monkeypatch.setattr(sys, "executable", str(host))
     with pytest.raises(ConfigError, match=r"sys\.executable is no Python: '.*host'"):
         placed_manager()
@@ -81,7 +83,9 @@ def test_a_missing_executable_is_refused(placed_manager, monkeypatch, path):
         (["echo 'no option -c' >&2; exit 2"], "no option -c"),
     ],
 )
-def test_what_is_given_and_is_no_python_like_this_one_is_refused(placed_manager, tmp_path, lines, said):
+def test_what_is_given_and_is_no_python_like_this_one_is_refused(
+    placed_manager, tmp_path, lines, said
+):
     path = script(tmp_path / "given", *lines)
     with pytest.raises(ConfigError, match=f"executable must be a Python like this one .*{said}"):
         placed_manager(placement=Processes(executable=path))
@@ -103,10 +107,17 @@ def test_an_executable_must_be_a_path(value):
 
 def test_a_given_python_is_run_and_asked_once_which_it_is(placed_manager, tmp_path, monkeypatch):
     monkeypatch.setattr(sys, "frozen", True, raising=False)
-    given = script(tmp_path / "given", f"echo started >> {tmp_path}/starts", f'exec {sys.executable} "$@"')
+    given = script(
+        tmp_path / "given", f"echo started >> {tmp_path}/starts", f'exec {sys.executable} "$@"'
+    )
     monkeypatch.setattr(sys, "executable", "/a/frozen/program")
     for _ in range(2):
-        assert placed_manager(placement=Processes(executable=str(given))).queue_task(remote_tasks.square, 6) == 36
+        assert (
+            placed_manager(placement=Processes(executable=str(given))).queue_task(
+                remote_tasks.square, 6
+            )
+            == 36
+        )
     assert starts(tmp_path) == 3
 
 
@@ -121,8 +132,12 @@ def test_a_given_program_that_says_nothing_is_refused_although_a_test_has_stoppe
 
 
 def test_what_multiprocessing_was_told_to_run_is_run(placed_manager, tmp_path, monkeypatch):
-    monkeypatch.delitem(sys.modules, "multiprocessing.resource_tracker", raising=False)  # it would be run for that too
-    given = script(tmp_path / "given", f"echo started >> {tmp_path}/starts", f'exec {sys.executable} "$@"')
+    monkeypatch.delitem(
+        sys.modules, "multiprocessing.resource_tracker", raising=False
+    )  # it would be run for that too
+    given = script(
+        tmp_path / "given", f"echo started >> {tmp_path}/starts", f'exec {sys.executable} "$@"'
+    )
     before = multiprocessing.spawn.get_executable()
     multiprocessing.set_executable(str(given))
     try:
@@ -169,7 +184,9 @@ def test_a_program_that_passes_for_a_python_starts_itself_once_and_is_told_why(t
     """
     main.write_text(count(tmp_path) + textwrap.dedent(code).format(app=str(app)))
     script(app, f'exec {sys.executable} {main} "$@"')
-    done = subprocess.run([app], capture_output=True, text=True, timeout=PATIENCE, env=environment())
+    done = subprocess.run(
+        [app], capture_output=True, text=True, timeout=PATIENCE, env=environment()
+    )
     assert max(generations(tmp_path)) == 2
     assert "before on_create ran" in done.stdout
     assert "this program was started as a child process" in done.stdout
@@ -191,7 +208,9 @@ POOL = """
 """
 
 
-def test_a_manager_at_the_top_level_of_the_module_that_its_children_import_is_refused_there_once(tmp_path):
+def test_a_manager_at_the_top_level_of_the_module_that_its_children_import_is_refused_there_once(
+    tmp_path,
+):
     (tmp_path / "pool.py").write_text(count(tmp_path) + textwrap.dedent(POOL))
     done = run(
         """
@@ -208,7 +227,9 @@ def test_a_manager_at_the_top_level_of_the_module_that_its_children_import_is_re
         tmp_path,
     )
     first, second, *rest = done.stdout.splitlines()
-    assert first.startswith("True True tasker: no worker will ever hold a resource: no resource was made:")
+    assert first.startswith(
+        "True True tasker: no worker will ever hold a resource: no resource was made:"
+    )
     assert second.startswith("True True")
     assert rest == ["False", "True"]
     assert done.stderr.count("no resource was made") == 1, done.stderr
@@ -218,7 +239,9 @@ def test_a_manager_at_the_top_level_of_the_module_that_its_children_import_is_re
     assert max(counted) == 2
 
 
-def test_who_waits_is_told_why_there_will_be_no_resource_before_the_worker_that_found_out_has_noted_it(tmp_path):
+def test_who_waits_is_told_why_there_will_be_no_resource_before_the_worker_that_found_out_has_noted_it(
+    tmp_path,
+):
     (tmp_path / "pool.py").write_text(count(tmp_path) + textwrap.dedent(POOL))
     done = run(
         """
@@ -236,7 +259,9 @@ def test_who_waits_is_told_why_there_will_be_no_resource_before_the_worker_that_
         tmp_path,
     )
     first, *rest = done.stdout.splitlines()
-    assert first.startswith("True True tasker: no worker will ever hold a resource: no resource was made: tasker.")
+    assert first.startswith(
+        "True True tasker: no worker will ever hold a resource: no resource was made: tasker."
+    )
     assert "in a function" in first
     assert rest == ["True"]
 
@@ -305,18 +330,28 @@ def test_what_multiprocessing_does_in_a_child_is_logged_where_the_parent_says(tm
             multiprocessing.log_to_stderr(logging.INFO)
             with manager(on_destroy=len, name="pool") as m:
                 m.queue_task(act)
-        """.replace("import logging, multiprocessing", "import logging, multiprocessing, multiprocessing.util"),
+        """.replace(
+            "import logging, multiprocessing",
+            "import logging, multiprocessing, multiprocessing.util",
+        ),
         tmp_path,
     )
-    assert [line for line in done.stderr.splitlines() if "child" in line] == ["[INFO/pool-worker-1] in the child"]
+    assert [line for line in done.stderr.splitlines() if "child" in line] == [
+        "[INFO/pool-worker-1] in the child"
+    ]
 
 
 @pytest.mark.parametrize(
-    ("python", "runs", "descriptor"), [("ours", False, 7), ("given", False, None), ("given", True, 7)]
+    ("python", "runs", "descriptor"),
+    [("ours", False, 7), ("given", False, None), ("given", True, 7)],
 )
-def test_a_tracker_is_started_only_by_the_python_that_children_run(monkeypatch, python, runs, descriptor):
+def test_a_tracker_is_started_only_by_the_python_that_children_run(
+    monkeypatch, python, runs, descriptor
+):
     """In an embedding program `multiprocessing` would start that."""
-    module = SimpleNamespace(_resource_tracker=SimpleNamespace(_fd=7 if runs else None), getfd=lambda: 7)
+    module = SimpleNamespace(
+        _resource_tracker=SimpleNamespace(_fd=7 if runs else None), getfd=lambda: 7
+    )
     monkeypatch.setitem(sys.modules, "multiprocessing.resource_tracker", module)
     monkeypatch.setattr(multiprocessing.spawn, "_python_exe", b"ours")
     assert multiprocess.tracker(python) == descriptor
@@ -358,7 +393,10 @@ def test_shared_memory_outlives_children_and_not_the_program(tmp_path):
     )
     assert (done.stdout, done.stderr) == ("all there\n", "")
     made = [Path("/dev/shm", name) for name in (tmp_path / "made").read_text().split()]
-    eventually(lambda: not any(segment.exists() for segment in made), "the tracker to unlink what nobody has")
+    eventually(
+        lambda: not any(segment.exists() for segment in made),
+        "the tracker to unlink what nobody has",
+    )
 
 
 @on_linux

@@ -49,7 +49,9 @@ def until_dead(process):
 def test_thirty_tasks_with_three_kills_all_complete(placed_manager, journal, tmp_path):
     manager = placed_manager(worker_count=2)
     gates = {number: Gate(tmp_path / f"gate{number}") for number in range(5, 30, 10)}
-    futures = [manager.submit(deadly_tasks.stand_once, number, gates.get(number)) for number in range(30)]
+    futures = [
+        manager.submit(deadly_tasks.stand_once, number, gates.get(number)) for number in range(30)
+    ]
     killed = set()
     for gate in gates.values():
         killed.add(gate.await_reached())
@@ -60,7 +62,11 @@ def test_thirty_tasks_with_three_kills_all_complete(placed_manager, journal, tmp
     assert len(killed) == 3
     assert manager.stop().drained
     metrics = manager.metrics()
-    assert (metrics.total_tasks_arrived, metrics.total_tasks_completed, metrics.total_tasks_retried) == (30, 30, 3)
+    assert (
+        metrics.total_tasks_arrived,
+        metrics.total_tasks_completed,
+        metrics.total_tasks_retried,
+    ) == (30, 30, 3)
     created, destroyed = journal.of("created"), journal.of("destroyed")
     assert len(created) == len(destroyed) + 3
     assert set(destroyed) < set(created)
@@ -103,7 +109,9 @@ def test_a_chunk_whose_actor_is_killed_goes_on_where_it_was(placed_manager, jour
     stream = manager.map(deadly_tasks.StandAt(3, gate, journal), range(6), chunksize=6)
     process = gate.await_reached()
     [chunk] = stream._results.gi_frame.f_locals["window"].flying.values()
-    eventually(lambda: len(chunk.results) == 3, "the results of the steps before")  # they come a little later
+    eventually(
+        lambda: len(chunk.results) == 3, "the results of the steps before"
+    )  # they come a little later
     kill(process)
     assert list(stream) == list(range(6))
     assert journal.of("item") == ["0", "1", "2", "3", "3", "4", "5"]
@@ -181,7 +189,9 @@ def test_a_creation_that_takes_longer_than_create_timeout_is_given_up_and_tried_
     until_dead(process)
     eventually(lambda: manager.stats().idle_workers == 1, "the second creation")
     assert manager.queue_task(remote_tasks.process_of) != process
-    assert any("on_create has not returned" in line and "create_timeout" in line for line in log.loud())
+    assert any(
+        "on_create has not returned" in line and "create_timeout" in line for line in log.loud()
+    )
 
 
 # -- what is an actor's own ------------------------------------------------------------------------------------------
@@ -220,7 +230,9 @@ def test_options_that_ray_refuses_are_named(placed_manager, options, says):
         placed_manager(placement=Ray(address=None, **options))
 
 
-@pytest.mark.parametrize("options", [{"num_gpus": 1}, {"resources": {"special": 2}}, {"num_cpus": 1000}], ids=repr)
+@pytest.mark.parametrize(
+    "options", [{"num_gpus": 1}, {"resources": {"special": 2}}, {"num_cpus": 1000}], ids=repr
+)
 def test_what_the_cluster_can_never_give_is_named_after_create_timeout(placed_manager, options):
     manager = placed_manager(placement=Ray(address=None, **options), create_timeout=0.5)
     error = manager.submit(remote_tasks.square, 6).exception(PATIENCE)
@@ -253,7 +265,10 @@ def test_a_constructor_that_fails_lets_go_of_the_connection(placed_manager):
 
 
 def test_a_second_cluster_is_refused(placed_manager):
-    with pytest.raises(ConfigError, match=r"address: this process is connected to .*, it cannot use '10.0.0.7:6379'"):
+    with pytest.raises(
+        ConfigError,
+        match=r"address: this process is connected to .*, it cannot use '10.0.0.7:6379'",
+    ):
         placed_manager(placement=Ray(address="10.0.0.7:6379"))
 
 

@@ -39,7 +39,12 @@ def config(**options):
 def settings():
     """The environment of a program. Ray puts sockets into temporary folders, whose paths must be short."""
     with tempfile.TemporaryDirectory(prefix="ray", dir="/tmp", ignore_cleanup_errors=True) as short:
-        yield {**environment(), "RAY_TMPDIR": short, "TMPDIR": short, "RAY_USAGE_STATS_ENABLED": "0"}
+        yield {
+            **environment(),
+            "RAY_TMPDIR": short,
+            "TMPDIR": short,
+            "RAY_USAGE_STATS_ENABLED": "0",
+        }
 
 
 @pytest.fixture
@@ -50,7 +55,9 @@ def run(settings, tmp_path):
         script = tmp_path / "program.py"
         script.write_text(PRELUDE + textwrap.dedent(code))
         command = [sys.executable, str(script), *arguments]
-        return subprocess.run(command, env=settings, cwd=tmp_path, capture_output=True, text=True, timeout=140)
+        return subprocess.run(
+            command, env=settings, cwd=tmp_path, capture_output=True, text=True, timeout=140
+        )
 
     return run
 
@@ -76,7 +83,9 @@ def test_a_local_cluster_lasts_as_long_as_its_managers_and_changes_no_signal_han
     )
     assert ended.returncode == 0, ended.stderr
     for process in ended.stdout.split()[-3:]:
-        eventually(lambda process=int(process): not is_alive(process), "the local cluster to be gone")
+        eventually(
+            lambda process=int(process): not is_alive(process), "the local cluster to be gone"
+        )
 
 
 USERS_OWN = """
@@ -147,10 +156,14 @@ def test_when_the_program_is_killed_its_local_cluster_ends(run):
     eventually(lambda: not is_alive(actor), "the actor to be gone")
 
 
-def test_on_three_nodes_a_pool_grows_and_shrinks_and_survives_nodes_that_are_lost_or_frozen(settings):
+def test_on_three_nodes_a_pool_grows_and_shrinks_and_survives_nodes_that_are_lost_or_frozen(
+    settings,
+):
     arguments = [sys.executable, "-m", "tests.placement.three_nodes"]
     root = Path(__file__).parents[2]
-    ended = subprocess.run(arguments, env=settings, cwd=root, capture_output=True, text=True, timeout=140)
+    ended = subprocess.run(
+        arguments, env=settings, cwd=root, capture_output=True, text=True, timeout=140
+    )
     assert ended.returncode == 0, ended.stderr[-5000:]
     assert "grew over 3 nodes" in ended.stdout
     assert "all completed, 4 workers on" in ended.stdout

@@ -26,7 +26,9 @@ def placement():
 
 def test_the_last_words_of_a_child_are_in_the_error_of_its_task(placed_manager, capfd):
     manager = placed_manager(max_retries=0)
-    error = manager.submit(deadly_tasks.say_and_leave, "out of licences\nßee the manual\n").exception(PATIENCE)
+    error = manager.submit(
+        deadly_tasks.say_and_leave, "out of licences\nßee the manual\n"
+    ).exception(PATIENCE)
     assert type(error) is WorkerLostError
     assert "ended with exit code 3 while it ran say_and_leave" in str(error)
     assert str(error).endswith(":\nout of licences\nßee the manual")
@@ -42,8 +44,12 @@ def test_words_from_before_a_task_are_not_taken_for_its_own(placed_manager, capf
     assert "standard error" not in str(error)
 
 
-def test_the_last_words_of_an_on_create_that_ends_its_process_reach_those_who_wait(placed_manager, log):
-    manager = placed_manager(on_create=deadly_tasks.die_creating, on_destroy=remote_tasks.forget, create_timeout=3.0)
+def test_the_last_words_of_an_on_create_that_ends_its_process_reach_those_who_wait(
+    placed_manager, log
+):
+    manager = placed_manager(
+        on_create=deadly_tasks.die_creating, on_destroy=remote_tasks.forget, create_timeout=3.0
+    )
     error = manager.submit(remote_tasks.square, 6).exception(PATIENCE)
     assert type(error) is ResourceCreationError
     assert "ended with exit code 4 while on_create ran" in str(error)
@@ -51,7 +57,9 @@ def test_the_last_words_of_an_on_create_that_ends_its_process_reach_those_who_wa
     assert any("no such library" in line for line in log.loud())
 
 
-def test_the_last_words_of_a_child_that_cannot_start_reach_those_who_wait(placed_manager, monkeypatch):
+def test_the_last_words_of_a_child_that_cannot_start_reach_those_who_wait(
+    placed_manager, monkeypatch
+):
     monkeypatch.setattr(launch, "_PROGRAM", "import no_such_module  # {}")
     error = placed_manager(create_timeout=3.0).submit(remote_tasks.square, 6).exception(PATIENCE)
     assert type(error) is ResourceCreationError
@@ -59,16 +67,25 @@ def test_the_last_words_of_a_child_that_cannot_start_reach_those_who_wait(placed
     assert "No module named 'no_such_module'" in str(error)
 
 
-def test_the_last_words_of_an_on_create_that_takes_too_long_are_in_its_error(placed_manager, log, gate):
-    placed_manager(on_create=deadly_tasks.SayAndWait(gate), on_destroy=remote_tasks.forget, create_timeout=3.0)
+def test_the_last_words_of_an_on_create_that_takes_too_long_are_in_its_error(
+    placed_manager, log, gate
+):
+    placed_manager(
+        on_create=deadly_tasks.SayAndWait(gate), on_destroy=remote_tasks.forget, create_timeout=3.0
+    )
     gate.await_reached()
-    eventually(lambda: any("on_create has not returned within 3 s" in line for line in log.loud()), "the error")
+    eventually(
+        lambda: any("on_create has not returned within 3 s" in line for line in log.loud()),
+        "the error",
+    )
     assert any("waiting for the licence server" in line for line in log.loud())
 
 
 def test_a_long_text_arrives_whole_and_is_quoted_in_part(placed_manager, capfd):
     text = "".join(f"line {number}\n" for number in range(50_000))
-    error = placed_manager(max_retries=0).submit(deadly_tasks.say_and_leave, text).exception(PATIENCE)
+    error = (
+        placed_manager(max_retries=0).submit(deadly_tasks.say_and_leave, text).exception(PATIENCE)
+    )
     assert len(str(error)) < 2500
     assert str(error).endswith("\nline 49999")
     arrived = []
@@ -82,7 +99,10 @@ def test_a_long_text_arrives_whole_and_is_quoted_in_part(placed_manager, capfd):
 
 def test_what_is_written_arrives_while_the_task_runs(placed_manager, gate, capfd):
     future = placed_manager().submit(deadly_tasks.SayAndWait(gate))
-    eventually(lambda: "waiting for the licence server\n" in capfd.readouterr().err, "the words on standard error")
+    eventually(
+        lambda: "waiting for the licence server\n" in capfd.readouterr().err,
+        "the words on standard error",
+    )
     assert not future.done()
     gate.open()
     future.result(PATIENCE)
@@ -130,12 +150,21 @@ def test_a_standard_error_that_takes_nothing_more_hides_no_death_and_no_timeout(
 
 
 def test_on_a_terminal_children_have_it_as_their_standard_error(tmp_path):
-    code = PRELUDE + "with manager(on_destroy=len) as m: print(m.queue_task(lambda resource: os.isatty(2)))\n"
+    code = (
+        PRELUDE
+        + "with manager(on_destroy=len) as m: print(m.queue_task(lambda resource: os.isatty(2)))\n"
+    )
     arguments, _ = command("script", code, tmp_path)
     ours, theirs = pty.openpty()
     try:
         done = subprocess.run(
-            arguments, env=environment(), stdin=theirs, stdout=subprocess.PIPE, stderr=theirs, text=True, timeout=50
+            arguments,
+            env=environment(),
+            stdin=theirs,
+            stdout=subprocess.PIPE,
+            stderr=theirs,
+            text=True,
+            timeout=50,
         )
     finally:
         os.close(ours)
@@ -143,7 +172,9 @@ def test_on_a_terminal_children_have_it_as_their_standard_error(tmp_path):
     assert (done.stdout, done.returncode) == ("True\n", 0)
 
 
-def test_what_may_outlive_its_child_keeps_a_standard_error_that_is_read(placed_manager, capfd, gate):
+def test_what_may_outlive_its_child_keeps_a_standard_error_that_is_read(
+    placed_manager, capfd, gate
+):
     manager = placed_manager(placement=Processes(grace=0.1, kill_group=False))
     manager.queue_task(deadly_tasks.leave_a_speaker, gate)
     manager.stop()

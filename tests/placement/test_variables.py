@@ -29,7 +29,9 @@ def test_without_variables_nothing_is_packed(context):
 def test_variables_at_the_top_of_a_module_are_packed_by_its_name_and_theirs(context):
     context.run(remote_tasks.variable.set, "first")
     context.run(other.set, [1, 2])
-    packed = {(module, name): pickle.loads(value) for module, name, value in context.run(pack_variables)}
+    packed = {
+        (module, name): pickle.loads(value) for module, name, value in context.run(pack_variables)
+    }
     assert packed == {(remote_tasks.__name__, "variable"): "first", (__name__, "other"): [1, 2]}
 
 

@@ -30,7 +30,9 @@ def exchanged(ends, messages):
     """What arrives at the second end of what is sent from the first, by a thread: much of it does not fit between."""
     first, second = ends
     sender = threading.Thread(
-        target=lambda: [first.send(kind, *parts, buffers=buffers) for kind, parts, buffers in messages]
+        target=lambda: [
+            first.send(kind, *parts, buffers=buffers) for kind, parts, buffers in messages
+        ]
     )
     sender.start()
     try:
@@ -40,7 +42,9 @@ def exchanged(ends, messages):
 
 
 @pytest.mark.parametrize("size", [0, 1, 16383, 16384, 16385, 65520, 65536, 1_000_000])
-@pytest.mark.parametrize("buffers", [[], [b""], [b"one"], [b"x" * 70_000, b"", b"y" * 300_000]], ids=len)
+@pytest.mark.parametrize(
+    "buffers", [[], [b""], [b"one"], [b"x" * 70_000, b"", b"y" * 300_000]], ids=len
+)
 def test_a_message_arrives_as_it_was_sent(ends, size, buffers):
     body = random.Random(size).randbytes(size)
     assert exchanged(ends, [(7, [body], buffers)]) == [(7, body, buffers)]
@@ -58,7 +62,9 @@ def test_buffers_may_have_items_of_any_size(ends):
     import array
 
     numbers = array.array("d", range(9))
-    assert exchanged(ends, [(1, [b""], [numbers, memoryview(numbers)])]) == [(1, b"", [numbers.tobytes()] * 2)]
+    assert exchanged(ends, [(1, [b""], [numbers, memoryview(numbers)])]) == [
+        (1, b"", [numbers.tobytes()] * 2)
+    ]
 
 
 def test_more_buffers_than_one_call_takes_arrive_in_order(ends):
@@ -67,8 +73,12 @@ def test_more_buffers_than_one_call_takes_arrive_in_order(ends):
 
 
 def test_messages_that_arrive_together_are_told_apart(ends):
-    messages = [(number, [bytes([number]) * number], [b"beside"] * (number % 3)) for number in range(100)]
-    assert exchanged(ends, messages) == [(kind, *map(bytes, parts), buffers) for kind, parts, buffers in messages]
+    messages = [
+        (number, [bytes([number]) * number], [b"beside"] * (number % 3)) for number in range(100)
+    ]
+    assert exchanged(ends, messages) == [
+        (kind, *map(bytes, parts), buffers) for kind, parts, buffers in messages
+    ]
 
 
 @pytest.mark.parametrize("step", [1, 7, 16, 17, 1000])
@@ -79,7 +89,9 @@ def test_a_message_that_arrives_in_pieces_is_put_together(ends, step):
         wire.send(3)
 
     sent = bytes_of(send)
-    sender = threading.Thread(target=lambda: [write(ends[0], sent[i : i + step]) for i in range(0, len(sent), step)])
+    sender = threading.Thread(
+        target=lambda: [write(ends[0], sent[i : i + step]) for i in range(0, len(sent), step)]
+    )
     sender.start()
     assert receive(ends[1]) == (1, b"first" * 20, [])
     assert receive(ends[1]) == (2, b"second", [b"beside" * 30, b""])
@@ -108,7 +120,9 @@ def write(wire: Wire, data: bytes) -> None:
 def test_the_end_of_the_stream_is_an_error_wherever_it_comes(ends, cut):
     sent = bytes_of(lambda wire: wire.send(2, b"body" * 5000, buffers=[b"beside" * 5000]))
     first, second = ends
-    write(first, sent[: {"nothing": 0, "head": 9, "sizes": 20, "body": 10_000, "buffer": 40_000}[cut]])
+    write(
+        first, sent[: {"nothing": 0, "head": 9, "sizes": 20, "body": 10_000, "buffer": 40_000}[cut]]
+    )
     first.close()
     with pytest.raises(EOFError):
         second.receive()

@@ -74,7 +74,9 @@ def grow_and_shrink(nodes: int) -> None:
         assert len(seen) == nodes, seen
         most = pool.metrics()
         eventually(lambda: pool.stats().active_workers == 1, "the burst workers to leave")
-    print(f"grew over {len(seen)} nodes, tasks on each: {sorted(seen.values())}; shrank to 1 worker")
+    print(
+        f"grew over {len(seen)} nodes, tasks on each: {sorted(seen.values())}; shrank to 1 worker"
+    )
     assert most.total_tasks_retried == 0
 
 
@@ -94,10 +96,14 @@ def lose_a_node(cluster: Any, nodes: dict[str, Any]) -> None:
         assert 1 <= tried_again <= CPUS, tried_again
         assert pool.wait_ready(60)
         eventually(lambda: pool.stats().idle_workers == 4, "all workers to be idle")
-        here = {future.result(60)[1] for future in [pool.submit(work, number) for number in range(40)]}
+        here = {
+            future.result(60)[1] for future in [pool.submit(work, number) for number in range(40)]
+        }
         assert lost not in here
         assert pool.metrics().total_tasks_retried == tried_again
-    print(f"lost a node: {tried_again} of 400 tasks were tried again, all completed, 4 workers on {len(here)} nodes")
+    print(
+        f"lost a node: {tried_again} of 400 tasks were tried again, all completed, 4 workers on {len(here)} nodes"
+    )
 
 
 def freeze_a_node(nodes: dict[str, Any]) -> None:
@@ -109,8 +115,13 @@ def freeze_a_node(nodes: dict[str, Any]) -> None:
             late = [pool.submit(stand, timeout=1.0) for _ in range(4)]
             assert {type(future.exception(60)) for future in late} == {TaskTimeoutError}
             # the workers are free as well: all have an actor on another node
-            eventually(lambda: pool.stats().idle_workers == 4, "other actors in place of the frozen ones")
-            here = {future.result(60)[1] for future in [pool.submit(work, number) for number in range(40)]}
+            eventually(
+                lambda: pool.stats().idle_workers == 4, "other actors in place of the frozen ones"
+            )
+            here = {
+                future.result(60)[1]
+                for future in [pool.submit(work, number) for number in range(40)]
+            }
             assert there not in here
     print(f"froze a node: 4 of 4 deadlines were kept, 4 workers on {len(here)} nodes")
 
@@ -125,7 +136,9 @@ def kill_with_a_frozen_node(nodes: dict[str, Any]) -> None:
         report = pool.kill(0.1)
         assert {type(future.exception(0)) for future in stuck} == {TaskManagerKilledError}
     assert report.abandoned == (), report
-    print("killed a manager with actors on a frozen node: 4 of 4 callers are free, no thread is left")
+    print(
+        "killed a manager with actors on a frozen node: 4 of 4 callers are free, no thread is left"
+    )
 
 
 @contextmanager
@@ -144,14 +157,17 @@ def frozen(node: Any) -> Iterator[None]:
 def main() -> None:
     ray: Any = import_module("ray")
     cluster = import_module("ray.cluster_utils").Cluster(
-        initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False, "_system_config": FAST}
+        initialize_head=True,
+        head_node_args={"num_cpus": 0, "include_dashboard": False, "_system_config": FAST},
     )
     try:
         nodes = [cluster.add_node(num_cpus=CPUS) for _ in range(3)]
         ray.init(address=cluster.address, configure_logging=False, log_to_driver=False)
         grow_and_shrink(len(nodes))
         lose_a_node(cluster, {node.node_id: node for node in nodes})
-        alive = {node.node_id: node for node in [*cluster.worker_nodes, cluster.add_node(num_cpus=CPUS)]}
+        alive = {
+            node.node_id: node for node in [*cluster.worker_nodes, cluster.add_node(num_cpus=CPUS)]
+        }
         freeze_a_node(alive)
         kill_with_a_frozen_node(alive)
     finally:

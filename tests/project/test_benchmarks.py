@@ -17,7 +17,12 @@ import tasker
 from benchmarks.__main__ import _names, main
 from benchmarks.context_variables import VARIABLES, a_few_set
 from benchmarks.cores import compute, steps_of
-from benchmarks.harness.both_forms import WITH_CONTEXT, open_both_forms, rows_of_both_forms, times_as_fast
+from benchmarks.harness.both_forms import (
+    WITH_CONTEXT,
+    open_both_forms,
+    rows_of_both_forms,
+    times_as_fast,
+)
 from benchmarks.harness.environment import path_of_packages
 from benchmarks.harness.history import load
 from benchmarks.harness.results import Row
@@ -37,7 +42,9 @@ def row(*, ratio: float | None = 6.5, target: Target | None = None) -> Row:
         name="example",
         title="an example",
         unit="µs",
-        figures=spreads({TASKER: [1.0, 2.0, 3.0], BASELINE: [12.0, 13.0, 14.0], "beside": [0.5, 0.5, 0.5]}),
+        figures=spreads(
+            {TASKER: [1.0, 2.0, 3.0], BASELINE: [12.0, 13.0, 14.0], "beside": [0.5, 0.5, 0.5]}
+        ),
         ratio=None if ratio is None else Spread(ratio, 6.0, 7.0),
         meaning="times as fast",
         target=target,
@@ -68,7 +75,10 @@ def test_a_round_without_anything_above_the_floor_is_left_out() -> None:
 
 def test_round_trips_are_compared_above_the_floor_where_there_is_one() -> None:
     samples = {TASKER: [12.0] * 3, BASELINE: [14.0] * 3, HAND_OVERS: [10.0] * 3}
-    assert above_hand_overs(samples) == (Spread(2.0, 2.0, 2.0), "times as fast, above two lock hand-overs")
+    assert above_hand_overs(samples) == (
+        Spread(2.0, 2.0, 2.0),
+        "times as fast, above two lock hand-overs",
+    )
     for bare in (12.0, 20.0):
         ratio, meaning = above_hand_overs(samples | {HAND_OVERS: [bare] * 3})
         assert ratio.median == 14.0 / 12.0
@@ -149,7 +159,9 @@ def test_a_measurements_children_find_this_tasker_and_these_benchmarks() -> None
     code = "import benchmarks, tasker; print(benchmarks.__file__, tasker.__file__)"
     environment = {**os.environ, "PYTHONPATH": path_of_packages()}
     command = [sys.executable, "-c", code]
-    found = subprocess.run(command, env=environment, cwd=Path(sys.prefix), capture_output=True, text=True, check=True)
+    found = subprocess.run(
+        command, env=environment, cwd=Path(sys.prefix), capture_output=True, text=True, check=True
+    )
     assert found.stdout.split() == [benchmarks.__file__, tasker.__file__]
 
 
@@ -161,7 +173,11 @@ def test_context_variables_are_set_for_a_measurement_alone() -> None:
 
 @pytest.mark.parametrize(
     ("target", "met", "missed"),
-    [(Target("at least", 3), 3.0, 2.9), (Target("at most", 3), 3.0, 3.1), (Target("below", 3), 2.9, 3.0)],
+    [
+        (Target("at least", 3), 3.0, 2.9),
+        (Target("at most", 3), 3.0, 3.1),
+        (Target("below", 3), 2.9, 3.0),
+    ],
 )
 def test_a_target_is_met_or_not(target: Target, met: float, missed: float) -> None:
     assert target.is_met_by(met)
@@ -186,7 +202,8 @@ def test_a_row_survives_json() -> None:
 
 
 @pytest.mark.parametrize(
-    ("value", "text"), [(0.0, "0"), (0.123, "0.12"), (1.5, "1.50"), (12.34, "12.3"), (1773.4, "1,773")]
+    ("value", "text"),
+    [(0.0, "0"), (0.123, "0.12"), (1.5, "1.50"), (12.34, "12.3"), (1773.4, "1,773")],
 )
 def test_a_figure_has_three_digits_that_count(value: float, text: str) -> None:
     assert figure(value) == text
@@ -194,7 +211,10 @@ def test_a_figure_has_three_digits_that_count(value: float, text: str) -> None:
 
 def test_the_table_has_the_ratio_first_and_a_column_a_rival() -> None:
     head, rule, line = as_markdown([row(target=Target("at least", 6))]).splitlines()
-    assert head == "| measurement | tasker to ThreadPoolExecutor | target | met | tasker | ThreadPoolExecutor |"
+    assert (
+        head
+        == "| measurement | tasker to ThreadPoolExecutor | target | met | tasker | ThreadPoolExecutor |"
+    )
     assert rule.count("---") == 6
     assert line == (
         "| an example (µs; beside: 0.50) | 6.50 (6.00 to 7.00) times as fast | at least 6 | yes | 2.00 | 13.0 |"
@@ -236,7 +256,16 @@ def test_the_beginning_of_a_name_chooses_all_that_begin_with_it() -> None:
 
 def test_a_quick_pass_prints_a_table_and_writes_a_file(tmp_path: Path) -> None:
     some = "queued,run-task,map,lines,cores-30,processes-payload"  # .ci/run takes all
-    command = [sys.executable, "-m", "benchmarks", "--quick", "--only", some, "--output", str(tmp_path)]
+    command = [
+        sys.executable,
+        "-m",
+        "benchmarks",
+        "--quick",
+        "--only",
+        some,
+        "--output",
+        str(tmp_path),
+    ]
     run = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=55, check=False)
     assert run.returncode == 0, run.stderr
     assert "tasker to ThreadPoolExecutor" in run.stdout
@@ -247,16 +276,28 @@ def test_a_quick_pass_prints_a_table_and_writes_a_file(tmp_path: Path) -> None:
     assert {"architecture", "cpu", "cores", "platform"} <= results.on["machine"].keys()
     assert {"name", "build", "gil", "jit"} <= results.on["python"].keys()
     names = {row.name for row in results.rows}
-    assert {"run-task", "queued-bytes", "map", "lines", "processes-argument", "processes-result"} <= names
+    assert {
+        "run-task",
+        "queued-bytes",
+        "map",
+        "lines",
+        "processes-argument",
+        "processes-result",
+    } <= names
     assert ("cores-map-30" in names) is not results.on["python"]["gil"]
     assert all(TASKER in row.counters or row.name.endswith("-baseline") for row in results.rows)
 
 
-def test_one_command_measures_on_several_pythons(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_one_command_measures_on_several_pythons(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
     another = tmp_path / "python"
     another.write_text(f'#!/bin/sh\nexec "{sys.executable}" "$@"\n')
     another.chmod(0o755)
-    assert main(["--quick", "--only", "queued", "--python", sys.executable, "--python", str(another)]) == 0
+    assert (
+        main(["--quick", "--only", "queued", "--python", sys.executable, "--python", str(another)])
+        == 0
+    )
     assert capfd.readouterr().out.count("a queued no-op task") == 2
 
 

@@ -24,13 +24,27 @@ from benchmarks.harness.svg import DARK, LIGHT, Palette, width_of
 from benchmarks.harness.targets import Target
 
 SVG = "{http://www.w3.org/2000/svg}"
-MACHINE = {"architecture": "x86_64", "cpu": "a <fast> CPU & more", "cores": 4, "usable_cores": 2, "platform": "Linux 6"}
+MACHINE = {
+    "architecture": "x86_64",
+    "cpu": "a <fast> CPU & more",
+    "cores": 4,
+    "usable_cores": 2,
+    "platform": "Linux 6",
+}
 
 
-def on(name: str, *, commit: str | None = "abc", gil: bool = True, jit: bool = False) -> dict[str, Any]:
+def on(
+    name: str, *, commit: str | None = "abc", gil: bool = True, jit: bool = False
+) -> dict[str, Any]:
     return {
         "tasker": {"version": "1.2", "commit": commit},
-        "python": {"name": name, "implementation": "CPython", "build": f"{name} (main)", "gil": gil, "jit": jit},
+        "python": {
+            "name": name,
+            "implementation": "CPython",
+            "build": f"{name} (main)",
+            "gil": gil,
+            "jit": jit,
+        },
         "machine": MACHINE,
         "rivals": {BASELINE: "standard library"},
         "skipped": [],
@@ -39,23 +53,34 @@ def on(name: str, *, commit: str | None = "abc", gil: bool = True, jit: bool = F
 
 def row(name: str, ratio: float, meaning: str = "times as fast") -> Row:
     figures = {TASKER: Spread(2.0, 1.9, 2.2), BASELINE: Spread(2 * ratio, 2 * ratio, 2 * ratio)}
-    return Row(name, f"the row {name}", "µs", figures, Spread(ratio, ratio - 0.1, ratio + 0.1), meaning)
+    return Row(
+        name, f"the row {name}", "µs", figures, Spread(ratio, ratio - 0.1, ratio + 0.1), meaning
+    )
 
 
 def results(
-    name: str = "3.11.7", *rows: Row, date: str = "2026-01-02T03:04:05+00:00", quick: bool = False, **which: Any
+    name: str = "3.11.7",
+    *rows: Row,
+    date: str = "2026-01-02T03:04:05+00:00",
+    quick: bool = False,
+    **which: Any,
 ) -> Results:
     return Results(on(name, **which), date, quick, list(rows) or [row("submit-1", 5.0)])
 
 
 def a_whole_history() -> list[Results]:
     """As wide and as high as it gets, with ratios of every size."""
-    names = [f"{kind}-{workers}" for kind in ("submit", "round-trip") for workers in (1, 4)] + ["callers-8"]
+    names = [f"{kind}-{workers}" for kind in ("submit", "round-trip") for workers in (1, 4)] + [
+        "callers-8"
+    ]
     forms = [f"{name}{form}" for name in names for form in ("", "-context")]
     cores = [
-        f"cores-{way}-{size}{pool}" for way, size, pool in product(("submit", "map"), (30, 300), ("", "-baseline"))
+        f"cores-{way}-{size}{pool}"
+        for way, size, pool in product(("submit", "map"), (30, 300), ("", "-baseline"))
     ]
-    rows = [row(name, 0.5 + number * 1.5, "hand-overs included") for number, name in enumerate(forms)]
+    rows = [
+        row(name, 0.5 + number * 1.5, "hand-overs included") for number, name in enumerate(forms)
+    ]
     return [
         *(results(f"3.{minor}.10", *rows) for minor in range(11, 16)),
         results("3.15.2-jit", *rows, jit=True),
@@ -68,15 +93,21 @@ def a_whole_history() -> list[Results]:
 
 def test_results_survive_their_file(tmp_path: Path) -> None:
     before = results(
-        "3.11.7", row("submit-1", 5.0), replace(row("submit-4", 5.0), target=Target("at least", 5, goal=7))
+        "3.11.7",
+        row("submit-1", 5.0),
+        replace(row("submit-4", 5.0), target=Target("at least", 5, goal=7)),
     )
     assert load(save(before, tmp_path)) == before
 
 
-def test_a_file_is_named_after_the_python_and_the_commit_and_has_a_line_a_row(tmp_path: Path) -> None:
+def test_a_file_is_named_after_the_python_and_the_commit_and_has_a_line_a_row(
+    tmp_path: Path,
+) -> None:
     path = save(results("3.13.5t", row("a", 1.0), row("b", 2.0), gil=False), tmp_path)
     assert path.name == "3.13.5t-abc.json"
-    assert [line.count('"name": "a"') for line in path.read_text("utf-8").splitlines()].count(1) == 1
+    assert [line.count('"name": "a"') for line in path.read_text("utf-8").splitlines()].count(
+        1
+    ) == 1
     assert save(results(commit=None), tmp_path).name == "3.11.7-1.2.json"
 
 
@@ -97,7 +128,9 @@ def test_a_run_in_pieces_makes_one_file(tmp_path: Path) -> None:
 def test_what_was_measured_elsewhere_has_a_file_of_its_own(tmp_path: Path) -> None:
     here = results()
     there = replace(here, on={**here.on, "machine": {**MACHINE, "cpu": "another"}})
-    paths = [save(each, tmp_path).name for each in (here, there, replace(here, quick=True), here, there)]
+    paths = [
+        save(each, tmp_path).name for each in (here, there, replace(here, quick=True), here, there)
+    ]
     assert paths == [f"3.11.7-abc{number}.json" for number in ("", "-2", "-3", "", "-2")]
 
 
@@ -111,12 +144,24 @@ def test_the_newest_of_each_python_is_shown_and_smoke_tests_are_not(tmp_path: Pa
         results("3.9.1"),
     ):
         save(each, tmp_path)
-    assert [each.on["python"]["name"] for each in newest(tmp_path)] == ["3.9.1", "3.15.0", "3.15.1-jit", "3.13.5t"]
+    assert [each.on["python"]["name"] for each in newest(tmp_path)] == [
+        "3.9.1",
+        "3.15.0",
+        "3.15.1-jit",
+        "3.13.5t",
+    ]
 
 
 def test_a_commit_is_told_where_git_knows_the_folder(tmp_path: Path) -> None:
     def git(*arguments: str) -> None:
-        who = ["-c", "user.name=A", "-c", "user.email=a@example.org", "-c", "init.defaultBranch=main"]
+        who = [
+            "-c",
+            "user.name=A",
+            "-c",
+            "user.email=a@example.org",
+            "-c",
+            "init.defaultBranch=main",
+        ]
         subprocess.run(["git", *who, *arguments], cwd=tmp_path, check=True, capture_output=True)
 
     package = tmp_path / "package"
@@ -142,7 +187,10 @@ def test_a_commit_is_told_where_git_knows_the_folder(tmp_path: Path) -> None:
 
 def test_what_is_measured_on_is_described() -> None:
     described = describe()
-    assert described["python"]["name"].endswith("t") is not described["python"]["gil"] or described["python"]["jit"]
+    assert (
+        described["python"]["name"].endswith("t") is not described["python"]["gil"]
+        or described["python"]["jit"]
+    )
     assert TASKER not in described["rivals"]
     assert BASELINE in described["rivals"]
 
@@ -158,7 +206,10 @@ def texts(tree: ElementTree.Element) -> Iterator[tuple[str, Box]]:
         words = element.text or ""
         x, y, size = (float(element.attrib[name]) for name in ("x", "y", "font-size"))
         width = width_of(words, size)
-        left = x - {"start": 0.0, "middle": 0.5, "end": 1.0}[element.get("text-anchor", "start")] * width
+        left = (
+            x
+            - {"start": 0.0, "middle": 0.5, "end": 1.0}[element.get("text-anchor", "start")] * width
+        )
         yield words, (left, y - size * 0.8, left + width, y + size * 0.2)
 
 
@@ -168,7 +219,12 @@ def overlap(one: Box, other: Box) -> bool:
 
 @pytest.fixture(params=["whole", "one", "none", "committed"])
 def history(request: pytest.FixtureRequest) -> list[Results]:
-    histories = {"whole": a_whole_history(), "one": [results()], "none": [], "committed": newest(HISTORY)}
+    histories = {
+        "whole": a_whole_history(),
+        "one": [results()],
+        "none": [],
+        "committed": newest(HISTORY),
+    }
     return histories[request.param]
 
 
@@ -200,9 +256,12 @@ def test_the_chart_says_in_words_what_it_shows() -> None:
     assert tree.attrib["role"] == "img"
     assert tree.attrib["aria-labelledby"].split() == [title.attrib["id"], description.attrib["id"]]
     assert "ThreadPoolExecutor" in (title.text or "")
-    assert "Submit all, gather all: 4 workers. 3.11: tasker 3.5, with the context 5.0;" in (description.text or "")
-    assert "3.13, no GIL: pure Python, 2 workers against 1. 30 µs, one by one: tasker 1.9, ThreadPoolExecutor 1.9;" in (
+    assert "Submit all, gather all: 4 workers. 3.11: tasker 3.5, with the context 5.0;" in (
         description.text or ""
+    )
+    assert (
+        "3.13, no GIL: pure Python, 2 workers against 1. 30 µs, one by one: tasker 1.9, ThreadPoolExecutor 1.9;"
+        in (description.text or "")
     )
 
 
@@ -215,7 +274,13 @@ def test_a_ratio_of_the_whole_time_is_marked() -> None:
 
 @pytest.mark.parametrize("palette", [LIGHT, DARK])
 def test_the_colours_can_be_told_from_the_background(palette: Palette) -> None:
-    for name, least in (("text", 7.0), ("muted", 4.5), ("plain", 3.0), ("context", 3.0), ("baseline", 3.0)):
+    for name, least in (
+        ("text", 7.0),
+        ("muted", 4.5),
+        ("plain", 3.0),
+        ("context", 3.0),
+        ("baseline", 3.0),
+    ):
         assert contrast(getattr(palette, name), palette.background) >= least, name
 
 
@@ -224,8 +289,12 @@ def contrast(one: str, other: str) -> float:
 
     def luminance(color: str) -> float:
         parts = [int(color[begin : begin + 2], 16) / 255 for begin in (1, 3, 5)]
-        linear = [part / 12.92 if part <= 0.03928 else ((part + 0.055) / 1.055) ** 2.4 for part in parts]
-        return sum(share * part for share, part in zip((0.2126, 0.7152, 0.0722), linear, strict=True))
+        linear = [
+            part / 12.92 if part <= 0.03928 else ((part + 0.055) / 1.055) ** 2.4 for part in parts
+        ]
+        return sum(
+            share * part for share, part in zip((0.2126, 0.7152, 0.0722), linear, strict=True)
+        )
 
     low, high = sorted(map(luminance, (one, other)))
     return (high + 0.05) / (low + 0.05)
@@ -244,8 +313,12 @@ def test_chart_and_page_are_those_of_the_history() -> None:
     shown = newest(HISTORY)
     assert shown
     for name, palette in FILES.items():
-        assert (HISTORY / name).read_text("utf-8") == draw(shown, palette), "stale: python -m benchmarks.chart"
-    assert (HISTORY / "README.md").read_text("utf-8") == as_page(shown), "stale: python -m benchmarks.chart"
+        assert (HISTORY / name).read_text("utf-8") == draw(shown, palette), (
+            "stale: python -m benchmarks.chart"
+        )
+    assert (HISTORY / "README.md").read_text("utf-8") == as_page(shown), (
+        "stale: python -m benchmarks.chart"
+    )
 
 
 def test_the_history_has_real_results_of_known_commits_alone() -> None:

@@ -20,7 +20,11 @@ import pytest
 import tasker
 from tests.support.methods import TWELVE
 
-PAGES = ("tasker", "tasker.executor", "tasker.testing")  # the second for what `TaskManager.executor()` returns
+PAGES = (
+    "tasker",
+    "tasker.executor",
+    "tasker.testing",
+)  # the second for what `TaskManager.executor()` returns
 TIMES = {"timeout", "queue_timeout", "seconds"}  # parameters that are a time
 
 Where = tuple[str, str]  # a page, and a name there
@@ -33,7 +37,11 @@ Where = tuple[str, str]  # a page, and a name there
 def public() -> dict[Where, Any]:
     """What each page is to show."""
     modules = {page: importlib.import_module(page) for page in PAGES}
-    return {(page, name): getattr(module, name) for page, module in modules.items() for name in module.__all__}
+    return {
+        (page, name): getattr(module, name)
+        for page, module in modules.items()
+        for name in module.__all__
+    }
 
 
 def methods() -> Iterator[tuple[Where, str, Any]]:
@@ -77,8 +85,24 @@ def docstring(thing: Any) -> str:
 class Page(HTMLParser):
     """A page of pdoc's: its names, and of each the signature and the explanation as plain text."""
 
-    KINDS = ("docstring", "signature", "pdoc-code")  # the last holds source code, unless it is in the first
-    WITHOUT_END = ("area", "base", "br", "col", "hr", "img", "input", "link", "meta", "source", "wbr")
+    KINDS = (
+        "docstring",
+        "signature",
+        "pdoc-code",
+    )  # the last holds source code, unless it is in the first
+    WITHOUT_END = (
+        "area",
+        "base",
+        "br",
+        "col",
+        "hr",
+        "img",
+        "input",
+        "link",
+        "meta",
+        "source",
+        "wbr",
+    )
 
     def __init__(self, text: str) -> None:
         super().__init__()
@@ -93,7 +117,9 @@ class Page(HTMLParser):
         self.names.add(name)
         if tag not in self.WITHOUT_END:
             classes = (given.get("class") or "").split()
-            self._around.append((tag, name, next((kind for kind in self.KINDS if kind in classes), "")))
+            self._around.append(
+                (tag, name, next((kind for kind in self.KINDS if kind in classes), ""))
+            )
 
     def handle_endtag(self, tag: str) -> None:
         while self._around and self._around.pop()[0] != tag:
@@ -127,7 +153,10 @@ def rendered(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Page]:
         text=True,
     )
     assert (done.returncode, done.stderr) == (0, ""), done.stderr
-    return {page: Page(folder.joinpath(*page.split(".")).with_suffix(".html").read_text("utf-8")) for page in PAGES}
+    return {
+        page: Page(folder.joinpath(*page.split(".")).with_suffix(".html").read_text("utf-8"))
+        for page in PAGES
+    }
 
 
 def words(text: str) -> str:
@@ -139,7 +168,8 @@ def test_every_public_name_is_rendered_with_its_docstring(rendered: dict[str, Pa
     wrong = [
         f"{page}.{name}"
         for (page, name), thing in public().items()
-        if not docstring(thing) or words(rendered[page].explanation(name)) != words(docstring(thing))
+        if not docstring(thing)
+        or words(rendered[page].explanation(name)) != words(docstring(thing))
     ]
     assert wrong == []
 
@@ -162,8 +192,13 @@ def test_every_public_method_is_rendered_with_its_docstring(rendered: dict[str, 
 
 
 def test_every_field_is_explained(rendered: dict[str, Page]) -> None:
-    texts = {(page, kind, name): rendered[page].explanation(f"{kind}.{name}") for (page, kind), name, _ in fields()}
-    assert [field for field, text in texts.items() if not text or text.startswith("Alias for field")] == []
+    texts = {
+        (page, kind, name): rendered[page].explanation(f"{kind}.{name}")
+        for (page, kind), name, _ in fields()
+    }
+    assert [
+        field for field, text in texts.items() if not text or text.startswith("Alias for field")
+    ] == []
 
 
 @pytest.mark.parametrize("name", TWELVE)
@@ -171,7 +206,12 @@ def test_the_signature_of_each_of_the_twelve_methods_says_what_it_takes_and_retu
     name: str, rendered: dict[str, Page]
 ) -> None:
     signature = rendered["tasker"].signature(f"TaskManager.{name}")
-    for wanted in ("fn: Callable[", "*args: ", "timeout: float | None = None", "queue_timeout: float | None = None"):
+    for wanted in (
+        "fn: Callable[",
+        "*args: ",
+        "timeout: float | None = None",
+        "queue_timeout: float | None = None",
+    ):
         assert wanted in signature
     assert ("callback: Callable[" in signature) == ("callback" in name)
     assert ("-> TaskFuture[" in signature) == ("async" in name)
@@ -181,21 +221,29 @@ def test_the_signature_of_each_of_the_twelve_methods_says_what_it_takes_and_retu
 
 
 def _functions() -> Iterator[tuple[Where, str, Any]]:
-    yield from ((where, "", thing) for where, thing in public().items() if not inspect.isclass(thing))
+    yield from (
+        (where, "", thing) for where, thing in public().items() if not inspect.isclass(thing)
+    )
     yield from methods()
 
 
 def _with_what_it_points_to(where: Where, text: str) -> str:
     """A docstring, and those of the methods of the same class that it is to be read with."""
-    names = {one or other for one, other in re.findall(r"(?:[Aa]s|[Ss]ee) `(\w+)|`(\w+)` for asyncio", text)}
-    return text + "".join(docstring(method) for place, name, method in methods() if place == where and name in names)
+    names = {
+        one or other
+        for one, other in re.findall(r"(?:[Aa]s|[Ss]ee) `(\w+)|`(\w+)` for asyncio", text)
+    }
+    return text + "".join(
+        docstring(method) for place, name, method in methods() if place == where and name in names
+    )
 
 
 def test_every_function_that_takes_a_time_says_that_it_is_seconds() -> None:
     taking = [
         (where, name, thing)
         for where, name, thing in _functions()
-        if callable(inspect.unwrap(thing)) and TIMES & inspect.signature(inspect.unwrap(thing)).parameters.keys()
+        if callable(inspect.unwrap(thing))
+        and TIMES & inspect.signature(inspect.unwrap(thing)).parameters.keys()
     ]
     assert len(taking) > 20
     silent = [
@@ -210,6 +258,8 @@ def test_every_field_that_is_a_fraction_says_its_unit(rendered: dict[str, Page])
     silent: list[str] = []
     for (page, kind), name, annotation in fields():
         text = rendered[page].explanation(f"{kind}.{name}") + rendered[page].explanation(kind)
-        if "float" in annotation and not re.search("second|0 to 1|bytes|how many", text, re.IGNORECASE):
+        if "float" in annotation and not re.search(
+            "second|0 to 1|bytes|how many", text, re.IGNORECASE
+        ):
             silent.append(f"{kind}.{name}")
     assert silent == []

@@ -22,7 +22,9 @@ from tests.support.output import output_matches
 from tests.support.placements import on_posix, with_ray
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
-PATIENCE = 50.0  # seconds, less than pytest's: a program that hangs is ended, and what it printed is shown
+PATIENCE = (
+    50.0  # seconds, less than pytest's: a program that hangs is ended, and what it printed is shown
+)
 
 OUTPUTS = {
     "calculator.py": """\
@@ -71,7 +73,9 @@ run_task, in this thread: 1101
 all connections lost, and yet: 1101 after a retry: True
 """,
 }
-NEEDS = {"image_processing.py": "PIL"}  # the module without which an example only says that it is missing
+NEEDS = {
+    "image_processing.py": "PIL"
+}  # the module without which an example only says that it is missing
 
 # what the program prints once it is open, and then after a signal
 OPEN = "process ... is open: ...\n"
@@ -94,7 +98,9 @@ def environment(*folders: Path) -> dict[str, str]:
     return {**os.environ, "PYTHONPATH": os.pathsep.join(path), "PYTHONIOENCODING": "utf-8"}
 
 
-def run_example(name: str, *arguments: str, cwd: Path, modules: Path | None = None) -> subprocess.CompletedProcess[str]:
+def run_example(
+    name: str, *arguments: str, cwd: Path, modules: Path | None = None
+) -> subprocess.CompletedProcess[str]:
     """Run an example to its end in the folder `cwd`, with the modules in the folder `modules` in place of others."""
     return subprocess.run(
         command(name, *arguments),
@@ -107,12 +113,18 @@ def run_example(name: str, *arguments: str, cwd: Path, modules: Path | None = No
     )
 
 
-def assert_prints(name: str, expected: str, *arguments: str, cwd: Path, modules: Path | None = None) -> None:
+def assert_prints(
+    name: str, expected: str, *arguments: str, cwd: Path, modules: Path | None = None
+) -> None:
     """An example ends well, prints `expected` (`...` stands for any characters) and nothing to stderr."""
     done = run_example(name, *arguments, cwd=cwd, modules=modules)
-    assert done.returncode == 0, f"{name}: exit status {done.returncode}\n{done.stdout}{done.stderr}"
+    assert done.returncode == 0, (
+        f"{name}: exit status {done.returncode}\n{done.stdout}{done.stderr}"
+    )
     assert done.stderr == "", f"{name}: written to stderr\n{done.stderr}"
-    assert output_matches(done.stdout, expected), f"{name}: printed\n{done.stdout}\nand not\n{expected}"
+    assert output_matches(done.stdout, expected), (
+        f"{name}: printed\n{done.stdout}\nand not\n{expected}"
+    )
 
 
 def hide(module: str, folder: Path) -> None:
@@ -167,7 +179,9 @@ def service(tmp_path: Path) -> Iterator[subprocess.Popen[str]]:
             process.kill()
 
 
-@pytest.mark.skipif(os.name != "posix", reason="no other process can send Windows a signal that a handler sees")
+@pytest.mark.skipif(
+    os.name != "posix", reason="no other process can send Windows a signal that a handler sees"
+)
 @pytest.mark.parametrize("sent", [signal.SIGTERM, signal.SIGINT], ids=lambda sent: sent.name)
 def test_a_signal_ends_the_service_when_all_that_it_accepted_is_done(
     service: subprocess.Popen[str], sent: signal.Signals
@@ -202,7 +216,9 @@ sent to ann
 """
 
 
-def test_custom_logging_shows_both_failures_in_standard_logging_and_in_structlog(tmp_path: Path) -> None:
+def test_custom_logging_shows_both_failures_in_standard_logging_and_in_structlog(
+    tmp_path: Path,
+) -> None:
     pytest.importorskip("structlog")
     assert_prints("custom_logging.py", STANDARD_LOGGING + STRUCTLOG, cwd=tmp_path)
 
@@ -297,7 +313,9 @@ def test_web_application_answers_others_while_a_report_takes_too_long(tmp_path: 
 
 
 @pytest.mark.parametrize("module", ["fastapi", "httpx"])
-def test_web_application_names_what_is_not_installed_and_exits_with_2(module: str, tmp_path: Path) -> None:
+def test_web_application_names_what_is_not_installed_and_exits_with_2(
+    module: str, tmp_path: Path
+) -> None:
     if module == "fastapi":
         (tmp_path / "httpx.py").touch()  # is looked for first, and may be missing here
     hide(module, tmp_path)
@@ -323,11 +341,19 @@ for _ in range(2):
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork here")
-def test_web_application_serves_in_every_child_of_a_process_that_has_preloaded_it(tmp_path: Path) -> None:
+def test_web_application_serves_in_every_child_of_a_process_that_has_preloaded_it(
+    tmp_path: Path,
+) -> None:
     pytest.importorskip("fastapi")
     pytest.importorskip("httpx")
     done = subprocess.run(
-        [sys.executable, "-W", "error::DeprecationWarning:__main__", "-c", PREFORK],  # a fork with threads is one
+        [
+            sys.executable,
+            "-W",
+            "error::DeprecationWarning:__main__",
+            "-c",
+            PREFORK,
+        ],  # a fork with threads is one
         cwd=tmp_path,
         env=environment(EXAMPLES),
         stdin=subprocess.DEVNULL,
@@ -367,28 +393,38 @@ def sources(tmp_path: Path) -> Path:
 
 
 @on_posix
-def test_count_words_counts_the_same_on_threads_and_in_processes(sources: Path, tmp_path: Path) -> None:
+def test_count_words_counts_the_same_on_threads_and_in_processes(
+    sources: Path, tmp_path: Path
+) -> None:
     threads, processes = (COUNTED.format(placement=each) for each in ("threads", "processes"))
     assert_prints("count_words.py", processes, "sources", "--workers", "2", cwd=tmp_path)
     hide("cloudpickle", tmp_path)  # it can do without
     arguments = (str(sources), "--compare")
-    assert_prints("count_words.py", threads + processes + TOOK, *arguments, cwd=tmp_path, modules=tmp_path)
+    assert_prints(
+        "count_words.py", threads + processes + TOOK, *arguments, cwd=tmp_path, modules=tmp_path
+    )
 
 
 def assert_recognizes(placement: str, *, cwd: Path) -> None:
     done = run_example("recognize.py", "--placement", placement, cwd=cwd)
     assert (done.returncode, done.stderr) == (0, "")
-    printed = re.fullmatch(rf"{placement}: (\d+)% of \d+ files recognized; processes: [12]\n", done.stdout)
+    printed = re.fullmatch(
+        rf"{placement}: (\d+)% of \d+ files recognized; processes: [12]\n", done.stdout
+    )
     assert printed, done.stdout
     assert int(printed[1]) >= 80  # 89 to 94, as the standard library differs; 11 would be chance
 
 
 @pytest.mark.parametrize("placement", ["threads", pytest.param("processes", marks=on_posix)])
-def test_recognize_loads_a_model_a_worker_and_is_mostly_right(placement: str, tmp_path: Path) -> None:
+def test_recognize_loads_a_model_a_worker_and_is_mostly_right(
+    placement: str, tmp_path: Path
+) -> None:
     assert_recognizes(placement, cwd=tmp_path)
 
 
-def test_recognize_says_in_a_line_that_a_batch_took_too_long_and_exits_with_2(tmp_path: Path) -> None:
+def test_recognize_says_in_a_line_that_a_batch_took_too_long_and_exits_with_2(
+    tmp_path: Path,
+) -> None:
     done = run_example("recognize.py", "--placement", "threads", "--seconds", "1e-6", cwd=tmp_path)
     assert (done.returncode, done.stdout, done.stderr.count("\n")) == (2, "", 1)
 
@@ -405,7 +441,9 @@ def test_examples_run_on_a_local_ray_cluster(sources: Path, tmp_path: Path) -> N
 def test_count_words_refuses_a_wrong_number_of_workers_in_a_line_and_exits_with_2(
     placement: str, sources: Path, tmp_path: Path
 ) -> None:
-    done = run_example("count_words.py", "sources", "--workers", "0", "--placement", placement, cwd=tmp_path)
+    done = run_example(
+        "count_words.py", "sources", "--workers", "0", "--placement", placement, cwd=tmp_path
+    )
     assert (done.returncode, done.stdout, done.stderr.count("\n")) == (2, "", 1)
 
 

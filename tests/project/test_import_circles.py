@@ -14,7 +14,13 @@ import pytest
 import benchmarks
 
 ROOT = Path(benchmarks.__file__).parents[1]
-PROGRAMS = {"__init__", "__main__", "chart", "measurements", "run_one"}  # they choose among the measurements, or draw
+PROGRAMS = {
+    "__init__",
+    "__main__",
+    "chart",
+    "measurements",
+    "run_one",
+}  # they choose among the measurements, or draw
 
 
 def _imports_within(package: str) -> dict[str, set[str]]:

@@ -15,7 +15,16 @@ import pytest
 
 import tasker
 
-BROUGHT = {"__future__", "array", "bisect", "contextvars", "datetime", "math", "sortedcontainers", "typing"}
+BROUGHT = {
+    "__future__",
+    "array",
+    "bisect",
+    "contextvars",
+    "datetime",
+    "math",
+    "sortedcontainers",
+    "typing",
+}
 """The modules of others that tasker needs at once, beside those that `concurrent.futures.thread` and `logging` bring.
 
 Each costs every program that imports tasker a part of a millisecond, `dataclasses` and `inspect` together six."""
@@ -47,7 +56,9 @@ with TaskManager(config) as manager:
 
 def run(code: str) -> str:
     env = {**os.environ, "PYTHONPATH": str(Path(tasker.__file__).parents[1])}
-    done = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=env, capture_output=True, text=True, check=False
+    )
     assert done.returncode == 0, done.stderr
     return done.stdout.strip()
 
@@ -56,7 +67,11 @@ def brought_by(code: str, *, beside: str) -> set[str]:
     """The modules that `code` imports for the first time in a new interpreter. Without the parts of packages, and those
     that are written in C for another one."""
     lines = f"import sys\n{beside}\nbefore = {{*sys.modules}}\n{code}\nprint(*sys.modules.keys() - before)"
-    return {name for name in run(lines).split() if not ("." in name or (name.startswith("_") and name != "__future__"))}
+    return {
+        name
+        for name in run(lines).split()
+        if not ("." in name or (name.startswith("_") and name != "__future__"))
+    }
 
 
 def test_importing_tasker_brings_these_modules_and_no_others() -> None:
@@ -70,8 +85,18 @@ def test_a_first_manager_brings_no_more() -> None:
 
 
 def test_what_many_programs_do_without_comes_when_it_is_asked_for() -> None:
-    modules = run("import sys, tasker; print(*(name for name in sys.modules if name.startswith('tasker.')))").split()
-    apart = ("aio", "_sync.awaiting", "cli", "executor", "_pool.remote", "_tasks.standard", "testing")
+    modules = run(
+        "import sys, tasker; print(*(name for name in sys.modules if name.startswith('tasker.')))"
+    ).split()
+    apart = (
+        "aio",
+        "_sync.awaiting",
+        "cli",
+        "executor",
+        "_pool.remote",
+        "_tasks.standard",
+        "testing",
+    )
     assert not {*LATER.values(), *(f"tasker.{name}" for name in apart)} & {*modules}
     assert sorted(name for name in modules if name.startswith("tasker.placement.")) == [
         "tasker.placement.base",
@@ -98,7 +123,9 @@ def test_help_shows_it() -> None:
 
 
 def test_what_is_pickled_can_be_read_where_tasker_was_not_imported() -> None:
-    pickled = pickle.dumps((tasker.Processes(grace=1.5), tasker.Threads(), tasker.TaskStats(base_workers=1)))
+    pickled = pickle.dumps(
+        (tasker.Processes(grace=1.5), tasker.Threads(), tasker.TaskStats(base_workers=1))
+    )
     assert run(f"import pickle; print(pickle.loads({pickled!r})[0].grace)") == "1.5"
 
 

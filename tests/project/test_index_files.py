@@ -71,7 +71,9 @@ def write_tree(root: Path, files: dict[str, str | bytes]) -> Path:
         path.parent.mkdir(parents=True, exist_ok=True)
         if isinstance(content, str):
             lines = content.splitlines()
-            margin = min((len(line) - len(line.lstrip()) for line in lines if line.strip()), default=0)
+            margin = min(
+                (len(line) - len(line.lstrip()) for line in lines if line.strip()), default=0
+            )
             content = "\n".join(line[margin:] for line in lines).strip().encode() + b"\n"
         path.write_bytes(content)
     return root
@@ -122,7 +124,9 @@ def names(index: Index, root: Path) -> list[str]:
 
 def assert_sound(db: sqlite3.Connection) -> None:
     assert db.execute("pragma integrity_check").fetchall() == [("ok",)]
-    db.execute("insert into symbols(symbols) values ('integrity-check')")  # FTS5's own: raises if it is not
+    db.execute(
+        "insert into symbols(symbols) values ('integrity-check')"
+    )  # FTS5's own: raises if it is not
 
 
 # What a parser does in place of `describe`: first an action, for a file named victim.py, the first times. Until it ends
@@ -172,7 +176,9 @@ def write_faults(placement: str, folder: Path, action: str, times: int = 1) -> P
 
 
 @pytest.fixture
-def parser_that(placement: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Any]:
+def parser_that(
+    placement: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Callable[..., Any]:
     """`parser_that(action, times)`: a function that starts such parsers."""
     monkeypatch.syspath_prepend(str(tmp_path))
     return lambda *args: load(write_faults(placement, tmp_path, *args)).start
@@ -189,18 +195,27 @@ def test_names_and_docstrings_of_a_tree_are_found(
     assert (report.taken, report.unchanged, report.removed, report.failed) == (4, 0, 0, {})
     assert names(index, tree) == ["__init__.py", "escape.py", "latin.py", "till.py"]
     till = str(tree / "shop" / "till.py")
-    assert index.search("sum far") == [(till, ("function", "CashRegister.total", 5, "The sum so far."))]
-    assert index.search("cash register adds") == [(till, ("class", "CashRegister", 2, "Adds up prices."))]
-    assert index.search("receipt") == [(till, ("async function", "CashRegister.print_receipt", 7, ""))]
+    assert index.search("sum far") == [
+        (till, ("function", "CashRegister.total", 5, "The sum so far."))
+    ]
+    assert index.search("cash register adds") == [
+        (till, ("class", "CashRegister", 2, "Adds up prices."))
+    ]
+    assert index.search("receipt") == [
+        (till, ("async function", "CashRegister.print_receipt", 7, ""))
+    ]
     assert index.search("undocumented") == [(till, ("function", "undocumented", 9, ""))]
-    assert index.search("café") == [(str(tree / "shop" / "latin.py"), ("module", "latin", 1, "Café crème."))]
+    assert index.search("café") == [
+        (str(tree / "shop" / "latin.py"), ("module", "latin", 1, "Café crème."))
+    ]
     assert index.search("shop tests")[0][1] == ("module", "shop", 1, "A shop for tests.")
     assert index.search("hidden") == index.search("somebody") == index.search("not_python") == []
     assert_sound(index.db)
 
 
 @pytest.mark.parametrize(
-    "query", ["", " ", '"', '"sum', "sum OR (", "sum*", "-sum", "doc:sum", "NEAR(sum, far)", "^", "\udcff"]
+    "query",
+    ["", " ", '"', '"sum', "sum OR (", "sum*", "-sum", "doc:sum", "NEAR(sum, far)", "^", "\udcff"],
 )
 def test_a_query_may_hold_any_characters(query: str, tree: Path, index: Index) -> None:
     index_files.refresh(index, tree, workers=1)
@@ -213,7 +228,9 @@ def test_a_second_run_takes_only_what_changed_and_forgets_what_vanished(
     tree: Path, index: Index, refresh: Callable[..., Any]
 ) -> None:
     refresh(index, tree, workers=2)
-    write_tree(tree, {"shop/till.py": '"""Counts nothing."""', "shop/new.py": '"""Just arrived."""'})
+    write_tree(
+        tree, {"shop/till.py": '"""Counts nothing."""', "shop/new.py": '"""Just arrived."""'}
+    )
     (tree / "shop" / "latin.py").unlink()
 
     report = refresh(index, tree, workers=2)
@@ -227,7 +244,9 @@ def test_a_second_run_takes_only_what_changed_and_forgets_what_vanished(
 
 def test_trees_in_one_index_do_not_disturb_each_other(tmp_path: Path, index: Index) -> None:
     for name in ("one", "one more"):  # one's name begins the other's
-        index_files.refresh(index, write_tree(tmp_path / name, {"a.py": f'"""Of {name}."""'}), workers=1)
+        index_files.refresh(
+            index, write_tree(tmp_path / name, {"a.py": f'"""Of {name}."""'}), workers=1
+        )
     assert index_files.refresh(index, tmp_path / "one", workers=1).unchanged == 1
     assert len(index.search("one")) == 2
 
@@ -252,7 +271,9 @@ def test_a_parser_killed_in_mid_file_is_replaced_and_no_file_is_lost(
             killed.append(int(marks[0].name.removeprefix("mark")))
             os.kill(killed[0], signal.SIGKILL)
 
-    report = refresh(index, tree, workers=2, start_parser=parser_that("time.sleep(600)"), watch=kill)
+    report = refresh(
+        index, tree, workers=2, start_parser=parser_that("time.sleep(600)"), watch=kill
+    )
 
     assert len(killed) == 1
     assert (report.taken, report.failed) == (5, {})
@@ -296,7 +317,11 @@ def test_a_parser_that_is_garbled_is_replaced_and_no_file_is_lost(
 
 
 def test_a_parser_that_dies_is_replaced_and_no_file_is_lost(
-    tree: Path, index: Index, refresh: Callable[..., Any], parser_that: Callable[..., Any], parsers: list[Parser]
+    tree: Path,
+    index: Index,
+    refresh: Callable[..., Any],
+    parser_that: Callable[..., Any],
+    parsers: list[Parser],
 ) -> None:
     write_tree(tree, {"victim.py": '"""Held by a parser that fails."""'})
 
@@ -422,7 +447,9 @@ def test_files_that_cannot_be_read_are_reported_and_cost_nothing_else(
     report = refresh(index, tree, workers=1)
 
     assert sorted(report.failed) == sorted(str(tree / name) for name in expected)
-    assert all(report.failed[str(tree / name)].startswith(reason) for name, reason in expected.items())
+    assert all(
+        report.failed[str(tree / name)].startswith(reason) for name, reason in expected.items()
+    )
     assert report.taken == 4
 
 
@@ -474,11 +501,17 @@ def test_a_batch_is_written_whole_or_not_at_all(tree: Path, index: Index) -> Non
 # -- the command line ----------------------------------------------------------------------------------------------
 
 
-def run_example(*arguments: str | Path, modules: Path | None = None) -> subprocess.CompletedProcess[str]:
+def run_example(
+    *arguments: str | Path, modules: Path | None = None
+) -> subprocess.CompletedProcess[str]:
     path = [*([modules] if modules else []), *import_path()]
     return subprocess.run(
         [sys.executable, EXAMPLE, *arguments],
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(map(str, path)), "PYTHONIOENCODING": "utf-8"},
+        env={
+            **os.environ,
+            "PYTHONPATH": os.pathsep.join(map(str, path)),
+            "PYTHONIOENCODING": "utf-8",
+        },
         capture_output=True,
         encoding="utf-8",
         timeout=50,
@@ -492,20 +525,35 @@ def import_path() -> list[Path]:
     return [Path(tasker.__file__).resolve().parents[1]]
 
 
-def test_a_run_prints_figures_failures_and_the_answer(placement: str, tree: Path, tmp_path: Path) -> None:
+def test_a_run_prints_figures_failures_and_the_answer(
+    placement: str, tree: Path, tmp_path: Path
+) -> None:
     write_tree(tree, {f"bad{n:02}.py": "(" for n in range(12)})
-    arguments = [tree, "--index", tmp_path / "new" / "index.db", "--workers", "2", "--query", "adds up"]
+    arguments = [
+        tree,
+        "--index",
+        tmp_path / "new" / "index.db",
+        "--workers",
+        "2",
+        "--query",
+        "adds up",
+    ]
     arguments += ["--placement", placement]
 
     first = run_example(*arguments)
-    assert (first.returncode, first.stderr) == (0, "")  # no progress in a pipe, no warnings of what is parsed
+    assert (first.returncode, first.stderr) == (
+        0,
+        "",
+    )  # no progress in a pipe, no warnings of what is parsed
     assert str(tmp_path / "new" / "index.db") in first.stdout.splitlines()[0]
     assert "4 files indexed" in first.stdout
     assert "bad09.py: SyntaxError" in first.stdout
     assert "bad10.py" not in first.stdout
     assert "  and 2 more\n" in first.stdout
     assert "16 arrived, 16 completed, 0 failed" in first.stdout
-    assert first.stdout.endswith(f"class CashRegister  {Path('shop', 'till.py')}:2  Adds up prices.\n")
+    assert first.stdout.endswith(
+        f"class CashRegister  {Path('shop', 'till.py')}:2  Adds up prices.\n"
+    )
 
     second = run_example(*arguments)
     assert second.returncode == 0
@@ -514,7 +562,9 @@ def test_a_run_prints_figures_failures_and_the_answer(placement: str, tree: Path
 
 
 @posix_only
-def test_processes_need_nothing_that_is_not_installed_with_tasker(tree: Path, tmp_path: Path) -> None:
+def test_processes_need_nothing_that_is_not_installed_with_tasker(
+    tree: Path, tmp_path: Path
+) -> None:
     (tmp_path / "cloudpickle.py").write_text("raise ImportError\n")
     options = ("--index", tmp_path / "index.db", "--placement", "processes")
     done = run_example(tree, *options, modules=tmp_path)
@@ -531,7 +581,9 @@ def test_the_index_is_the_same_however_its_parsers_are_made(tree: Path, tmp_path
     for placement in ("threads", "processes"):
         database = tmp_path / f"{placement}.db"
         for root in (tree, asyncio):
-            done = run_example(root, "--index", database, "--query", "shop loop", "--placement", placement)
+            done = run_example(
+                root, "--index", database, "--query", "shop loop", "--placement", placement
+            )
             assert (done.returncode, done.stderr) == (0, "")
         answers[placement] = done.stdout.partition("'shop loop'")[2]
         with closing(sqlite3.connect(database)) as db:
@@ -547,8 +599,13 @@ def test_the_index_is_the_same_however_its_parsers_are_made(tree: Path, tmp_path
     assert len(tables["processes"][1]) > 500
 
 
-def test_a_wrong_directory_gets_one_clear_line_and_exit_status_2(tree: Path, tmp_path: Path) -> None:
-    for wrong, reason in ((tmp_path / "missing", "No such file"), (tree / "shop" / "till.py", "Not a directory")):
+def test_a_wrong_directory_gets_one_clear_line_and_exit_status_2(
+    tree: Path, tmp_path: Path
+) -> None:
+    for wrong, reason in (
+        (tmp_path / "missing", "No such file"),
+        (tree / "shop" / "till.py", "Not a directory"),
+    ):
         result = run_example(wrong, "--index", tmp_path / "index.db")
         assert (result.returncode, result.stdout) == (2, "")
         assert result.stderr.count("\n") == 1
@@ -581,7 +638,10 @@ def foreign_database(path: Path) -> Path:
     ],
 )
 def test_a_wrong_option_gets_one_clear_line_and_exit_status_2(
-    wrong: Callable[[Path, Path], list[str | Path]], tree: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    wrong: Callable[[Path, Path], list[str | Path]],
+    tree: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     with pytest.raises(SystemExit) as exit:
         index_files.main([str(argument) for argument in (tree, *wrong(tree, tmp_path))])
@@ -626,7 +686,9 @@ def test_where_there_are_no_such_processes_one_line_says_so(
 ) -> None:
     monkeypatch.setattr(sys, "executable", "")  # what an embedded interpreter has
     with pytest.raises(SystemExit) as exit:
-        index_files.main([str(tree), "--index", str(tmp_path / "index.db"), "--placement", "processes"])
+        index_files.main(
+            [str(tree), "--index", str(tmp_path / "index.db"), "--placement", "processes"]
+        )
     assert exit.value.code == 2
     err = capsys.readouterr().err
     assert "placement" in err
@@ -647,7 +709,9 @@ def test_without_a_directory_the_standard_library_is_indexed(
 ) -> None:
     standard = {"stdlib": str(tree)}  # a smaller one
     monkeypatch.setattr("sysconfig.get_path", standard.__getitem__)
-    assert index_files.main(["--index", str(tmp_path / "index.db"), "--query", "no such words"]) == 0
+    assert (
+        index_files.main(["--index", str(tmp_path / "index.db"), "--query", "no such words"]) == 0
+    )
     out = capsys.readouterr().out
     assert out.startswith(f"indexing {tree} in ")
     assert out.endswith("'no such words': nothing found\n")
@@ -661,7 +725,11 @@ def test_a_terminal_sees_the_progress(tree: Path, tmp_path: Path) -> None:
     with open(terminal, "rb", buffering=0) as screen, open(child_end, "wb", buffering=0) as stderr:
         result = subprocess.run(
             [sys.executable, EXAMPLE, tree, "--index", tmp_path / "index.db"],
-            env={**os.environ, "PYTHONPATH": os.pathsep.join(map(str, import_path())), "COLUMNS": "120"},
+            env={
+                **os.environ,
+                "PYTHONPATH": os.pathsep.join(map(str, import_path())),
+                "COLUMNS": "120",
+            },
             stdout=subprocess.DEVNULL,
             stderr=stderr,
             timeout=50,
@@ -694,7 +762,9 @@ def held_run(placement: str, tree: Path, tmp_path: Path) -> Iterator[subprocess.
     """A run that has indexed all but victim.py, which a parser holds until tmp_path/release exists."""
     write_tree(tree, {"victim.py": '"""Held until released."""'})
     release = str(tmp_path / "release")
-    faults = write_faults(placement, tmp_path, f"while not os.path.exists({release!r}): time.sleep(0.01)")
+    faults = write_faults(
+        placement, tmp_path, f"while not os.path.exists({release!r}): time.sleep(0.01)"
+    )
     path = [str(EXAMPLE.parent), str(tmp_path), *map(str, import_path())]
     command = [sys.executable, "-c", DRIVER.format(path=path, faults=faults.stem), str(tree)]
     command += ["--index", str(tmp_path / "index.db"), "--workers", "2", "--placement", placement]
@@ -704,7 +774,10 @@ def held_run(placement: str, tree: Path, tmp_path: Path) -> Iterator[subprocess.
     )
     try:
         with closing(sqlite3.connect(tmp_path / "index.db", timeout=30)) as db:
-            while not (list(tmp_path.glob("mark*")) and db.execute("select count(*) from files").fetchone() == (4,)):
+            while not (
+                list(tmp_path.glob("mark*"))
+                and db.execute("select count(*) from files").fetchone() == (4,)
+            ):
                 assert process.poll() is None, process.communicate()
                 time.sleep(0.01)
         yield process
@@ -734,7 +807,9 @@ def test_ctrl_c_ends_the_run_with_a_sound_index_and_no_child_left(
 
     assert held_run.returncode == 130
     assert err == ""
-    assert out.splitlines()[1:] == ["interrupted: 4 files are in the index, the next run takes the rest"]
+    assert out.splitlines()[1:] == [
+        "interrupted: 4 files are in the index, the next run takes the rest"
+    ]
     wait_until_no_child_is_left(tmp_path)
     index = index_files.Index(tmp_path / "index.db")
     with closing(index.db):
@@ -749,7 +824,9 @@ def test_a_killed_run_leaves_a_sound_index_and_no_child(
 ) -> None:
     held_run.kill()
     held_run.wait()
-    (tmp_path / "release").touch()  # only now may the last child finish its file, and find nobody to tell
+    (
+        tmp_path / "release"
+    ).touch()  # only now may the last child finish its file, and find nobody to tell
     wait_until_no_child_is_left(tmp_path)
     index = index_files.Index(tmp_path / "index.db")
     with closing(index.db):

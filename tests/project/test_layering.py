@@ -44,7 +44,9 @@ def _layer(module: str) -> int:
 
 OUTSIDE = {"sortedcontainers"}  # the dependencies; all else is the standard library
 OPTIONAL = {"testing.__init__": {"pytest"}, "cli.display": {"tqdm"}}  # imported where they are used
-MODULES = sorted(".".join(path.relative_to(PACKAGE).with_suffix("").parts) for path in PACKAGE.rglob("*.py"))
+MODULES = sorted(
+    ".".join(path.relative_to(PACKAGE).with_suffix("").parts) for path in PACKAGE.rglob("*.py")
+)
 
 
 def _imported(module: str) -> Iterator[str]:
@@ -58,7 +60,10 @@ def _imported(module: str) -> Iterator[str]:
             source = str(node.module)
             inside = source.partition(".")[0] == "tasker"
             # `from tasker._sync import timer` imports the module `tasker._sync.timer`
-            yield from (f"{source}.{a.name}" if inside and _is_package(source) else source for a in node.names)
+            yield from (
+                f"{source}.{a.name}" if inside and _is_package(source) else source
+                for a in node.names
+            )
 
 
 def _is_package(name: str) -> bool:
@@ -73,7 +78,9 @@ def _needed(module: str) -> Iterator[str]:
             continue
         inner = inner or "__init__"
         needed = inner if inner in MODULES else f"{inner}.__init__"
-        assert needed in MODULES, f"{module} imports {name}, which is no module: import from where it is defined"
+        assert needed in MODULES, (
+            f"{module} imports {name}, which is no module: import from where it is defined"
+        )
         yield needed
 
 
@@ -95,9 +102,14 @@ def test_module_imports_nothing_but_the_standard_library_and_the_dependencies(mo
 
 
 def test_asyncio_is_imported_by_one_module_which_is_imported_where_it_is_needed() -> None:
-    assert [module for module in MODULES if "asyncio" in _imported(module)] == ["_sync.awaiting", "aio"]
+    assert [module for module in MODULES if "asyncio" in _imported(module)] == [
+        "_sync.awaiting",
+        "aio",
+    ]
     for module in MODULES:
-        for node in ast.parse(PACKAGE.joinpath(*module.split(".")).with_suffix(".py").read_text()).body:
+        for node in ast.parse(
+            PACKAGE.joinpath(*module.split(".")).with_suffix(".py").read_text()
+        ).body:
             if module != "aio" and isinstance(node, ast.ImportFrom):
                 assert not {"aio", "awaiting"} & {alias.name for alias in node.names}, module
 
@@ -106,8 +118,16 @@ def test_threads_are_made_by_one_module() -> None:
     # made elsewhere, one would take over the context of the request in which it is started
     makers = {"Thread", "Timer", "start_new_thread", "start_joinable_thread"}
     for module in MODULES:
-        for node in ast.walk(ast.parse(PACKAGE.joinpath(*module.split(".")).with_suffix(".py").read_text())):
-            used = node.bases if isinstance(node, ast.ClassDef) else [node.func] if isinstance(node, ast.Call) else ()
+        for node in ast.walk(
+            ast.parse(PACKAGE.joinpath(*module.split(".")).with_suffix(".py").read_text())
+        ):
+            used = (
+                node.bases
+                if isinstance(node, ast.ClassDef)
+                else [node.func]
+                if isinstance(node, ast.Call)
+                else ()
+            )
             if makers & {ast.unparse(name).rpartition(".")[2] for name in used}:
                 assert module == "_sync.threads", f"{module}: use tasker._sync.threads.new_thread"
 
@@ -116,8 +136,12 @@ def test_one_module_reads_the_clock_of_the_system() -> None:
     # read elsewhere, a limit would stand still with a clock that a test has stopped
     clocks = {"monotonic", "perf_counter", "time"}
     for module in set(MODULES) - {"_sync.clock"}:
-        for node in ast.walk(ast.parse(PACKAGE.joinpath(*module.split(".")).with_suffix(".py").read_text())):
+        for node in ast.walk(
+            ast.parse(PACKAGE.joinpath(*module.split(".")).with_suffix(".py").read_text())
+        ):
             taken = isinstance(node, ast.ImportFrom) and node.module == "time"
             read = isinstance(node, ast.Attribute) and ast.unparse(node.value) == "time"
             assert not taken, f"{module}: use tasker._sync.clock.monotonic"
-            assert not (read and node.attr.removesuffix("_ns") in clocks), f"{module}: use tasker._sync.clock.monotonic"
+            assert not (read and node.attr.removesuffix("_ns") in clocks), (
+                f"{module}: use tasker._sync.clock.monotonic"
+            )

@@ -50,14 +50,21 @@ def _public_members() -> Iterator[tuple[str, Any]]:
             for owner in thing.__mro__:
                 if owner.__module__.partition(".")[0] == "tasker":
                     yield from (
-                        (f"{name}.{member}", value.__func__ if isinstance(value, classmethod | staticmethod) else value)
+                        (
+                            f"{name}.{member}",
+                            value.__func__
+                            if isinstance(value, classmethod | staticmethod)
+                            else value,
+                        )
                         for member, value in vars(owner).items()
                         if not member.startswith("_") and _needs_docstring(owner, member, value)
                     )
 
 
 def _needs_docstring(owner: type, member: str, value: object) -> bool:
-    if dataclasses.is_dataclass(owner) and member in {field.name for field in dataclasses.fields(owner)}:
+    if dataclasses.is_dataclass(owner) and member in {
+        field.name for field in dataclasses.fields(owner)
+    }:
         return False  # the default of a field, see below
     return inspect.isroutine(value) or isinstance(value, property | classmethod | staticmethod)
 
@@ -98,13 +105,19 @@ def test_error_stands_where_the_tree_says(name: str) -> None:
         raise error("what happened")
 
 
-@pytest.mark.parametrize(("name", "thing"), list(_public_members()), ids=lambda value: str(value)[:60])
+@pytest.mark.parametrize(
+    ("name", "thing"), list(_public_members()), ids=lambda value: str(value)[:60]
+)
 def test_public_name_has_a_docstring(name: str, thing: Any) -> None:
     assert thing.__doc__, f"{name} has no docstring"
-    assert not thing.__doc__.startswith(f"{name}("), f"{name} has only the docstring that dataclass makes"
+    assert not thing.__doc__.startswith(f"{name}("), (
+        f"{name} has only the docstring that dataclass makes"
+    )
 
 
-@pytest.mark.parametrize("snapshot", [tasker.TaskStats, tasker.TaskMetrics, tasker.StopReport, tasker.Config])
+@pytest.mark.parametrize(
+    "snapshot", [tasker.TaskStats, tasker.TaskMetrics, tasker.StopReport, tasker.Config]
+)
 def test_every_field_of_a_snapshot_has_a_docstring(snapshot: type) -> None:
     lines = [line.strip() for line in inspect.getsource(snapshot).splitlines()]
     for field in dataclasses.fields(snapshot):
@@ -112,7 +125,9 @@ def test_every_field_of_a_snapshot_has_a_docstring(snapshot: type) -> None:
         assert lines[at + 1].startswith('"""'), f"{snapshot.__name__}.{field.name} has no docstring"
 
 
-@pytest.mark.parametrize("snapshot", [tasker.TaskStats, tasker.TaskMetrics, tasker.StopReport, tasker.Config])
+@pytest.mark.parametrize(
+    "snapshot", [tasker.TaskStats, tasker.TaskMetrics, tasker.StopReport, tasker.Config]
+)
 def test_snapshots_and_configurations_are_frozen_and_keyword_only(snapshot: type) -> None:
     assert snapshot.__dataclass_params__.frozen  # type: ignore[attr-defined]
     assert all(field.kw_only for field in dataclasses.fields(snapshot))
@@ -134,7 +149,9 @@ def test_each_of_the_twelve_methods_knows_its_name(name: str) -> None:
 
 
 def test_there_are_twelve_methods_and_no_more() -> None:
-    assert sorted(TWELVE) == sorted(name for name in vars(tasker.TaskManager) if name.startswith("queue_task"))
+    assert sorted(TWELVE) == sorted(
+        name for name in vars(tasker.TaskManager) if name.startswith("queue_task")
+    )
 
 
 def test_no_public_name_shadows_a_builtin() -> None:
@@ -150,7 +167,12 @@ def test_version_is_the_one_in_pyproject() -> None:
 
 
 def test_importing_tasker_imports_neither_asyncio_nor_multiprocessing() -> None:
-    assert _printed_by("import sys, tasker; print({'asyncio', 'multiprocessing'} & sys.modules.keys())") == "set()"
+    assert (
+        _printed_by(
+            "import sys, tasker; print({'asyncio', 'multiprocessing'} & sys.modules.keys())"
+        )
+        == "set()"
+    )
 
 
 def test_importing_tasker_starts_no_thread() -> None:
@@ -159,5 +181,7 @@ def test_importing_tasker_starts_no_thread() -> None:
 
 def _printed_by(code: str) -> str:
     env = {**os.environ, "PYTHONPATH": str(Path(tasker.__file__).parents[1])}
-    done = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=env, capture_output=True, text=True, check=True
+    )
     return done.stdout.strip()

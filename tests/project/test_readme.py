@@ -23,10 +23,14 @@ from tests.support.output import output_matches
 
 ROOT = Path(__file__).parents[2]
 FOLDERS = (".github", "benchmarks", "examples", "tasker", "tests")
-PAGES = [*ROOT.glob("*.md"), *(page for folder in FOLDERS for page in (ROOT / folder).rglob("*.md"))]
+PAGES = [
+    *ROOT.glob("*.md"),
+    *(page for folder in FOLDERS for page in (ROOT / folder).rglob("*.md")),
+]
 
 PROGRAM = re.compile(
-    r"^<!-- runs -->\n+```python\n(?P<code>.*?)^```$(?:\n+```text\n(?P<output>.*?)^```$)?", re.MULTILINE | re.DOTALL
+    r"^<!-- runs -->\n+```python\n(?P<code>.*?)^```$(?:\n+```text\n(?P<output>.*?)^```$)?",
+    re.MULTILINE | re.DOTALL,
 )
 CODE = re.compile(r"^```.*?^```$|`[^`]*`", re.MULTILINE | re.DOTALL)
 LINK = re.compile(r"\]\(([^)\s]+)\)|(?:src|srcset)=\"([^\"]+)\"")
@@ -79,7 +83,11 @@ def test_each_comment_that_says_so_stands_before_a_program(page: Path) -> None:
 def test_a_program_runs_and_prints_what_its_page_says(program: Program, tmp_path: Path) -> None:
     file = tmp_path / "program.py"
     file.write_text(program.code, encoding="utf-8")
-    env = {**os.environ, "PYTHONPATH": str(Path(tasker.__file__).parents[1]), "PYTHONIOENCODING": "utf-8"}
+    env = {
+        **os.environ,
+        "PYTHONPATH": str(Path(tasker.__file__).parents[1]),
+        "PYTHONIOENCODING": "utf-8",
+    }
     done = subprocess.run(
         [sys.executable, str(file)],
         cwd=tmp_path,
@@ -120,9 +128,15 @@ def test_outputs_are_compared_line_by_line(printed: str, expected: str, matches:
 
 
 def test_the_tests_that_pages_name_exist() -> None:
-    named = {(_name(page), test) for page in PAGES for test in re.findall(r"`(test_\w+)`", page.read_text("utf-8"))}
+    named = {
+        (_name(page), test)
+        for page in PAGES
+        for test in re.findall(r"`(test_\w+)`", page.read_text("utf-8"))
+    }
     files = (ROOT / "tests").rglob("test_*.py")
-    written = {test for file in files for test in re.findall(r"def (test_\w+)", file.read_text("utf-8"))}
+    written = {
+        test for file in files for test in re.findall(r"def (test_\w+)", file.read_text("utf-8"))
+    }
     assert named
     assert not [name for name in named if name[1] not in written]
 
@@ -148,5 +162,7 @@ def _leads_somewhere(page: Path, link: str) -> bool:
 
 def _anchors(page: Path) -> set[str]:
     """What links call the headings of a page."""
-    headings = re.findall(r"^#+ (.*)$", re.sub(r"^```.*?^```$", "", page.read_text("utf-8"), flags=re.M | re.S), re.M)
+    headings = re.findall(
+        r"^#+ (.*)$", re.sub(r"^```.*?^```$", "", page.read_text("utf-8"), flags=re.M | re.S), re.M
+    )
     return {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings}

@@ -21,7 +21,14 @@ import pytest
 import tasker
 
 PACKAGE = "test.test_concurrent_futures"  # up to 3.11 one module
-MODULES = ("test_thread_pool", "test_shutdown", "test_wait", "test_as_completed", "test_init", "test_interpreter_pool")
+MODULES = (
+    "test_thread_pool",
+    "test_shutdown",
+    "test_wait",
+    "test_as_completed",
+    "test_init",
+    "test_interpreter_pool",
+)
 ASYNCIO = ("test.test_asyncio.test_threads", "test.test_asyncio.test_events")
 
 # Tests that fail on ours, and why that is as it should be. What they read of a ThreadPoolExecutor besides its
@@ -93,7 +100,11 @@ def shipped(module: str) -> bool:
 
 def chosen_modules() -> list[str]:
     package = importlib.util.find_spec(PACKAGE) if shipped(PACKAGE) else None
-    inside = [f"{PACKAGE}.{name}" for name in MODULES] if package and package.submodule_search_locations else [PACKAGE]
+    inside = (
+        [f"{PACKAGE}.{name}" for name in MODULES]
+        if package and package.submodule_search_locations
+        else [PACKAGE]
+    )
     return inside + list(ASYNCIO)
 
 
@@ -101,10 +112,19 @@ def chosen_modules() -> list[str]:
 def runs() -> Iterator[dict[str, subprocess.Popen[str]]]:
     if not shipped(PACKAGE):
         pytest.skip("this interpreter comes without the standard library's tests")
-    environment = {**os.environ, "PYTHONWARNINGS": "ignore::DeprecationWarning"}  # of forking with threads
+    environment = {
+        **os.environ,
+        "PYTHONWARNINGS": "ignore::DeprecationWarning",
+    }  # of forking with threads
     runs = {
         module: subprocess.Popen(
-            [sys.executable, "-c", RUNNER, module, "executor" if module.endswith("test_threads") else ""],
+            [
+                sys.executable,
+                "-c",
+                RUNNER,
+                module,
+                "executor" if module.endswith("test_threads") else "",
+            ],
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
@@ -121,7 +141,9 @@ def runs() -> Iterator[dict[str, subprocess.Popen[str]]]:
 
 @pytest.mark.timeout(PATIENCE + 30)
 @pytest.mark.parametrize("module", chosen_modules())
-def test_the_standard_librarys_own_tests_pass(runs: dict[str, subprocess.Popen[str]], module: str) -> None:
+def test_the_standard_librarys_own_tests_pass(
+    runs: dict[str, subprocess.Popen[str]], module: str
+) -> None:
     if module not in runs:
         pytest.skip(f"this interpreter comes without {module}")
     out, err = runs[module].communicate(timeout=PATIENCE)
@@ -129,4 +151,6 @@ def test_the_standard_librarys_own_tests_pass(runs: dict[str, subprocess.Popen[s
     outcome: dict[str, Any] = json.loads(out.splitlines()[-1])
     expected = {test for test in EXPECTED_FAILURES if test.startswith(f"{module}.")}
     assert set(outcome["failed"]) == expected, f"{outcome['failed']}\n{err}"
-    assert outcome["passed"], f"no test of {module} is one of threads, or all are skipped: {outcome['skipped']}"
+    assert outcome["passed"], (
+        f"no test of {module} is one of threads, or all are skipped: {outcome['skipped']}"
+    )

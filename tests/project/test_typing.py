@@ -46,15 +46,22 @@ def _programs(path: Path) -> Iterator[Any]:
 def _run(checker: str, *options: str, **variables: str) -> subprocess.CompletedProcess[str]:
     pytest.importorskip(checker)
     env = {**os.environ, "PYRIGHT_PYTHON_IGNORE_WARNINGS": "1", **variables}
-    return subprocess.run([sys.executable, "-m", checker, *options], cwd=ROOT, env=env, capture_output=True, text=True)
+    return subprocess.run(
+        [sys.executable, "-m", checker, *options], cwd=ROOT, env=env, capture_output=True, text=True
+    )
 
 
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize(
     ("checker", "options"),
-    [("mypy", ["--strict", "--cache-dir", os.devnull]), ("pyright", ["--pythonpath", sys.executable])],
+    [
+        ("mypy", ["--strict", "--cache-dir", os.devnull]),
+        ("pyright", ["--pythonpath", sys.executable]),
+    ],
 )
-def test_type_checker_accepts_the_right_programs_and_rejects_the_wrong_ones(checker: str, options: list[str]) -> None:
+def test_type_checker_accepts_the_right_programs_and_rejects_the_wrong_ones(
+    checker: str, options: list[str]
+) -> None:
     done = _run(checker, *options, *CHECKED)
     assert done.returncode == 0, done.stdout + done.stderr
 
@@ -78,18 +85,25 @@ def _marked_statements(source: str) -> Iterator[tuple[ast.stmt, str]]:
     for node in ast.parse(source).body:
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
             marked = any("# type: ignore" in lines[statement.lineno - 1] for statement in node.body)
-            yield from ((statement, lines[statement.lineno - 1]) for statement in node.body if marked)
+            yield from (
+                (statement, lines[statement.lineno - 1]) for statement in node.body if marked
+            )
 
 
 def test_every_wrong_program_says_what_each_checker_reports() -> None:
     statements = list(_statements_of_wrong_programs())
     assert len(statements) > 250
-    unmarked = [line for _, line in statements if "# type: ignore[" not in line or "# pyright: ignore[" not in line]
+    unmarked = [
+        line
+        for _, line in statements
+        if "# type: ignore[" not in line or "# pyright: ignore[" not in line
+    ]
     assert unmarked == []
 
 
 @pytest.mark.parametrize(
-    ("program", "connection"), [program for path in sorted(PROGRAMS.glob("right*.py")) for program in _programs(path)]
+    ("program", "connection"),
+    [program for path in sorted(PROGRAMS.glob("right*.py")) for program in _programs(path)],
 )
 def test_right_program_runs(program: Callable[[TaskManager[Any]], Any], connection: Any) -> None:
     config = Config(on_create=connection, on_destroy=connection.close, worker_count=2)

@@ -53,11 +53,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = Parser(prog="python -m tests.soak", description=__doc__, allow_abbrev=False)
-    parser.add_argument("--seconds", type=_seconds, default=60.0, help="how long the rounds last (default: 60)")
-    parser.add_argument("--rounds", type=_count, default=1, help="how many there are at least (default: 1)")
-    parser.add_argument("--seed", type=int, help="repeats the choices of a run (default: a fresh one)")
     parser.add_argument(
-        "--tasks", type=_count, help=f"tasks of the last phase (default: {TASKS:,} in runs of a minute)"
+        "--seconds", type=_seconds, default=60.0, help="how long the rounds last (default: 60)"
+    )
+    parser.add_argument(
+        "--rounds", type=_count, default=1, help="how many there are at least (default: 1)"
+    )
+    parser.add_argument(
+        "--seed", type=int, help="repeats the choices of a run (default: a fresh one)"
+    )
+    parser.add_argument(
+        "--tasks",
+        type=_count,
+        help=f"tasks of the last phase (default: {TASKS:,} in runs of a minute)",
     )
     parser.add_argument(
         "--placement",

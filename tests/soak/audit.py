@@ -24,7 +24,9 @@ def audit(ledger: Ledger, *, destroy_errors: range, stuck: bool) -> Counter[str]
     report: StopReport = ledger.engine.lifecycle.report()
     metrics: TaskMetrics = ledger.engine.counters.metrics()
     accepted = ledger.accepted()
-    unsettled = [job for job in accepted if not (job.outcomes or (job.form == "dropped" and job.is_done()))]
+    unsettled = [
+        job for job in accepted if not (job.outcomes or (job.form == "dropped" and job.is_done()))
+    ]
     if unsettled:
         ledger.broken(f"{len(unsettled)} accepted tasks were never settled, {unsettled[0]} for one")
 
@@ -66,7 +68,9 @@ def audit_resources(ledger: Ledger) -> None:
 
 def _audit_refused(ledger: Ledger, job: Job) -> None:
     if job.runs or job.outcomes:
-        ledger.broken(f"{job} was refused, but ran {len(job.runs)} times and ended {len(job.outcomes)} times")
+        ledger.broken(
+            f"{job} was refused, but ran {len(job.runs)} times and ended {len(job.outcomes)} times"
+        )
 
 
 def _audit_mapped(ledger: Ledger, job: Job) -> None:
@@ -78,14 +82,19 @@ def _audit_mapped(ledger: Ledger, job: Job) -> None:
 
 
 def _audit_accepted(ledger: Ledger, job: Job) -> None:
-    runs, most = len(job.runs), 1 if job.once or job.form == "run_task" else 1 + ledger.engine.max_retries
+    runs, most = (
+        len(job.runs),
+        1 if job.once or job.form == "run_task" else 1 + ledger.engine.max_retries,
+    )
     if len(job.outcomes) > 1:
         ledger.broken(f"{job} was settled {len(job.outcomes)} times: {', '.join(job.outcomes)}")
     if runs > most:
         ledger.broken(f"{job} ran {runs} times, {most} are the most")
     if (future := job.known_future()) is not None:
         # what is sent to a process that dies may not begin there
-        if future.attempts != runs and not (ledger.loses and runs < future.attempts <= 1 + ledger.engine.max_retries):
+        if future.attempts != runs and not (
+            ledger.loses and runs < future.attempts <= 1 + ledger.engine.max_retries
+        ):
             ledger.broken(f"{job} ran {runs} times, its future counts {future.attempts}")
         _audit_lost(ledger, job, future.attempts)
 
@@ -97,8 +106,14 @@ def _audit_accepted(ledger: Ledger, job: Job) -> None:
 
 def _audit_lost(ledger: Ledger, job: Job, attempts: int) -> None:
     """A task that lost its worker was to be tried again."""
-    tried_out = attempts > ledger.engine.max_retries or (job.once and job.lost is not None and job.lost.began)
-    if job.lost is not None and not tried_out and not (job.asked_to_end or job.limited or ledger.may_be_killed):
+    tried_out = attempts > ledger.engine.max_retries or (
+        job.once and job.lost is not None and job.lost.began
+    )
+    if (
+        job.lost is not None
+        and not tried_out
+        and not (job.asked_to_end or job.limited or ledger.may_be_killed)
+    ):
         ledger.broken(f"{job} was given up after {attempts} attempts, as its process died")
 
 
@@ -106,9 +121,15 @@ def audit_order(ledger: Ledger) -> None:
     """With one worker tasks start in the order in which they are taken."""
     ran = [job for job in ledger.accepted() if job.runs and job.form != "run_task"]
     main, priority = [job for job in ran if not job.priority], [job for job in ran if job.priority]
-    for lane, earlier, later in (("main", main, main), ("priority", priority, priority), ("main", priority, main)):
+    for lane, earlier, later in (
+        ("main", main, main),
+        ("priority", priority, priority),
+        ("main", priority, main),
+    ):
         if (job := _overtaken(earlier, later)) is not None:
-            ledger.broken(f"{job} was overtaken by a task of the {lane} lane that was submitted after it")
+            ledger.broken(
+                f"{job} was overtaken by a task of the {lane} lane that was submitted after it"
+            )
 
 
 def _overtaken(earlier: Iterable[Job], later: Iterable[Job]) -> Job | None:
@@ -129,19 +150,30 @@ def _overtaken(earlier: Iterable[Job], later: Iterable[Job]) -> Job | None:
     return None
 
 
-def _audit_report(ledger: Ledger, report: StopReport, metrics: TaskMetrics, destroy_errors: range) -> None:
+def _audit_report(
+    ledger: Ledger, report: StopReport, metrics: TaskMetrics, destroy_errors: range
+) -> None:
     if report.abandoned:
         ledger.broken(f"{', '.join(report.abandoned)} abandoned, though nothing was stuck")
     if report.destroy_errors not in destroy_errors:
-        ledger.broken(f"on_destroy failed {destroy_errors} times, the report says {report.destroy_errors}")
-    counted = metrics.total_tasks_completed, metrics.total_tasks_failed, metrics.total_tasks_cancelled
+        ledger.broken(
+            f"on_destroy failed {destroy_errors} times, the report says {report.destroy_errors}"
+        )
+    counted = (
+        metrics.total_tasks_completed,
+        metrics.total_tasks_failed,
+        metrics.total_tasks_cancelled,
+    )
     if (report.completed, report.failed, report.cancelled) != counted:
         ledger.broken(f"the report {report} differs from metrics(): {counted}")
 
 
 def _audit_remains(ledger: Ledger) -> None:
     engine, queue = ledger.engine, ledger.engine.queue
-    dead = {False: len(queue._main), True: len(queue._priority)}  # withdrawn after the last compaction
+    dead = {
+        False: len(queue._main),
+        True: len(queue._priority),
+    }  # withdrawn after the last compaction
     if queue._dead != dead:
         ledger.broken(f"the lanes hold {dead} entries, {queue._dead} dead ones are counted")
     if any(queue._requeued.values()) or queue.room.used():
@@ -171,7 +203,9 @@ def _audit_totals(ledger: Ledger, metrics: TaskMetrics, drained: bool) -> None:
     withdrawn = arrived - len(accepted) - len(ledger.chunks)
     if not 0 <= withdrawn <= sum(job.met_closing or job.form == "mapped" for job in ledger.jobs):
         ledger.broken(f"{len(accepted)} tasks were accepted, metrics() says {arrived} arrived")
-    counts = Counter(_outcome(ledger, job, drained) for job in accepted) + Counter(map(_chunk_outcome, ledger.chunks))
+    counts = Counter(_outcome(ledger, job, drained) for job in accepted) + Counter(
+        map(_chunk_outcome, ledger.chunks)
+    )
     # a task that was killed counts as cancelled if it waited, as failed if it ran
     unknown, killed = counts["unknown"], counts["killed"]
 
@@ -181,7 +215,9 @@ def _audit_totals(ledger: Ledger, metrics: TaskMetrics, drained: bool) -> None:
         ("cancelled", cancelled - withdrawn, counts["cancelled"], killed + unknown),
     ):
         if not least <= shown <= least + more:
-            ledger.broken(f"metrics() says {shown} {name}, callers counted {least} to {least + more}")
+            ledger.broken(
+                f"metrics() says {shown} {name}, callers counted {least} to {least + more}"
+            )
 
     retried = metrics.total_tasks_retried
     bounds = [_retries(ledger, job) for job in accepted]
@@ -196,7 +232,11 @@ def _retries(ledger: Ledger, job: Job) -> tuple[int, int]:
     future = job.known_future()
     least = max(0, (len(job.runs) if future is None else future.attempts) - 1)
     # no future shows what is lost before it begins
-    most = ledger.engine.max_retries if ledger.loses and future is None and job.form != "run_task" else least
+    most = (
+        ledger.engine.max_retries
+        if ledger.loses and future is None and job.form != "run_task"
+        else least
+    )
 
     return least, most + (job.cut_short or job.form == "dropped")
 

@@ -119,5 +119,7 @@ ENDINGS: dict[str, Callable[[Load], None]] = {
 }
 
 # where tasks run in child processes, they cannot reach the manager
-ENDINGS_WITH_CHILDREN = {way: end for way, end in ENDINGS.items() if not way.endswith("from a task")}
+ENDINGS_WITH_CHILDREN = {
+    way: end for way, end in ENDINGS.items() if not way.endswith("from a task")
+}
 ENDINGS_WITH_CHILDREN["stop while all processes are signalled"] = _stop_signalled

@@ -140,15 +140,25 @@ class FailingRound:
             return
 
         if error is None and (future.result() != number or not self._ran[number]):
-            self.violations.append(f"task {number} returned {future.result()} after {self._ran[number]} runs")
+            self.violations.append(
+                f"task {number} returned {future.result()} after {self._ran[number]} runs"
+            )
         # SystemError: CPython where a call of its own finds no memory
-        if not isinstance(error, (MemoryError, SystemError, ValueError, LookupError, WorkerLostError, type(None))):
+        if not isinstance(
+            error, (MemoryError, SystemError, ValueError, LookupError, WorkerLostError, type(None))
+        ):
             self.violations.append(f"task {number} got {error!r}")
 
     def _submit_failing(self, manager: TaskManager[Made], number: int) -> TaskFuture[int] | None:
         capi: Any = _testcapi()
         first, many = self._rng.randrange(80), self._rng.choice([1, 1, 2, 30])
-        unhook, sleep, submit, task, seconds = capi.remove_mem_hooks, time.sleep, manager.submit, self._task, STRUCK
+        unhook, sleep, submit, task, seconds = (
+            capi.remove_mem_hooks,
+            time.sleep,
+            manager.submit,
+            self._task,
+            STRUCK,
+        )
         future = None
         capi.set_nomemory(first, first + many)
 
@@ -169,7 +179,9 @@ class FailingRound:
     def _close(self, manager: TaskManager[Made]) -> Any:
         """The report; `None` when closing does not end."""
         reports: list[Any] = []
-        thread = threading.Thread(target=lambda: reports.append(manager.stop()), name="harness-stop", daemon=True)
+        thread = threading.Thread(
+            target=lambda: reports.append(manager.stop()), name="harness-stop", daemon=True
+        )
         thread.start()
         thread.join(patience.SECONDS)
         if not reports:
@@ -185,19 +197,29 @@ class FailingRound:
 
         for made in self._resources:
             if not made.destroyed or made.twice:
-                self.violations.append(f"a resource was destroyed {'twice' if made.twice else 'never'}")
+                self.violations.append(
+                    f"a resource was destroyed {'twice' if made.twice else 'never'}"
+                )
 
         metrics = manager.metrics()
         arrived = metrics.total_tasks_arrived
-        ended = metrics.total_tasks_completed + metrics.total_tasks_failed + metrics.total_tasks_cancelled
+        ended = (
+            metrics.total_tasks_completed
+            + metrics.total_tasks_failed
+            + metrics.total_tasks_cancelled
+        )
         accepted = self._submitted - len(self._refused)
         if ended != arrived or not accepted <= arrived <= self._submitted:
-            self.violations.append(f"{accepted} tasks were accepted, {arrived} arrived and {ended} ended")
+            self.violations.append(
+                f"{accepted} tasks were accepted, {arrived} arrived and {ended} ended"
+            )
 
 
 def main(seed: str, seconds: float) -> dict[str, Any]:
     """Rounds until the time is over or one goes wrong."""
-    faulthandler.dump_traceback_later(seconds + 1.5 * patience.SECONDS, exit=True)  # a harness that hangs itself
+    faulthandler.dump_traceback_later(
+        seconds + 1.5 * patience.SECONDS, exit=True
+    )  # a harness that hangs itself
     logging.disable(logging.CRITICAL)
     threading.excepthook = lambda _: None  # a worker that falls is replaced
     sys.unraisablehook = lambda _: None

@@ -84,7 +84,13 @@ ERRORS: dict[str, type[BaseException]] = {
 
 BLOCKED = 0.3  # seconds, at most
 
-HOOK_ERRORS: tuple[type[BaseException], ...] = (OSError, Unprintable, SystemExit, KeyboardInterrupt, Fatal)
+HOOK_ERRORS: tuple[type[BaseException], ...] = (
+    OSError,
+    Unprintable,
+    SystemExit,
+    KeyboardInterrupt,
+    Fatal,
+)
 # in the main thread all else is an interrupt, which is for the program: see
 # `tasker._sync.guard`
 HOOK_ERRORS_IN_MAIN: tuple[type[BaseException], ...] = (OSError, Unprintable)
@@ -249,7 +255,11 @@ class Collector:
         self._tell("arrived")
 
     def record_completion(self, stamps: TaskLifecycleTimestamps) -> None:
-        self._tell("completed" if stamps.queued_at <= stamps.started_at <= stamps.finished_at else "back in time")
+        self._tell(
+            "completed"
+            if stamps.queued_at <= stamps.started_at <= stamps.finished_at
+            else "back in time"
+        )
 
     def record_failure(self, stamps: TaskLifecycleTimestamps) -> None:
         self._tell("failed" if stamps.queued_at <= stamps.finished_at else "back in time")
@@ -353,7 +363,9 @@ def unreliable_threads(chaos: Chaos, name: str) -> Iterator[None]:
     start = threading.Thread.start
 
     def unreliable(thread: threading.Thread) -> None:
-        if thread.name.startswith((f"{name}-worker", f"{name}-aside")) and chaos.strikes("no thread can start", 0.1):
+        if thread.name.startswith((f"{name}-worker", f"{name}-aside")) and chaos.strikes(
+            "no thread can start", 0.1
+        ):
             raise chaos.rng.choice([RuntimeError, MemoryError])("can't start new thread")
         start(thread)
 

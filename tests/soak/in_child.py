@@ -23,7 +23,15 @@ from tests.soak.journal import Journal
 from tests.soak.ledger import Job, Resource
 from tests.soak.tasks import Tasks
 
-__all__ = ["ACTS_IN_CHILD", "LOGGER", "PATTERN", "UNSENDABLE", "ChaosInChild", "HooksInChild", "TasksInChild"]
+__all__ = [
+    "ACTS_IN_CHILD",
+    "LOGGER",
+    "PATTERN",
+    "UNSENDABLE",
+    "ChaosInChild",
+    "HooksInChild",
+    "TasksInChild",
+]
 
 LOGGER = "tests.soak.tasks"
 # large enough to travel beside the pickle
@@ -32,7 +40,9 @@ PATTERN = bytes(range(256)) * 1000
 DEATHS = ["is killed", "crashes", "exits with 3", "exits with 0"]
 UNSENDABLE = ["returns a lock", "raises a lock", "raises what cannot be rebuilt"]
 # a child that is lost costs a tenth of a second and more
-ACTS_IN_CHILD = ["returns"] * 500 + ["sleeps"] * 30 + ["logs"] * 40 + ["is laden"] * 20 + ["cannot be sent"] * 5
+ACTS_IN_CHILD = (
+    ["returns"] * 500 + ["sleeps"] * 30 + ["logs"] * 40 + ["is laden"] * 20 + ["cannot be sent"] * 5
+)
 ACTS_IN_CHILD += ["is deaf"] * 5 + [*ERRORS, "recurses for ever"] + DEATHS * 2 + UNSENDABLE * 2
 
 

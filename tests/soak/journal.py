@@ -150,7 +150,9 @@ class Replay:
         if resource is None or resource.ends:
             return
         resource.lost = not life.leaves
-        reason = ledger.may_be_killed or (last.limited or last.asked_to_end if last else ledger.hasty_creation)
+        reason = ledger.may_be_killed or (
+            last.limited or last.asked_to_end if last else ledger.hasty_creation
+        )
         if resource.lost and not (life.pid in ledger.killed or life.dies or reason):
             self._broken(life, f"was ended for nothing; it ran {last} last")
 
@@ -159,7 +161,9 @@ class Replay:
             if job.lost is None or self._ledger.may_be_killed:
                 continue
             if job.lost.pid not in self._ledger.killed | self.deaths:
-                self._ledger.broken(f"{job} lost its worker with process {job.lost.pid}, which nobody had killed")
+                self._ledger.broken(
+                    f"{job} lost its worker with process {job.lost.pid}, which nobody had killed"
+                )
             if job.lost.began is False and job.once and job.runs:
                 self._ledger.broken(f"{job} is said not to have begun, and ran")
 

@@ -75,14 +75,24 @@ class Job:
 
     def __reduce__(self) -> tuple[Any, ...]:
         """What a child gets: what is asked for."""
-        return _job, (self.number, self.form, self.act, self.priority, self.once, self.limited, self.load)
+        return _job, (
+            self.number,
+            self.form,
+            self.act,
+            self.priority,
+            self.once,
+            self.limited,
+            self.load,
+        )
 
     def __str__(self) -> str:
         lane, once = "priority" if self.priority else "main", ", once" if self.once else ""
         return f"task {self.number:x} ({self.form}, {self.act}, {lane}{once})"
 
 
-def _job(number: int, form: str, act: str, priority: bool, once: bool, limited: bool, load: Any) -> Job:
+def _job(
+    number: int, form: str, act: str, priority: bool, once: bool, limited: bool, load: Any
+) -> Job:
     return Job(number, form, act, priority=priority, once=once, limited=limited, load=load)
 
 
@@ -153,7 +163,9 @@ class Ledger:
         ]
         self.engine = engine
 
-    def noting_chunks(self, submit: Callable[..., TaskFuture[Any]]) -> Callable[..., TaskFuture[Any]]:
+    def noting_chunks(
+        self, submit: Callable[..., TaskFuture[Any]]
+    ) -> Callable[..., TaskFuture[Any]]:
         """As `submit`, which is that of `map()`; its futures are kept.
 
         No caller sees them.
@@ -171,7 +183,9 @@ class Ledger:
 
         Submissions do not count: a signal handler may go on with them for ever.
         """
-        return sum(len(job.runs) + len(job.outcomes) for job in tuple(self.jobs)) + len(self.resources)
+        return sum(len(job.runs) + len(job.outcomes) for job in tuple(self.jobs)) + len(
+            self.resources
+        )
 
     def offered(self) -> list[Job]:
         """The jobs that were submitted one by one."""
@@ -189,7 +203,11 @@ class Ledger:
         ours = thread.name.startswith(f"{self.name}-")
         # a caller's own thread calls back for what it cancels, and logs what it
         # forgets; a destructor may come late
-        if self.closed and what != "a destructor" and (ours or what not in ("a callback", "the logger")):
+        if (
+            self.closed
+            and what != "a destructor"
+            and (ours or what not in ("a callback", "the logger"))
+        ):
             self.broken(f"{what} ran in {thread.name} after the manager had closed")
         if thread.name == "tasker-timer" or thread.name.endswith("-burst"):
             self.broken(f"{what} ran on the thread {thread.name}")
@@ -238,7 +256,9 @@ class Ledger:
         if resource.ends:
             self.broken(f"{job} got a resource that was destroyed")
         if resource.owner not in (None, threading.current_thread().name):
-            self.broken(f"{job} used the resource of {resource.owner} in {threading.current_thread().name}")
+            self.broken(
+                f"{job} used the resource of {resource.owner} in {threading.current_thread().name}"
+            )
         if not resource.in_use.acquire(blocking=False):
             self.broken(f"{job} got a resource that is in use")
 
@@ -273,14 +293,26 @@ class Ledger:
                 self.broken(f"{job} was cancelled by nobody")
         else:
             outcome = "failed"
-            mine = error.args[:1] in ((job.number,), ("on_create",)) or isinstance(error, RecursionError)
+            mine = error.args[:1] in ((job.number,), ("on_create",)) or isinstance(
+                error, RecursionError
+            )
             late = isinstance(error, TaskTimeoutError) and job.limited
-            late = late or (isinstance(error, ContextCancelledError) and job.asked_to_end)  # and it did not listen
-            unsent = isinstance(error, RemoteTaskError) and job.act.split()[0] in ("returns", "raises")
+            late = late or (
+                isinstance(error, ContextCancelledError) and job.asked_to_end
+            )  # and it did not listen
+            unsent = isinstance(error, RemoteTaskError) and job.act.split()[0] in (
+                "returns",
+                "raises",
+            )
             if isinstance(error, WorkerLostError) and self.loses:
                 pid = re.search(r"process (\d+) ", str(error))
                 job.lost = Loss(int(pid[1]) if pid else None, error.began)
-            elif not mine and not late and not unsent and not isinstance(error, ResourceCreationError):
+            elif (
+                not mine
+                and not late
+                and not unsent
+                and not isinstance(error, ResourceCreationError)
+            ):
                 self.broken(f"{job} got a {type(error).__name__} that is not its own")
 
             job.cut_short = not mine

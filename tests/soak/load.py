@@ -51,11 +51,22 @@ class Load:
         """
         deadline = time.monotonic() + seconds
         for number in range(self.rng.randint(1, 3)):
-            self._start(f"producer-{number}", partial(self._produce, random.Random(f"{self._seed}/{number}")))
-        self._start("asyncio", lambda: asyncio.run(self._produce_and_await(random.Random(self._seed))))
+            self._start(
+                f"producer-{number}",
+                partial(self._produce, random.Random(f"{self._seed}/{number}")),
+            )
+        self._start(
+            "asyncio", lambda: asyncio.run(self._produce_and_await(random.Random(self._seed)))
+        )
         self._start("looker", partial(self._look, random.Random(f"{self._seed}/look")))
         if self.ledger.loses:
-            killer = partial(kill_at_random, self.chaos, self.ledger, random.Random(f"{self._seed}/kill"), self.over)
+            killer = partial(
+                kill_at_random,
+                self.chaos,
+                self.ledger,
+                random.Random(f"{self._seed}/kill"),
+                self.over,
+            )
             self._start("killer", killer)
 
         if self.rng.random() < 0.3:
@@ -73,7 +84,9 @@ class Load:
             if not self.ledger.hangs:
                 thread.join(patience.SECONDS)
             if thread.is_alive() and not self.ledger.hangs:
-                self.ledger.hung(f"{thread.name} still waits {patience.SECONDS:g} s after the load ended")
+                self.ledger.hung(
+                    f"{thread.name} still waits {patience.SECONDS:g} s after the load ended"
+                )
 
     def _start(self, name: str, target: Callable[[], object]) -> None:
         thread = threading.Thread(target=target, name=f"harness-{name}", daemon=True)
@@ -93,7 +106,10 @@ class Load:
         """Submit some, then wait for some of them."""
         # with child processes run_task may start one for each
         most = 30 if self.ledger.loses else 200
-        jobs = [self.submitter.submit(rng, rng.choice(FORMS), waits) for _ in range(rng.choice([1, 5, 30, most]))]
+        jobs = [
+            self.submitter.submit(rng, rng.choice(FORMS), waits)
+            for _ in range(rng.choice([1, 5, 30, most]))
+        ]
         if rng.random() < 0.3:
             self.submitter.cancel_one(rng)
         futures = [job.future for job in jobs if job is not None and job.future is not None]
@@ -103,7 +119,9 @@ class Load:
 
     def _wait(self, futures: list[TaskFuture[Any]], rng: random.Random) -> None:
         if rng.random() < 0.5:
-            concurrent.futures.wait(futures, 0.05, rng.choice(["FIRST_COMPLETED", "FIRST_EXCEPTION", "ALL_COMPLETED"]))
+            concurrent.futures.wait(
+                futures, 0.05, rng.choice(["FIRST_COMPLETED", "FIRST_EXCEPTION", "ALL_COMPLETED"])
+            )
             return
 
         seen = list(concurrent.futures.as_completed(futures, 0.1))
@@ -112,7 +130,9 @@ class Load:
 
     async def _produce_and_await(self, rng: random.Random) -> None:
         while not self.over.is_set():
-            jobs = [self.submitter.submit(rng, "async", AT_ONCE) for _ in range(rng.choice([1, 5, 30]))]
+            jobs = [
+                self.submitter.submit(rng, "async", AT_ONCE) for _ in range(rng.choice([1, 5, 30]))
+            ]
             # awaiting a GeneratorExit closes the coroutine that awaits: so Python
             # throws it
             gentle = [job for job in jobs if job is not None and job.act != "raises GeneratorExit"]
@@ -133,7 +153,10 @@ class Load:
 
         It does nothing on platforms without such signals.
         """
-        if not hasattr(signal, "setitimer") or threading.current_thread() is not threading.main_thread():
+        if (
+            not hasattr(signal, "setitimer")
+            or threading.current_thread() is not threading.main_thread()
+        ):
             yield
             return
 
@@ -171,7 +194,10 @@ class Load:
         self.submitter.cancel_one(self.chaos.rng)
         self.ledger.engine.stats()
         self.ledger.engine.metrics()
-        if self.chaos.strikes("a signal handler stops the manager", 0.0005) and self.submitter.manager is not None:
+        if (
+            self.chaos.strikes("a signal handler stops the manager", 0.0005)
+            and self.submitter.manager is not None
+        ):
             self.submitter.manager.stop()
 
     # -- watching ----------------------------------------------------------------------------------------------------
@@ -198,7 +224,9 @@ class Load:
                 self.ledger.broken(f"stats().{field.name} is {getattr(stats, field.name)}")
 
         if stats.active_workers > self.ledger.most_workers:
-            self.ledger.broken(f"{stats.active_workers} workers, {self.ledger.most_workers} are the most")
+            self.ledger.broken(
+                f"{stats.active_workers} workers, {self.ledger.most_workers} are the most"
+            )
 
         for name, least in before.items():
             now = getattr(metrics, f"total_tasks_{name}")

@@ -111,7 +111,9 @@ class Round:
         manager._submit_asked = self.ledger.noting_chunks(manager._submit_asked)
         trip(self.chaos, engine.crew, "heal")
         trip(self.chaos, engine.counters, "sample")
-        tasks = None if self._folder is None else TasksInChild(self._chaos_in_child(), self._journal())
+        tasks = (
+            None if self._folder is None else TasksInChild(self._chaos_in_child(), self._journal())
+        )
 
         return Submitter(manager, self.chaos, self.ledger, tasks)
 
@@ -169,17 +171,30 @@ class Round:
         if manager is None or self.ledger.hangs or self.ledger.engine.lifecycle.state:
             return
         if not manager.wait_ready(patience.SECONDS):
-            broken(f"the base workers had no resources after {patience.SECONDS:g} s without faults: {manager!r}")
+            broken(
+                f"the base workers had no resources after {patience.SECONDS:g} s without faults: {manager!r}"
+            )
         if not manager.join(patience.SECONDS):
             broken(f"not at rest after {patience.SECONDS:g} s without load: {manager!r}")
         stats, metrics = manager.stats(), manager.metrics()
-        ended = metrics.total_tasks_completed + metrics.total_tasks_failed + metrics.total_tasks_cancelled
+        ended = (
+            metrics.total_tasks_completed
+            + metrics.total_tasks_failed
+            + metrics.total_tasks_cancelled
+        )
         if ended != metrics.total_tasks_arrived:
             broken(f"at rest {metrics.total_tasks_arrived} tasks had arrived and {ended} ended")
-        if stats.queued_tasks or stats.priority_tasks or stats.running_tasks or stats.base_workers < 1:
+        if (
+            stats.queued_tasks
+            or stats.priority_tasks
+            or stats.running_tasks
+            or stats.base_workers < 1
+        ):
             broken(f"at rest: {stats}")
         dropped = [job.reference for job in self.ledger.jobs if job.reference is not None]
-        if not patience.eventually(lambda: gc.collect() >= 0 and not any(reference() for reference in dropped)):
+        if not patience.eventually(
+            lambda: gc.collect() >= 0 and not any(reference() for reference in dropped)
+        ):
             broken("a resting manager keeps the futures of tasks that have ended")
 
     def _end(self, load: Load) -> None:
@@ -205,7 +220,9 @@ class Round:
         self._read_journals()
         raised = (self.chaos.counts() + self.faults)["on_destroy raises"]
         lost = sum(resource.lost for resource in self.ledger.resources)
-        self.counts += audit(self.ledger, destroy_errors=range(raised, raised + lost + 1), stuck=stuck)
+        self.counts += audit(
+            self.ledger, destroy_errors=range(raised, raised + lost + 1), stuck=stuck
+        )
         self._check_collector()
 
     def _read_journals(self) -> None:
@@ -233,7 +250,11 @@ class Round:
 
     def _check_no_thread_is_left(self) -> None:
         def ours() -> list[str]:
-            return [thread.name for thread in threading.enumerate() if thread.name.startswith(f"{self.name}-")]
+            return [
+                thread.name
+                for thread in threading.enumerate()
+                if thread.name.startswith(f"{self.name}-")
+            ]
 
         if not patience.eventually(lambda: not ours()):
             self.ledger.hung(f"threads of the closed manager are left: {', '.join(ours())}")

@@ -22,7 +22,9 @@ from tests.soak.ledger import Ledger
 __all__ = ["can_suspend", "signalling", "suspend"]
 
 SUSPENDED = 1.5  # seconds
-_ENDING = [getattr(signal, name) for name in ("SIGTERM", "SIGHUP", "SIGINT") if hasattr(signal, name)]
+_ENDING = [
+    getattr(signal, name) for name in ("SIGTERM", "SIGHUP", "SIGINT") if hasattr(signal, name)
+]
 
 
 def can_suspend() -> bool:
@@ -53,7 +55,9 @@ def signalling(chaos: Chaos, ledger: Ledger, rng: random.Random) -> Iterator[Non
     """
     before = {number: signal.signal(number, lambda *_: None) for number in _ENDING}
     over = threading.Event()
-    thread = threading.Thread(target=_signal, args=(chaos, ledger, rng, over), name="harness-signals", daemon=True)
+    thread = threading.Thread(
+        target=_signal, args=(chaos, ledger, rng, over), name="harness-signals", daemon=True
+    )
     thread.start()
 
     try:

@@ -47,7 +47,16 @@ BATCH = 10_000
 TASKS = 2_000_000
 TASKS_WITH_CHILDREN = 50_000
 
-_TOTALS = ("submitted", "accepted", "refused", "mapped", "completed", "failed", "cancelled", "retried")
+_TOTALS = (
+    "submitted",
+    "accepted",
+    "refused",
+    "mapped",
+    "completed",
+    "failed",
+    "cancelled",
+    "retried",
+)
 _MIB = 2**20
 
 
@@ -80,7 +89,11 @@ class Soak:
             rounds = 0
             while not self.violations and (rounds < self._least_rounds or self._left() > 0):
                 rounds += 1
-                if rounds % FAILING_ALLOCATIONS_EVERY == 0 and self._placement == "threads" and can_fail_allocations():
+                if (
+                    rounds % FAILING_ALLOCATIONS_EVERY == 0
+                    and self._placement == "threads"
+                    and can_fail_allocations()
+                ):
                     self._fail_allocations(rounds)
                 else:
                     self._run_round(rounds)
@@ -98,7 +111,9 @@ class Soak:
         current = self._round = Round(number, self._seed, self._placement)
 
         try:
-            seconds = current.rng.uniform(*(ROUND_WITH_CHILDREN if self._placement == "processes" else ROUND))
+            seconds = current.rng.uniform(
+                *(ROUND_WITH_CHILDREN if self._placement == "processes" else ROUND)
+            )
             if number > self._least_rounds:
                 seconds = min(seconds, max(self._left(), 0.1))
             current.run(seconds)
@@ -107,10 +122,15 @@ class Soak:
             traceback.print_exc()
             current.ledger.broken(f"the round met {type(error).__name__}: {error}")
 
-        self.violations += [f"{violation} (round {number}: {current.way})" for violation in current.ledger.violations]
+        self.violations += [
+            f"{violation} (round {number}: {current.way})"
+            for violation in current.ledger.violations
+        ]
         self._totals += current.counts
         self._totals["created"] += len(current.ledger.resources)
-        self._totals["destroyed"] += sum(len(resource.ends) for resource in current.ledger.resources)
+        self._totals["destroyed"] += sum(
+            len(resource.ends) for resource in current.ledger.resources
+        )
         self._totals["lost"] += sum(resource.lost for resource in current.ledger.resources)
         self._totals["killed"] += len(current.ledger.killed)
         self._faults += current.faults
@@ -119,7 +139,9 @@ class Soak:
         del current
         gc.collect()
         if not self.violations and engine is not None and not _collected(engine):
-            self.violations.append(f"round {number}: the engine of a closed and forgotten manager stays in memory")
+            self.violations.append(
+                f"round {number}: the engine of a closed and forgotten manager stays in memory"
+            )
         self._count_descriptors(number)
         if (resident := resident_bytes()) is not None:
             self._resident.append(resident / _MIB)
@@ -127,7 +149,13 @@ class Soak:
     def _fail_allocations(self, number: int) -> None:
         """A round in which allocations fail."""
         run = subprocess.run(
-            [sys.executable, "-m", "tests.soak.failing_allocations", f"{self._seed}/{number}", str(ROUND[1])],
+            [
+                sys.executable,
+                "-m",
+                "tests.soak.failing_allocations",
+                f"{self._seed}/{number}",
+                str(ROUND[1]),
+            ],
             cwd=Path(__file__).parents[2],
             capture_output=True,
             text=True,
@@ -142,7 +170,9 @@ class Soak:
 
         told = json.loads(run.stdout)
         self._faults["allocations fail"] += told["struck"]
-        self.violations += [f"{violation} (round {number}: failing allocations)" for violation in told["violations"]]
+        self.violations += [
+            f"{violation} (round {number}: failing allocations)" for violation in told["violations"]
+        ]
 
     def _count_descriptors(self, number: int) -> None:
         if self._descriptors is None:
@@ -195,20 +225,26 @@ class Soak:
             arrived = manager.metrics().total_tasks_arrived
 
         if arrived != self._batches * BATCH:
-            self.violations.append(f"{self._batches * BATCH} tasks were run in batches, metrics() says {arrived}")
+            self.violations.append(
+                f"{self._batches * BATCH} tasks were run in batches, metrics() says {arrived}"
+            )
         figures = {"tasks": batches * BATCH, "seconds": round(time.monotonic() - began, 2)}
         self._memory["batches"] = figures
         if early is not None and late is not None:
             self._note_growth("batches", early / _MIB, late / _MIB, BATCHES_GROW, **figures)
 
-    def _note_growth(self, name: str, early: float, late: float, allowed: int, **figures: float) -> None:
+    def _note_growth(
+        self, name: str, early: float, late: float, allowed: int, **figures: float
+    ) -> None:
         self._memory[name] = figures | {
             "early_mib": round(early, 1),
             "late_mib": round(late, 1),
             "allowed_growth_mib": allowed,
         }
         if late - early > allowed:
-            self.violations.append(f"{name}: resident memory grew from {early:.1f} to {late:.1f} MiB, {figures}")
+            self.violations.append(
+                f"{name}: resident memory grew from {early:.1f} to {late:.1f} MiB, {figures}"
+            )
 
     # -- what goes wrong elsewhere -----------------------------------------------------------------------------------
 
@@ -216,7 +252,9 @@ class Soak:
     def _watched(self) -> Iterator[None]:
         """Dump all stacks and leave when nothing moves."""
         over = threading.Event()
-        thread = threading.Thread(target=self._watch, args=(over,), name="harness-watchdog", daemon=True)
+        thread = threading.Thread(
+            target=self._watch, args=(over,), name="harness-watchdog", daemon=True
+        )
         thread.start()
 
         try:
@@ -231,7 +269,13 @@ class Soak:
             # in case that this thread cannot run either
             faulthandler.dump_traceback_later(STILL * 1.5, exit=True)
             current, now = self._round, time.monotonic()
-            if (seen := (sum(self._ways.values()), self._batches, current and current.ledger.moves())) != moves:
+            if (
+                seen := (
+                    sum(self._ways.values()),
+                    self._batches,
+                    current and current.ledger.moves(),
+                )
+            ) != moves:
                 moves, moved_at = seen, now
             elif now - moved_at > STILL:
                 faulthandler.dump_traceback(all_threads=True)
@@ -253,7 +297,9 @@ class Soak:
         logger, handler = logging.getLogger("tasker"), _Overhearing(self.violations)
 
         def in_thread(args: threading.ExceptHookArgs, /) -> None:
-            self.violations.append(f"{args.exc_type.__name__} ended the thread {args.thread and args.thread.name}")
+            self.violations.append(
+                f"{args.exc_type.__name__} ended the thread {args.thread and args.thread.name}"
+            )
             hooks[0](args)
 
         def in_finalizer(args: Any, /) -> None:
@@ -300,7 +346,9 @@ class _Overhearing(logging.Handler):
         self._violations = violations
 
     def emit(self, record: logging.LogRecord) -> None:
-        self._violations.append(f"logged: {record.getMessage()} {record.exc_info and record.exc_info[1]!r}")
+        self._violations.append(
+            f"logged: {record.getMessage()} {record.exc_info and record.exc_info[1]!r}"
+        )
 
 
 def _collected(reference: weakref.ref[Any]) -> bool:

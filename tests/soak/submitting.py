@@ -45,7 +45,11 @@ class Submitter:
     """
 
     def __init__(
-        self, manager: TaskManager[Resource], chaos: Chaos, ledger: Ledger, tasks_in_child: Tasks | None = None
+        self,
+        manager: TaskManager[Resource],
+        chaos: Chaos,
+        ledger: Ledger,
+        tasks_in_child: Tasks | None = None,
     ) -> None:
         self.manager: TaskManager[Resource] | None = manager
         self.chaos = chaos
@@ -59,12 +63,16 @@ class Submitter:
         self._recent: deque[Job] = deque(maxlen=100)
         self._tasks = tasks_in_child or TasksInThread(self)
         self._choices, self._most_jobs = (
-            (ACTS, MOST_JOBS) if tasks_in_child is None else (ACTS_IN_CHILD, MOST_JOBS_WITH_CHILDREN)
+            (ACTS, MOST_JOBS)
+            if tasks_in_child is None
+            else (ACTS_IN_CHILD, MOST_JOBS_WITH_CHILDREN)
         )
 
     # -- submitting --------------------------------------------------------------------------------------------------
 
-    def submit(self, rng: random.Random, form: str, waits: Sequence[float | None], *, act: str = "") -> Job | None:
+    def submit(
+        self, rng: random.Random, form: str, waits: Sequence[float | None], *, act: str = ""
+    ) -> Job | None:
         """Submit one task, of any act unless one is named.
 
         `None` where it was not accepted, or the round is full.
@@ -139,15 +147,21 @@ class Submitter:
 
         return job, {"timeout": timeout, "queue_timeout": rng.choice(waits)}
 
-    def _hand_over(self, manager: TaskManager[Resource], job: Job, fn: Any, options: dict[str, Any]) -> None:
+    def _hand_over(
+        self, manager: TaskManager[Resource], job: Job, fn: Any, options: dict[str, Any]
+    ) -> None:
         queue_task = f"queue_task{'_with_priority' * job.priority}{'_once' * job.once}"
         if job.form == "async":
             job.future = getattr(manager, f"{queue_task}_async")(fn, job, **options)
             job.future.add_done_callback(partial(self._done, job))
         elif job.form == "callback":
-            getattr(manager, f"{queue_task}_with_callback")(fn, partial(self._call_back, job), job, **options)
+            getattr(manager, f"{queue_task}_with_callback")(
+                fn, partial(self._call_back, job), job, **options
+            )
         elif job.form == "dropped":
-            job.reference = weakref.ref(manager.submit(fn, job, priority=job.priority, once=job.once, **options))
+            job.reference = weakref.ref(
+                manager.submit(fn, job, priority=job.priority, once=job.once, **options)
+            )
         elif job.form == "blocking":
             self._wait_for(job, partial(getattr(manager, queue_task), fn, job, **options))
         else:
@@ -174,7 +188,10 @@ class Submitter:
         if manager is None or room <= 0:
             return
 
-        jobs = [self._choose(rng, "mapped", AT_ONCE, "")[0] for _ in range(min(room, rng.choice([1, 10, 50])))]
+        jobs = [
+            self._choose(rng, "mapped", AT_ONCE, "")[0]
+            for _ in range(min(room, rng.choice([1, 10, 50])))
+        ]
         jobs = [job for job in jobs if job.act != "cannot be sent"]
         once, last = rng.random() < 0.3, rng.choice([3, 1000])
         for job in jobs:
@@ -183,7 +200,11 @@ class Submitter:
 
         try:
             with manager.map(
-                self._function(rng), jobs, chunksize=rng.choice([1, 4, 10]), once=once, return_exceptions=True
+                self._function(rng),
+                jobs,
+                chunksize=rng.choice([1, 4, 10]),
+                once=once,
+                return_exceptions=True,
             ) as results:
                 handed_out = 0
                 for job, result in zip(jobs, results, strict=False):
@@ -232,7 +253,9 @@ class Submitter:
         if (manager := self.manager) is not None:
             report = manager.kill() if act.startswith("kill") else manager.stop()
             if report.drained:
-                self.ledger.broken(f"a manager that was ended by one of its tasks has not waited for it: {report}")
+                self.ledger.broken(
+                    f"a manager that was ended by one of its tasks has not waited for it: {report}"
+                )
 
 
 def _cancel(job: Job) -> None:

@@ -20,7 +20,13 @@ from tests.soak.ledger import Job, Ledger, Resource
 
 __all__ = ["ACTS", "FORKS", "Submits", "Tasks", "TasksInThread", "nothing", "square"]
 
-ACTS = ["returns"] * 80 + ["sleeps"] * 6 + ["submits another"] * 6 + ["cancels another"] * 4 + ["recurses for ever"]
+ACTS = (
+    ["returns"] * 80
+    + ["sleeps"] * 6
+    + ["submits another"] * 6
+    + ["cancels another"] * 4
+    + ["recurses for ever"]
+)
 ACTS += [*ERRORS] + ["is sick"] * 2 + ["returns a burden"] * 6
 
 # what the child does, and its exit status, by the name of the act
@@ -48,7 +54,9 @@ class Tasks:
         try:
             if context is not None and context.cancelled():
                 self._ledger.met_end(job)
-            if self._chaos.is_out("late outage") and self._chaos.strikes("resources break at their first use", 1.0):
+            if self._chaos.is_out("late outage") and self._chaos.strikes(
+                "resources break at their first use", 1.0
+            ):
                 raise Sick(job.number)
             result = self._act(job, context)
         finally:
@@ -130,7 +138,9 @@ class TasksInThread(Tasks):
             patience.eventually(reap)
 
         if ended != [expected]:
-            self._submitter.ledger.broken(f"the child that {job} forked ended with {ended}, not with {expected}")
+            self._submitter.ledger.broken(
+                f"the child that {job} forked ended with {ended}, not with {expected}"
+            )
 
 
 def nothing(_: None = None) -> None:

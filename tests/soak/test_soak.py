@@ -37,7 +37,9 @@ def python(*arguments: str) -> subprocess.CompletedProcess[str]:
     )
 
 
-def soak_with(broken: str, *, placement: str = "threads", patience: float = 3.0) -> subprocess.CompletedProcess[str]:
+def soak_with(
+    broken: str, *, placement: str = "threads", patience: float = 3.0
+) -> subprocess.CompletedProcess[str]:
     """A soak of an engine that `broken` breaks.
 
     It ends after the first round in which that shows.
@@ -75,7 +77,9 @@ def test_a_short_soak_passes_and_prints_what_it_did():
 
 
 def test_every_fault_strikes_in_time():
-    run = python("-m", "tests.soak", "--seconds", "5", "--rounds", "8", "--tasks", "0", "--seed", "3")
+    run = python(
+        "-m", "tests.soak", "--seconds", "5", "--rounds", "8", "--tasks", "0", "--seed", "3"
+    )
     assert run.returncode == 0, run.stderr
     faults = json.loads(run.stdout)["faults"]
     expected = {"a destructor blocks", "the logger blocks", "resources break at their first use"}
@@ -171,18 +175,33 @@ def test_a_wrong_option_is_one_line_and_status_2(arguments, words, capsys):
 def test_a_broken_engine_is_found_out(broken, violation):
     run = soak_with(broken)
     assert run.returncode == 1, run.stderr
-    assert any(re.search(violation, sentence) for sentence in json.loads(run.stdout)["violations"]), run.stdout
+    assert any(
+        re.search(violation, sentence) for sentence in json.loads(run.stdout)["violations"]
+    ), run.stdout
     assert re.search(violation, run.stderr)
 
 
 def test_a_short_soak_of_child_processes_kills_some_and_passes():
-    run = python("-m", "tests.soak", "--seconds", "2", "--seed", "1", "--tasks", "0", "--placement", "processes")
+    run = python(
+        "-m",
+        "tests.soak",
+        "--seconds",
+        "2",
+        "--seed",
+        "1",
+        "--tasks",
+        "0",
+        "--placement",
+        "processes",
+    )
     assert run.returncode == 0, run.stderr
     report = json.loads(run.stdout)
     resources, children = report["resources"], report["children"]
     assert report["placement"] == "processes"
     assert report["tasks"]["accepted"] > 0
-    assert children["children"] >= resources["created"] == resources["destroyed"] + resources["lost"]
+    assert (
+        children["children"] >= resources["created"] == resources["destroyed"] + resources["lost"]
+    )
     assert resources["created"] > 0
     assert report["violations"] == []
 
@@ -249,7 +268,9 @@ tests.soak.round.ENDINGS_WITH_CHILDREN = {"stop": tests.soak.round.ENDINGS_WITH_
 def test_an_engine_that_breaks_with_its_children_is_found_out(broken, violation):
     run = soak_with(LOSING + textwrap.dedent(broken), placement="processes", patience=30.0)
     assert run.returncode == 1, run.stderr
-    assert any(re.search(violation, sentence) for sentence in json.loads(run.stdout)["violations"]), run.stdout
+    assert any(
+        re.search(violation, sentence) for sentence in json.loads(run.stdout)["violations"]
+    ), run.stdout
 
 
 def test_memory_that_grows_is_found_out():
@@ -278,28 +299,51 @@ def test_a_run_in_which_nothing_moves_ends_with_all_stacks():
 @pytest.mark.parametrize(
     ("lines", "violation"),
     [
-        pytest.param(["created w", "destroyed w", "destroyed w"], "destroyed its resource twice", id="destroyed twice"),
+        pytest.param(
+            ["created w", "destroyed w", "destroyed w"],
+            "destroyed its resource twice",
+            id="destroyed twice",
+        ),
         pytest.param(["created w", "created w"], "made a second resource", id="created twice"),
         pytest.param(["created w", "leaves "], "was never destroyed", id="never destroyed"),
-        pytest.param(["created w", "destroyed x"], "destroyed the resource of w in x", id="destroyed by another"),
+        pytest.param(
+            ["created w", "destroyed x"],
+            "destroyed the resource of w in x",
+            id="destroyed by another",
+        ),
         pytest.param(["created w", "begins 1 w", "begins 2 w"], "while task 1", id="used by two"),
-        pytest.param(["created w", "begins 1 w", "destroyed w"], "while task 1", id="destroyed in use"),
-        pytest.param(["created w", "destroyed w", "begins 1 w"], "without a resource", id="used afterwards"),
-        pytest.param(["created w", "begins 1 w", "ended 1"], "found its context ended", id="cancelled by nobody"),
-        pytest.param(["created w", "begins 1 w", "ends 1"], "was ended for nothing", id="killed by nobody"),
+        pytest.param(
+            ["created w", "begins 1 w", "destroyed w"], "while task 1", id="destroyed in use"
+        ),
+        pytest.param(
+            ["created w", "destroyed w", "begins 1 w"], "without a resource", id="used afterwards"
+        ),
+        pytest.param(
+            ["created w", "begins 1 w", "ended 1"],
+            "found its context ended",
+            id="cancelled by nobody",
+        ),
+        pytest.param(
+            ["created w", "begins 1 w", "ends 1"], "was ended for nothing", id="killed by nobody"
+        ),
     ],
 )
 def test_a_journal_that_cannot_be_right_is_found_out(lines, violation, tmp_path):
     (tmp_path / "4242-1.journal").write_text("".join(f"1.0 {line}\n" for line in lines))
     ledger = Ledger("ledger")
-    ledger.jobs = [Job(number, "async", "returns", priority=False, once=False, limited=False) for number in (1, 2)]
+    ledger.jobs = [
+        Job(number, "async", "returns", priority=False, once=False, limited=False)
+        for number in (1, 2)
+    ]
     Replay(ledger, tmp_path)
     audit_resources(ledger)
     assert any(violation in sentence for sentence in ledger.violations), ledger.violations
 
 
 def test_a_journal_of_a_child_that_was_killed_is_no_violation(tmp_path):
-    (tmp_path / "4242-1.journal").write_text("1.0 created w\n2.0 begins 1 w\n3.0 faults x\n3.0 dies x\n")
+    (tmp_path / "4242-1.journal").write_text(
+        "1.0 created w\n2.0 begins 1 w\n3.0 faults x\n3.0 dies x\n"
+    )
     ledger = Ledger("ledger")
     ledger.jobs = [Job(1, "async", "returns", priority=False, once=False, limited=False)]
     replay = Replay(ledger, tmp_path)
@@ -319,13 +363,19 @@ def job(*, priority: bool, accepted_at: float, started_at: float) -> Job:
 @pytest.mark.parametrize("lane", [False, True])
 def test_a_task_that_overtakes_another_of_its_lane_is_found_out(lane):
     ledger = Ledger("ledger")
-    ledger.jobs = [job(priority=lane, accepted_at=1, started_at=10), job(priority=lane, accepted_at=2, started_at=9)]
+    ledger.jobs = [
+        job(priority=lane, accepted_at=1, started_at=10),
+        job(priority=lane, accepted_at=2, started_at=9),
+    ]
     audit_order(ledger)
     assert "was overtaken" in ledger.violations[0]
 
 
 def test_a_main_task_that_overtakes_a_priority_task_is_found_out():
-    first, second = job(priority=True, accepted_at=1, started_at=10), job(priority=False, accepted_at=2, started_at=9)
+    first, second = (
+        job(priority=True, accepted_at=1, started_at=10),
+        job(priority=False, accepted_at=2, started_at=9),
+    )
     ledger = Ledger("ledger")
     ledger.jobs = [first, second]
     audit_order(ledger)
@@ -334,6 +384,9 @@ def test_a_main_task_that_overtakes_a_priority_task_is_found_out():
 
 def test_a_priority_task_may_overtake_main_tasks():
     ledger = Ledger("ledger")
-    ledger.jobs = [job(priority=False, accepted_at=1, started_at=10), job(priority=True, accepted_at=2, started_at=9)]
+    ledger.jobs = [
+        job(priority=False, accepted_at=1, started_at=10),
+        job(priority=True, accepted_at=2, started_at=9),
+    ]
     audit_order(ledger)
     assert ledger.violations == []

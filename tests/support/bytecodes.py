@@ -33,7 +33,11 @@ class Interrupter:
     def on_call(self, frame: FrameType, event: str, arg: object) -> Any:
         caller = frame.f_back
         # back from a Python function Python does not look for signals, back from a constructor it may
-        if caller in self.last and self.last[caller][0] in ("CALL", "CALL_KW") and frame.f_code.co_name != "__init__":
+        if (
+            caller in self.last
+            and self.last[caller][0] in ("CALL", "CALL_KW")
+            and frame.f_code.co_name != "__init__"
+        ):
             del self.last[caller]
         if not self.concerns(frame.f_globals.get("__name__", "")):
             return None
@@ -52,11 +56,15 @@ class Interrupter:
         self.left -= 1
         if not self.left:
             sys.settrace(None)
-            self.where = f"{frame.f_code.co_qualname}, line {frame.f_lineno}, {name_of_bytecode(frame)}"
+            self.where = (
+                f"{frame.f_code.co_qualname}, line {frame.f_lineno}, {name_of_bytecode(frame)}"
+            )
             self.act()
 
     def concerns(self, module: str) -> bool:
-        return module.startswith("tasker.") and not module.startswith("tasker.testing.")  # the resources: a user's code
+        return module.startswith("tasker.") and not module.startswith(
+            "tasker.testing."
+        )  # the resources: a user's code
 
     def act(self) -> None:
         raise KeyboardInterrupt
@@ -88,11 +96,15 @@ def in_a_with(code) -> frozenset[int]:
     names = [each.opname for each in instructions]
     found = set()
     for place, name in enumerate(names):
-        if name == "BEFORE_WITH" or (name == "CALL" and place and names[place - 1] == "LOAD_SPECIAL"):  # from 3.14 on
+        if name == "BEFORE_WITH" or (
+            name == "CALL" and place and names[place - 1] == "LOAD_SPECIAL"
+        ):  # from 3.14 on
             found.add(instructions[place + 1].offset)
         if [each.argrepr for each in instructions[place : place + 3]] == ["None"] * 3:
             begin = place - (names[place - 1] == "SWAP")
-            end = next((later for later in range(place, len(names)) if names[later] == "CALL"), begin - 1)
+            end = next(
+                (later for later in range(place, len(names)) if names[later] == "CALL"), begin - 1
+            )
             found |= {each.offset for each in instructions[begin : end + 1]}
     return frozenset(found)
 

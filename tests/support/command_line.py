@@ -97,7 +97,9 @@ sys.exit(main())
 class Process:
     """`tasker map ARGUMENTS` in a folder that has app.py."""
 
-    def __init__(self, folder: Path, *arguments: str, app: str = APP, preamble: str = "", **options: Any) -> None:
+    def __init__(
+        self, folder: Path, *arguments: str, app: str = APP, preamble: str = "", **options: Any
+    ) -> None:
         (folder / "app.py").write_text(app)
         pipes = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.PIPE)
         path = [str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
@@ -140,5 +142,9 @@ class Process:
 
 
 def handles(process: Process, number: int) -> bool:
-    (line,) = (line for line in Path(f"/proc/{process.popen.pid}/status").read_text().splitlines() if "SigCgt" in line)
+    (line,) = (
+        line
+        for line in Path(f"/proc/{process.popen.pid}/status").read_text().splitlines()
+        if "SigCgt" in line
+    )
     return bool(int(line.split()[1], 16) >> (number - 1) & 1)

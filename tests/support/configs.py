@@ -61,7 +61,10 @@ WRONG = [
     *(("worker_count", value, f"{WHOLE}, 1 or more") for value in (*NUMBERS, 0, -1)),
     *(("max_retries", value, f"{WHOLE}, 0 or more") for value in (*NUMBERS, -1)),
     *(("queue_size", value, f"{WHOLE}, 0 or more") for value in (*NUMBERS, -1)),
-    *(("placement", value, "Threads(), Processes() or Ray()") for value in (None, "processes", Threads, Processes, 1)),
+    *(
+        ("placement", value, "Threads(), Processes() or Ray()")
+        for value in (None, "processes", Threads, Processes, 1)
+    ),
     *(("propagate_contextvars", value, "True or False") for value in (None, 0, 1, "no")),
     *(("burst_task_threshold", value, f"{WHOLE}, 0 or more") for value in (*NUMBERS, -1)),
     *(("burst_worker_count", value, f"{WHOLE}, 1 or more") for value in (*NUMBERS, 0, -1)),
@@ -80,20 +83,40 @@ WRONG = [
     ),
     ("create_timeout", float("inf"), "finite"),
     *(("name", value, "non-empty string") for value in (None, "", 3, b"name", ["name"])),
-    *(("ctx", value, "Context, for example background()") for value in (None, 1, "background", background)),
-    *(("logger", value, "debug, info, warning, error") for value in (None, print, "tasker", Collector())),
+    *(
+        ("ctx", value, "Context, for example background()")
+        for value in (None, 1, "background", background)
+    ),
+    *(
+        ("logger", value, "debug, info, warning, error")
+        for value in (None, print, "tasker", Collector())
+    ),
     *(
         ("logger", SimpleNamespace(debug=print, info=print, warning=print), says)
         for says in ("debug, info, warning, error", "lacks error")
     ),
     *(("collector", value, "record_arrival, record_completion") for value in (1, "prometheus")),
-    ("collector", Log(), "lacks record_arrival, record_completion, record_failure, record_retry, metrics"),
-    *(("on_create", value, "called with no arguments") for value in (None, 1, "connect", lambda size: size)),
+    (
+        "collector",
+        Log(),
+        "lacks record_arrival, record_completion, record_failure, record_retry, metrics",
+    ),
+    *(
+        ("on_create", value, "called with no arguments")
+        for value in (None, 1, "connect", lambda size: size)
+    ),
     ("on_create", lambda *, size: size, "called with no arguments"),
-    *(("on_destroy", value, "called with 1 argument") for value in (None, 1, lambda: 0, lambda a, b: 0)),
+    *(
+        ("on_destroy", value, "called with 1 argument")
+        for value in (None, 1, lambda: 0, lambda a, b: 0)
+    ),
     ("on_destroy", lambda resource, *, force: 0, "called with 1 argument"),
     ("on_create", functools.partial(lambda host, port: 0, "localhost"), "called with no arguments"),
-    ("on_destroy", functools.partial(lambda pool, resource, reason: 0, "pool"), "called with 1 argument"),
+    (
+        "on_destroy",
+        functools.partial(lambda pool, resource, reason: 0, "pool"),
+        "called with 1 argument",
+    ),
     *(
         ("check_health", value, "called with the error, or with the error and the resource")
         for value in (None, 1, Sick("x"), lambda: 0, lambda a, b, c: 0, lambda error, *, conn: 0)

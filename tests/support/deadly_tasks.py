@@ -100,7 +100,9 @@ def _data_descriptor() -> int:
 
 def start_heir(resource: object) -> tuple[int, int]:
     """A process that has left the group and holds this one's end of the connection; it and this one."""
-    heir = subprocess.Popen(["sleep", "1000"], pass_fds=[_data_descriptor()], start_new_session=True)
+    heir = subprocess.Popen(
+        ["sleep", "1000"], pass_fds=[_data_descriptor()], start_new_session=True
+    )
     heir.returncode = 0  # nobody waits for it
     return heir.pid, os.getpid()
 
@@ -120,7 +122,10 @@ class LastWord:
         assert main is not None
 
         def end() -> None:
-            eventually(lambda: sys._current_frames()[main].f_code.co_name == "receive", "the main thread to wait")
+            eventually(
+                lambda: sys._current_frames()[main].f_code.co_name == "receive",
+                "the main thread to wait",
+            )
             os._exit(9)
 
         threading.Thread(target=end, daemon=True).start()

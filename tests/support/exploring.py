@@ -58,7 +58,10 @@ _OPTIONS: dict[str, Any] = {
     "trace_packages": ["tasker", "tasker.*"],  # in case it is installed
 }
 
-_PATIENT = {"timeout_per_run": 40.0, "deadlock_timeout": 40.0}  # seconds of real time, on a machine that is busy
+_PATIENT = {
+    "timeout_per_run": 40.0,
+    "deadlock_timeout": 40.0,
+}  # seconds of real time, on a machine that is busy
 
 
 class World:
@@ -86,23 +89,41 @@ def exhaust(world: type[World], clock: str = "virtual", preemptions: int | None 
 def sample(world: type[World], schedules: int, clock: str = "virtual") -> None:
     """Play random schedules, in which threads switch between any two instructions."""
     if sys.version_info >= (3, 12):
-        schedules = -(-schedules // 4)  # frontrun uses sys.monitoring there, which makes it four times as slow
+        schedules = -(
+            -schedules // 4
+        )  # frontrun uses sys.monitoring there, which makes it four times as slow
     _sample(world, schedules, clock, **_PATIENT).assert_holds()
 
 
 def catches(
-    world: type[World], clock: str = "virtual", preemptions: int | None = None, schedules: int | None = None
+    world: type[World],
+    clock: str = "virtual",
+    preemptions: int | None = None,
+    schedules: int | None = None,
 ) -> bool:
     """Whether the same exploration finds fault with a world: random schedules, if their number is given."""
-    result = _explore(world, clock, preemptions) if schedules is None else _sample(world, schedules, clock)
+    result = (
+        _explore(world, clock, preemptions)
+        if schedules is None
+        else _sample(world, schedules, clock)
+    )
     print(f"{world.__name__}: caught by number {result.num_explored}: {result.explanation}")
     if schedules is None:
         return result.property_holds is False
-    return result.property_holds is not True  # None: threads that sleep for ever have used up their turns
+    return (
+        result.property_holds is not True
+    )  # None: threads that sleep for ever have used up their turns
 
 
 def _explore(world: type[World], clock: str, preemptions: int | None, **more: Any) -> Any:
-    return _play(frontrun.explore, world, clock=clock, preemption_bound=preemptions, max_executions=TOO_MANY, **more)
+    return _play(
+        frontrun.explore,
+        world,
+        clock=clock,
+        preemption_bound=preemptions,
+        max_executions=TOO_MANY,
+        **more,
+    )
 
 
 def _sample(world: type[World], schedules: int, clock: str, **more: Any) -> Any:
@@ -234,7 +255,9 @@ class Gate:
 def without_slots(cls: type) -> type:
     """The class again, its instances' attributes in a dictionary."""
     left_out = {*cls.__dict__["__slots__"], "__slots__", "__dict__", "__weakref__"}
-    return type(cls.__name__, cls.__bases__, {k: v for k, v in cls.__dict__.items() if k not in left_out})
+    return type(
+        cls.__name__, cls.__bases__, {k: v for k, v in cls.__dict__.items() if k not in left_out}
+    )
 
 
 def _explored_monotonic() -> float:
@@ -244,16 +267,24 @@ def _explored_monotonic() -> float:
 @contextmanager
 def _seams() -> Iterator[None]:
     parker, parking, shard = map(
-        without_slots, (tasker._sync.parking.Parker, tasker._sync.parking.ParkingLot, tasker._pool.metrics.Shard)
+        without_slots,
+        (tasker._sync.parking.Parker, tasker._sync.parking.ParkingLot, tasker._pool.metrics.Shard),
     )
     with ExitStack() as stack:
         for module in (tasker._sync.parking, tasker._tasks.future):
             stack.enter_context(mock.patch.object(module, "new_sleep_lock", Sleeper))
         # frontrun says who runs when, and by a clock a schedule could not be run again
         stack.enter_context(mock.patch.object(tasker._sync.parking, "_yield", None))
-        for module in (tasker._sync.room, tasker._pool.worker, tasker._pool.housekeeper, tasker._pool.lifecycle):
+        for module in (
+            tasker._sync.room,
+            tasker._pool.worker,
+            tasker._pool.housekeeper,
+            tasker._pool.lifecycle,
+        ):
             stack.enter_context(mock.patch.object(module, "Parker", parker))
-        stack.enter_context(mock.patch.object(tasker._tasks.future, "_first_waiter", None))  # see _made
+        stack.enter_context(
+            mock.patch.object(tasker._tasks.future, "_first_waiter", None)
+        )  # see _made
         stack.enter_context(mock.patch.object(tasker._pool.queue, "ParkingLot", parking))
         stack.enter_context(mock.patch.object(tasker._pool.metrics, "Shard", shard))
         for module in (tasker._sync.parking, tasker._pool.queue, tasker._sync.room):
@@ -322,7 +353,9 @@ class Queued(World):
 
     def worker(self) -> Any:
         """A worker whose thread is one of the world's."""
-        return tasker._pool.worker.Worker("worker", self, tasker._pool.metrics.Shard(), lambda worker: None)  # type: ignore[arg-type]
+        return tasker._pool.worker.Worker(
+            "worker", self, tasker._pool.metrics.Shard(), lambda worker: None
+        )  # type: ignore[arg-type]
 
     def entry_died(self, future: TaskFuture[Any]) -> None:
         self.died += 1
@@ -331,7 +364,9 @@ class Queued(World):
     def record_cancelled(self) -> None:
         self.cancelled += 1
 
-    def record_failure(self, future: TaskFuture[Any], error: BaseException, *, was_waiting: bool) -> None:
+    def record_failure(
+        self, future: TaskFuture[Any], error: BaseException, *, was_waiting: bool
+    ) -> None:
         self.failed += 1
 
     def run_in_other_thread(self, jobs: list[Callable[[], object]]) -> None:
@@ -378,9 +413,21 @@ class Managed(World):
         self.created = 0
         self.destroyed: list[int] = []
         self.log = Quiet()
-        config = {"worker_count": 1, "resource_pool_size": 0, "burst_interval": 0, "logger": self.log, **options}
-        self.engine = Still(Config(on_create=self.create, on_destroy=self.destroyed.append, **config))
-        self.queue, self.crew, self.lifecycle = self.engine.queue, self.engine.crew, self.engine.lifecycle
+        config = {
+            "worker_count": 1,
+            "resource_pool_size": 0,
+            "burst_interval": 0,
+            "logger": self.log,
+            **options,
+        }
+        self.engine = Still(
+            Config(on_create=self.create, on_destroy=self.destroyed.append, **config)
+        )
+        self.queue, self.crew, self.lifecycle = (
+            self.engine.queue,
+            self.engine.crew,
+            self.engine.lifecycle,
+        )
         self.worker = self.crew._enlist(lambda: True) if self.workers else None
 
     def create(self) -> int:
@@ -396,7 +443,9 @@ class Managed(World):
 
     def closing(self) -> None:
         """What the burst thread does once it is woken."""
-        while not (self.lifecycle.state != OPEN and self.lifecycle.step(tasker._pool.lifecycle.monotonic())):
+        while not (
+            self.lifecycle.state != OPEN and self.lifecycle.step(tasker._pool.lifecycle.monotonic())
+        ):
             self.engine.housekeeper._parker.sleep(0.5)
 
     def check(self) -> None:
@@ -405,5 +454,8 @@ class Managed(World):
         assert self.log.loud == []
         assert self.destroyed == [*range(1, self.created + 1)]
         assert self.queue.waiting() == (0, 0)
-        assert self.engine.counters._count_arrived() == totals.completed + totals.failed + totals.cancelled
+        assert (
+            self.engine.counters._count_arrived()
+            == totals.completed + totals.failed + totals.cancelled
+        )
         assert self.lifecycle.state == CLOSED

@@ -27,7 +27,9 @@ class Journal:
 
     def of(self, verb: str) -> list[str]:
         """What is noted under a word."""
-        return [line.removeprefix(f"{verb} ") for line in self.lines() if line.startswith(f"{verb} ")]
+        return [
+            line.removeprefix(f"{verb} ") for line in self.lines() if line.startswith(f"{verb} ")
+        ]
 
     # -- hooks -----------------------------------------------------------------------------------------------------
 
@@ -75,7 +77,10 @@ class Gate:
 
     def await_reached(self) -> int:
         """Wait until somebody stands before it; his process."""
-        eventually(lambda: self.is_reached() and self._reached.read_text(), f"somebody before {self.path.name}")
+        eventually(
+            lambda: self.is_reached() and self._reached.read_text(),
+            f"somebody before {self.path.name}",
+        )
         return int(self._reached.read_text())
 
     def pass_through(self) -> None:
@@ -107,7 +112,9 @@ class Session:
     def __enter__(self) -> Session:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: object) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: object
+    ) -> None:
         self.journal.note("exited", kind and kind.__name__, error)
         if error is not None:
             raise error
@@ -128,7 +135,9 @@ class Resource:
 def assert_adds_up(manager, **expected):
     """At rest every task is counted once; `expected` are totals by the end of their names."""
     metrics = manager.metrics()
-    ended = metrics.total_tasks_completed + metrics.total_tasks_failed + metrics.total_tasks_cancelled
+    ended = (
+        metrics.total_tasks_completed + metrics.total_tasks_failed + metrics.total_tasks_cancelled
+    )
     assert metrics.total_tasks_arrived == ended
     assert {name: getattr(metrics, f"total_tasks_{name}") for name in expected} == expected
 

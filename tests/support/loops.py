@@ -14,7 +14,9 @@ def run(main, *, new_loop=None):
     reported = []
 
     async def program():
-        asyncio.get_running_loop().set_exception_handler(lambda loop, context: reported.append(context))
+        asyncio.get_running_loop().set_exception_handler(
+            lambda loop, context: reported.append(context)
+        )
         async with asyncio.timeout(PATIENCE):
             return await main()
 

@@ -7,7 +7,12 @@ import re
 
 def output_matches(printed: str, expected: str) -> bool:
     pattern = "".join(
-        "(?:.*\n)*?" if line.strip() == "..." else ".*".join(map(re.escape, line.split("..."))) + "\n"
+        "(?:.*\n)*?"
+        if line.strip() == "..."
+        else ".*".join(map(re.escape, line.split("..."))) + "\n"
         for line in expected.splitlines()
     )
-    return re.fullmatch(pattern, "".join(f"{line.rstrip()}\n" for line in printed.splitlines())) is not None
+    return (
+        re.fullmatch(pattern, "".join(f"{line.rstrip()}\n" for line in printed.splitlines()))
+        is not None
+    )

@@ -19,7 +19,9 @@ def children() -> set[int]:
 def is_alive(process: int) -> bool:
     """Whether a process runs. One that has ended and that nobody has reaped does not."""
     try:
-        return (Path("/proc") / str(process) / "stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
+        return (Path("/proc") / str(process) / "stat").read_text().rpartition(")")[2].split()[
+            0
+        ] not in "ZX"
     except OSError:
         return False
 

@@ -68,13 +68,21 @@ def command(how: str, code: str, directory: Path) -> tuple[list[str], str | None
     return [sys.executable, "-u", "-"], code
 
 
-def run(code: str, directory: Path, how: str = "script", cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
+def run(
+    code: str, directory: Path, how: str = "script", cwd: Path | None = None
+) -> subprocess.CompletedProcess[str]:
     """Run a program to its end; a script lies in the directory, and so it runs there if nothing else is said."""
     arguments, given = command(how, PRELUDE + textwrap.dedent(code), directory)
     with (directory / "empty").open("w+") as empty:
         standard = {"input": given} if given is not None else {"stdin": empty}
         return subprocess.run(  # type: ignore[call-overload, no-any-return]
-            arguments, cwd=cwd or directory, env=environment(), capture_output=True, text=True, timeout=50, **standard
+            arguments,
+            cwd=cwd or directory,
+            env=environment(),
+            capture_output=True,
+            text=True,
+            timeout=50,
+            **standard,
         )
 
 

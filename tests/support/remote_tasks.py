@@ -174,7 +174,9 @@ def until_cancelled(context: Context, resource: Resource, gate: Gate, journal: J
     """Listens, and notes how its context ended."""
     gate.reach()
     context.wait(PATIENCE)
-    journal.note("ended", context.cancelled(), type(context.err()).__name__, type(context.cause()).__name__)
+    journal.note(
+        "ended", context.cancelled(), type(context.err()).__name__, type(context.cause()).__name__
+    )
 
 
 def looks_stopping(context: Context, resource: object, gate: Gate) -> tuple[bool, bool]:
@@ -197,7 +199,9 @@ def context_value(context: Context, resource: object, key: object) -> object:
 
 
 def call_on_done(context: Context, resource: Resource, gate: Gate) -> None:
-    context.on_done(lambda: resource.journal.note("told", threading.current_thread() is threading.main_thread()))
+    context.on_done(
+        lambda: resource.journal.note("told", threading.current_thread() is threading.main_thread())
+    )
     gate.reach()
     context.wait(PATIENCE)
 

@@ -16,8 +16,13 @@ CONFIG = """Config(
 
 def run_python(code: str, *, timeout: float = 60.0) -> subprocess.CompletedProcess[str]:
     """Run a program in a process of its own; its output must come before `timeout`, or it hung."""
-    code = f"import threading, time, sys, os\nfrom tasker import *\nCONFIG = {CONFIG}\n" + textwrap.dedent(code)
-    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=timeout, check=False)
+    code = (
+        f"import threading, time, sys, os\nfrom tasker import *\nCONFIG = {CONFIG}\n"
+        + textwrap.dedent(code)
+    )
+    return subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=timeout, check=False
+    )
 
 
 def printed_by(code: str) -> str:

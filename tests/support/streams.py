@@ -15,8 +15,15 @@ from tests.support.waiting import PATIENCE
 
 ORDERS = pytest.mark.parametrize("ordered", [True, False], ids=["ordered", "unordered"])
 CHUNKS = pytest.mark.parametrize("chunksize", [1, 3])
-KINDS = [{"ordered": True}, {"ordered": False}, {"chunksize": 3}, {"chunksize": 3, "ordered": False}]
-EVERY_KIND = pytest.mark.parametrize("kind", KINDS, ids=["ordered", "unordered", "chunks", "chunks unordered"])
+KINDS = [
+    {"ordered": True},
+    {"ordered": False},
+    {"chunksize": 3},
+    {"chunksize": 3, "ordered": False},
+]
+EVERY_KIND = pytest.mark.parametrize(
+    "kind", KINDS, ids=["ordered", "unordered", "chunks", "chunks unordered"]
+)
 
 
 class Failure(Exception):

@@ -17,7 +17,17 @@ import sqlite3
 from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Generator
 from contextlib import AbstractContextManager, asynccontextmanager, closing, contextmanager
 from datetime import timedelta
-from typing import Any, Generic, NamedTuple, Never, ParamSpec, Protocol, TypeVar, assert_type, overload
+from typing import (
+    Any,
+    Generic,
+    NamedTuple,
+    Never,
+    ParamSpec,
+    Protocol,
+    TypeVar,
+    assert_type,
+    overload,
+)
 
 from tasker import (
     Config,
@@ -339,11 +349,15 @@ def resource_first_whatever_it_is_called(m: TaskManager[Connection]) -> None:
 
 
 def context_first_in_a_lambda(m: TaskManager[Connection]) -> None:
-    assert_type(m.queue_task(lambda ctx, db: (ctx.remaining(), db.ping())), tuple[float | None, int])
+    assert_type(
+        m.queue_task(lambda ctx, db: (ctx.remaining(), db.ping())), tuple[float | None, int]
+    )
 
 
 def context_first_in_a_lambda_with_an_argument(m: TaskManager[Connection]) -> None:
-    assert_type(m.submit(lambda ctx, db, number: (ctx.err(), db.ping() + number)[1], 2), TaskFuture[int])
+    assert_type(
+        m.submit(lambda ctx, db, number: (ctx.err(), db.ping() + number)[1], 2), TaskFuture[int]
+    )
 
 
 def context_first_in_a_bound_method(m: TaskManager[Connection]) -> None:
@@ -468,7 +482,9 @@ def untyped_callable(m: TaskManager[Connection]) -> None:
 
 
 def submit_with_every_option(m: TaskManager[Connection]) -> None:
-    assert_type(m.submit(ping, priority=True, once=True, timeout=5, queue_timeout=0.5), TaskFuture[int])
+    assert_type(
+        m.submit(ping, priority=True, once=True, timeout=5, queue_timeout=0.5), TaskFuture[int]
+    )
     assert_type(m.submit(watch, priority=True, timeout=None, queue_timeout=None), TaskFuture[bool])
     assert_type(m.submit(row, 1, "one", once=True, timeout=5.0), TaskFuture[Row])
     assert_type(m.submit(watch_row, 1, "one", priority=False, queue_timeout=0), TaskFuture[Row])
@@ -486,8 +502,13 @@ def async_methods(m: TaskManager[Connection]) -> None:
     assert_type(m.queue_task_async(ping, timeout=5), TaskFuture[int])
     assert_type(m.queue_task_once_async(watch, timeout=5.0, queue_timeout=1), TaskFuture[bool])
     assert_type(m.queue_task_with_priority_async(row, 1, "one", timeout=5), TaskFuture[Row])
-    assert_type(m.queue_task_with_priority_once_async(watch_row, 1, "one", queue_timeout=1), TaskFuture[Row])
-    assert_type(m.queue_task_async(lambda ctx, db: ctx.stopping() and db.ping() > 0, timeout=30), TaskFuture[bool])
+    assert_type(
+        m.queue_task_with_priority_once_async(watch_row, 1, "one", queue_timeout=1), TaskFuture[Row]
+    )
+    assert_type(
+        m.queue_task_async(lambda ctx, db: ctx.stopping() and db.ping() > 0, timeout=30),
+        TaskFuture[bool],
+    )
 
 
 def callback_methods(m: TaskManager[Connection]) -> None:
@@ -702,15 +723,22 @@ class Prefixed(Logger):
 
 
 def config_of_functions(m: TaskManager[Connection]) -> None:
-    assert_type(Config(on_create=connect, on_destroy=Connection.close, worker_count=1), Config[Connection])
+    assert_type(
+        Config(on_create=connect, on_destroy=Connection.close, worker_count=1), Config[Connection]
+    )
 
 
 def config_of_a_class(m: TaskManager[Connection]) -> None:
-    assert_type(Config(on_create=Connection, on_destroy=Connection.close, worker_count=1), Config[Connection])
+    assert_type(
+        Config(on_create=Connection, on_destroy=Connection.close, worker_count=1),
+        Config[Connection],
+    )
 
 
 def config_of_lambdas(m: TaskManager[Connection]) -> None:
-    config = Config(on_create=lambda: Connection(), on_destroy=lambda db: db.close(), worker_count=1)
+    config = Config(
+        on_create=lambda: Connection(), on_destroy=lambda db: db.close(), worker_count=1
+    )
     assert_type(config, Config[Connection])
 
 
@@ -725,7 +753,9 @@ def config_of_a_library(m: TaskManager[Connection]) -> None:
     with TaskManager(config) as other:
         assert_type(other, TaskManager[sqlite3.Connection])
         other.queue_task(lambda db: db.execute("create table t (x)"))
-        rows = other.queue_task_with_priority(lambda db, low: db.execute("select ?", (low,)).fetchall(), 7)
+        rows = other.queue_task_with_priority(
+            lambda db, low: db.execute("select ?", (low,)).fetchall(), 7
+        )
         assert rows == [(7,)]
         assert_type(other.metrics().p95_execution_time, float)
 
@@ -759,12 +789,19 @@ def config_with_every_field(m: TaskManager[Connection]) -> None:
 
 
 def config_with_loggers_and_collectors(m: TaskManager[Connection]) -> None:
-    loggers: list[Logger] = [Lines(), Prefixed(), logging.getLogger(), logging.LoggerAdapter(logging.getLogger(), {})]
+    loggers: list[Logger] = [
+        Lines(),
+        Prefixed(),
+        logging.getLogger(),
+        logging.LoggerAdapter(logging.getLogger(), {}),
+    ]
     collectors: list[MetricsCollector] = [Recorder(), SilentRecorder()]
     for logger in loggers:
         Config(on_create=Connection, on_destroy=Connection.close, worker_count=1, logger=logger)
     for collector in collectors:
-        Config(on_create=Connection, on_destroy=Connection.close, worker_count=1, collector=collector)
+        Config(
+            on_create=Connection, on_destroy=Connection.close, worker_count=1, collector=collector
+        )
 
 
 def config_from_a_context_manager(m: TaskManager[Connection]) -> None:
@@ -775,10 +812,20 @@ def config_from_a_context_manager(m: TaskManager[Connection]) -> None:
 
 
 def config_from_other_context_managers(m: TaskManager[Connection]) -> None:
-    assert_type(Config.from_context_manager(connected, worker_count=1, max_retries=0), Config[Connection])
-    assert_type(Config.from_context_manager(Session, worker_count=1, logger=Lines()), Config[Session])
-    assert_type(Config.from_context_manager(lambda: closing(Connection()), worker_count=1), Config[Connection])
-    assert_type(Config.from_context_manager(lambda: io.StringIO("text"), worker_count=1), Config[io.StringIO])
+    assert_type(
+        Config.from_context_manager(connected, worker_count=1, max_retries=0), Config[Connection]
+    )
+    assert_type(
+        Config.from_context_manager(Session, worker_count=1, logger=Lines()), Config[Session]
+    )
+    assert_type(
+        Config.from_context_manager(lambda: closing(Connection()), worker_count=1),
+        Config[Connection],
+    )
+    assert_type(
+        Config.from_context_manager(lambda: io.StringIO("text"), worker_count=1),
+        Config[io.StringIO],
+    )
 
 
 def is_whole(error: Exception, db: Connection) -> bool:
@@ -797,9 +844,16 @@ def checks_that_take_the_resource(m: TaskManager[Connection]) -> None:
         check_health=lambda error, db: not isinstance(error, OSError) and db.ping() == 1,
     )
     assert_type(config, Config[Connection])
-    config = Config(on_create=Connection, on_destroy=lambda db: db.close(), worker_count=1, check_health=is_whole)
+    config = Config(
+        on_create=Connection,
+        on_destroy=lambda db: db.close(),
+        worker_count=1,
+        check_health=is_whole,
+    )
     assert_type(config, Config[Connection])
-    config = Config(on_create=Connection, on_destroy=Connection.close, worker_count=1, check_health=is_fatal)
+    config = Config(
+        on_create=Connection, on_destroy=Connection.close, worker_count=1, check_health=is_fatal
+    )
     assert_type(config, Config[Connection])
     # mypy infers the resource from such a lambda alone, so it is to be named where nothing else has a type
     config = Config[Connection](
@@ -808,7 +862,10 @@ def checks_that_take_the_resource(m: TaskManager[Connection]) -> None:
         worker_count=1,
         check_health=lambda error, db: db.ping() == 1,
     )
-    assert_type(Config.from_context_manager(connected, worker_count=1, check_health=is_whole), Config[Connection])
+    assert_type(
+        Config.from_context_manager(connected, worker_count=1, check_health=is_whole),
+        Config[Connection],
+    )
     entered: Config[Connection] = Config.from_context_manager(
         connected, worker_count=1, check_health=lambda error, db: db.ping() == 1
     )
@@ -829,7 +886,9 @@ def verdicts(m: TaskManager[Connection]) -> None:
 
 
 def manager(m: TaskManager[Connection]) -> None:
-    with TaskManager(Config(on_create=Connection, on_destroy=Connection.close, worker_count=1)) as other:
+    with TaskManager(
+        Config(on_create=Connection, on_destroy=Connection.close, worker_count=1)
+    ) as other:
         assert_type(other, TaskManager[Connection])
         assert_type(other.wait_ready(timeout=30), bool)
         assert_type(other.join(), bool)
@@ -860,7 +919,9 @@ def errors(m: TaskManager[Connection]) -> None:
 
 def manager_as_a_parameter(m: TaskManager[Connection]) -> None:
     def pings(manager: TaskManager[Connection], count: int) -> list[int]:
-        return [future.result() for future in [manager.queue_task_async(ping) for _ in range(count)]]
+        return [
+            future.result() for future in [manager.queue_task_async(ping) for _ in range(count)]
+        ]
 
     assert_type(pings(m, 2), list[int])
 

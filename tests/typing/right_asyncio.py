@@ -154,7 +154,9 @@ def other_callables(m: TaskManager[Connection]) -> Coroutine[Any, Any, None]:
 
 def options(m: TaskManager[Connection]) -> Coroutine[Any, Any, None]:
     async def main() -> None:
-        assert_type(await m.asubmit(ping, priority=True, once=True, timeout=30, queue_timeout=0.5), int)
+        assert_type(
+            await m.asubmit(ping, priority=True, once=True, timeout=30, queue_timeout=0.5), int
+        )
         assert_type(await m.asubmit(watch, timeout=None, queue_timeout=None), bool)
         assert_type(await m.asubmit(row, 1, "one", once=True, timeout=30.0), Row)
         assert_type(await m.asubmit(watch_row, 1, "one", priority=False, queue_timeout=0), Row)
@@ -193,7 +195,9 @@ def futures_that_are_awaited(m: TaskManager[Connection]) -> Coroutine[Any, Any, 
         assert_type(await m.queue_task_async(ping), int)
         assert_type(await m.queue_task_once_async(watch), bool)
         assert_type(await m.queue_task_with_priority_async(row, 1, "one"), Row)
-        assert_type(await m.queue_task_with_priority_once_async(watch_row, 1, "one", timeout=30), Row)
+        assert_type(
+            await m.queue_task_with_priority_once_async(watch_row, 1, "one", timeout=30), Row
+        )
         assert_type(await m.queue_task_async(lambda db: db.ping()), int)
         future = m.queue_task_async(fetch, "select")
         assert_type(future, TaskFuture[list[str]])
@@ -212,7 +216,9 @@ def futures_that_are_awaited(m: TaskManager[Connection]) -> Coroutine[Any, Any, 
 
 def manager_as_an_async_context_manager(m: TaskManager[Connection]) -> Coroutine[Any, Any, None]:
     async def main() -> None:
-        async with TaskManager(Config(on_create=Connection, on_destroy=Connection.close, worker_count=1)) as other:
+        async with TaskManager(
+            Config(on_create=Connection, on_destroy=Connection.close, worker_count=1)
+        ) as other:
             assert_type(other, TaskManager[Connection])
             assert_type(await other.asubmit(ping), int)
         async with TaskManager(Config.from_context_manager(connected, worker_count=1)) as other:

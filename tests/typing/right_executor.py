@@ -97,9 +97,14 @@ def submit_to_a_view(m: TaskManager[Connection]) -> None:
 def map_of_a_view(m: TaskManager[Connection]) -> None:
     with m.executor() as view:
         assert_type(view.map(power, [1, 2, 3]), Iterator[float])
-        assert_type(list(view.map(power, [1, 2], [3, 4], timeout=30, chunksize=2, buffersize=4)), list[float])
+        assert_type(
+            list(view.map(power, [1, 2], [3, 4], timeout=30, chunksize=2, buffersize=4)),
+            list[float],
+        )
         assert_type(list(view.map(decorated, [1, 2], ["a", "b"])), list[str])
-        assert_type(list(view.map(Counter(2).times, range(3), timeout=None, buffersize=None)), list[float])
+        assert_type(
+            list(view.map(Counter(2).times, range(3), timeout=None, buffersize=None)), list[float]
+        )
 
 
 def view_is_a_standard_executor(m: TaskManager[Connection]) -> None:
@@ -160,7 +165,11 @@ def context_of_the_call(m: TaskManager[Connection]) -> None:
 
 def config_without_context_variables(m: TaskManager[Connection]) -> None:
     config = Config(
-        on_create=Connection, on_destroy=Connection.close, worker_count=1, propagate_contextvars=False, name="plain"
+        on_create=Connection,
+        on_destroy=Connection.close,
+        worker_count=1,
+        propagate_contextvars=False,
+        name="plain",
     )
     assert_type(config, Config[Connection])
     assert_type(config.propagate_contextvars, bool)
@@ -186,12 +195,16 @@ def drop_in_with_every_argument(m: TaskManager[Connection]) -> None:
     for executor in (
         ThreadPoolExecutor(),
         ThreadPoolExecutor(2, "worker", prepare, ("name", 3)),
-        ThreadPoolExecutor(max_workers=None, thread_name_prefix="x", initializer=nothing, initargs=[]),
+        ThreadPoolExecutor(
+            max_workers=None, thread_name_prefix="x", initializer=nothing, initargs=[]
+        ),
     ):
         executor.shutdown(wait=True, cancel_futures=False)
 
 
-def drop_in_where_the_standard_one_is_wanted(m: TaskManager[Connection]) -> Coroutine[Any, Any, None]:
+def drop_in_where_the_standard_one_is_wanted(
+    m: TaskManager[Connection],
+) -> Coroutine[Any, Any, None]:
     def total(executor: concurrent.futures.ThreadPoolExecutor) -> float:
         return sum(executor.map(power, range(3)))
 

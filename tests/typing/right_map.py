@@ -4,7 +4,15 @@ from __future__ import annotations
 
 import functools
 from collections import deque
-from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Callable, Coroutine, Iterable, Iterator
+from collections.abc import (
+    AsyncGenerator,
+    AsyncIterable,
+    AsyncIterator,
+    Callable,
+    Coroutine,
+    Iterable,
+    Iterator,
+)
 from typing import Any, ParamSpec, TypeVar, assert_type, overload
 
 from tasker import Context, TaskManager, TaskStream
@@ -197,7 +205,10 @@ def lambda_of_the_resource_and_an_item(m: TaskManager[Connection]) -> None:
 
 
 def lambda_with_a_context(m: TaskManager[Connection]) -> None:
-    assert_type(m.map(lambda ctx, db, number: (ctx.remaining(), db.ping() + number)[1], [1, 2]), TaskStream[int])
+    assert_type(
+        m.map(lambda ctx, db, number: (ctx.remaining(), db.ping() + number)[1], [1, 2]),
+        TaskStream[int],
+    )
 
 
 def method_of_the_resource(m: TaskManager[Connection]) -> None:
@@ -227,7 +238,9 @@ def decorated_function(m: TaskManager[Connection]) -> None:
 
 
 def function_handed_on(m: TaskManager[Connection]) -> None:
-    def run(manager: TaskManager[Connection], work: Callable[[Connection, I], T], items: Iterable[I]) -> list[T]:
+    def run(
+        manager: TaskManager[Connection], work: Callable[[Connection, I], T], items: Iterable[I]
+    ) -> list[T]:
         return list(manager.map(work, items))
 
     assert_type(run(m, double, [1, 2]), list[int])
@@ -268,7 +281,16 @@ def items_in_a_lambda(m: TaskManager[Connection]) -> None:
 
 def every_option(m: TaskManager[Connection]) -> None:
     assert_type(
-        m.map(double, [1], max_in_flight=4, ordered=False, timeout=30, chunksize=2, priority=True, once=True),
+        m.map(
+            double,
+            [1],
+            max_in_flight=4,
+            ordered=False,
+            timeout=30,
+            chunksize=2,
+            priority=True,
+            once=True,
+        ),
         TaskStream[int],
     )
     assert_type(m.map(watch, [1], max_in_flight=None, timeout=None, ordered=True), TaskStream[bool])
@@ -281,8 +303,13 @@ def exceptions_that_are_raised(m: TaskManager[Connection]) -> None:
 
 def exceptions_that_are_returned(m: TaskManager[Connection]) -> None:
     assert_type(m.map(double, [1], return_exceptions=True), TaskStream[int | BaseException])
-    assert_type(m.map(watch, [1], return_exceptions=True, ordered=False), TaskStream[bool | BaseException])
-    assert_type(m.map(lambda db, n: db.ping() + n, [1], return_exceptions=True), TaskStream[int | BaseException])
+    assert_type(
+        m.map(watch, [1], return_exceptions=True, ordered=False), TaskStream[bool | BaseException]
+    )
+    assert_type(
+        m.map(lambda db, n: db.ping() + n, [1], return_exceptions=True),
+        TaskStream[int | BaseException],
+    )
     for result in m.map(double, [1, 2], return_exceptions=True):
         if isinstance(result, BaseException):
             raise result
@@ -350,9 +377,14 @@ def async_function(m: TaskManager[Connection]) -> Coroutine[Any, Any, None]:
         assert_type([n async for n in m.amap(Multiplier(2).times, [1])], list[float])
         assert_type([n async for n in m.amap(Connection.fetch, ["a"])], list[list[str]])
         assert_type([n async for n in m.amap(decorated, [1])], list[str])
-        assert_type([n async for n in m.amap(functools.partial(with_default, factor=2), [1])], list[int])
+        assert_type(
+            [n async for n in m.amap(functools.partial(with_default, factor=2), [1])], list[int]
+        )
         assert_type([n async for n in m.amap(lambda db, n: db.ping() + n, [1])], list[int])
-        assert_type([n async for n in m.amap(lambda ctx, db, n: (ctx.err(), db.ping() + n)[1], [1])], list[int])
+        assert_type(
+            [n async for n in m.amap(lambda ctx, db, n: (ctx.err(), db.ping() + n)[1], [1])],
+            list[int],
+        )
         async for result in m.amap(double, [1]):
             assert_type(result, int)
 
@@ -375,19 +407,35 @@ def async_items(m: TaskManager[Connection]) -> Coroutine[Any, Any, None]:
 def async_options(m: TaskManager[Connection]) -> Coroutine[Any, Any, None]:
     async def main() -> None:
         assert_type(
-            m.amap(double, [1], max_in_flight=4, ordered=False, timeout=30, chunksize=2, priority=True, once=True),
+            m.amap(
+                double,
+                [1],
+                max_in_flight=4,
+                ordered=False,
+                timeout=30,
+                chunksize=2,
+                priority=True,
+                once=True,
+            ),
             AsyncGenerator[int, None],
         )
         assert_type(m.amap(double, [1], return_exceptions=False), AsyncGenerator[int, None])
-        assert_type(m.amap(double, [1], return_exceptions=True), AsyncGenerator[int | BaseException, None])
-        assert_type(m.amap(watch, numbers(), return_exceptions=True), AsyncGenerator[bool | BaseException, None])
+        assert_type(
+            m.amap(double, [1], return_exceptions=True), AsyncGenerator[int | BaseException, None]
+        )
+        assert_type(
+            m.amap(watch, numbers(), return_exceptions=True),
+            AsyncGenerator[bool | BaseException, None],
+        )
 
     return main()
 
 
 def async_exceptions_as_somebody_decides(m: TaskManager[Connection]) -> Coroutine[Any, Any, None]:
     async def run(return_exceptions: bool) -> list[int | BaseException]:
-        return [result async for result in m.amap(double, [1, 2], return_exceptions=return_exceptions)]
+        return [
+            result async for result in m.amap(double, [1, 2], return_exceptions=return_exceptions)
+        ]
 
     async def main() -> None:
         assert await run(True) == await run(False) == [2, 4]

@@ -33,7 +33,12 @@ def ping(db: Connection) -> int:
 
 
 def a_placement_changes_no_type(m: TaskManager[Connection]) -> None:
-    config = Config(on_create=Connection, on_destroy=Connection.close, worker_count=1, placement=Processes(grace=0.5))
+    config = Config(
+        on_create=Connection,
+        on_destroy=Connection.close,
+        worker_count=1,
+        placement=Processes(grace=0.5),
+    )
     assert_type(config, Config[Connection])
     assert_type(config.placement, Placement)
     elsewhere: Placement = Threads()
@@ -54,8 +59,20 @@ def the_errors_say_what_happened(m: TaskManager[Connection]) -> None:
 def a_cluster_is_a_placement(m: TaskManager[Connection]) -> None:
     on_ray: Placement = Ray()
     Config(on_create=Connection, on_destroy=Connection.close, worker_count=1, placement=on_ray)
-    Ray(address=None, grace=timedelta(seconds=2), num_cpus=1, num_gpus=0.5, memory=1 << 30, resources={"disk": 1})
-    Ray(address="10.0.0.7:6379", label_selector={"zone": "a"}, scheduling_strategy="SPREAD", runtime_env={"pip": []})
+    Ray(
+        address=None,
+        grace=timedelta(seconds=2),
+        num_cpus=1,
+        num_gpus=0.5,
+        memory=1 << 30,
+        resources={"disk": 1},
+    )
+    Ray(
+        address="10.0.0.7:6379",
+        label_selector={"zone": "a"},
+        scheduling_strategy="SPREAD",
+        runtime_env={"pip": []},
+    )
     assert_type(Ray().address, str | None)
 
 

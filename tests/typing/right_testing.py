@@ -64,10 +64,14 @@ def factory_of_dummies(m: TaskManager[Connection]) -> None:
 
 def factory_of_real_resources(m: TaskManager[Connection]) -> None:
     assert_type(ResourceFactory(Connection), ResourceFactory[Connection])
-    assert_type(ResourceFactory(Connection, Connection.close, any_thread=True), ResourceFactory[Connection])
+    assert_type(
+        ResourceFactory(Connection, Connection.close, any_thread=True), ResourceFactory[Connection]
+    )
     databases = ResourceFactory(lambda: sqlite3.connect(":memory:"), sqlite3.Connection.close)
     assert_type(databases, ResourceFactory[sqlite3.Connection])
-    with TaskManager(Config(on_create=databases.create, on_destroy=databases.destroy, worker_count=1)) as other:
+    with TaskManager(
+        Config(on_create=databases.create, on_destroy=databases.destroy, worker_count=1)
+    ) as other:
         assert_type(other, TaskManager[sqlite3.Connection])
         assert_type(other.queue_task(lambda db: db.total_changes), int)
 
@@ -96,7 +100,9 @@ def records(m: TaskManager[Connection]) -> None:
 
 def tasks_of_a_factory(m: TaskManager[Connection]) -> None:
     factory = ResourceFactory(Connection, Connection.close)
-    with TaskManager(Config(on_create=factory.create, on_destroy=factory.destroy, worker_count=1)) as other:
+    with TaskManager(
+        Config(on_create=factory.create, on_destroy=factory.destroy, worker_count=1)
+    ) as other:
         assert_type(other.queue_task(factory.use(ping)), int)
         assert_type(other.queue_task(factory.use(add), 2), int)
         assert_type(other.queue_task(factory.use(watch)), bool)

@@ -235,7 +235,9 @@ class WrongFigures:
         return {}
 
 
-def configs(c: Callable[[], Connection], d: Callable[[Connection], None], config: Config[Connection]) -> None:
+def configs(
+    c: Callable[[], Connection], d: Callable[[Connection], None], config: Config[Connection]
+) -> None:
     Config(c, d, 1)  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
     Config(on_create=c, on_destroy=d)  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
     Config(on_create=c, worker_count=1)  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]

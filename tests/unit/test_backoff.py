@@ -50,7 +50,9 @@ def test_a_worker_pauses_twice_as_long_after_each_failure_with_jitter(failures, 
         (0, 10**6, LONGEST_PAUSE),
     ],
 )
-def test_a_task_pauses_as_its_worker_does_or_longer_if_it_was_tried_more_often(failures, attempts, pause):
+def test_a_task_pauses_as_its_worker_does_or_longer_if_it_was_tried_more_often(
+    failures, attempts, pause
+):
     assert Backoff(PATIENT).task_pause(failures, attempts) == pause
 
 
@@ -71,6 +73,10 @@ def test_no_pause_is_longer_than_half_of_create_timeout(create_timeout, longest,
 
 def test_workers_that_have_paused_try_one_after_the_other(clock):
     backoff = Backoff(PATIENT)
-    assert [backoff.take_turn() for _ in range(3)] == [1000.0, 1000.0 + SPACING, 1000.0 + 2 * SPACING]
+    assert [backoff.take_turn() for _ in range(3)] == [
+        1000.0,
+        1000.0 + SPACING,
+        1000.0 + 2 * SPACING,
+    ]
     clock.now += 1.0
     assert [backoff.take_turn() for _ in range(2)] == [1001.0, 1001.0 + SPACING]

@@ -12,7 +12,13 @@ from unittest import mock
 import pytest
 
 from tasker._base import callables
-from tasker._base.callables import ASYNC_GENERATOR, COROUTINE, GENERATOR, deferred_kind, plainly_takes
+from tasker._base.callables import (
+    ASYNC_GENERATOR,
+    COROUTINE,
+    GENERATOR,
+    deferred_kind,
+    plainly_takes,
+)
 from tasker._sync.guarded_logger import _takes_exc_info
 from tasker._tasks.health import takes_resource
 from tasker._tasks.signature import wants_context
@@ -55,7 +61,9 @@ def decorated(*args):
 functools.update_wrapper(decorated, plain)
 
 
-@pytest.mark.parametrize("name", [name for name in vars(callables) if name.lstrip("_").startswith("CO_")])
+@pytest.mark.parametrize(
+    "name", [name for name in vars(callables) if name.lstrip("_").startswith("CO_")]
+)
 def test_the_flags_are_those_of_inspect(name):
     assert getattr(callables, name) == getattr(inspect, name.lstrip("_"))
 
@@ -63,15 +71,36 @@ def test_the_flags_are_those_of_inspect(name):
 def test_what_only_makes_something_is_told():
     kinds = {COROUTINE: coroutine, ASYNC_GENERATOR: async_generator, GENERATOR: generator}
     for kind, function in kinds.items():
-        for form in (function, functools.partial(function), functools.partial(functools.partial(function), key=1)):
+        for form in (
+            function,
+            functools.partial(function),
+            functools.partial(functools.partial(function), key=1),
+        ):
             assert deferred_kind(form) == kind
-    for bound in (Made().coroutine, functools.partial(Made().coroutine), Called(), mock.AsyncMock()):
+    for bound in (
+        Made().coroutine,
+        functools.partial(Made().coroutine),
+        Called(),
+        mock.AsyncMock(),
+    ):
         assert deferred_kind(bound) == COROUTINE
-    for form in (plain, Made, Made().plain, Made.of_class, len, [].append, list.append, functools.partial(plain), 1):
+    for form in (
+        plain,
+        Made,
+        Made().plain,
+        Made.of_class,
+        len,
+        [].append,
+        list.append,
+        functools.partial(plain),
+        1,
+    ):
         assert deferred_kind(form) == ""
 
 
-@pytest.mark.skipif(sys.version_info < (3, 12), reason="a function can be marked from Python 3.12 on")
+@pytest.mark.skipif(
+    sys.version_info < (3, 12), reason="a function can be marked from Python 3.12 on"
+)
 def test_a_function_that_is_marked_as_a_coroutine_function_is_one():
     marked: Any = inspect.markcoroutinefunction(FunctionType(plain.__code__, {}))
     assert deferred_kind(marked) == deferred_kind(functools.partial(marked)) == COROUTINE
@@ -84,8 +113,22 @@ class Marked:
 
 
 def test_what_plainly_takes_some_arguments_can_be_called_with_them():
-    forms = [plain, Made().plain, Made.plain, Made.of_class, decorated, len, Made, lambda *a: a, lambda a, *, b: a]
-    forms += [functools.partial(plain, 1), functools.partial(plain, b=1), functools.partial(Made().plain)]
+    forms = [
+        plain,
+        Made().plain,
+        Made.plain,
+        Made.of_class,
+        decorated,
+        len,
+        Made,
+        lambda *a: a,
+        lambda a, *, b: a,
+    ]
+    forms += [
+        functools.partial(plain, 1),
+        functools.partial(plain, b=1),
+        functools.partial(Made().plain),
+    ]
     if sys.version_info >= (3, 14):
         forms += [
             functools.partial(plain, functools.Placeholder, 1),
@@ -100,7 +143,9 @@ def test_what_plainly_takes_some_arguments_can_be_called_with_them():
     assert plainly_takes(functools.partial(plain, 1), 1)
 
 
-@pytest.mark.skipif(sys.version_info < (3, 14), reason="a partial has placeholders from Python 3.14 on")
+@pytest.mark.skipif(
+    sys.version_info < (3, 14), reason="a partial has placeholders from Python 3.14 on"
+)
 def test_a_placeholder_is_no_argument():
     three = FunctionType((lambda a, b, c: None).__code__, {})
     assert not plainly_takes(functools.partial(three, functools.Placeholder, 1), 1)
@@ -133,7 +178,8 @@ class Log:
 
 
 @pytest.mark.parametrize(
-    ("name", "takes"), [("plain", False), ("named", True), ("by_position", False), ("any", True), ("wrapped", True)]
+    ("name", "takes"),
+    [("plain", False), ("named", True), ("by_position", False), ("any", True), ("wrapped", True)],
 )
 def test_whether_a_logger_takes_exc_info_is_told(name, takes):
     for method in (getattr(Log(), name), functools.partial(getattr(Log(), name))):

@@ -51,7 +51,9 @@ class Blocked:
 def test_jobs_run_in_order_on_one_daemon_thread_that_ends(runner):
     ran = []
     for i in range(20):
-        runner.run(*(lambda i=i, j=j: ran.append((i, j, threading.current_thread())) for j in range(3)))
+        runner.run(
+            *(lambda i=i, j=j: ran.append((i, j, threading.current_thread())) for j in range(3))
+        )
     eventually(runner.idle)
     assert [entry[:2] for entry in ran] == [(i, j) for i in range(20) for j in range(3)]
     threads = {thread for *_, thread in ran}
@@ -113,7 +115,9 @@ def test_it_says_who_is_busy_and_whether_the_caller_is(runner):
 
 def test_a_job_may_add_jobs_and_heal(runner):
     ran = []
-    runner.run(lambda: (runner.heal(), runner.run(lambda: ran.append("inner")), ran.append("outer")))
+    runner.run(
+        lambda: (runner.heal(), runner.run(lambda: ran.append("inner")), ran.append("outer"))
+    )
     eventually(runner.idle)
     assert ran == ["outer", "inner"]
 
@@ -204,7 +208,9 @@ def test_run_here_runs_what_waits_in_the_calling_thread_past_a_job_that_is_stuck
     ran = []
     stuck = Blocked(runner, "stuck", ran)
     assert stuck.started.wait(PATIENCE)
-    runner.run(lambda: ran.append(threading.current_thread()), lambda: 1 / 0, lambda: ran.append("last"))
+    runner.run(
+        lambda: ran.append(threading.current_thread()), lambda: 1 / 0, lambda: ran.append("last")
+    )
     runner.run_here()
     assert ran == [threading.current_thread(), "last"]
     assert not runner.waits()
@@ -228,7 +234,9 @@ def test_a_job_that_comes_while_the_thread_ends_is_not_left_behind(runner):
             self.lock.acquire()
             if threading.current_thread() is first.thread and len(ran) == 1:
                 ran.append("late")
-                runner._jobs.append(lambda: ran.append("seen"))  # whoever put it found a thread that still runs
+                runner._jobs.append(
+                    lambda: ran.append("seen")
+                )  # whoever put it found a thread that still runs
 
         def __exit__(self, *_):
             self.lock.release()

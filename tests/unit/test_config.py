@@ -34,7 +34,15 @@ from tasker import (
     unhealthy_on,
     with_cancel,
 )
-from tests.support.configs import WRONG, Collector, asynchronous_session, config, coroutine, generator, is_healthy
+from tests.support.configs import (
+    WRONG,
+    Collector,
+    asynchronous_session,
+    config,
+    coroutine,
+    generator,
+    is_healthy,
+)
 from tests.support.errors import Sick
 from tests.support.recording import Log
 from tests.support.waiting import PATIENCE, eventually
@@ -110,7 +118,12 @@ def test_fields_stay_as_they_were_given():
 def test_replace_makes_a_variant_that_is_checked_again():
     made = config(name="one")
     variant = dataclasses.replace(made, name="two", worker_count=5)
-    assert (made.name, made.worker_count, variant.name, variant.worker_count) == ("one", 3, "two", 5)
+    assert (made.name, made.worker_count, variant.name, variant.worker_count) == (
+        "one",
+        3,
+        "two",
+        5,
+    )
     assert variant.on_create is made.on_create
     assert variant.max_worker_count is None  # still to be resolved, by the new number
     with pytest.raises(ConfigError, match="worker_count"):
@@ -137,7 +150,11 @@ def copied(request):
 def test_a_copy_is_equal(copied):
     for made in (
         config(),
-        config(check_health=is_healthy, logger=logging.getLogger("elsewhere"), burst_interval=timedelta(seconds=1)),
+        config(
+            check_health=is_healthy,
+            logger=logging.getLogger("elsewhere"),
+            burst_interval=timedelta(seconds=1),
+        ),
         config(placement=Processes(grace=1.5)),
         config(placement=Ray(num_cpus=0.5, resources={"gpu": 1})),
     ):
@@ -152,7 +169,11 @@ def test_a_copy_has_the_same_background_and_the_same_logger(copied):
 
 def test_a_copy_judges_as_unhealthy_on_was_told(copied):
     made = copied(config(check_health=unhealthy_on(OSError, KeyError)))
-    assert [made.check_health(error) for error in (TimeoutError(), KeyError(), ValueError())] == [False, False, True]
+    assert [made.check_health(error) for error in (TimeoutError(), KeyError(), ValueError())] == [
+        False,
+        False,
+        True,
+    ]
 
 
 class Opened:
@@ -169,7 +190,9 @@ class Opened:
 
 
 def test_managers_of_a_config_and_of_its_copy_enter_and_exit_what_is_theirs(copied):
-    made = Config.from_context_manager(Opened, worker_count=2, resource_pool_size=1, burst_interval=0)
+    made = Config.from_context_manager(
+        Opened, worker_count=2, resource_pool_size=1, burst_interval=0
+    )
     assert Opened.open == 0
     with TaskManager(copied(made)) as second:
         with TaskManager(made) as first:
@@ -218,10 +241,23 @@ def test_the_largest_and_smallest_right_values_are_taken():
         {"logger": Mock()},
         {"collector": Mock()},
         {"on_create": Mock(), "on_destroy": Mock(), "check_health": Mock()},
-        {"on_create": Mock(spec=list), "on_destroy": Mock(spec=list.clear), "check_health": Mock(spec=config)},
-        {"on_create": functools.partial(sqlite3.connect, ":memory:"), "on_destroy": sqlite3.Connection.close},
-        {"on_create": lambda size=10: [0] * size, "on_destroy": lambda resource, *, force=True: None},
-        {"on_create": dict, "on_destroy": dict.update},  # its signature cannot be read, so it is believed
+        {
+            "on_create": Mock(spec=list),
+            "on_destroy": Mock(spec=list.clear),
+            "check_health": Mock(spec=config),
+        },
+        {
+            "on_create": functools.partial(sqlite3.connect, ":memory:"),
+            "on_destroy": sqlite3.Connection.close,
+        },
+        {
+            "on_create": lambda size=10: [0] * size,
+            "on_destroy": lambda resource, *, force=True: None,
+        },
+        {
+            "on_create": dict,
+            "on_destroy": dict.update,
+        },  # its signature cannot be read, so it is believed
         {"check_health": bool},
         {"check_health": lambda error, resource: True},
         {"check_health": functools.partial(lambda kinds, error, resource: True, (OSError,))},
@@ -339,7 +375,10 @@ def test_a_factory_that_fails_to_enter_leaves_nothing_behind():
 
 @pytest.mark.parametrize(
     "resource",
-    [pytest.param(lambda number: None, id="None"), pytest.param(lambda number, shared=[]: shared, id="one object")],
+    [
+        pytest.param(lambda number: None, id="None"),
+        pytest.param(lambda number, shared=[]: shared, id="one object"),
+    ],
 )
 def test_a_thread_exits_what_it_entered_itself_even_if_all_yield_the_same_object(resource):
     records = Records(resource)
@@ -370,17 +409,26 @@ def test_a_thread_that_entered_none_exits_one_that_nobody_else_is_left_with():
     records = Records(resource=lambda number: "same")
     made = Config.from_context_manager(records.open, worker_count=1)
     resource = made.on_create()
-    thread = threading.Thread(target=made.on_destroy, args=(resource,))  # a run_task pool destroys where it closes
+    thread = threading.Thread(
+        target=made.on_destroy, args=(resource,)
+    )  # a run_task pool destroys where it closes
     thread.start()
     thread.join(PATIENCE)
     assert list(records.exited) == [0]
 
 
-@pytest.mark.parametrize("resource", [lambda number: [number], lambda number: None], ids=["own", "None"])
+@pytest.mark.parametrize(
+    "resource", [lambda number: [number], lambda number: None], ids=["own", "None"]
+)
 def test_workers_enter_and_exit_each_context_manager_once_in_their_own_thread(resource):
     records = Records(resource)
     made = Config.from_context_manager(
-        records.open, worker_count=3, resource_pool_size=0, check_health=unhealthy_on(Sick), max_retries=0, logger=Log()
+        records.open,
+        worker_count=3,
+        resource_pool_size=0,
+        check_health=unhealthy_on(Sick),
+        max_retries=0,
+        logger=Log(),
     )
 
     def fail(resource):
@@ -388,7 +436,9 @@ def test_workers_enter_and_exit_each_context_manager_once_in_their_own_thread(re
 
     with TaskManager(made) as manager:
         assert manager.wait_ready(PATIENCE)
-        users = Counter(manager.submit(lambda resource: threading.get_ident()).result() for _ in range(20))
+        users = Counter(
+            manager.submit(lambda resource: threading.get_ident()).result() for _ in range(20)
+        )
         assert set(users) <= set(records.entered.values())
         for future in [manager.submit(fail) for _ in range(4)]:
             assert isinstance(future.exception(PATIENCE), Sick)
@@ -433,7 +483,9 @@ def opened(exits, log):
             "burst_interval": 0,
             **options,
         }
-        managers.append(TaskManager(Config.from_context_manager(lambda: Session(exits, at_exit), **options)))
+        managers.append(
+            TaskManager(Config.from_context_manager(lambda: Session(exits, at_exit), **options))
+        )
         return managers[-1]
 
     yield make
@@ -476,7 +528,9 @@ def test_each_resource_that_a_task_broke_is_exited_with_the_error_of_its_own_att
 
 def test_an_error_that_leaves_its_resource_healthy_is_not_told_at_its_end(opened, exits):
     with opened() as manager:
-        assert isinstance(manager.submit(lambda session: 1 / 0).exception(PATIENCE), ZeroDivisionError)
+        assert isinstance(
+            manager.submit(lambda session: 1 / 0).exception(PATIENCE), ZeroDivisionError
+        )
         manager.queue_task(lambda session: None)
     assert exits == [(None, None, None)]
 
@@ -505,7 +559,9 @@ def test_a_resource_that_run_task_does_not_keep_is_exited_with_what_its_task_rai
     assert exits.pop() == (None, None, None)
 
 
-def test_a_resource_of_the_pool_is_exited_with_what_broke_it_and_kept_after_other_errors(opened, exits):
+def test_a_resource_of_the_pool_is_exited_with_what_broke_it_and_kept_after_other_errors(
+    opened, exits
+):
     manager = opened(resource_pool_size=1)
     with pytest.raises(ZeroDivisionError):
         manager.run_task(lambda session: 1 / 0)
@@ -535,7 +591,9 @@ def raise_another(error):
         raise OSError("cannot roll back")
 
 
-def test_an_exit_that_raises_what_it_was_given_is_not_reported_and_leaves_its_traceback_alone(opened, log):
+def test_an_exit_that_raises_what_it_was_given_is_not_reported_and_leaves_its_traceback_alone(
+    opened, log
+):
     manager = opened(at_exit=raise_again)
     with pytest.raises(Sick):
         manager.run_task(be_sick)
@@ -568,7 +626,9 @@ def test_a_transaction_that_broke_is_rolled_back_and_a_healthy_one_committed():
         else:
             done.append("committed")
 
-    made = Config.from_context_manager(transaction, worker_count=1, check_health=unhealthy_on(Sick), max_retries=0)
+    made = Config.from_context_manager(
+        transaction, worker_count=1, check_health=unhealthy_on(Sick), max_retries=0
+    )
     with TaskManager(made) as manager:
         assert isinstance(manager.submit(be_sick).exception(PATIENCE), Sick)
         assert manager.queue_task(list.copy) == ["rolled back"]
@@ -576,9 +636,13 @@ def test_a_transaction_that_broke_is_rolled_back_and_a_healthy_one_committed():
 
 
 @pytest.mark.usefixtures("no_collection")
-@pytest.mark.parametrize("at_exit", [lambda error: None, raise_again, raise_another], ids=["quiet", "again", "other"])
+@pytest.mark.parametrize(
+    "at_exit", [lambda error: None, raise_again, raise_another], ids=["quiet", "again", "other"]
+)
 @pytest.mark.parametrize("way", ["submit", "run_task", "run_task without a pool"])
-def test_nothing_of_an_error_is_kept_after_the_exit_that_it_was_given(opened, exits, log, at_exit, way):
+def test_nothing_of_an_error_is_kept_after_the_exit_that_it_was_given(
+    opened, exits, log, at_exit, way
+):
     class Held:
         pass
 
@@ -589,7 +653,9 @@ def test_nothing_of_an_error_is_kept_after_the_exit_that_it_was_given(opened, ex
         watched.append(weakref.ref(held))
         raise Sick
 
-    manager = opened(at_exit=at_exit, resource_pool_size=0 if way == "run_task without a pool" else None)
+    manager = opened(
+        at_exit=at_exit, resource_pool_size=0 if way == "run_task without a pool" else None
+    )
     if way == "submit":
         assert isinstance(manager.submit(fail).exception(PATIENCE), Sick)
     else:

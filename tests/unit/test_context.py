@@ -38,7 +38,9 @@ def test_background_is_never_done_and_has_no_deadline_and_no_values():
     root = background()
     assert root is background()
     assert not root.cancelled()
-    assert (root.err(), root.cause(), root.deadline(), root.remaining(), root.value("key")) == (None,) * 5
+    assert (root.err(), root.cause(), root.deadline(), root.remaining(), root.value("key")) == (
+        None,
+    ) * 5
     assert root.wait(0) is False
     root.raise_if_done()
     assert root.stopping() is False
@@ -105,7 +107,13 @@ def test_cancellation_flows_down_and_never_up(make):
     child = make(ctx)
     grandchild = make(child)
     ctx.cancel()
-    assert [c.cancelled() for c in (parent, sibling, ctx, child, grandchild)] == [False, False, True, True, True]
+    assert [c.cancelled() for c in (parent, sibling, ctx, child, grandchild)] == [
+        False,
+        False,
+        True,
+        True,
+        True,
+    ]
     parent.cancel()
     assert sibling.cancelled()
 
@@ -213,7 +221,11 @@ def test_a_deadline_is_never_later_than_the_parents():
 def test_an_inherited_deadline_takes_no_entry_of_its_own_in_the_timer():
     with with_timeout(background(), 3600) as parent:
         before = len(live_entries())
-        children = [with_cancel(parent), with_timeout(parent, 7200), with_deadline(parent, parent.deadline())]
+        children = [
+            with_cancel(parent),
+            with_timeout(parent, 7200),
+            with_deadline(parent, parent.deadline()),
+        ]
         assert len(live_entries()) == before
         earlier = with_timeout(parent, 1800)
         assert len(live_entries()) == before + 1
@@ -222,7 +234,9 @@ def test_an_inherited_deadline_takes_no_entry_of_its_own_in_the_timer():
 
 def test_an_infinite_timeout_is_no_deadline():
     forever = (float("inf"), 10**400)  # the second is too large for a float
-    for ctx in (make(background(), seconds) for make in (with_timeout, with_deadline) for seconds in forever):
+    for ctx in (
+        make(background(), seconds) for make in (with_timeout, with_deadline) for seconds in forever
+    ):
         assert ctx.deadline() is None
         assert ctx.remaining() is None
 
@@ -244,7 +258,9 @@ def test_remaining_counts_down_and_stops_at_zero():
         pytest.param(lambda: with_timeout(background(), 0), id="no time"),
         pytest.param(lambda: with_deadline(background(), time.monotonic() - 3600), id="past"),
         pytest.param(lambda: with_deadline(background(), float("-inf")), id="long past"),
-        pytest.param(lambda: with_deadline(background(), -(10**400)), id="too long past for a float"),
+        pytest.param(
+            lambda: with_deadline(background(), -(10**400)), id="too long past for a float"
+        ),
     ],
 )
 def test_a_deadline_that_has_passed_already_ends_the_context_at_once(make):
@@ -262,7 +278,9 @@ def test_a_passing_deadline_ends_the_context_and_those_below_it():
         assert isinstance(child.err(), DeadlineExceededError)
         assert ctx.err() is child.err()
         assert not parent.cancelled()
-        eventually(lambda: told_by(parent).children == {})  # the timer thread gets to it after it has woken us
+        eventually(
+            lambda: told_by(parent).children == {}
+        )  # the timer thread gets to it after it has woken us
 
 
 def test_the_earlier_of_two_deadlines_ends_a_context():
@@ -332,7 +350,9 @@ def test_ten_thousand_cancelled_deadlines_do_not_stay_in_the_timer():
     eventually(lambda: tasker._sync.timer._timer.waiting() >= 10_000)
     for ctx in contexts:
         ctx.cancel()
-    eventually(lambda: tasker._sync.timer._timer.waiting() <= before + 2 * tasker._sync.timer._BATCH)
+    eventually(
+        lambda: tasker._sync.timer._timer.waiting() <= before + 2 * tasker._sync.timer._BATCH
+    )
 
 
 def test_a_context_that_ends_while_its_deadline_is_set_leaves_no_entry_behind(monkeypatch):
@@ -410,7 +430,9 @@ def test_tasks_inherit_the_values_of_the_managers_context_alone():
         assert ctx.deadline() is None
         parent.cancel()
         assert not ctx.cancelled()
-        assert parent._followers is ctx._parent._followers is None  # nor does what never ends keep what may
+        assert (
+            parent._followers is ctx._parent._followers is None
+        )  # nor does what never ends keep what may
 
 
 # -- callbacks -----------------------------------------------------------------------------------------------------
@@ -639,7 +661,9 @@ def test_chains_of_five_thousand_contexts_end_are_asked_and_die_without_recursio
 
 def test_stopping_is_asked_of_the_manager_through_any_number_of_derived_contexts():
     draining = []
-    task = new_task_context(ManagerValues(with_value(background(), "key", "value"), lambda: bool(draining)))
+    task = new_task_context(
+        ManagerValues(with_value(background(), "key", "value"), lambda: bool(draining))
+    )
     derived = with_value(with_cancel(task), "other", 1)
     assert not task.stopping()
     assert not derived.stopping()
@@ -651,7 +675,9 @@ def test_stopping_is_asked_of_the_manager_through_any_number_of_derived_contexts
 
 
 def test_a_tasks_context_has_its_own_deadline_and_all_values_of_the_managers():
-    manager = ManagerValues(with_value(with_value(background(), "", "empty"), "key", "value"), lambda: False)
+    manager = ManagerValues(
+        with_value(with_value(background(), "", "empty"), "key", "value"), lambda: False
+    )
     task = new_task_context(manager, time.monotonic() + 60)
     assert (task.value(""), task.value("key"), task.value("other")) == ("empty", "value", None)
     assert with_timeout(task, 3600).deadline() == task.deadline()
@@ -662,7 +688,10 @@ def test_a_tasks_context_has_its_own_deadline_and_all_values_of_the_managers():
 def test_wrong_arguments_are_refused_by_name_and_change_nothing():
     parents = "parent must be a Context"
     table = [
-        *((lambda p=p: with_cancel(p), TypeError, parents) for p in (None, 0, "background", background, Context)),
+        *(
+            (lambda p=p: with_cancel(p), TypeError, parents)
+            for p in (None, 0, "background", background, Context)
+        ),
         *((lambda p=p: with_value(p, "k", 1), TypeError, parents) for p in (None, 0)),
         *((lambda p=p: with_timeout(p, 1), TypeError, parents) for p in (None, 0)),
         *((lambda p=p: with_deadline(p, 1e9), TypeError, parents) for p in (None, 0)),
@@ -679,10 +708,20 @@ def test_wrong_arguments_are_refused_by_name_and_change_nothing():
             (lambda t=t: with_cancel(background()).wait(t), ConfigError, "timeout must be")
             for t in (-1, float("nan"), "1", True)
         ),
-        *((lambda c=c: with_cancel(background()).on_done(c), TypeError, "callback must be") for c in (None, 1, "f")),
-        *((lambda c=c: background().on_done(c), TypeError, "callback must be") for c in (None, 1, "f")),
         *(
-            (lambda c=c: with_cancel(background()).cancel(c), TypeError, "cause must be an exception")
+            (lambda c=c: with_cancel(background()).on_done(c), TypeError, "callback must be")
+            for c in (None, 1, "f")
+        ),
+        *(
+            (lambda c=c: background().on_done(c), TypeError, "callback must be")
+            for c in (None, 1, "f")
+        ),
+        *(
+            (
+                lambda c=c: with_cancel(background()).cancel(c),
+                TypeError,
+                "cause must be an exception",
+            )
             for c in ("why", OSError, 1)
         ),
     ]

@@ -41,7 +41,9 @@ def test_wait_wakes_early_when_the_context_is_done(end):
     parent = with_cancel(background())
     ctx = with_timeout(parent, 0.05 if end == "deadline" else 3600)
     seen = []
-    threads = [threading.Thread(target=lambda timeout=t: seen.append(ctx.wait(timeout))) for t in timeouts]
+    threads = [
+        threading.Thread(target=lambda timeout=t: seen.append(ctx.wait(timeout))) for t in timeouts
+    ]
     for thread in threads:
         thread.start()
     if end != "deadline":
@@ -53,7 +55,9 @@ def test_wait_wakes_early_when_the_context_is_done(end):
     assert told_by(ctx).sleepers == []
 
 
-def test_wait_without_a_timeout_sleeps_until_the_context_is_done_however_long_that_takes(monkeypatch):
+def test_wait_without_a_timeout_sleeps_until_the_context_is_done_however_long_that_takes(
+    monkeypatch,
+):
     ctx = with_cancel(background())
     seen = []
     thread = threading.Thread(target=lambda: seen.append(ctx.wait()))

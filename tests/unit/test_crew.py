@@ -55,7 +55,9 @@ def test_it_never_retires_below_the_base_nor_who_is_busy(new_manager, factory):
     assert crew.hire(2) == 2
     gate = threading.Event()
     busy = [manager.submit(lambda resource: gate.wait(PATIENCE)) for _ in range(3)]
-    eventually(lambda: all(future.running() for future in busy) and manager.stats().idle_workers == 1)
+    eventually(
+        lambda: all(future.running() for future in busy) and manager.stats().idle_workers == 1
+    )
     assert crew.retire(10, idle) == 1
     eventually(lambda: len(crew.members) == 3)
     assert factory.live == 3
@@ -85,11 +87,15 @@ def test_a_member_whose_thread_ended_without_a_word_is_replaced(new_manager, mon
 def slow_start(monkeypatch):
     """Workers whose threads have an identity and are not known to be alive yet, until the event is set."""
     gate, work = threading.Event(), Worker._work
-    monkeypatch.setattr(Worker, "start", lambda worker: worker.thread.start())  # which has not returned, so to say
+    monkeypatch.setattr(
+        Worker, "start", lambda worker: worker.thread.start()
+    )  # which has not returned, so to say
     monkeypatch.setattr(Worker, "_work", lambda worker: (gate.wait(PATIENCE), work(worker)))
     alive = threading.Thread.is_alive
     monkeypatch.setattr(
-        threading.Thread, "is_alive", lambda thread: (gate.is_set() or "-worker-" not in thread.name) and alive(thread)
+        threading.Thread,
+        "is_alive",
+        lambda thread: (gate.is_set() or "-worker-" not in thread.name) and alive(thread),
     )
     return gate
 
@@ -131,14 +137,18 @@ def test_retired_workers_figures_are_added_to_the_totals_once(new_manager):
     for _ in range(5):
         crew.hire(3)
         barrier = threading.Barrier(4)
-        for future in [manager.submit(lambda resource, b: b.wait(PATIENCE), barrier) for _ in range(4)]:
+        for future in [
+            manager.submit(lambda resource, b: b.wait(PATIENCE), barrier) for _ in range(4)
+        ]:
             future.result(PATIENCE)
         eventually(lambda: manager.stats().idle_workers == 4)
         assert crew.retire(3, idle) == 3
         eventually(lambda: len(crew.members) == 1)
     assert manager.metrics().total_tasks_completed == manager.metrics().total_tasks_arrived == 20
     figures = manager._engine.counters
-    eventually(lambda: len(figures._shards) == 3)  # one worker's, and the two for all that is no worker
+    eventually(
+        lambda: len(figures._shards) == 3
+    )  # one worker's, and the two for all that is no worker
     assert manager.metrics().total_tasks_completed == 20
 
 

@@ -46,7 +46,11 @@ def in_request() -> Any:
 @pytest.mark.usefixtures("in_request")
 @pytest.mark.parametrize(
     ("fn", "args"),
-    [(lambda r: request.get(), ()), (lambda ctx, r: request.get(), ()), (lambda r, x: request.get(), (1,))],
+    [
+        (lambda r: request.get(), ()),
+        (lambda ctx, r: request.get(), ()),
+        (lambda r, x: request.get(), (1,)),
+    ],
     ids=["plain", "context", "argument"],
 )
 def test_a_task_sees_the_context_variables_of_its_submitter(
@@ -90,7 +94,9 @@ def test_what_an_attempt_changes_is_not_seen_by_the_next(new_manager: Make) -> N
 
 
 @pytest.mark.usefixtures("in_request")
-def test_without_propagation_a_task_sees_those_of_its_workers_thread_alone(new_manager: Make, factory: Any) -> None:
+def test_without_propagation_a_task_sees_those_of_its_workers_thread_alone(
+    new_manager: Make, factory: Any
+) -> None:
     def create() -> Resource:
         request.set("worker's")
         return factory.create()  # type: ignore[no-any-return]
@@ -124,7 +130,9 @@ def test_run_task_runs_in_the_callers_own_context(new_manager: Make) -> None:
 def test_a_decimal_context_follows(new_manager: Make) -> None:
     with decimal.localcontext() as context:
         context.prec = 3
-        assert str(new_manager().submit(lambda r: decimal.Decimal(1) / 3).result(PATIENCE)) == "0.333"
+        assert (
+            str(new_manager().submit(lambda r: decimal.Decimal(1) / 3).result(PATIENCE)) == "0.333"
+        )
 
 
 def test_a_settled_task_lets_go_of_its_submitters_variables(new_manager: Make) -> None:
@@ -149,7 +157,9 @@ def test_current_context_is_the_one_that_the_function_gets(new_manager: Make) ->
     assert new_manager().run_task(lambda ctx, r: ctx is current_context())
 
 
-def test_current_context_is_made_when_first_asked_for_and_ends_with_the_tasks_cancellation(new_manager: Make) -> None:
+def test_current_context_is_made_when_first_asked_for_and_ends_with_the_tasks_cancellation(
+    new_manager: Make,
+) -> None:
     manager, running = new_manager(), threading.Event()
 
     def task(resource: Resource) -> type | None:
@@ -197,7 +207,10 @@ def test_kill_ends_the_current_context_of_run_task(new_manager: Make) -> None:
 def test_current_context_has_the_values_and_the_deadline_of_the_task(new_manager: Make) -> None:
     manager = new_manager(ctx=with_value(background(), "who", "me"))
     assert manager.submit(lambda r: current_context().value("who")).result(PATIENCE) == "me"
-    assert manager.submit(lambda r: current_context().remaining(), timeout=PATIENCE).result(PATIENCE) <= PATIENCE
+    assert (
+        manager.submit(lambda r: current_context().remaining(), timeout=PATIENCE).result(PATIENCE)
+        <= PATIENCE
+    )
 
 
 def test_outside_of_a_task_there_is_no_current_context(new_manager: Make) -> None:
@@ -218,7 +231,9 @@ def test_current_resource_is_the_one_that_the_function_gets(new_manager: Make) -
     assert manager.run_task(lambda r: r is manager.current_resource())
 
 
-def test_of_nested_tasks_the_innermost_counts_and_the_outer_one_comes_back(new_manager: Make) -> None:
+def test_of_nested_tasks_the_innermost_counts_and_the_outer_one_comes_back(
+    new_manager: Make,
+) -> None:
     one, other = new_manager(), new_manager()
 
     def inner(resource: Resource) -> None:
@@ -242,7 +257,9 @@ def test_of_nested_tasks_the_innermost_counts_and_the_outer_one_comes_back(new_m
 
 def test_outside_of_its_tasks_a_manager_has_no_current_resource(new_manager: Make) -> None:
     manager = new_manager(name="books")
-    with pytest.raises(RuntimeError, match=r"books: current_resource\(\) was called outside of its tasks"):
+    with pytest.raises(
+        RuntimeError, match=r"books: current_resource\(\) was called outside of its tasks"
+    ):
         manager.current_resource()
     other = new_manager()
     future = other.submit(lambda r: manager.current_resource())
@@ -281,7 +298,9 @@ def test_outside_of_a_task_there_is_no_current_resource(new_manager: Make) -> No
         current_resource()
 
 
-def test_what_was_found_of_one_function_is_not_believed_of_another_of_the_same_code(new_manager: Make) -> None:
+def test_what_was_found_of_one_function_is_not_believed_of_another_of_the_same_code(
+    new_manager: Make,
+) -> None:
     def task_of(kind: Any) -> Any:
         def task(first: kind, second: object = None) -> list[object]:
             return [first, second]

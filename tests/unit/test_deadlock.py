@@ -39,7 +39,9 @@ def test_the_only_worker_that_waits_for_a_queued_task_is_told(new_manager, wait)
         wait(manager, leaf)
 
     future = manager.queue_task_async(parent)
-    with pytest.raises(PoolDeadlockError, match=r"parent on \S+worker-1 waits for \S+.*max_worker_count"):
+    with pytest.raises(
+        PoolDeadlockError, match=r"parent on \S+worker-1 waits for \S+.*max_worker_count"
+    ):
         future.result(PATIENCE)
     assert manager.queue_task_async(leaf).result(PATIENCE) == "done"
     assert manager.stop().drained
@@ -74,7 +76,9 @@ def test_a_task_that_waits_for_itself_is_told(new_manager):
 
 
 @pytest.mark.parametrize("length", [2, 3, 5])
-def test_the_wait_that_closes_a_circle_of_running_tasks_is_told_and_the_others_end_by_that(new_manager, length):
+def test_the_wait_that_closes_a_circle_of_running_tasks_is_told_and_the_others_end_by_that(
+    new_manager, length
+):
     manager = new_manager(worker_count=length + 2)
     all_run = threading.Barrier(length)
     known = threading.Event()
@@ -89,12 +93,17 @@ def test_the_wait_that_closes_a_circle_of_running_tasks_is_told_and_the_others_e
     known.set()
     errors = [future.exception(PATIENCE) for future in futures]
     assert {type(error) for error in errors} == {PoolDeadlockError}
-    assert len({id(error) for error in errors}) == 1, "one was told; the rest got it from whom they waited for"
+    assert len({id(error) for error in errors}) == 1, (
+        "one was told; the rest got it from whom they waited for"
+    )
     assert str(errors[0]).count(" waits for ") == length
 
 
 def test_a_circle_through_two_managers_is_seen(new_manager):
-    first, second = new_manager(worker_count=1, max_worker_count=1), new_manager(worker_count=1, max_worker_count=1)
+    first, second = (
+        new_manager(worker_count=1, max_worker_count=1),
+        new_manager(worker_count=1, max_worker_count=1),
+    )
 
     def there(_):
         first.queue_task(leaf)
@@ -107,7 +116,9 @@ def test_a_circle_through_two_managers_is_seen(new_manager):
         future.result(PATIENCE)
 
 
-def test_all_workers_that_wait_for_queued_tasks_are_a_circle_and_the_last_to_wait_is_told(new_manager):
+def test_all_workers_that_wait_for_queued_tasks_are_a_circle_and_the_last_to_wait_is_told(
+    new_manager,
+):
     manager = new_manager(worker_count=3, max_worker_count=3)
     all_run = threading.Barrier(3)
     told = []
@@ -177,7 +188,9 @@ def test_base_minus_one_nested_waits_are_served(new_manager):
     assert manager.queue_task_async(parent, 3).result(PATIENCE) == 3
 
 
-def test_what_a_draining_manager_still_has_to_do_is_served_though_all_its_workers_wait_for_it(new_manager):
+def test_what_a_draining_manager_still_has_to_do_is_served_though_all_its_workers_wait_for_it(
+    new_manager,
+):
     manager = new_manager(worker_count=1, max_worker_count=2, burst_interval=10)
     stopping = threading.Event()
 
@@ -209,7 +222,9 @@ def test_a_wait_in_a_callback_counts_too(new_manager):
     manager.queue_task_async(leaf).add_done_callback(callback)
     assert manager.queue_task_async(leaf).result(PATIENCE) == "done"
     assert manager.join(PATIENCE)
-    assert len(told) <= 1  # none if the task had ended before the callback was added: then it ran here
+    assert (
+        len(told) <= 1
+    )  # none if the task had ended before the callback was added: then it ran here
 
 
 def test_a_name_that_cannot_be_told_is_no_obstacle(new_manager):
@@ -257,7 +272,8 @@ def test_many_tasks_that_wait_for_each_other_at_random_all_end(new_manager):
 
     count = 60
     futures += [
-        manager.queue_task_async(member, [(index * 7 + 3) % count, (index * 11 + 5) % count]) for index in range(count)
+        manager.queue_task_async(member, [(index * 7 + 3) % count, (index * 11 + 5) % count])
+        for index in range(count)
     ]
     known.set()
     assert {future.result(PATIENCE) for future in futures} <= {"done", "told"}
@@ -289,7 +305,9 @@ def endless(manager, gate):
 @pytest.mark.parametrize("wait", STANDARD.values(), ids=STANDARD)
 def test_a_standard_wait_of_a_task_is_served_where_a_worker_is_free(new_manager, wait):
     manager = new_manager(worker_count=2, max_worker_count=2)
-    manager.queue_task(lambda _: wait([manager.queue_task_async(leaf) for _ in range(20)]), timeout=PATIENCE)
+    manager.queue_task(
+        lambda _: wait([manager.queue_task_async(leaf) for _ in range(20)]), timeout=PATIENCE
+    )
     assert deadlock._announced.waits == {}
 
 
@@ -336,7 +354,11 @@ def test_what_can_never_end_is_told_when_the_rest_has_been_handed_out(new_manage
     seen = []
 
     def parent(_):
-        futures = [here.queue_task_async(leaf), there.queue_task_async(leaf), there.queue_task_async(leaf)]
+        futures = [
+            here.queue_task_async(leaf),
+            there.queue_task_async(leaf),
+            there.queue_task_async(leaf),
+        ]
         for future in as_completed(futures):
             seen.append(future.result())  # noqa: PERF401  # what was seen before the error
 
@@ -382,7 +404,9 @@ def test_a_standard_wait_outside_of_tasks_is_as_it_was(new_manager):
     with concurrent.futures.ThreadPoolExecutor(1) as thread:
         waiting = thread.submit(concurrent.futures.wait, [future])
         eventually(lambda: future._standard is not None and future._standard.waiters)
-        assert type(future._standard.waiters[0].event) is tasker._tasks.future._Event  # which watches nothing
+        assert (
+            type(future._standard.waiters[0].event) is tasker._tasks.future._Event
+        )  # which watches nothing
         gate.set()
         assert waiting.result(PATIENCE).done == {future}
 
@@ -411,9 +435,17 @@ class OneConnection:
 @pytest.mark.parametrize("wait", WAITS.values(), ids=WAITS)
 def test_a_worker_that_gets_no_resource_is_hoped_for_no_longer_than_create_timeout(wait):
     backend = OneConnection(refuses=True)
-    options = {"worker_count": 2, "burst_interval": 0, "create_timeout": 0.3, "resource_pool_size": 0}
+    options = {
+        "worker_count": 2,
+        "burst_interval": 0,
+        "create_timeout": 0.3,
+        "resource_pool_size": 0,
+    }
     with TaskManager(Config(on_create=backend.create, on_destroy=bool, **options)) as manager:
-        with pytest.raises(PoolDeadlockError, match=r"0\.3 s \(create_timeout\): on_create raised OSError: too many"):
+        with pytest.raises(
+            PoolDeadlockError,
+            match=r"0\.3 s \(create_timeout\): on_create raised OSError: too many",
+        ):
             manager.queue_task(lambda _: wait(manager, leaf))
         assert manager.queue_task(leaf) == "done"
 
@@ -443,7 +475,12 @@ def test_one_that_never_comes_back_from_on_destroy_is_hoped_for_no_longer_either
         broken.set()
         raise Sick
 
-    options = {"worker_count": 2, "burst_interval": 0, "create_timeout": 0.3, "resource_pool_size": 0}
+    options = {
+        "worker_count": 2,
+        "burst_interval": 0,
+        "create_timeout": 0.3,
+        "resource_pool_size": 0,
+    }
     healthy = {"check_health": lambda error: not isinstance(error, Sick), "max_retries": 0}
     manager = TaskManager(Config(on_create=object, on_destroy=destroy, **options, **healthy))
     assert manager.wait_ready(PATIENCE)
@@ -510,14 +547,18 @@ def wait_for_each_other(first, second):
     return [first.queue_task_async(parent, second), second.queue_task_async(parent, first)]
 
 
-def test_two_pools_whose_workers_wait_for_each_other_do_not_leave_the_hiring_to_each_other(new_manager):
+def test_two_pools_whose_workers_wait_for_each_other_do_not_leave_the_hiring_to_each_other(
+    new_manager,
+):
     futures = wait_for_each_other(
         *(new_manager(worker_count=1, max_worker_count=2, burst_interval=0.01) for _ in range(2))
     )
     assert [future.result(PATIENCE) for future in futures] == ["done", "done"]
 
 
-def test_two_that_are_stopping_and_whose_workers_wait_for_each_other_do_not_do_so_either(new_manager):
+def test_two_that_are_stopping_and_whose_workers_wait_for_each_other_do_not_do_so_either(
+    new_manager,
+):
     managers = [new_manager(worker_count=1, max_worker_count=2) for _ in range(2)]
     stopping = threading.Event()
 
@@ -526,7 +567,10 @@ def test_two_that_are_stopping_and_whose_workers_wait_for_each_other_do_not_do_s
         return children[other].result()
 
     children = []
-    futures = [managers[0].queue_task_async(parent, children, 1), managers[1].queue_task_async(parent, children, 0)]
+    futures = [
+        managers[0].queue_task_async(parent, children, 1),
+        managers[1].queue_task_async(parent, children, 0),
+    ]
     children += [manager.queue_task_async(leaf) for manager in managers]
     for manager in managers:
         manager._engine.lifecycle.request_stop()
@@ -535,7 +579,12 @@ def test_two_that_are_stopping_and_whose_workers_wait_for_each_other_do_not_do_s
 
 
 def test_two_pools_that_get_no_other_resource_do_not_hope_for_each_other():
-    options = {"worker_count": 2, "burst_interval": 0, "create_timeout": 0.3, "resource_pool_size": 0}
+    options = {
+        "worker_count": 2,
+        "burst_interval": 0,
+        "create_timeout": 0.3,
+        "resource_pool_size": 0,
+    }
     backends = [OneConnection(refuses=True) for _ in range(2)]
     managers = [
         TaskManager(Config(on_create=backend.create, on_destroy=bool, name=name, **options))
@@ -562,7 +611,9 @@ def test_one_that_leaves_is_not_counted_on_nor_in_the_way(new_manager):
 # -- never a false alarm ---------------------------------------------------------------------------------------------
 
 
-def test_an_unordered_map_whose_oldest_item_waits_for_the_task_may_go_on_with_another_one(new_manager):
+def test_an_unordered_map_whose_oldest_item_waits_for_the_task_may_go_on_with_another_one(
+    new_manager,
+):
     manager = new_manager(worker_count=3, max_worker_count=3)
     parent, known = [], threading.Event()
 
@@ -608,7 +659,9 @@ def test_what_a_manager_that_is_being_killed_leaves_undone_ends_by_that(new_mana
     assert alarms == []
 
 
-def test_a_retry_that_runs_elsewhere_is_not_taken_for_what_its_first_worker_does(new_manager, factory):
+def test_a_retry_that_runs_elsewhere_is_not_taken_for_what_its_first_worker_does(
+    new_manager, factory
+):
     other = new_manager(**ONE)
     first, second = threading.Event(), threading.Event()
     attempts = []
@@ -649,9 +702,17 @@ def test_waits_that_only_go_one_way_are_never_told():
         time.sleep(rng.random() / 100)
         return object()
 
-    options = {"on_create": create, "on_destroy": bool, "check_health": lambda error: not isinstance(error, Sick)}
+    options = {
+        "on_create": create,
+        "on_destroy": bool,
+        "check_health": lambda error: not isinstance(error, Sick),
+    }
     managers = [
-        TaskManager(Config(**options, worker_count=1, max_worker_count=3, burst_interval=0.01, queue_size=size))
+        TaskManager(
+            Config(
+                **options, worker_count=1, max_worker_count=3, burst_interval=0.01, queue_size=size
+            )
+        )
         for size in (0, 3, 0)
     ]
     ways = [
@@ -666,7 +727,9 @@ def test_waits_that_only_go_one_way_are_never_told():
         if level + 1 < len(managers):
             later = own.randrange(level + 1, len(managers))
             try:
-                own.choice(ways)(managers[later], lambda resource: member(resource, later, seed + 1))
+                own.choice(ways)(
+                    managers[later], lambda resource: member(resource, later, seed + 1)
+                )
             except PoolDeadlockError as error:
                 alarms.append(error)
             except (ResourceCreationError, Sick):  # in run_task, which tries nothing again
@@ -685,9 +748,21 @@ def test_waits_that_only_go_one_way_are_never_told():
 def test_waits_of_every_kind_at_random_all_end():
     """Whatever tasks of two managers wait for, each gets what it waits for or is told, and none hangs."""
     rng = random.Random(1)
-    options = {"on_create": object, "on_destroy": bool, "resource_pool_size": 0, "burst_interval": 0}
-    managers = [TaskManager(Config(**options, worker_count=2, max_worker_count=2, queue_size=4)) for _ in range(2)]
-    ways = [*WAITS.values(), lambda manager, fn: manager.join(), lambda manager, fn: manager.executor().shutdown()]
+    options = {
+        "on_create": object,
+        "on_destroy": bool,
+        "resource_pool_size": 0,
+        "burst_interval": 0,
+    }
+    managers = [
+        TaskManager(Config(**options, worker_count=2, max_worker_count=2, queue_size=4))
+        for _ in range(2)
+    ]
+    ways = [
+        *WAITS.values(),
+        lambda manager, fn: manager.join(),
+        lambda manager, fn: manager.executor().shutdown(),
+    ]
 
     def member(_, depth, seed):
         own = random.Random(seed)
@@ -700,7 +775,10 @@ def test_waits_of_every_kind_at_random_all_end():
             own.choice(ways)(manager, deeper)
         return "done"
 
-    futures = [rng.choice(managers).queue_task_async(member, rng.randint(0, 3), number * 10) for number in range(300)]
+    futures = [
+        rng.choice(managers).queue_task_async(member, rng.randint(0, 3), number * 10)
+        for number in range(300)
+    ]
     for future in futures:
         with contextlib.suppress(PoolDeadlockError, QueueFullError):
             assert future.result(PATIENCE) == "done"

@@ -21,7 +21,11 @@ def leave(manager):
         pass
 
 
-CLOSINGS = {"stop": lambda manager: manager.stop(), "with": leave, "join": lambda manager: manager.join()}
+CLOSINGS = {
+    "stop": lambda manager: manager.stop(),
+    "with": leave,
+    "join": lambda manager: manager.join(),
+}
 
 
 @pytest.mark.parametrize("close", CLOSINGS.values(), ids=CLOSINGS)
@@ -33,7 +37,9 @@ def test_to_wait_for_a_manager_that_waits_for_this_task_is_told(new_manager, clo
         eventually(lambda: there._engine.crew.members[0] in deadlock._announced)
         close(there)
 
-    with pytest.raises(PoolDeadlockError, match=r"parent on \S+ waits for tasker to (close|come to rest)"):
+    with pytest.raises(
+        PoolDeadlockError, match=r"parent on \S+ waits for tasker to (close|come to rest)"
+    ):
         here.queue_task(parent)
     assert here.stop().drained
     assert there.stop().drained
@@ -96,7 +102,9 @@ def test_to_stop_a_manager_in_whose_run_task_this_task_is_waited_for_is_told(new
 
     with pytest.raises(PoolDeadlockError, match="to close"):
         there.run_task(direct)
-    eventually(lambda: deadlock._announced.waits == {})  # the other wait of the circle ends by itself
+    eventually(
+        lambda: deadlock._announced.waits == {}
+    )  # the other wait of the circle ends by itself
 
 
 def test_a_wait_in_run_task_is_part_of_a_circle_in_whatever_thread(new_manager):
@@ -132,7 +140,9 @@ def test_a_hook_that_waits_until_its_manager_is_ready_is_told():
             said.append(str(error))
         return object()
 
-    with TaskManager(Config(on_create=create, on_destroy=bool, worker_count=1, burst_interval=0)) as manager:
+    with TaskManager(
+        Config(on_create=create, on_destroy=bool, worker_count=1, burst_interval=0)
+    ) as manager:
         managers.append(manager)
         known.set()
         assert manager.wait_ready(PATIENCE)
@@ -152,7 +162,9 @@ def test_to_wait_for_room_that_another_manager_can_make_only_after_this_task_is_
         there.queue_task_async(leaf)  # the last place
         there.queue_task_async(leaf)
 
-    with pytest.raises(PoolDeadlockError, match=r"parent on \S+ waits for room in the queue of tasker"):
+    with pytest.raises(
+        PoolDeadlockError, match=r"parent on \S+ waits for room in the queue of tasker"
+    ):
         here.queue_task(parent)
     assert there.join(PATIENCE)
 

@@ -8,7 +8,17 @@ from concurrent.futures import ALL_COMPLETED, FIRST_COMPLETED, FIRST_EXCEPTION
 
 import pytest
 
-from tasker._tasks.deadlock import Closing, Outcomes, Ready, Rest, Slot, Stuck, Wait, Waits, look_again
+from tasker._tasks.deadlock import (
+    Closing,
+    Outcomes,
+    Ready,
+    Rest,
+    Slot,
+    Stuck,
+    Wait,
+    Waits,
+    look_again,
+)
 
 SEED = int(os.environ.get("TASKER_SEED", "1"))
 WORLDS = int(os.environ.get("TASKER_WORLDS", "6000"))
@@ -37,7 +47,9 @@ class Worker:
     def __init__(self, rng):
         self.task = None
         self.holds_resource = rng.random() < 0.7
-        self.creating = not self.holds_resource and rng.random() < 0.7  # or it destroys its last one
+        self.creating = (
+            not self.holds_resource and rng.random() < 0.7
+        )  # or it destroys its last one
         self.dismissed = rng.random() < 0.1
 
 
@@ -128,7 +140,11 @@ class World:
     def play(self, *, hopes):
         """Who waits when everything has ended that can."""
         waiting = dict(self.kinds)
-        ended = {task for task in self.tasks if task.ended or task._deadline is not None or task._engine.killed}
+        ended = {
+            task
+            for task in self.tasks
+            if task.ended or task._deadline is not None or task._engine.killed
+        }
         ended_before = {task for task in self.tasks if task.ended}
         moved = True
         while moved:
@@ -152,19 +168,26 @@ class World:
         if kind == "any":
             return not ended.isdisjoint(of)
         if kind == "error":  # whatever ends may end so, but for what has ended already
-            return ended.issuperset(of) or any(task in ended and task not in ended_before for task in of)
+            return ended.issuperset(of) or any(
+                task in ended and task not in ended_before for task in of
+            )
         held_up = [worker for worker in of.members if worker in waiting]
         if kind == "slot":
             return of.has_room() or any(task in ended for task in of.lane)
         if kind == "ready":
-            got = [worker for worker in of.members if worker.holds_resource or worker not in waiting]
+            got = [
+                worker for worker in of.members if worker.holds_resource or worker not in waiting
+            ]
             return of.closing or len(of.members) < of.at_base or len(got) >= of.at_base
         lanes_empty = ended.issuperset(of.lane)
         if kind == "rest":
-            return of.killed or (lanes_empty and not any(worker.holds_resource for worker in held_up))
+            return of.killed or (
+                lanes_empty and not any(worker.holds_resource for worker in held_up)
+            )
         held_up = [worker for worker in held_up if not worker.creating]
         borrowed = any(
-            self.waits.waits[waiter]._loan is not None and self.waits.waits[waiter]._loan.owner is of
+            self.waits.waits[waiter]._loan is not None
+            and self.waits.waits[waiter]._loan.owner is of
             for waiter in waiting
         )
         return of.killed or (lanes_empty and not held_up and not borrowed)
@@ -191,7 +214,9 @@ def test_a_wait_that_may_end_although_all_others_are_stuck_is_in_no_circle():
     for _ in range(WORLDS // 3):
         world = World(rng)
         stuck = Stuck(world.waits)
-        assert not [waiter for waiter in stuck.waits if world.waits.waits[waiter].may_end(world.waits)]
+        assert not [
+            waiter for waiter in stuck.waits if world.waits.waits[waiter].may_end(world.waits)
+        ]
 
 
 def test_a_look_ends_one_wait_of_a_circle_and_leaves_the_others_to_that(monkeypatch):
@@ -203,7 +228,9 @@ def test_a_look_ends_one_wait_of_a_circle_and_leaves_the_others_to_that(monkeypa
         worker.task.waits = False
     waits = Waits()
     for number, worker in enumerate(workers):
-        wait = Wait(Outcomes((workers[number - 1].task,)), lambda number=number: woken.append(number))
+        wait = Wait(
+            Outcomes((workers[number - 1].task,)), lambda number=number: woken.append(number)
+        )
         wait.task = worker.task
         waits.begin(worker, wait)
     monkeypatch.setattr("tasker._tasks.deadlock._announced", waits)

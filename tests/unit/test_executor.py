@@ -17,7 +17,14 @@ from concurrent.futures import Executor
 
 import pytest
 
-from tasker import Config, PoolDeadlockError, QueueFullError, TaskFuture, TaskManager, TaskManagerShutdownError
+from tasker import (
+    Config,
+    PoolDeadlockError,
+    QueueFullError,
+    TaskFuture,
+    TaskManager,
+    TaskManagerShutdownError,
+)
 from tasker._sync.parking import gil_enabled
 from tasker._tasks.wrapping import users_function, users_traceback
 from tasker.executor import _call
@@ -130,7 +137,9 @@ def test_generator_functions_are_refused_with_a_hint(executor, fn):
         lambda: executor.map(fn, []),
         lambda: executor.map(fn, [], chunksize=2),
     ):
-        with pytest.raises(TypeError, match=r"must not be the (asynchronous )?generator function .* return a list"):
+        with pytest.raises(
+            TypeError, match=r"must not be the (asynchronous )?generator function .* return a list"
+        ):
             refused()
 
 
@@ -192,7 +201,9 @@ def test_nothing_of_a_call_is_kept_when_it_is_over(executor):
 @pytest.mark.parametrize("chunksize", [1, 2, 3, 100])
 @pytest.mark.parametrize("buffersize", [None, 1, 2, 100])
 def test_map_yields_the_results_in_order(executor, chunksize, buffersize):
-    results = executor.map(pow, range(20), itertools.repeat(2), chunksize=chunksize, buffersize=buffersize)
+    results = executor.map(
+        pow, range(20), itertools.repeat(2), chunksize=chunksize, buffersize=buffersize
+    )
     assert list(results) == [n * n for n in range(20)]
     assert next(results, "ended") == "ended"
 
@@ -259,7 +270,9 @@ def test_an_executor_that_is_kept_by_its_buffered_map_alone_goes_on():
 @pytest.mark.parametrize("chunksize", [1, 2, 4])
 @pytest.mark.parametrize("buffersize", [None, 4])
 def test_map_raises_in_the_place_of_the_call_that_raised_and_ends(executor, chunksize, buffersize):
-    results = executor.map(divmod, [1, 1, 1, 1], [2, 3, 0, 5], chunksize=chunksize, buffersize=buffersize)
+    results = executor.map(
+        divmod, [1, 1, 1, 1], [2, 3, 0, 5], chunksize=chunksize, buffersize=buffersize
+    )
     assert next(results) == (0, 1)
     assert next(results) == (0, 1)
     with pytest.raises(ZeroDivisionError):
@@ -383,7 +396,9 @@ def test_no_result_is_kept_by_the_iterator(executor, chunksize):
         eventually(lambda gone=gone: collected(gone), "the end of the result")
 
 
-@pytest.mark.skipif(not gil_enabled(), reason="without the GIL, collecting may be left to the collector")
+@pytest.mark.skipif(
+    not gil_enabled(), reason="without the GIL, collecting may be left to the collector"
+)
 @pytest.mark.parametrize("chunksize", [1, 2])
 @pytest.mark.usefixtures("no_collection")
 def test_a_failed_map_leaves_no_reference_cycle(executor, chunksize):
@@ -435,7 +450,9 @@ def test_stop_iteration_from_a_call_does_not_pass_for_the_end(executor):
 
 def test_a_call_has_the_resource_of_its_worker_at_hand(new_manager, factory):
     manager = new_manager(worker_count=1, max_worker_count=1)
-    assert manager.executor().submit(manager.current_resource).result(PATIENCE) is factory.created[0]
+    assert (
+        manager.executor().submit(manager.current_resource).result(PATIENCE) is factory.created[0]
+    )
 
 
 def test_a_view_is_a_standard_executor(new_manager):
@@ -443,7 +460,10 @@ def test_a_view_is_a_standard_executor(new_manager):
     assert isinstance(view, Executor)
     done, _ = concurrent.futures.wait([view.submit(abs, -1)], PATIENCE)
     assert [future.result() for future in done] == [1]
-    assert [future.result() for future in concurrent.futures.as_completed([view.submit(abs, -2)], PATIENCE)] == [2]
+    assert [
+        future.result()
+        for future in concurrent.futures.as_completed([view.submit(abs, -2)], PATIENCE)
+    ] == [2]
 
 
 def test_closing_a_view_leaves_the_manager_and_other_views_open(new_manager):
@@ -461,7 +481,9 @@ def test_a_closed_view_refuses_in_the_standard_words(new_manager):
     view.shutdown()
     view.shutdown()
     for submit in (lambda: view.submit(abs, 1), lambda: view.map(abs, [1])):
-        with pytest.raises(RuntimeError, match=r"^cannot schedule new futures after shutdown$") as caught:
+        with pytest.raises(
+            RuntimeError, match=r"^cannot schedule new futures after shutdown$"
+        ) as caught:
             submit()
         assert type(caught.value) is RuntimeError
 
@@ -512,7 +534,10 @@ def test_closing_without_waiting_lets_the_calls_end(new_manager, block):
 
 def test_closing_a_view_in_one_of_its_own_calls_raises_instead_of_hanging(new_manager):
     view = new_manager().executor()
-    with pytest.raises(PoolDeadlockError, match=r"ManagerExecutor\.shutdown on .* waits for ManagerExecutor\.shutdown"):
+    with pytest.raises(
+        PoolDeadlockError,
+        match=r"ManagerExecutor\.shutdown on .* waits for ManagerExecutor\.shutdown",
+    ):
         view.submit(view.shutdown).result(PATIENCE)
     with pytest.raises(RuntimeError, match="after shutdown"):
         view.submit(abs, 1)
@@ -566,13 +591,18 @@ def test_a_submission_that_began_before_the_closing_is_waited_for(new_manager):
     submitter = threading.Thread(target=lambda: futures.append(view.submit(abs, -1)))
     submitter.start()
     assert inside.wait(PATIENCE)
-    closer = threading.Thread(target=lambda: (view.shutdown(), seen.append([f.result(0) for f in futures])))
+    closer = threading.Thread(
+        target=lambda: (view.shutdown(), seen.append([f.result(0) for f in futures]))
+    )
     closer.start()
     eventually(lambda: view._closed and view._closers, "the closer to wait")
     gate.set()
     submitter.join(PATIENCE)
     closer.join(PATIENCE)
-    assert seen in ([[1]], [[]])  # the submission may have been over before its thread had noted the future
+    assert seen in (
+        [[1]],
+        [[]],
+    )  # the submission may have been over before its thread had noted the future
     assert futures[0].result(0) == 1
 
 
@@ -598,16 +628,22 @@ def test_a_submission_that_is_under_way_when_all_is_cancelled_is_cancelled_too(n
     busy.set()
 
 
-def test_a_shutdown_that_interrupts_a_submission_of_its_own_thread_does_not_wait_for_it(new_manager):
+def test_a_shutdown_that_interrupts_a_submission_of_its_own_thread_does_not_wait_for_it(
+    new_manager,
+):
     views = []
-    manager = new_manager(collector=Collector(lambda: views[0].shutdown()))  # as a signal handler would
+    manager = new_manager(
+        collector=Collector(lambda: views[0].shutdown())
+    )  # as a signal handler would
     views.append(manager.executor())
     assert views[0].submit(abs, -1).result(PATIENCE) == 1
     views[0].shutdown()
 
 
 @pytest.mark.parametrize("round_number", range(5))
-def test_many_that_submit_while_it_closes_are_either_refused_or_waited_for(new_manager, round_number):
+def test_many_that_submit_while_it_closes_are_either_refused_or_waited_for(
+    new_manager, round_number
+):
     view, begin, accepted = new_manager(worker_count=2).executor(), threading.Barrier(5), []
 
     def submit():
@@ -663,7 +699,10 @@ def test_finished_futures_are_not_kept(new_manager):
 def test_closing_does_not_pass_for_interest_in_a_failure(new_manager, log):
     with new_manager().executor() as view:
         view.submit(divmod, 1, 0)
-    eventually(lambda: gc.collect() is not None and "ZeroDivisionError" in str(log.loud()), "the failure in the log")
+    eventually(
+        lambda: gc.collect() is not None and "ZeroDivisionError" in str(log.loud()),
+        "the failure in the log",
+    )
 
 
 def test_what_a_given_up_map_had_found_is_not_logged(new_manager, log, block):

@@ -121,7 +121,9 @@ def test_a_wait_that_times_out_leaves_the_task_alone(blocked):
     assert future.result(0) == "fine"
 
 
-def test_a_wait_without_a_timeout_is_a_wait_for_the_outcome_however_long_that_takes(owner, monkeypatch):
+def test_a_wait_without_a_timeout_is_a_wait_for_the_outcome_however_long_that_takes(
+    owner, monkeypatch
+):
     future, caught = owner.future(), []
 
     def wait():
@@ -218,7 +220,9 @@ def test_wait_and_as_completed_work(new_manager):
     assert len(done) == 20
     assert not not_done
     more = [manager.submit(lambda resource, x: x, i) for i in range(20)]
-    assert sorted(f.result() for f in concurrent.futures.as_completed(more, PATIENCE)) == list(range(20))
+    assert sorted(f.result() for f in concurrent.futures.as_completed(more, PATIENCE)) == list(
+        range(20)
+    )
 
 
 def test_as_completed_is_told_of_no_outcome_that_it_has_seen(new_manager):
@@ -243,7 +247,11 @@ def test_wait_is_woken_by_every_kind_of_outcome(blocked, how):
     woken = []
 
     def wait():
-        woken.append(concurrent.futures.wait([future], PATIENCE, return_when=concurrent.futures.FIRST_EXCEPTION).done)
+        woken.append(
+            concurrent.futures.wait(
+                [future], PATIENCE, return_when=concurrent.futures.FIRST_EXCEPTION
+            ).done
+        )
 
     thread = threading.Thread(target=wait)
     thread.start()
@@ -466,7 +474,11 @@ def test_a_timeout_ends_a_running_task_whose_worker_stays_busy_until_it_returns(
     gate.set()
     assert manager.join(PATIENCE)
     metrics = manager.metrics()
-    assert (metrics.total_tasks_failed, metrics.total_tasks_completed, metrics.total_tasks_arrived) == (1, 0, 1)
+    assert (
+        metrics.total_tasks_failed,
+        metrics.total_tasks_completed,
+        metrics.total_tasks_arrived,
+    ) == (1, 0, 1)
 
 
 def test_callbacks_of_a_timeout_run_on_no_thread_of_the_timer_or_the_manager(blocked):
@@ -506,7 +518,9 @@ def test_asyncio_can_wrap_futures_as_any_of_the_standard_library(new_manager):
 
 
 @pytest.mark.parametrize("error", [StopIteration, GeneratorExit])
-def test_an_exception_that_coroutines_cannot_be_thrown_neither_hangs_nor_ends_an_awaiter(new_manager, error):
+def test_an_exception_that_coroutines_cannot_be_thrown_neither_hangs_nor_ends_an_awaiter(
+    new_manager, error
+):
     """Wrapped, that is; tests/unit/aio awaits futures themselves."""
     manager = new_manager()
 
@@ -610,7 +624,9 @@ def test_a_coroutine_gets_an_outcome_that_standard_waiters_are_yet_to_be_told(ow
     if outcome == "cancelled":
         assert future._take_start()
     # as _publish leaves it before it takes the waiters
-    future._exception, future._result = (outcome, None) if isinstance(outcome, KeyError) else (None, outcome)
+    future._exception, future._result = (
+        (outcome, None) if isinstance(outcome, KeyError) else (None, outcome)
+    )
     future._final = CANCELLED_AND_NOTIFIED if outcome == "cancelled" else FINISHED
 
     async def main():
@@ -623,8 +639,12 @@ def test_a_coroutine_gets_an_outcome_that_standard_waiters_are_yet_to_be_told(ow
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="signals to the own process")
-@pytest.mark.skipif(not gil_enabled(), reason="without the GIL another thread may run the destructor, at any time")
-def test_an_interrupt_that_comes_while_an_unseen_failure_is_logged_comes_a_moment_later(new_manager):
+@pytest.mark.skipif(
+    not gil_enabled(), reason="without the GIL another thread may run the destructor, at any time"
+)
+def test_an_interrupt_that_comes_while_an_unseen_failure_is_logged_comes_a_moment_later(
+    new_manager,
+):
     """Python drops what a destructor raises."""
 
     class Interrupted:
@@ -645,7 +665,9 @@ def test_an_interrupt_that_comes_while_an_unseen_failure_is_logged_comes_a_momen
         signal.signal(signal.SIGINT, previous)
 
 
-def test_a_failure_that_nobody_looks_at_and_that_cannot_be_printed_costs_nothing(owner, monkeypatch):
+def test_a_failure_that_nobody_looks_at_and_that_cannot_be_printed_costs_nothing(
+    owner, monkeypatch
+):
     class Mute(Exception):
         @property
         def __cause__(self):
@@ -662,7 +684,9 @@ def test_a_failure_that_nobody_looks_at_and_that_cannot_be_printed_costs_nothing
     assert trouble == []
 
 
-def test_what_a_task_raises_after_it_was_asked_to_end_is_not_logged_but_a_timeout_is(new_manager, log):
+def test_what_a_task_raises_after_it_was_asked_to_end_is_not_logged_but_a_timeout_is(
+    new_manager, log
+):
     manager = new_manager()
     started = threading.Event()
 
@@ -772,7 +796,9 @@ def test_mass_cancellation_empties_the_lane(blocked):
     kept = blocked.manager.submit(lambda resource: "kept")
     for future in futures:
         assert future.cancel()
-    eventually(lambda: blocked.manager.stats().queued_tasks == 1)  # fewer for a moment, during a compaction
+    eventually(
+        lambda: blocked.manager.stats().queued_tasks == 1
+    )  # fewer for a moment, during a compaction
     eventually(lambda: len(blocked.manager._engine.queue._main) == 1, "the compaction")
     blocked.release()
     assert kept.result(PATIENCE) == "kept"

@@ -42,7 +42,9 @@ def test_a_task_that_was_asked_to_end_before_it_had_a_context_gets_an_ended_one(
 
 @pytest.mark.parametrize("collector", [False, True])
 @pytest.mark.parametrize("state", ["waiting", "running without a context", "running"])
-def test_a_failure_from_outside_is_recorded_then_published_and_the_users_code_runs_elsewhere(owner, state, collector):
+def test_a_failure_from_outside_is_recorded_then_published_and_the_users_code_runs_elsewhere(
+    owner, state, collector
+):
     owner.has_collector = collector
     future, calls, error = owner.future(), [], KeyError("from outside")
     future.add_done_callback(lambda done: calls.append(("done", done.exception())))
@@ -120,7 +122,9 @@ def test_a_waiting_task_is_withdrawn_once_and_of_a_refused_one_nobody_is_told(ow
         assert calls == [future] * (not refused)
 
 
-def test_a_task_whose_outcome_somebody_else_is_about_to_write_is_not_withdrawn_but_never_starts(owner):
+def test_a_task_whose_outcome_somebody_else_is_about_to_write_is_not_withdrawn_but_never_starts(
+    owner,
+):
     future = owner.future()
     assert future._take_settle()  # a timeout, say
     assert future.cancel() is False
@@ -155,16 +159,27 @@ def test_a_task_that_its_worker_puts_back_while_it_is_settled_is_a_dead_entry(ow
 
 
 def test_after_a_fork_what_had_no_outcome_fails_and_nobody_is_told_who_is_not_there(owner):
-    future, bare, done, calls, error = owner.future(), owner.future(), owner.future(), [], OSError("forked")
+    future, bare, done, calls, error = (
+        owner.future(),
+        owner.future(),
+        owner.future(),
+        [],
+        OSError("forked"),
+    )
     for each in (future, done):
         each.add_done_callback(calls.append)
     assert done.cancel()
     sleeper = tasker._tasks.future.new_sleep_lock()
     future._announce(sleeper)
-    in_another_thread(future._condition.acquire)  # a wait() held it, in a thread that is not here any more
+    in_another_thread(
+        future._condition.acquire
+    )  # a wait() held it, in a thread that is not here any more
     for each in (future, bare, done):
         each._end_after_fork(error)
-    assert in_another_thread(lambda: concurrent.futures.wait([future, bare], PATIENCE)).done == {future, bare}
+    assert in_another_thread(lambda: concurrent.futures.wait([future, bare], PATIENCE)).done == {
+        future,
+        bare,
+    }
     assert future.exception(0) is bare.exception(0) is error
     assert calls == [done]
     assert sleeper.acquire(timeout=0) is False

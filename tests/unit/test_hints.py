@@ -59,14 +59,19 @@ def notes_of(call):
     ("fn", "note"),
     [
         (wrapped_and_asking, WITH),  # it gets a context that it does not expect
-        (patch(f"{__name__}.NAME")(lambda ctx, resource: 0), WITH),  # which forgets the mock that it gets
+        (
+            patch(f"{__name__}.NAME")(lambda ctx, resource: 0),
+            WITH,
+        ),  # which forgets the mock that it gets
         (wrapper_of(listens), WITHOUT),
         (wrapper_of(wrapper_of(listens)), WITHOUT),
         (functools.partial(wrapper_of(takes_two)), WITHOUT),
     ],
     ids=["unwanted", "patched", "wanted", "wrapped twice", "partial"],
 )
-def test_an_error_of_the_call_itself_says_whether_a_context_was_passed_and_why(new_manager, fn, note):
+def test_an_error_of_the_call_itself_says_whether_a_context_was_passed_and_why(
+    new_manager, fn, note
+):
     manager = new_manager()
     for call in (
         lambda: manager.queue_task(fn),
@@ -80,12 +85,16 @@ def test_an_error_of_the_call_itself_says_whether_a_context_was_passed_and_why(n
 def test_the_same_is_said_of_an_item_of_a_map(new_manager):
     manager = new_manager()
     for chunksize in (1, 2):
-        (said,) = notes_of(lambda size=chunksize: list(manager.map(wrapper_of(takes_one), [1, 2], chunksize=size)))
+        (said,) = notes_of(
+            lambda size=chunksize: list(manager.map(wrapper_of(takes_one), [1, 2], chunksize=size))
+        )
         assert said.startswith(WITHOUT.replace("0 more arguments", "1 more argument"))
 
 
 def test_the_same_is_said_where_the_call_is_made_elsewhere(new_manager):
-    manager = new_manager(placement=Processes(), on_create=dict, on_destroy=dict.clear, worker_count=1)
+    manager = new_manager(
+        placement=Processes(), on_create=dict, on_destroy=dict.clear, worker_count=1
+    )
     (said,) = notes_of(lambda: manager.queue_task(wrapped_and_asking))
     assert said.startswith(WITH)
     (said,) = notes_of(lambda: list(manager.map(forgets_an_argument, [1, 2], chunksize=2)))
@@ -126,7 +135,9 @@ def fetcher():
 SAYS = r"timeout= is an option of tasker's here: fetch\(\) does not get it, and has a parameter 'timeout' of its own"
 
 
-def test_an_option_that_the_function_has_a_parameter_for_is_warned_of_once_at_the_callers_line(new_manager):
+def test_an_option_that_the_function_has_a_parameter_for_is_warned_of_once_at_the_callers_line(
+    new_manager,
+):
     manager = new_manager()
     fetch = fetcher()
     with pytest.warns(UserWarning, match=SAYS) as told:
@@ -148,7 +159,9 @@ def test_every_way_of_submitting_with_options_warns(new_manager):
     ways = [
         lambda fn: manager.queue_task_async(fn, "url", timeout=PATIENCE).result(PATIENCE),
         lambda fn: manager.queue_task_with_priority(fn, "url", timeout=PATIENCE),
-        lambda fn: manager.queue_task_with_callback(fn, lambda result, error: None, "url", timeout=PATIENCE),
+        lambda fn: manager.queue_task_with_callback(
+            fn, lambda result, error: None, "url", timeout=PATIENCE
+        ),
         lambda fn: manager.submit(fn, "url", timeout=PATIENCE).result(PATIENCE),
         lambda fn: asyncio.run(awaited(manager, fn, "url", timeout=PATIENCE)),
     ]
@@ -214,7 +227,9 @@ def test_there_is_no_warning_where_it_is_clear_what_is_meant(new_manager):
         manager.queue_task(fetch, timeout=PATIENCE)
 
 
-@pytest.mark.skipif(sys.version_info < (3, 14) and not gil_enabled(), reason="there code lives for ever")
+@pytest.mark.skipif(
+    sys.version_info < (3, 14) and not gil_enabled(), reason="there code lives for ever"
+)
 def test_who_was_warned_of_a_function_does_not_keep_it(new_manager):
     fetch = fetcher()
     with warnings.catch_warnings():

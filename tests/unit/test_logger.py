@@ -35,7 +35,9 @@ def test_a_standard_logger_fits(caplog):
     assert {record.getMessage() for record in caplog.records} == {"one of 2"}
 
 
-@pytest.mark.parametrize("error", [ValueError("disk full"), SystemExit(1), KeyboardInterrupt(), StopIteration()])
+@pytest.mark.parametrize(
+    "error", [ValueError("disk full"), SystemExit(1), KeyboardInterrupt(), StopIteration()]
+)
 def test_nothing_that_a_logger_raises_comes_through(error):
     class Broken:
         def __getattr__(self, name):
@@ -158,7 +160,9 @@ def test_an_outage_is_a_line_for_a_logger_that_takes_no_exc_info_and_its_traceba
         logger, details, error = kind(), kind(), raised(ValueError("disk full"))
         logger.debug = details.warning
         GuardedLogger(logger).outage("trying again", error=error)
-        assert logger.calls == [("trying again: ValueError: disk full", error if kind is WithKeyword else None)]
+        assert logger.calls == [
+            ("trying again: ValueError: disk full", error if kind is WithKeyword else None)
+        ]
         ((text, carried),) = details.calls
         assert carried is error or text.endswith(traceback_of(error))
 
@@ -249,7 +253,9 @@ def in_on_destroy(new_manager, factory, **_):
 
 
 def in_check_health(new_manager, **_):
-    new_manager(check_health=fails("here"), max_retries=0).submit(fails("healthy?")).exception(PATIENCE)
+    new_manager(check_health=fails("here"), max_retries=0).submit(fails("healthy?")).exception(
+        PATIENCE
+    )
 
 
 def in_a_collector(new_manager, **_):
@@ -320,7 +326,9 @@ def where_no_thread_starts(new_manager, monkeypatch, **_):
         where_no_thread_starts,
     ],
 )
-def test_every_record_about_an_exception_carries_it(new_manager, factory, records, monkeypatch, scene):
+def test_every_record_about_an_exception_carries_it(
+    new_manager, factory, records, monkeypatch, scene
+):
     logger = logging.getLogger("tasker")
     scene(
         new_manager=lambda **options: new_manager(logger=logger, **options),

@@ -77,7 +77,9 @@ def test_a_callback_never_runs_in_the_submitter_s_thread(new_manager):
     manager = new_manager()
     threads = []
     for _ in range(300):
-        manager.queue_task_with_callback(lambda resource: 0, lambda *_: threads.append(threading.current_thread()))
+        manager.queue_task_with_callback(
+            lambda resource: 0, lambda *_: threads.append(threading.current_thread())
+        )
     assert manager.join(PATIENCE)
     assert len(threads) == 300
     assert threading.current_thread() not in threads
@@ -91,7 +93,9 @@ def test_the_same_callable_can_be_submitted_again_and_again(new_manager):
 
 def test_a_task_that_requires_one_more_argument_gets_a_context_first(new_manager):
     manager = new_manager(ctx=with_value(background(), "user", "anna"))
-    seen = manager.queue_task(lambda ctx, resource, x: (ctx.value("user"), ctx.deadline(), ctx.err(), x), 7)
+    seen = manager.queue_task(
+        lambda ctx, resource, x: (ctx.value("user"), ctx.deadline(), ctx.err(), x), 7
+    )
     assert seen == ("anna", None, None, 7)
     assert manager.queue_task(lambda resource, x=3: x) == 3
     assert manager.queue_task(functools.partial(lambda ctx, resource: ctx.cancelled())) is False
@@ -111,7 +115,12 @@ def test_a_task_with_a_timeout_sees_its_deadline(new_manager):
 )
 def test_what_cannot_be_called_is_refused_at_submission(new_manager, bad):
     manager = new_manager()
-    for method in (manager.submit, manager.queue_task, manager.queue_task_with_priority_async, manager.run_task):
+    for method in (
+        manager.submit,
+        manager.queue_task,
+        manager.queue_task_with_priority_async,
+        manager.run_task,
+    ):
         with pytest.raises(TypeError):
             method(bad)
     assert manager.metrics().total_tasks_arrived == 0
@@ -214,7 +223,9 @@ def test_stats_say_what_each_worker_and_lane_does(new_manager, factory):
     manager = new_manager(worker_count=2, max_worker_count=2, resource_pool_size=1)
     assert manager.wait_ready(PATIENCE)
     eventually(lambda: manager.stats().idle_workers == 2)
-    assert manager.stats() == TaskStats(base_workers=2, active_workers=2, idle_workers=2, available_resources=1)
+    assert manager.stats() == TaskStats(
+        base_workers=2, active_workers=2, idle_workers=2, available_resources=1
+    )
     gate = threading.Event()
     for _ in range(2):
         manager.submit(lambda resource: gate.wait(PATIENCE))
@@ -223,7 +234,12 @@ def test_stats_say_what_each_worker_and_lane_does(new_manager, factory):
         manager.submit(lambda resource: 0)
     manager.submit(lambda resource: 0, priority=True)
     assert manager.stats() == TaskStats(
-        base_workers=2, active_workers=2, running_tasks=2, queued_tasks=3, priority_tasks=1, available_resources=1
+        base_workers=2,
+        active_workers=2,
+        running_tasks=2,
+        queued_tasks=3,
+        priority_tasks=1,
+        available_resources=1,
     )
     gate.set()
     assert manager.join(PATIENCE)
@@ -237,7 +253,9 @@ def test_metrics_equal_reality(new_manager):
     def fail(resource):
         raise KeyError
 
-    futures = [manager.submit(lambda resource: 0) for _ in range(40)] + [manager.submit(fail) for _ in range(10)]
+    futures = [manager.submit(lambda resource: 0) for _ in range(40)] + [
+        manager.submit(fail) for _ in range(10)
+    ]
     for future in futures:
         future.exception(PATIENCE)
     manager.run_task(lambda resource: 0)
@@ -248,7 +266,12 @@ def test_metrics_equal_reality(new_manager):
     assert metrics.total_tasks_cancelled == metrics.total_tasks_retried == 0
     assert metrics.success_rate == pytest.approx(41 / 51)
     assert metrics.failure_rate == pytest.approx(10 / 51)
-    assert 0 < metrics.min_execution_time <= metrics.average_execution_time <= metrics.max_execution_time
+    assert (
+        0
+        < metrics.min_execution_time
+        <= metrics.average_execution_time
+        <= metrics.max_execution_time
+    )
     assert metrics.p95_execution_time <= metrics.p99_execution_time <= metrics.max_execution_time
 
 
@@ -305,7 +328,9 @@ def test_an_interval_of_zero_turns_scaling_off(new_manager):
 
 
 def test_the_threshold_rule_hires_its_number_at_once(new_manager):
-    manager = new_manager(worker_count=1, burst_task_threshold=3, burst_worker_count=2, burst_interval=0.02)
+    manager = new_manager(
+        worker_count=1, burst_task_threshold=3, burst_worker_count=2, burst_interval=0.02
+    )
     gate = threading.Event()
     futures = [manager.submit(lambda resource: gate.wait(PATIENCE)) for _ in range(20)]
     eventually(lambda: manager.stats().active_workers == 3)
@@ -318,20 +343,29 @@ def test_a_full_queue_refuses_at_once_or_waits_for_room(new_manager):
     gate = threading.Event()
     first = manager.submit(lambda resource: gate.wait(PATIENCE))
     eventually(lambda: manager.stats().running_tasks == 1)
-    waiting = [manager.submit(lambda resource: "main"), manager.submit(lambda resource: "priority", priority=True)]
+    waiting = [
+        manager.submit(lambda resource: "main"),
+        manager.submit(lambda resource: "priority", priority=True),
+    ]
     with pytest.raises(QueueFullError, match="2 of 2 waiting, 1 of 1 workers busy"):
         manager.submit(lambda resource: 0, queue_timeout=0)
     with pytest.raises(QueueFullError):
         manager.submit(lambda resource: 0, queue_timeout=0.01)
     assert manager.metrics().total_tasks_arrived == 3
     accepted = []
-    thread = threading.Thread(target=lambda: accepted.append(manager.queue_task(lambda resource: "waited")))
+    thread = threading.Thread(
+        target=lambda: accepted.append(manager.queue_task(lambda resource: "waited"))
+    )
     thread.start()
     eventually(lambda: manager._engine.queue.room._line)
     gate.set()
     thread.join(PATIENCE)
     assert accepted == ["waited"]
-    assert [first.result(PATIENCE), *(f.result(PATIENCE) for f in waiting)] == [True, "main", "priority"]
+    assert [first.result(PATIENCE), *(f.result(PATIENCE) for f in waiting)] == [
+        True,
+        "main",
+        "priority",
+    ]
 
 
 def test_a_cancelled_task_gives_its_slot_back_at_once(new_manager):
@@ -425,7 +459,9 @@ def test_repr_names_the_manager_and_its_state(new_manager):
 
 def test_thread_names_carry_the_manager_s_name(new_manager):
     manager = new_manager(name="printer")
-    assert manager.queue_task(lambda resource: threading.current_thread().name).startswith("printer-worker-")
+    assert manager.queue_task(lambda resource: threading.current_thread().name).startswith(
+        "printer-worker-"
+    )
 
 
 def test_config_is_kept_as_given():

@@ -95,7 +95,12 @@ def test_failures_have_no_part_in_the_times():
     pool.succeed(2.0)
     pool.fail(3)
     metrics = pool.metrics()
-    assert metrics.average_execution_time == metrics.min_execution_time == metrics.max_execution_time == 2.0
+    assert (
+        metrics.average_execution_time
+        == metrics.min_execution_time
+        == metrics.max_execution_time
+        == 2.0
+    )
     assert (metrics.total_tasks_completed, metrics.total_tasks_failed) == (1, 3)
     assert (metrics.success_rate, metrics.failure_rate) == (0.25, 0.75)
 
@@ -105,7 +110,11 @@ def test_the_failure_rate_is_one_when_everything_fails():
     pool.fail(5)
     metrics = pool.metrics()
     assert (metrics.success_rate, metrics.failure_rate) == (0.0, 1.0)
-    assert (metrics.min_execution_time, metrics.average_execution_time, metrics.p95_execution_time) == (0.0, 0.0, 0.0)
+    assert (
+        metrics.min_execution_time,
+        metrics.average_execution_time,
+        metrics.p95_execution_time,
+    ) == (0.0, 0.0, 0.0)
     assert arithmetic(metrics)
 
 
@@ -124,7 +133,9 @@ def test_what_scaling_goes_by_counts_nothing_that_no_worker_did():
     pool.collector.failed_directly()
     pool.collector.failed_outside()
     pool.collector.never_taken()
-    assert pool.collector.progress() == (2, 1), "one came and was done, one came and timed out as it waited"
+    assert pool.collector.progress() == (2, 1), (
+        "one came and was done, one came and timed out as it waited"
+    )
     for shard in pool.shards:
         pool.collector.retire(shard)
     assert pool.collector.progress() == (2, 1)
@@ -171,7 +182,11 @@ def test_what_happens_outside_of_workers_counts_the_same():
     collector.never_taken()
     collector.cancelled()
     metrics = collector.metrics()
-    assert (metrics.total_tasks_completed, metrics.total_tasks_failed, metrics.total_tasks_cancelled) == (1, 2, 1)
+    assert (
+        metrics.total_tasks_completed,
+        metrics.total_tasks_failed,
+        metrics.total_tasks_cancelled,
+    ) == (1, 2, 1)
     assert metrics.total_tasks_arrived == 4
     assert metrics.average_execution_time == metrics.p99_execution_time == 3.0
     assert collector.unfinished() == 0
@@ -264,7 +279,9 @@ def test_a_reader_that_comes_late_gets_the_newest_executions():
 def test_a_task_that_is_half_written_is_not_seen():
     pool = Pool()
     pool.succeed(1.0, 2.0)
-    pool.shards[0].durations.append(5.0)  # it waited; how long it ran comes with the next step of its worker
+    pool.shards[0].durations.append(
+        5.0
+    )  # it waited; how long it ran comes with the next step of its worker
     metrics = pool.metrics()
     assert metrics.total_tasks_completed == 2
     assert pool.shards[0].finished() == (2, 0)
@@ -282,9 +299,9 @@ def test_a_retired_shard_is_added_to_the_totals_exactly_once():
     for shard in pool.shards:
         pool.collector.retire(shard)
         pool.collector.retire(shard)
-        assert dataclasses.replace(pool.metrics(), task_arrival_rate=0, task_completion_rate=0) == dataclasses.replace(
-            before, task_arrival_rate=0, task_completion_rate=0
-        )
+        assert dataclasses.replace(
+            pool.metrics(), task_arrival_rate=0, task_completion_rate=0
+        ) == dataclasses.replace(before, task_arrival_rate=0, task_completion_rate=0)
         assert pool.collector.progress() == progress
         assert pool.collector.unfinished() == 0
     assert pool.collector._shards == [pool.collector._outside, pool.collector._direct]
@@ -402,7 +419,11 @@ def test_threads_that_write_while_others_read_lose_nothing():
         last = (0, 0, 0)
         while not over.is_set():
             metrics = pool.metrics()
-            now = (metrics.total_tasks_arrived, metrics.total_tasks_completed, metrics.total_tasks_failed)
+            now = (
+                metrics.total_tasks_arrived,
+                metrics.total_tasks_completed,
+                metrics.total_tasks_failed,
+            )
             if any(a < b for a, b in zip(now, last, strict=True)):
                 failures.append((last, now))
             last = now
@@ -512,13 +533,19 @@ def test_a_worker_that_retires_does_not_shake_the_rates(clock):
 
 def test_looking_touches_no_more_samples_after_many_tasks_than_after_some(monkeypatch):
     touched = []
-    with_durations, unread, quantile = Totals.with_durations, Shard.unread, tasker._pool.reservoir.Reservoir.extend
+    with_durations, unread, quantile = (
+        Totals.with_durations,
+        Shard.unread,
+        tasker._pool.reservoir.Reservoir.extend,
+    )
     monkeypatch.setattr(
         Totals,
         "with_durations",
         lambda self, durations: touched.append(len(durations)) or with_durations(self, durations),
     )
-    monkeypatch.setattr(Shard, "unread", lambda self: touched.append(len(found := unread(self))) or found)
+    monkeypatch.setattr(
+        Shard, "unread", lambda self: touched.append(len(found := unread(self))) or found
+    )
     monkeypatch.setattr(
         tasker._pool.reservoir.Reservoir,
         "extend",
@@ -533,7 +560,9 @@ def test_looking_touches_no_more_samples_after_many_tasks_than_after_some(monkey
         return sum(touched)
 
     pool.succeed(*[0.001] * 10)
-    assert cost() == 20 + 2 * 10  # waits and executions for the totals, executions once for the percentiles
+    assert (
+        cost() == 20 + 2 * 10
+    )  # waits and executions for the totals, executions once for the percentiles
     assert cost() == 20
     pool.succeed(*[0.001] * 100_000)
     after_many = cost()
@@ -633,7 +662,9 @@ def test_a_count_from_a_signal_handler_in_the_middle_of_a_fold_is_not_lost(handl
     assert totals.ran == totals.completed * 1.0
 
 
-def test_percentiles_that_a_signal_handler_asks_for_while_they_are_made_are_those_of_before(monkeypatch):
+def test_percentiles_that_a_signal_handler_asks_for_while_they_are_made_are_those_of_before(
+    monkeypatch,
+):
     pool, armed, seen, extend = Pool(), [], [], tasker._pool.reservoir.Reservoir.extend
 
     def percentiles():
@@ -691,7 +722,12 @@ def test_a_worker_that_is_held_up_with_a_dead_entry_in_its_hand_is_not_taken_for
     new_manager, monkeypatch
 ):
     manager = new_manager(worker_count=1, max_worker_count=1)
-    engine, gate, held, drops = manager._engine, threading.Event(), threading.Event(), threading.Event()
+    engine, gate, held, drops = (
+        manager._engine,
+        threading.Event(),
+        threading.Event(),
+        threading.Event(),
+    )
     drop = engine.queue.drop
 
     def drop_late(task):
@@ -713,7 +749,9 @@ def test_a_worker_that_is_held_up_with_a_dead_entry_in_its_hand_is_not_taken_for
     assert manager.metrics().total_tasks_arrived == 2
 
 
-def test_dead_entries_that_an_error_has_counted_too_often_are_forgotten_where_nothing_runs(new_manager):
+def test_dead_entries_that_an_error_has_counted_too_often_are_forgotten_where_nothing_runs(
+    new_manager,
+):
     manager = new_manager(worker_count=1, max_worker_count=1)
     manager.queue_task(id)
     manager._engine.queue._dead[True] += 1

@@ -76,14 +76,18 @@ def test_a_resource_that_is_replaced_is_told_with_its_worker_and_the_error(new_m
     assert manager.queue_task(lambda resource: resource.number) == 1
     (line,) = [line for line in infos(log) if "replaced" in line]
     first, _, trace = line.partition("\n")
-    assert first == "main-worker-1: the resource is broken and is replaced: tests.support.errors.Sick"
+    assert (
+        first == "main-worker-1: the resource is broken and is replaced: tests.support.errors.Sick"
+    )
     assert "in sick" in trace
     with pytest.raises(Sick):
         manager.run_task(sick)
     assert any(line.startswith("main, run_task: the resource is broken") for line in infos(log))
 
 
-def test_whoever_waits_for_a_task_is_told_before_a_logger_that_blocks_hears_of_its_resource(new_manager, factory):
+def test_whoever_waits_for_a_task_is_told_before_a_logger_that_blocks_hears_of_its_resource(
+    new_manager, factory
+):
     gate, reached = threading.Event(), threading.Event()
 
     class Blocking(Log):
@@ -124,7 +128,9 @@ def test_the_life_of_the_drop_in_is_told_as_debug(caplog):
 def test_a_manager_that_was_forgotten_tells_its_end(factory, log):
     from tasker import Config
 
-    config = Config(on_create=factory.create, on_destroy=factory.destroy, worker_count=1, logger=log)
+    config = Config(
+        on_create=factory.create, on_destroy=factory.destroy, worker_count=1, logger=log
+    )
     manager = TaskManager(config)
     del manager
     gc.collect()
@@ -139,7 +145,9 @@ def settled_soon(monkeypatch):
     monkeypatch.setattr(tasker._sync.recurring, "SETTLED", 0.05)
 
 
-def test_the_end_of_an_outage_is_told_with_the_count(new_manager, factory, log, short_pauses, settled_soon):
+def test_the_end_of_an_outage_is_told_with_the_count(
+    new_manager, factory, log, short_pauses, settled_soon
+):
     factory.fail_next = [OSError("down")] * 20
     manager = new_manager(name="main", worker_count=4, max_worker_count=4)
     assert manager.wait_ready(PATIENCE)
@@ -151,7 +159,9 @@ def test_the_end_of_an_outage_is_told_with_the_count(new_manager, factory, log, 
     assert len(log.loud()) == 2
 
 
-def test_an_outage_that_is_over_when_the_manager_stops_is_told_to_be_over(new_manager, factory, log, short_pauses):
+def test_an_outage_that_is_over_when_the_manager_stops_is_told_to_be_over(
+    new_manager, factory, log, short_pauses
+):
     factory.fail_next = [OSError("down")]
     manager = new_manager(name="main", worker_count=1, max_worker_count=1)
     assert manager.wait_ready(PATIENCE)
@@ -167,7 +177,9 @@ def test_a_manager_that_is_closed_in_an_outage_says_so(new_manager, factory, log
     assert log.loud()[-1].startswith("main: closed in an outage, after ")
 
 
-def test_an_outage_with_one_resource_left_is_not_over(new_manager, factory, log, short_pauses, settled_soon):
+def test_an_outage_with_one_resource_left_is_not_over(
+    new_manager, factory, log, short_pauses, settled_soon
+):
     manager = new_manager(name="main", worker_count=1, max_worker_count=2, burst_interval=0)
     assert manager.wait_ready(PATIENCE)
     factory.fail_always = OSError("down")
@@ -224,7 +236,9 @@ def test_of_a_hook_that_raises_each_time_the_first_is_told_and_at_the_end_how_ma
             future.add_done_callback(lambda done: fails("here")())
         assert isinstance(future.exception(PATIENCE), Sick)
     manager.stop()
-    loud = [line for line in log.loud() if "break before they" not in line and "made again" not in line]
+    loud = [
+        line for line in log.loud() if "break before they" not in line and "made again" not in line
+    ]
     assert len([line for line in loud if "here" in line]) == 1
     assert sum("ValueError: here\n" in text for _, text in log.lines) >= 30, "each is told as debug"
     (end,) = [line for line in loud if "is over" in line]
@@ -263,7 +277,9 @@ def test_failures_that_nobody_looked_at_are_each_told(new_manager, log):
 # -- threads and locks -----------------------------------------------------------------------------------------------
 
 
-def test_nothing_is_logged_under_a_lock_or_by_a_thread_that_serves_others(new_manager, factory, short_pauses):
+def test_nothing_is_logged_under_a_lock_or_by_a_thread_that_serves_others(
+    new_manager, factory, short_pauses
+):
     engines, wrong, told = [], [], set()
 
     class Watching(Log):
@@ -277,10 +293,15 @@ def test_nothing_is_logged_under_a_lock_or_by_a_thread_that_serves_others(new_ma
 
     factory.fail_next = [OSError("down")] * 3
     options = {"on_destroy": lambda resource: (factory.destroy(resource), fails("on_destroy")())}
-    manager = new_manager(logger=Watching(), worker_count=2, max_worker_count=6, burst_interval=0.01, **options)
+    manager = new_manager(
+        logger=Watching(), worker_count=2, max_worker_count=6, burst_interval=0.01, **options
+    )
     engines.append(manager._engine)
     assert manager.wait_ready(PATIENCE)
-    futures = [manager.submit((lambda resource: time.sleep(0.005)) if number % 5 else sick) for number in range(60)]
+    futures = [
+        manager.submit((lambda resource: time.sleep(0.005)) if number % 5 else sick)
+        for number in range(60)
+    ]
     for future in futures:
         future.add_done_callback(fails("callback"))
     assert manager.run_task(lambda resource: 7) == 7
@@ -291,7 +312,9 @@ def test_nothing_is_logged_under_a_lock_or_by_a_thread_that_serves_others(new_ma
     assert told == {"debug", "info", "warning", "error"}
 
 
-def test_a_signal_handler_that_interrupts_the_counting_of_a_fault_does_not_wait_for_the_closing(new_manager):
+def test_a_signal_handler_that_interrupts_the_counting_of_a_fault_does_not_wait_for_the_closing(
+    new_manager,
+):
     manager = new_manager()
     for faults in (manager._engine.logger.faults, ours.faults):
         with faults._lock:
@@ -322,7 +345,11 @@ def test_what_a_standard_logger_drops_is_known_without_asking_it(level, dropped)
     logger = logging.Logger("test.news", level)
     guarded = GuardedLogger(logger)
     for name in ("debug", "info", "warning", "error"):
-        assert guarded.drops(name) is (name in dropped) is not logger.isEnabledFor(getattr(logging, name.upper()))
+        assert (
+            guarded.drops(name)
+            is (name in dropped)
+            is not logger.isEnabledFor(getattr(logging, name.upper()))
+        )
 
 
 def test_levels_of_parents_and_what_is_switched_off_altogether_count():
@@ -341,7 +368,9 @@ def test_levels_of_parents_and_what_is_switched_off_altogether_count():
         parent.setLevel(logging.NOTSET)
 
 
-@pytest.mark.parametrize("logger", [Log(), Deaf("deaf"), logging.LoggerAdapter(logging.Logger("a", 60), {})])
+@pytest.mark.parametrize(
+    "logger", [Log(), Deaf("deaf"), logging.LoggerAdapter(logging.Logger("a", 60), {})]
+)
 def test_of_any_other_logger_nothing_is_known(logger):
     assert not GuardedLogger(logger).drops("info")
 
@@ -349,7 +378,9 @@ def test_of_any_other_logger_nothing_is_known(logger):
 def test_no_thread_is_started_to_tell_a_standard_logger_what_it_drops(new_manager, monkeypatch):
     started = []
     start = threading.Thread.start
-    monkeypatch.setattr(threading.Thread, "start", lambda thread: (started.append(thread.name), start(thread)))
+    monkeypatch.setattr(
+        threading.Thread, "start", lambda thread: (started.append(thread.name), start(thread))
+    )
     manager = new_manager(name="main", logger=logging.Logger("silent", logging.WARNING))
     manager.queue_task(lambda resource: 0)
     manager.stop()

@@ -60,7 +60,9 @@ def test_a_sleeper_is_woken_by_another_thread():
 
 SLEEPERS = [
     _taken_lock,
-    pytest.param(_EventLock, marks=pytest.mark.skipif(sys.version_info < (3, 13), reason="no event")),
+    pytest.param(
+        _EventLock, marks=pytest.mark.skipif(sys.version_info < (3, 13), reason="no event")
+    ),
 ]
 
 
@@ -107,7 +109,9 @@ def test_an_error_from_a_signal_handler_ends_a_sleep_and_the_next_one_is_as_good
         timer.start()
         sleeper.acquire(timeout=PATIENCE)
 
-    timer = threading.Timer(0.01, signal.pthread_kill, (threading.main_thread().ident, signal.SIGINT))
+    timer = threading.Timer(
+        0.01, signal.pthread_kill, (threading.main_thread().ident, signal.SIGINT)
+    )
     before = signal.signal(signal.SIGINT, interrupt)
     try:
         with pytest.raises(KeyboardInterrupt):
@@ -189,7 +193,9 @@ def test_a_wake_up_that_comes_too_late_costs_a_look_and_leaves_no_announcement()
     parker.how = Parker.sleep
     assert parking.park(parker, lambda: looks.append(1)) is None
     assert len(looks) == 2
-    assert not parking.announced  # listed twice after the next time, it would get wake-ups meant for others
+    assert (
+        not parking.announced
+    )  # listed twice after the next time, it would get wake-ups meant for others
 
 
 def test_a_timeout_takes_the_announcement_back():
@@ -206,7 +212,9 @@ def test_a_wake_up_that_meets_a_timeout_is_passed_on():
     parking.announced.append(other)
 
     def time_out(parker, timeout):
-        assert parking.announced.pop() is parker  # somebody takes it to wake it, and it times out before that
+        assert (
+            parking.announced.pop() is parker
+        )  # somebody takes it to wake it, and it times out before that
         return False
 
     assert parking.park(Nap(time_out), lambda: None, 1.0) is None
@@ -349,7 +357,9 @@ def test_a_stranded_sleeper_comes_back():
     parking, parker, seen = ParkingLot(), Parker(), []
     things = deque()
     thread = threading.Thread(
-        target=lambda: seen.append(parking.park(parker, lambda: things.popleft() if things else None))
+        target=lambda: seen.append(
+            parking.park(parker, lambda: things.popleft() if things else None)
+        )
     )
     thread.start()
     eventually(lambda: parker.parked)
@@ -480,7 +490,9 @@ def test_threads_that_park_take_everything_that_others_make(consumers):
     for thread in threads:
         thread.join(PATIENCE)
         assert not thread.is_alive(), "asleep for ever"
-    assert sorted(taken) == [(number, i) for number in range(producers) for i in range(1, count + 1)]
+    assert sorted(taken) == [
+        (number, i) for number in range(producers) for i in range(1, count + 1)
+    ]
 
 
 # -- giving way ----------------------------------------------------------------------------------------------------
@@ -514,7 +526,9 @@ def test_where_it_takes_long_to_give_way_it_is_done_more_and_more_seldom(way):
         parking.give_way()
         way.clock[0] += 0.0001  # what else the thread does
     pauses = [later - sooner - 0.003 for sooner, later in itertools.pairwise(way.gave)]
-    assert pauses == pytest.approx([0.003 * min(2**number, 256) for number in range(len(pauses))], abs=0.0005)
+    assert pauses == pytest.approx(
+        [0.003 * min(2**number, 256) for number in range(len(pauses))], abs=0.0005
+    )
     assert len(way.gave) * 0.003 < 1.0  # in 100 seconds
 
 
@@ -543,11 +557,15 @@ def test_what_is_there_after_giving_way_is_not_slept_for(way, monkeypatch):
     assert not parker._lock.acquire(timeout=0)  # the wake-up is used up: the next sleep is a sleep
 
 
-def test_a_caller_whose_task_ends_while_it_gives_way_makes_nothing_to_sleep_on(new_manager, monkeypatch):
+def test_a_caller_whose_task_ends_while_it_gives_way_makes_nothing_to_sleep_on(
+    new_manager, monkeypatch
+):
     made, manager = [], new_manager(worker_count=1)
     manager.wait_ready(PATIENCE)
     done = threading.Event()
-    monkeypatch.setattr(tasker._tasks.future, "new_sleep_lock", lambda: made.append(1) or parking.new_sleep_lock())
+    monkeypatch.setattr(
+        tasker._tasks.future, "new_sleep_lock", lambda: made.append(1) or parking.new_sleep_lock()
+    )
     monkeypatch.setattr(tasker._tasks.future, "give_way", lambda: done.wait(PATIENCE))
     future = manager.submit(lambda resource: "result")
     future.add_done_callback(lambda future: done.set())

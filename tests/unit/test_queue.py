@@ -317,7 +317,9 @@ def test_a_worker_that_takes_during_a_compaction_waits_for_it():
     class Lane(deque):
         def popleft(self):
             if len(self) == 5 and not threads:
-                threads.append(threading.Thread(target=lambda: taken.append(queue.take(SimpleNamespace()))))
+                threads.append(
+                    threading.Thread(target=lambda: taken.append(queue.take(SimpleNamespace())))
+                )
                 threads[0].start()
                 threads[0].join(0.05)
                 assert not taken
@@ -560,7 +562,9 @@ def test_a_retry_that_dies_while_it_pauses_is_dropped_with_its_lane_at_the_next_
 
 @pytest.mark.parametrize("priority", [False, True])
 @pytest.mark.parametrize("fails_at", [0, 1, 2])
-def test_no_retry_is_lost_or_there_twice_where_there_is_no_memory_for_its_place(queue, monkeypatch, fails_at, priority):
+def test_no_retry_is_lost_or_there_twice_where_there_is_no_memory_for_its_place(
+    queue, monkeypatch, fails_at, priority
+):
     class Lane(deque):
         """One that has no room for a moment."""
 

@@ -69,7 +69,11 @@ def test_it_has_the_fields_of_the_dataclass():
     assert dataclasses.is_dataclass(Point)
     assert dataclasses.is_dataclass(point())
     assert repr(Point.__dataclass_params__) == repr(Model.__dataclass_params__)
-    assert (Point.name, hasattr(Point, "number"), Point.__match_args__) == ("point", False, Model.__match_args__)
+    assert (Point.name, hasattr(Point, "number"), Point.__match_args__) == (
+        "point",
+        False,
+        Model.__match_args__,
+    )
 
 
 def test_it_has_the_signature_of_the_dataclass():
@@ -101,7 +105,9 @@ def test_defaults_are_made_anew_for_each():
     assert first.number < second.number
 
 
-@pytest.mark.parametrize("arguments", [((), {}), ((), {"x": 1}), ((1,), {}), ((), {"x": 1, "y": 2, "z": 3})])
+@pytest.mark.parametrize(
+    "arguments", [((), {}), ((), {"x": 1}), ((1,), {}), ((), {"x": 1, "y": 2, "z": 3})]
+)
 def test_wrong_arguments_are_refused_as_the_dataclass_refuses_them(arguments):
     positional, named = arguments
     with pytest.raises(TypeError) as expected:
@@ -112,8 +118,14 @@ def test_wrong_arguments_are_refused_as_the_dataclass_refuses_them(arguments):
 
 
 def test_it_is_frozen():
-    for change in (lambda: setattr(point(), "x", 2), lambda: delattr(point(), "x"), lambda: setattr(point(), "z", 2)):
-        with pytest.raises(dataclasses.FrozenInstanceError, match=r"cannot (assign to|delete) field '[xz]'"):
+    for change in (
+        lambda: setattr(point(), "x", 2),
+        lambda: delattr(point(), "x"),
+        lambda: setattr(point(), "z", 2),
+    ):
+        with pytest.raises(
+            dataclasses.FrozenInstanceError, match=r"cannot (assign to|delete) field '[xz]'"
+        ):
             change()
 
 

@@ -59,7 +59,13 @@ def test_a_row_is_over_when_its_fault_has_not_come_for_a_while(clock):
     assert faults.over(whole=True) == []
     clock.now += 0.2
     (row,) = faults.over(whole=False)
-    assert (row.msg, row.args, row.count, row.untold, row.lasted) == ("%s: down", ("main",), 3, 2, "2.0 s")
+    assert (row.msg, row.args, row.count, row.untold, row.lasted) == (
+        "%s: down",
+        ("main",),
+        3,
+        2,
+        "2.0 s",
+    )
     assert not faults.any()
     assert come(faults) == "", "a new row"
 

@@ -81,19 +81,25 @@ def test_random_histories_agree_with_a_sorted_list_of_the_newest():
         capacity = rng.choice([1, 2, 7, 50, 300])
         reservoir, history = Reservoir(capacity), []
         for _ in range(60):
-            samples = [round(rng.expovariate(1.0), 1) for _ in range(rng.choice([0, 1, 1, 2, 5, 40, 400]))]
+            samples = [
+                round(rng.expovariate(1.0), 1) for _ in range(rng.choice([0, 1, 1, 2, 5, 40, 400]))
+            ]
             reservoir.extend(samples)
             history += samples
             newest = history[-capacity:]
             assert list(reservoir._by_size) == sorted(newest), f"seed {seed}"
             q = rng.choice(QUANTILES)
-            assert reservoir.quantile(float(q)) == (nearest_rank(newest, q) if newest else 0.0), f"seed {seed}"
+            assert reservoir.quantile(float(q)) == (nearest_rank(newest, q) if newest else 0.0), (
+                f"seed {seed}"
+            )
 
 
 @pytest.mark.parametrize("method", ["add", "remove", "__init__"])
 @pytest.mark.parametrize("when", ["before", "after"])
 @pytest.mark.parametrize("samples", [3, 60], ids=["inserting", "sorting afresh"])
-def test_an_interrupt_in_the_middle_of_a_change_is_made_good_by_the_next(method, when, samples, monkeypatch):
+def test_an_interrupt_in_the_middle_of_a_change_is_made_good_by_the_next(
+    method, when, samples, monkeypatch
+):
     reservoir, history = Reservoir(100), [float(i) for i in range(100)]
     random.Random(3).shuffle(history)
     reservoir.extend(history)

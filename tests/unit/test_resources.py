@@ -131,7 +131,9 @@ def test_an_unhealthy_resource_is_destroyed_and_not_kept(pool_of, factory):
 
 def test_none_is_a_resource_like_any_other(emptied):
     made = []
-    pool = ResourcePool("pool", 1, lambda: made.append(1), lambda resource, reason: made.remove(1), emptied)
+    pool = ResourcePool(
+        "pool", 1, lambda: made.append(1), lambda resource, reason: made.remove(1), emptied
+    )
     for healthy in (True, False):
         loan = pool.borrow()
         assert loan.resource is None
@@ -297,7 +299,9 @@ def test_an_open_pool_does_not_tell_that_it_is_empty(pool_of, emptied):
 
 
 @pytest.mark.parametrize("moment", ["taken", "released"])
-def test_a_hand_back_that_meets_closing_leaves_the_resource_to_exactly_one(pool_of, factory, emptied, moment):
+def test_a_hand_back_that_meets_closing_leaves_the_resource_to_exactly_one(
+    pool_of, factory, emptied, moment
+):
     pool = pool_of(2)
     loan = pool.borrow()
     # just before the hand-back is decided, or just after
@@ -405,7 +409,9 @@ def test_a_creation_and_a_destruction_may_borrow_themselves(factory, emptied):
 
 @pytest.mark.skipif(not hasattr(signal, "SIGUSR1"), reason="needs POSIX signals")
 @pytest.mark.parametrize("interrupted", ["borrow", "hand_back", "close"])
-def test_a_signal_handler_may_borrow_and_hand_back_in_the_middle_of_either(pool_of, factory, emptied, interrupted):
+def test_a_signal_handler_may_borrow_and_hand_back_in_the_middle_of_either(
+    pool_of, factory, emptied, interrupted
+):
     pool = pool_of(3)
     pool.fill()
     out = pool.borrow()
@@ -467,11 +473,15 @@ def test_an_interrupt_after_a_resource_was_taken_hands_it_back(pool_of, factory)
 
 
 @pytest.mark.parametrize("closed", [False, True])
-@pytest.mark.skipif(sys.gettrace() is not None, reason="a debugger or a coverage tool traces this thread")
+@pytest.mark.skipif(
+    sys.gettrace() is not None, reason="a debugger or a coverage tool traces this thread"
+)
 @pytest.mark.parametrize("healthy", [True, False])
 @pytest.mark.parametrize("shared", [True, False])
 @pytest.mark.usefixtures("no_collection")
-def test_a_second_hand_back_completes_one_that_was_interrupted_anywhere(factory, emptied, shared, healthy, closed):
+def test_a_second_hand_back_completes_one_that_was_interrupted_anywhere(
+    factory, emptied, shared, healthy, closed
+):
     factory.any_thread = True
     moment, interrupted = 0, True
     while interrupted:
@@ -481,23 +491,32 @@ def test_a_second_hand_back_completes_one_that_was_interrupted_anywhere(factory,
         loan = pool.borrow()
         if closed:
             pool.close()
-        with Interrupter(moment, everywhere=False) as interrupter, contextlib.suppress(KeyboardInterrupt):
+        with (
+            Interrupter(moment, everywhere=False) as interrupter,
+            contextlib.suppress(KeyboardInterrupt),
+        ):
             pool.hand_back(loan, healthy=healthy)
         interrupted = interrupter.where is not None
         if interrupted:
             pool.hand_back(loan, healthy=healthy)
         assert pool.out == 0, interrupter.where
-        assert factory.live == pool.available == (1 if healthy and not closed else 0), interrupter.where
+        assert factory.live == pool.available == (1 if healthy and not closed else 0), (
+            interrupter.where
+        )
         assert (emptied.told > 0) is closed, interrupter.where
         close(pool, factory)
     assert moment > 4, "no trace function was called"
 
 
-@pytest.mark.skipif(sys.gettrace() is not None, reason="a debugger or a coverage tool traces this thread")
+@pytest.mark.skipif(
+    sys.gettrace() is not None, reason="a debugger or a coverage tool traces this thread"
+)
 @pytest.mark.parametrize("state", ["idle", "empty", "down", "closed"])
 @pytest.mark.parametrize("shared", [True, False])
 @pytest.mark.usefixtures("no_collection")
-def test_a_borrowing_that_is_interrupted_anywhere_leaves_nothing_out(factory, emptied, shared, state):
+def test_a_borrowing_that_is_interrupted_anywhere_leaves_nothing_out(
+    factory, emptied, shared, state
+):
     factory.any_thread = True
     moment, interrupted = 0, True
     while interrupted:
@@ -521,7 +540,9 @@ def test_a_borrowing_that_is_interrupted_anywhere_leaves_nothing_out(factory, em
     assert moment > 3, "no trace function was called"
 
 
-def test_an_interrupt_at_the_entry_of_a_destruction_leaves_the_loan_to_the_second_hand_back(factory, emptied):
+def test_an_interrupt_at_the_entry_of_a_destruction_leaves_the_loan_to_the_second_hand_back(
+    factory, emptied
+):
     factory.any_thread = True
     interrupts = [KeyboardInterrupt()]
 
@@ -569,9 +590,13 @@ def test_a_thread_takes_from_its_own_shelf_alone(factory, emptied):
     close(pool, factory)
 
 
-@pytest.mark.skipif(sys.gettrace() is not None, reason="a debugger or a coverage tool traces this thread")
+@pytest.mark.skipif(
+    sys.gettrace() is not None, reason="a debugger or a coverage tool traces this thread"
+)
 @pytest.mark.usefixtures("no_collection")
-def test_to_clear_a_shelf_is_completed_by_a_second_time_wherever_it_was_interrupted(factory, emptied):
+def test_to_clear_a_shelf_is_completed_by_a_second_time_wherever_it_was_interrupted(
+    factory, emptied
+):
     moment, interrupted = 0, True
     while interrupted:
         moment += 1
@@ -579,7 +604,10 @@ def test_to_clear_a_shelf_is_completed_by_a_second_time_wherever_it_was_interrup
         loans = [pool.borrow(), pool.borrow()]
         for loan in loans:
             pool.hand_back(loan, healthy=True)
-        with Interrupter(moment, everywhere=False) as interrupter, contextlib.suppress(KeyboardInterrupt):
+        with (
+            Interrupter(moment, everywhere=False) as interrupter,
+            contextlib.suppress(KeyboardInterrupt),
+        ):
             pool.clear_own()
         interrupted = interrupter.where is not None
         assert pool.out == 0, interrupter.where

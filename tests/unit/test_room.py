@@ -130,7 +130,9 @@ def test_threads_and_coroutines_are_served_in_the_order_in_which_they_came(full)
     for number in range(12):
         if number % 3 == 2:
             place = Place(loop="a loop")
-            place.wake = lambda number=number, place=place: full.in_turn(place, lambda: enter(number))
+            place.wake = lambda number=number, place=place: full.in_turn(
+                place, lambda: enter(number)
+            )
             full.line_up(place)
         else:
             threads.append(threading.Thread(target=enter, args=(number,)))
@@ -306,7 +308,9 @@ class Interrupted(Interrupter):
         self.handler()
 
 
-traced = pytest.mark.skipif(sys.gettrace() is not None, reason="a debugger or a coverage tool traces this thread")
+traced = pytest.mark.skipif(
+    sys.gettrace() is not None, reason="a debugger or a coverage tool traces this thread"
+)
 
 
 @traced
@@ -324,7 +328,10 @@ def test_an_interrupt_at_every_moment_of_a_wait_loses_no_slot(monkeypatch, ends)
                 room.leave("first")
 
         monkeypatch.setattr(Parker, "sleep", sleep)
-        with contextlib.suppress(KeyboardInterrupt), Interrupter(moment, everywhere=False) as interrupter:
+        with (
+            contextlib.suppress(KeyboardInterrupt),
+            Interrupter(moment, everywhere=False) as interrupter,
+        ):
             room.enter("second", None if ends == "room" else 1e-9)
         where = interrupter.where
         room.leave("second")  # as who submits does then

@@ -32,7 +32,10 @@ def pooled(new_manager, factory):
 
 def test_it_runs_in_the_calling_thread_and_returns_the_result(pooled):
     manager = pooled()
-    assert manager.run_task(lambda resource, x: (threading.get_ident(), x), 5) == (threading.get_ident(), 5)
+    assert manager.run_task(lambda resource, x: (threading.get_ident(), x), 5) == (
+        threading.get_ident(),
+        5,
+    )
 
 
 def test_size_zero_makes_uses_and_destroys_in_the_calling_thread(new_manager, factory):
@@ -123,7 +126,11 @@ def test_a_broken_resource_is_not_put_back(pooled):
     assert manager.stats().available_resources == 0
     assert manager.run_task(lambda resource: resource.alive)
     metrics = manager.metrics()
-    assert (metrics.total_tasks_completed, metrics.total_tasks_failed, metrics.total_tasks_retried) == (1, 2, 0)
+    assert (
+        metrics.total_tasks_completed,
+        metrics.total_tasks_failed,
+        metrics.total_tasks_retried,
+    ) == (1, 2, 0)
 
 
 def test_a_creation_that_fails_is_raised_and_counted(pooled, factory):
@@ -202,12 +209,17 @@ def test_kill_cancels_the_contexts_of_run_task(pooled):
 
 def test_it_works_inside_a_task_of_the_same_manager(pooled):
     manager = pooled()
-    assert manager.queue_task(lambda resource: manager.run_task(lambda inner: inner is not resource)) is True
+    assert (
+        manager.queue_task(lambda resource: manager.run_task(lambda inner: inner is not resource))
+        is True
+    )
 
 
 def test_run_task_is_refused_as_soon_as_stop_has_been_called(new_manager, monkeypatch):
     noticed, step = threading.Event(), Lifecycle.step
-    monkeypatch.setattr(Lifecycle, "step", lambda self, began: noticed.is_set() and step(self, began))
+    monkeypatch.setattr(
+        Lifecycle, "step", lambda self, began: noticed.is_set() and step(self, began)
+    )
     manager = new_manager(worker_count=1, max_worker_count=1)
     manager.queue_task(lambda resource: manager.stop())
     try:
@@ -233,7 +245,9 @@ def sqlite(log):
             return connections[-1]
 
         options = {"worker_count": 4, "burst_interval": 0, "logger": log, **options}
-        manager = TaskManager(Config(on_create=connect, on_destroy=sqlite3.Connection.close, **options))
+        manager = TaskManager(
+            Config(on_create=connect, on_destroy=sqlite3.Connection.close, **options)
+        )
         manager.connections = connections
         return manager
 
@@ -263,7 +277,11 @@ def test_sqlite_connections_serve_several_threads_and_the_main_thread_and_are_cl
 
         with ThreadPoolExecutor(3) as pool:
             used = [future.result(PATIENCE) for future in [pool.submit(calls) for _ in range(3)]]
-        assert [len(set(connections)) for connections in used] == [1, 1, 1]  # kept, each for its own thread
+        assert [len(set(connections)) for connections in used] == [
+            1,
+            1,
+            1,
+        ]  # kept, each for its own thread
         assert manager.stats().available_resources == 0  # closed when their threads ended
         mine = {manager.run_task(select)[0] for _ in range(20)}
         assert len(mine) == manager.stats().available_resources == 1
@@ -281,7 +299,11 @@ def test_a_thread_for_each_call_keeps_no_connection(sqlite, log):
             thread = threading.Thread(target=manager.run_task, args=(select,))
             thread.start()
             thread.join(PATIENCE)
-        assert (manager.stats().available_resources, pool.out, len(pool._shelves)) == (0, 0, shelves)
+        assert (manager.stats().available_resources, pool.out, len(pool._shelves)) == (
+            0,
+            0,
+            shelves,
+        )
         assert manager.stop().destroy_errors == 0
     assert log.loud() == []
 
@@ -310,7 +332,9 @@ def test_no_more_are_kept_than_the_size_and_a_thread_that_finds_none_makes_its_o
     assert log.loud() == []
 
 
-def test_what_a_thread_keeps_that_goes_on_is_destroyed_elsewhere_and_the_reason_is_told(sqlite, log):
+def test_what_a_thread_keeps_that_goes_on_is_destroyed_elsewhere_and_the_reason_is_told(
+    sqlite, log
+):
     release = threading.Event()
     with ThreadPoolExecutor(1) as pool:
         manager = sqlite()
@@ -359,7 +383,10 @@ def test_a_thread_destroys_its_own_however_it_stops_the_manager(end):
 def test_a_number_says_that_threads_may_share(pooled, factory):
     manager = pooled(resource_pool_size=1)
     with ThreadPoolExecutor(1) as pool:
-        assert pool.submit(manager.run_task, lambda resource: resource).result(PATIENCE) is factory.created[0]
+        assert (
+            pool.submit(manager.run_task, lambda resource: resource).result(PATIENCE)
+            is factory.created[0]
+        )
     assert manager.run_task(lambda resource: resource) is factory.created[0]
     assert manager.stats().available_resources == 1
 
@@ -448,7 +475,12 @@ def test_in_a_forked_child_what_other_threads_keep_is_left_to_the_parent():
         print(manager.stats().available_resources, "left", flush=True)
         manager.stop()
     """)
-    assert done.stdout.splitlines() == ["child 0", "destroyed by its own", "1 left", *["destroyed by its own"] * 3]
+    assert done.stdout.splitlines() == [
+        "child 0",
+        "destroyed by its own",
+        "1 left",
+        *["destroyed by its own"] * 3,
+    ]
     assert (done.returncode, done.stderr) == (0, "")
 
 
@@ -494,7 +526,11 @@ def test_what_a_signal_handler_raises_in_code_of_the_users_is_raised_when_the_bo
 
     user = Interrupted(factory, place)
     manager = pooled(
-        resource_pool_size=0, on_destroy=user.destroy, check_health=user.check, collector=user, logger=user
+        resource_pool_size=0,
+        on_destroy=user.destroy,
+        check_health=user.check,
+        collector=user,
+        logger=user,
     )
     fails = place in ("check_health", "record_failure")
     previous = signal.signal(signal.SIGTERM, handler)

@@ -19,7 +19,15 @@ NEVER = float("inf")
 
 
 def sample(**counts):
-    calm = {"arrival_rate": 0.0, "pace": 10.0, "backlog": 0, "workers": 4, "creating": 0, "idle": 0, "idle_low": 0}
+    calm = {
+        "arrival_rate": 0.0,
+        "pace": 10.0,
+        "backlog": 0,
+        "workers": 4,
+        "creating": 0,
+        "idle": 0,
+        "idle_low": 0,
+    }
     return Sample(**{**calm, **counts})
 
 
@@ -30,10 +38,18 @@ LIMITS = Limits(base=2, most=16)
 HIRING = [  # what the sample shows beside a pace of ten tasks a second and four busy workers, and how many are hired
     ("nothing waits", {}, 0),
     ("what waits is cleared in time: 20 tasks in 0.5 s by 4 workers", {"backlog": 20}, 0),
-    ("the same however many arrive: what waits is cleared in time", {"backlog": 20, "arrival_rate": 40.0}, 0),
+    (
+        "the same however many arrive: what waits is cleared in time",
+        {"backlog": 20, "arrival_rate": 40.0},
+        0,
+    ),
     ("one more than that", {"backlog": 21}, 1),
     ("the arrivals are reckoned with, too", {"backlog": 21, "arrival_rate": 40.0}, 5),
-    ("a load below the capacity makes nobody hire because of a few that wait", {"backlog": 3, "arrival_rate": 28.0}, 0),
+    (
+        "a load below the capacity makes nobody hire because of a few that wait",
+        {"backlog": 3, "arrival_rate": 28.0},
+        0,
+    ),
     ("a backlog for more than there may be", {"backlog": 1000}, 12),
     ("somebody is idle: it is just being taken", {"backlog": 1000, "idle": 1}, 0),
     ("slow tasks: the one that waits gets a worker", {"backlog": 1, "pace": 0.1}, 1),
@@ -42,13 +58,29 @@ HIRING = [  # what the sample shows beside a pace of ten tasks a second and four
     ("no pace: twice as many", {"backlog": 100, "pace": 0.0}, 4),
     ("no pace: never more than tasks wait", {"backlog": 1, "pace": 0.0}, 1),
     ("no pace: never above the most", {"backlog": 100, "pace": 0.0, "workers": 12}, 4),
-    ("stuck, whatever the pace was: twice as many", {"backlog": 100, "pace": 1e3, "stuck": True}, 4),
+    (
+        "stuck, whatever the pace was: twice as many",
+        {"backlog": 100, "pace": 1e3, "stuck": True},
+        4,
+    ),
     ("stuck: never more than tasks wait", {"backlog": 1, "pace": 1e3, "stuck": True}, 1),
-    ("stuck: those being created count", {"backlog": 1, "workers": 5, "creating": 1, "stuck": True}, 0),
+    (
+        "stuck: those being created count",
+        {"backlog": 1, "workers": 5, "creating": 1, "stuck": True},
+        0,
+    ),
     ("those being created count", {"backlog": 25, "workers": 8, "creating": 4}, 0),
-    ("those being created count, without a pace as well", {"backlog": 3, "pace": 0.0, "workers": 7, "creating": 3}, 0),
+    (
+        "those being created count, without a pace as well",
+        {"backlog": 3, "pace": 0.0, "workers": 7, "creating": 3},
+        0,
+    ),
     ("nobody holds a resource yet", {"backlog": 1, "pace": 0.0, "workers": 2, "creating": 2}, 0),
-    ("nobody holds a resource yet, and many wait", {"backlog": 50, "pace": 0.0, "workers": 2, "creating": 2}, 2),
+    (
+        "nobody holds a resource yet, and many wait",
+        {"backlog": 50, "pace": 0.0, "workers": 2, "creating": 2},
+        2,
+    ),
     ("at the most already", {"backlog": 1000, "workers": 16}, 0),
     ("below the base, and calm", {"workers": 1}, 1),
     ("below the base, and somebody idle", {"workers": 1, "idle": 1, "idle_low": 1}, 1),
@@ -76,7 +108,8 @@ def test_hiring_goes_by_what_the_workers_that_are_there_cannot_do_in_time():
 
 def test_retiring_goes_by_the_fewest_that_were_idle():
     kept = {
-        case: workers + decide(sample(workers=workers, creating=creating, idle=low, idle_low=low), LIMITS)
+        case: workers
+        + decide(sample(workers=workers, creating=creating, idle=low, idle_low=low), LIMITS)
         for case, workers, creating, low, _ in RETIRING
     }
     assert kept == {case: count for case, *_, count in RETIRING}
@@ -98,7 +131,10 @@ def test_no_sample_ever_leads_out_of_the_limits():
     for _ in range(20_000):
         base = rng.randint(1, 8)
         limits = Limits(
-            base=base, most=base + rng.randint(0, 16), threshold=rng.choice([0, 5]), threshold_hires=rng.randint(1, 30)
+            base=base,
+            most=base + rng.randint(0, 16),
+            threshold=rng.choice([0, 5]),
+            threshold_hires=rng.randint(1, 30),
         )
         workers = rng.randint(0, limits.most)
         creating = rng.randint(0, workers)
@@ -117,7 +153,10 @@ def test_no_sample_ever_leads_out_of_the_limits():
         assert min(workers, base) <= workers + delta <= limits.most, (seen, limits)
         assert workers >= base or delta >= base - workers, (seen, limits)
         if delta < 0:
-            assert workers - creating + delta >= base, (seen, limits)  # of those that hold a resource
+            assert workers - creating + delta >= base, (
+                seen,
+                limits,
+            )  # of those that hold a resource
             assert -delta <= seen.idle_low, (seen, limits)
             assert seen.backlog == 0, (seen, limits)
 
@@ -127,13 +166,21 @@ def test_no_sample_ever_leads_out_of_the_limits():
 
 def tick(window, now, *, arrived=0, finished=0, backlog=0, workers=2, holding=2, idle=0):
     return window.tick(
-        now, arrived=arrived, finished=finished, backlog=backlog, workers=workers, holding=holding, idle=idle
+        now,
+        arrived=arrived,
+        finished=finished,
+        backlog=backlog,
+        workers=workers,
+        holding=holding,
+        idle=idle,
     )
 
 
 def test_rates_and_pace_are_those_of_the_window():
     window = Window(0.1, 100.0)
-    for i in range(1, 51):  # 20 arrive a second, two workers are busy half of the time and finish 20 a second
+    for i in range(
+        1, 51
+    ):  # 20 arrive a second, two workers are busy half of the time and finish 20 a second
         seen = tick(window, 100 + i / 10, arrived=2 * i, finished=2 * i, idle=1)
     assert seen.arrival_rate == pytest.approx(20)
     assert seen.pace == pytest.approx(20)
@@ -145,7 +192,9 @@ def test_rates_and_pace_are_those_of_the_window():
 def test_the_first_tick_counts_from_the_beginning_and_from_nothing():
     seen = tick(Window(0.1, 5.0), 5.1, arrived=2, finished=1, idle=1)
     assert seen.arrival_rate == pytest.approx(20)
-    assert seen.pace == pytest.approx(1.5 / 0.05)  # the one that is busy now began somewhen in that tick
+    assert seen.pace == pytest.approx(
+        1.5 / 0.05
+    )  # the one that is busy now began somewhen in that tick
 
 
 def test_ticks_further_apart_than_the_window_show_what_came_since_the_last():
@@ -189,7 +238,9 @@ def test_the_low_water_mark_needs_a_full_window():
 
 def test_counts_that_were_taken_at_different_moments_make_no_nonsense():
     window = Window(0.1, 0.0)
-    seen = tick(window, 0.1, workers=2, holding=5, idle=7)  # some that were told to leave have not left
+    seen = tick(
+        window, 0.1, workers=2, holding=5, idle=7
+    )  # some that were told to leave have not left
     assert (seen.workers, seen.creating, seen.idle) == (2, 0, 2)
     assert tick(window, 0.1).workers == 2  # and no time has passed
     assert tick(Window(0.1, 5.0), 5.0) is None
@@ -433,7 +484,9 @@ def test_a_slow_creation_is_not_answered_by_hiring_again(count, seconds):
     hired = sum(delta for _, delta, _ in pool.changes)
     assert 0 < hired <= min(14, count - 2)
     if count < 14:
-        assert pool.workers == count  # one for each: neither the first nor the later ticks hire more
+        assert (
+            pool.workers == count
+        )  # one for each: neither the first nor the later ticks hire more
     assert pool.run_until(lambda: pool.finished == count, 60)
     assert pool.run_until(lambda: pool.workers == 2, 10)
 
@@ -498,11 +551,13 @@ def test_random_loads_never_leave_the_limits_and_always_end_at_the_base():
         when = 0.0
         for _ in range(rng.randint(1, 30)):
             when += rng.expovariate(2.0)
-            pool.submit(when, rng.choice([0.001, 0.05, 0.5, 3.0]), count=rng.choice([1, 2, 10, 100]))
+            pool.submit(
+                when, rng.choice([0.001, 0.05, 0.5, 3.0]), count=rng.choice([1, 2, 10, 100])
+            )
         pool.run(when)  # tick() checks the limits
-        assert pool.run_until(lambda pool=pool: pool.finished == pool.arrived and not pool.creating, 2_000), (
-            f"seed {seed}"
-        )
+        assert pool.run_until(
+            lambda pool=pool: pool.finished == pool.arrived and not pool.creating, 2_000
+        ), f"seed {seed}"
         pool.run(pool.now + 5)
         assert pool.workers == base, f"seed {seed}"
 

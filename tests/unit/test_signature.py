@@ -224,7 +224,11 @@ class Unreadable:
 
 
 RESOURCE, CONTEXT, NEITHER = "resource", "context", "cannot be called"
-COROUTINE, GENERATOR, ASYNC_GENERATOR = "coroutine function", "generator function", "asynchronous generator function"
+COROUTINE, GENERATOR, ASYNC_GENERATOR = (
+    "coroutine function",
+    "generator function",
+    "asynchronous generator function",
+)
 methods = Methods()
 partial_with_attribute = functools.partial(resource_and_two, a=1)
 partial_with_attribute.note = "which keeps it from being flattened"
@@ -295,7 +299,12 @@ CASES = [  # the callable, how many arguments it is given (the resource included
     ("keyword with default, context in the resource's place", keyword_default_context, 2, RESOURCE),
     ("keyword by partial, of two", functools.partial(keywords_two, a=1), 1, NEITHER),
     ("keywords by partial", functools.partial(keywords_two, a=1, b=2), 1, RESOURCE),
-    ("keyword by partial, context", functools.partial(keyword_required_context, verbose=1), 1, CONTEXT),
+    (
+        "keyword by partial, context",
+        functools.partial(keyword_required_context, verbose=1),
+        1,
+        CONTEXT,
+    ),
     ("generator", generator, 1, GENERATOR),
     ("bound method", methods.bound, 1, RESOURCE),
     ("bound method with context", methods.bound_context, 1, CONTEXT),
@@ -317,17 +326,42 @@ CASES = [  # the callable, how many arguments it is given (the resource included
     ("partial by keyword", functools.partial(keyword_required, verbose=True), 1, RESOURCE),
     ("partial of too many", functools.partial(resource_only, 1), 1, NEITHER),
     ("partial of the context by name", functools.partial(with_context, ctx=None), 1, NEITHER),
-    ("partial of the resource by name", functools.partial(resource_and_two, resource=1), 3, NEITHER),
+    (
+        "partial of the resource by name",
+        functools.partial(resource_and_two, resource=1),
+        3,
+        NEITHER,
+    ),
     ("partial that leaves a gap", functools.partial(resource_and_two, a=1), 1, NEITHER),
     ("partial that leaves none", functools.partial(resource_and_two, a=1, b=2), 1, RESOURCE),
     ("partial with a name too many", functools.partial(resource_and_two, a=1), 2, NEITHER),
     ("partial with context, by name", functools.partial(context_and_two, a=1, b=2), 1, CONTEXT),
     ("partial of varargs", functools.partial(anything, key=1), 1, RESOURCE),
-    ("partial of context and varargs", functools.partial(context_and_varargs_and_more, key=1), 1, CONTEXT),
+    (
+        "partial of context and varargs",
+        functools.partial(context_and_varargs_and_more, key=1),
+        1,
+        CONTEXT,
+    ),
     ("partial of a partial", functools.partial(partial_with_attribute, b=2), 1, RESOURCE),
-    ("partial of positional only", functools.partial(positional_only_and_more, resource=1), 1, RESOURCE),
-    ("partial of a decorated one", functools.partial(decorated(context_and_two), None), 2, RESOURCE),
-    ("partial of a decorated one with context", functools.partial(decorated(context_and_two), b=2), 2, CONTEXT),
+    (
+        "partial of positional only",
+        functools.partial(positional_only_and_more, resource=1),
+        1,
+        RESOURCE,
+    ),
+    (
+        "partial of a decorated one",
+        functools.partial(decorated(context_and_two), None),
+        2,
+        RESOURCE,
+    ),
+    (
+        "partial of a decorated one with context",
+        functools.partial(decorated(context_and_two), b=2),
+        2,
+        CONTEXT,
+    ),
     ("partial of a builtin", functools.partial(operator.contains, ()), 1, RESOURCE),
     ("partial of a builtin, too many", functools.partial(operator.contains, ()), 2, NEITHER),
     ("partial of a builtin, filled up", functools.partial(operator.contains, (), 1), 2, NEITHER),
@@ -359,7 +393,12 @@ CASES = [  # the callable, how many arguments it is given (the resource included
     ("decorator that names the resource", named_resource(with_context), 1, RESOURCE),
     ("object that decorates", Decorator(with_context), 1, CONTEXT),
     ("object that decorates what does not ask", Decorator(resource_only), 1, RESOURCE),
-    ("partial of an object that decorates", functools.partial(Decorator(context_and_two), b=2), 2, CONTEXT),
+    (
+        "partial of an object that decorates",
+        functools.partial(Decorator(context_and_two), b=2),
+        2,
+        CONTEXT,
+    ),
     ("decorated method", methods.wrapped, 1, RESOURCE),
     ("decorated method with context", methods.wrapped_context, 1, CONTEXT),
     ("decorated by what takes the resource alone", fixed(with_context), 1, RESOURCE),
@@ -379,7 +418,12 @@ CASES = [  # the callable, how many arguments it is given (the resource included
     ("object without signature", Unreadable(), 1, RESOURCE),
     ("Mock", Mock(), 1, RESOURCE),
     ("MagicMock", MagicMock(), 2, RESOURCE),
-    ("Mock with a spec", Mock(spec=with_context), 1, RESOURCE),  # which says nothing that can be read
+    (
+        "Mock with a spec",
+        Mock(spec=with_context),
+        1,
+        RESOURCE,
+    ),  # which says nothing that can be read
     ("autospec", create_autospec(resource_only), 1, RESOURCE),
     ("autospec with context", create_autospec(with_context), 1, CONTEXT),
     ("coroutine function", coroutine, 1, COROUTINE),
@@ -393,16 +437,41 @@ CASES = [  # the callable, how many arguments it is given (the resource included
     ("generator with context", generator_with_context, 1, GENERATOR),
     ("generator, given too much", generator, 3, GENERATOR),
     ("generator by varargs", generator_varargs, 1, GENERATOR),
-    ("partial of a generator function", functools.partial(generator_with_context, None), 1, GENERATOR),
-    ("partial of a generator function, by name", functools.partial(generator_with_context, ctx=None), 1, GENERATOR),
+    (
+        "partial of a generator function",
+        functools.partial(generator_with_context, None),
+        1,
+        GENERATOR,
+    ),
+    (
+        "partial of a generator function, by name",
+        functools.partial(generator_with_context, ctx=None),
+        1,
+        GENERATOR,
+    ),
     ("generator method", methods.generator, 1, GENERATOR),
     ("object with a generator call", CallsGenerator(), 1, GENERATOR),
     ("class of objects with a generator call", CallsGenerator, 1, RESOURCE),
     ("generator function, made a list by its decorator", decorated(generator), 1, RESOURCE),
-    ("asynchronous generator, wrapped", functools.wraps(asynchronous_generator)(coroutine_varargs), 1, COROUTINE),
-    ("partial of an asynchronous generator", functools.partial(asynchronous_generator), 1, ASYNC_GENERATOR),
+    (
+        "asynchronous generator, wrapped",
+        functools.wraps(asynchronous_generator)(coroutine_varargs),
+        1,
+        COROUTINE,
+    ),
+    (
+        "partial of an asynchronous generator",
+        functools.partial(asynchronous_generator),
+        1,
+        ASYNC_GENERATOR,
+    ),
     ("asynchronous generator method", methods.asynchronous_generator, 1, ASYNC_GENERATOR),
-    ("object with an asynchronous generator call", CallsAsynchronousGenerator(), 1, ASYNC_GENERATOR),
+    (
+        "object with an asynchronous generator call",
+        CallsAsynchronousGenerator(),
+        1,
+        ASYNC_GENERATOR,
+    ),
 ]
 
 
@@ -429,7 +498,9 @@ def test_functions_are_answered_as_a_call_of_them_would_end():
     Not the other way round: of two ways the sign says which is right."""
     compared = 0
     for _, fn, given, right in CASES:
-        if right in (COROUTINE, GENERATOR, ASYNC_GENERATOR) or not (inspect.isfunction(fn) or inspect.ismethod(fn)):
+        if right in (COROUTINE, GENERATOR, ASYNC_GENERATOR) or not (
+            inspect.isfunction(fn) or inspect.ismethod(fn)
+        ):
             continue
         if hasattr(fn, "__wrapped__") or isinstance(fn, Mock):
             continue  # what it hands on is not for us to judge
@@ -474,11 +545,18 @@ def test_a_name_counts_only_where_its_annotation_allows_for_a_context():
         return names["f"]
 
     excluding = ["int", "dict[str, int]", "list[Context]", "type[Context]", "BaseException"]
-    allowing = ["Context", "object", "Any", "Context | None", "Optional[Context]", "dict[str, int] | Context"]
+    allowing = [
+        "Context",
+        "object",
+        "Any",
+        "Context | None",
+        "Optional[Context]",
+        "dict[str, int] | Context",
+    ]
     for annotations, right in ((excluding, RESOURCE), (allowing, CONTEXT)):
-        assert [answer(made(each, words), 1) for each in annotations for words in (False, True)] == [right] * (
-            2 * len(annotations)
-        )
+        assert [
+            answer(made(each, words), 1) for each in annotations for words in (False, True)
+        ] == [right] * (2 * len(annotations))
     assert answer(Named, 1) == answer(Report, 1) == RESOURCE
 
 
@@ -492,10 +570,15 @@ def test_annotations_that_cannot_be_evaluated_are_not():
     assert answer(names["h"], 1) == CONTEXT
 
 
-@pytest.mark.skipif(sys.version_info < (3, 14), reason="annotations are evaluated when the function is made")
+@pytest.mark.skipif(
+    sys.version_info < (3, 14), reason="annotations are evaluated when the function is made"
+)
 def test_where_annotations_raise_even_as_words_the_name_counts():
     names = {}
-    exec("def f(ctx: int, r: 'Connection' | None): ...\ndef g(c: int, r: 'Connection' | None): ...", names)
+    exec(
+        "def f(ctx: int, r: 'Connection' | None): ...\ndef g(c: int, r: 'Connection' | None): ...",
+        names,
+    )
     assert answer(names["f"], 1) == CONTEXT
     assert answer(names["g"], 1) == NEITHER
 
@@ -534,13 +617,23 @@ def evaluating():
     return SimpleNamespace(**names)
 
 
-defers_annotations = pytest.mark.skipif(sys.version_info < (3, 14), reason="annotations are evaluated at once")
+defers_annotations = pytest.mark.skipif(
+    sys.version_info < (3, 14), reason="annotations are evaluated at once"
+)
 
 
 @defers_annotations
 def test_no_annotation_is_evaluated_to_find_out_how_a_task_is_to_be_called():
     f = evaluating()
-    tasks = [f.plain, f.asking, f.with_default, f.Callable(), f.Callable().method, f.Made, f.wrapper]
+    tasks = [
+        f.plain,
+        f.asking,
+        f.with_default,
+        f.Callable(),
+        f.Callable().method,
+        f.Made,
+        f.wrapper,
+    ]
     tasks += [functools.partial(f.three, 1), functools.partial(f.with_default, named=2)]
     assert [answer(task, 1) for task in tasks] == [
         NEITHER,
@@ -562,11 +655,20 @@ def test_no_annotation_is_evaluated_to_find_out_how_a_task_is_to_be_called():
 @defers_annotations
 def test_no_annotation_is_evaluated_to_find_out_whether_a_hook_can_be_called():
     f = evaluating()
-    for hook, arguments in [(f.with_default, 1), (f.plain, 2), (f.Callable(), 1), (functools.partial(f.three, 1), 2)]:
+    for hook, arguments in [
+        (f.with_default, 1),
+        (f.plain, 2),
+        (f.Callable(), 1),
+        (functools.partial(f.three, 1), 2),
+    ]:
         check_callable("hook", hook, arguments, thorough=True)
         with pytest.raises(TypeError, match="hook must be a function that can be called with"):
             check_callable("hook", hook, arguments + 2, thorough=True)
-    assert [takes_resource(check) for check in (f.plain, f.with_default, f.wrapper)] == [True, False, True]
+    assert [takes_resource(check) for check in (f.plain, f.with_default, f.wrapper)] == [
+        True,
+        False,
+        True,
+    ]
     assert _takes_exc_info(f.logged)
     assert f.evaluated == []
 
@@ -575,11 +677,23 @@ def test_what_is_missing_is_named_and_how_to_ask_for_a_context():
     hint = "If 'a' is to be a context, name it ctx or context, or annotate it tasker.Context"
     for fn, given, why in [
         (takes_two, 1, f"with the resource and 0 more arguments: 'b' is missing. {hint}"),
-        (takes_three, 1, f"with the resource and 0 more arguments: 'b' and 'c' are missing. {hint}"),
+        (
+            takes_three,
+            1,
+            f"with the resource and 0 more arguments: 'b' and 'c' are missing. {hint}",
+        ),
         (takes_three, 2, f"with the resource and 1 more argument: 'c' is missing. {hint}"),
         (context_and_two, 2, "with a context, the resource and 1 more argument: 'b' is missing"),
-        (keyword_required, 1, "with the resource and 0 more arguments: 'verbose' is missing. If 'resource' is"),
-        (functools.partial(resource_and_two, a=1), 1, "with the resource and 0 more arguments: 'b' is missing. If"),
+        (
+            keyword_required,
+            1,
+            "with the resource and 0 more arguments: 'verbose' is missing. If 'resource' is",
+        ),
+        (
+            functools.partial(resource_and_two, a=1),
+            1,
+            "with the resource and 0 more arguments: 'b' is missing. If",
+        ),
         (resource_only, 3, "with the resource and 2 more arguments: it takes 1 at most"),
         (takes_nothing, 1, "with the resource and 0 more arguments: it takes none at most"),
         (operator.contains, 1, f"with the resource and 0 more arguments: 'b' is missing. {hint}"),
@@ -603,9 +717,13 @@ def test_a_refused_coroutine_function_comes_with_a_hint():
 
 def test_a_refused_generator_function_comes_with_a_hint():
     for fn in (generator, methods.generator, CallsGenerator(), functools.partial(generator)):
-        with pytest.raises(TypeError, match=r"its body would run later.* return a list, or give manager\.map"):
+        with pytest.raises(
+            TypeError, match=r"its body would run later.* return a list, or give manager\.map"
+        ):
             wants_context(fn, 1)
-    with pytest.raises(TypeError, match=r"return a list, made in asyncio\.run, or give manager\.amap"):
+    with pytest.raises(
+        TypeError, match=r"return a list, made in asyncio\.run, or give manager\.amap"
+    ):
         wants_context(asynchronous_generator, 1)
 
 
@@ -656,8 +774,17 @@ def test_what_is_remembered_keeps_nothing_alive_and_is_not_kept_itself():
 def test_signatures_are_read_once(monkeypatch):
     read = []
     real = inspect.signature
-    monkeypatch.setattr(inspect, "signature", lambda *args, **options: read.append(args) or real(*args, **options))
-    objects = [Calls(), functools.lru_cache(resource_only), Mock(), Methods().bound, Takes, decorated(resource_only)]
+    monkeypatch.setattr(
+        inspect, "signature", lambda *args, **options: read.append(args) or real(*args, **options)
+    )
+    objects = [
+        Calls(),
+        functools.lru_cache(resource_only),
+        Mock(),
+        Methods().bound,
+        Takes,
+        decorated(resource_only),
+    ]
     objects += [functools.partial(optional, b=3), functools.partial(methods.bound_optional, a=1)]
     for fn in (*objects, operator.truth, str.swapcase, [].append, operator.attrgetter("name")):
         for _ in range(20):
@@ -704,9 +831,21 @@ def random_callable(rng):
         parameters += rng.sample(["k", "l=0"], rng.randrange(1, 3))
     if rng.random() < 0.2:
         parameters.append("**kw")
-    form = rng.choice(["function", "method", "class", "made by __new__", "object", "class method", "static method"])
+    form = rng.choice(
+        [
+            "function",
+            "method",
+            "class",
+            "made by __new__",
+            "object",
+            "class method",
+            "static method",
+        ]
+    )
     before = "" if form in ("function", "static method") else "this, " if parameters else "this"
-    before += "/, " if before and "/" not in parameters and parameters and rng.random() < 0.1 else ""
+    before += (
+        "/, " if before and "/" not in parameters and parameters and rng.random() < 0.1 else ""
+    )
     line = f"def f({before}{', '.join(parameters)}): ..."
     spaces = {}
     exec(line, spaces)
@@ -746,7 +885,13 @@ def test_any_callable_is_answered_as_a_call_of_it_would_end():
     for _ in range(3000):
         fn, text, asks = random_callable(rng)
         for given in (1, 2, 3):
-            right = CONTEXT if asks and works(fn, given + 1) else RESOURCE if works(fn, given) else NEITHER
+            right = (
+                CONTEXT
+                if asks and works(fn, given + 1)
+                else RESOURCE
+                if works(fn, given)
+                else NEITHER
+            )
             assert answer(fn, given) == right, f"seed {seed}: {text}, given {given}"
             answers[right] += 1
     assert min(answers.values()) > 300, answers

@@ -61,7 +61,9 @@ SPENT = {
 
 
 @pytest.mark.parametrize("kind", SPENT)
-def test_a_task_with_an_iterator_as_its_argument_is_not_retried_and_says_so(new_manager, tmp_path, kind):
+def test_a_task_with_an_iterator_as_its_argument_is_not_retried_and_says_so(
+    new_manager, tmp_path, kind
+):
     path = tmp_path / "lines"
     path.write_text("a\nb\n")
     manager = new_manager(worker_count=1, max_worker_count=1)
@@ -126,7 +128,9 @@ def test_code_of_the_users_is_not_asked():
     class Strange(metaclass=Meta):
         pass
 
-    assert spent_argument(print, (Strange(), Countdown())) == "argument 2 is an iterator (Countdown)"
+    assert (
+        spent_argument(print, (Strange(), Countdown())) == "argument 2 is an iterator (Countdown)"
+    )
 
 
 def test_a_task_that_was_settled_and_emptied_meanwhile_has_no_argument():
@@ -144,9 +148,14 @@ def test_a_task_that_is_not_to_be_retried_anyway_has_no_note(new_manager):
 
 
 NAMED = {
-    "argument 1 of the partial": functools.partial(lambda values, resource: read(resource, 1, values), iter([1])),
+    "argument 1 of the partial": functools.partial(
+        lambda values, resource: read(resource, 1, values), iter([1])
+    ),
     "argument 'values' of the partial": functools.partial(
-        functools.partial(lambda resource, *, values, first: read(resource, first, values), values=iter([1])), first=2
+        functools.partial(
+            lambda resource, *, values, first: read(resource, first, values), values=iter([1])
+        ),
+        first=2,
     ),
 }
 
@@ -154,7 +163,9 @@ NAMED = {
 @pytest.mark.parametrize("name", NAMED)
 def test_arguments_of_partials_are_looked_at(new_manager, name):
     future = new_manager(worker_count=1, max_worker_count=1).submit(NAMED[name])
-    assert future.exception(PATIENCE).__notes__ == [f"tasker: not retried: {name} is an iterator (list_iterator)"]
+    assert future.exception(PATIENCE).__notes__ == [
+        f"tasker: not retried: {name} is an iterator (list_iterator)"
+    ]
     assert future.attempts == 1
 
 
@@ -184,7 +195,11 @@ def test_of_items_that_are_iterators_only_the_one_that_failed_counts(new_manager
         return item if isinstance(item, str) else list(item)
 
     # an iterator behind the item that failed has not been read
-    assert list(manager.map(use, ["sick", iter([1]), "well"], chunksize=chunksize)) == ["sick", [1], "well"]
+    assert list(manager.map(use, ["sick", iter([1]), "well"], chunksize=chunksize)) == [
+        "sick",
+        [1],
+        "well",
+    ]
     assert attempts.count("sick") == 2
 
     def spoil(resource, item):
@@ -192,7 +207,11 @@ def test_of_items_that_are_iterators_only_the_one_that_failed_counts(new_manager
         raise Sick
 
     del attempts[:]
-    results = list(manager.map(spoil, [iter([1, 2]), iter([3, 4])], chunksize=chunksize, return_exceptions=True))
+    results = list(
+        manager.map(
+            spoil, [iter([1, 2]), iter([3, 4])], chunksize=chunksize, return_exceptions=True
+        )
+    )
     assert attempts == [1, 3]
     for error in results:
         assert error.__notes__ == ["tasker: not retried: argument 1 is an iterator (list_iterator)"]
@@ -211,4 +230,6 @@ def test_of_an_executors_map_too(new_manager, chunksize):
         with pytest.raises(Sick) as caught:
             next(results)
     assert attempts == [1]
-    assert caught.value.__notes__ == ["tasker: not retried: argument 1 is an iterator (list_iterator)"]
+    assert caught.value.__notes__ == [
+        "tasker: not retried: argument 1 is an iterator (list_iterator)"
+    ]

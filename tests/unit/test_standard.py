@@ -96,7 +96,9 @@ def wrapped(instrumentation: Instrumentation) -> Callable[[], None]:
 def in_place(instrumentation: Instrumentation) -> Callable[[], None]:
     """As ddtrace does it: the same function, but its code calls the wrapper with a copy of it."""
     code = original.__code__
-    inner = FunctionType(code, original.__globals__, "<wrapped>", original.__defaults__, original.__closure__)
+    inner = FunctionType(
+        code, original.__globals__, "<wrapped>", original.__defaults__, original.__closure__
+    )
     original.__globals__["_test_wrapper"] = lambda pool, fn, args, kwargs: instrumentation.submit(
         inner, pool, fn, args, kwargs
     )
@@ -128,13 +130,18 @@ def instrumentation(request) -> Iterator[Instrumentation]:
 def test_calls_go_by_what_stands_in_the_place_of_the_standard_submit(instrumentation, executor):
     span.set("parent")
     assert executor.submit(span.get).result(PATIENCE) == "parent"
-    assert executor.submit(lambda *args, **kwargs: (args, kwargs), 1, b=2).result(PATIENCE) == ((1,), {"b": 2})
+    assert executor.submit(lambda *args, **kwargs: (args, kwargs), 1, b=2).result(PATIENCE) == (
+        (1,),
+        {"b": 2},
+    )
     assert [pool for pool, fn in instrumentation.calls] == [executor, executor]
 
 
 def test_map_goes_by_it_too(instrumentation, executor):
     span.set("parent")
-    assert list(executor.map(lambda n: (n, span.get()), range(7), chunksize=3)) == [(n, "parent") for n in range(7)]
+    assert list(executor.map(lambda n: (n, span.get()), range(7), chunksize=3)) == [
+        (n, "parent") for n in range(7)
+    ]
     assert len(instrumentation.calls) == 7
 
 
@@ -194,7 +201,9 @@ def test_what_is_no_function_is_refused_before_it(instrumentation, executor):
     assert instrumentation.calls == []
 
 
-def test_a_submission_that_waits_for_room_holds_up_no_other_pool(instrumentation, new_manager, block):
+def test_a_submission_that_waits_for_room_holds_up_no_other_pool(
+    instrumentation, new_manager, block
+):
     manager = new_manager(worker_count=1, max_worker_count=1, queue_size=1)
     view = manager.executor()
     gate = block(view, 1)
@@ -289,7 +298,9 @@ def test_calls_that_leave_the_process_go_without(new_manager):
     lock = threading.Lock()
     before = Standard.submit
     with mock.patch.object(
-        Standard, "submit", lambda self, fn, *args: before(self, lambda *args: lock and fn(*args), *args)
+        Standard,
+        "submit",
+        lambda self, fn, *args: before(self, lambda *args: lock and fn(*args), *args),
     ):
         view = new_manager(worker_count=1, max_worker_count=1).executor()
         assert view.submit(pow, 2, 3).result(PATIENCE) == 8
@@ -310,7 +321,9 @@ def test_map_calls_a_submit_that_a_subclass_has(block):
 
     span.set("parent")
     with Pool(2) as pool:
-        assert list(pool.map(lambda n: (n, span.get()), range(5), chunksize=2)) == [(n, "parent") for n in range(5)]
+        assert list(pool.map(lambda n: (n, span.get()), range(5), chunksize=2)) == [
+            (n, "parent") for n in range(5)
+        ]
         results = pool.map(abs, iter(range(100)), buffersize=3)
         assert [next(results) for _ in range(5)] == [0, 1, 2, 3, 4]
         results.close()
@@ -324,7 +337,9 @@ def test_a_subclass_may_give_its_attributes_the_names_that_one_of_the_standard_c
     class Pool(ThreadPoolExecutor):
         def __init__(self, workers):
             super().__init__(workers)
-            self._engine = self._results = self._waiting = self._queue = self._tasks = self._futures = "its own"
+            self._engine = self._results = self._waiting = self._queue = self._tasks = (
+                self._futures
+            ) = "its own"
 
         def _accept(self):
             raise AssertionError
@@ -386,8 +401,12 @@ def test_a_submit_that_is_a_copy_of_the_standard_one_works():
                 if self._shutdown:
                     raise RuntimeError("closed")
                 future = concurrent.futures.Future()
-                if hasattr(self, "_resolve_work_item_task") and hasattr(Standard, "prepare_context"):
-                    item = standard_module._WorkItem(future, self._resolve_work_item_task(fn, args, kwargs))
+                if hasattr(self, "_resolve_work_item_task") and hasattr(
+                    Standard, "prepare_context"
+                ):
+                    item = standard_module._WorkItem(
+                        future, self._resolve_work_item_task(fn, args, kwargs)
+                    )
                 else:
                     item = standard_module._WorkItem(future, fn, args, kwargs)
                 self._work_queue.put(item)
@@ -492,9 +511,15 @@ def test_the_queue_keeps_neither_its_pool_nor_the_tasks_that_it_has_listed(no_co
     assert waiting is pool._work_queue
     waiting.get_nowait()
     gate.set()
-    references = [weakref.ref(pool), weakref.ref(futures[2].result(PATIENCE)), weakref.ref(futures[2])]
+    references = [
+        weakref.ref(pool),
+        weakref.ref(futures[2].result(PATIENCE)),
+        weakref.ref(futures[2]),
+    ]
     del pool, futures
-    eventually(lambda: not any(reference() for reference in references), "all of it to be collected")
+    eventually(
+        lambda: not any(reference() for reference in references), "all of it to be collected"
+    )
     assert waiting.qsize() == 0
     with pytest.raises(queue.Empty):
         waiting.get_nowait()
@@ -504,7 +529,9 @@ def test_the_queue_keeps_neither_its_pool_nor_the_tasks_that_it_has_listed(no_co
 
 def test_a_work_item_may_be_put_and_none_is_ignored(executor):
     future = concurrent.futures.Future()
-    item = mock.Mock(spec=["future", "fn", "args", "kwargs"], future=future, fn=pow, args=(2,), kwargs={"exp": 3})
+    item = mock.Mock(
+        spec=["future", "fn", "args", "kwargs"], future=future, fn=pow, args=(2,), kwargs={"exp": 3}
+    )
     executor._work_queue.put(None)
     executor._work_queue.put_nowait(item)
     assert type(future) is TaskFuture
@@ -540,7 +567,8 @@ def test_what_can_be_read_is_what_the_standard_class_has(executor, block):
     assert executor._max_workers == 2
     assert len(executor._threads) == 2
     assert all(
-        thread.is_alive() and thread.name.startswith(executor._thread_name_prefix) for thread in executor._threads
+        thread.is_alive() and thread.name.startswith(executor._thread_name_prefix)
+        for thread in executor._threads
     )
     assert (executor._broken, executor._shutdown) == (False, False)
     gate.set()
@@ -558,7 +586,9 @@ def test_to_set_what_would_have_no_effect_is_refused(executor, name):
     assert executor.submit(int).result(PATIENCE) == 0
 
 
-@pytest.mark.parametrize("name", ["_create_worker_context", "_idle_semaphore", "_initargs", "_initializer"])
+@pytest.mark.parametrize(
+    "name", ["_create_worker_context", "_idle_semaphore", "_initargs", "_initializer"]
+)
 def test_what_is_not_there_says_so(executor, name):
     with pytest.raises(AttributeError, match=f"{name} of a .*Executor of tasker's is not there"):
         getattr(executor, name)
@@ -611,7 +641,9 @@ def test_a_pool_that_is_made_smaller_keeps_its_threads_and_hires_no_more(block):
         assert future.result(PATIENCE) == 0
 
 
-@pytest.mark.parametrize(("number", "error"), [(0, ValueError), (-1, ValueError), (2.5, TypeError), ("4", TypeError)])
+@pytest.mark.parametrize(
+    ("number", "error"), [(0, ValueError), (-1, ValueError), (2.5, TypeError), ("4", TypeError)]
+)
 def test_a_wrong_number_of_workers_is_refused(number, error):
     with ThreadPoolExecutor(2) as pool:
         with pytest.raises(error):
@@ -659,7 +691,10 @@ def test_the_recipe_for_daemon_threads_says_that_it_cannot_work():
             if self._idle_semaphore.acquire(timeout=0):
                 return
 
-    with Pool(1) as pool, pytest.raises(AttributeError, match="_idle_semaphore of a Pool of tasker's is not there"):
+    with (
+        Pool(1) as pool,
+        pytest.raises(AttributeError, match="_idle_semaphore of a Pool of tasker's is not there"),
+    ):
         pool.submit(int)
 
 
@@ -700,4 +735,6 @@ def test_a_view_is_taken_as_the_default_executor_of_a_loop(new_manager):
     resource, numbers = asyncio.run(main())
     assert resource is not None
     assert numbers == list(range(50))
-    assert manager.submit(lambda resource: 5).result(PATIENCE) == 5  # the loop has closed the view alone
+    assert (
+        manager.submit(lambda resource: 5).result(PATIENCE) == 5
+    )  # the loop has closed the view alone

@@ -97,7 +97,9 @@ def test_a_deadline_is_a_time_of_the_clock(clock):
 def test_deadlines_pass_in_their_order_each_at_its_own_time(clock):
     begin, passed = clock.now(), []
     for seconds in (3, 1, 2, 1, 9):
-        clock.at(begin + seconds, lambda seconds=seconds: passed.append((seconds, clock.now() - begin)))
+        clock.at(
+            begin + seconds, lambda seconds=seconds: passed.append((seconds, clock.now() - begin))
+        )
     clock.advance(5)
     assert passed == [(s, pytest.approx(s)) for s in (1, 1, 2, 3)]
     assert clock.now() == pytest.approx(begin + 5)
@@ -255,10 +257,16 @@ def test_there_is_one_clock_at_a_time_and_the_real_one_comes_back(clock):
         pass
     assert tasker._sync.timer.clock is clock
     clock.__exit__(None, None, None)
-    assert (tasker._sync.timer.clock, tasker._sync.timer.now) == (None, tasker._sync.clock.monotonic)
+    assert (tasker._sync.timer.clock, tasker._sync.timer.now) == (
+        None,
+        tasker._sync.clock.monotonic,
+    )
     with pytest.raises(KeyError), ManualClock():
         raise KeyError
-    assert (tasker._sync.timer.clock, tasker._sync.timer.now) == (None, tasker._sync.clock.monotonic)
+    assert (tasker._sync.timer.clock, tasker._sync.timer.now) == (
+        None,
+        tasker._sync.clock.monotonic,
+    )
 
 
 @pytest.mark.parametrize("seconds", [-1, float("inf"), float("nan"), "1", None, True])
@@ -274,9 +282,14 @@ def test_the_clock_is_advanced_by_a_finite_time_that_is_not_negative(clock, seco
 
 def test_a_life_without_misuse_is_recorded_and_passes_the_check():
     resources = ResourceFactory()
-    config = Config(on_create=resources.create, on_destroy=resources.destroy, worker_count=1, max_worker_count=1)
+    config = Config(
+        on_create=resources.create, on_destroy=resources.destroy, worker_count=1, max_worker_count=1
+    )
     with TaskManager(config) as manager:
-        assert manager.queue_task(resources.use(lambda resource, x: (resource.number, x)), 7) == (0, 7)
+        assert manager.queue_task(resources.use(lambda resource, x: (resource.number, x)), 7) == (
+            0,
+            7,
+        )
         assert manager.queue_task(resources.use(lambda ctx, resource: ctx.cancelled())) is False
     resources.check()
     (resource,) = resources.created
@@ -284,7 +297,11 @@ def test_a_life_without_misuse_is_recorded_and_passes_the_check():
     assert resources.destroyed == [resource]
     assert (resources.live, record.number, record.users) == (0, 0, [])
     worker = record.made_in
-    assert (worker.name, record.used_in, record.destroyed_in) == ("tasker-worker-1", {worker: 2}, worker)
+    assert (worker.name, record.used_in, record.destroyed_in) == (
+        "tasker-worker-1",
+        {worker: 2},
+        worker,
+    )
     assert not resource.alive
 
 
@@ -292,7 +309,9 @@ def test_a_real_resource_is_made_and_freed():
     resources = ResourceFactory(lambda: sqlite3.connect(":memory:"), sqlite3.Connection.close)
     config = Config(on_create=resources.create, on_destroy=resources.destroy, worker_count=2)
     with TaskManager(config) as manager:
-        assert manager.queue_task(resources.use(lambda db: db.execute("select 1").fetchone())) == (1,)
+        assert manager.queue_task(resources.use(lambda db: db.execute("select 1").fetchone())) == (
+            1,
+        )
     resources.check()
     with pytest.raises(sqlite3.ProgrammingError):
         resources.created[0].execute("select 1")
@@ -349,7 +368,9 @@ def test_the_check_names_a_misuse(misuse, words):
     resources.destroy(good)
     with pytest.raises(AssertionError) as caught:
         resources.check()
-    assert str(caught.value) == f"resources were misused:\n  resource 1 (made in MainThread) {words}"
+    assert (
+        str(caught.value) == f"resources were misused:\n  resource 1 (made in MainThread) {words}"
+    )
 
 
 def test_a_resource_that_is_destroyed_twice_is_freed_once():
@@ -438,9 +459,21 @@ async def coroutine():
 @pytest.mark.parametrize(
     ("call", "error", "words"),
     [
-        (lambda f: f.fail_create("down"), TypeError, "error must be an exception or None, not 'down'"),
-        (lambda f: f.fail_create(OSError(), nth=0), ConfigError, "nth must be a whole number, 1 or more, not 0"),
-        (lambda f: f.fail_destroy(OSError(), times=0), ConfigError, "times must be a whole number, 1 or more, not 0"),
+        (
+            lambda f: f.fail_create("down"),
+            TypeError,
+            "error must be an exception or None, not 'down'",
+        ),
+        (
+            lambda f: f.fail_create(OSError(), nth=0),
+            ConfigError,
+            "nth must be a whole number, 1 or more, not 0",
+        ),
+        (
+            lambda f: f.fail_destroy(OSError(), times=0),
+            ConfigError,
+            "times must be a whole number, 1 or more, not 0",
+        ),
         (lambda f: f.destroy(3), ValueError, "3 was not made by this factory"),
         (lambda f: f.record(3), ValueError, "3 was not made by this factory"),
         (lambda f: f.use(lambda x: x)(3), ValueError, "3 was not made by this factory"),
@@ -553,7 +586,15 @@ class Service:
 
     def __init__(self, kind=TaskManager, **options):
         self.manager = kind(
-            Config(**{"on_create": dict, "on_destroy": dict.clear, "worker_count": 1, **self.hooks(), **options})
+            Config(
+                **{
+                    "on_create": dict,
+                    "on_destroy": dict.clear,
+                    "worker_count": 1,
+                    **self.hooks(),
+                    **options,
+                }
+            )
         )
 
     def hooks(self):
@@ -594,7 +635,9 @@ class InPool(Service):
         (InPool, "its on_create, functools.partial(<function _initialize"),
     ],
 )
-def test_a_forgotten_manager_whose_config_refers_to_it_is_left_open_and_that_is_said(impatient, kind, says):
+def test_a_forgotten_manager_whose_config_refers_to_it_is_left_open_and_that_is_said(
+    impatient, kind, says
+):
     (left,) = left_behind(kind)
     assert "open: 1 worker" in left
     assert f"it is not stopped when it is forgotten, as {says}" in left
@@ -631,18 +674,24 @@ def test_a_forgotten_manager_whose_hooks_do_not_refer_to_it_is_stopped(impatient
 
 
 @pytest.mark.parametrize("end", ["stop", "kill"])
-def test_what_leaves_nothing_behind_costs_no_garbage_collection(new_manager, factory, monkeypatch, end):
+def test_what_leaves_nothing_behind_costs_no_garbage_collection(
+    new_manager, factory, monkeypatch, end
+):
     factory.any_thread = True
     with leak_check():
         manager = new_manager(resource_pool_size=None)
         manager.submit(lambda resource: 1).result(PATIENCE)
         manager.run_task(lambda resource: 1)
         getattr(manager, end)()
-        eventually(lambda: tasker.testing.leaks._is_gone(manager._engine), "the end of the last threads")
+        eventually(
+            lambda: tasker.testing.leaks._is_gone(manager._engine), "the end of the last threads"
+        )
         monkeypatch.setattr(gc, "collect", None)  # would cost more than all the rest
 
 
-def test_a_manager_left_open_is_named_with_what_it_does_and_then_killed(new_manager, factory, impatient):
+def test_a_manager_left_open_is_named_with_what_it_does_and_then_killed(
+    new_manager, factory, impatient
+):
     factory.any_thread = True
     gate, started = threading.Event(), threading.Event()
     managers = []
@@ -656,8 +705,12 @@ def test_a_manager_left_open_is_named_with_what_it_does_and_then_killed(new_mana
         manager.submit(lambda resource: 1, priority=True)
 
     (left,) = left_behind(block)
-    assert left.startswith("manager 'open', open: 1 worker (open-worker-1, which runs <TaskFuture at 0x")
-    assert left.endswith("state=running>), 2 tasks waiting, 1 task running, 2 resources of run_task")
+    assert left.startswith(
+        "manager 'open', open: 1 worker (open-worker-1, which runs <TaskFuture at 0x"
+    )
+    assert left.endswith(
+        "state=running>), 2 tasks waiting, 1 task running, 2 resources of run_task"
+    )
     assert "being killed" in repr(managers[0]) or "closed" in repr(managers[0])
     gate.set()
     eventually(lambda: factory.live == 0)
@@ -716,7 +769,9 @@ def test_a_resource_that_run_task_has_is_named(new_manager, factory, impatient):
         assert started.wait(PATIENCE)
         manager.kill(0.01)
 
-    assert left_behind(block) == ["1 resource that run_task has not handed back, of the closed manager 'lent'"]
+    assert left_behind(block) == [
+        "1 resource that run_task has not handed back, of the closed manager 'lent'"
+    ]
     gate.set()
     eventually(lambda: factory.live == 0)
 
@@ -731,7 +786,9 @@ def test_a_callback_that_runs_is_named(new_manager, impatient):
         manager.submit(lambda resource: 1).add_done_callback(lambda _: gate.wait(PATIENCE))
         manager.kill(0.01)
 
-    assert left_behind(block) == ["thread called-aside, which runs a callback, of the closed manager 'called'"]
+    assert left_behind(block) == [
+        "thread called-aside, which runs a callback, of the closed manager 'called'"
+    ]
     gate.set()
 
 
@@ -823,15 +880,21 @@ def run_python(*arguments, cwd, **environment):
 
 
 @pytest.mark.parametrize(
-    "conftest", ["from tasker.testing import no_leaks as no_leaks", 'pytest_plugins = ["tasker.testing"]']
+    "conftest",
+    ["from tasker.testing import no_leaks as no_leaks", 'pytest_plugins = ["tasker.testing"]'],
 )
 def test_the_fixture_fails_the_test_that_leaks_and_no_other(tmp_path, conftest):
     (tmp_path / "conftest.py").write_text(conftest)
     (tmp_path / "test_it.py").write_text(TESTS)
-    ran = run_python("-m", "pytest", "-p", "no:randomly", "-W", "error", "--strict-markers", "-rE", cwd=tmp_path)
+    ran = run_python(
+        "-m", "pytest", "-p", "no:randomly", "-W", "error", "--strict-markers", "-rE", cwd=tmp_path
+    )
     assert "4 passed, 1 error" in ran.stdout, ran.stdout + ran.stderr
     assert "ERROR test_it.py::test_leaky" in ran.stdout
-    assert "manager 'leaky', open: 1 worker (leaky-worker-1), 0 tasks waiting, 0 tasks running" in ran.stdout
+    assert (
+        "manager 'leaky', open: 1 worker (leaky-worker-1), 0 tasks waiting, 0 tasks running"
+        in ran.stdout
+    )
 
 
 def test_without_pytest_everything_but_the_fixture_works(tmp_path):
@@ -854,4 +917,6 @@ def test_without_pytest_everything_but_the_fixture_works(tmp_path):
     """
     ran = run_python("-c", textwrap.dedent(program), cwd=tmp_path)
     assert ran.stderr == ""
-    assert ran.stdout == "tasker.testing.no_leaks is a pytest fixture, and pytest is not installed\n"
+    assert (
+        ran.stdout == "tasker.testing.no_leaks is a pytest fixture, and pytest is not installed\n"
+    )

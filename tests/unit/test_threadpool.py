@@ -108,7 +108,9 @@ def test_calls_do_not_see_their_submitters_context_variables():
 
 # -- what the standard class lets subclasses override, from 3.14 on ----------------------------------------------------
 
-with_contexts = pytest.mark.skipif(not hasattr(Standard, "prepare_context"), reason="new in Python 3.14")
+with_contexts = pytest.mark.skipif(
+    not hasattr(Standard, "prepare_context"), reason="new in Python 3.14"
+)
 
 
 class Noted:
@@ -165,7 +167,11 @@ def test_a_context_of_a_subclass_runs_the_calls_of_its_thread():
         assert pool.submit(fail, error).exception(PATIENCE) is error
         with pytest.raises(LookupError, match="not here"):
             pool.submit(print)
-    calls = [(threading.get_ident, (), {}), (pow, (2,), {"exp": 3}), *((abs, (-n,), {}) for n in (1, 2, 3))]
+    calls = [
+        (threading.get_ident, (), {}),
+        (pow, (2,), {"exp": 3}),
+        *((abs, (-n,), {}) for n in (1, 2, 3)),
+    ]
     runs = [("run", (call, "packed"), thread) for call in [*calls, (fail, (error,), {})]]
     assert journal == [("initialize", thread), *runs, ("finalize", thread)]
 
@@ -173,7 +179,9 @@ def test_a_context_of_a_subclass_runs_the_calls_of_its_thread():
 @with_contexts
 def test_a_context_of_a_subclass_gets_what_has_replaced_the_standard_submit(monkeypatch):
     original = Standard.submit
-    monkeypatch.setattr(Standard, "submit", lambda self, fn, *args: original(self, lambda: [fn(*args)]))
+    monkeypatch.setattr(
+        Standard, "submit", lambda self, fn, *args: original(self, lambda: [fn(*args)])
+    )
     journal = []
     with noted_pool(journal) as pool:
         assert pool.submit(pow, 2, 3).result(PATIENCE) == [8]
@@ -271,7 +279,9 @@ def test_as_many_idle_threads_as_calls_are_woken(gate, no_tick):
     with ThreadPoolExecutor(5) as pool:
         occupy(pool, gate, 3)
         gate.set()
-        eventually(lambda: len(pool._task_engine.queue.idle.announced) == 3, "three workers to be idle")
+        eventually(
+            lambda: len(pool._task_engine.queue.idle.announced) == 3, "three workers to be idle"
+        )
         barrier = threading.Barrier(4)
         futures = [pool.submit(barrier.wait, PATIENCE) for _ in range(4)]
         assert sorted(future.result(PATIENCE) for future in futures) == [0, 1, 2, 3]
@@ -282,7 +292,10 @@ def test_an_idle_thread_is_woken_by_a_call_of_its_own_and_by_no_other_thread(gat
     with ThreadPoolExecutor(2) as pool:
         occupy(pool, gate, 2)
         gate.set()
-        queue, late = pool._task_engine.queue, new_task(pool._task_engine, lambda resource: "ran", (), False, 0.0)
+        queue, late = (
+            pool._task_engine.queue,
+            new_task(pool._task_engine, lambda resource: "ran", (), False, 0.0),
+        )
         eventually(lambda: len(queue.idle.announced) == 2, "two workers to be idle")
         queue._main.append(late)
         queue.wake_next()
@@ -354,7 +367,9 @@ def test_a_call_may_wait_for_another_for_which_no_thread_could_be_started_yet(mo
     def call():
         monkeypatch.setattr(tasker._pool.worker.Worker, "start", fail)
         future = pool.submit(abs, -1)
-        threading.Timer(0.01, monkeypatch.setattr, (tasker._pool.worker.Worker, "start", start)).start()
+        threading.Timer(
+            0.01, monkeypatch.setattr, (tasker._pool.worker.Worker, "start", start)
+        ).start()
         return future.result()
 
     with ThreadPoolExecutor(2) as pool:
@@ -458,7 +473,9 @@ def test_no_call_runs_in_a_thread_whose_initializer_raised(caplog):
     engine = pool._task_engine
     fail_waiting, late = engine.queue.fail_waiting, new_task(engine, ran.append, (), False, 0.0)
 
-    def fail_before_one_comes(*args):  # somebody puts a task who looked at the queue before it closed
+    def fail_before_one_comes(
+        *args,
+    ):  # somebody puts a task who looked at the queue before it closed
         engine.queue.fail_waiting = fail_waiting
         fail_waiting(*args)
         engine.queue._main.append(late)
@@ -522,7 +539,9 @@ def test_cancel_futures_cancels_what_waits_and_wakes_who_waits_for_it(gate):
     waiting = [pool.submit(abs, -1) for _ in range(5)]
     woken, called = [], []
     waiting[0].add_done_callback(lambda done: called.append(threading.current_thread()))
-    waiter = threading.Thread(target=lambda: woken.append(concurrent.futures.wait(waiting, PATIENCE)))
+    waiter = threading.Thread(
+        target=lambda: woken.append(concurrent.futures.wait(waiting, PATIENCE))
+    )
     waiter.start()
     eventually(lambda: waiting[-1]._waiters, "the waiter to wait")
     pool.shutdown(wait=False, cancel_futures=True)
@@ -606,7 +625,9 @@ def test_it_serves_as_the_default_executor_of_a_loop():
     async def main():
         asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(2, "mine"))
         variable.set("the submitter's")
-        name = await asyncio.get_running_loop().run_in_executor(None, lambda: threading.current_thread().name)
+        name = await asyncio.get_running_loop().run_in_executor(
+            None, lambda: threading.current_thread().name
+        )
         with pytest.raises(ZeroDivisionError):
             await asyncio.to_thread(divmod, 1, 0)
         with pytest.raises(RuntimeError, match="StopIteration"):
@@ -665,7 +686,8 @@ def test_what_is_submitted_when_the_main_thread_has_ended_is_refused_in_the_stan
         threading.Thread(target=submit).start()
     """
     ours, standard = (
-        run_python(program.format(module=module)) for module in ("tasker.threadpool", "concurrent.futures")
+        run_python(program.format(module=module))
+        for module in ("tasker.threadpool", "concurrent.futures")
     )
     assert ours.stdout.splitlines() == standard.stdout.splitlines()
     assert "interpreter shutdown" in ours.stdout
@@ -691,7 +713,9 @@ def test_interpreter_exit_does_not_wait_for_what_nobody_can_run():
     assert (done.returncode, done.stdout, done.stderr) == (0, "TaskManagerKilledError\n", "")
 
 
-@pytest.mark.skipif(not hasattr(signal, "pthread_kill"), reason="no signal can be sent to a thread here")
+@pytest.mark.skipif(
+    not hasattr(signal, "pthread_kill"), reason="no signal can be sent to a thread here"
+)
 def test_ctrl_c_ends_the_waiting_at_interpreter_exit():
     done = run_python("""
         import atexit, signal
@@ -740,7 +764,11 @@ def test_a_forked_child_is_refused_and_shuts_down_without_waiting(gate):
 
 
 def test_its_threads_are_not_taken_for_those_of_a_manager(factory):
-    config = Config(on_create=factory.create, on_destroy=factory.destroy, worker_count=1, burst_interval=0)
+    config = Config(
+        on_create=factory.create, on_destroy=factory.destroy, worker_count=1, burst_interval=0
+    )
     with TaskManager(config) as manager, ThreadPoolExecutor(1) as pool:
-        assert pool.submit(manager.queue_task, lambda resource: resource.number).result(PATIENCE) == 0
+        assert (
+            pool.submit(manager.queue_task, lambda resource: resource.number).result(PATIENCE) == 0
+        )
         assert manager.queue_task(lambda resource: pool.submit(abs, -1).result()) == 1

@@ -88,7 +88,10 @@ print("done")
 
 HOW = [
     "tracer",
-    pytest.param("flag", marks=pytest.mark.skipif(sys.version_info < (3, 14), reason="threads inherit no context")),
+    pytest.param(
+        "flag",
+        marks=pytest.mark.skipif(sys.version_info < (3, 14), reason="threads inherit no context"),
+    ),
 ]
 
 

@@ -106,12 +106,16 @@ def test_cleared_entries_do_not_pile_up_and_no_live_one_is_lost(timer):
         if i % 5 or len(live) > 1000:
             live.pop(rng.randrange(len(live))).cancel()
         if i % 1000 == 0:
-            eventually(lambda: not timer._incoming or len(timer._incoming) <= tasker._sync.timer._BATCH)
+            eventually(
+                lambda: not timer._incoming or len(timer._incoming) <= tasker._sync.timer._BATCH
+            )
             most = max(most, timer.waiting())
     assert most <= 4 * (1000 + tasker._sync.timer._BATCH)
     eventually(lambda: len(timer._cleared) <= tasker._sync.timer._BATCH + timer.waiting())
     looks = []
-    timer.at(0.0, lambda: looks.append(list(timer._heap)))  # in its own thread, which alone changes it
+    timer.at(
+        0.0, lambda: looks.append(list(timer._heap))
+    )  # in its own thread, which alone changes it
     eventually(lambda: looks)
     [heap] = looks
     assert set(live) <= {entry for *_, entry in heap}
@@ -149,7 +153,10 @@ def test_what_has_fired_or_was_cancelled_is_not_kept_until_something_else_happen
     fired = threading.Event()
     first, second = Thing(), Thing()
     watches = [weakref.ref(first), weakref.ref(second)]
-    entries = [timer.at(time.monotonic(), first.fire), timer.at(time.monotonic() + 3600, second.fire)]
+    entries = [
+        timer.at(time.monotonic(), first.fire),
+        timer.at(time.monotonic() + 3600, second.fire),
+    ]
     assert fired.wait(PATIENCE)
     entries[1].cancel()
     del first, second
@@ -200,7 +207,9 @@ def test_many_threads_that_set_the_first_deadline_start_one_timer_thread(timer):
         assert fired.acquire(timeout=PATIENCE)
 
 
-def test_a_signal_handler_that_sets_a_deadline_while_the_thread_is_started_starts_no_second(timer, monkeypatch):
+def test_a_signal_handler_that_sets_a_deadline_while_the_thread_is_started_starts_no_second(
+    timer, monkeypatch
+):
     start = threading.Thread.start
     handled, fired = [], threading.Event()
 

@@ -66,7 +66,9 @@ def in_line(manager):
 
 def nothing_left(manager):
     turns = manager._engine.turns
-    return not (turns.room.holders() or turns.is_wanted() or turns._waiting or deadlock._announced.waits)
+    return not (
+        turns.room.holders() or turns.is_wanted() or turns._waiting or deadlock._announced.waits
+    )
 
 
 # -- the limit ---------------------------------------------------------------------------------------------------------
@@ -95,10 +97,18 @@ def test_no_more_callers_than_the_limit_have_a_resource_and_all_have_their_turn(
 def test_the_limit_bounds_the_resources_that_are_shared(limited, factory):
     manager = limited(3, resource_pool_size=2)
     with Holder(manager, 3) as holder, ThreadPoolExecutor(5) as pool:
-        waiting = [pool.submit(manager.run_task, lambda resource: resource.number) for _ in range(5)]
+        waiting = [
+            pool.submit(manager.run_task, lambda resource: resource.number) for _ in range(5)
+        ]
         eventually(lambda: in_line(manager) == 5)
         holder.leave()
-        assert len({future.result(PATIENCE) for future in waiting} | {f.result() for f in holder.futures}) == 3
+        assert (
+            len(
+                {future.result(PATIENCE) for future in waiting}
+                | {f.result() for f in holder.futures}
+            )
+            == 3
+        )
 
 
 def test_callers_have_their_turns_in_the_order_in_which_they_came(limited):
@@ -116,7 +126,9 @@ def test_who_may_not_wait_is_told_how_many_are_there(limited):
     manager = limited(2)
     with Holder(manager, 2):
         for seconds in (0, 0.01):
-            with pytest.raises(QueueFullError, match=r"2 of 2 callers are in run_task \(run_task_limit\)"):
+            with pytest.raises(
+                QueueFullError, match=r"2 of 2 callers are in run_task \(run_task_limit\)"
+            ):
                 manager.run_task(lambda resource: 0, queue_timeout=seconds)
         assert manager.metrics().total_tasks_arrived == 0  # what is refused is not accepted
     assert manager.run_task(lambda resource: 1, queue_timeout=0) == 1
@@ -168,7 +180,9 @@ def test_whatever_ends_a_turn_gives_it_back(limited, factory, error):
 def test_resources_in_processes_are_limited_as_well():
     from tasker import Config, TaskManager
 
-    config = Config(on_create=dict, on_destroy=bool, worker_count=1, run_task_limit=1, placement=Processes())
+    config = Config(
+        on_create=dict, on_destroy=bool, worker_count=1, run_task_limit=1, placement=Processes()
+    )
     with TaskManager(config) as manager, ThreadPoolExecutor(3) as pool:
         processes = [pool.submit(manager.run_task, remote_tasks.process_of) for _ in range(6)]
         assert len({process.result(PATIENCE) for process in processes}) == 1
@@ -259,19 +273,26 @@ def test_to_wait_inside_of_the_last_turn_for_another_is_told(limited):
     def outer(resource):
         return manager.run_task(lambda inner: 0)
 
-    with pytest.raises(PoolDeadlockError, match=r"waits for its turn in run_task of tasker \(run_task_limit\)"):
+    with pytest.raises(
+        PoolDeadlockError, match=r"waits for its turn in run_task of tasker \(run_task_limit\)"
+    ):
         manager.run_task(outer)
     assert nothing_left(manager)
     with pytest.raises(QueueFullError):
         manager.run_task(lambda resource: manager.run_task(lambda inner: 0, queue_timeout=0.01))
-    assert limited(2).run_task(lambda resource: manager.run_task(lambda other: "another manager's")) is not None
+    assert (
+        limited(2).run_task(lambda resource: manager.run_task(lambda other: "another manager's"))
+        is not None
+    )
 
 
 def test_a_turn_in_a_turn_counts_and_is_had_where_the_limit_allows_it(limited):
     manager = limited(2)
     assert manager.run_task(lambda one: manager.run_task(lambda two: one is not two)) is True
     with pytest.raises(PoolDeadlockError):
-        manager.run_task(lambda one: manager.run_task(lambda two: manager.run_task(lambda three: 0)))
+        manager.run_task(
+            lambda one: manager.run_task(lambda two: manager.run_task(lambda three: 0))
+        )
 
 
 def test_callers_that_all_want_a_second_turn_are_told_and_the_others_get_theirs(limited):
@@ -338,7 +359,9 @@ def test_ctrl_c_in_the_line_costs_no_turn(limited):
 
     def interrupt():
         eventually(lambda: in_line(manager) == 1)
-        while not struck.wait(0.05):  # Python does not see a signal that comes just before it blocks
+        while not struck.wait(
+            0.05
+        ):  # Python does not see a signal that comes just before it blocks
             os.kill(os.getpid(), signal.SIGINT)
 
     previous = signal.signal(signal.SIGINT, strike)

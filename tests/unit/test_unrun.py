@@ -43,7 +43,9 @@ WAYS = {
     "run_task": lambda manager, fn: manager.run_task(fn),
     "asubmit": lambda manager, fn: asyncio.run(manager.asubmit(fn)),
     "map": lambda manager, fn: next(manager.map(lambda resource, _: fn(resource), [1])),
-    "a chunk": lambda manager, fn: next(manager.map(lambda resource, _: fn(resource), range(10), chunksize=10)),
+    "a chunk": lambda manager, fn: next(
+        manager.map(lambda resource, _: fn(resource), range(10), chunksize=10)
+    ),
 }
 
 
@@ -128,7 +130,9 @@ def fetch_later():
 
 
 @pytest.mark.parametrize(("make_one", "kind"), [(rows, GeneratorType), (arows, AsyncGeneratorType)])
-def test_a_generator_that_tasks_return_is_told_once_for_each_function(new_manager, log, way, make_one, kind):
+def test_a_generator_that_tasks_return_is_told_once_for_each_function(
+    new_manager, log, way, make_one, kind
+):
     manager = new_manager(worker_count=2)
 
     def first(resource):
@@ -143,7 +147,9 @@ def test_a_generator_that_tasks_return_is_told_once_for_each_function(new_manage
     assert "map()" in told
     for fn in (first, second, first, second):
         assert type(way(manager, fn)) is kind
-    assert len(log.loud()) == (1 if "lambda" in told else 2)  # some ways have one of their own around them
+    assert len(log.loud()) == (
+        1 if "lambda" in told else 2
+    )  # some ways have one of their own around them
 
 
 def test_a_resource_that_tasks_return_is_told_once_for_each_function(new_manager, log, way):
@@ -201,7 +207,9 @@ def test_no_more_functions_are_told_of_than_can_be_remembered(new_manager, log, 
 
 @pytest.mark.parametrize("resource", [None, True, 7, "gpu:0", b"x", (1, 2), int])
 def test_a_resource_that_is_no_more_than_a_value_may_be_returned(log, resource):
-    config = Config(on_create=lambda: resource, on_destroy=lambda _: None, worker_count=1, logger=log)
+    config = Config(
+        on_create=lambda: resource, on_destroy=lambda _: None, worker_count=1, logger=log
+    )
     with TaskManager(config) as manager:
         for run in (manager.queue_task, manager.run_task):
             assert run(lambda resource: resource) == resource
@@ -224,7 +232,9 @@ def session():
 
 
 def test_a_context_manager_that_nobody_has_entered_is_told_of_once_with_what_to_do(log):
-    config = Config(on_create=lambda: session(), on_destroy=lambda _: None, worker_count=3, logger=log)
+    config = Config(
+        on_create=lambda: session(), on_destroy=lambda _: None, worker_count=3, logger=log
+    )
     with TaskManager(config) as manager:
         assert manager.wait_ready(PATIENCE)
         manager.run_task(lambda resource: None)
@@ -239,9 +249,16 @@ def entered():
     return manager
 
 
-@pytest.mark.parametrize("create", [entered, threading.Lock, contextlib.ExitStack, tempfile.TemporaryFile])
+@pytest.mark.parametrize(
+    "create", [entered, threading.Lock, contextlib.ExitStack, tempfile.TemporaryFile]
+)
 def test_what_was_entered_or_is_used_without_is_not_told_of(log, create):
-    config = Config(on_create=create, on_destroy=lambda each: getattr(each, "close", int)(), worker_count=1, logger=log)
+    config = Config(
+        on_create=create,
+        on_destroy=lambda each: getattr(each, "close", int)(),
+        worker_count=1,
+        logger=log,
+    )
     with TaskManager(config) as manager:
         assert manager.wait_ready(PATIENCE)
     assert log.loud() == []
@@ -252,7 +269,9 @@ def test_a_logger_that_raises_costs_no_result_and_no_resource():
         def warning(self, msg, /, *args):
             raise OSError
 
-    config = Config(on_create=lambda: session(), on_destroy=lambda _: None, worker_count=1, logger=Broken())
+    config = Config(
+        on_create=lambda: session(), on_destroy=lambda _: None, worker_count=1, logger=Broken()
+    )
     with TaskManager(config) as manager:
         assert list(manager.queue_task(lambda resource: rows(resource, 5))) == [5]
         assert manager.stats().active_workers == 1
@@ -277,7 +296,11 @@ async def connect():
 
 def test_a_coroutine_that_on_create_returns_is_no_resource(log):
     config = Config(
-        on_create=lambda: connect(), on_destroy=lambda _: None, worker_count=1, logger=log, create_timeout=0.2
+        on_create=lambda: connect(),
+        on_destroy=lambda _: None,
+        worker_count=1,
+        logger=log,
+        create_timeout=0.2,
     )
     with TaskManager(config) as manager:
         for run in (manager.queue_task, manager.run_task):
@@ -291,14 +314,20 @@ def test_a_coroutine_that_on_create_returns_is_no_resource(log):
         TaskManager(dataclasses.replace(config, resource_pool_size=2))
 
 
-@pytest.mark.parametrize(("factory", "what"), [(lambda: connect(), "a coroutine"), (lambda: rows(None), "a generator")])
-def test_a_factory_of_context_managers_that_returns_what_is_to_be_run_is_told_so(log, factory, what):
+@pytest.mark.parametrize(
+    ("factory", "what"), [(lambda: connect(), "a coroutine"), (lambda: rows(None), "a generator")]
+)
+def test_a_factory_of_context_managers_that_returns_what_is_to_be_run_is_told_so(
+    log, factory, what
+):
     made = Config.from_context_manager(factory, worker_count=1, logger=log)
     with pytest.raises(TypeError, match=f"factory returned {what}"):
         made.on_create()
 
 
-@pytest.mark.parametrize(("destroy", "what"), [(AsyncClient.aclose, "a coroutine"), (rows, "a generator")])
+@pytest.mark.parametrize(
+    ("destroy", "what"), [(AsyncClient.aclose, "a coroutine"), (rows, "a generator")]
+)
 def test_what_on_destroy_returns_to_be_run_is_reported_as_what_it_raises(log, destroy, what):
     config = Config(
         on_create=AsyncClient,
@@ -352,7 +381,9 @@ def test_results_of_all_types_are_looked_at_in_whichever_order_they_come(new_man
     assert len(log.loud()) == 1
 
 
-def test_each_coroutine_of_a_function_that_run_task_calls_again_and_again_is_an_error(new_manager, log):
+def test_each_coroutine_of_a_function_that_run_task_calls_again_and_again_is_an_error(
+    new_manager, log
+):
     manager = new_manager()
     for _ in range(3):
         with pytest.raises(TypeError, match="returned a coroutine"):

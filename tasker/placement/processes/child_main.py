@@ -149,7 +149,9 @@ def _leave_to_child(*descriptors: int) -> None:
             os.close(descriptor)
     for number in DETACHED:
         if signal.getsignal(number) is _leave_to_parent:
-            signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
+            signal.signal(
+                number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL
+            )
 
 
 def _leave_to_parent(number: int, frame: object) -> None:
@@ -164,7 +166,9 @@ def _leave_signals_to_parent() -> None:
     signal.pthread_sigmask(signal.SIG_UNBLOCK, DETACHED)  # they were blocked until here
 
 
-def _live(calls: int, answers: int, orders: int, mark: int, lifeline: int, tracker: int | None) -> None:
+def _live(
+    calls: int, answers: int, orders: int, mark: int, lifeline: int, tracker: int | None
+) -> None:
     """From the first message to the last."""
     begun = shared_number(mark)
     wire = Wire(calls, answers)
@@ -189,7 +193,9 @@ def _end(exit_code: int) -> NoReturn:
     for stream in (sys.stdout, sys.stderr):
         with contextlib.suppress(Exception):  # closed, or replaced by something that is no stream
             stream.flush()
-    with contextlib.suppress(Exception):  # what libraries have printed that are not written in Python
+    with contextlib.suppress(
+        Exception
+    ):  # what libraries have printed that are not written in Python
         import ctypes
 
         ctypes.CDLL(None).fflush(None)
@@ -197,7 +203,13 @@ def _end(exit_code: int) -> NoReturn:
 
 
 def main(
-    calls: int, answers: int, orders: int, mark: int, lifeline: int, group: bool, tracker: int | None = None
+    calls: int,
+    answers: int,
+    orders: int,
+    mark: int,
+    lifeline: int,
+    group: bool,
+    tracker: int | None = None,
 ) -> NoReturn:
     """Serve the parent, then end the process."""
     exit_code = 1
@@ -206,14 +218,27 @@ def main(
         calls, answers, orders, lifeline = map(_out_of_reach, (calls, answers, orders, lifeline))
         lifeline = _end_with_parent(lifeline, group)
         os.register_at_fork(after_in_child=partial(_leave_to_child, calls, answers, orders))
-        _live(calls, answers, orders, mark, lifeline, None if tracker is None else _out_of_reach(tracker))
+        _live(
+            calls,
+            answers,
+            orders,
+            mark,
+            lifeline,
+            None if tracker is None else _out_of_reach(tracker),
+        )
         atexit._run_exitfuncs()  # the parent waits, but no longer than its grace
         exit_code = 0
-    except (EOFError, BrokenPipeError):  # the parent is no more, or has no use for this one any more
+    except (
+        EOFError,
+        BrokenPipeError,
+    ):  # the parent is no more, or has no use for this one any more
         pass
     except BaseException as error:
         if isinstance(error, OSError) and error.errno == errno.EBADF:
-            print("tasker: the code that ran here has closed this child process's descriptors", file=sys.stderr)
+            print(
+                "tasker: the code that ran here has closed this child process's descriptors",
+                file=sys.stderr,
+            )
         else:
             traceback.print_exc()
     finally:

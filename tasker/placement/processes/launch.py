@@ -28,10 +28,14 @@ __all__ = ["DETACHED", "above_standard", "is_standard", "launch", "lifeline", "p
 # signals that ask a process to end, and that those send who mean the parent: a terminal, a supervisor, `kill`
 DETACHED = (signal.SIGHUP, signal.SIGINT, signal.SIGTERM)
 
-_PROGRAM = "import sys; {} sys.argv[1:]; from tasker.placement.processes.child_main import main; main({})"
+_PROGRAM = (
+    "import sys; {} sys.argv[1:]; from tasker.placement.processes.child_main import main; main({})"
+)
 
 
-def launch(python: str, descriptors: dict[str, int], *, error: int | None, group: bool) -> subprocess.Popen[bytes]:
+def launch(
+    python: str, descriptors: dict[str, int], *, error: int | None, group: bool
+) -> subprocess.Popen[bytes]:
     """Start the program of a child with its descriptors, as its `main` names them. `error`: what it gets as its
     standard error, if not this process's own. `group`: whether its whole group ends with this process.
 
@@ -43,7 +47,13 @@ def launch(python: str, descriptors: dict[str, int], *, error: int | None, group
     arguments = ", ".join(f"{name}={number}" for name, number in descriptors.items())
     # the standard library of a frozen program is in the program
     set_path = "sys.path +=" if getattr(sys, "frozen", False) else "sys.path[:] ="
-    command = [python, *_flags(), "-c", _PROGRAM.format(set_path, f"{arguments}, group={group}"), *_path()]
+    command = [
+        python,
+        *_flags(),
+        "-c",
+        _PROGRAM.format(set_path, f"{arguments}, group={group}"),
+        *_path(),
+    ]
     # a mask is inherited, so that none of these reaches the child before it has seen to them
     before = signal.pthread_sigmask(signal.SIG_BLOCK, DETACHED)
     try:
@@ -72,7 +82,12 @@ def _flags() -> list[str]:
 
 def _path() -> list[str]:
     """`sys.path`, and at its end where tasker lies, should it have been imported from elsewhere."""
-    path = [place for entry in sys.path if isinstance(entry, str) and "\0" not in entry for place in _places(entry)]
+    path = [
+        place
+        for entry in sys.path
+        if isinstance(entry, str) and "\0" not in entry
+        for place in _places(entry)
+    ]
     own = str(Path(__file__).parents[3])
     return path if own in path else [*path, own]
 

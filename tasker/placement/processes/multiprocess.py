@@ -64,13 +64,17 @@ def take_over(inherited: Inheritance | None, name: str, lifeline: int, tracker: 
     current.name = name
     if hasattr(process, "_ParentProcess"):
         # by the lifeline it finds out whether the parent is alive
-        process._parent_process = process._ParentProcess(inherited.parent_name, inherited.parent, lifeline)
+        process._parent_process = process._ParentProcess(
+            inherited.parent_name, inherited.parent, lifeline
+        )
     if inherited.start_method is not None:
         multiprocessing.set_start_method(inherited.start_method, force=True)
     if inherited.logs:
         from multiprocessing import util
 
-        util.get_logger().propagate = True  # to what sends records to the parent, whose logger has the handlers
+        util.get_logger().propagate = (
+            True  # to what sends records to the parent, whose logger has the handlers
+        )
 
 
 def _share_tracker(descriptor: int) -> None:

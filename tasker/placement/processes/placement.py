@@ -44,7 +44,9 @@ class Processes:
         checks.seconds("grace", self.grace)
         checks.flag("kill_group", self.kill_group)
         if not isinstance(self.executable, str | os.PathLike | None) or self.executable == "":
-            raise ConfigError(f"executable must be None or the path of a Python, not {shown(self.executable)}")
+            raise ConfigError(
+                f"executable must be None or the path of a Python, not {shown(self.executable)}"
+            )
 
     def open(self, settings: Settings, lost: Callable[[Any], None]) -> Backend:
         """A backend for one manager.
@@ -59,8 +61,11 @@ class Processes:
         from tasker.placement.processes.python import python
         from tasker.placement.remote.backend import RemoteBackend
 
-        program = python(None if self.executable is None else os.fspath(self.executable), beginning.EXECUTABLE)
+        program = python(
+            None if self.executable is None else os.fspath(self.executable), beginning.EXECUTABLE
+        )
         grace = checks.patience("grace", self.grace)
         return RemoteBackend(
-            settings, lambda name: ProcessProxy(name, grace, lost, python=program, group=self.kill_group)
+            settings,
+            lambda name: ProcessProxy(name, grace, lost, python=program, group=self.kill_group),
         )

@@ -56,7 +56,9 @@ class ProcessProxy(ResourceProxy):
 
         Raises `OSError` or `RuntimeError` when there can be no more processes or threads."""
         super().__init__(name, grace, lost)
-        self.exit_code: int | None = None  # as `subprocess` has it, when it is dead and that is known
+        self.exit_code: int | None = (
+            None  # as `subprocess` has it, when it is dead and that is known
+        )
         self._group = group
         self._ended = False  # its number may be another's
         self._dead = threading.Event()
@@ -96,7 +98,9 @@ class ProcessProxy(ResourceProxy):
         try:
             if kind == protocol.CALL:
                 head, packed = what
-                self._wire.send(kind, protocol.CALL_HEAD.pack(*head), packed.body, buffers=packed.buffers)
+                self._wire.send(
+                    kind, protocol.CALL_HEAD.pack(*head), packed.body, buffers=packed.buffers
+                )
             else:
                 self._wire.send(kind, pickle.dumps(what))
             return self._answer(progress)
@@ -126,7 +130,9 @@ class ProcessProxy(ResourceProxy):
         if not self._dead.wait(_DYING):
             self.kill()
             self._dead.wait(_REAPED)
-        return _how(self.exit_code) if self._dead.is_set() else "was killed and has not ended", self.exit_code
+        return _how(
+            self.exit_code
+        ) if self._dead.is_set() else "was killed and has not ended", self.exit_code
 
     def _last_words(self) -> str:
         return self._stderr.text()
@@ -147,7 +153,9 @@ class ProcessProxy(ResourceProxy):
 
     def _tell(self, order: int, number: int) -> None:
         if self._control is not None:
-            with contextlib.suppress(OSError):  # it is dead, or does not read its orders and is killed in the end
+            with contextlib.suppress(
+                OSError
+            ):  # it is dead, or does not read its orders and is killed in the end
                 os.write(self._control, protocol.ORDER.pack(order, number))
 
     def kill(self) -> None:
@@ -187,7 +195,12 @@ class ProcessProxy(ResourceProxy):
             for _ in range(3):
                 ends += pipe()
             calls, to_child, from_child, answers, orders, control = ends
-            streams = {"calls": calls, "answers": answers, "orders": orders, "mark": self._mark.descriptor}
+            streams = {
+                "calls": calls,
+                "answers": answers,
+                "orders": orders,
+                "mark": self._mark.descriptor,
+            }
             process = launch(python, streams, error=self._stderr.end, group=self._group)
         except BaseException:  # no more descriptors, or processes, for now
             for end in ends:
@@ -232,7 +245,9 @@ class ProcessProxy(ResourceProxy):
         if self._pidfd is not None:
             self._stderr.follow(self._pidfd)
         else:
-            with contextlib.suppress(AttributeError, ChildProcessError):  # some systems can only reap at once
+            with contextlib.suppress(
+                AttributeError, ChildProcessError
+            ):  # some systems can only reap at once
                 os.waitid(os.P_PID, self.pid, os.WEXITED | os.WNOWAIT)
 
     def _announce(self, exit_code: int | None) -> None:
@@ -241,7 +256,9 @@ class ProcessProxy(ResourceProxy):
         with self._lock:
             self._ended = self._is_lost = True
             self.exit_code = exit_code
-            self._process.returncode = exit_code or 0  # for `subprocess`, which would look for it later
+            self._process.returncode = (
+                exit_code or 0
+            )  # for `subprocess`, which would look for it later
             with contextlib.suppress(OSError):
                 self._wire.end()
         self._dead.set()
@@ -267,7 +284,9 @@ class ProcessProxy(ResourceProxy):
 
 def _how(exit_code: int | None) -> str:
     if exit_code is None:
-        return "ended, how is not known: other code of this program has reaped it, or ignores SIGCHLD"
+        return (
+            "ended, how is not known: other code of this program has reaped it, or ignores SIGCHLD"
+        )
     if exit_code >= 0:
         return f"ended with exit code {exit_code}"
     try:

@@ -44,9 +44,13 @@ def python(given: str | None, at_first: str) -> str:
         _check(chosen)
         return chosen
     if getattr(sys, "frozen", False):
-        raise ConfigError(f"placement=Processes() has no Python to run in a frozen program: {_INSTEAD}")
+        raise ConfigError(
+            f"placement=Processes() has no Python to run in a frozen program: {_INSTEAD}"
+        )
     if not sys.executable or not _is_named_so(sys.executable):
-        raise ConfigError(f"placement=Processes(): sys.executable is no Python: {shown(sys.executable)}: {_INSTEAD}")
+        raise ConfigError(
+            f"placement=Processes(): sys.executable is no Python: {shown(sys.executable)}: {_INSTEAD}"
+        )
     return sys.executable
 
 
@@ -60,13 +64,17 @@ def _set_for_multiprocessing(at_first: str) -> str | None:
 
 def _is_named_so(path: str) -> bool:
     found = Path(path)
-    return found.exists() and any("py" in name.lower() for name in (found.name, found.resolve().name))
+    return found.exists() and any(
+        "py" in name.lower() for name in (found.name, found.resolve().name)
+    )
 
 
 def _check(path: str) -> None:
     found = shutil.which(path)
     if found is None:
-        raise ConfigError(f"executable must be the path of a Python, not {shown(path)}: there is no such program")
+        raise ConfigError(
+            f"executable must be the path of a Python, not {shown(path)}: there is no such program"
+        )
     if found in _known:
         return
     said = _ask(found)
@@ -83,7 +91,11 @@ def _ask(path: str) -> str:
     environment = {**os.environ, STARTING: str(os.getpid())}
     try:
         asked = subprocess.Popen(
-            command, env=environment, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+            command,
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
         )
     except OSError as error:
         return str(error)
@@ -91,7 +103,9 @@ def _ask(path: str) -> str:
     listener = new_thread(lambda: said.extend(asked.communicate()), "tasker-listener")
     try:
         listener.start()
-        listener.join(_PATIENCE)  # a limit of `subprocess` would stand still with a clock that a test has stopped
+        listener.join(
+            _PATIENCE
+        )  # a limit of `subprocess` would stand still with a clock that a test has stopped
     finally:
         asked.kill()  # it has ended, or says nothing
         listener.join(_ENDING)

@@ -50,7 +50,9 @@ class Wire:
             self._enlarge()
         views = [memoryview(buffer).cast("B") for buffer in buffers]
         sizes = struct.pack(f"<{len(views)}Q", *(len(view) << 1 | view.readonly for view in views))
-        self._send_all([memoryview(each) for each in (head + sizes, *parts)] + views + [memoryview(_END)])
+        self._send_all(
+            [memoryview(each) for each in (head + sizes, *parts)] + views + [memoryview(_END)]
+        )
 
     def receive(self) -> Message:
         """The next message. Blocks until it is there. Raises `EOFError` or `OSError` when none can come any more."""
@@ -68,7 +70,9 @@ class Wire:
         self._kept = data[_HEAD.size :]
         sizes = struct.unpack(f"<{count}Q", self._take(8 * count)) if count else ()
         body = memoryview(self._take(length))
-        buffers = [self._take_bytes(size >> 1) if size & 1 else self._take(size >> 1) for size in sizes]
+        buffers = [
+            self._take_bytes(size >> 1) if size & 1 else self._take(size >> 1) for size in sizes
+        ]
         if self._take(1)[0] != _END[0]:
             raise EOFError("the other end was closed in the middle of a message")
         return kind, body, buffers
@@ -91,7 +95,9 @@ class Wire:
         with contextlib.suppress(OSError):  # nobody can sleep in a write then, or this is not Linux
             drain = os.open(f"/proc/self/fd/{self._writer}", os.O_RDONLY | os.O_NONBLOCK)
             try:
-                os.read(drain, _ROOM)  # all that is in it: who slept goes on, and does not sleep again
+                os.read(
+                    drain, _ROOM
+                )  # all that is in it: who slept goes on, and does not sleep again
             finally:
                 os.close(drain)
 
@@ -115,7 +121,9 @@ class Wire:
         return taken
 
     def _take_bytes(self, size: int) -> bytes:
-        file = io.BytesIO(bytes(size))  # which lends out its bytes for writing as long as nobody else has them
+        file = io.BytesIO(
+            bytes(size)
+        )  # which lends out its bytes for writing as long as nobody else has them
         with file.getbuffer() as view:
             self._fill(view)
         return file.getvalue()

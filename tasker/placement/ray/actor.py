@@ -56,7 +56,9 @@ class ResourceActor:
         """Make the resource."""
         setup: protocol.Setup = pickle.loads(packed)
         known = set(sys.path)
-        sys.path += [entry for entry in setup.path if entry and entry not in known and Path(entry).exists()]
+        sys.path += [
+            entry for entry in setup.path if entry and entry not in known and Path(entry).exists()
+        ]
         threading.current_thread().name = setup.name
         forward_records(setup.name, setup.levels, self._records.append)
         self._host = host = Host(setup, self._note)
@@ -68,7 +70,9 @@ class ResourceActor:
         number, remaining, done = protocol.CALL_HEAD.unpack_from(message)
         body = memoryview(message)[protocol.CALL_HEAD.size :]
         try:
-            return self._with_records(self._host.run(number, remaining, done, body, received(buffers)))
+            return self._with_records(
+                self._host.run(number, remaining, done, body, received(buffers))
+            )
         finally:
             self._ended = number
             if self._followed:  # looked at after the end is said: who asks from now on finds that
@@ -128,4 +132,7 @@ def sent(buffers: Sequence[Any]) -> list[Sent]:
 
 def received(buffers: Sequence[Sent]) -> list[bytes | bytearray]:
     """Copied: those that Ray hands out are read-only, no `bytes`, and lie in memory that all of the node share."""
-    return [bytes(memoryview(each)) if readonly else bytearray(memoryview(each)) for readonly, each in buffers]
+    return [
+        bytes(memoryview(each)) if readonly else bytearray(memoryview(each))
+        for readonly, each in buffers
+    ]

@@ -53,7 +53,9 @@ class RayBackend(RemoteBackend):
         self._lost_nodes: dict[str, float] = {}  # and when
         self._resources: dict[str, float] = {}  # of the cluster, when an actor was last made
         self.ray: Any = _import_ray()
-        self._runner = CallbackRunner(f"{self._name}-ray", GuardedLogger(logging.getLogger("tasker")))
+        self._runner = CallbackRunner(
+            f"{self._name}-ray", GuardedLogger(logging.getLogger("tasker"))
+        )
         _connection.join(self, self.ray, address, self._create_timeout)
         try:
             self._class = _actor_class(self.ray)
@@ -70,7 +72,9 @@ class RayBackend(RemoteBackend):
         try:
             self._class.options(**self._options)  # which checks most of them
         except Exception as error:
-            raise ConfigError(f"placement: Ray refuses the options {shown(self._options)}: {error}") from error
+            raise ConfigError(
+                f"placement: Ray refuses the options {shown(self._options)}: {error}"
+            ) from error
 
     # -- what actors use (actor.Cluster) -------------------------------------------------------------------------------
 
@@ -79,12 +83,17 @@ class RayBackend(RemoteBackend):
             raise ConnectionError("this process is not connected to Ray any more")
         now = monotonic()
         has = self.ray.cluster_resources()
-        self._resources = {name: amount for name, amount in has.items() if not name.startswith("node:")}
+        self._resources = {
+            name: amount for name, amount in has.items() if not name.startswith("node:")
+        }
         options = dict(self._options)
         with self._lock:  # Ray itself was seen to place actors on a dead node for 14 s
             excluded = [node for node, when in self._lost_nodes.items() if now - when < FORGIVEN]
         if excluded and options.get("scheduling_strategy") in _ANYWHERE:
-            options["label_selector"] = {_NODE: f"!in({','.join(excluded)})", **options.get("label_selector", {})}
+            options["label_selector"] = {
+                _NODE: f"!in({','.join(excluded)})",
+                **options.get("label_selector", {}),
+            }
         return self._class.options(max_restarts=0, max_task_retries=0, **options).remote()
 
     def kill(self, actor: Any) -> None:
@@ -99,7 +108,9 @@ class RayBackend(RemoteBackend):
         return isinstance(error, kinds.RayError) and not isinstance(error, kinds.RayTaskError)
 
     def lost(self, actor: Any, node: str, error: BaseException | None) -> None:
-        if node and "its node has died" in str(error):  # nothing else tells it from a process that died
+        if node and "its node has died" in str(
+            error
+        ):  # nothing else tells it from a process that died
             with self._lock:
                 self._lost_nodes[node] = monotonic()
         self.kill(actor)  # it may be running still
@@ -124,7 +135,9 @@ class _Connection:
     def join(self, user: Backend, ray: Any, address: str | None, patience: float) -> None:
         """Be connected, as long as `user` has not left."""
         if self.inherited:
-            raise ConfigError("placement=Ray() needs a process that was not forked from one that is connected to Ray")
+            raise ConfigError(
+                "placement=Ray() needs a process that was not forked from one that is connected to Ray"
+            )
         with self._lock:
             if not ray.is_initialized():
                 _connect(ray, address, patience)
@@ -151,7 +164,9 @@ def _start_afresh() -> None:
     """In a forked child, which has none of the threads that a connection needs."""
     global _connection
     ray = sys.modules.get("ray")
-    _connection = _Connection(inherited=_connection.inherited or (ray is not None and ray.is_initialized()))
+    _connection = _Connection(
+        inherited=_connection.inherited or (ray is not None and ray.is_initialized())
+    )
 
 
 if hasattr(os, "register_at_fork"):
@@ -180,7 +195,9 @@ def _check_same(ray: Any, address: str) -> None:
     """A process is connected to one cluster only."""
     connected: str = ray.get_runtime_context().gcs_address
     if not address.startswith("ray://") and _resolved(address) != _resolved(connected):
-        raise ConfigError(f"address: this process is connected to {connected}, it cannot use {shown(address)} besides")
+        raise ConfigError(
+            f"address: this process is connected to {connected}, it cannot use {shown(address)} besides"
+        )
 
 
 def _resolved(address: str) -> tuple[str, str]:
@@ -203,7 +220,9 @@ def _import_ray() -> Any:
     try:
         ray: Any = import_module("ray")
     except ImportError:
-        raise ConfigError("placement=Ray() needs Ray: install the extra, tasker-pool[ray]") from None
+        raise ConfigError(
+            "placement=Ray() needs Ray: install the extra, tasker-pool[ray]"
+        ) from None
     if tuple(int(part) for part in ray.__version__.split(".")[:2]) < OLDEST:
         wanted = ".".join(map(str, OLDEST))
         raise ConfigError(f"placement=Ray() needs Ray {wanted} or later, not {ray.__version__}")

@@ -51,18 +51,27 @@ class Ray:
     def __post_init__(self) -> None:
         checks.seconds("grace", self.grace)
         if self.address is not None and (not isinstance(self.address, str) or not self.address):
-            raise ConfigError(f"address must be None or the address of a cluster, not {shown(self.address)}")
+            raise ConfigError(
+                f"address must be None or the address of a cluster, not {shown(self.address)}"
+            )
         for name in ("num_cpus", "num_gpus", "memory"):
             value = getattr(self, name)
             if value is not None and not checks.is_amount(value):
                 raise ConfigError(f"{name} must be None or a number, 0 or more, not {shown(value)}")
         for name in ("resources", "label_selector", "runtime_env"):
             if not isinstance(getattr(self, name), Mapping | None):
-                raise ConfigError(f"{name} must be None or a mapping, not {shown(getattr(self, name))}")
+                raise ConfigError(
+                    f"{name} must be None or a mapping, not {shown(getattr(self, name))}"
+                )
         for name, amount in (self.resources or {}).items():
             if not isinstance(name, str) or not checks.is_amount(amount):
-                raise ConfigError(f"resources must map names to numbers, 0 or more, not {shown(self.resources)}")
-        if isinstance(self.scheduling_strategy, str) and self.scheduling_strategy not in ("DEFAULT", "SPREAD"):
+                raise ConfigError(
+                    f"resources must map names to numbers, 0 or more, not {shown(self.resources)}"
+                )
+        if isinstance(self.scheduling_strategy, str) and self.scheduling_strategy not in (
+            "DEFAULT",
+            "SPREAD",
+        ):
             raise ConfigError(
                 'scheduling_strategy must be None, "DEFAULT", "SPREAD" or a strategy of Ray\'s, '
                 f"not {shown(self.scheduling_strategy)}"

@@ -69,7 +69,9 @@ class ActorProxy(ResourceProxy):
 
     KIND: str = "an actor"
 
-    def __init__(self, name: str, grace: float, lost: Callable[[Any], None], cluster: Cluster) -> None:
+    def __init__(
+        self, name: str, grace: float, lost: Callable[[Any], None], cluster: Cluster
+    ) -> None:
         super().__init__(name, grace, lost)
         self._cluster = cluster
         self._gone = threading.Event()
@@ -80,7 +82,9 @@ class ActorProxy(ResourceProxy):
         self._actor.live.remote().future().add_done_callback(self._ended)
 
     def _where(self) -> str:
-        return f"actor {self._actor._actor_id.hex()[:12]}" + (f" on node {self._node[:12]}" if self._node else "")
+        return f"actor {self._actor._actor_id.hex()[:12]}" + (
+            f" on node {self._node[:12]}" if self._node else ""
+        )
 
     def late(self) -> str:
         return super().late() if self._node else self._cluster.lacking()
@@ -88,13 +92,17 @@ class ActorProxy(ResourceProxy):
     # -- the owner's thread ----------------------------------------------------------------------------------------
 
     def _ask(self, kind: int, what: Any, progress: Progress | None) -> Answer:
-        if self._is_lost or not self._cluster.ray.is_initialized():  # where Ray would start a cluster
+        if (
+            self._is_lost or not self._cluster.ray.is_initialized()
+        ):  # where Ray would start a cluster
             raise GoneError(began=False)
         actor = self._actor
         if kind == protocol.CALL:
             head, packed = what
             message = protocol.CALL_HEAD.pack(*head) + packed.body
-            reply = self._run(message, sent(packed.buffers)) if packed.buffers else self._run(message)
+            reply = (
+                self._run(message, sent(packed.buffers)) if packed.buffers else self._run(message)
+            )
             if progress is not None:
                 error = self._follow(head[0], progress)
                 if error is not None:
@@ -102,7 +110,9 @@ class ActorProxy(ResourceProxy):
         elif kind == protocol.SETUP:
             self._node = self._await(actor.where.remote())
             # the node has an environment of its own, and need not see what is in this one
-            reply = actor.create.remote(pickle.dumps(what._replace(argv=[], environment={}, inheritance=None)))
+            reply = actor.create.remote(
+                pickle.dumps(what._replace(argv=[], environment={}, inheritance=None))
+            )
         else:
             reply = actor.destroy.remote(what)
         answered: Answered = self._await(reply)
@@ -151,7 +161,9 @@ class ActorProxy(ResourceProxy):
 
     def _let_end(self, patience: float) -> None:
         if self._lose(_KILLED):
-            self._cluster.kill_now(self._actor)  # here: when the interpreter exits no thread can be started
+            self._cluster.kill_now(
+                self._actor
+            )  # here: when the interpreter exits no thread can be started
         if patience:
             self._gone.wait(_GONE)
 

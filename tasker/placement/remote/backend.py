@@ -29,7 +29,9 @@ from tasker.placement.remote.variables import pack_variables
 
 __all__ = ["RemoteBackend"]
 
-_LEAVING = 3.0  # seconds for the owner of a place that was ended: the kernel, or a cluster, takes its time
+_LEAVING = (
+    3.0  # seconds for the owner of a place that was ended: the kernel, or a cluster, takes its time
+)
 
 
 class RemoteBackend(Backend):
@@ -87,8 +89,12 @@ class RemoteBackend(Backend):
             self._forget(proxy)
             if isinstance(error, EndlessError):
                 raise self._found_impossible(error).with_traceback(None) from None
-            if self._killed and isinstance(error, WorkerLostError):  # by this backend, which may not say so itself
-                raise TaskManagerKilledError(f"{self._name} was killed while the resource was created") from None
+            if self._killed and isinstance(
+                error, WorkerLostError
+            ):  # by this backend, which may not say so itself
+                raise TaskManagerKilledError(
+                    f"{self._name} was killed while the resource was created"
+                ) from None
             raise
         return proxy
 
@@ -108,7 +114,9 @@ class RemoteBackend(Backend):
         return resource.is_lost()
 
     def pack(self, fn: Callable[..., Any], args: tuple[Any, ...], wants_context: bool) -> Packed:
-        return pickling.pack_call(fn, args, wants_context, pack_variables() if self._propagates else ())
+        return pickling.pack_call(
+            fn, args, wants_context, pack_variables() if self._propagates else ()
+        )
 
     @wrapper
     def call(self, context: Context, resource: ResourceProxy, packed: Packed) -> Any:
@@ -117,7 +125,9 @@ class RemoteBackend(Backend):
     # -- the manager ---------------------------------------------------------------------------------------------------
 
     def is_of_hook(self, error: BaseException) -> bool:
-        if isinstance(error, EndlessError) or getattr(error, "type_name", None) == "":  # see `Host._unpacked`
+        if (
+            isinstance(error, EndlessError) or getattr(error, "type_name", None) == ""
+        ):  # see `Host._unpacked`
             return False
         return isinstance(error.__cause__, RemoteTraceback)
 
@@ -191,7 +201,9 @@ def _pack_hooks(settings: Settings) -> bytes:
             try:
                 _packed_whole(hook)
             except Exception as trouble:
-                raise ConfigError(f"{name} cannot be sent to another process: {shown(hook)}: {trouble}") from trouble
+                raise ConfigError(
+                    f"{name} cannot be sent to another process: {shown(hook)}: {trouble}"
+                ) from trouble
         raise ConfigError(
             f"on_create, on_destroy and check_health cannot be sent to another process: {error}"
         ) from error

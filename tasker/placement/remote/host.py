@@ -21,7 +21,14 @@ from tasker._sync.guarded_logger import GuardedLogger
 from tasker._sync.locks import new_lock
 from tasker._sync.threads import claim_thread
 from tasker._tasks import current
-from tasker._tasks.context import Context, ManagerValues, TaskContext, background, new_task_context, with_value
+from tasker._tasks.context import (
+    Context,
+    ManagerValues,
+    TaskContext,
+    background,
+    new_task_context,
+    with_value,
+)
 from tasker._tasks.hints import explain_call
 from tasker._tasks.unrun import UNRUN, is_unentered, look_at, refuse
 from tasker._tasks.wrapping import Progress, users_function, users_traceback, wrapper
@@ -52,11 +59,17 @@ class Host:
         self._number = 0  # of the call that runs, or ran last
         self._ended: dict[int, int] = {}  # how contexts ended, by the number of the call
         self._stopping = setup.stopping
-        self._runner = CallbackRunner(f"{setup.name}-context", GuardedLogger(logging.getLogger("tasker")))
-        self._values = ManagerValues(self._imported(_context_of, setup.values), lambda: self._stopping)
+        self._runner = CallbackRunner(
+            f"{setup.name}-context", GuardedLogger(logging.getLogger("tasker"))
+        )
+        self._values = ManagerValues(
+            self._imported(_context_of, setup.values), lambda: self._stopping
+        )
         self._hooks = setup.hooks
         self._on_destroy: Callable[[Any], object]
-        self._check_health: Callable[[Exception, Any], object] | None = None  # if it takes the resource
+        self._check_health: Callable[[Exception, Any], object] | None = (
+            None  # if it takes the resource
+        )
         self._deadline: float | None = None
         # as `current_context()` sees it
         self.resource: Any = None
@@ -70,7 +83,9 @@ class Host:
         """Make the resource; whether it `is_unentered`."""
         return pickling.outcome_of(self._create)
 
-    def run(self, number: int, remaining: float, done: int, body: Any, buffers: Any = ()) -> Outcome:
+    def run(
+        self, number: int, remaining: float, done: int, body: Any, buffers: Any = ()
+    ) -> Outcome:
         """Run a packed call. `remaining`: seconds until its deadline, negative without one. `done`: how many steps of
         it earlier attempts have done."""
         self._deadline = None if remaining < 0 else timer.now() + remaining
@@ -123,7 +138,9 @@ class Host:
         finally:
             running.loan = None
         if type(result) in UNRUN:
-            look_at(result, users_function(fn, args) or fn)  # a generator is refused when it is to be sent
+            look_at(
+                result, users_function(fn, args) or fn
+            )  # a generator is refused when it is to be sent
         return result
 
     def _judge(self, error: BaseException) -> Verdict:
@@ -140,7 +157,9 @@ class Host:
         except EndlessError:
             raise
         except BaseException as error:
-            raise RemoteTaskError(f"{what} could not be unpickled where it was to run: {shown(error)}") from error
+            raise RemoteTaskError(
+                f"{what} could not be unpickled where it was to run: {shown(error)}"
+            ) from error
 
     def _imported(self, fn: Callable[..., Any], *args: Any) -> Any:
         """The result of what imports modules for the parent: those must not make children that would import them."""

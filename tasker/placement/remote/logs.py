@@ -24,7 +24,11 @@ _ERROR = "tasker_error"  # the field of a record in which its exception travels
 def levels() -> dict[str, int]:
     """The levels of those loggers that have one."""
     loggers = {"root": logging.getLogger(), **logging.root.manager.loggerDict}
-    return {name: each.level for name, each in loggers.items() if isinstance(each, logging.Logger) and each.level}
+    return {
+        name: each.level
+        for name, each in loggers.items()
+        if isinstance(each, logging.Logger) and each.level
+    }
 
 
 def forward_records(name: str, levels: Mapping[str, int], send: Callable[[bytes], object]) -> None:
@@ -48,7 +52,9 @@ def handle_record(packed: Any) -> None:
                 record.exc_info = type(error), error, error.__traceback__
             logger.handle(record)
     except Exception:  # a handler's, or a filter's
-        logging.getLogger("tasker").debug("tasker: a log record from elsewhere was lost", exc_info=True)
+        logging.getLogger("tasker").debug(
+            "tasker: a log record from elsewhere was lost", exc_info=True
+        )
 
 
 class _Forwarder(logging.Handler):
@@ -60,7 +66,9 @@ class _Forwarder(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         try:
             fields = dict(record.__dict__)
-            fields.update(msg=record.getMessage(), args=None, exc_info=None, processName=self._worker)
+            fields.update(
+                msg=record.getMessage(), args=None, exc_info=None, processName=self._worker
+            )
             if record.exc_info:
                 fields["exc_text"] = "".join(traceback.format_exception(*record.exc_info)).rstrip()
                 if record.exc_info[1] is not None:

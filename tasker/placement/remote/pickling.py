@@ -44,7 +44,9 @@ __all__ = [
 
 Buffers = list[Any]
 Outcome = tuple[int, bytes, Buffers]  # RESULT or ERROR, and what goes with it
-Verdict = bool | bytes  # whether a resource is healthy after an error; or, as in an ERROR, what `check_health` raised
+Verdict = (
+    bool | bytes
+)  # whether a resource is healthy after an error; or, as in an ERROR, what `check_health` raised
 
 _MAIN = b"\x8c\x08__main__"  # as the name of a module it looks like this, as a text too
 _APART = 65536  # bytes from which on a buffer travels beside the pickle and is not copied into it
@@ -72,7 +74,9 @@ class Packed:
     def __init__(self, body: bytes, buffers: Buffers, progress: Progress | None, name: str) -> None:
         self.body: bytes = body
         self.buffers: Buffers = buffers
-        self.progress: Progress | None = progress  # where the results of a call of several steps are noted
+        self.progress: Progress | None = (
+            progress  # where the results of a call of several steps are noted
+        )
         self.__qualname__: str = name  # of the user's function: errors name a task by it
 
 
@@ -87,7 +91,10 @@ class _ByReference(pickle.Pickler):
     """Plain pickle, but for what is defined in `__main__`."""
 
     def reducer_override(self, value: Any) -> Any:
-        if isinstance(value, (FunctionType, type)) and getattr(value, "__module__", None) == "__main__":
+        if (
+            isinstance(value, (FunctionType, type))
+            and getattr(value, "__module__", None) == "__main__"
+        ):
             raise _NotFoundThereError
         return NotImplemented
 
@@ -115,7 +122,9 @@ def pack_value(value: object, *, apart: bool = True) -> tuple[bytes, Buffers]:
             cloudpickle: Any = import_module("cloudpickle")  # which has no types
         except ImportError:
             if isinstance(error, _NotFoundThereError):
-                raise pickle.PicklingError(f"it contains what is defined in __main__: {_INSTALL}") from None
+                raise pickle.PicklingError(
+                    f"it contains what is defined in __main__: {_INSTALL}"
+                ) from None
             put_note(error, "for lambdas, closures and functions of __main__, ", _INSTALL)
             raise error from None
     buffers.clear()
@@ -136,12 +145,16 @@ def unpack(body: Any, buffers: Sequence[Any] = ()) -> Any:
 # -- calls ---------------------------------------------------------------------------------------------------------
 
 
-def pack_call(fn: Callable[..., Any], args: tuple[Any, ...], wants_context: bool, variables: Any) -> Packed:
+def pack_call(
+    fn: Callable[..., Any], args: tuple[Any, ...], wants_context: bool, variables: Any
+) -> Packed:
     """A call of a task. Raises `TypeError` that names what cannot be serialized."""
     users = users_function(fn, args)
     name = str(getattr(users, "__qualname__", None) or type(users).__qualname__)
     try:
-        body, buffers = pack_value((fn, tuple([_apart(each) for each in args]), wants_context, variables))
+        body, buffers = pack_value(
+            (fn, tuple([_apart(each) for each in args]), wants_context, variables)
+        )
     except Exception as error:
         raise _refusal(users, args[1:] if users is not fn else args, error) from error
     last = args[-1] if args else None
@@ -149,12 +162,17 @@ def pack_call(fn: Callable[..., Any], args: tuple[Any, ...], wants_context: bool
 
 
 def _refusal(fn: Any, args: tuple[Any, ...], error: Exception) -> TypeError:
-    named = [("the function", fn), *((f"argument {number}", value) for number, value in enumerate(args, 1))]
+    named = [
+        ("the function", fn),
+        *((f"argument {number}", value) for number, value in enumerate(args, 1)),
+    ]
     for what, value in named:
         try:
             pack_value(value)
         except Exception as trouble:
-            return TypeError(f"{what} of a task cannot be sent to another process: {shown(value)}: {_text(trouble)}")
+            return TypeError(
+                f"{what} of a task cannot be sent to another process: {shown(value)}: {_text(trouble)}"
+            )
     return TypeError(f"the task {shown(fn)} cannot be sent to another process: {_text(error)}")
 
 
@@ -171,7 +189,9 @@ def pack_error(error: BaseException) -> bytes:
     text = _text(error)
     whole: bytes | None
     try:
-        pickle.dumps(text)  # what `str()` returns may be of a type that does not survive it; then it does not, either
+        pickle.dumps(
+            text
+        )  # what `str()` returns may be of a type that does not survive it; then it does not, either
         whole, _ = pack_value(error.with_traceback(None), apart=False)
         if type(unpack(whole)) is not type(error):
             whole = None
@@ -183,7 +203,9 @@ def pack_error(error: BaseException) -> bytes:
 def error_from(body: Any) -> BaseException:
     """The exception that was packed, with its remote traceback as the cause."""
     type_name, text, trace, whole = pickle.loads(body)
-    error: BaseException = RemoteTaskError(f"{type_name}: {text}" if text else type_name, type_name, trace)
+    error: BaseException = RemoteTaskError(
+        f"{type_name}: {text}" if text else type_name, type_name, trace
+    )
     if whole is not None:
         try:
             original: BaseException = pickle.loads(whole)
@@ -212,7 +234,8 @@ def pack_result(value: object) -> tuple[bytes, Buffers]:
         return pack_value(_apart(value))
     except Exception as error:
         raise RemoteTaskError(
-            f"the task's result cannot be sent back: {shown(value)}: {_text(error)}", _type_name(error)
+            f"the task's result cannot be sent back: {shown(value)}: {_text(error)}",
+            _type_name(error),
         ) from error
 
 
@@ -221,7 +244,9 @@ def _healthy(error: BaseException) -> Verdict:
 
 
 @wrapper
-def outcome_of(fn: Callable[..., Any], *args: Any, judge: Callable[[BaseException], Verdict] = _healthy) -> Outcome:
+def outcome_of(
+    fn: Callable[..., Any], *args: Any, judge: Callable[[BaseException], Verdict] = _healthy
+) -> Outcome:
     """The outcome of a call, ready to be sent; that of an error has the verdict of `judge` with it. Raises nothing."""
     try:
         result = fn(*args)
@@ -252,7 +277,11 @@ def opened(kind: int, body: Any, buffers: Sequence[Any] = ()) -> tuple[BaseExcep
 
 def _type_name(error: BaseException) -> str:
     kind = type(error)
-    return kind.__qualname__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__qualname__}"
+    return (
+        kind.__qualname__
+        if kind.__module__ == "builtins"
+        else f"{kind.__module__}.{kind.__qualname__}"
+    )
 
 
 def _text(error: BaseException) -> str:

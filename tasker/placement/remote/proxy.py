@@ -65,11 +65,15 @@ class ResourceProxy:
         self.name = name
         self._grace = grace
         self._tell_lost = lost
-        self._lock = new_lock()  # reentrant: a signal handler may end the context of the call it interrupts
+        self._lock = (
+            new_lock()
+        )  # reentrant: a signal handler may end the context of the call it interrupts
         self._state = STARTING
         self._hook = "on_create"  # which it is to run, or runs; empty if it has returned
         self._is_lost = False
-        self.is_unentered: bool = False  # whether the resource is a context manager that was not entered
+        self.is_unentered: bool = (
+            False  # whether the resource is a context manager that was not entered
+        )
         self._number = 0  # of the call that runs, or ran last
         self._context: Context | None = None  # of the call that runs
         self._order = 0  # how the running call was asked to end
@@ -89,7 +93,9 @@ class ResourceProxy:
         """What has not happened while there is no resource, in words; empty if there is one. Does not block."""
         if self._hook:
             return (
-                f"{self._hook} has not returned" if self._has_begun() else f"{self.KIND} has not come to {self._hook}"
+                f"{self._hook} has not returned"
+                if self._has_begun()
+                else f"{self.KIND} has not come to {self._hook}"
             )
         return f"{self.KIND} has not ended" if self._state == ENDING else ""
 
@@ -109,7 +115,9 @@ class ResourceProxy:
             else:
                 late = self.late()
                 self._loss()
-                error = TimeoutError(f"{late} within {timeout:g} s (create_timeout){self._quoted()}")
+                error = TimeoutError(
+                    f"{late} within {timeout:g} s (create_timeout){self._quoted()}"
+                )
         except BaseException:
             self._end(0.0)
             raise
@@ -144,8 +152,13 @@ class ResourceProxy:
             error, result = self._ask(protocol.CALL, (head, packed), progress)
         except GoneError as gone:
             when = "while it ran" if gone.began else "before it ran"
-            error, result = self._lost_error(f"{when} {packed.__qualname__}", began=gone.began), False
-        except BaseException:  # Ctrl-C in `run_task`: the answer that comes would be taken for that of the next call
+            error, result = (
+                self._lost_error(f"{when} {packed.__qualname__}", began=gone.began),
+                False,
+            )
+        except (
+            BaseException
+        ):  # Ctrl-C in `run_task`: the answer that comes would be taken for that of the next call
             self.kill()
             raise
         finally:
@@ -202,7 +215,9 @@ class ResourceProxy:
             return _ENDINGS[self._killed_for](
                 f"{self.name}: the task did not end with its context: {self._where()} {how}"
             )
-        return WorkerLostError(f"{self.name}: {self._where()} {how} {doing}{self._quoted()}", exit_code, began=began)
+        return WorkerLostError(
+            f"{self.name}: {self._where()} {how} {doing}{self._quoted()}", exit_code, began=began
+        )
 
     def _when(self, gone: GoneError) -> str:
         return f"{'while' if gone.began else 'before'} {self._hook} ran"
@@ -320,4 +335,8 @@ class ResourceProxy:
 def _order_for(context: Context) -> int:
     if isinstance(context.err(), DeadlineExceededError):
         return protocol.DEADLINE
-    return protocol.KILLED if isinstance(context.cause(), TaskManagerKilledError) else protocol.CANCELLED
+    return (
+        protocol.KILLED
+        if isinstance(context.cause(), TaskManagerKilledError)
+        else protocol.CANCELLED
+    )

@@ -20,7 +20,9 @@ Variables = tuple[tuple[str, str, bytes], ...]  # module, name there, value
 
 # multiprocessing has another name for `__main__`
 _APART = ("__main__", "__mp_main__", "warnings", "_warnings", "_py_warnings")
-_places: dict[contextvars.ContextVar[Any], tuple[str, str] | None] = {}  # where each was found; such variables stay
+_places: dict[
+    contextvars.ContextVar[Any], tuple[str, str] | None
+] = {}  # where each was found; such variables stay
 
 
 def pack_variables() -> Variables:

@@ -89,7 +89,9 @@ class Both:
 
 
 @pytest.mark.parametrize(
-    "kind", [list, iter, asynchronous, OldIterable, BareAsyncIterable, Both], ids=lambda kind: kind.__name__
+    "kind",
+    [list, iter, asynchronous, OldIterable, BareAsyncIterable, Both],
+    ids=lambda kind: kind.__name__,
 )
 @pytest.mark.parametrize("chunksize", [1, 4])
 @pytest.mark.parametrize("ordered", [True, False])
@@ -111,7 +113,9 @@ def test_amap_gives_the_context_to_a_function_that_asks_for_it(new_manager):
     manager = new_manager()
 
     async def main():
-        return [x async for x in manager.amap(lambda context, resource, x: (context.err(), x), [1, 2])]
+        return [
+            x async for x in manager.amap(lambda context, resource, x: (context.err(), x), [1, 2])
+        ]
 
     assert run(main) == [(None, 1), (None, 2)]
 
@@ -157,7 +161,9 @@ def test_an_input_that_is_waited_for_holds_up_no_finished_result(new_manager, or
 @pytest.mark.parametrize("kind", [iter, asynchronous], ids=["sync", "async"])
 @pytest.mark.parametrize(("limit", "chunksize"), [(1, 1), (3, 1), (7, 3), (6, 6)])
 @pytest.mark.parametrize("ordered", [True, False])
-def test_at_most_max_in_flight_items_are_taken_and_not_handed_out(new_manager, kind, limit, chunksize, ordered):
+def test_at_most_max_in_flight_items_are_taken_and_not_handed_out(
+    new_manager, kind, limit, chunksize, ordered
+):
     manager = new_manager()
     taken, most = 0, 0
 
@@ -170,7 +176,9 @@ def test_at_most_max_in_flight_items_are_taken_and_not_handed_out(new_manager, k
     async def main():
         nonlocal most
         handed_out = 0
-        async for _ in manager.amap(double, kind(count()), max_in_flight=limit, chunksize=chunksize, ordered=ordered):
+        async for _ in manager.amap(
+            double, kind(count()), max_in_flight=limit, chunksize=chunksize, ordered=ordered
+        ):
             most = max(most, taken - handed_out)
             await others()
             most = max(most, taken - handed_out)
@@ -206,7 +214,9 @@ def test_by_default_the_window_is_four_times_the_most_workers(block):
 @pytest.mark.parametrize("chunksize", [1, 3])
 @pytest.mark.parametrize("ordered", [True, False])
 @pytest.mark.parametrize("queue_size", [0, 1])
-def test_amap_returns_exceptions_in_the_place_of_results(new_manager, chunksize, ordered, queue_size):
+def test_amap_returns_exceptions_in_the_place_of_results(
+    new_manager, chunksize, ordered, queue_size
+):
     manager = new_manager(queue_size=queue_size)
 
     def odd_fails(resource, x):
@@ -216,7 +226,11 @@ def test_amap_returns_exceptions_in_the_place_of_results(new_manager, chunksize,
 
     async def main():
         stream = manager.amap(
-            odd_fails, asynchronous(range(40)), return_exceptions=True, chunksize=chunksize, ordered=ordered
+            odd_fails,
+            asynchronous(range(40)),
+            return_exceptions=True,
+            chunksize=chunksize,
+            ordered=ordered,
         )
         return [x if isinstance(x, int) else x.args[0] async for x in stream]
 
@@ -257,7 +271,9 @@ def test_an_item_s_error_is_raised_in_its_place_and_cancels_the_rest(block, gate
 @pytest.mark.parametrize("kind", ["sync", "async"])
 @pytest.mark.parametrize("chunksize", [1, 4])
 @pytest.mark.parametrize("ordered", [True, False])
-@pytest.mark.parametrize("error", [LookupError, asyncio.CancelledError, GeneratorExit, StandardCancelledError])
+@pytest.mark.parametrize(
+    "error", [LookupError, asyncio.CancelledError, GeneratorExit, StandardCancelledError]
+)
 def test_what_the_input_raises_comes_after_the_results_of_what_was_taken_before(
     new_manager, kind, chunksize, ordered, error
 ):
@@ -289,7 +305,9 @@ def test_what_the_input_raises_comes_after_the_results_of_what_was_taken_before(
     async def main():
         results = []
         with pytest.raises(RuntimeError if error is GeneratorExit else error) as caught:
-            await take_all(manager.amap(double, items, chunksize=chunksize, ordered=ordered), results)
+            await take_all(
+                manager.amap(double, items, chunksize=chunksize, ordered=ordered), results
+            )
         assert sorted(results) == [0, 2, 4, 6, 8, 10]
         assert error in (type(caught.value), type(caught.value.__cause__))
 
@@ -336,7 +354,9 @@ def test_an_input_that_would_end_the_program_ends_the_loop(new_manager, error, k
 
 @pytest.mark.skipif(not hasattr(asyncio, "eager_task_factory"), reason="new in Python 3.12")
 @pytest.mark.parametrize("error", [KeyboardInterrupt, SystemExit])
-def test_an_input_that_would_end_the_program_cancels_what_an_eager_puller_has_begun(new_manager, gate, error):
+def test_an_input_that_would_end_the_program_cancels_what_an_eager_puller_has_begun(
+    new_manager, gate, error
+):
     manager = new_manager()
 
     def items():
@@ -346,8 +366,12 @@ def test_an_input_that_would_end_the_program_cancels_what_an_eager_puller_has_be
 
     async def main():
         asyncio.get_running_loop().set_task_factory(asyncio.eager_task_factory)
-        asyncio.get_running_loop().set_exception_handler(lambda *reported: None)  # the puller's, which nobody has
-        async for _ in manager.amap(lambda context, resource, name: gate.run(context, name), items()):
+        asyncio.get_running_loop().set_exception_handler(
+            lambda *reported: None
+        )  # the puller's, which nobody has
+        async for _ in manager.amap(
+            lambda context, resource, name: gate.run(context, name), items()
+        ):
             pass
 
     with pytest.raises(error):
@@ -362,7 +386,13 @@ def test_amap_checks_its_arguments_at_the_call(new_manager):
         for items in (None, 5, object()):
             with pytest.raises(TypeError, match="items must be"):
                 manager.amap(double, items)
-        for wrong in ({"chunksize": 0}, {"max_in_flight": 0}, {"ordered": 1}, {"timeout": -1}, {"priority": None}):
+        for wrong in (
+            {"chunksize": 0},
+            {"max_in_flight": 0},
+            {"ordered": 1},
+            {"timeout": -1},
+            {"priority": None},
+        ):
             with pytest.raises(ConfigError, match=next(iter(wrong))):
                 manager.amap(double, [], **wrong)
         with pytest.raises(TypeError):
@@ -460,7 +490,9 @@ def test_however_a_stream_ends_what_is_left_is_cancelled_and_no_puller_remains(
 
 
 @pytest.mark.parametrize("answer", ["another item", "the end", "an error", "later"])
-def test_an_input_that_answers_a_cancellation_with_something_else_starts_nothing(new_manager, answer):
+def test_an_input_that_answers_a_cancellation_with_something_else_starts_nothing(
+    new_manager, answer
+):
     manager = new_manager()
     ran, closing = [], []
 
@@ -553,7 +585,9 @@ def test_a_stream_whose_manager_is_killed_says_so(block, ordered, queue_size):
 
 
 @pytest.mark.parametrize("ordered", [True, False])
-def test_a_submission_that_is_refused_in_the_last_moment_ends_the_stream_as_any_refusal(new_manager, ordered):
+def test_a_submission_that_is_refused_in_the_last_moment_ends_the_stream_as_any_refusal(
+    new_manager, ordered
+):
     manager = new_manager()
     queue = manager._engine.queue
     closes = iter([False, False, True])

@@ -28,7 +28,9 @@ def test_asubmit_gives_the_result_or_raises_the_task_s_own_exception(new_manager
 
     async def main():
         assert await manager.asubmit(lambda resource: resource.alive) is True
-        assert await manager.asubmit(lambda context, resource, a, b: (context.err(), a, b), 1, "x") == (None, 1, "x")
+        assert await manager.asubmit(
+            lambda context, resource, a, b: (context.err(), a, b), 1, "x"
+        ) == (None, 1, "x")
         with pytest.raises(LookupError) as caught:
             await manager.asubmit(fail_with(error))
         assert caught.value is error
@@ -66,8 +68,16 @@ def test_asubmit_takes_the_options_of_submit(block, gate):
 @pytest.mark.parametrize(
     ("call", "error", "text"),
     [
-        (lambda manager: manager.asubmit(double, 1, queue_timeout=-1), ConfigError, "queue_timeout"),
-        (lambda manager: manager.asubmit(double, 1, queue_timeout="soon"), ConfigError, "queue_timeout"),
+        (
+            lambda manager: manager.asubmit(double, 1, queue_timeout=-1),
+            ConfigError,
+            "queue_timeout",
+        ),
+        (
+            lambda manager: manager.asubmit(double, 1, queue_timeout="soon"),
+            ConfigError,
+            "queue_timeout",
+        ),
         (lambda manager: manager.asubmit(double, 1, timeout=0), ConfigError, "timeout"),
         (lambda manager: manager.asubmit(double, 1, priority="yes"), ConfigError, "priority"),
         (lambda manager: manager.asubmit(lambda a, b, c: 0), TypeError, "lambda"),
@@ -92,7 +102,10 @@ def test_asubmit_awaits_room_and_is_served_first_come_first_served(block, gate):
     order = []
 
     async def main():
-        tasks = [asyncio.create_task(manager.asubmit(lambda resource, i=i: order.append(i))) for i in range(300)]
+        tasks = [
+            asyncio.create_task(manager.asubmit(lambda resource, i=i: order.append(i)))
+            for i in range(300)
+        ]
         await others()
         assert manager.stats().queued_tasks == 1
         gate.opened.set()
@@ -137,7 +150,9 @@ def test_threads_and_coroutines_wait_for_room_in_one_line(block, gate):
                 threads.append(threading.Thread(target=note))
                 threads[-1].start()
             else:
-                tasks.append(asyncio.create_task(manager.asubmit(lambda resource, i=i: order.append(i))))
+                tasks.append(
+                    asyncio.create_task(manager.asubmit(lambda resource, i=i: order.append(i)))
+                )
                 await others()
             eventually(lambda i=i: len(line) == i + 1)
         gate.opened.set()
@@ -157,15 +172,22 @@ def test_those_that_are_cancelled_while_they_wait_for_room_hold_up_nobody(block,
 
     async def main():
         filling = manager.submit(double, 1)
-        tasks = [asyncio.create_task(manager.asubmit(lambda resource, i=i: order.append(i))) for i in range(9)]
+        tasks = [
+            asyncio.create_task(manager.asubmit(lambda resource, i=i: order.append(i)))
+            for i in range(9)
+        ]
         await others()
         leaving = {"first": tasks[:1], "middle": tasks[4:5], "all but the last": tasks[:-1]}[at]
         gate.opened.set()
-        assert filling.result(PATIENCE) == 2  # the first has been woken, and is cancelled before it knows
+        assert (
+            filling.result(PATIENCE) == 2
+        )  # the first has been woken, and is cancelled before it knows
         for task in leaving:
             task.cancel()
         outcomes = await asyncio.gather(*tasks, return_exceptions=True)
-        assert sum(isinstance(outcome, asyncio.CancelledError) for outcome in outcomes) == len(leaving)
+        assert sum(isinstance(outcome, asyncio.CancelledError) for outcome in outcomes) == len(
+            leaving
+        )
         assert order == [i for i, task in enumerate(tasks) if task not in leaving]
 
     run(main)
@@ -193,7 +215,9 @@ def test_none_is_lost_of_threads_loops_and_cancelled_ones_that_wait_for_room(new
                     await asyncio.sleep(0)
                 task.cancel()
             outcomes = await asyncio.gather(*tasks, return_exceptions=True)
-            expected.update(name for name, outcome in zip(names, outcomes, strict=True) if outcome is None)
+            expected.update(
+                name for name, outcome in zip(names, outcomes, strict=True) if outcome is None
+            )
 
     def program(number):
         try:
@@ -224,7 +248,9 @@ def test_queue_timeout_bounds_the_wait_for_room(block):
 
     async def main():
         for queue_timeout in (0, 0.001):
-            with pytest.raises(QueueFullError, match="queue full: 1 of 1 waiting, 1 of 1 workers busy"):
+            with pytest.raises(
+                QueueFullError, match="queue full: 1 of 1 waiting, 1 of 1 workers busy"
+            ):
                 await manager.asubmit(double, 4, queue_timeout=queue_timeout)
         patient = asyncio.create_task(manager.asubmit(double, 4, queue_timeout=float("inf")))
         await others()

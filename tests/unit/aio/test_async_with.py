@@ -28,7 +28,10 @@ def test_leaving_the_block_drains_without_blocking_the_loop(new_manager, gate, f
         opener = asyncio.create_task(open_the_gate())
         async with manager as entered:
             assert entered is manager
-            futures = [manager.submit(gate.named("running")), *(manager.submit(double, i) for i in range(50))]
+            futures = [
+                manager.submit(gate.named("running")),
+                *(manager.submit(double, i) for i in range(50)),
+            ]
         assert [future.result(0) for future in futures] == ["running", *range(0, 100, 2)]
         assert manager._engine.lifecycle.has_ended()
         await opener
@@ -130,7 +133,9 @@ def test_several_coroutines_may_wait_for_the_end_at_once(block, gate):
 
 
 @pytest.mark.parametrize("where", ["a task", "run_task", "a callback"])
-def test_leaving_the_block_inside_of_the_manager_s_own_calls_waits_for_nothing(new_manager, factory, where):
+def test_leaving_the_block_inside_of_the_manager_s_own_calls_waits_for_nothing(
+    new_manager, factory, where
+):
     factory.any_thread = True
     manager = new_manager(resource_pool_size=1)
     left = threading.Event()

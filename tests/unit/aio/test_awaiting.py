@@ -159,7 +159,9 @@ FORMS = ["ensure_future", "gather", "wait_for"]
 
 
 @pytest.mark.parametrize("form", FORMS)
-def test_a_task_of_asyncio_that_is_cancelled_before_it_began_cancels_nothing(new_manager, gate, form):
+def test_a_task_of_asyncio_that_is_cancelled_before_it_began_cancels_nothing(
+    new_manager, gate, form
+):
     """Nothing was awaited, as when a coroutine's task is cancelled before its first step."""
     manager = new_manager()
 
@@ -373,7 +375,10 @@ def test_gather_takes_futures_as_they_are(new_manager):
     error = LookupError("mine")
 
     async def main():
-        futures = [manager.submit(double, i) if i % 10 else manager.submit(fail_with(error)) for i in range(200)]
+        futures = [
+            manager.submit(double, i) if i % 10 else manager.submit(fail_with(error))
+            for i in range(200)
+        ]
         results = await asyncio.gather(*futures, return_exceptions=True)
         assert results == [2 * i if i % 10 else error for i in range(200)]
 
@@ -427,7 +432,9 @@ def test_a_task_s_own_timeout_ends_the_await(block):
     "error", [StopIteration, StopAsyncIteration, GeneratorExit, StandardCancelledError, MemoryError]
 )
 @pytest.mark.parametrize("settled", [False, True], ids=["in time", "before"])
-def test_no_exception_of_a_task_hangs_or_silently_ends_an_awaiter(block, gate, error, form, settled):
+def test_no_exception_of_a_task_hangs_or_silently_ends_an_awaiter(
+    block, gate, error, form, settled
+):
     manager = block()
     if settled:
         gate.opened.set()
@@ -448,7 +455,9 @@ def test_no_exception_of_a_task_hangs_or_silently_ends_an_awaiter(block, gate, e
         gate.opened.set()
         with pytest.raises(Exception) as caught:  # noqa: PT011  # the type is looked at below
             await task
-        converted = form.startswith("amap") and issubclass(error, StopAsyncIteration)  # by any asynchronous generator
+        converted = form.startswith("amap") and issubclass(
+            error, StopAsyncIteration
+        )  # by any asynchronous generator
         if converted or issubclass(error, (StopIteration, GeneratorExit)):
             assert type(caught.value) is RuntimeError
             causes = [caught.value.__cause__, getattr(caught.value.__cause__, "__cause__", None)]

@@ -26,9 +26,15 @@ def everything(manager):
         assert await manager.asubmit(double, 4) == 8
         with pytest.raises(LookupError):
             await manager.asubmit(fail_with(LookupError()))
-        assert await asyncio.gather(*(manager.asubmit(double, i) for i in range(200))) == list(range(0, 400, 2))
-        assert [x async for x in manager.amap(double, range(50), chunksize=3)] == list(range(0, 100, 2))
-        assert sorted([x async for x in manager.amap(double, range(50), ordered=False)]) == list(range(0, 100, 2))
+        assert await asyncio.gather(*(manager.asubmit(double, i) for i in range(200))) == list(
+            range(0, 400, 2)
+        )
+        assert [x async for x in manager.amap(double, range(50), chunksize=3)] == list(
+            range(0, 100, 2)
+        )
+        assert sorted([x async for x in manager.amap(double, range(50), ordered=False)]) == list(
+            range(0, 100, 2)
+        )
 
     return main
 
@@ -101,7 +107,9 @@ def test_the_call_graph_of_asyncio_shows_who_awaits(block, gate):
         if form == "amap":
             async for result in manager.amap(double, [4]):
                 return result
-        return await (manager.asubmit(double, 4) if form == "asubmit" else manager.submit(double, 4))
+        return await (
+            manager.asubmit(double, 4) if form == "asubmit" else manager.submit(double, 4)
+        )
 
     async def main():
         tasks = [asyncio.create_task(of(form)) for form in ("submit", "asubmit", "amap")]
@@ -252,10 +260,17 @@ def test_in_a_forked_child_awaiting_ends_with_an_error(block, gate):
     manager = block()
     waiting = manager.submit(double, 4)
     in_hands = manager.submit(double, 5)
-    manager._engine.queue._main.remove(in_hands)  # as if a thread that is about to put it were between two lines
+    manager._engine.queue._main.remove(
+        in_hands
+    )  # as if a thread that is about to put it were between two lines
 
     async def main():
-        for awaited in (waiting, in_hands, manager.asubmit(double, 4), anext(manager.amap(double, [1]))):
+        for awaited in (
+            waiting,
+            in_hands,
+            manager.asubmit(double, 4),
+            anext(manager.amap(double, [1])),
+        ):
             with pytest.raises(TaskManagerShutdownError):
                 await awaited
         async with manager:

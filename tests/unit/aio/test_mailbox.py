@@ -84,7 +84,9 @@ def test_every_message_is_delivered_once_however_many_threads_put(threads):
                     if pause:
                         threading.Event().wait(0)  # lets the loop in
 
-            putters = [threading.Thread(target=put, args=pair) for pair in zip(notes, pauses, strict=True)]
+            putters = [
+                threading.Thread(target=put, args=pair) for pair in zip(notes, pauses, strict=True)
+            ]
             for putter in putters:
                 putter.start()
             await arrived.wait()

@@ -19,7 +19,8 @@ class Watched(Exception):
 
 
 @pytest.mark.parametrize(
-    "form", ["future", "settled future", "asubmit", "amap", "amap unordered", "input", "async input"]
+    "form",
+    ["future", "settled future", "asubmit", "amap", "amap unordered", "input", "async input"],
 )
 @pytest.mark.usefixtures("no_collection")
 def test_a_failure_that_was_awaited_is_freed_without_the_collector(new_manager, form):
@@ -44,7 +45,9 @@ def test_a_failure_that_was_awaited_is_freed_without_the_collector(new_manager, 
             elif form == "asubmit":
                 await manager.asubmit(fail)
             elif form.endswith("input"):
-                async for _ in manager.amap(double, items() if form == "input" else asynchronous(items())):
+                async for _ in manager.amap(
+                    double, items() if form == "input" else asynchronous(items())
+                ):
                     pass
             else:
                 async for _ in manager.amap(fail, [1], ordered=form == "amap"):
@@ -55,7 +58,9 @@ def test_a_failure_that_was_awaited_is_freed_without_the_collector(new_manager, 
         await manager.submit(double, 1)  # the worker has turned to something else
 
     def freed():
-        manager.queue_task(double, 1)  # free-threaded builds free some things when the worker runs again
+        manager.queue_task(
+            double, 1
+        )  # free-threaded builds free some things when the worker runs again
         return failures[0]() is None
 
     loop = asyncio.new_event_loop()
@@ -64,7 +69,9 @@ def test_a_failure_that_was_awaited_is_freed_without_the_collector(new_manager, 
     eventually(freed, "the end of the failure")
 
 
-@pytest.mark.skipif(not gil_enabled(), reason="there, what two threads held is freed some time later")
+@pytest.mark.skipif(
+    not gil_enabled(), reason="there, what two threads held is freed some time later"
+)
 def test_a_result_is_freed_as_soon_as_its_consumer_lets_go_of_it(new_manager):
     manager = new_manager(worker_count=1)
 
@@ -94,7 +101,9 @@ def test_what_was_not_handed_out_is_freed_without_the_collector(new_manager, ord
             references.append(weakref.ref(self))
 
     async def main():
-        stream = manager.amap(lambda resource, x: Result(), range(20), ordered=ordered, max_in_flight=20)
+        stream = manager.amap(
+            lambda resource, x: Result(), range(20), ordered=ordered, max_in_flight=20
+        )
         await anext(stream)
         assert manager.join(PATIENCE)
         await others()

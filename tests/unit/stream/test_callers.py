@@ -68,7 +68,9 @@ def test_of_tasks_that_all_map_one_is_told_and_the_others_are_served(new_manager
 
     outcomes = [future.result(PATIENCE) for future in [manager.submit(parent) for _ in range(3)]]
     assert set(outcomes) == {20, "told"}
-    assert 1 <= outcomes.count("told") <= 2  # who is told frees a worker; until it is idle the next is told as well
+    assert (
+        1 <= outcomes.count("told") <= 2
+    )  # who is told frees a worker; until it is idle the next is told as well
 
 
 @ORDERS
@@ -103,13 +105,18 @@ def test_no_alarm_while_another_worker_can_be_hired(new_manager, kind):
 def test_a_wait_for_a_stream_is_over_when_it_is(new_manager):
     manager = new_manager(worker_count=2)
     for kind in KINDS:
-        manager.submit(lambda _, kind=kind: list(manager.map(double, range(50), **kind))).result(PATIENCE)
+        manager.submit(lambda _, kind=kind: list(manager.map(double, range(50), **kind))).result(
+            PATIENCE
+        )
     assert deadlock._announced.waits == {}
 
 
 @EVERY_KIND
 def test_a_task_of_another_manager_may_map(new_manager, kind):
-    here, there = new_manager(worker_count=1, max_worker_count=1), new_manager(worker_count=1, max_worker_count=1)
+    here, there = (
+        new_manager(worker_count=1, max_worker_count=1),
+        new_manager(worker_count=1, max_worker_count=1),
+    )
     future = here.submit(lambda _: sorted(there.map(double, range(30), **kind)))
     assert future.result(PATIENCE) == [2 * i for i in range(30)]
 
@@ -117,11 +124,15 @@ def test_a_task_of_another_manager_may_map(new_manager, kind):
 @EVERY_KIND
 def test_a_bounded_queue_may_be_smaller_than_the_window(new_manager, kind):
     manager = new_manager(worker_count=2, queue_size=1)
-    assert sorted(manager.map(double, range(100), max_in_flight=50, **kind)) == [2 * i for i in range(100)]
+    assert sorted(manager.map(double, range(100), max_in_flight=50, **kind)) == [
+        2 * i for i in range(100)
+    ]
     assert manager._engine.queue.room.used() == 0
 
 
-def test_in_a_task_a_full_queue_refuses_after_the_results_of_what_it_had_room_for(new_manager, gated):
+def test_in_a_task_a_full_queue_refuses_after_the_results_of_what_it_had_room_for(
+    new_manager, gated
+):
     """A task cannot wait for room of its own manager's."""
     manager = new_manager(worker_count=2, max_worker_count=2, queue_size=2)
 
@@ -151,7 +162,9 @@ def test_a_kill_ends_whoever_asks(new_manager, kind):
     # the one that ran has seen its context end, and returned
     ((results, error),) = outcome
     assert results in ([], [0])
-    assert isinstance(error, (TaskManagerKilledError, TaskManagerShutdownError, ContextCancelledError))
+    assert isinstance(
+        error, (TaskManagerKilledError, TaskManagerShutdownError, ContextCancelledError)
+    )
     assert hold.started == [0]
 
 
@@ -222,7 +235,11 @@ def test_in_a_forked_child_a_stream_raises_or_ends(new_manager, kind, gated):
 
 def test_several_streams_share_a_manager(new_manager):
     manager = new_manager(worker_count=3)
-    streams = [manager.map(double, itertools.count(), max_in_flight=5, **kind) for kind in KINDS[:2] for _ in range(3)]
+    streams = [
+        manager.map(double, itertools.count(), max_in_flight=5, **kind)
+        for kind in KINDS[:2]
+        for _ in range(3)
+    ]
     found = [[] for _ in streams]
     for _ in range(100):
         for stream, results in zip(streams, found, strict=True):
@@ -259,7 +276,10 @@ def test_a_second_thread_that_asks_meanwhile_is_told(new_manager, gated, ordered
         yield 2
 
     stream = manager.map(
-        lambda resource, item: gated(resource, item) if item else 0, items(), max_in_flight=2, ordered=ordered
+        lambda resource, item: gated(resource, item) if item else 0,
+        items(),
+        max_in_flight=2,
+        ordered=ordered,
     )
     assert next(stream) == 0
     results = []

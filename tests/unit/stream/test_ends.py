@@ -44,7 +44,12 @@ def leave_block_by_error(stream):
         raise Failure
 
 
-ENDS = {"closed": close, "closed twice": close_twice, "left": leave_block, "left by an error": leave_block_by_error}
+ENDS = {
+    "closed": close,
+    "closed twice": close_twice,
+    "left": leave_block,
+    "left by an error": leave_block_by_error,
+}
 
 
 @pytest.mark.parametrize("asked", [0, 1], ids=["never asked", "asked once"])
@@ -108,7 +113,9 @@ def test_an_interrupt_from_the_input_ends_it_at_once(new_manager, kind):
     manager = new_manager(worker_count=1, max_worker_count=1)
     size = kind.get("chunksize", 1)
     hold = Hold(*range(size))
-    stream = manager.map(hold, Input(range(4 * size), KeyboardInterrupt()), max_in_flight=4 * size, **kind)
+    stream = manager.map(
+        hold, Input(range(4 * size), KeyboardInterrupt()), max_in_flight=4 * size, **kind
+    )
     assert hold.holds.wait(PATIENCE)
     with pytest.raises(KeyboardInterrupt):
         take(stream, size + 1)
@@ -126,7 +133,9 @@ def ctrl_c():
     signal.signal(signal.SIGINT, previous)
 
 
-@pytest.mark.skipif(not hasattr(signal, "pthread_kill"), reason="no signal can be sent to a thread here")
+@pytest.mark.skipif(
+    not hasattr(signal, "pthread_kill"), reason="no signal can be sent to a thread here"
+)
 @ORDERS
 @pytest.mark.usefixtures("ctrl_c")
 def test_ctrl_c_while_it_sleeps_ends_it(new_manager, ordered):
@@ -159,7 +168,9 @@ def test_ctrl_c_while_it_sleeps_ends_it(new_manager, ordered):
     assert cancelled == [True]
 
 
-@pytest.mark.skipif(sys.gettrace() is not None, reason="a debugger or a coverage tool traces this thread")
+@pytest.mark.skipif(
+    sys.gettrace() is not None, reason="a debugger or a coverage tool traces this thread"
+)
 @pytest.mark.usefixtures("no_collection")
 @ORDERS
 @CHUNKS
@@ -171,13 +182,24 @@ def test_ctrl_c_at_every_moment_of_asking_cancels_what_is_left(new_manager, orde
     while interrupted:
         moment += 1
         first, second, running = range(chunksize), range(chunksize, 2 * chunksize), 2 * chunksize
-        in_between = range(4 * chunksize, 5 * chunksize)  # what is being submitted may have been accepted
+        in_between = range(
+            4 * chunksize, 5 * chunksize
+        )  # what is being submitted may have been accepted
         hold = Hold(*first, *second, *in_between)
-        stream = manager.map(hold, itertools.count(), max_in_flight=4 * chunksize, ordered=ordered, chunksize=chunksize)
+        stream = manager.map(
+            hold,
+            itertools.count(),
+            max_in_flight=4 * chunksize,
+            ordered=ordered,
+            chunksize=chunksize,
+        )
         results = iter(stream)
         assert take(results, chunksize) == list(first)
         assert hold.holds.wait(PATIENCE)
-        with Interrupter(moment, everywhere=False) as interrupter, contextlib.suppress(KeyboardInterrupt):
+        with (
+            Interrupter(moment, everywhere=False) as interrupter,
+            contextlib.suppress(KeyboardInterrupt),
+        ):
             assert next(results) == second[0]
         interrupted = interrupter.where is not None
         if interrupted:
@@ -187,11 +209,16 @@ def test_ctrl_c_at_every_moment_of_asking_cancels_what_is_left(new_manager, orde
         assert hold.cancelled[:1] == [running], interrupter.where
         assert set(hold.started) <= {*first, *second, running, *in_between}, interrupter.where
         m = manager.metrics()
-        assert m.total_tasks_arrived == m.total_tasks_completed + m.total_tasks_failed + m.total_tasks_cancelled
+        assert (
+            m.total_tasks_arrived
+            == m.total_tasks_completed + m.total_tasks_failed + m.total_tasks_cancelled
+        )
     assert moment > 5, "no trace function was called"
 
 
-@pytest.mark.skipif(sys.gettrace() is not None, reason="a debugger or a coverage tool traces this thread")
+@pytest.mark.skipif(
+    sys.gettrace() is not None, reason="a debugger or a coverage tool traces this thread"
+)
 @pytest.mark.usefixtures("no_collection")
 @ORDERS
 @CHUNKS
@@ -211,7 +238,10 @@ def test_ctrl_c_at_every_moment_of_the_call_cancels_what_is_left(new_manager, or
         started.clear()
         options = {"max_in_flight": 2 * chunksize, "ordered": ordered, "chunksize": chunksize}
         stream = None
-        with Interrupter(moment, everywhere=False) as interrupter, contextlib.suppress(KeyboardInterrupt):
+        with (
+            Interrupter(moment, everywhere=False) as interrupter,
+            contextlib.suppress(KeyboardInterrupt),
+        ):
             stream = manager.map(run, itertools.count(), **options)
         interrupted = interrupter.where is not None
         interrupter.last.clear()  # or its frames would keep the stream
@@ -220,8 +250,13 @@ def test_ctrl_c_at_every_moment_of_the_call_cancels_what_is_left(new_manager, or
         gated.gate.set()
         assert manager.join(PATIENCE), interrupter.where
         # nothing, or what was being submitted and had been accepted
-        assert started in ([], [*range(chunksize)], [*range(chunksize, 2 * chunksize)]), interrupter.where
+        assert started in ([], [*range(chunksize)], [*range(chunksize, 2 * chunksize)]), (
+            interrupter.where
+        )
         m = manager.metrics()
-        assert m.total_tasks_arrived == m.total_tasks_completed + m.total_tasks_failed + m.total_tasks_cancelled
+        assert (
+            m.total_tasks_arrived
+            == m.total_tasks_completed + m.total_tasks_failed + m.total_tasks_cancelled
+        )
     assert started == []
     assert moment > 15, "no trace function was called"

@@ -47,7 +47,9 @@ def test_an_items_error_is_raised_in_its_place(new_manager, kind):
 
 @EVERY_KIND
 def test_exceptions_are_handed_out_in_their_place_if_asked_for(new_manager, kind):
-    results = list(new_manager().map(fail_at(0, 5, 6, 7, 19), range(20), return_exceptions=True, **kind))
+    results = list(
+        new_manager().map(fail_at(0, 5, 6, 7, 19), range(20), return_exceptions=True, **kind)
+    )
     plain = [item.args[0] if isinstance(item, Failure) else item for item in results]
     if not kind.get("ordered", True):
         plain.sort()
@@ -169,7 +171,9 @@ def test_a_failure_of_what_was_in_flight_is_not_logged(new_manager, log):
 
 @ORDERS
 @CHUNKS
-def test_an_item_that_broke_its_resource_runs_again_on_another_and_no_other_does(new_manager, ordered, chunksize):
+def test_an_item_that_broke_its_resource_runs_again_on_another_and_no_other_does(
+    new_manager, ordered, chunksize
+):
     function = Sickly({1: 1, 4: 2})
     manager = new_manager(worker_count=1, max_worker_count=1)
     results = list(manager.map(function, range(7), ordered=ordered, chunksize=chunksize))
@@ -201,7 +205,11 @@ def test_no_item_of_a_chunk_runs_again_because_of_another_one(new_manager, order
             raise Failure(item)
         return item
 
-    results = list(new_manager().map(function, range(50), chunksize=10, ordered=ordered, return_exceptions=True))
+    results = list(
+        new_manager().map(
+            function, range(50), chunksize=10, ordered=ordered, return_exceptions=True
+        )
+    )
     assert len(results) == 50
     assert set(runs.values()) == {1}
 
@@ -220,7 +228,9 @@ def test_a_chunk_ends_with_the_first_error_if_that_leaves(new_manager):
 
 def test_nothing_more_is_taken_while_the_results_before_an_error_are_handed_out(new_manager):
     items = Input(itertools.count())
-    stream = new_manager(worker_count=1, max_worker_count=1).map(fail_at(2), items, chunksize=3, max_in_flight=4)
+    stream = new_manager(worker_count=1, max_worker_count=1).map(
+        fail_at(2), items, chunksize=3, max_in_flight=4
+    )
     assert until_error(stream)[0] == [0, 1]
     assert items.taken == 3
 
@@ -228,7 +238,9 @@ def test_nothing_more_is_taken_while_the_results_before_an_error_are_handed_out(
 @ORDERS
 def test_a_last_chunk_may_be_short(new_manager, ordered):
     manager = new_manager()
-    assert sorted(manager.map(double, range(11), chunksize=4, ordered=ordered)) == [2 * i for i in range(11)]
+    assert sorted(manager.map(double, range(11), chunksize=4, ordered=ordered)) == [
+        2 * i for i in range(11)
+    ]
     assert manager.metrics().total_tasks_completed == 3
 
 
@@ -236,7 +248,9 @@ def test_the_timeout_is_an_items(new_manager):
     manager = new_manager(worker_count=1, max_worker_count=1)
     hold = Hold(0, 2)
     with deadline_passes_once(hold, 1):
-        results = list(manager.map(hold, range(3), timeout=1, max_in_flight=1, return_exceptions=True))
+        results = list(
+            manager.map(hold, range(3), timeout=1, max_in_flight=1, return_exceptions=True)
+        )
     assert [type(result) for result in results] == [int, TaskTimeoutError, int]
 
 
@@ -245,7 +259,9 @@ def test_an_item_that_waits_too_long_never_starts(new_manager, ordered, gated):
     manager = new_manager(worker_count=1, max_worker_count=1)
     manager.submit(gated, "first")
     assert gated.runs.wait(PATIENCE)
-    results = list(manager.map(gated, range(3), timeout=0.01, ordered=ordered, return_exceptions=True))
+    results = list(
+        manager.map(gated, range(3), timeout=0.01, ordered=ordered, return_exceptions=True)
+    )
     assert [type(result) for result in results] == [TaskTimeoutError] * 3
     gated.gate.set()
     assert manager.join(PATIENCE)
@@ -257,7 +273,11 @@ def test_the_timeout_of_a_chunk_hits_the_item_that_runs_then(new_manager, ordere
     hold = Hold(0, 2, 3)
     manager = new_manager(worker_count=1, max_worker_count=1)
     with deadline_passes_once(hold, 4):
-        results = list(manager.map(hold, range(4), timeout=1, chunksize=4, ordered=ordered, return_exceptions=True))
+        results = list(
+            manager.map(
+                hold, range(4), timeout=1, chunksize=4, ordered=ordered, return_exceptions=True
+            )
+        )
     assert [type(result) for result in results] == [int, TaskTimeoutError, int, int]
     assert hold.started == [0, 1, 2, 3]
     hold = Hold(0)

@@ -86,13 +86,17 @@ def test_a_result_is_freed_as_soon_as_its_consumer_lets_go_of_it(new_manager, ki
 
 @pytest.mark.usefixtures("no_collection")
 @EVERY_KIND
-def test_an_error_that_is_handed_out_is_freed_as_soon_as_its_consumer_lets_go_of_it(new_manager, kind):
+def test_an_error_that_is_handed_out_is_freed_as_soon_as_its_consumer_lets_go_of_it(
+    new_manager, kind
+):
     manager = new_manager()
 
     def function(resource, item):
         raise Heavy
 
-    stream = manager.map(function, itertools.count(), max_in_flight=6, return_exceptions=True, **kind)
+    stream = manager.map(
+        function, itertools.count(), max_in_flight=6, return_exceptions=True, **kind
+    )
     for _ in range(20):
         assert manager.join(PATIENCE)
         error = weakref.ref(next(stream))
@@ -108,7 +112,9 @@ def test_no_more_items_are_kept_than_the_window_has(new_manager, kind):
     stream = manager.map(lambda resource, item: None, watch.things(1000), max_in_flight=6, **kind)
     for number, _ in enumerate(stream):
         if number % 100 == 0:
-            eventually(lambda: at_rest(manager) and watch.count() <= 7)  # and the one that the input may hold
+            eventually(
+                lambda: at_rest(manager) and watch.count() <= 7
+            )  # and the one that the input may hold
     eventually(lambda: at_rest(manager) and watch.count() <= 1)
 
 
@@ -130,7 +136,9 @@ def some_items_fail(manager, watch, kind):
 
 def input_fails(manager, watch, kind):
     with pytest.raises(Heavy):
-        list(manager.map(lambda resource, item: watch(Thing()), watch.things(20, fails=True), **kind))
+        list(
+            manager.map(lambda resource, item: watch(Thing()), watch.things(20, fails=True), **kind)
+        )
 
 
 def input_fails_and_nobody_looks(manager, watch, kind):
@@ -276,5 +284,7 @@ def test_a_function_is_asked_once_for_a_stream_whether_it_wants_a_context(new_ma
     fn = functools.partial(pow, 2)  # which takes the resource's place in vain
     results = manager.map(fn, range(50), return_exceptions=True)
     assert [type(result) for result in results] == [TypeError] * 50
-    assert list(manager.map(lambda ctx, resource, item: item, range(50), ordered=False, chunksize=7))
+    assert list(
+        manager.map(lambda ctx, resource, item: item, range(50), ordered=False, chunksize=7)
+    )
     assert len(asked) == 2

@@ -36,7 +36,9 @@ from tests.support.waiting import PATIENCE
 @pytest.mark.parametrize("count", [0, 1, 7, 100])
 def test_every_item_has_its_result(new_manager, kind, count):
     results = list(new_manager(worker_count=3).map(double, range(count), **kind))
-    assert (results if kind.get("ordered", True) else sorted(results)) == [2 * i for i in range(count)]
+    assert (results if kind.get("ordered", True) else sorted(results)) == [
+        2 * i for i in range(count)
+    ]
 
 
 @CHUNKS
@@ -53,7 +55,9 @@ def test_the_context_comes_first_if_the_function_requires_it(new_manager, chunks
 
 @CHUNKS
 def test_a_default_is_left_alone(new_manager, chunksize):
-    assert list(new_manager().map(lambda resource, item, more=1: item + more, [1, 2], chunksize=chunksize)) == [2, 3]
+    assert list(
+        new_manager().map(lambda resource, item, more=1: item + more, [1, 2], chunksize=chunksize)
+    ) == [2, 3]
 
 
 def test_items_may_be_anything_that_can_be_iterated(new_manager):
@@ -62,7 +66,14 @@ def test_items_may_be_anything_that_can_be_iterated(new_manager):
             return "xyz"[index]
 
     manager = new_manager()
-    for items in ("xyz", ["x", "y", "z"], dict.fromkeys("xyz"), iter("xyz"), (c for c in "xyz"), Old()):
+    for items in (
+        "xyz",
+        ["x", "y", "z"],
+        dict.fromkeys("xyz"),
+        iter("xyz"),
+        (c for c in "xyz"),
+        Old(),
+    ):
         assert list(manager.map(lambda _, item: item, items)) == ["x", "y", "z"]
 
 
@@ -126,7 +137,9 @@ def filled(taken, handed_out, window, chunksize):
 @ORDERS
 @pytest.mark.parametrize("chunksize", [1, 2, 5])
 @pytest.mark.parametrize("window", [None, 1, 2, 5, 11])
-def test_exactly_so_many_items_are_taken_and_not_handed_out(new_manager, ordered, chunksize, window):
+def test_exactly_so_many_items_are_taken_and_not_handed_out(
+    new_manager, ordered, chunksize, window
+):
     if window is not None and window < chunksize:
         pytest.skip("refused")
     manager = new_manager(worker_count=2, max_worker_count=3)
@@ -228,7 +241,9 @@ class BoundlessDataset:
         raise TypeError("this kind of dataset has no length")
 
 
-@pytest.mark.parametrize("items", [iter("abc"), BoundlessDataset(), range(10**30)], ids=["iterator", "own", "huge"])
+@pytest.mark.parametrize(
+    "items", [iter("abc"), BoundlessDataset(), range(10**30)], ids=["iterator", "own", "huge"]
+)
 def test_it_has_none_when_its_input_has_none(new_manager, items):
     stream = new_manager().map(double, items)
     with pytest.raises(TypeError, match=r"TaskStream.* has no len"):
@@ -284,7 +299,13 @@ def test_tqdm_shows_a_full_bar(new_manager, kind):
 def test_wrong_arguments_are_refused_before_anything_is_taken(new_manager):
     manager = new_manager()
     items = Input(itertools.count())
-    for options in ({"chunksize": 0}, {"max_in_flight": 0}, {"timeout": 0}, {"ordered": 1}, {"priority": None}):
+    for options in (
+        {"chunksize": 0},
+        {"max_in_flight": 0},
+        {"timeout": 0},
+        {"ordered": 1},
+        {"priority": None},
+    ):
         (name,) = options
         with pytest.raises(ConfigError, match=f"{name} must be .*, not {options[name]}"):
             manager.map(double, items, **options)
@@ -297,7 +318,9 @@ def test_wrong_arguments_are_refused_before_anything_is_taken(new_manager):
 
 
 def test_a_window_smaller_than_a_chunk_is_refused(new_manager):
-    with pytest.raises(ConfigError, match=r"max_in_flight must be None or at least chunksize \(3\), not 2"):
+    with pytest.raises(
+        ConfigError, match=r"max_in_flight must be None or at least chunksize \(3\), not 2"
+    ):
         new_manager().map(double, [1], max_in_flight=2, chunksize=3)
 
 
