@@ -104,23 +104,23 @@ def block() -> Iterator[Callable[[Executor, int], threading.Event]]:
 @pytest.fixture
 def no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
     """Workers make another resource at once, and what is retried is at once in front of its lane."""
-    monkeypatch.setattr(tasker._pool.backoff, "FIRST_PAUSE", 0.0)
-    monkeypatch.setattr(tasker._pool.backoff, "SPACING", 0.0)
+    monkeypatch.setattr(tasker._pool.backoff, "FIRST_PAUSE_S", 0.0)
+    monkeypatch.setattr(tasker._pool.backoff, "SPACING_S", 0.0)
 
 
 @pytest.fixture
 def short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
     """Workers and tasks pause, but not for long."""
-    monkeypatch.setattr(tasker._pool.backoff, "FIRST_PAUSE", 0.001)
-    monkeypatch.setattr(tasker._pool.backoff, "LONGEST_PAUSE", 0.02)
-    monkeypatch.setattr(tasker._pool.backoff, "SPACING", 0.0)
+    monkeypatch.setattr(tasker._pool.backoff, "FIRST_PAUSE_S", 0.001)
+    monkeypatch.setattr(tasker._pool.backoff, "LONGEST_PAUSE_S", 0.02)
+    monkeypatch.setattr(tasker._pool.backoff, "SPACING_S", 0.0)
 
 
 @pytest.fixture
 def endless_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
     """A worker that pauses, or a task, does so until it has nothing to pause for."""
-    monkeypatch.setattr(tasker._pool.backoff, "FIRST_PAUSE", 1000.0)
-    monkeypatch.setattr(tasker._pool.backoff, "LONGEST_PAUSE", 1000.0)
+    monkeypatch.setattr(tasker._pool.backoff, "FIRST_PAUSE_S", 1000.0)
+    monkeypatch.setattr(tasker._pool.backoff, "LONGEST_PAUSE_S", 1000.0)
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ together must not all try again together. A resource that has done a task well a
 ends the row and costs no pause.
 
 Workers back off by themselves; what they may do together is bounded here as well: those that have paused take turns,
-`SPACING` apart.
+`SPACING_S` apart.
 
 A task's first retry is at once: one failure is most often a stale connection. After that it pauses as its worker does,
 or longer if it has been tried more often: its attempts must not be gone before an outage is over, and what broke many
@@ -23,9 +23,9 @@ from tasker._sync.locks import new_lock
 
 __all__ = ["Backoff"]
 
-FIRST_PAUSE = 0.2  # seconds after the first failure, doubled after each
-LONGEST_PAUSE = 5.0
-SPACING = (
+FIRST_PAUSE_S = 0.2  # seconds after the first failure, doubled after each
+LONGEST_PAUSE_S = 5.0
+SPACING_S = (
     0.03  # seconds from one attempt to the next of workers that have paused, however many they are
 )
 
@@ -62,11 +62,11 @@ class Backoff:
         """When a worker whose pause is over may try again (`monotonic()`)."""
         with self._lock:
             turn = max(monotonic(), self._next_turn)
-            self._next_turn = turn + SPACING
+            self._next_turn = turn + SPACING_S
             return turn
 
     def _pause(self, failures: int) -> float:
         if not failures:
             return 0.0
-        longest = min(LONGEST_PAUSE, max(self._create_timeout / 2, FIRST_PAUSE))
-        return min(FIRST_PAUSE * 2.0 ** min(failures - 1, 100), longest)
+        longest = min(LONGEST_PAUSE_S, max(self._create_timeout / 2, FIRST_PAUSE_S))
+        return min(FIRST_PAUSE_S * 2.0 ** min(failures - 1, 100), longest)

@@ -26,7 +26,7 @@ __all__ = ["Crew"]
 
 R = TypeVar("R")
 
-_SLICE = 0.1  # seconds of starting threads, after which it is time to look up
+_SLICE_S = 0.1  # seconds of starting threads, after which it is time to look up
 
 
 class Crew(Generic[R]):
@@ -125,7 +125,7 @@ class Crew(Generic[R]):
         self.bury()
         with self._lock:
             self._gone = [thread for thread in self._gone if thread.is_alive()]
-        self.fill(_SLICE)
+        self.fill(_SLICE_S)
         idle.wake_stranded([worker.parker for worker in self.members])
 
     def wake_all(self, idle: ParkingLot) -> None:

@@ -1,7 +1,7 @@
 """The burst thread: a tick decides scaling, heals the crew, and once closing has begun, closes.
 
 It is always there, scaling or not, from before the first worker until CLOSED. A tick is `burst_interval`, or less so
-that healing never waits longer than `TICK`. It sleeps on a parker that anyone may wake. What goes wrong in a tick is
+that healing never waits longer than `TICK_S`. It sleeps on a parker that anyone may wake. What goes wrong in a tick is
 logged, and the next tick comes all the same. What takes long, to hire many workers say, is done for the time of a tick,
 and goes on in the next one. Where nothing happens the thread rests: it sleeps without a tick until something does
 (`TaskQueue.stir`).
@@ -47,10 +47,10 @@ from tasker.placement.base import Backend
 
 __all__ = ["Housekeeper"]
 
-TICK = 0.1  # seconds: the longest that a fault stays unhealed
-STUCK = 5.0  # seconds without a tick, while somebody waits for the closing, after which another thread takes over
-QUIET = 1.0  # seconds in which nothing has happened, after which the thread rests
-REST = 30.0  # seconds until it looks again all the same
+TICK_S = 0.1  # seconds: the longest that a fault stays unhealed
+STUCK_S = 5.0  # seconds without a tick, while somebody waits for the closing, after which another thread takes over
+QUIET_S = 1.0  # seconds in which nothing has happened, after which the thread rests
+REST_S = 30.0  # seconds until it looks again all the same
 
 
 class EngineForHousekeeper(Protocol):
@@ -95,7 +95,7 @@ class Housekeeper:
         self._create_timeout = create_timeout
         self._limits = limits
         self.scales: bool = interval > 0
-        self._tick = min(interval or TICK, TICK)
+        self._tick = min(interval or TICK_S, TICK_S)
         self._parker = Parker()
         self._scaled_at = monotonic()
         self._held_at = (
@@ -135,7 +135,7 @@ class Housekeeper:
             now, beats = monotonic(), self._beats
             if beats != self._seen[0]:
                 self._seen = beats, now
-            is_stuck = now - self._seen[1] > STUCK
+            is_stuck = now - self._seen[1] > STUCK_S
             if not self._has_ended and (is_stuck or not self.thread.is_alive()):
                 self._replace()
 
@@ -206,17 +206,17 @@ class Housekeeper:
     # -- resting -------------------------------------------------------------------------------------------------
 
     def _patience(self) -> float:
-        """Seconds to sleep: a tick, or many when there has been nothing to do for `QUIET` seconds. Then it rests."""
+        """Seconds to sleep: a tick, or many when there has been nothing to do for `QUIET_S` seconds. Then it rests."""
         queue, now = self._engine.queue, monotonic()
         queue.resting = False
         if not self._is_quiet():
             self._stirred_at = now
-        elif now - self._stirred_at >= QUIET:
+        elif now - self._stirred_at >= QUIET_S:
             queue.resting = (
                 True  # announce, then look: whoever makes work looks for this afterwards
             )
             if self._is_quiet():
-                return REST
+                return REST_S
             queue.resting = False
         return self._tick
 
@@ -305,7 +305,7 @@ class Housekeeper:
                     self._creation_error(), ContextCancelledError("no resource")
                 ),
                 engine.runner.let_go,
-                TICK,
+                TICK_S,
             )
 
     def _finish_settling(self) -> None:
@@ -382,7 +382,7 @@ class Housekeeper:
         )
         delta = 0 if sample is None else decide(sample, self._limits)
         if delta > 0:
-            hired = engine.crew.hire(delta, lambda: engine.lifecycle.state == OPEN, TICK)
+            hired = engine.crew.hire(delta, lambda: engine.lifecycle.state == OPEN, TICK_S)
             engine.news.hired(hired, len(engine.crew.members))
         elif delta < 0:
             retired = engine.crew.retire(-delta, engine.queue.idle)

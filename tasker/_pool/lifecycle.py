@@ -47,9 +47,9 @@ from tasker.snapshots import StopReport
 __all__ = ["CLOSED", "KILLING", "OPEN", "STOPPING", "Lifecycle"]
 
 OPEN, STOPPING, KILLING, CLOSED = range(4)
-_JOIN = 1.0  # seconds for a thread that has said it ends to be gone, and for all that a kill has to do at its end
-_LOOK = 1.0  # seconds after which a thread that waits for the end looks whether anything brings it about
-_SLICE = 0.05  # seconds of failing waiting tasks, after which it is time to look up
+_JOIN_S = 1.0  # seconds for a thread that has said it ends to be gone, and for all that a kill has to do at its end
+_LOOK_S = 1.0  # seconds after which a thread that waits for the end looks whether anything brings it about
+_SLICE_S = 0.05  # seconds of failing waiting tasks, after which it is time to look up
 
 
 class EngineForLifecycle(deadlock.EngineForDeadlock, Protocol):
@@ -153,7 +153,7 @@ class Lifecycle:
                     if left <= 0:
                         return False
                     self._ensure()
-                    parker.sleep(min(left, _LOOK))
+                    parker.sleep(min(left, _LOOK_S))
             return True
         finally:
             self.awaiting.remove(parker)
@@ -262,7 +262,7 @@ class Lifecycle:
             return True
         # the callbacks of what was given up run now, or wait for a thread; then what they refer to is dropped
         since = self._kill_at() if self._killed else self._up_since
-        return not (engine.runner.idle() and engine.runner.is_clean()) and now < since + _JOIN
+        return not (engine.runner.idle() and engine.runner.is_clean()) and now < since + _JOIN_S
 
     def _is_over(self) -> bool:
         engine = self._engine
@@ -281,7 +281,7 @@ class Lifecycle:
         unsettled = any(engine.queue.waiting()) or engine.counters.unfinished() or engine.settling
         # looked at once more: that is where their callbacks go, and then what they refer to
         settled = not unsettled and engine.runner.idle() and engine.runner.is_clean()
-        return settled or now >= self._empty_since + _JOIN
+        return settled or now >= self._empty_since + _JOIN_S
 
     def _time_is_up(self, *, killing: bool) -> bool:
         now = self._stepped_at
@@ -289,7 +289,7 @@ class Lifecycle:
             if now < self._kill_at():
                 return False
             # those that only have to wake up and leave are given the time to
-            return now >= self._kill_at() + _JOIN or all(
+            return now >= self._kill_at() + _JOIN_S or all(
                 worker.task is not None or (worker.creating and not worker.pausing)
                 for worker in self._engine.crew.members
             )
@@ -320,7 +320,7 @@ class Lifecycle:
                 self._killed_error("before the task started"), self._cancelled()
             ),
             self._engine.runner.let_go,
-            _SLICE,
+            _SLICE_S,
         )
 
     def _cancel_running(self) -> None:
@@ -370,7 +370,7 @@ class Lifecycle:
 
     def _close(self, abandoned: tuple[str, ...]) -> None:
         engine = self._engine
-        engine.crew.join_gone(_JOIN)
+        engine.crew.join_gone(_JOIN_S)
         self.abandoned = abandoned
         self._tell_end()
         self._is_closed = True
@@ -388,7 +388,7 @@ class Lifecycle:
 
     def _tell_end(self) -> None:
         """Have the end logged before those who wait for it may go on, and end the program. A logger that blocks holds
-        that up for `_JOIN` seconds, and not at all if it has kept the helper's thread before."""
+        that up for `_JOIN_S` seconds, and not at all if it has kept the helper's thread before."""
         if self._told == "":
             return
         self._told = ""
@@ -401,7 +401,7 @@ class Lifecycle:
             if engine.exiting:
                 engine.runner.run_here()
             else:
-                parker.sleep(_JOIN)
+                parker.sleep(_JOIN_S)
 
     def _killed_error(self, when: str) -> TaskManagerKilledError:
         return TaskManagerKilledError(f"{self._engine.name} was killed {when}")

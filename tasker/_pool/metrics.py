@@ -29,10 +29,10 @@ from tasker.snapshots import TaskMetrics
 
 __all__ = ["Counters", "Shard"]
 
-RATE_WINDOW = 10.0  # seconds: "recently", for the two rates
-FULL = 512  # length at which a shard's list is summed up: 256 tasks
-_KEPT = 40  # folded batches of durations that a shard keeps for the reader's quantiles
-_SAMPLES = FULL // 2 * _KEPT  # newest durations that the quantiles are made of
+RATE_WINDOW_S = 10.0  # seconds: "recently", for the two rates
+FULL_LENGTH = 512  # length at which a shard's list is summed up: 256 tasks
+_KEPT_BATCHES = 40  # folded batches of durations that a shard keeps for the reader's quantiles
+_KEPT_SAMPLES = FULL_LENGTH // 2 * _KEPT_BATCHES  # newest durations that the quantiles are made of
 
 
 # written as a class it would import `annotationlib`, from Python 3.14 on
@@ -93,9 +93,9 @@ class Shard:
 
     def fold(self) -> list[float]:
         """Sum up the list once it is long enough; returns the list to append to from now on."""
-        while len(self.durations) >= FULL:
+        while len(self.durations) >= FULL_LENGTH:
             before = totals, past, durations = self._published
-            past = (*past, array("d", durations[1::2]))[-_KEPT:]
+            past = (*past, array("d", durations[1::2]))[-_KEPT_BATCHES:]
             self._replace(before, (totals.with_durations(durations), past, []))
         return self.durations
 
@@ -154,7 +154,7 @@ class Counters:
         self._left = NOTHING
         self._left_taken = 0
         self._queued = 0  # the largest count so far
-        self._reservoir = Reservoir(_SAMPLES)
+        self._reservoir = Reservoir(_KEPT_SAMPLES)
         self._merging = False  # whether a thread that holds the lock is in the middle of `_merge`
         self._quantiles = 0.0, 0.0
         self._outside = self.new_shard()  # tasks of the lanes that were settled by no worker
@@ -180,7 +180,7 @@ class Counters:
     def completed_directly(self, ran: float) -> None:
         """Count a task that was never in a lane."""
         with self._outside_lock:
-            if len(self._direct.durations) >= FULL:
+            if len(self._direct.durations) >= FULL_LENGTH:
                 self._direct.fold()
             self._direct.durations += (0.0, ran)  # in one step: a signal handler may do the same
 
@@ -225,7 +225,7 @@ class Counters:
         arrived = self._count_arrived()
         with self._lock:
             if (
-                now - self._samples[-1][0] >= RATE_WINDOW / 100
+                now - self._samples[-1][0] >= RATE_WINDOW_S / 100
             ):  # bounds the memory, however short the tick
                 completed = self._left.completed + sum(
                     shard.finished()[0] for shard in self._shards
@@ -238,7 +238,7 @@ class Counters:
         """Nothing happened since the last sample: where the totals stood then, they stood when the window began."""
         with self._lock:
             then, arrived, completed = self._samples[-1]
-            self._samples.append((max(then, now - RATE_WINDOW), arrived, completed))
+            self._samples.append((max(then, now - RATE_WINDOW_S), arrived, completed))
 
     def correct(self, unfinished: int) -> None:
         """So many more (or fewer) were taken than ended, although nothing runs: an error struck between two counts."""
@@ -271,7 +271,7 @@ class Counters:
             self._forget_samples(now)
             since, arrived_then, completed_then = self._samples[0]
         arrived = self._count_arrived()
-        window = max(now - since, RATE_WINDOW / 100)  # of a shorter time nothing can be said
+        window = max(now - since, RATE_WINDOW_S / 100)  # of a shorter time nothing can be said
         ended = totals.completed + totals.failed
         some = max(totals.completed, 1)
         return TaskMetrics(
@@ -306,7 +306,7 @@ class Counters:
 
     def _forget_samples(self, now: float) -> None:
         """Keep one sample from before the window, so that a window in which nothing was sampled shows no rate."""
-        old = now - RATE_WINDOW
+        old = now - RATE_WINDOW_S
         with contextlib.suppress(
             IndexError
         ):  # one is left; no call before popleft(), where a signal handler may pop

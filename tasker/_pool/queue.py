@@ -59,7 +59,7 @@ __all__ = ["TaskQueue"]
 
 Task = TaskFuture[Any]
 
-_BATCH = 256  # waiting tasks that are taken out at once in order to fail them
+_BATCH_LENGTH = 256  # waiting tasks that are taken out at once in order to fail them
 
 
 class Hand(Protocol):
@@ -360,7 +360,7 @@ class TaskQueue:
             self._take_lock,
             contextlib.suppress(IndexError),
         ):  # a taker that takes no lock may be faster
-            while len(self._swept) < _BATCH and (lane := self._priority or self._main):
+            while len(self._swept) < _BATCH_LENGTH and (lane := self._priority or self._main):
                 hand_on(lane.popleft, self._swept.append)
         self._swept.reverse()  # the first one is settled first, from the end of the list
         return bool(self._swept)

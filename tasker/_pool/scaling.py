@@ -1,8 +1,8 @@
 """When to hire and when to retire workers: a pure function of what the last ticks saw.
 
-Hire. The backlog should be gone in `HORIZON` seconds. As long as the workers that are there can do that, at the pace
+Hire. The backlog should be gone in `HORIZON_S` seconds. As long as the workers that are there can do that, at the pace
 that one busy worker shows, nobody is hired: tasks that wait for a moment are what a steady load looks like. If they
-cannot, (arrival rate + backlog / HORIZON) / pace of them are wanted; a pool that shows no pace (nothing has finished
+cannot, (arrival rate + backlog / HORIZON_S) / pace of them are wanted; a pool that shows no pace (nothing has finished
 lately: slow tasks, slow creation) doubles instead, and so does one that is stuck, whose pace is that of the past.
 Workers being created count, so a slow `on_create` is not answered by hiring again, and never more are hired than tasks
 wait.
@@ -25,10 +25,10 @@ from tasker._base.record import Record
 
 __all__ = ["Limits", "Sample", "Window", "decide"]
 
-HORIZON = 0.5  # seconds in which a backlog should be gone
+HORIZON_S = 0.5  # seconds in which a backlog should be gone
 MARGIN = 1.5  # workers kept for each that was busy: a load of two thirds stays as it is
-WINDOW = 1.0  # seconds over which rates and the low-water mark of idle workers are taken
-PUNCTUAL = 0.1  # seconds: a tick after twice that is not late, however short the interval
+WINDOW_S = 1.0  # seconds over which rates and the low-water mark of idle workers are taken
+PUNCTUAL_S = 0.1  # seconds: a tick after twice that is not late, however short the interval
 
 
 class Sample(Record):
@@ -81,7 +81,7 @@ def decide(sample: Sample, limits: Limits) -> int:
 def _needed(sample: Sample) -> int:
     if sample.pace <= 0 or sample.stuck:
         return sample.workers * 2
-    clearing = sample.backlog / HORIZON / sample.pace
+    clearing = sample.backlog / HORIZON_S / sample.pace
     return (
         math.ceil(sample.arrival_rate / sample.pace + clearing)
         if clearing > sample.workers
@@ -102,8 +102,8 @@ class Window:
     """What the ticks of the last second counted. For one thread."""
 
     def __init__(self, interval: float, now: float) -> None:
-        self._span = max(WINDOW, 2 * interval)
-        self._late = 2 * max(interval, PUNCTUAL)
+        self._span = max(WINDOW_S, 2 * interval)
+        self._late = 2 * max(interval, PUNCTUAL_S)
         self._was_late = False
         self._ticks = deque([_Tick(now=now, arrived=0, finished=0, busy=0, worked=0.0, idle=0)])
 

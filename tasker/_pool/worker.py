@@ -28,7 +28,7 @@ from concurrent.futures._base import FINISHED
 from typing import Any, Generic, Protocol, TypeVar
 
 from tasker._pool.backoff import Backoff
-from tasker._pool.metrics import FULL, Shard
+from tasker._pool.metrics import FULL_LENGTH, Shard
 from tasker._pool.queue import TaskQueue
 from tasker._pool.resources import NO_RESOURCE
 from tasker._pool.usercode import Event, UserCode
@@ -340,7 +340,7 @@ class Worker(Generic[R]):
                 if task._waiting:
                     task._call_back(task._tell_waiters())
                     now = 0.0
-                if len(durations) >= FULL:
+                if len(durations) >= FULL_LENGTH:
                     durations = shard.fold()
 
     @wrapper

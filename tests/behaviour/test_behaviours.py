@@ -596,7 +596,7 @@ def test_workers_that_are_retired_while_tasks_come_lose_none(new_manager):
 
 
 def test_long_idleness_ends_no_base_worker(new_manager, monkeypatch):
-    monkeypatch.setattr(tasker._pool.scaling, "WINDOW", 0.01)  # long is what takes many windows
+    monkeypatch.setattr(tasker._pool.scaling, "WINDOW_S", 0.01)  # long is what takes many windows
     manager = new_manager(worker_count=3, max_worker_count=6, burst_interval=0.002)
     engine = manager._engine
     assert manager.wait_ready(PATIENCE)

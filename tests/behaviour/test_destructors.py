@@ -484,7 +484,7 @@ def test_while_a_destructor_blocks_all_deadlines_are_kept_and_workers_go_on(
 
 
 def test_a_healthy_stop_does_not_wait_for_a_destructor(new_manager, blocking, monkeypatch):
-    monkeypatch.setattr("tasker._pool.lifecycle._JOIN", 0.1)
+    monkeypatch.setattr("tasker._pool.lifecycle._JOIN_S", 0.1)
     manager = new_manager(worker_count=1, max_worker_count=1, burst_interval=0.01)
     gate = threading.Event()
     manager.submit(lambda _: gate.wait(PATIENCE))

@@ -164,7 +164,7 @@ def test_run_task_raises_whatever_its_task_raises_and_goes_on(new_manager, what)
 
 
 def test_an_on_create_that_fails_now_and_then_costs_no_task(new_manager, factory, log, monkeypatch):
-    monkeypatch.setattr(tasker._pool.backoff, "FIRST_PAUSE", 0.001)
+    monkeypatch.setattr(tasker._pool.backoff, "FIRST_PAUSE_S", 0.001)
     seed = random.SystemRandom().randrange(10**6)
     print(f"seed {seed}")
     chance = random.Random(seed)
@@ -411,7 +411,7 @@ def test_a_done_callback_may_submit(new_manager):
 def test_a_logger_that_raises_costs_its_messages_and_nothing_else(
     new_manager, factory, monkeypatch, level, error
 ):
-    monkeypatch.setattr(tasker._pool.backoff, "FIRST_PAUSE", 0.001)
+    monkeypatch.setattr(tasker._pool.backoff, "FIRST_PAUSE_S", 0.001)
     told = []
 
     class Logger:

@@ -151,7 +151,7 @@ def test_callbacks_whose_thread_cannot_be_started_run_once_it_can(new_manager, r
 def test_after_errors_in_its_ticks_the_burst_thread_still_scales_and_heals_and_closes(
     new_manager, log, monkeypatch, where, error
 ):
-    monkeypatch.setattr(tasker._pool.scaling, "WINDOW", 0.05)  # idle workers are retired sooner
+    monkeypatch.setattr(tasker._pool.scaling, "WINDOW_S", 0.05)  # idle workers are retired sooner
     manager = new_manager(
         worker_count=1, max_worker_count=2, burst_interval=0.01, burst_task_threshold=1
     )

@@ -396,7 +396,7 @@ def test_a_creation_that_fails_is_tried_again_until_it_succeeds(new_manager, fac
 
 
 def test_an_outage_heals_without_new_submissions(new_manager, factory, monkeypatch):
-    monkeypatch.setattr(tasker._pool.backoff, "LONGEST_PAUSE", 0.02)
+    monkeypatch.setattr(tasker._pool.backoff, "LONGEST_PAUSE_S", 0.02)
     factory.fail_always = OSError("down")
     manager = new_manager(worker_count=3, max_worker_count=3)
     futures = [manager.submit(lambda resource, x: x, i) for i in range(10)]
@@ -407,7 +407,7 @@ def test_an_outage_heals_without_new_submissions(new_manager, factory, monkeypat
 
 
 def test_workers_that_turn_unhealthy_during_an_outage_come_back(new_manager, factory, monkeypatch):
-    monkeypatch.setattr(tasker._pool.backoff, "LONGEST_PAUSE", 0.02)
+    monkeypatch.setattr(tasker._pool.backoff, "LONGEST_PAUSE_S", 0.02)
     manager = new_manager(worker_count=2, max_worker_count=2)
     assert manager.wait_ready(PATIENCE)
     failed = threading.Barrier(2)

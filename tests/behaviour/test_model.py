@@ -571,7 +571,7 @@ class Programs(RuleBasedStateMachine):
 
 def test_random_programs_do_what_a_sequential_model_says(monkeypatch):
     monkeypatch.setattr(
-        tasker._pool.lifecycle, "_JOIN", PATIENCE
+        tasker._pool.lifecycle, "_JOIN_S", PATIENCE
     )  # a kill waits for idle workers, however slow they are
     Programs.patience = PATIENCE
     run_state_machine_as_test(Programs, settings=quickly(20))

@@ -9,7 +9,7 @@ import pytest
 
 import tasker._pool.housekeeper
 import tasker._pool.metrics
-from tasker._pool.metrics import RATE_WINDOW, Counters
+from tasker._pool.metrics import RATE_WINDOW_S, Counters
 from tasker._sync.parking import Parker, ParkingLot
 from tasker.threadpool import ThreadPoolExecutor
 from tests.support.waiting import PATIENCE, eventually
@@ -18,8 +18,8 @@ from tests.support.waiting import PATIENCE, eventually
 @pytest.fixture(autouse=True)
 def soon_and_for_ever(monkeypatch):
     """It rests as soon as nothing is to be done, and nothing but the protocol ends the rest."""
-    monkeypatch.setattr(tasker._pool.housekeeper, "QUIET", 0.0)
-    monkeypatch.setattr(tasker._pool.housekeeper, "REST", threading.TIMEOUT_MAX)
+    monkeypatch.setattr(tasker._pool.housekeeper, "QUIET_S", 0.0)
+    monkeypatch.setattr(tasker._pool.housekeeper, "REST_S", threading.TIMEOUT_MAX)
 
 
 def resting(manager):
@@ -233,7 +233,7 @@ class Clock:
         return self.now
 
 
-@pytest.mark.parametrize("rest", [0.5, RATE_WINDOW - 1, 1e6])
+@pytest.mark.parametrize("rest", [0.5, RATE_WINDOW_S - 1, 1e6])
 def test_rates_after_a_rest_are_those_of_the_last_seconds(monkeypatch, rest):
     clock = Clock()
     monkeypatch.setattr(tasker._pool.metrics, "monotonic", clock.monotonic)
@@ -253,9 +253,9 @@ def test_rates_after_a_rest_are_those_of_the_last_seconds(monkeypatch, rest):
     assert (
         metrics.task_completion_rate
         == metrics.task_arrival_rate
-        == pytest.approx(50 / RATE_WINDOW, rel=0.1)
+        == pytest.approx(50 / RATE_WINDOW_S, rel=0.1)
     )
-    clock.now += RATE_WINDOW + 0.1
+    clock.now += RATE_WINDOW_S + 0.1
     assert figures.metrics().task_completion_rate == 0
 
 

@@ -126,7 +126,7 @@ def test_a_logger_that_blocks_does_not_hold_up_scaling(new_manager, logger):
 def test_a_logger_that_blocks_holds_up_neither_stop_nor_kill(
     new_manager, logger, end, apart, monkeypatch
 ):
-    monkeypatch.setattr(tasker._pool.lifecycle, "_JOIN", 1.0)  # in which the worker leaves
+    monkeypatch.setattr(tasker._pool.lifecycle, "_JOIN_S", 1.0)  # in which the worker leaves
     monkeypatch.setattr(tasker._pool.engine, "KILL_TIMEOUT", 0.2)
     manager = new_manager(worker_count=1, max_worker_count=4, burst_interval=0.01, logger=logger)
     manager.queue_task(lambda _: None)  # after which its worker has told that it is ready
@@ -319,7 +319,7 @@ def test_kill_fails_waiting_tasks_in_slices(many, monkeypatch):
         return more
 
     monkeypatch.setattr(
-        tasker._pool.queue, "monotonic", Clock(tasker._pool.lifecycle._SLICE / 4)
+        tasker._pool.queue, "monotonic", Clock(tasker._pool.lifecycle._SLICE_S / 4)
     )  # looked at once for a batch
     monkeypatch.setattr(engine.lifecycle, "_kill_waiting", watched)
     monkeypatch.setattr(
@@ -335,7 +335,7 @@ def test_kill_fails_waiting_tasks_in_slices(many, monkeypatch):
     )  # a shorter one is noticed while tasks wait
     many.gate.set()
     killer.join(PATIENCE)
-    assert max(slices) <= 6 * tasker._pool.queue._BATCH
+    assert max(slices) <= 6 * tasker._pool.queue._BATCH_LENGTH
     assert len(set(looks)) == 2
     assert all(future.cancelled() or future.exception() is not None for future in many.waiting)
 
@@ -344,9 +344,9 @@ def test_a_kill_that_has_no_time_for_all_that_waits_returns_and_the_rest_fails_a
     many, monkeypatch
 ):
     engine = many.manager._engine
-    monkeypatch.setattr(tasker._pool.lifecycle, "_JOIN", 0.0)
+    monkeypatch.setattr(tasker._pool.lifecycle, "_JOIN_S", 0.0)
     monkeypatch.setattr(
-        tasker._pool.queue, "monotonic", Clock(tasker._pool.lifecycle._SLICE)
+        tasker._pool.queue, "monotonic", Clock(tasker._pool.lifecycle._SLICE_S)
     )  # a batch is a slice
     go_on = threading.Event()
     finish = engine.lifecycle.finish

@@ -128,7 +128,7 @@ def test_stop_returns_during_an_outage(new_manager, factory):
 def test_stop_during_an_outage_with_tasks_waiting_ends_after_create_timeout(
     new_manager, factory, log, monkeypatch
 ):
-    monkeypatch.setattr(tasker._pool.backoff, "LONGEST_PAUSE", 0.02)
+    monkeypatch.setattr(tasker._pool.backoff, "LONGEST_PAUSE_S", 0.02)
     factory.fail_always = OSError("down")
     manager = new_manager(worker_count=2, create_timeout=0.1)
     eventually(log.loud)  # a creation has failed: what waits fails by it
@@ -334,7 +334,7 @@ def test_kill_leaves_stuck_threads_behind_and_names_them(new_manager, factory):
 def test_a_kill_without_time_names_no_worker_that_only_has_to_leave(
     new_manager, factory, monkeypatch, where
 ):
-    monkeypatch.setattr(tasker._pool.lifecycle, "_JOIN", PATIENCE)  # however slow the machine is
+    monkeypatch.setattr(tasker._pool.lifecycle, "_JOIN_S", PATIENCE)  # however slow the machine is
     gate, leaving, reports = threading.Event(), threading.Event(), []
 
     def hold(here):

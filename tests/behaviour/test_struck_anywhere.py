@@ -154,8 +154,8 @@ class Told:
 @pytest.fixture(autouse=True)
 def at_once(monkeypatch):
     """No pauses, and a timer of this test's own, whose thread begins in it."""
-    monkeypatch.setattr(tasker._pool.backoff, "FIRST_PAUSE", 0.001)
-    monkeypatch.setattr(tasker._pool.backoff, "SPACING", 0.0)
+    monkeypatch.setattr(tasker._pool.backoff, "FIRST_PAUSE_S", 0.001)
+    monkeypatch.setattr(tasker._pool.backoff, "SPACING_S", 0.0)
     timer = tasker._sync.timer._Timer()
     monkeypatch.setattr(tasker._sync.timer, "_timer", timer)
     yield

@@ -44,7 +44,7 @@ class FoldAndRetire(World):
 
 @pytest.fixture(autouse=True)
 def short_lists(monkeypatch):
-    monkeypatch.setattr(tasker._pool.metrics, "FULL", 2)
+    monkeypatch.setattr(tasker._pool.metrics, "FULL_LENGTH", 2)
 
 
 def fold_that_publishes_twice(self):

@@ -15,7 +15,7 @@ from tests.support.exploring import Managed, catches, exhaust
 @pytest.fixture(autouse=True)
 def for_ever():
     """At rest it sleeps until it is woken."""
-    with mock.patch.multiple(tasker._pool.housekeeper, QUIET=0.0, REST=-1.0):
+    with mock.patch.multiple(tasker._pool.housekeeper, QUIET_S=0.0, REST_S=-1.0):
         yield
 
 
@@ -71,7 +71,7 @@ def test_two_submitters_are_heard_of():
 
 def rest_without_a_second_look(self):
     self._engine.queue.resting = resting = self._is_quiet()
-    return tasker._pool.housekeeper.REST if resting else self._tick
+    return tasker._pool.housekeeper.REST_S if resting else self._tick
 
 
 def put_that_looks_first(self, task):

@@ -151,7 +151,7 @@ def test_kill_ends_a_child_whose_destruction_blocks_for_ever(placed_manager, gat
 def test_whose_place_is_ended_by_a_kill_is_waited_for_until_he_has_noticed(
     placed_manager, gate, monkeypatch
 ):
-    monkeypatch.setattr(lifecycle, "_JOIN", 0.0)  # the time that others get
+    monkeypatch.setattr(lifecycle, "_JOIN_S", 0.0)  # the time that others get
     manager = placed_manager(on_destroy=gate.destroy, worker_count=2)
     deaf = manager.submit(remote_tasks.pass_deaf, gate)
     gate.await_reached()

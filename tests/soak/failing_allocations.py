@@ -223,7 +223,7 @@ def main(seed: str, seconds: float) -> dict[str, Any]:
     logging.disable(logging.CRITICAL)
     threading.excepthook = lambda _: None  # a worker that falls is replaced
     sys.unraisablehook = lambda _: None
-    backoff.FIRST_PAUSE, backoff.LONGEST_PAUSE, backoff.SPACING = 0.001, 0.02, 0.001
+    backoff.FIRST_PAUSE_S, backoff.LONGEST_PAUSE_S, backoff.SPACING_S = 0.001, 0.02, 0.001
     rng, deadline = random.Random(seed), time.monotonic() + seconds
     struck = tasks = number = 0
     violations: list[str] = []

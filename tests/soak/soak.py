@@ -107,7 +107,9 @@ class Soak:
         return self._seconds - (time.monotonic() - self._began)
 
     def _run_round(self, number: int) -> None:
-        backoff.FIRST_PAUSE, backoff.LONGEST_PAUSE, backoff.SPACING = PAUSES[number % len(PAUSES)]
+        backoff.FIRST_PAUSE_S, backoff.LONGEST_PAUSE_S, backoff.SPACING_S = PAUSES[
+            number % len(PAUSES)
+        ]
         current = self._round = Round(number, self._seed, self._placement)
 
         try:

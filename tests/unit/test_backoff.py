@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import pytest
 
 import tasker._pool.backoff
-from tasker._pool.backoff import FIRST_PAUSE, LONGEST_PAUSE, SPACING, Backoff
+from tasker._pool.backoff import FIRST_PAUSE_S, LONGEST_PAUSE_S, SPACING_S, Backoff
 
 PATIENT = 30.0  # create_timeout
 
@@ -24,11 +24,11 @@ def clock(monkeypatch):
     ("failures", "pause"),
     [
         (0, 0.0),
-        (1, FIRST_PAUSE),
-        (2, 2 * FIRST_PAUSE),
-        (3, 4 * FIRST_PAUSE),
-        (6, LONGEST_PAUSE),
-        (10**6, LONGEST_PAUSE),
+        (1, FIRST_PAUSE_S),
+        (2, 2 * FIRST_PAUSE_S),
+        (3, 4 * FIRST_PAUSE_S),
+        (6, LONGEST_PAUSE_S),
+        (10**6, LONGEST_PAUSE_S),
     ],
 )
 def test_a_worker_pauses_twice_as_long_after_each_failure_with_jitter(failures, pause):
@@ -42,12 +42,12 @@ def test_a_worker_pauses_twice_as_long_after_each_failure_with_jitter(failures, 
     [
         (0, 1, 0.0),  # the resource had worked: it was stale
         (1, 1, 0.0),
-        (0, 2, 2 * FIRST_PAUSE),
-        (1, 2, 2 * FIRST_PAUSE),
-        (2, 1, 2 * FIRST_PAUSE),  # an innocent task that meets an outage
-        (3, 1, 4 * FIRST_PAUSE),
-        (1, 3, 4 * FIRST_PAUSE),
-        (0, 10**6, LONGEST_PAUSE),
+        (0, 2, 2 * FIRST_PAUSE_S),
+        (1, 2, 2 * FIRST_PAUSE_S),
+        (2, 1, 2 * FIRST_PAUSE_S),  # an innocent task that meets an outage
+        (3, 1, 4 * FIRST_PAUSE_S),
+        (1, 3, 4 * FIRST_PAUSE_S),
+        (0, 10**6, LONGEST_PAUSE_S),
     ],
 )
 def test_a_task_pauses_as_its_worker_does_or_longer_if_it_was_tried_more_often(
@@ -64,7 +64,7 @@ def test_the_attempts_of_a_task_with_three_retries_outlast_a_second():
 @pytest.mark.parametrize("failures", [5, 50, 5000])
 @pytest.mark.parametrize(
     ("create_timeout", "longest"),
-    [(30.0, LONGEST_PAUSE), (1.0, 0.5), (0.01, FIRST_PAUSE), (float("inf"), LONGEST_PAUSE)],
+    [(30.0, LONGEST_PAUSE_S), (1.0, 0.5), (0.01, FIRST_PAUSE_S), (float("inf"), LONGEST_PAUSE_S)],
 )
 def test_no_pause_is_longer_than_half_of_create_timeout(create_timeout, longest, failures):
     assert Backoff(create_timeout).worker_pause(failures) <= longest
@@ -75,8 +75,8 @@ def test_workers_that_have_paused_try_one_after_the_other(clock):
     backoff = Backoff(PATIENT)
     assert [backoff.take_turn() for _ in range(3)] == [
         1000.0,
-        1000.0 + SPACING,
-        1000.0 + 2 * SPACING,
+        1000.0 + SPACING_S,
+        1000.0 + 2 * SPACING_S,
     ]
     clock.now += 1.0
-    assert [backoff.take_turn() for _ in range(2)] == [1001.0, 1001.0 + SPACING]
+    assert [backoff.take_turn() for _ in range(2)] == [1001.0, 1001.0 + SPACING_S]

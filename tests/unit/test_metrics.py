@@ -14,13 +14,13 @@ import pytest
 
 import tasker._pool.metrics
 import tasker._pool.reservoir
-from tasker._pool.metrics import FULL, NOTHING, RATE_WINDOW, Counters, Shard, Totals
+from tasker._pool.metrics import FULL_LENGTH, NOTHING, RATE_WINDOW_S, Counters, Shard, Totals
 from tasker.snapshots import TaskMetrics
 from tasker.stamps import TaskLifecycleTimestamps
 from tests.support.quantiles import nearest_rank
 from tests.support.waiting import PATIENCE, eventually
 
-NEWEST = tasker._pool.metrics._SAMPLES
+NEWEST = tasker._pool.metrics._KEPT_SAMPLES
 
 
 @pytest.fixture
@@ -234,7 +234,7 @@ def test_folding_changes_nothing_that_is_seen():
     shard = Shard()
     durations = shard.durations
     waits, runs = [], []
-    while len(durations) < FULL:
+    while len(durations) < FULL_LENGTH:
         assert shard.fold() is durations
         waits.append(rng.random())
         runs.append(rng.random())
@@ -246,7 +246,11 @@ def test_folding_changes_nothing_that_is_seen():
     assert after == []
     assert (shard.totals(), shard.finished()) == before
     totals = shard.totals()
-    assert (totals.completed, totals.shortest, totals.longest) == (FULL // 2, min(runs), max(runs))
+    assert (totals.completed, totals.shortest, totals.longest) == (
+        FULL_LENGTH // 2,
+        min(runs),
+        max(runs),
+    )
     assert totals.waited == pytest.approx(sum(waits))
     assert totals.ran == pytest.approx(sum(runs))
     assert shard.fold() is after
@@ -271,7 +275,7 @@ def test_a_reader_that_comes_late_gets_the_newest_executions():
     for i in range(50_000):
         shard.fold().extend((0.0, float(i)))
     newest = shard.unread()
-    assert NEWEST <= len(newest) <= NEWEST + FULL // 2
+    assert NEWEST <= len(newest) <= NEWEST + FULL_LENGTH // 2
     assert newest == [float(i) for i in range(50_000 - len(newest), 50_000)]
     assert shard.unread() == []
 
@@ -397,7 +401,7 @@ def test_totals_only_grow_and_are_exact_at_rest_whatever_the_order_of_events():
 
 
 def test_threads_that_write_while_others_read_lose_nothing():
-    workers, count = 4, 3 * FULL
+    workers, count = 4, 3 * FULL_LENGTH
     pool = Pool(workers)
     failures, over = [], threading.Event()
 
@@ -410,7 +414,7 @@ def test_threads_that_write_while_others_read_lose_nothing():
                 continue
             durations.append(0.5)
             durations.append(1.0)
-            if len(durations) >= FULL:
+            if len(durations) >= FULL_LENGTH:
                 durations = shard.fold()
         pool.collector.completed_directly(1.0)
         pool.collector.retire(shard)
@@ -468,10 +472,10 @@ def test_rates_are_those_of_a_recent_window_and_not_of_the_uptime(clock):
     assert early.task_completion_rate == pytest.approx(10, rel=0.05)
     run_for(pool, clock, 3600, rate=2, tick=0.5)
     assert pool.metrics().task_arrival_rate == pytest.approx(2, rel=0.06)
-    run_for(pool, clock, RATE_WINDOW + 1, rate=100)  # an hour of quiet does not weigh on it
+    run_for(pool, clock, RATE_WINDOW_S + 1, rate=100)  # an hour of quiet does not weigh on it
     assert pool.metrics().task_arrival_rate == pytest.approx(100, rel=0.03)
     assert pool.metrics().task_completion_rate == pytest.approx(100, rel=0.03)
-    run_for(pool, clock, RATE_WINDOW + 1, rate=0)
+    run_for(pool, clock, RATE_WINDOW_S + 1, rate=0)
     assert pool.metrics().task_arrival_rate == 0.0
     assert pool.metrics().task_completion_rate == 0.0
 
@@ -494,7 +498,7 @@ def test_tasks_that_only_wait_have_arrived(clock):
 def test_rates_go_back_to_zero_even_when_nothing_is_sampled_any_more(clock):
     pool = Pool()
     run_for(pool, clock, 20, rate=10)
-    clock.now += RATE_WINDOW + 1  # a starved burst thread
+    clock.now += RATE_WINDOW_S + 1  # a starved burst thread
     assert pool.metrics().task_arrival_rate == 0.0
 
 
@@ -503,7 +507,7 @@ def test_what_is_as_old_as_the_window_is_no_part_of_the_rates_any_more(clock):
     clock.now += 5
     pool.succeed(*[0.001] * 20)
     pool.collector.sample(clock.now)
-    clock.now += RATE_WINDOW - 1
+    clock.now += RATE_WINDOW_S - 1
     assert pool.metrics().task_arrival_rate > 0.0
     clock.now += 1
     assert (pool.metrics().task_arrival_rate, pool.metrics().task_completion_rate) == (0.0, 0.0)
@@ -513,8 +517,8 @@ def test_rates_of_the_first_moment_are_no_wild_guesses(clock):
     pool = Pool()
     pool.succeed(0.001)
     metrics = pool.metrics()  # the clock has not moved since the beginning
-    assert metrics.task_arrival_rate <= 100 / RATE_WINDOW
-    assert metrics.task_completion_rate <= 100 / RATE_WINDOW
+    assert metrics.task_arrival_rate <= 100 / RATE_WINDOW_S
+    assert metrics.task_completion_rate <= 100 / RATE_WINDOW_S
 
 
 def test_a_worker_that_retires_does_not_shake_the_rates(clock):
@@ -552,7 +556,7 @@ def test_looking_touches_no_more_samples_after_many_tasks_than_after_some(monkey
         lambda self, samples: touched.append(len(samples)) or quantile(self, samples),
     )
     pool = Pool(workers=2)
-    bound = len(pool.shards) * (FULL + 2 * (NEWEST + FULL // 2))
+    bound = len(pool.shards) * (FULL_LENGTH + 2 * (NEWEST + FULL_LENGTH // 2))
 
     def cost():
         touched.clear()
@@ -569,7 +573,7 @@ def test_looking_touches_no_more_samples_after_many_tasks_than_after_some(monkey
     assert after_many <= bound
     pool.succeed(*[0.001] * 200_000)
     assert cost() <= bound
-    assert cost() <= len(pool.shards) * FULL  # nothing new: what is not folded yet
+    assert cost() <= len(pool.shards) * FULL_LENGTH  # nothing new: what is not folded yet
     for shard in pool.shards:
         pool.collector.retire(shard)
     assert cost() == 0
@@ -581,7 +585,7 @@ def test_memory_is_bounded_however_many_tasks_and_ticks_and_workers(clock):
     for _ in range(200_000):
         shard.fold().extend((0.0, 0.001))
     _, past, durations = shard._published
-    assert len(durations) <= FULL
+    assert len(durations) <= FULL_LENGTH
     assert sum(map(len, past)) <= NEWEST
     for _ in range(50_000):
         clock.now += 0.001
@@ -647,7 +651,7 @@ def test_an_execution_from_a_signal_handler_does_not_come_between_the_two_durati
 @pytest.mark.parametrize("handler", ["failed_outside", "completed_directly", "metrics"])
 def test_a_count_from_a_signal_handler_in_the_middle_of_a_fold_is_not_lost(handler, monkeypatch):
     collector = Counters(lambda: 0)
-    for _ in range(FULL // 2):
+    for _ in range(FULL_LENGTH // 2):
         collector.completed_directly(1.0)
     calls = {
         "failed_outside": collector.failed_outside,
@@ -657,7 +661,7 @@ def test_a_count_from_a_signal_handler_in_the_middle_of_a_fold_is_not_lost(handl
     interrupting("with_durations", calls[handler], monkeypatch)
     collector.completed_directly(1.0)
     totals = collector.totals()
-    assert totals.completed == FULL // 2 + 1 + (handler == "completed_directly")
+    assert totals.completed == FULL_LENGTH // 2 + 1 + (handler == "completed_directly")
     assert totals.failed == (handler == "failed_outside")
     assert totals.ran == totals.completed * 1.0
 

@@ -12,7 +12,7 @@ import pytest
 
 import tasker._pool.housekeeper
 import tasker._pool.scaling
-from tasker._pool.scaling import HORIZON, WINDOW, Limits, Sample, Window, decide
+from tasker._pool.scaling import HORIZON_S, WINDOW_S, Limits, Sample, Window, decide
 
 SEED = int(os.environ.get("TASKER_SEED", "1"))
 NEVER = float("inf")
@@ -428,7 +428,7 @@ def test_a_steady_load_above_the_base_is_carried_and_then_left_alone(seconds, lo
     pool.run(10)
     pool.changes.clear()
     pool.run(30)
-    assert len(pool.backlog) * seconds / pool.workers <= HORIZON
+    assert len(pool.backlog) * seconds / pool.workers <= HORIZON_S
     assert load <= pool.workers <= 2 * load
     assert len(pool.changes) <= 2  # no swinging
 
@@ -523,7 +523,7 @@ def test_a_pool_that_is_half_stuck_still_scales_for_the_rest():
     submit_load(pool, 0.05, 4.0, start=2.0, until=30)
     pool.run(30)
     assert pool.workers >= 5
-    assert len(pool.backlog) * 0.05 / (pool.workers - 1) <= HORIZON
+    assert len(pool.backlog) * 0.05 / (pool.workers - 1) <= HORIZON_S
     pool.run(35)
     assert pool.workers == 2
 
@@ -592,4 +592,4 @@ def test_late_ticks_do_not_make_a_steady_load_swing():
 def test_the_thread_and_the_simulation_decide_by_the_same_code():
     assert tasker._pool.housekeeper.Window is Window
     assert tasker._pool.housekeeper.decide is decide
-    assert tasker._pool.scaling.WINDOW == WINDOW < 2.0
+    assert tasker._pool.scaling.WINDOW_S == WINDOW_S < 2.0

@@ -569,7 +569,7 @@ def test_numbers_are_given_once_whatever_threads_ask():
 def impatient(monkeypatch):
     """Gives what is left behind next to no time to end."""
     monkeypatch.setattr(tasker.testing.leaks, "PATIENCE", 0.2)
-    monkeypatch.setattr(tasker._pool.lifecycle, "_JOIN", 0.01)
+    monkeypatch.setattr(tasker._pool.lifecycle, "_JOIN_S", 0.01)
 
 
 def left_behind(block):
