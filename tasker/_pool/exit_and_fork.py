@@ -172,7 +172,7 @@ def is_needed_here() -> bool:
         guard.thread_state.telling
         or holds_lock(*_shared_parts())
         or timer.is_needed_here()
-        or future.is_looked_into_here()
+        or future.holds_waiters_lock()
         or any(
             engine.is_held_up_here()
             for engine in _all_watched()

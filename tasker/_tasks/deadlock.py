@@ -474,7 +474,7 @@ def look_again(workers: Iterable[Worker]) -> None:
     if not _announced.waits or not any(worker in _announced for worker in workers):
         return
     with _lock:
-        _tell_the_youngest()
+        _mark_the_youngest()
         wakes = [wait.wake for wait in _announced.waits.values() if wait.stuck is not None]
     for wake in wakes:
         wake()
@@ -494,7 +494,7 @@ def _comes_back(workers: Collection[Worker]) -> bool:
     return any(worker not in stuck for worker in workers)
 
 
-def _tell_the_youngest() -> None:
+def _mark_the_youngest() -> None:
     stuck = Stuck(_announced)
     if stuck.waits:
         next(reversed(stuck.waits.values())).stuck = stuck

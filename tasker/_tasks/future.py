@@ -72,7 +72,7 @@ __all__ = [
     "EngineForFuture",
     "TaskFuture",
     "for_asyncio",
-    "is_looked_into_here",
+    "holds_waiters_lock",
     "new_task",
     "task_made_of",
 ]
@@ -80,7 +80,8 @@ __all__ = [
 T = TypeVar("T")
 
 _new: Any = object.__new__
-_STORED = 1.0  # seconds after which a thread that has taken the right to settle has stored the outcome, or never will
+_STORE_WAIT_S = 1.0  # seconds after which a thread that has taken the right to settle has stored the outcome, or never will
+_STORE_POLL_S = 0.001  # how often it looks meanwhile
 _first_waiter = (
     new_lock()
 )  # held while `_waiting` is made; reentrant: a signal handler may make another's
@@ -90,7 +91,7 @@ def _start_afresh() -> None:
     """In a forked child the lock may be held by a thread that does not exist."""
     global _first_waiter
     _first_waiter = new_lock()
-    _looked_into.clear()
+    _unnotified.clear()
 
 
 if hasattr(os, "register_at_fork"):
@@ -402,9 +403,9 @@ class TaskFuture(Future[T]):
         """Its worker has fallen, perhaps with the right to settle. Returns whether this settled it, as a failure."""
         if not self._take_settle():
             # by this worker, or by a thread that will have stored the outcome in a moment
-            moment, deadline = Parker(), monotonic() + _STORED
+            moment, deadline = Parker(), monotonic() + _STORE_WAIT_S
             while not self._has_outcome() and monotonic() < deadline:
-                moment.sleep(0.001)
+                moment.sleep(_STORE_POLL_S)
         settles = not self._has_outcome()
         if settles:
             self._store(error)
@@ -468,7 +469,7 @@ class TaskFuture(Future[T]):
         """In a forked child, where whoever would settle this does not exist, nor who waits."""
         if self._final is None:
             self._take_settle()  # or the worker that forked would do so, coming back from the task
-            _looked_into.discard(
+            _unnotified.discard(
                 self.__dict__.pop("_standard", None)
             )  # its lock may be held by nobody
             self._waiting = None
@@ -570,7 +571,7 @@ class TaskFuture(Future[T]):
                 if type(waiter) is TimerEntry:
                     waiter.cancel()
                 elif type(waiter) is _StandardWaiters:
-                    waiter.tell(self)
+                    waiter.notify(self)
                 elif hasattr(waiter, "wake"):  # an await, or a stream of results
                     waiter.wake()
                 else:  # a thread that sleeps on a lock
@@ -649,7 +650,7 @@ class TaskFuture(Future[T]):
     def _get_state(self) -> str:
         # an outcome that their waiters are yet to be told is not there yet: they must not see it and be told as well
         final = self._look()
-        if final is not None and (self._standard is None or self._standard.told):
+        if final is not None and (self._standard is None or self._standard.notified):
             return final
         return PENDING if self._waits_for_start() else RUNNING
 
@@ -693,7 +694,7 @@ class TaskFuture(Future[T]):
             )  # perhaps twice, if two threads come at once: told once all the same
             standard.announced = True
             if self._final is not None and self._take_back(standard):
-                standard.tell(self)
+                standard.notify(self)
         return standard
 
 
@@ -764,14 +765,14 @@ class _StandardWaiters:
     The lock is reentrant: a signal handler may interrupt `wait()` and cancel the future that it looks at. Lock order:
     this one, then the waiter's own."""
 
-    __slots__ = ("announced", "lock", "told", "waiters")
+    __slots__ = ("announced", "lock", "notified", "waiters")
 
     def __init__(self) -> None:
         self.lock = new_lock()
         self.waiters: list[Any] = _WaiterList()
         self.announced = False
-        self.told = False
-        _looked_into.add(self)
+        self.notified = False
+        _unnotified.add(self)
 
     def is_held_here(self) -> bool:
         """Whether the calling thread holds a lock that is needed to tell the waiters."""
@@ -779,11 +780,11 @@ class _StandardWaiters:
             holds(waiter.lock) for waiter in self.waiters.copy() if _is_standard(waiter)
         )
 
-    def tell(self, future: TaskFuture[Any]) -> None:
+    def notify(self, future: TaskFuture[Any]) -> None:
         """Tell the waiters of the outcome, once."""
         with self.lock:
-            waiters = () if self.told else tuple(self.waiters)
-            self.told = True
+            waiters = () if self.notified else tuple(self.waiters)
+            self.notified = True
             for waiter in waiters:
                 if future._final is CANCELLED_AND_NOTIFIED:
                     waiter.add_cancelled(future)
@@ -791,10 +792,10 @@ class _StandardWaiters:
                     waiter.add_exception(future)
                 else:
                     waiter.add_result(future)
-            _looked_into.discard(self)  # not before: their locks are needed until here
+            _unnotified.discard(self)  # not before: their locks are needed until here
 
 
-_looked_into: set[_StandardWaiters] = set()  # those that are yet to be told
+_unnotified: set[_StandardWaiters] = set()  # those that are yet to be told
 
 
 class _WaiterList(list[Any]):
@@ -862,9 +863,9 @@ class _Event:
         return self._is_set
 
 
-def is_looked_into_here() -> bool:
+def holds_waiters_lock() -> bool:
     """Whether the calling thread, in `wait()` or `as_completed()`, holds a lock that is needed to settle a future."""
-    return any(standard.is_held_here() for standard in _looked_into.copy())
+    return any(standard.is_held_here() for standard in _unnotified.copy())
 
 
 # where `wait` and `as_completed` keep the futures that they wait for

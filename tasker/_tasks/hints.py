@@ -22,7 +22,7 @@ __all__ = ["explain_call", "warn_of_own_parameters"]
 _OF_A_CALL = r"\b(takes|missing|expected|too many|got multiple values for|unexpected)\b.*\bargument"
 _PACKAGE = os.path.join(os.path.dirname(__file__), "")
 
-_told: ByIdentity[set[str]] = (
+_warned: ByIdentity[set[str]] = (
     ByIdentity()
 )  # parameters that were warned of, by the code of their function
 
@@ -104,8 +104,8 @@ def _leaves_open(fn: Any, function: FunctionType, name: str, given: int) -> bool
 
 
 def _warn(function: FunctionType, name: str) -> None:
-    told = _told.get(function.__code__)
-    if told is not None and name in told:
+    warned = _warned.get(function.__code__)
+    if warned is not None and name in warned:
         return
     level, frame = 1, sys._getframe()
     while frame.f_back is not None and frame.f_code.co_filename.startswith(_PACKAGE):
@@ -118,7 +118,7 @@ def _warn(function: FunctionType, name: str) -> None:
         UserWarning,
         stacklevel=level,
     )
-    if told is None:
-        _told.put(function.__code__, {name})
+    if warned is None:
+        _warned.put(function.__code__, {name})
     else:
-        told.add(name)
+        warned.add(name)

@@ -58,8 +58,8 @@ if TYPE_CHECKING:
 __all__ = ["TO_ASK", "asking_parameter", "behind", "wants_context"]
 
 _UNLIMITED = sys.maxsize
-_SIGNS = frozenset(("ctx", "context", "_ctx", "_context"))
-_TEXTS = ("Context", "tasker.Context")
+_CONTEXT_NAMES = frozenset(("ctx", "context", "_ctx", "_context"))
+_CONTEXT_ANNOTATIONS = ("Context", "tasker.Context")
 TO_ASK = "name it ctx or context, or annotate it tasker.Context"
 
 _NO_NAMES: Mapping[str, Any] = {}
@@ -74,7 +74,7 @@ _DESCRIPTORS = frozenset(
 _IN_C = _DESCRIPTORS | set(
     map(id, (BuiltinFunctionType, MethodWrapperType, type(functools.lru_cache(len))))
 )
-_APART, _AS_WORDS = 2, 4  # VALUE_WITH_FAKE_GLOBALS and STRING of annotationlib.Format
+_FAKE_GLOBALS, _AS_TEXT = 2, 4  # VALUE_WITH_FAKE_GLOBALS and STRING of annotationlib.Format
 
 
 # -- the rule ------------------------------------------------------------------------------------------------------
@@ -99,7 +99,7 @@ def wants_context(fn: Callable[..., Any], given: int) -> bool:
             if shape.exact == filled + given and named is _NO_NAMES:
                 return False
             if shape is _WRAPPER and kind is not partial and not filled:
-                return bool(_says(inner.__wrapped__, 0, given))
+                return bool(_asking_name(inner.__wrapped__, 0, given))
             return shape is not _UNREAD and _judge(fn, shape.parameters, filled, named, given)
 
     code: CodeType = inner.__code__
@@ -111,7 +111,7 @@ def wants_context(fn: Callable[..., Any], given: int) -> bool:
             return False
         return _judge(fn, _parameters_of(inner, code), filled, named, given)
     if flags & CO_VARARGS:
-        asks = _first_asks(inner, code, filled) if most > 0 else bool(_says(fn, 0, given))
+        asks = _first_asks(inner, code, filled) if most > 0 else bool(_asking_name(fn, 0, given))
         most = _UNLIMITED
     elif most == given:
         return False  # by far the most frequent case
@@ -154,7 +154,7 @@ def _judge(
         if name in names and unnamed <= (place := names.index(name)) < cut:
             cut, varargs = place, False
     most = _UNLIMITED if varargs else cut - filled
-    asks = most > given and bool(_says(fn, 0, given))
+    asks = most > given and bool(_asking_name(fn, 0, given))
     first_lacking = filled + given + asks
     if first_lacking < required or keywords:
         lacking = [
@@ -184,17 +184,21 @@ def _first_asks(function: FunctionType, code: CodeType, filled: int) -> bool:
     annotation = (
         function.__annotations__.get(name)
         if annotate is None
-        else _words_of(function, annotate).get(name)
+        else _texts_of(function, annotate).get(name)
     )
-    return name in _SIGNS if annotation is None else _asks(name, annotation, function.__globals__)
+    return (
+        name in _CONTEXT_NAMES
+        if annotation is None
+        else _asks(name, annotation, function.__globals__)
+    )
 
 
 def asking_parameter(fn: Callable[..., Any], given: int) -> str:
     """The parameter of `fn`, or of what it wraps, that asks for a context beside `given` arguments; or ""."""
-    return _says(fn, 0, given) or ""
+    return _asking_name(fn, 0, given) or ""
 
 
-def _says(fn: Any, filled: int, given: int) -> str | None:
+def _asking_name(fn: Any, filled: int, given: int) -> str | None:
     """The name of the first parameter of `fn`, after so many that are filled in, if it asks for a context, and there is
     room for that beside `given` arguments; "" if not. `None`: it begins with `*args`, and wraps nothing that is known.
     """
@@ -208,21 +212,21 @@ def _says(fn: Any, filled: int, given: int) -> str | None:
             return code.co_varnames[filled] if has_room and _first_asks(fn, code, filled) else ""
         own = fn.__dict__
     elif kind is MethodType:
-        return _says(fn.__func__, filled + 1, given)
+        return _asking_name(fn.__func__, filled + 1, given)
     elif kind is partial and not has_placeholder(fn):
-        said = _says(fn.func, filled + len(fn.args), given)
-        if said is not None:
-            return said
+        asking = _asking_name(fn.func, filled + len(fn.args), given)
+        if asking is not None:
+            return asking
         own = fn.__dict__
     elif id(kind) not in _IN_C and (called := _called(fn)) is not None:
-        said = _says(called, filled + 1, given)
-        if said is not None or issubclass(kind, type):
-            return said
+        asking = _asking_name(called, filled + 1, given)
+        if asking is not None or issubclass(kind, type):
+            return asking
         own = getattr(fn, "__dict__", _NO_NAMES)
     else:
         shape = _shape_of(fn)
         if filled < len(shape.names):
-            return shape.says(filled, given)
+            return shape.asking_name(filled, given)
         if shape is _WRAPPER:
             own = {"__wrapped__": getattr(fn, "__wrapped__", None)}
 
@@ -233,15 +237,15 @@ def _says(fn: Any, filled: int, given: int) -> str | None:
         if isinstance(signature, inspect.Signature):
             shape = _shape_of_signature(signature)
             if filled < len(shape.names):
-                return shape.says(filled, given)
-    return None if wrapped is None or wrapped is fn else _says(wrapped, filled, given)
+                return shape.asking_name(filled, given)
+    return None if wrapped is None or wrapped is fn else _asking_name(wrapped, filled, given)
 
 
 def _asks(name: str, annotation: Any, names: Mapping[str, Any]) -> bool:
     """Whether a parameter with this name and annotation says that it is a context. `names`: what its module knows."""
     if type(annotation) is str:
         annotation = _meant_by(annotation, names)
-    return annotation is Context or (name in _SIGNS and not _excludes_contexts(annotation))
+    return annotation is Context or (name in _CONTEXT_NAMES and not _excludes_contexts(annotation))
 
 
 def _excludes_contexts(annotation: Any) -> bool:
@@ -253,16 +257,14 @@ def _excludes_contexts(annotation: Any) -> bool:
     return not [each for each in (*Context.__mro__, Any, UnionType, Union) if each is kind]
 
 
-def _words_of(function: FunctionType, annotate: Any) -> Mapping[str, str]:
+def _texts_of(function: FunctionType, annotate: Any) -> Mapping[str, str]:
     """The annotations of a function as they stand in its source, not evaluated. From Python 3.14 on."""
     code = getattr(annotate, "__code__", None)
     words = _annotations.get(code)
     if words is None:
         library: Any = __import__("annotationlib")
         try:
-            found = library.call_annotate_function(
-                _Unevaluated(annotate), _AS_WORDS, owner=function
-            )
+            found = library.call_annotate_function(_Unevaluated(annotate), _AS_TEXT, owner=function)
             words = cast(Mapping[str, str], found)
         except Exception:  # they are computed in a way of somebody's own
             words = _NO_NAMES
@@ -283,7 +285,7 @@ class _Unevaluated:
         return getattr(self._annotate, name)
 
     def __call__(self, form: int) -> Any:
-        return {} if form == _APART else self._annotate(form)
+        return {} if form == _FAKE_GLOBALS else self._annotate(form)
 
 
 def _meant_by(words: str, names: Mapping[str, Any]) -> Any:
@@ -299,7 +301,7 @@ def _meant_by(words: str, names: Mapping[str, Any]) -> Any:
     for attribute in attributes:
         found = vars(found).get(attribute, _NOTHING) if type(found) is ModuleType else _NOTHING
     if found is _NOTHING:  # imported for type checkers alone, say
-        return Context if words in _TEXTS else None
+        return Context if words in _CONTEXT_ANNOTATIONS else None
     return found
 
 
@@ -378,7 +380,7 @@ class _Shape:
         # so many it takes by position and no more, and needs nothing else
         self.exact = exact
 
-    def says(self, filled: int, given: int) -> str:
+    def asking_name(self, filled: int, given: int) -> str:
         """The first that is not filled in, if it asks for a context and there is room for it."""
         has_room = self.varargs or len(self.names) - filled > given
         return self.names[filled] if has_room and self.asking[filled] else ""

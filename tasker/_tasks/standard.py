@@ -203,14 +203,14 @@ _FIXED = {
 }
 
 
-def _text(executor: object, name: str, fault: str) -> str:
+def _explain(executor: object, name: str, fault: str) -> str:
     hint = _FIXED[name] and f": {_FIXED[name]}"
     return f"{name} of a {type(executor).__name__} of tasker's {fault}{hint}"
 
 
 def _missing(name: str) -> property:
     def read(executor: object) -> Any:
-        raise AttributeError(_text(executor, name, "is not there"))
+        raise AttributeError(_explain(executor, name, "is not there"))
 
     return property(read)
 
@@ -223,7 +223,9 @@ class StandardParts(concurrent.futures.ThreadPoolExecutor):
 
     def __setattr__(self, name: str, value: object) -> None:
         if name in _FIXED:
-            raise AttributeError(_text(self, name, "cannot be set, as that would change nothing"))
+            raise AttributeError(
+                _explain(self, name, "cannot be set, as that would change nothing")
+            )
         super().__setattr__(name, value)
 
     # -- what executors add to it -------------------------------------------------------------------------------------

@@ -48,7 +48,7 @@ class Progress:
     def __init__(self, steps: Sequence[Any]) -> None:
         self.steps: Sequence[Any] = steps
         self.results: deque[Any] = deque()
-        self.told: Callable[[Any], object] | None = None  # elsewhere: what `note` calls
+        self.forward: Callable[[Any], object] | None = None  # elsewhere: what `note` calls
         self.done: int = 0  # elsewhere: how many steps earlier attempts have done
 
     def left(self) -> Sequence[Any]:
@@ -62,10 +62,10 @@ class Progress:
     def note(self, result: Any) -> None:
         """A step has this result. What it has forked goes no further."""
         leave_child()
-        if self.told is None:
+        if self.forward is None:
             self.results.append(result)
         else:
-            self.told(result)
+            self.forward(result)
 
     def __reduce__(self) -> tuple[Any, ...]:
         return Progress, (self.steps,)

@@ -121,7 +121,7 @@ class Host:
     def _call(self, body: Any, buffers: Any, done: int) -> Any:
         fn, args, wants_context, variables = self._unpacked("the call", body, buffers)
         if args and isinstance(args[-1], Progress):
-            args[-1].told, args[-1].done = self._note, done
+            args[-1].forward, args[-1].done = self._note, done
         running = current.thread_state.running
         running.loan = self
         try:
