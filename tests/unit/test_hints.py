@@ -235,7 +235,7 @@ def test_who_was_warned_of_a_function_does_not_keep_it(new_manager):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         new_manager().queue_task(fetch, "url", timeout=PATIENCE)
-    assert hints._told.get(fetch.__code__) == {"timeout"}
+    assert hints._warned.get(fetch.__code__) == {"timeout"}
     reference = weakref.ref(fetch.__code__)
     del fetch
     gc.collect()
