@@ -20,7 +20,7 @@ from tasker.errors import put_note
 __all__ = ["explain_call", "warn_of_own_parameters"]
 
 _OF_A_CALL = r"\b(takes|missing|expected|too many|got multiple values for|unexpected)\b.*\bargument"
-_PACKAGE = os.path.join(os.path.dirname(__file__), "")
+_PACKAGE = os.path.join(os.path.dirname(os.path.dirname(__file__)), "")
 
 _warned: ByIdentity[set[str]] = (
     ByIdentity()
