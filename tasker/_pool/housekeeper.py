@@ -39,7 +39,7 @@ from tasker._sync.guarded_logger import GuardedLogger, last_line_of
 from tasker._sync.locks import new_lock, release_locks
 from tasker._sync.parking import Parker
 from tasker._sync.threads import new_thread
-from tasker._sync.timer import LATE
+from tasker._sync.timer import LATE_S
 from tasker._tasks import deadlock
 from tasker._tasks.context import Callback
 from tasker.errors import ContextCancelledError, ResourceCreationError
@@ -182,7 +182,7 @@ class Housekeeper:
         """A tick begins: it was to come so many seconds after the last one."""
         began, self._began = self._began, monotonic()
         late = self._began - began - patience
-        is_late = late > LATE
+        is_late = late > LATE_S
         if is_late and not self._was_late:
             self._held_at += late
             self._engine.lifecycle.excuse(late)

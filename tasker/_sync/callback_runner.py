@@ -1,14 +1,19 @@
-"""Runs user code for threads that must not run it themselves: the timer, the burst thread, `kill()`.
+"""`CallbackRunner`: runs user code for threads that must not run it themselves.
 
-Jobs wait in a deque; one thread at a time takes them in order and ends when there are none. If that thread
-cannot be started, or a job keeps it for `STUCK`, `heal()` gives the rest another thread: a callback that blocks for
-ever holds up no other callback for longer than that. A manager's burst thread calls it in each tick, the timer at each
-of its turns.
+Those are the timer thread, the housekeeper, and a thread in `kill()`.
 
-To let go of an object may run user code as well: its destructor, or that of what it refers to. `let_go` takes such
-objects over; the same thread drops them, one by one, when no job waits. No closing waits for a destructor.
+Jobs wait in a deque. One thread at a time takes them in order, and ends when there are
+none. That thread may fail to start, or a job may keep it for longer than `STUCK_S`.
+Then `heal()` gives the rest another thread, so a callback that blocks for ever holds up
+other callbacks for no longer than that. A manager's housekeeper calls `heal()` in each
+tick, the timer in each of its turns.
 
-`_lock` guards `_runner`, `_busy` and `_dropping`, is held for a few lines, and no job ever runs under it.
+To drop an object may run user code as well: its destructor, or that of an object to
+which it refers. `let_go` takes such objects over. The same thread drops them, one by
+one, when no job waits. A manager that closes waits for no destructor.
+
+`_lock` guards `_runner`, `_busy` and `_dropping`. It is held for a few lines, and no
+job ever runs under it.
 """
 
 from __future__ import annotations
@@ -29,13 +34,17 @@ from tasker._sync.threads import leave_child, new_thread
 
 __all__ = ["BackgroundLogger", "CallbackRunner"]
 
-STUCK = 0.1  # seconds after which a job no longer holds up those behind it
+# A job that runs for longer than this no longer holds up those behind it. A guess: most
+# callbacks take less.
+STUCK_S = 0.1
 
 Job = Callable[[], object]
 
 
 class CallbackRunner:
-    """A line of jobs and the short-lived thread that runs them. A job that raises is logged."""
+    """A line of jobs, and the short-lived thread that runs them.
+
+    What a job raises is logged."""
 
     def __init__(self, name: str, logger: GuardedLogger) -> None:
         self._name = name
@@ -43,51 +52,67 @@ class CallbackRunner:
         self._jobs: deque[Job] = deque()
         self._garbage: deque[Any] = deque()
         self._lock = new_lock()
-        self._runner: threading.Thread | None = (
-            None  # the thread that takes jobs; a stuck one is replaced
-        )
-        self._taken_at = 0.0  # when the runner was started or last took something
+
+        # The thread that takes jobs; a stuck one is replaced.
+        self._runner: threading.Thread | None = None
+
+        # When the runner was started, or last took something.
+        self._taken_at = 0.0
+
+        # The threads that run a job, and those that run none.
         self._busy: list[threading.Thread] = []
-        self._dropping: list[threading.Thread] = []  # those of the threads that run no job
-        self.at_rest: Callable[[], object] = (
-            bool  # called when a thread has ended and nothing waits
-        )
+        self._dropping: list[threading.Thread] = []
+
+        # Called when a thread has ended and nothing waits.
+        self.at_rest: Callable[[], object] = bool
 
     def run(self, *jobs: Job) -> None:
-        """Run the jobs, in order, on a thread of their own; returns at once. Never raises."""
+        """Run the jobs, in order, on another thread.
+
+        Returns at once. Never raises."""
         self.run_all(list(jobs))
 
     def run_all(self, jobs: list[Job]) -> None:
-        """As `run`; empties the list, so that the calling thread is not the last one that refers to a job."""
+        """As `run`, for the jobs in a list, which it empties.
+
+        So the calling thread is not the last one that refers to a job."""
         if jobs:
             move_all(jobs, self._jobs)
             self._ensure_runner()
 
     def let_go(self, things: list[Any]) -> None:
-        """Drop what is in the list, on a thread of its own, where destructors may block; returns at once.
+        """Drop the objects in the list, on another thread, where destructors may block.
 
-        Empties the list. The caller must not refer to the things in any other way."""
+        Returns at once, with the list empty. The caller must not refer to the objects
+        in any other way."""
         if things:
             move_all(things, self._garbage)
             self._ensure_runner()
 
     def heal(self) -> None:
-        """Start a thread for jobs that have none: the last one could not start, or is kept by its job."""
+        """Start a thread for what waits without one.
+
+        The last thread could not start, or is kept by its job."""
         if self.waits():
             with self._lock:
-                if self._runner is not None and monotonic() - self._taken_at >= STUCK:
+                if self._runner is not None and monotonic() - self._taken_at >= STUCK_S:
                     self._runner = None
+
             self._ensure_runner()
 
     def run_here(self) -> None:
-        """Run what waits in the calling thread: for interpreter exit, when no thread can be started any more."""
+        """Run the waiting jobs in the calling thread.
+
+        For the interpreter's exit, when no thread can be started any more."""
         thread = threading.current_thread()
-        self._runner = thread  # a stuck one may not come back
+
+        # From now on no stuck thread takes another job.
+        self._runner = thread
         self._run_jobs(thread)
         self._runner = None
 
     def waits(self) -> bool:
-        """Whether anything waits for a thread."""
+        """Whether a job, or an object to be dropped, waits for a thread."""
         return bool(self._jobs or self._garbage)
 
     def idle(self) -> bool:
@@ -95,17 +120,17 @@ class CallbackRunner:
         return not self._jobs and not self._busy
 
     def is_clean(self) -> bool:
-        """Whether nothing waits to be dropped or is being dropped."""
+        """Whether no object waits to be dropped or is being dropped."""
         return not self._garbage and not self._dropping
 
     def runs_this_thread(self) -> bool:
-        """Whether the calling thread is running one of the jobs, or a destructor."""
+        """Whether the calling thread runs one of the jobs, or a destructor."""
         thread = threading.current_thread()
         return thread in self._busy or thread in self._dropping
 
     def busy(self) -> list[str]:
-        """The names of the threads that are running a job, or are kept by a destructor."""
-        moves_on = self._runner if monotonic() - self._taken_at < STUCK else None
+        """The names of the threads that run a job, or are kept by a destructor."""
+        moves_on = self._runner if monotonic() - self._taken_at < STUCK_S else None
         dropping = [thread for thread in self._dropping.copy() if thread is not moves_on]
         return [thread.name for thread in (*self._busy.copy(), *dropping)]
 
@@ -113,16 +138,17 @@ class CallbackRunner:
         with self._lock:
             if self._runner is not None:
                 return
+
             thread = new_thread(self._work, self._name)
             self._runner = thread
             self._taken_at = monotonic()
             self._dropping.append(thread)
+
             try:
                 thread.start()
             except BaseException as error:
-                if (
-                    not thread.is_alive()
-                ):  # no more threads for now, no memory, or Ctrl-C: heal() tries again
+                # No more threads for now, no memory, or Ctrl-C: heal() tries again.
+                if not thread.is_alive():
                     self._runner = None
                     self._dropping.remove(thread)
                 if not isinstance(error, (RuntimeError, MemoryError)):
@@ -136,6 +162,7 @@ class CallbackRunner:
                     self._move(thread, self._dropping, self._busy)
                     self._run_jobs(thread)
                     self._move(thread, self._busy, self._dropping)
+
                 self._drop_garbage(thread)
         finally:
             with self._lock:
@@ -144,15 +171,16 @@ class CallbackRunner:
                         threads.remove(thread)
                 if self._runner is thread:
                     self._runner = None
-            if self.waits():  # came in between the last look and the lines above
+
+            # Something may have come between the last look and the lines above.
+            if self.waits():
                 self._ensure_runner()
             else:
                 self.at_rest()
 
     def _is_wanted(self, thread: threading.Thread) -> bool:
-        return (
-            self._runner is thread or self._runner is None
-        )  # None: no other could be started in its place
+        # None: no other thread could be started in its place.
+        return self._runner is thread or self._runner is None
 
     def _move(
         self, thread: threading.Thread, out_of: list[threading.Thread], into: list[threading.Thread]
@@ -164,11 +192,13 @@ class CallbackRunner:
     def _run_jobs(self, thread: threading.Thread) -> None:
         while self._jobs and self._is_wanted(thread):
             self._taken_at = monotonic()
+
             try:
                 hand_on(self._jobs.popleft, call)
             except BaseException as error:
                 leave_child(error)
                 self._logger.fault("error", "%s: a job raised", self._name, error=error)
+
             leave_child()
 
     def _drop_garbage(self, thread: threading.Thread) -> None:
@@ -181,7 +211,9 @@ class CallbackRunner:
 
 
 class BackgroundLogger:
-    """A logger for threads that must not wait for the user's: what it is told is logged by the callback runner, in order.
+    """A logger for threads that must not wait for the user's.
+
+    The callback runner makes the records, in order.
 
     The methods are those of `GuardedLogger`."""
 
@@ -201,7 +233,7 @@ class BackgroundLogger:
         self._runner.run(partial(self._logger.warning, msg, *args))
 
     def then(self, job: Job) -> None:
-        """Run a job when all that was told so far has been logged."""
+        """Run a job when all records so far have been logged."""
         self._runner.run(job)
 
     def fault(

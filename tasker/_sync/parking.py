@@ -1,23 +1,27 @@
-"""`ParkingLot`: where threads of tasker wait, and `Parker`, what one thread sleeps on there.
+"""`ParkingLot`: where threads wait for something. `Parker`: what one thread sleeps on.
 
-A waiter *announces* itself, *looks* for what it wants, and only then sleeps on the raw lock of its parker. Whoever makes
-something available makes it first and then looks for an announcement. So either the waiter sees the thing or the maker
-sees the waiter: no wake-up is lost, and as long as nobody waits nobody takes a lock.
+A thread that waits *announces* itself in the lot, *looks* for what it wants, and only
+then sleeps. A thread that makes something available does so first, and then looks for
+an announcement (R1). So no wake-up is lost, and as long as no thread waits, no thread
+takes a lock.
 
-A wake-up may be spurious (it comes late, or was sent twice): waiters look again, that is all it costs. One that is lost
-for another reason (Ctrl-C between taking an announcement and sending the wake-up) is made good by `wake_stranded()`.
+A wake-up may be spurious: it came late, or was sent twice. The woken thread looks
+again, and that is all it costs. Ctrl-C may still lose a wake-up, between taking an
+announcement and waking its thread. `wake_stranded()` makes up for that.
 
-Giving way. A thread that is woken while its waker holds the interpreter lock runs into that lock and sleeps again, so
-on one processor a task for which a caller waits costs six switches of threads. A thread that lets the others run before
-it goes to sleep mostly finds that it need not: the task is done, or the next one is there, and each way is one switch.
-See `give_way`.
+Giving way. A thread that is woken while its waker holds the interpreter lock runs into
+that lock and sleeps again. So on one processor a task whose caller waits costs six
+switches of threads. A thread that lets the others run before it goes to sleep mostly
+finds that it need not sleep: the task is done, or the next one is there. Then each way
+is one switch. See `give_way`.
 
-Free-threaded builds. There a thread calls `sched_yield` 40 times before it sleeps on a lock. So does one that a
-`SimpleQueue` wakes, because the thread that woke it still has the queue's lock. Linux lets a thread that yields wait
-for the others of its processor. With two busy workers on two processors (3.13, Linux 6.18) the thread that asked for
-a result ran 8 ms after it was woken, and one time in ten more than 200 ms. CPython has something that needs no lock,
-the event that `Thread.join` sleeps on: with that it is 0.03 and 2 ms, and a hand-over and back, on one processor, takes
-12 µs instead of 60.
+Free-threaded builds. There a thread calls `sched_yield` 40 times before it sleeps on a
+lock. A thread that a `SimpleQueue` wakes does the same, because its waker still has the
+queue's lock. Linux lets a thread that yields wait for the others of its processor. With
+two busy workers on two processors (3.13, Linux 6.18) the thread that asked for a result
+ran 8 ms after it was woken, and one time in ten more than 200 ms. CPython has something
+that needs no lock: the event that `Thread.join` sleeps on. With that it is 0.03 and 2
+ms, and a hand-over and back, on one processor, takes 12 µs instead of 60.
 """
 
 from __future__ import annotations
@@ -37,10 +41,13 @@ __all__ = ["Parker", "ParkingLot", "copy_of", "gil_enabled", "give_way", "new_sl
 
 T = TypeVar("T")
 
-_WORTHWHILE = (
-    3e-4  # seconds: what ends later is better slept for. A slice of Linux is 0.7 ms at least
-)
-_LONGEST_PAUSE = 256.0  # times as long as it took
+# Sleeping is cheaper than giving way for longer than this. It is less than half of the
+# shortest time slice of Linux (0.7 ms), so a whole slice lost is always noticed.
+_WORTHWHILE_S = 3e-4
+
+# The pause lasts at most so many times as long as the yield before it took. Then giving
+# way costs 0.4 % of the time.
+_LONGEST_PAUSE_FACTOR = 256.0
 
 
 def gil_enabled() -> bool:
@@ -52,9 +59,10 @@ _new_handle: Any = getattr(_thread, "_make_thread_handle", None)
 
 
 class _EventLock:
-    """As good as a raw lock that is taken, on free-threaded builds: `acquire` joins a thread that does not exist.
+    """Serves as a raw lock that is taken, on free-threaded builds.
 
-    A handle is done once and for all, so each sleep that was ended leaves a new one behind."""
+    `acquire` joins a thread that does not exist. A handle is done once and for all, so
+    each sleep that was ended leaves a new one behind."""
 
     __slots__ = ("_handle",)
 
@@ -66,9 +74,10 @@ class _EventLock:
         handle.join(None if timeout < 0 else timeout)
         if not handle.is_done():
             return False
-        self._handle = _new_handle(
-            0
-        )  # a release that came meanwhile is part of this one: who is woken looks again
+
+        # A release that came meanwhile is part of this one: the woken thread looks
+        # again.
+        self._handle = _new_handle(0)
         return True
 
     def release(self) -> None:
@@ -76,80 +85,102 @@ class _EventLock:
 
 
 def _taken_lock() -> threading.Lock:
-    lock = threading.Lock()  # of whatever type it is by now: see new_sleep_lock
+    # The type is looked up at each call: see new_sleep_lock.
+    lock = threading.Lock()
     lock.acquire()
     return lock
 
 
-# what one thread sleeps on: its `acquire` returns when another has said, or says, `release`. Its type is anybody's: a
-# lock profiler, or gevent, may replace `threading.Lock` at any time, and who sleeps needs the lock of that time, for a
-# greenlet that slept on a lock of the system would stop all others
+# Makes what one thread sleeps on: its `acquire` returns once another thread has called
+# `release`, or calls it now. A lock profiler, or gevent, may replace `threading.Lock`
+# at any time. A thread that sleeps needs the lock of that time: a greenlet that slept
+# on a lock of the system would stop all others.
 new_sleep_lock: Callable[[], threading.Lock | _EventLock] = (
     _taken_lock if gil_enabled() or _new_handle is None else _EventLock
 )
 
 
 _yield: Callable[[], object] | None = getattr(os, "sched_yield", None) if gil_enabled() else None
-_give_way_from = 0.0  # by `monotonic`
-_pause = 1.0  # after the next one that takes too long: so many times as long
+
+# No thread gives way before this time, by `monotonic`.
+_give_way_from = 0.0
+
+# After the next yield that takes too long, the pause is so many times as long.
+_pause = 1.0
 
 
 def give_way() -> None:
-    """Let other threads run, for a thread that is about to sleep: what it waits for may be there afterwards.
+    """Let other threads run before the calling thread sleeps.
 
-    That may take long: another program wants the processor and gets it for a whole slice (Linux makes a thread that
-    yields wait for the others), a thread that computes has the interpreter lock, or the tasks are long. Then it is not
-    done for as long again, and for longer and longer if that goes on, so that it costs next to nothing in the end."""
+    What it waits for may be there afterwards.
+
+    A yield may take long. Another program wants the processor and gets it for a whole
+    time slice (Linux makes a thread that yields wait for the others), a thread that
+    computes has the interpreter lock, or the tasks are long. Then no thread gives way
+    for as long again, and for longer and longer if that goes on. So giving way costs
+    next to nothing in the end."""
     global _give_way_from, _pause
     if _yield is None:
         return
+
     began = monotonic()
     if began >= _give_way_from:
         _yield()
         took = monotonic() - began
-        if took > _WORTHWHILE:
+
+        if took > _WORTHWHILE_S:
             _give_way_from = began + took * (1.0 + _pause)
-            _pause = min(_pause * 2.0, _LONGEST_PAUSE)
+            _pause = min(_pause * 2.0, _LONGEST_PAUSE_FACTOR)
         elif _pause > 1.0:
             _pause /= 2.0
 
 
 def copy_of(line: deque[T]) -> list[T]:
-    """What is in a deque of different things whose first ones others take meanwhile, and to which they append.
+    """Copy a deque of distinct items.
 
-    Nothing is missing that was there from the beginning to the end of the call."""
+    Meanwhile other threads may take the first ones, and append. An item that is in the
+    deque from the beginning to the end of the call is in the copy."""
     for _ in range(10):
-        with contextlib.suppress(RuntimeError):  # it has changed meanwhile
-            return list(
-                line
-            )  # without the GIL 3.13 takes hundreds of times as long for its `copy()`
+        # RuntimeError: the deque has changed meanwhile.
+        with contextlib.suppress(RuntimeError):
+            # `line.copy()` takes hundreds of times as long on 3.13 without the GIL.
+            return list(line)
+
     items: dict[T, None] = {}
     with contextlib.suppress(IndexError):
-        # from its end: what is taken moves nothing there, and for what is appended a thing is only seen twice
+        # It is read from its end: an item taken from the front moves no other, and an
+        # item appended only makes us see another one twice.
         for place in range(1, 2 * len(line) + 1):
             items[line[-place]] = None
+
     return [*items][::-1]
 
 
 class Parker:
-    """Where one thread sleeps. `wake()` may come from anywhere, signal handlers included, and never blocks."""
+    """Where one thread sleeps.
+
+    Any thread and any signal handler may call `wake()`, which never blocks."""
 
     __slots__ = ("_lock", "parked")
 
-    loop: None = None  # it needs none to run
+    # A thread needs no loop in order to come: see `room.Place`.
+    loop: None = None
 
     def __init__(self) -> None:
         self._lock = new_sleep_lock()
-        self.parked: bool = (
-            False  # whether its thread sleeps in a parking lot, with nothing in its hands
-        )
+
+        # Whether its thread sleeps in a parking lot, with nothing in its hands.
+        self.parked: bool = False
 
     def sleep(self, timeout: float = -1.0) -> bool:
-        """Sleep until woken (`True`) or for `timeout` seconds; a wake-up sent before counts."""
+        """Sleep until woken (`True`) or for `timeout` seconds.
+
+        A wake-up that was sent before counts."""
         return self._lock.acquire(timeout=timeout)
 
     def wake(self) -> None:
-        try:  # noqa: SIM105  # suppress() would cost more than the release
+        # suppress() would cost more than the release.
+        try:  # noqa: SIM105
             self._lock.release()
         except RuntimeError:  # it is awake already
             pass
@@ -161,24 +192,27 @@ class ParkingLot:
     __slots__ = ("announced", "watch")
 
     def __init__(self) -> None:
-        self.announced: deque[Parker] = (
-            deque()
-        )  # last come, first woken: the one whose caches are warm
-        self.watch: Callable[[], object] | None = (
-            None  # called by every thread that is about to sleep
-        )
+        # The last one to come is the first to be woken: its caches are warm.
+        self.announced: deque[Parker] = deque()
+
+        # Called by every thread that is about to sleep.
+        self.watch: Callable[[], object] | None = None
 
     def park(self, parker: Parker, look: Callable[[], T | None], timeout: float = -1.0) -> T | None:
-        """What `look()` finds, before sleeping or after it; `None` when woken for nothing or timed out."""
+        """Return what `look()` finds, before sleeping or after it.
+
+        `None` when the wait timed out, or the thread was woken for nothing."""
         self.announced.append(parker)
         give_way()
         found = look()
         if found is not None:
             if not self.take_back(parker):
-                parker.sleep(
-                    0.05
-                )  # somebody is about to wake us: left unused, that would end our next sleep at once
+                # Another thread is about to wake us. Unless we use that wake-up up
+                # here, it ends our next sleep at once. The 0.05 s are a guess: an
+                # exception may end the other thread before it wakes us.
+                parker.sleep(0.05)
             return found
+
         woken = False
         try:
             parker.parked = True
@@ -189,16 +223,18 @@ class ParkingLot:
         finally:
             parker.parked = False
             if not woken and not self.take_back(parker):
-                self.wake_one()  # a wake-up came too late for us: it is somebody else's
+                # A wake-up came too late for us: another thread gets it.
+                self.wake_one()
+
         found = look()
         if found is None and woken:
-            self.take_back(
-                parker
-            )  # a late wake-up of before: listed twice, we would be woken while busy, for another
+            # A stale wake-up woke us. Our entry goes, or the next park() would list us
+            # twice, and a later wake-up could come to us while we are busy.
+            self.take_back(parker)
         return found
 
     def wake_one(self) -> None:
-        """Wake the one that came last."""
+        """Wake the thread that came last."""
         try:
             parker = self.announced.pop()
         except IndexError:
@@ -206,7 +242,9 @@ class ParkingLot:
         parker.wake()
 
     def wake_all(self) -> None:
-        """Wake all that are announced now; not those that announce themselves meanwhile, or there might be no end."""
+        """Wake all threads that are announced now.
+
+        Those that announce themselves meanwhile are left: there might be no end."""
         for _ in range(len(self.announced)):
             parker = self.take_longest()
             if parker is None:
@@ -214,24 +252,30 @@ class ParkingLot:
             parker.wake()
 
     def take_longest(self) -> Parker | None:
-        """Take the announcement of the one that waits longest, without waking it: it is the caller's now."""
+        """Take the announcement of the thread that waits longest, without waking it.
+
+        The parker is the caller's now."""
         try:
             return self.announced.popleft()
         except IndexError:
             return None
 
     def wake_stranded(self, parkers: Iterable[Parker]) -> None:
-        """Wake those that sleep although their announcement is gone: whoever took it did not get to waking them."""
-        parked = [
-            parker for parker in parkers if parker.parked
-        ]  # looked at first: they were announced before
+        """Wake the threads that sleep although their announcement is gone.
+
+        The thread that took the announcement did not get to waking them."""
+        # Read before the list: a thread that sleeps by then was announced before.
+        parked = [parker for parker in parkers if parker.parked]
         listed = {*copy_of(self.announced)}
+
         for parker in parked:
             if parker not in listed:
                 parker.wake()
 
     def take_back(self, parker: Parker) -> bool:
-        """Take an announcement back; `False` when somebody has taken it in order to wake us."""
+        """Take an announcement back.
+
+        `False`: another thread has taken it in order to wake us."""
         try:
             self.announced.remove(parker)
         except ValueError:

@@ -303,7 +303,7 @@ class Context:
         timer.runner.run_all(_guarded(self._end(_deadline_error(), None, things)))
         timer.runner.let_go(things)
         if timer.clock is not None:  # a test's: this is not the timer thread
-            timer.look_after_aside()
+            timer.heal_runner_later()
 
 
 class _Followers:

@@ -29,7 +29,7 @@ from tasker import (
     background,
     with_timeout,
 )
-from tasker._sync.timer import LATE
+from tasker._sync.timer import LATE_S
 from tasker._tasks.future import TaskFuture
 from tests.support.errors import Sick
 from tests.support.waiting import PATIENCE, eventually
@@ -419,8 +419,8 @@ def test_a_late_tick_puts_off_the_limits_of_others_but_not_twice_in_a_row(housek
     for late, counts in (
         (40.0, False),
         (40.0, True),
-        (LATE / 2, True),
-        (LATE * 2, False),
+        (LATE_S / 2, True),
+        (LATE_S * 2, False),
         (0.0, True),
     ):
         held_at = housekeeper._held_at

@@ -10,7 +10,7 @@ from types import SimpleNamespace
 import pytest
 
 import tasker._sync.callback_runner
-from tasker._sync.callback_runner import STUCK, CallbackRunner
+from tasker._sync.callback_runner import STUCK_S, CallbackRunner
 from tasker._sync.guarded_logger import GuardedLogger, line_of
 from tests.support.waiting import PATIENCE, eventually
 
@@ -129,11 +129,11 @@ def test_a_job_that_blocks_is_passed_by_once_it_has_had_its_time(runner, clock):
     second = Blocked(runner, "second", ran)
     for _ in range(20):
         runner.heal()  # however often it is said
-    clock.now += STUCK * 0.9
+    clock.now += STUCK_S * 0.9
     runner.heal()
     assert runner.busy() == ["aside"]
     assert not second.started.is_set()
-    clock.now += STUCK * 0.2
+    clock.now += STUCK_S * 0.2
     runner.heal()
     assert second.started.wait(PATIENCE)
     assert second.thread is not first.thread
@@ -149,7 +149,7 @@ def test_every_job_that_blocks_costs_one_thread_and_the_rest_run(runner, clock):
     runner.run(done.set)
     for job in blocked:
         assert job.started.wait(PATIENCE)
-        clock.now += 2 * STUCK
+        clock.now += 2 * STUCK_S
         runner.heal()
     assert done.wait(PATIENCE)
     assert len({job.thread for job in blocked}) == 5
@@ -162,7 +162,7 @@ def test_a_thread_that_was_replaced_takes_no_more_jobs(runner, clock):
     first = Blocked(runner, "first", ran)
     assert first.started.wait(PATIENCE)
     second = Blocked(runner, "second", ran)
-    clock.now += 2 * STUCK
+    clock.now += 2 * STUCK_S
     runner.heal()
     assert second.started.wait(PATIENCE)
     runner.run(lambda: ran.append(threading.current_thread()))
@@ -178,7 +178,7 @@ def test_healing_without_need_does_nothing(runner, clock):
     runner.heal()
     job = Blocked(runner)
     assert job.started.wait(PATIENCE)
-    clock.now += 1000 * STUCK
+    clock.now += 1000 * STUCK_S
     runner.heal()  # it blocks, but nothing waits behind it
     assert runner._runner is job.thread
     job.go.set()
