@@ -26,6 +26,7 @@ from tests.support.bytecodes import PACKAGE, StruckError, in_a_with, takes_lock
 from tests.support.waiting import PATIENCE, eventually
 
 pytestmark = [
+    pytest.mark.slow,
     pytest.mark.skipif(
         sys.gettrace() is not None, reason="a debugger or a coverage tool traces this thread"
     ),

@@ -28,6 +28,8 @@ from tasker import (
 from tests.support.bytecodes import Interrupter
 from tests.support.waiting import PATIENCE
 
+pytestmark = pytest.mark.slow
+
 untraced = pytest.mark.skipif(
     sys.gettrace() is not None, reason="a debugger or a coverage tool traces this thread"
 )

@@ -17,6 +17,8 @@ from tasker import Config, TaskManager
 from tests.support.snippets import FORKING, needs_fork, run_python
 from tests.support.waiting import PATIENCE, eventually
 
+pytestmark = pytest.mark.slow
+
 # -- fork --------------------------------------------------------------------------------------------------------------
 
 IN_A_CHILD = {

@@ -11,7 +11,7 @@ import pytest
 
 from tests.support.snippets import run_python
 
-pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
+pytestmark = [pytest.mark.slow, pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")]
 
 PROGRAM = """
     import logging, warnings

@@ -25,6 +25,8 @@ from tests.support.bytecodes import Interrupter
 from tests.support.errors import Sick
 from tests.support.waiting import PATIENCE, eventually
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(autouse=True)
 def not_delivered(monkeypatch):

@@ -46,6 +46,7 @@ FAR_AWAY = 3600.0  # seconds: deadlines pass when the program says so
 IMPATIENCE = 1.0  # seconds for the programs that are tried once one has failed, in order to find a shorter one
 
 pytestmark = [
+    pytest.mark.slow,
     pytest.mark.timeout(240 + 20 * SECONDS),  # making a failing program shorter takes a while
     pytest.mark.usefixtures("no_pauses"),
 ]

@@ -22,6 +22,8 @@ from tasker import (
 from tests.support.errors import Sick
 from tests.support.waiting import PATIENCE
 
+pytestmark = pytest.mark.slow
+
 SECONDS = float(os.environ.get("TASKER_STRESS_SECONDS", "2"))
 SEED = int(os.environ.get("TASKER_STRESS_SEED", str(random.SystemRandom().randrange(10**6))))
 

@@ -31,6 +31,7 @@ MAX_RETRIES = LONGEST_CHUNK * MOST_SICK  # a chunk's items share them
 FOR_EVER = 10**6
 
 pytestmark = [
+    pytest.mark.slow,
     pytest.mark.timeout(240 + 20 * SECONDS),  # making a failing program shorter takes a while
     pytest.mark.usefixtures("no_pauses"),
 ]

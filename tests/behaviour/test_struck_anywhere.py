@@ -27,6 +27,8 @@ from tests.support.errors import Sick
 from tests.support.recording import Factory
 from tests.support.waiting import PATIENCE, eventually
 
+pytestmark = pytest.mark.slow
+
 PLACES = int(os.environ.get("TASKER_FALLS", "60"))
 
 

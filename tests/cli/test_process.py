@@ -20,6 +20,8 @@ import pytest
 from tests.support.command_line import ROOT, Process, handles
 from tests.support.waiting import PATIENCE, eventually
 
+pytestmark = pytest.mark.slow
+
 posix_only = pytest.mark.skipif(os.name != "posix", reason="needs POSIX signals and pipes")
 
 FIGURES = 11  # lines at the end of standard error

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import pytest
+
 from tasker import TaskManagerKilledError
 from tasker._pool.lifecycle import KILLING, STOPPING, Lifecycle
 from tasker._tasks.future import TaskFuture
 from tests.support.exploring import Managed, Sleeper, catches, exhaust, sample
+
+pytestmark = pytest.mark.slow
 
 # -- kill against a finishing task -----------------------------------------------------------------------------------
 

@@ -8,6 +8,8 @@ from tasker._pool.crew import Crew
 from tasker._pool.worker import Worker
 from tests.support.exploring import Queued, Sleeper, catches, exhaust, sample
 
+pytestmark = pytest.mark.slow
+
 
 class Retire(Queued):
     """A task is put while one of two workers is retired; when the task has been taken, the queue is closed."""

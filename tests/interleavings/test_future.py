@@ -11,6 +11,8 @@ import tasker._tasks.future
 from tasker._tasks.future import TaskFuture
 from tests.support.exploring import Queued, catches, exhaust, sample
 
+pytestmark = pytest.mark.slow
+
 
 class Future(Queued):
     """A task that waits, and the worker that takes it."""

@@ -10,6 +10,8 @@ import tasker._pool.metrics
 from tasker._pool.metrics import Counters, Shard
 from tests.support.exploring import World, catches, exhaust, sample
 
+pytestmark = pytest.mark.slow
+
 
 class FoldAndRetire(World):
     """A worker that has run one task runs another, sums up, and retires; somebody reads its figures meanwhile."""

@@ -11,6 +11,8 @@ from tasker._pool.queue import TaskQueue
 from tasker._sync.parking import ParkingLot
 from tests.support.exploring import Queued, catches, exhaust, sample
 
+pytestmark = pytest.mark.slow
+
 
 class PutAndGet(Queued):
     """A submitter, and a worker that goes to sleep."""

@@ -8,6 +8,8 @@ from tasker import TaskManagerShutdownError
 from tasker._pool.resources import ResourcePool
 from tests.support.exploring import World, catches, exhaust, sample
 
+pytestmark = pytest.mark.slow
+
 
 class HandBackAndClose(World):
     """A resource is out; its borrower hands it back while the pool is closed."""

@@ -11,6 +11,8 @@ from tasker._pool.housekeeper import Housekeeper
 from tasker._pool.queue import TaskQueue
 from tests.support.exploring import Managed, catches, exhaust
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(autouse=True)
 def for_ever():

@@ -11,6 +11,8 @@ from tasker._pool.queue import TaskQueue
 from tasker._tasks.context import ContextCancelledError
 from tests.support.exploring import Managed, Queued, catches, exhaust, sample
 
+pytestmark = pytest.mark.slow
+
 # -- the pause is over -------------------------------------------------------------------------------------------------
 
 

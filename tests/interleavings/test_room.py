@@ -11,6 +11,8 @@ import tasker._sync.room
 from tasker._sync.room import Room
 from tests.support.exploring import World, catches, exhaust, sample
 
+pytestmark = pytest.mark.slow
+
 
 class Slots(list[Any]):
     """As a set or a dictionary, whose changes frontrun does not see."""

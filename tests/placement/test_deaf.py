@@ -15,7 +15,7 @@ from tests.support.placements import on_posix
 from tests.support.processes import children
 from tests.support.waiting import PATIENCE, eventually
 
-pytestmark = on_posix
+pytestmark = [pytest.mark.slow, on_posix]
 
 
 @pytest.fixture

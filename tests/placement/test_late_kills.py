@@ -14,7 +14,7 @@ from tests.support import remote_tasks
 from tests.support.placements import on_posix
 from tests.support.waiting import PATIENCE, eventually
 
-pytestmark = on_posix
+pytestmark = [pytest.mark.slow, on_posix]
 
 
 @pytest.fixture

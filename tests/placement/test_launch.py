@@ -22,7 +22,7 @@ from tests.support.processes import is_alive
 from tests.support.programs import environment, run, running
 from tests.support.waiting import PATIENCE, eventually
 
-pytestmark = on_posix
+pytestmark = [pytest.mark.slow, on_posix]
 
 
 @pytest.fixture

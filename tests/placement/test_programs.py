@@ -14,7 +14,7 @@ from tests.support.processes import is_alive
 from tests.support.programs import interrupt_group, run, running
 from tests.support.waiting import PATIENCE, eventually
 
-pytestmark = on_posix
+pytestmark = [pytest.mark.slow, on_posix]
 
 
 # -- __main__ --------------------------------------------------------------------------------------------------------

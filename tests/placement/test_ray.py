@@ -27,7 +27,7 @@ from tests.support.placements import with_ray
 from tests.support.processes import is_alive
 from tests.support.waiting import PATIENCE, eventually
 
-pytestmark = with_ray
+pytestmark = [pytest.mark.slow, with_ray]
 
 
 @pytest.fixture

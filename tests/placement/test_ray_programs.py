@@ -16,7 +16,7 @@ from tests.support.processes import is_alive
 from tests.support.programs import environment
 from tests.support.waiting import eventually
 
-pytestmark = [with_ray, pytest.mark.timeout(150)]
+pytestmark = [pytest.mark.slow, with_ray, pytest.mark.timeout(150)]
 
 PRELUDE = """
 import os, signal, subprocess, sys

@@ -16,7 +16,7 @@ from tests.support.placements import on_linux, on_posix
 from tests.support.programs import PRELUDE, command, environment, run
 from tests.support.waiting import PATIENCE, eventually
 
-pytestmark = [on_posix, on_linux]
+pytestmark = [pytest.mark.slow, on_posix, on_linux]
 
 
 @pytest.fixture

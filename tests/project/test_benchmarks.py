@@ -34,6 +34,8 @@ from benchmarks.latency import HAND_OVERS, above_hand_overs
 from benchmarks.measurements import MEASUREMENTS
 from tasker._tasks.signature import wants_context
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[2]
 
 

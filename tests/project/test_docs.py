@@ -20,6 +20,8 @@ import pytest
 import tasker
 from tests.support.methods import TWELVE
 
+pytestmark = pytest.mark.slow
+
 PAGES = (
     "tasker",
     "tasker.executor",

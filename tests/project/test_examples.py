@@ -21,6 +21,8 @@ import tasker
 from tests.support.output import output_matches
 from tests.support.placements import on_posix, with_ray
 
+pytestmark = pytest.mark.slow
+
 EXAMPLES = Path(__file__).parents[2] / "examples"
 PATIENCE = (
     50.0  # seconds, less than pytest's: a program that hangs is ended, and what it printed is shown

@@ -15,6 +15,8 @@ import pytest
 
 import tasker
 
+pytestmark = pytest.mark.slow
+
 BROUGHT = {
     "__future__",
     "array",

@@ -23,6 +23,8 @@ from typing import Any, TypeAlias
 
 import pytest
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).resolve().parents[2]
 EXAMPLE = ROOT / "examples" / "index_files.py"
 

@@ -21,6 +21,8 @@ import pytest
 import tasker
 from tests.support.output import output_matches
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[2]
 FOLDERS = (".github", "benchmarks", "examples", "tasker", "tests")
 PAGES = [

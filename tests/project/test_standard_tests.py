@@ -20,6 +20,8 @@ import pytest
 
 import tasker
 
+pytestmark = pytest.mark.slow
+
 PACKAGE = "test.test_concurrent_futures"  # up to 3.11 one module
 MODULES = (
     "test_thread_pool",

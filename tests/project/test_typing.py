@@ -19,6 +19,8 @@ import pytest
 import tasker
 from tasker import Config, TaskManager
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[2]
 PROGRAMS = ROOT / "tests/typing"
 CHECKED = ("tasker", "examples", "tests/typing")

@@ -19,6 +19,8 @@ from tests.soak.journal import Replay
 from tests.soak.ledger import Job, Ledger
 from tests.soak.signalling import can_suspend
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[2]
 SEED = 53  # its first rounds are unbounded
 
