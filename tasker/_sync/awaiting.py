@@ -1,12 +1,15 @@
-"""Awaiting in asyncio what threads settle: a `Mailbox` a loop, a `Message` for each thing settled.
+"""Awaiting in asyncio what threads settle.
 
-To tell a loop something from another thread (`call_soon_threadsafe`) is a system call, in which the thread gives up the
-GIL. So what is settled goes into the loop's mailbox, and only who finds no delivery under way asks for one: a burst of
-outcomes costs one call. Put, then look whether a delivery is under way; a delivery says that it is none any more, and
-then takes out: one of the two sees the other.
+A loop has one `Mailbox`, which takes a `Message` for each thing that was settled.
 
-Only this module and `aio` import asyncio; the functions that need them import them, so that programs without a loop do
-not pay.
+To notify a loop from another thread (`call_soon_threadsafe`) is a system call, in which
+the thread gives up the GIL. So a message goes into the loop's mailbox, and a delivery
+is asked for only when none is under way: a burst of outcomes costs one call. A thread
+puts its message in, then looks whether a delivery is under way. A delivery first notes
+that none is under way any more, and then takes the messages out (R1).
+
+Only this module and `aio` import asyncio. The functions that need these two import
+them, so programs without a loop do not pay.
 """
 
 from __future__ import annotations
@@ -28,11 +31,12 @@ __all__ = [
     "waiter_here",
 ]
 
-CancelledError = asyncio.CancelledError  # not the one of concurrent.futures
+# Not the one of concurrent.futures.
+CancelledError = asyncio.CancelledError
 
 
 class Awaited(Protocol):
-    """A future, as seen from here."""
+    """The part of a future that this module uses."""
 
     def done(self) -> bool: ...
 
@@ -44,17 +48,23 @@ class Awaited(Protocol):
 
 
 class Mailbox:
-    """What one loop is to be told. It lives as long as its messages, so it does not keep a loop alive that is done."""
+    """The messages for one loop.
+
+    It lives as long as they do, so it does not keep a loop alive that is done."""
 
     __slots__ = ("__weakref__", "_coming", "_messages", "loop")
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self.loop: asyncio.AbstractEventLoop = loop
         self._messages: deque[Message] = deque()
-        self._coming = False  # whether a delivery is under way
+
+        # Whether a delivery is under way.
+        self._coming = False
 
     def put(self, message: Message) -> None:
-        """Have the loop told. From any thread; harmless when the loop is closed."""
+        """Deliver a message in the loop.
+
+        May be called from any thread; harmless when the loop is closed."""
         self._messages.append(message)
         if not self._coming:
             self._ask()
@@ -63,20 +73,25 @@ class Mailbox:
         self._coming = True
         try:
             self.loop.call_soon_threadsafe(self._deliver)
-        except RuntimeError:  # it is closed: nobody awaits anything there any more
+        except RuntimeError:
+            # The loop is closed: no coroutine waits there any more.
             self._coming = False
             self._messages.clear()
-        except BaseException:  # Ctrl-C: the next one asks again
+        except BaseException:
+            # Ctrl-C: the next message asks again.
             self._coming = False
             raise
 
     def _deliver(self) -> None:
         messages = self._messages
         self._coming = False
+
         try:
             while True:
+                # Taken out last: a Ctrl-C in between delivers it twice, and loses
+                # nothing.
                 messages[0].deliver()
-                messages.popleft()  # not before: a Ctrl-C in between delivers it twice, and loses nothing
+                messages.popleft()
         except IndexError:
             pass
         except BaseException:
@@ -85,7 +100,9 @@ class Mailbox:
 
 
 class Message:
-    """Something that a loop is to be told: others `wake()` it, from any thread and as often as they like."""
+    """A message to a loop.
+
+    Any thread may `wake()` it, as often as it likes."""
 
     __slots__ = ("_mailbox",)
 
@@ -93,11 +110,11 @@ class Message:
         self._mailbox = mailbox
 
     def wake(self) -> None:
-        """Have it delivered."""
+        """Deliver it in its loop."""
         self._mailbox.put(self)
 
     def deliver(self) -> None:
-        """In the loop: what it is for. Perhaps twice."""
+        """Do what the message is for. Called in the loop, perhaps twice."""
         raise NotImplementedError
 
 
@@ -112,7 +129,7 @@ class LoopWaiter(Message):
 
     @property
     def loop(self) -> asyncio.AbstractEventLoop:
-        """Which must run if the await is to end."""
+        """The loop that must run if the await is to end."""
         return self._mailbox.loop
 
     def deliver(self) -> None:
@@ -124,19 +141,22 @@ class LoopWaiter(Message):
 
 
 class _LoopState(threading.local):
-    mailbox: Callable[[], Mailbox | None] = staticmethod(lambda: None)  # weakly: see Mailbox
+    # A weak reference: see Mailbox.
+    mailbox: Callable[[], Mailbox | None] = staticmethod(lambda: None)
 
 
 _loop_state = _LoopState()
 
 
 def mailbox_here() -> Mailbox:
-    """The running loop's."""
+    """The mailbox of the running loop."""
     loop = asyncio.get_running_loop()
     mailbox = _loop_state.mailbox()
     if mailbox is None or mailbox.loop is not loop:
-        mailbox = Mailbox(loop)  # of several loops that take turns each may get several
+        # Where several loops take turns in a thread, each may get several mailboxes.
+        mailbox = Mailbox(loop)
         _loop_state.mailbox = weakref.ref(mailbox)
+
     return mailbox
 
 
@@ -147,11 +167,14 @@ def waiter_here() -> LoopWaiter:
 
 
 def outcome(future: Awaited) -> Generator[Any, None, None]:
-    """Wait in the running loop until a future has its outcome. A cancelled wait cancels the future."""
+    """Wait in the running loop until a future has its outcome.
+
+    A cancelled wait cancels the future."""
     waiter = waiter_here()
     future._announce(waiter)
     if future.done() and future._take_back(waiter):
         return
+
     try:
         yield from waiter.__await__()
     except BaseException as error:

@@ -1,12 +1,16 @@
 """`monotonic`: the clock that tasker goes by, which tests cannot stop.
 
-Tools for tests replace `time.monotonic`: `mock.patch` in the module `time`, freezegun also wherever another module
-refers to that very function. A limit that is to end a hang would never be over by a clock that stands still, nor would
-two threads agree on the time when one of them sees the replacement and the other does not. So tasker has a function of
-its own, which no such tool knows: that of another copy of the module `time`, which is the real one even when tasker is
-imported while the clock stands still. Locks wait by the same clock.
+Tools for tests replace `time.monotonic`. `mock.patch` does so in the module `time`,
+freezegun also wherever another module refers to that very function. By a clock that
+stands still, a limit that is to end a hang would never be over. And two threads would
+not agree on the time if one of them saw the replacement and the other did not.
 
-What users give and get as a time of `time.monotonic()` is converted at the door, by `shift()`.
+So tasker has a function of its own, which no such tool knows. It belongs to another
+copy of the module `time`, so it is the real one even when tasker is imported while the
+clock stands still. Locks wait by the same clock.
+
+A time of `time.monotonic()` that users give or get is converted at the door, by
+`shift()`.
 """
 
 from __future__ import annotations
@@ -25,5 +29,7 @@ monotonic: Callable[[], float] = _time.monotonic
 
 
 def shift() -> float:
-    """Seconds by which `monotonic()` is ahead of `time.monotonic()`: 0 unless that was replaced."""
+    """Seconds by which `monotonic()` is ahead of `time.monotonic()`.
+
+    They are 0 unless that was replaced."""
     return 0.0 if type(time.monotonic) is BuiltinFunctionType else monotonic() - time.monotonic()

@@ -1,7 +1,10 @@
-"""`GuardedLogger`: where tasker reports what it cannot raise. A user's logger that may itself fail, with a guard around it.
+"""`GuardedLogger`: where tasker reports what it cannot raise.
 
-A record about an exception carries it as `exc_info`, for handlers that print it, and tools that group by it. A logger
-whose methods take no such argument gets the traceback in the text instead.
+It is a user's logger with a guard around it, as that may itself fail.
+
+A record about an exception carries it as `exc_info`, for handlers that print it and for
+tools that group by it. A logger whose methods take no such argument gets the traceback
+in the text instead.
 """
 
 from __future__ import annotations
@@ -31,17 +34,22 @@ _LEVELS = {
 
 
 class GuardedLogger:
-    """The user's logger with its own exceptions swallowed: a broken logger may cost its messages and nothing else.
+    """The user's logger, with its own exceptions swallowed.
 
-    Only an interrupt gets out. `error` is the exception that the record is about: its type and text end the message.
+    A broken logger costs its messages and nothing else: only an interrupt gets out.
+    `error` is the exception that the record is about. Its type and text end the
+    message.
 
-    `fault` is for what may come again and again: it is told at the level now and then, and else as debug."""
+    `fault` is for what may come again and again. It is logged at its level now and
+    then, and else as debug."""
 
     def __init__(self, logger: Logger) -> None:
         self._logger: Logger | None = logger
         if not isinstance(logger, logging.Logger):
-            # `_takes_exc_info` may need it when it is too late to import it, as the interpreter ends
+            # `_takes_exc_info` may need it as the interpreter ends, when it is too late
+            # to import it.
             __import__("inspect")
+
         self.faults: Faults = Faults()
 
     def debug(self, msg: str, /, *args: object, error: BaseException | None = None) -> None:
@@ -65,7 +73,10 @@ class GuardedLogger:
         error: BaseException | None = None,
         kind: str = "",
     ) -> None:
-        """Tell of a fault of this kind (`""`: that is the message), if enough time has passed since the last one."""
+        """Log a fault at its level, if enough time has passed since the last of its
+        kind.
+
+        Else it is debug. `kind=""` means that the message is the kind."""
         more = self.faults.came(kind or msg, msg, args)
         if more is None:
             self._log("debug", msg, args, error)
@@ -73,24 +84,29 @@ class GuardedLogger:
             self._log(level, msg, args, error, more)
 
     def outage(self, msg: str, /, *args: object, error: BaseException | None = None) -> None:
-        """Tell of a worker that lacks its resource, as `fault` does: all that befalls a manager at a time is one
-        outage. Each is told as debug as well, and a warning is a line for a logger that takes no `exc_info`."""
+        """Log that a worker lacks its resource, as `fault` does.
+
+        All such faults of a manager at a time are one outage. Each is logged as debug
+        as well. The warning is one line for a logger that takes no `exc_info`."""
         more = self.faults.came(OUTAGE, held=True)
         if more is not None:
             self._log("warning", msg, args, error, more, brief=True)
         self._log("debug", msg, args, error)
 
     def drops(self, level: str) -> bool:
-        """Whether a standard logger makes no record of this level. `False` where only the user's code could say.
+        """Whether a standard logger makes no record of this level.
 
-        As `isEnabledFor`, which may wait for a lock that `logging` holds while a handler is made or closed."""
+        `False` where only the user's code could tell. `isEnabledFor` does not serve: it
+        may wait for a lock that `logging` holds while a handler is made or closed."""
         logger = self._logger
         kind = type(logger)
         if not issubclass(kind, logging.Logger) or not isinstance(logger, logging.Logger):
             return logger is None
+
         for name in ("isEnabledFor", "getEffectiveLevel", level):
             if getattr(kind, name) is not getattr(logging.Logger, name):
                 return False
+
         number = _LEVELS[level]
         return (
             logger.disabled
@@ -99,7 +115,8 @@ class GuardedLogger:
         )
 
     def leave_to_parent(self) -> None:
-        """In a forked child: what is logged here is for the parent to say."""
+        """Log nothing from now on: in a forked child, these records are the
+        parent's."""
         self._logger = None
 
     def _log(
@@ -114,6 +131,7 @@ class GuardedLogger:
     ) -> None:
         if self.drops(level):
             return
+
         try:
             method: Callable[..., object] = getattr(self._logger, level)
             if error is None:
@@ -133,13 +151,15 @@ class GuardedLogger:
             pass_on(trouble)
 
 
-ours: GuardedLogger = GuardedLogger(
-    logging.getLogger("tasker")
-)  # the logger of what belongs to no manager
+# The logger of the code that belongs to no manager.
+ours: GuardedLogger = GuardedLogger(logging.getLogger("tasker"))
 
 
 def _takes_exc_info(method: Callable[..., object]) -> bool:
-    """Looked at for each record about an exception: to remember it would keep what a lazy logger makes anew."""
+    """Whether a method takes the keyword `exc_info`.
+
+    It is looked at for each record about an exception. To remember the answer would
+    keep the methods that a lazy logger makes anew."""
     function: Any = method
     if type(function) is MethodType:
         function = function.__func__
@@ -152,8 +172,10 @@ def _takes_exc_info(method: Callable[..., object]) -> bool:
 
     try:
         parameters = signature_of(method).parameters
-    except Exception:  # it says nothing about itself
+    except Exception:
+        # Its signature cannot be read.
         return False
+
     given = parameters.get("exc_info")
     if given is not None:
         return given.kind in (given.KEYWORD_ONLY, given.POSITIONAL_OR_KEYWORD)
@@ -161,12 +183,16 @@ def _takes_exc_info(method: Callable[..., object]) -> bool:
 
 
 def traceback_of(error: BaseException) -> str:
-    """An exception as it would be printed, or its type if it is unable to print itself. Raises interrupts alone."""
+    """An exception as it would be printed; its type if it cannot print itself.
+
+    Raises interrupts alone."""
     return _read(lambda: "".join(traceback.format_exception(error))) or type(error).__name__
 
 
 def last_line_of(error: BaseException) -> str:
-    """What a traceback ends with: an exception's type and whole text, or the type alone. Raises interrupts alone."""
+    """The end of a traceback: an exception's type and whole text, or its type alone.
+
+    Raises interrupts alone."""
     return (
         _read(lambda: "".join(traceback.format_exception_only(error)).strip())
         or type(error).__name__
@@ -174,14 +200,18 @@ def last_line_of(error: BaseException) -> str:
 
 
 def line_of(error: BaseException) -> str:
-    """An exception's type and the first line of its text; empty if it cannot be read. Raises interrupts alone."""
+    """An exception's type and the first line of its text; empty if it cannot be read.
+
+    Raises interrupts alone."""
 
     def line() -> str:
         kind = type(error)
         module = "" if kind.__module__ in ("builtins", "__main__") else f"{kind.__module__}."
         first, _, more = str(error).strip().partition("\n")
-        # a handler would read the traceback as well
+
+        # A handler would read the traceback as well.
         _ = error.__traceback__
+
         return f"{module}{kind.__qualname__}{f': {first}' if first else ''}{' ...' if more else ''}"
 
     return _read(line)

@@ -12,33 +12,42 @@ from tasker._sync import timer
 
 __all__ = ["deliver_later"]
 
-_MOMENT = 0.001  # seconds: by then the call that was struck has returned
+# By then the call that was struck has mostly returned; else we wait as long again. A
+# guess.
+_MOMENT_S = 0.001
 
 
 def deliver_later(error: BaseException) -> None:
-    """Raise an interrupt again in the calling thread, a moment later: the call that it struck returns as usual.
+    """Raise an interrupt again in the calling thread, a moment later.
 
-    For a call that has done what it promised, and would say by raising that it has not. An `Exception` (no memory, no
-    room on the stack) is dropped: it said that something could not be done, and it was done. Never raises."""
+    For a call that has done what it promised: if it raised, its caller would take it
+    for a failure. So it returns as usual. An `Exception` (no memory, no room on the
+    stack) is dropped: it reports that something could not be done, which was done all
+    the same. Never raises."""
     if isinstance(error, Exception):
         return
+
     returned: list[bool] = []
     try:
         with contextlib.suppress(BaseException):
             raise_it = partial(_raise_in, threading.get_ident(), type(error), error.args)
-            timer.after(_MOMENT, partial(_deliver, returned, raise_it))
+            timer.after(_MOMENT_S, partial(_deliver, returned, raise_it))
     finally:
         returned.append(True)
 
 
 def _deliver(returned: list[bool], raise_it: Callable[[], object]) -> None:
-    """On the timer thread. As long as the call above has not returned (it may start that thread) it would be lost."""
-    timer.after(_MOMENT, raise_it if returned else partial(_deliver, returned, raise_it))
+    """Raise it, or wait a moment more. Runs on the timer thread.
+
+    The call above may itself start that thread. What is raised before it has returned
+    would be lost."""
+    timer.after(_MOMENT_S, raise_it if returned else partial(_deliver, returned, raise_it))
 
 
 def _raise_in(thread: int, kind: type[BaseException], args: tuple[object, ...]) -> None:
-    """On the timer thread."""
-    import signal  # seldom needed, and so is ctypes
+    """Raise such an exception in another thread. Runs on the timer thread."""
+    # Seldom needed, and so is ctypes.
+    import signal
 
     main = threading.main_thread().ident
     if (
@@ -46,7 +55,8 @@ def _raise_in(thread: int, kind: type[BaseException], args: tuple[object, ...]) 
         and thread == main
         and signal.getsignal(signal.SIGINT) is signal.default_int_handler
     ):
-        signal.pthread_kill(thread, signal.SIGINT)  # which ends a sleep as well
+        # A signal ends a sleep as well.
+        signal.pthread_kill(thread, signal.SIGINT)
         return
 
     import ctypes

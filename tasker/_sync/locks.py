@@ -1,4 +1,7 @@
-"""`new_lock`: how the locks of tasker are made that are taken by `with`, and what a thread holds of them."""
+"""`new_lock` makes each lock that tasker takes by `with`.
+
+The other functions tell which of them a thread holds, and release those.
+"""
 
 from __future__ import annotations
 
@@ -10,17 +13,19 @@ from typing import Any
 
 __all__ = ["have_locks", "holds", "locks_of", "new_lock", "release_locks"]
 
-have_locks: list[
-    Callable[[], Iterable[object]]
-] = []  # what return those that have locks among their attributes
+# Each of these functions returns objects that have locks among their attributes.
+have_locks: list[Callable[[], Iterable[object]]] = []
 
 
 def new_lock() -> Any:
-    """A reentrant lock for `with`: each of tasker's that is taken so. Its type is what others have made of such locks
-    by now.
+    """Make a reentrant lock for `with`.
 
-    CPython 3.14 looks for signals between the lock and the block. What is raised there would leave the lock taken for
-    ever. That was mended in 3.15."""
+    It is reentrant because a signal handler may interrupt the thread that holds it, and
+    take it again. Its type is looked up at each call: gevent, say, may have replaced
+    it.
+
+    CPython 3.14 looks for signals after the lock was taken, before the block. What is
+    raised there would leave the lock taken for ever. That was mended in 3.15."""
     if _LOOKS_BEFORE_BLOCK and threading.RLock is _RLOCK_AT_FIRST:
         return _LockInOneStep()
     return threading.RLock()
@@ -30,9 +35,13 @@ _LOOKS_BEFORE_BLOCK = sys.version_info[:2] == (3, 14)
 _RLOCK_AT_FIRST = threading.RLock
 
 
-class _LockInOneStep(_thread.RLock):  # type: ignore[misc]  # pyright: ignore[reportGeneralTypeIssues]  # which allows for it
-    """CPython does not look when a function written in Python returns. Nor does it when an attribute is read: here that
-    is what takes the lock."""
+# `RLock` may be derived from, whatever the type checkers say.
+class _LockInOneStep(_thread.RLock):  # type: ignore[misc]  # pyright: ignore[reportGeneralTypeIssues]
+    """A lock that a `with` statement takes in one step, on CPython 3.14 (R2).
+
+    CPython does not look for signals when a function written in Python returns. Nor
+    does it look when an attribute is read, and to read one is what takes the lock
+    here."""
 
     __slots__ = ()
     _taken: Any = property(_thread.RLock.acquire)
@@ -42,9 +51,9 @@ class _LockInOneStep(_thread.RLock):  # type: ignore[misc]  # pyright: ignore[re
 
 
 def holds(lock: Any) -> bool:
-    """Whether the calling thread holds a reentrant lock, or a condition that was made with one.
+    """Whether the calling thread holds a reentrant lock, or a condition made with one.
 
-    `False` if the lock does not know: it is not reentrant, or a tool has wrapped it."""
+    `False` if the lock cannot tell: it is not reentrant, or a tool has wrapped it."""
     is_owned = getattr(lock, "_is_owned", None)
     return is_owned is not None and bool(is_owned())
 
@@ -52,8 +61,8 @@ def holds(lock: Any) -> bool:
 def locks_of(part: object) -> dict[str, Any]:
     """The locks among the attributes of an object, by their names.
 
-    By what they can do: others replace the types that `threading` makes. Asked of their own type, as to a mock of the
-    user's nothing is impossible."""
+    A lock is known by its methods, as others replace the types that `threading` makes.
+    They are looked up on its type: a mock of the user's, asked itself, has them all."""
     return {name: value for name, value in list(vars(part).items()) if _is_lock(value)}
 
 
@@ -62,9 +71,11 @@ def _is_lock(value: object) -> bool:
 
 
 def release_locks() -> None:
-    """Release what the calling thread holds of tasker's locks: an error has brought it back to where it holds none.
+    """Release the locks of tasker that the calling thread holds.
 
-    Up to CPython 3.14 the end of a `with` block needs memory. Where there is none the lock stays taken."""
+    Called where a thread holds none, after an error has brought it there. Up to CPython
+    3.14 the end of a `with` block needs memory. Where there is none, the lock stays
+    taken."""
     for parts in have_locks:
         for part in parts():
             for lock in locks_of(part).values():

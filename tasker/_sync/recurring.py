@@ -1,12 +1,16 @@
-"""`Faults`: how seldom a fault is told that comes again and again.
+"""`Faults`: how seldom a fault is logged that comes again and again.
 
-    first: told --> in a row: after 10 s, 1 min, 10 min told with the count --> it has not come for SETTLED: over, told
+    first one: logged
+      --> in a row: after 10 s, 1 min, 10 min logged, with the count
+      --> it has not come for SETTLED_S: over, and its end is logged
 
-A *kind* of fault has one row, however many threads meet it. A kind that is `held` is over when whoever holds it says so
-as well: an outage is not over because each attempt of a worker takes a minute to fail.
+A *kind* of fault has one row, however many threads meet it. A row may be `held`: then
+it also takes `over(whole=True)` to end it. An outage is held, as it is not over merely
+because each attempt of a worker takes a minute to fail.
 
-Nothing of a fault is kept here but numbers. `_lock` guards the rows; it is held for a few lines, and nothing is logged
-under it. Times are those of the real clock, whatever clock deadlines go by.
+A row keeps the message of its fault, its arguments and numbers. `_lock` guards the
+rows. It is held for a few lines, and nothing is logged under it. Times are those of the
+real clock, whatever clock deadlines go by.
 """
 
 from __future__ import annotations
@@ -19,12 +23,20 @@ from tasker.errors import origin_of
 
 __all__ = ["OUTAGE", "Faults", "Row", "kind_of"]
 
-INTERVALS = 10.0, 60.0, 600.0  # seconds between two that are told; the last one stays
-SETTLED = (
-    10.0  # seconds without one after which a row is over: workers that fail pause for up to 5 s
-)
-OUTAGE = "outage"  # the kind: workers cannot have resources
-KINDS = 100  # of which the rows are kept; the oldest give way
+# Seconds between two records of a row; the last one stays. A guess: often enough to be
+# seen, and seldom enough that a log can be read.
+INTERVALS_S = 10.0, 60.0, 600.0
+
+# A row is over after so many seconds without a fault. Workers that fail pause for up to
+# 5 s, so this is twice as long.
+SETTLED_S = 10.0
+
+# The kind of fault of workers that cannot have resources.
+OUTAGE = "outage"
+
+# So many rows are kept; the oldest give way. A guess: a program has fewer kinds of
+# fault.
+MAX_KINDS = 100
 
 
 class Row:
@@ -43,35 +55,44 @@ class Row:
         self.args = args
         self.held = held
         self.count: int = 0
-        # those of the row before, if the end of that was not told
+
+        # Faults since the last record. They include those of the row before, if its end
+        # was not logged.
         self.untold: int = before.untold if before else 0
         self.began: float = now
         self.last: float = now
-        self._told = 0  # how often
+
+        # How often, and when last, the row was logged; and when it may be logged next.
+        self._told = 0
         self._told_at: float = before._told_at if before else now
         self._next = now
 
     def came(self, now: float) -> str | None:
-        """One more. Returns `None` if it is not to be told, else what to say of those that were not."""
+        """Count one more fault.
+
+        Returns `None` if it is not to be logged. Else the text to add, about those that
+        were not."""
         self.last = now
         self.count += 1
         self.untold += 1
         if now < self._next:
             return None
+
         untold, seconds = self.untold, now - self._told_at
-        self._next = now + INTERVALS[min(self._told, len(INTERVALS) - 1)]
+        self._next = now + INTERVALS_S[min(self._told, len(INTERVALS_S) - 1)]
         self._told += 1
         self._told_at, self.untold = now, 0
+
         return f" ({untold} times in {shown(seconds)})" if untold > 1 else ""
 
     @property
     def lasted(self) -> str:
-        """From the first to the last one."""
+        """The time from the first fault to the last one."""
         return shown(self.last - self.began)
 
 
 class Faults:
-    """The rows of one manager, or of what belongs to none."""
+    """The rows of one manager, or of the code that belongs to none."""
 
     def __init__(self) -> None:
         self._lock = new_lock()
@@ -80,14 +101,18 @@ class Faults:
     def came(
         self, kind: str, msg: str = "", args: tuple[object, ...] = (), *, held: bool = False
     ) -> str | None:
-        """A fault has come; see `Row.came`. `msg % args` says what it is, and is kept."""
+        """Count a fault; see `Row.came`.
+
+        `msg % args` describes the fault. Both are kept."""
         now = monotonic()
+
         with self._lock:
             row = self._rows.get(kind)
-            if row is None or (now - row.last >= SETTLED and not row.held):
+            if row is None or (now - row.last >= SETTLED_S and not row.held):
                 row = self._rows[kind] = Row(msg, args, now, held=held, before=row)
-                if len(self._rows) > KINDS:
+                if len(self._rows) > MAX_KINDS:
                     del self._rows[next(iter(self._rows))]
+
             return row.came(now)
 
     def any(self) -> bool:
@@ -95,11 +120,14 @@ class Faults:
         return bool(self._rows)
 
     def over(self, *, whole: bool) -> list[Row]:
-        """Take out the rows that are over, those that are held only if all is `whole`."""
+        """Take out the rows that are over.
+
+        Those that are held are over only if `whole`: all workers have resources."""
         if not self._rows:
             return []
+
         now = monotonic()
-        return self._take_out(lambda row: now - row.last >= SETTLED and (whole or not row.held))
+        return self._take_out(lambda row: now - row.last >= SETTLED_S and (whole or not row.held))
 
     def all(self) -> list[Row]:
         """Take out all rows."""
@@ -112,12 +140,14 @@ class Faults:
 
 
 def kind_of(callback: object) -> str:
-    """The kind of fault that it is when a callback raises: the same for one function however often it is made."""
+    """The kind of fault when a callback raises.
+
+    It is the same for one function, however often that is made anew."""
     return f"callback {origin_of(callback)}"
 
 
 def shown(seconds: float) -> str:
-    """As people say it: 0.3 s, 42 s, 15 min, 3 h."""
+    """A time as people write it: 0.3 s, 42 s, 15 min, 3 h."""
     if seconds < 10.0:
         return f"{seconds:.1f} s"
     if seconds < 600.0:

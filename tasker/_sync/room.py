@@ -1,25 +1,31 @@
-"""`Room`: the slots of a bounded queue, or the turns in `run_task`, and the line of those that wait for one.
+"""`Room`: a bounded number of slots, and the line of those that wait for one.
+
+The slots are those of a bounded queue, or the turns in `run_task`.
 
     new --there is room and no line--> has a slot
-      '--> in the line --a slot is freed, and it is the first--> called --it comes--> has a slot
-               '--timeout, closing, Ctrl-C, cancellation--> gone <--------'
+      '--> in the line --a slot is freed, it is first--> called --it comes--> has a slot
+               '--timeout, closing, Ctrl-C, cancellation--> gone <--'
 
-A slot is handed over: the slot that somebody frees belongs to the first in the line from that moment on, before that
-one is awake, and a newcomer takes a slot only when there is no line. So all are served in the order in which they came,
-and none is overtaken. What is called and leaves gives its slot to the next.
+A slot is handed over. A slot that is freed belongs to the first in the line from that
+moment on, before the first is awake. A newcomer takes a slot only when there is no
+line. So all are served in the order in which they came, and none is overtaken. One that
+is called and leaves gives its slot to the next.
 
-Threads and coroutines stand in the same line: a thread's place in it is a `Parker`, a coroutine's is what it awaits. A
-thread that is called comes. A coroutine comes when its loop runs, which may be never; so when one has not come for
-`ABSENT` seconds its slot goes to the next, and all coroutines of its loop leave the line. They line up again when the
-loop runs.
+Threads and coroutines stand in the same line. A thread's place in it is a `Parker`, a
+coroutine's is what it awaits. A thread that is called comes. A coroutine comes when its
+loop runs, which may be never. So when one has not come for `ABSENT_S` seconds, its slot
+goes to the next, and all coroutines of its loop leave the line. They line up again when
+the loop runs.
 
-A place stays in the line until it is called, and called until it comes or leaves. So what a Ctrl-C leaves undone in
-between (a slot that was freed and not given away, a wake-up that was not sent) the burst thread's tick does.
+A place stays in the line until it is called, and called until it comes or leaves. So
+the housekeeper's tick does what a Ctrl-C leaves undone in between: a slot was freed and
+not given away, or a wake-up was not sent.
 
-`_lock` is held by those who give a slot away or take one, for a few lines; they wake others after it. Who frees a slot
-frees it first, then looks at the line; who lines up does so first, then looks for a slot. The lock is reentrant: a
-signal handler may come between any two of those lines, and do all of this itself. The worst that comes of it is a slot
-too many for a moment.
+`_lock` is held while a slot is given away or taken, for a few lines. The wake-ups come
+after it. A thread that frees a slot does so first, then looks at the line. A thread
+that lines up does so first, then looks for a slot (R1). The lock is reentrant: a signal
+handler may come between any two of those lines, and do all of this itself. The worst
+that comes of it is a slot too many for a moment.
 """
 
 from __future__ import annotations
@@ -36,50 +42,68 @@ from tasker._sync.parking import Parker
 
 __all__ = ["Room"]
 
-ABSENT = 0.5  # seconds after which a loop that was called is taken for one that does not run
+# A loop that was called and has not come for so long is taken for one that does not
+# run. A guess: a loop that is busy for longer loses its coroutines' places, and nothing
+# else.
+ABSENT_S = 0.5
 
 T = TypeVar("T")
 H = TypeVar("H", bound=Hashable)
 
 
 class Place(Protocol):
-    """What stands in the line."""
+    """A thread's or a coroutine's place in the line."""
 
     @property
     def loop(self) -> object:
-        """The loop that must run if it is to come; `None`: it is a thread."""
+        """The loop that must run if the coroutine is to come; `None` for a thread."""
         ...
 
     def wake(self) -> None:
-        """Have it look whether it is called. From any thread, and as often as one likes."""
+        """Make it look whether it is called.
+
+        From any thread, and as often as one likes."""
 
 
 class Room(Generic[H]):
-    """`capacity` slots, each held by a task that waits in the queue, say. Holders are compared by identity."""
+    """`capacity` slots, each held by a task that waits in the queue, say.
+
+    Holders are compared by identity."""
 
     def __init__(self, capacity: int) -> None:
         self.capacity = capacity
-        self.closed = False  # nobody gets a slot any more, nor waits for one
-        self._holders: set[H] = set()  # a set, so that freeing a slot twice frees one
+
+        # Once closed, no slot is given any more, and none waits for one.
+        self.closed = False
+
+        # A set, so that freeing a slot twice frees one.
+        self._holders: set[H] = set()
+
         self._line: deque[Place] = deque()
-        self._called: dict[
-            Place, float
-        ] = {}  # those that have a slot and have not come yet: since when
-        self._turns: dict[
-            int, Place
-        ] = {}  # of threads that submit for a coroutine whose turn it is
+
+        # Those that have a slot and have not come yet, and since when they have it.
+        self._called: dict[Place, float] = {}
+
+        # By thread, the place of the coroutine for which it submits, whose turn it is.
+        self._turns: dict[int, Place] = {}
         self._lock: Any = new_lock()
 
     def enter(self, task: H, timeout: float | None, parker: Parker | None = None) -> bool:
-        """Get the task a slot, or find the room closed. Blocks for at most `timeout` seconds (`None`: as long as it
-        takes); `False` when there was no room by then, or when the `parker` on which to wait was woken by others."""
+        """Get the task a slot, or find the room closed.
+
+        Blocks for at most `timeout` seconds (`None`: as long as it takes). `False` when
+        there was no room by then, or when others woke the `parker` on which to wait."""
         if self.closed or self._take(task, self._turns.get(threading.get_ident())):
             return True
-        # a signal handler that has interrupted this very thread in the middle of it would wait for ever
+
+        # A signal handler that has interrupted this very thread while it held the lock
+        # would wait for ever.
         if timeout == 0 or holds(self._lock):
             return False
+
         deadline = None if timeout is None else monotonic() + timeout
         place, came = parker or Parker(), False
+
         try:
             self.line_up(place)
             came = self._wait(task, place, deadline, given=parker is not None)
@@ -88,25 +112,33 @@ class Room(Generic[H]):
             if not came:
                 try:
                     self.give_up(place)
-                except BaseException:  # Ctrl-C in the middle of it
+                except BaseException:
+                    # Ctrl-C in the middle of it.
                     self.give_up(place)
                     raise
 
     def leave(self, task: H) -> None:
-        """Free the slot of a task that has one: it was taken, settled, or not put after all."""
+        """Free the slot of a task, if it has one.
+
+        The task was taken from the queue, was settled, or was not put there after
+        all."""
         try:
             self._holders.remove(task)
         except KeyError:
             return
+
         if self._line:
             self._call_next()
 
-    # -- the line ------------------------------------------------------------------------------------------------
+    # -- the line ----------------------------------------------------------------------
 
     def line_up(self, place: Place) -> None:
-        """Stand in the line. The place is woken when it is called and when the room closes, perhaps now."""
+        """Stand in the line.
+
+        The place is woken when it is called and when the room closes, perhaps now."""
         with self._lock:
             self._line.append(place)
+
         if self.closed:
             place.wake()
         else:
@@ -117,11 +149,14 @@ class Room(Generic[H]):
         with self._lock:
             self._unlist(place)
             self._called.pop(place, None)
+
         if self._line:
             self._call_next()
 
     def in_turn(self, place: Place, submit: Callable[[], T]) -> T:
-        """What `submit()` returns, which submits in this thread: if `place` is called, its slot is for that."""
+        """Call `submit`, which submits in this thread, and return its result.
+
+        If `place` is called, its slot is for that task."""
         me = threading.get_ident()
         self._turns[me] = place
         try:
@@ -132,11 +167,13 @@ class Room(Generic[H]):
                 self.give_up(place)
 
     def heal(self) -> None:
-        """Call who can be called, and wake those that are, should they not have heard; once closed, wake all.
+        """Give free slots away, and wake once more those that are called.
 
-        Called by the burst thread's tick, and when the closing begins."""
+        Once the room is closed, wake all. Called by the housekeeper's tick, and when
+        the closing begins."""
         if not self.is_wanted():
             return
+
         with self._lock:
             woken = self._dismiss_absent()
             self._call()
@@ -144,15 +181,18 @@ class Room(Generic[H]):
             if self.closed:
                 woken += self._line
                 self._line.clear()
+
         for place in woken:
             place.wake()
 
     def is_wanted(self) -> bool:
-        """Whether any wait for a slot, or were called and have not come."""
+        """Whether any wait for a slot, or were called and have not come yet."""
         return bool(self._line or self._called)
 
     def may_enter(self) -> bool:
-        """Whether there is a free slot, or one on its way to the one for whom it is, or nobody has to wait any more."""
+        """Whether there is a free slot, or one on its way to the place that was called.
+
+        Also `True` once the room is closed, as then none has to wait."""
         return self.closed or bool(self._called) or self._has_slot()
 
     def holders(self) -> set[H]:
@@ -160,53 +200,65 @@ class Room(Generic[H]):
         return self._holders.copy()
 
     def used(self) -> int:
-        """Slots that are taken, or given to those who are called."""
+        """Slots that are taken, or given to those that are called."""
         return len(self._holders) + len(self._called)
 
     def __str__(self) -> str:
         return f"{self.used()} of {self.capacity} waiting"
 
-    # -- the pieces ----------------------------------------------------------------------------------------------
+    # -- the pieces --------------------------------------------------------------------
 
     def _wait(self, task: H, parker: Parker, deadline: float | None, *, given: bool) -> bool:
-        """Sleep until it is called. `False`: the deadline has passed, the room is closed, or others have woken it."""
+        """Sleep until the place is called.
+
+        `False`: the deadline has passed, the room is closed, or others woke the
+        parker."""
         woken = False
         while not self._take(task, parker):
             left = -1.0 if deadline is None else min(deadline - monotonic(), threading.TIMEOUT_MAX)
             if self.closed or (given and woken) or (deadline is not None and left <= 0):
                 return False
+
             woken = parker.sleep(left)
         return True
 
     def _take(self, task: H, place: Place | None) -> bool:
-        """Take the slot for which `place` was called, or one that nobody waits for."""
+        """Take the slot for which `place` was called, or a free one if there is no
+        line."""
         with self._lock:
             if place in self._called:
                 self._called.pop(place, None)
                 self._holders.add(task)
                 return True
+
             if not self._line and self._has_slot():
                 self._holders.add(task)
                 return True
+
             return False
 
     def _call_next(self) -> None:
         with self._lock:
             called = self._call()
+
         for place in called:
             place.wake()
 
     def _call(self) -> list[Place]:
-        """With the lock: give the free slots to the first in the line, for the caller to wake."""
+        """With the lock: give the free slots to the first in the line.
+
+        The caller is to wake them."""
         called: list[Place] = []
         with contextlib.suppress(IndexError):
             while self._has_slot():
                 place = self._line[0]
                 self._called[place] = monotonic()
                 called.append(place)
-                self._unlist(
-                    place
-                )  # not before: interrupted here it is called twice, and not forgotten
+
+                # Unlisted last: one that is interrupted here is called twice, and not
+                # forgotten.
+                self._unlist(place)
+
         return called
 
     def _unlist(self, place: Place) -> None:
@@ -217,8 +269,10 @@ class Room(Generic[H]):
         return self.used() < self.capacity
 
     def _dismiss_absent(self) -> list[Place]:
-        """With the lock: have the coroutines of a loop that does not run leave; they are to be woken."""
-        late = monotonic() - ABSENT
+        """With the lock: take the coroutines of loops that do not run out of the line.
+
+        The caller is to wake them."""
+        late = monotonic() - ABSENT_S
         loops = [
             place.loop
             for place, since in self._called.items()
@@ -229,7 +283,9 @@ class Room(Generic[H]):
             if loops
             else []
         )
+
         for place in absent:
             self._unlist(place)
             self._called.pop(place, None)
+
         return absent

@@ -1,16 +1,20 @@
 """`new_thread`: how every thread of tasker is made.
 
-A thread of tasker is started by the first thread that needs it, which serves a request perhaps, and goes on to work for
-all others. So it must take nothing over from the thread that starts it: neither its context variables, which a thread
-inherits from CPython 3.14 on if it is asked to (`-X thread_inherit_context=1`, the default without the GIL), nor what a
-tracing library keeps in them and hands on by a replaced `Thread.start`. It would run the work of one request in the
-context of another, and keep that context as long as it lives.
+The first thread that needs a thread of tasker starts it. That one may serve a request,
+and the new thread goes on to work for all others. So it must take nothing over from the
+thread that starts it. There are two things to take over: its context variables, which a
+thread inherits from CPython 3.14 on if it is asked to (`-X thread_inherit_context=1`,
+the default without the GIL), and what a tracing library keeps in them and hands on by a
+replaced `Thread.start`. With these the new thread would run the work of one request in
+the context of another, and keep that context as long as it lives.
 
-In a subinterpreter of its own (`concurrent.interpreters`) no thread can be a daemon. There the interpreter's end waits
-for every thread, so all of tasker's have to end by themselves: see `exit_and_fork`.
+In a subinterpreter of its own (`concurrent.interpreters`) no thread can be a daemon.
+There the interpreter's end waits for every thread, so all of tasker's have to end by
+themselves: see `exit_and_fork`.
 
-The user's code may fork on such a thread. It is the one thread of the child, and comes back from that code into a loop
-that is the parent's. So the child ends there, by `leave_child`, as a program ends.
+The user's code may fork on such a thread. In the child it is the only thread, and comes
+back from that code into a loop of the parent's. So the child ends there, by
+`leave_child`, as a program ends.
 """
 
 from __future__ import annotations
@@ -42,30 +46,38 @@ __all__ = [
 
 T = TypeVar("T")
 
-_refused = False  # whether no thread can be made any more
-_claimed: threading.Thread | None = None
-_stray: threading.Thread | None = None  # in a forked child: the thread of tasker's that forked
+# Whether no thread can be made any more.
+_refused = False
 
-LOOK = 1.0  # seconds between two looks whether a new thread has ended, should nobody say so
+# The thread that is tasker's although it was not made here: see claim_thread.
+_claimed: threading.Thread | None = None
+
+# In a forked child: the thread of tasker's that forked.
+_stray: threading.Thread | None = None
+
+# The pause between two looks whether a new thread has ended. A guess: it is mostly
+# woken for that, so it may be long.
+LOOK_S = 1.0
 
 
 def new_thread(
     target: Callable[..., object], name: str, args: tuple[object, ...] = ()
 ) -> threading.Thread:
-    """A thread, not yet started, that begins with no context variables whichever thread starts it. A daemon, where the
-    interpreter allows that.
+    """Make a thread that begins with no context variables, whichever thread starts it.
 
-    It is what threads are now: gevent, say, may have made them greenlets since tasker was imported."""
+    It is a daemon, where the interpreter allows that. Its type is looked up at each
+    call: gevent, say, may have made threads greenlets since tasker was imported."""
     return _on_top_of(threading.Thread)(
         target=target, name=name, args=args, daemon=daemons_allowed()
     )
 
 
 def daemons_allowed() -> bool:
-    """Whether the interpreter lets threads be daemons, which its end leaves behind."""
-    allowed: Callable[[], bool] = getattr(
-        _thread, "daemon_threads_allowed", lambda: True
-    )  # from 3.12 on
+    """Whether the interpreter lets threads be daemons.
+
+    Its end leaves those behind."""
+    # CPython has this function from 3.12 on.
+    allowed: Callable[[], bool] = getattr(_thread, "daemon_threads_allowed", lambda: True)
     return allowed()
 
 
@@ -75,7 +87,9 @@ def is_ours(thread: threading.Thread) -> bool:
 
 
 def join_all(wanted: Callable[[threading.Thread], bool]) -> None:
-    """Wait until none of the `wanted` threads is left, but for the calling one and those for which the interpreter's
+    """Wait until none of the `wanted` threads is left.
+
+    It does not wait for the calling thread, nor for those for which the interpreter's
     end does not wait either."""
     own = (threading.current_thread(), threading.main_thread())
     while threads := [
@@ -88,27 +102,30 @@ def join_all(wanted: Callable[[threading.Thread], bool]) -> None:
 
 
 def _is_awaited(thread: threading.Thread) -> bool:
-    # a dummy stands for a thread that `threading` has not started, and cannot be waited for
+    # A dummy stands for a thread that `threading` has not started. It cannot be joined.
     return thread.is_alive() and not (thread.daemon or isinstance(thread, threading._DummyThread))
 
 
 def refuse_threads() -> None:
-    """From now on no thread can be started: the interpreter would not wait for it."""
+    """Let no thread be started any more: the interpreter would not wait for it."""
     global _refused
     _refused = True
 
 
 def local_to_threads(kind: type[T], *arguments: object) -> T:
-    """An object of this kind, for each thread one of its own made with these arguments, be threads what they may now.
+    """Make an object that is another one in each thread, made with these arguments.
 
-    The kind of an object is not `threading.local`, as gevent, say, replaces that when it makes threads greenlets."""
+    `kind` does not derive from `threading.local` itself. gevent, say, replaces that
+    when it makes threads greenlets, so the base is looked up at each call."""
     bases: tuple[Any, ...] = (kind, threading.local)
     made: Any = type(kind.__name__, bases, {})
     return made(*arguments)  # type: ignore[no-any-return]
 
 
 def greenlets() -> str:
-    """Who has made greenlets of this process's threads, gevent or eventlet; empty if nobody has."""
+    """The library that has made greenlets of this process's threads.
+
+    `gevent` or `eventlet`; empty if none has."""
     gevent: Any = sys.modules.get("gevent.monkey")
     eventlet: Any = sys.modules.get("eventlet.patcher")
     if gevent is not None and gevent.is_module_patched("threading"):
@@ -117,7 +134,9 @@ def greenlets() -> str:
 
 
 def claim_thread() -> None:
-    """The calling thread is one of tasker's from now on, although it was not made here: one such in a process."""
+    """Make the calling thread one of tasker's, although it was not made here.
+
+    A process has one such thread."""
     global _claimed
     _claimed = threading.current_thread()
 
@@ -129,12 +148,16 @@ def known_thread() -> threading.Thread | None:
 
 @contextlib.contextmanager
 def still_known(thread: threading.Thread | None) -> Generator[None]:
-    """For the last code of a thread, which `threading` has let go of. Without this, code that asks there who runs it
-    would get a dummy, which would be listed as alive from then on."""
+    """A block in which `threading` knows the calling thread again.
+
+    For the last code of a thread, which `threading` has let go of. Without this, code
+    that asks there for the current thread would get a dummy, which would be listed as
+    alive from then on."""
     known = _known()
     if thread is None or threading.get_ident() in known:
         yield
         return
+
     known[threading.get_ident()] = thread
     try:
         yield
@@ -147,17 +170,22 @@ def _known() -> dict[int, threading.Thread]:
 
 
 def leave_child(error: BaseException | None = None) -> None:
-    """End the process if it is a child that the user's code on this very thread has forked; else do nothing.
+    """End the process if the user's code on this very thread has forked it; else do
+    nothing.
 
-    Called where that code has returned, or raised `error`. The exit status is what it is of a program: that of a
-    `SystemExit`, 1 after another error, which is printed, and 0."""
+    Called where that code has returned, or raised `error`. The exit status is as that
+    of a program: the one of a `SystemExit`, 1 after another error, which is printed,
+    and else 0."""
     if _stray is None or threading.current_thread() is not _stray:
         return
+
     status = 1
     try:
         status = _status(error)
+
         for stream in (sys.stdout, sys.stderr):
-            with contextlib.suppress(Exception):  # closed, or none
+            # The stream may be closed, or `None`.
+            with contextlib.suppress(Exception):
                 stream.flush()
     finally:
         os._exit(status)
@@ -166,11 +194,14 @@ def leave_child(error: BaseException | None = None) -> None:
 def _status(error: BaseException | None) -> int:
     if error is None:
         return 0
+
     if not isinstance(error, SystemExit):
         sys.excepthook(type(error), error, error.__traceback__)
         return 1
+
     if error.code is None or isinstance(error.code, int):
         return error.code or 0
+
     print(error.code, file=sys.stderr)
     return 1
 
@@ -179,25 +210,33 @@ class _Thread(threading.Thread):
     _started: _Begun
 
     def start(self) -> None:
-        """As `Thread.start`, which waits until the thread has begun: here, or has ended before it did."""
-        # up to CPython 3.11 a thread is made that never runs, when destructors run at the interpreter's end
+        """As `Thread.start`, which waits until the thread has begun.
+
+        Here it also stops waiting when the thread has ended before that."""
+        # Up to CPython 3.11, a thread that is started while destructors run at the
+        # interpreter's end never runs.
         if _refused or sys.is_finalizing():
             raise RuntimeError("can't start new thread: the interpreter ends")
+
         self._started = _Begun()
         try:
             contextvars.Context().run(super().start)
         except RuntimeError:
             private: Any = threading
             with private._active_limbo_lock:
-                private._limbo.pop(self, None)  # or `enumerate` would go on naming it
+                # `enumerate` would go on naming it.
+                private._limbo.pop(self, None)
             raise
 
     @property
     def _bootstrap(self) -> Callable[[], object]:
-        """What the new thread calls, asked for once, when it is started. Nothing else holds it."""
+        """The function that the new thread calls.
+
+        `Thread.start` asks for it once. Nothing else holds it."""
         thread: Any = super()
         entrance = functools.partial(thread._bootstrap)
         self._started.end_with(entrance)
+
         return entrance
 
     def run(self) -> None:
@@ -210,7 +249,9 @@ class _Thread(threading.Thread):
 
     @property
     def ident(self) -> int | None:
-        """`None` until it has begun: an exception that another thread sends earlier would end it without a trace."""
+        """`None` until the thread has begun.
+
+        An exception that another thread sends earlier would end it without a trace."""
         return super().ident if self._started.is_set() else None
 
 
@@ -219,35 +260,45 @@ _AT_FIRST = threading.Thread
 
 @functools.cache
 def _on_top_of(kind: Any) -> type[threading.Thread]:
-    """Our kind of thread, where others have put this in the place of `threading.Thread`."""
+    """Our kind of thread, derived from `kind`.
+
+    Others have put that in the place of `threading.Thread`."""
     if kind is not _AT_FIRST and isinstance(kind, type) and issubclass(kind, _AT_FIRST):
         return type(_Thread.__name__, (_Thread, kind), {})
+
     return _Thread
 
 
 class _Begun(threading.Event):
-    """Set by a thread that has begun. A new thread may be ended before, by an exception that another thread has sent
-    to it (or to a thread that is gone and had the same number) or for want of memory: it never begins, and
-    `Thread.start` would wait for ever. That it has ended shows in what it was to call: nothing holds that any more."""
+    """Set by a thread that has begun.
+
+    A new thread may end before it begins, for want of memory, or by an exception that
+    another thread has sent to it (or to a thread that is gone and had the same number).
+    Then `Thread.start` would wait for ever. That it has ended shows in the function
+    that it was to call: nothing holds that any more."""
 
     _over: weakref.ref[Any] | None = None
 
     def end_with(self, entrance: Callable[[], object]) -> None:
-        """What the new thread is to call, and alone holds."""
+        """Take note of the function that the new thread is to call, and alone holds."""
         self._over = weakref.ref(entrance, self._wake)
 
     def wait(self, timeout: float | None = None) -> bool:
-        """Wait until it has begun. Raises `RuntimeError` when it has ended without."""
+        """Wait until the thread has begun.
+
+        Raises `RuntimeError` when it has ended before that."""
         while not self.is_set():
             if self._over is not None and self._over() is None and not self.is_set():
                 raise RuntimeError("a new thread has ended before it began")
-            super().wait(LOOK)
+
+            super().wait(LOOK_S)
         return True
 
     def _wake(self, _: object) -> None:
+        # gevent's event has no condition. Without the GIL the thread that waits may
+        # itself drop the last reference to the function, while it holds the lock. In
+        # both cases it looks again in a moment.
         condition = getattr(self, "_cond", None)
-        # gevent's event has none. Without the GIL the last reference to what has ended may be dropped by the very
-        # thread that waits, while it holds the lock. In both cases it is looked at in a moment
         if condition is not None and condition.acquire(blocking=False):
             try:
                 condition.notify_all()
@@ -256,6 +307,7 @@ class _Begun(threading.Event):
 
 
 def _note_stray() -> None:
+    """In a forked child: note the thread if it is one of tasker's (R5)."""
     global _stray
     thread = threading.current_thread()
     _stray = thread if isinstance(thread, _Thread) or thread is _claimed else None

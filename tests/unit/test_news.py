@@ -142,7 +142,7 @@ def test_a_manager_that_was_forgotten_tells_its_end(factory, log):
 
 @pytest.fixture
 def settled_soon(monkeypatch):
-    monkeypatch.setattr(tasker._sync.recurring, "SETTLED", 0.05)
+    monkeypatch.setattr(tasker._sync.recurring, "SETTLED_S", 0.05)
 
 
 def test_the_end_of_an_outage_is_told_with_the_count(

@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import pytest
 
 import tasker._sync.recurring
-from tasker._sync.recurring import INTERVALS, KINDS, SETTLED, Faults, shown
+from tasker._sync.recurring import INTERVALS_S, MAX_KINDS, SETTLED_S, Faults, shown
 
 
 @pytest.fixture
@@ -55,7 +55,7 @@ def test_each_kind_has_its_own_row(clock):
 def test_a_row_is_over_when_its_fault_has_not_come_for_a_while(clock):
     faults = Faults()
     told(faults, clock, 2.0)
-    clock.now += SETTLED - 1.1
+    clock.now += SETTLED_S - 1.1
     assert faults.over(whole=True) == []
     clock.now += 0.2
     (row,) = faults.over(whole=False)
@@ -73,10 +73,10 @@ def test_a_row_is_over_when_its_fault_has_not_come_for_a_while(clock):
 def test_a_row_that_is_held_is_not_over_before_all_is_whole(clock):
     faults = Faults()
     come(faults, held=True)
-    clock.now += 100 * SETTLED
+    clock.now += 100 * SETTLED_S
     assert faults.over(whole=False) == []
     assert come(faults, held=True) == ""
-    clock.now += SETTLED
+    clock.now += SETTLED_S
     (row,) = faults.over(whole=True)
     assert row.count == 2, "it was one row all the time"
 
@@ -94,9 +94,9 @@ def test_attempts_that_take_long_to_fail_are_one_outage(clock):
 def test_a_row_that_nobody_looks_after_ends_by_itself_and_loses_no_count(clock):
     faults = Faults()
     assert [come(faults) for _ in range(4)] == ["", None, None, None]
-    clock.now += SETTLED
+    clock.now += SETTLED_S
     assert come(faults) == " (4 times in 10 s)"
-    clock.now += SETTLED
+    clock.now += SETTLED_S
     assert come(faults) == ""
 
 
@@ -110,9 +110,9 @@ def test_rows_can_be_taken_out_at_any_time(clock):
 
 def test_the_number_of_rows_is_bounded(clock):
     faults = Faults()
-    for number in range(10 * KINDS):
+    for number in range(10 * MAX_KINDS):
         assert come(faults, str(number)) == ""
-    assert len(faults.all()) == KINDS
+    assert len(faults.all()) == MAX_KINDS
 
 
 def test_of_a_fault_that_many_threads_meet_at_once_one_is_told_and_each_is_counted():
@@ -139,7 +139,7 @@ def test_of_a_fault_that_many_threads_meet_at_once_one_is_told_and_each_is_count
         (0.04, "0.0 s"),
         (9.94, "9.9 s"),
         (42.4, "42 s"),
-        (INTERVALS[-1], "10 min"),
+        (INTERVALS_S[-1], "10 min"),
         (3 * 3600, "180 min"),
         (86400, "24 h"),
     ],

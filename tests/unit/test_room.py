@@ -14,7 +14,7 @@ import pytest
 
 import tasker._sync.room
 from tasker._sync.parking import Parker
-from tasker._sync.room import ABSENT, Room
+from tasker._sync.room import ABSENT_S, Room
 from tests.support.bytecodes import Interrupter
 from tests.support.waiting import PATIENCE, eventually
 
@@ -245,7 +245,7 @@ def test_a_loop_that_does_not_run_loses_its_turn_and_its_coroutines_leave_the_li
     for place in (*absent, other):
         full.line_up(place)
     full.leave("first")
-    clock.now += ABSENT
+    clock.now += ABSENT_S
     full.heal()
     assert other.woken == 0
     clock.now += 0.001

@@ -211,7 +211,7 @@ def test_a_thread_that_takes_long_to_begin_is_waited_for(monkeypatch):
         looked.release()
         return wait(self, timeout)
 
-    monkeypatch.setattr(threads, "LOOK", 0.001)
+    monkeypatch.setattr(threads, "LOOK_S", 0.001)
     monkeypatch.setattr(threading.Thread, "_bootstrap", begin_late)
     monkeypatch.setattr(threading.Event, "wait", look)
     thread = new_thread(int, "late")
