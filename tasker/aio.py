@@ -84,11 +84,7 @@ async def _with_room(
     engine: EngineForAsyncio, launch: Callable[[], Future], queue_timeout: float | None = None
 ) -> Future:
     """What `launch()` returns, tried again whenever there may be room."""
-    limit = (
-        None
-        if queue_timeout is None
-        else checks.seconds("queue_timeout", queue_timeout, infinite=True)
-    )
+    limit = checks.limit("queue_timeout", queue_timeout)
     room = engine.queue.room
     if not room.capacity or limit == 0 or engine.runs_this_thread():  # which would wait for itself
         return launch()
@@ -97,7 +93,7 @@ async def _with_room(
     except QueueFullError:
         pass
     try:
-        async with asyncio.timeout(None if limit == float("inf") else limit):
+        async with asyncio.timeout(limit):
             return await _in_turn(room, launch)
     except TimeoutError:
         return launch()  # its error says how full the queue is

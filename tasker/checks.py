@@ -42,6 +42,14 @@ def seconds(field: str, value: object, *, zero: bool = True, infinite: bool = Fa
     return number
 
 
+def limit(field: str, value: float | None, *, zero: bool = True) -> float | None:
+    """Seconds, as by `seconds`; `None` and infinity both mean no limit."""
+    if value is None:
+        return None
+    number = seconds(field, value, zero=zero, infinite=True)
+    return None if number == math.inf else number
+
+
 def patience(field: str, value: object, *, negative: bool = False) -> float:
     """How long to wait for a lock, in seconds that a lock takes; -1 for `None` (no limit). Raises as `seconds` does.
 

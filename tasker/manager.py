@@ -448,7 +448,7 @@ class TaskManager(Generic[R]):
 
         Raises `PoolDeadlockError` in one of the manager's own tasks, which would wait for itself, and without a timeout
         in another one's if that could never end; `ConfigError` for a wrong time."""
-        return self._engine.join(timeout)
+        return self._engine.watchers.join(timeout)
 
     def wait_ready(self, timeout: float | None = None) -> bool:
         """Wait until the base workers hold resources; `False` after `timeout` seconds, when closing begins, or when it
@@ -456,7 +456,7 @@ class TaskManager(Generic[R]):
 
         Raises `ConfigError` for a wrong time, and without a timeout `PoolDeadlockError` in a task or hook for which
         they wait themselves."""
-        return self._engine.wait_ready(timeout)
+        return self._engine.watchers.wait_ready(timeout)
 
     # -- looking ---------------------------------------------------------------------------------------------------
 

@@ -7,29 +7,31 @@ takes it, runs it, and settles it.
 
 from __future__ import annotations
 
-import math
 import threading
 import weakref
 from collections.abc import Callable, Mapping
 from concurrent.futures import CancelledError
 from contextvars import copy_context
-from types import CodeType, FunctionType
+from types import FunctionType
 from typing import Any, Generic, Literal, TypeVar
 
 from tasker import checks
 from tasker._base.callables import is_plain
+from tasker._pool import reentrancy
 from tasker._pool.backoff import Backoff
 from tasker._pool.crew import Crew
-from tasker._pool.exit_and_fork import holds_lock, is_needed_here, new_locks, watch
+from tasker._pool.exit_and_fork import new_locks, watch
 from tasker._pool.housekeeper import Housekeeper
-from tasker._pool.lifecycle import CLOSED, OPEN, STOPPING, Lifecycle
+from tasker._pool.lifecycle import OPEN, STOPPING, Lifecycle
 from tasker._pool.metrics import Counters
 from tasker._pool.news import News
 from tasker._pool.queue import TaskQueue
-from tasker._pool.resources import Loan, ResourcePool
+from tasker._pool.resources import ResourcePool
+from tasker._pool.run_task import Known, RunTask
 from tasker._pool.scaling import Limits
-from tasker._pool.turns import Turn, Turns
-from tasker._pool.usercode import Event, UserCode
+from tasker._pool.turns import Turns
+from tasker._pool.usercode import UserCode
+from tasker._pool.watchers import Watchers
 from tasker._pool.worker import Worker
 from tasker._sync.callback_runner import BackgroundLogger, CallbackRunner
 from tasker._sync.clock import monotonic
@@ -38,35 +40,28 @@ from tasker._sync.interrupts import deliver_later
 from tasker._sync.parking import Parker
 from tasker._sync.threads import greenlets
 from tasker._tasks import current, deadlock
-from tasker._tasks.context import Callback, Context, ManagerValues, TaskContext, new_task_context
+from tasker._tasks.context import Callback, Context, ManagerValues
 from tasker._tasks.current import in_task
 from tasker._tasks.future import TaskFuture, new_task
-from tasker._tasks.hints import explain_call
 from tasker._tasks.signature import wants_context
-from tasker._tasks.unrun import suspects
 from tasker.config import Config
 from tasker.errors import (
-    PoolDeadlockError,
     QueueFullError,
     ResourceCreationError,
     TaskManagerShutdownError,
 )
 from tasker.placement.base import Backend
-from tasker.snapshots import Stamps, StopReport, TaskMetrics, TaskStats
+from tasker.snapshots import StopReport, TaskMetrics, TaskStats
 
 __all__ = ["Engine"]
 
 R = TypeVar("R")
 T = TypeVar("T")
 
-# what was found of the last function: its code, the number of arguments given to it, and the function itself if it
-# wants its context then. Without room for one no function of that code does; with it, the annotation has a say
-_Known = tuple[CodeType | None, int, weakref.ref[FunctionType] | None]
-
 KILL_TIMEOUT = 5.0  # seconds that a kill gives running tasks
 
 
-class Engine(Generic[R]):
+class Engine(RunTask[R], Generic[R]):
     """Everything of a manager but its methods. Made running; ends by `lifecycle`."""
 
     packs = False  # whether what is submitted is sent elsewhere
@@ -88,9 +83,7 @@ class Engine(Generic[R]):
         self.run_contexts: set[Context] = set()
         self.settling: set[TaskFuture[Any]] = set()
         self.fallen: list[Worker[R]] = []  # workers that left something behind
-        self.watchers: list[Parker] = []  # of the threads in `_wait_until`
-        # at the last tick: tasks that seemed unfinished, and dead entries of the two lanes that were not there
-        self._wrong = 0, 0, 0
+        self.watchers: Watchers = Watchers(self)
         self.exiting = False  # whether the interpreter is
         self.orphaned: BaseException | None = None  # why, in a forked child, no task has an end
         self._inherited: list[
@@ -136,9 +129,8 @@ class Engine(Generic[R]):
         self.housekeeper: Housekeeper = Housekeeper(self, interval, create_timeout, limits)
         self._bounded = config.queue_size > 0
         self._propagates = config.propagate_contextvars
-        self._known: _Known = (None, 0, None)
-        # the type of the last result of `run_task`, if it is none that is to be looked at
-        self._harmless: type = type(None)
+        self._known: Known = (None, 0, None)
+        self._harmless = type(None)
         self._forget_stop: Callable[[], bool] = bool
         self._start()
 
@@ -232,19 +224,18 @@ class Engine(Generic[R]):
             if self.has_collector:
                 self.user.tell("record_arrival")
         except BaseException as error:
-            # it may be in its lane already. There may be no room on the stack, so no call before that is decided
-            accepted, task._refused = (
-                not task._refused,
-                True,
-            )  # announced: what takes it out of the lane counts it
+            # The task may be in its lane already. There may be no room on the stack, so
+            # there is no call until that is decided (R2). `_refused` is announced first:
+            # what takes the task out of its lane then counts it.
+            accepted, task._refused = not task._refused, True
             try:
                 del task._may_start
             except AttributeError:
-                task._refused = (
-                    not accepted
-                )  # a worker has taken it, unless the closed queue has refused it
+                # a worker has taken it, unless the closed queue has refused it
+                task._refused = not accepted
             else:
                 accepted = False
+
             if not accepted:
                 raise
             try:  # noqa: SIM105  # suppress() could be struck in its turn
@@ -281,8 +272,8 @@ class Engine(Generic[R]):
     def _submit_with_limits(
         self, task: TaskFuture[Any], timeout: float | None, queue_timeout: float | None
     ) -> None:
-        room = _optional_seconds("queue_timeout", queue_timeout)
-        limit = _optional_seconds("timeout", timeout, zero=False)
+        room = checks.limit("queue_timeout", queue_timeout)
+        limit = checks.limit("timeout", timeout, zero=False)
         try:
             if self._bounded:
                 self._reserve(task, room)
@@ -312,131 +303,6 @@ class Engine(Generic[R]):
                 return self.queue.reserve(task, None, parker)
         return self.queue.reserve(task, timeout)
 
-    def run_task(self, fn: Callable[..., Any], args: tuple[Any, ...]) -> Any:
-        """Run a task here and now on a pooled resource."""
-        if (
-            self.queue.closed
-        ):  # the burst thread closes the pool a moment later, and in a forked child nobody does
-            raise self.queue.refusal()
-        code, given, asking = self._known
-        if (
-            type(fn) is FunctionType
-            and fn.__code__ is code
-            and len(args) == given
-            and (asking is None or asking() is fn)
-        ):
-            wants = asking is not None
-        else:
-            wants = self._ask(fn, len(args))
-        running = current.thread_state.running
-        started, outer = monotonic(), running.loan
-        try:
-            loan = self.pool.borrow()
-        except TaskManagerShutdownError:
-            raise
-        except BaseException as error:
-            self._run_task_failed(started)
-            if isinstance(error, Exception):
-                raise ResourceCreationError(
-                    f"{self.name}: on_create failed for run_task"
-                ) from error
-            raise
-        healthy, loan.context = True, None  # no call before the `try`: a Ctrl-C would lose the loan
-        try:
-            loan.owner, loan.outer = self, outer
-            running.loan = loan
-            if (
-                self.queue.resting
-            ):  # looked at when the resource is out: see `Housekeeper._is_quiet`
-                self.queue.stir()
-            result = (
-                fn(self.call_context(loan), loan.resource, *args)
-                if wants
-                else fn(loan.resource, *args)
-            )
-            if type(result) is not self._harmless:
-                self._look_at_result(result, fn, loan.resource)
-        except BaseException as error:
-            healthy, loan.error = False, error  # if a Ctrl-C ends the check
-            try:
-                if type(error) is TypeError and error.__traceback__ is not None:
-                    explain_call(error, error.__traceback__.tb_next, fn, args, wants)
-                healthy = self.user.is_healthy(error, loan.resource)
-                if not healthy:
-                    self.user.broke(f"{self.name}, run_task", error)
-            finally:
-                self._run_task_failed(started)
-            raise
-        else:
-            finished = monotonic()
-            self.counters.completed_directly(finished - started)
-            if self.has_collector:
-                self._tell_of_run_task("record_completion", (started, started, finished))
-            return result
-        finally:
-            running.loan = outer
-            try:
-                if loan.context is not None:
-                    self.run_contexts.discard(loan.context)
-                self.pool.hand_back(loan, healthy=healthy)
-            except BaseException:  # Ctrl-C in the middle of it
-                self.pool.hand_back(loan, healthy=healthy)
-                raise
-            del loan  # it has the error, whose traceback holds this frame
-
-    def _look_at_result(self, result: object, fn: Callable[..., Any], resource: R) -> None:
-        kind = type(result)
-        if kind in suspects(resource):
-            self.user.look_at_result(result, fn, resource)
-        else:
-            self._harmless = kind
-
-    def run_in_turn(
-        self, fn: Callable[..., Any], args: tuple[Any, ...], queue_timeout: float | None
-    ) -> Any:
-        """`run_task`, when it is the caller's turn."""
-        timeout = _optional_seconds("queue_timeout", queue_timeout)
-        if not self.turns.limited:
-            return self.run_task(fn, args)
-        turn = Turn()
-        try:
-            self._take_turn(turn, timeout)
-            return self.run_task(fn, args)
-        finally:
-            try:
-                self.turns.give_back(turn)
-            except BaseException:  # Ctrl-C in the middle of it
-                self.turns.give_back(turn)
-                raise
-
-    def _take_turn(self, turn: Turn, timeout: float | None) -> None:
-        if self.queue.closed:
-            raise self.queue.refusal()
-        if not self.turns.take(turn, timeout):
-            raise QueueFullError(
-                f"{self.name}: {self.turns.room.used()} of {self.turns.room.capacity} callers are in run_task "
-                "(run_task_limit); call later, wait longer (queue_timeout), or raise run_task_limit"
-            )
-
-    def call_context(self, loan: Loan[R]) -> TaskContext:
-        """The context of a `run_task`, made if need be. For the thread that runs it."""
-        if loan.context is None:
-            loan.context = new_task_context(self.values)
-            self.run_contexts.add(loan.context)
-        context: TaskContext = loan.context
-        return context
-
-    def _run_task_failed(self, started: float) -> None:
-        self.counters.failed_directly()
-        if self.has_collector:
-            self._tell_of_run_task("record_failure", (started, started, monotonic()))
-
-    def _tell_of_run_task(self, end: Event, stamps: Stamps) -> None:
-        try:
-            self.user.tell("record_arrival")
-        finally:
-            self.user.tell(end, stamps)
-
     # -- what workers use (worker.EngineForWorker) -----------------------------------------------------------------------------
 
     def resource_made(self) -> None:
@@ -451,8 +317,7 @@ class Engine(Generic[R]):
 
     def worker_changed(self) -> None:
         """Tell who waits for it that a worker has a resource now, or is parked, or has left."""
-        for parker in self.watchers.copy():
-            parker.wake()
+        self.watchers.wake()
 
     # -- what futures use (future.EngineForFuture) -----------------------------------------------------------------------------
 
@@ -555,90 +420,6 @@ class Engine(Generic[R]):
         """Whether closing has begun."""
         return self.lifecycle.state != OPEN
 
-    # -- waiting -----------------------------------------------------------------------------------------------------
-
-    def wait_ready(self, timeout: float | None) -> bool:
-        """Wait until the base workers hold resources; `False` when it took too long, the manager closed, or they never
-        will."""
-
-        def over() -> bool:
-            return (
-                self.is_stopping()
-                or self.backend.impossible is not None
-                or self.crew.holding() >= self.crew.base
-            )
-
-        self._wait_until(over, timeout, deadlock.Ready(self))
-        return self.crew.holding() >= self.crew.base
-
-    def join(self, timeout: float | None) -> bool:
-        """Wait until no accepted task waits or runs; `False` when it took too long."""
-        if self.runs_this_thread():
-            raise PoolDeadlockError(
-                f"{self.name}: join() called from one of its own tasks would wait for itself"
-            )
-        return self._wait_until(self._at_rest, timeout, deadlock.Rest(self))
-
-    def _at_rest(self) -> bool:
-        # a worker is at rest when it is parked, or has no resource and so no task; the count says whether one that was
-        # asked first has taken since then what another put back
-        return self.lifecycle.state == CLOSED or (
-            not any(self.queue.waiting())
-            and all(
-                worker.parker.parked or not worker.holds_resource for worker in self.crew.members
-            )
-            and self.counters.unfinished() == 0
-        )
-
-    def correct_counts(self) -> None:
-        """Called by each tick. Where nothing runs or waits, and a count is wrong for the second time, an error struck
-        between two counts: nobody is to wait for ever for that."""
-        wrong = (self._unfinished(), *self.queue.surplus())
-        if any(wrong) and self._anything_runs():
-            wrong = 0, 0, 0  # what has an entry or a task in hand may be between its two counts
-
-        if any(wrong) and wrong == self._wrong:
-            self.counters.correct(wrong[0])
-            self.queue.correct(wrong[1:])
-        self._wrong = wrong
-
-    def _unfinished(self) -> int:
-        """Tasks that seem unfinished although the lanes are empty; asked only if a thread waits for rest."""
-        return self.counters.unfinished() if self.watchers and self.queue.is_empty() else 0
-
-    def _anything_runs(self) -> bool:
-        if self.settling or self.fallen or not self.runner.idle():
-            return True
-        return any(
-            not worker.parker.parked and worker.holds_resource for worker in self.crew.members
-        )
-
-    def _wait_until(
-        self, reached: Callable[[], bool], timeout: float | None, awaited: deadlock.Awaited
-    ) -> bool:
-        limit = None if timeout is None else checks.patience("timeout", timeout)
-        until = math.inf if limit is None else monotonic() + limit
-        parker = Parker()
-        try:
-            self.watchers.append(
-                parker
-            )  # then look: either this thread sees a change, or what makes it sees this thread
-            self.queue.idle.watch = self.worker_changed
-            self.queue.stir()
-            with deadlock.Wait(awaited, parker.wake, limit) as wait:
-                while not reached() and wait.stuck is None:
-                    left = until - monotonic()
-                    if left <= 0:
-                        return False
-                    parker.sleep(left if limit is not None else -1.0)
-            return True
-        finally:
-            self.watchers.remove(parker)
-            if not self.watchers:
-                self.queue.idle.watch = None
-                if self.watchers:  # one has come in between
-                    self.queue.idle.watch = self.worker_changed
-
     # -- closing -----------------------------------------------------------------------------------------------------
 
     def stop(self, timeout: float | None) -> StopReport:
@@ -663,32 +444,19 @@ class Engine(Generic[R]):
 
     def runs_this_thread(self) -> bool:
         """Whether the calling thread is one of this engine's."""
-        thread = threading.current_thread()
-        return thread is self.housekeeper.thread or any(
-            worker.thread is thread for worker in self.crew.members
-        )
+        return reentrancy.is_own_thread(self)
 
     def closing_needs_this_thread(self) -> bool:
-        """Whether to wait for the end would be to wait for the calling thread itself: it runs a task, a callback or
-        `run_task` of this engine, or was interrupted, by what calls this, in something that others need."""
-        return (
-            self.runs_this_thread()
-            or self.runner.runs_this_thread()
-            or self.pool.lends_to_this_thread()
-            or self.tasks_need_this_thread()
-        )
+        """Whether to wait for the end would be to wait for the calling thread itself."""
+        return reentrancy.is_inside(self) or self.tasks_need_this_thread()
 
     def tasks_need_this_thread(self) -> bool:
-        """Whether tasks may have to wait for what the calling thread was interrupted in, by what calls this."""
-        return is_needed_here()
+        """Whether tasks may have to wait for what the calling thread was interrupted in."""
+        return reentrancy.is_needed()
 
     def is_held_up_here(self) -> bool:
-        """Whether threads of this engine may have to wait for what the calling thread was interrupted in."""
-        return (
-            threading.current_thread() is self.housekeeper.thread
-            or any(worker.is_started_here() for worker in self.crew.members)
-            or holds_lock(*self.own_parts(), *self.backend.parts())
-        )
+        """Whether threads of this engine may have to wait for that."""
+        return reentrancy.is_held_up(self)
 
     def own_parts(self) -> tuple[object, ...]:
         """What has locks."""
@@ -801,14 +569,6 @@ class Engine(Generic[R]):
         for worker in forked_by:
             if worker.task is not None:
                 worker.task._end_after_fork(error)
-
-
-def _optional_seconds(field: str, value: float | None, *, zero: bool = True) -> float | None:
-    """As `checks.seconds`; `None` and infinity both mean no limit."""
-    if value is None:
-        return None
-    seconds = checks.seconds(field, value, zero=zero, infinite=True)
-    return None if seconds == float("inf") else seconds
 
 
 def _weakly(method: Callable[[], None]) -> Callback:

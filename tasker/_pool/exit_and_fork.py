@@ -1,4 +1,4 @@
-"""What concerns all managers of the process at once: the interpreter exits, the process forks, a thread is interrupted.
+"""What concerns all managers of the process at once: the interpreter exits, or the process forks.
 (Of the interpreter, where the process has several: each has its own modules.)
 
 Exit comes in two steps. When the main thread has ended, before the non-daemon threads are joined, the engines that
@@ -17,9 +17,6 @@ the second step is made by a thread that the first one starts. It waits until th
 closes the managers, then waits for tasker's own threads, and ends the timer last: a task that cannot be ended may wait
 for a deadline. From then on no thread can be started.
 
-A signal handler, or a destructor, interrupts its thread at any moment and may wait for the end of a manager there. That
-would be for ever if the closing, or a task, needed what the interrupted lines have in their hands: `is_needed_here`.
-
 `_registering` is held for two lines.
 """
 
@@ -33,15 +30,15 @@ import weakref
 from typing import Any, Protocol
 
 from tasker._pool.lifecycle import Lifecycle
-from tasker._sync import guard, timer
+from tasker._sync import timer
 from tasker._sync.clock import monotonic
 from tasker._sync.guarded_logger import ours
-from tasker._sync.locks import have_locks, holds, locks_of, new_lock
+from tasker._sync.locks import have_locks, locks_of, new_lock
 from tasker._sync.threads import daemons_allowed, is_ours, join_all, new_thread, refuse_threads
 from tasker._tasks import context, deadlock, future
 from tasker.errors import TaskManagerShutdownError
 
-__all__ = ["holds_lock", "is_needed_here", "new_locks", "watch"]
+__all__ = ["all_watched", "new_locks", "shared_parts", "watch"]
 
 EXIT_TIMEOUT = 5.0  # seconds that interpreter exit gives all managers to drain
 _EXIT_KILL = 0.2  # seconds that it then gives running tasks to notice that they are killed
@@ -90,7 +87,7 @@ def watch(engine: Watched) -> None:
 def _finish_at_exit() -> None:
     """Wait for the engines that finish what they accepted. Ctrl-C ends that, and the next step gives them what time it
     gives to others."""
-    engines = [engine for engine in _all_watched() if engine.finishes_at_exit]
+    engines = [engine for engine in all_watched() if engine.finishes_at_exit]
     for engine in engines:
         engine.exiting = True
         engine.lifecycle.request_stop()
@@ -107,7 +104,7 @@ def _end_all_threads() -> None:
     _refuses = True  # then look: a manager that is made meanwhile is closed, or refused
     _close_all_at_exit()
     left = [
-        name for engine in _all_watched() for name in engine.lifecycle.abandoned
+        name for engine in all_watched() for name in engine.lifecycle.abandoned
     ] + timer.runner.busy()
     if left:
         ours.warning("tasker: the interpreter cannot end before these have: %s", ", ".join(left))
@@ -116,7 +113,7 @@ def _end_all_threads() -> None:
     timer.end()
 
 
-def _all_watched() -> list[Watched]:
+def all_watched() -> list[Watched]:
     while True:
         try:
             return list(_watched)
@@ -126,7 +123,7 @@ def _all_watched() -> list[Watched]:
 
 def _close_all_at_exit() -> None:
     """Drain all managers for a while, then kill what is left. No thread can be started here any more."""
-    engines = _all_watched()
+    engines = all_watched()
     try:
         for engine in engines:
             engine.exiting = True
@@ -145,7 +142,7 @@ def _close_all_at_exit() -> None:
 def _look_before_fork() -> None:
     """Without the GIL an object that two threads want at the moment of the fork may stay locked in the child (on 3.13),
     and workers, lanes and tasks are such objects. So they are looked at before, and left alone in the child."""
-    _forking.unfinished = {engine: engine.unfinished() for engine in _all_watched()}
+    _forking.unfinished = {engine: engine.unfinished() for engine in all_watched()}
 
 
 def _forget_in_parent() -> None:
@@ -157,43 +154,19 @@ def _start_afresh_in_child() -> None:
     _registering = new_lock()
     new_locks(ours.faults)
     unfinished = vars(_forking).pop("unfinished", {})  # not there if a Ctrl-C has ended the look
-    for engine in _all_watched():
+    for engine in all_watched():
         engine.start_afresh_in_child(unfinished.get(engine, []))
     _watched.clear()
 
 
-def is_needed_here() -> bool:
-    """Whether other threads may have to wait for what the calling thread was interrupted in.
-
-    It holds a lock of tasker's, the one of `threading` that each thread takes when it starts and ends, or those of a
-    wait in `concurrent.futures`; it has in its hands what others wait to be told, or a worker that it starts; or it is
-    a thread that serves all others."""
-    return (
-        guard.thread_state.telling
-        or holds_lock(*_shared_parts())
-        or timer.is_needed_here()
-        or future.holds_waiters_lock()
-        or any(
-            engine.is_held_up_here()
-            for engine in _all_watched()
-            if not engine.lifecycle.has_ended()
-        )
-    )
-
-
-def _shared_parts() -> tuple[object, ...]:
+def shared_parts() -> tuple[object, ...]:
     """What has locks and belongs to no manager."""
     return context, deadlock, future, threading, _this_module, ours.faults, *timer.own_parts()
 
 
 def _all_parts() -> list[object]:
     """What has locks."""
-    return [*_shared_parts(), *(part for engine in _all_watched() for part in engine.own_parts())]
-
-
-def holds_lock(*parts: object) -> bool:
-    """Whether the calling thread holds a lock that is an attribute of one of these."""
-    return any(holds(lock) for part in parts for lock in locks_of(part).values())
+    return [*shared_parts(), *(part for engine in all_watched() for part in engine.own_parts())]
 
 
 def new_locks(*parts: object) -> None:

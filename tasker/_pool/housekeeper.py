@@ -31,6 +31,7 @@ from tasker._pool.resources import ResourcePool
 from tasker._pool.scaling import Limits, Window, decide
 from tasker._pool.turns import Turns
 from tasker._pool.usercode import UserCode
+from tasker._pool.watchers import Watchers
 from tasker._pool.worker import Worker
 from tasker._sync import timer
 from tasker._sync.callback_runner import BackgroundLogger, CallbackRunner
@@ -72,16 +73,12 @@ class EngineForHousekeeper(Protocol):
     backoff: Backoff
     lifecycle: Lifecycle
     user: UserCode[Any]
-    watchers: list[Parker]
+    watchers: Watchers
     exiting: bool
 
     def heal_crew(self) -> None: ...
 
     def inherit(self, worker: Worker[Any]) -> None: ...
-
-    def correct_counts(self) -> None: ...
-
-    def worker_changed(self) -> None: ...
 
 
 class Housekeeper:
@@ -277,9 +274,9 @@ class Housekeeper:
         arrived = engine.counters.sample(now)
         if arrived != self._arrived:
             self._arrived, self._stirred_at = arrived, now
-        engine.correct_counts()
+        engine.watchers.correct_counts()
         if engine.watchers:
-            engine.worker_changed()
+            engine.watchers.wake()
 
     def _watch_resources(self) -> None:
         """Once no worker that is free, or will be, has held a resource for `create_timeout`, give up hope: what waits

@@ -141,7 +141,7 @@ class World:
         self._submit(self.target, self._run, number)
 
     def settle(self) -> None:
-        assert self.engine.join(PATIENCE)
+        assert self.engine.watchers.join(PATIENCE)
 
     def close(self) -> None:
         figures = self.engine.metrics()

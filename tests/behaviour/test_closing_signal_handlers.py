@@ -48,7 +48,12 @@ class Handler(Interrupter):
     def concerns(self, module):
         # not where it only looks what the thread holds, which takes nothing
         return module.startswith(self.MODULES) and not module.startswith(
-            ("tasker.testing.", "tasker._pool.exit_and_fork", "tasker._sync.locks")
+            (
+                "tasker.testing.",
+                "tasker._pool.exit_and_fork",
+                "tasker._pool.reentrancy",
+                "tasker._sync.locks",
+            )
         )
 
     def act(self):

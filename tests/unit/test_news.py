@@ -12,7 +12,7 @@ import pytest
 
 import tasker._sync.recurring
 from tasker import TaskManager, ThreadPoolExecutor
-from tasker._pool.exit_and_fork import holds_lock
+from tasker._pool.reentrancy import holds_lock
 from tasker._sync.guarded_logger import GuardedLogger, ours
 from tests.support.errors import Sick
 from tests.support.recording import Log

@@ -10,7 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-import tasker._pool.engine
+import tasker._pool.run_task
 from tasker import (
     ConfigError,
     PoolDeadlockError,
@@ -145,7 +145,7 @@ def test_a_wrong_time_is_refused_with_or_without_a_limit(limited, limit):
 
 def test_the_time_in_the_line_is_no_execution_time(limited, monkeypatch):
     now = [1000.0]
-    monkeypatch.setattr(tasker._pool.engine, "monotonic", lambda: now[0])
+    monkeypatch.setattr(tasker._pool.run_task, "monotonic", lambda: now[0])
     manager = limited(1)
     with Holder(manager) as holder, ThreadPoolExecutor(1) as pool:
         waiting = pool.submit(manager.run_task, lambda resource: 0)

@@ -1,0 +1,195 @@
+"""`RunTask`: the part of an engine that runs tasks in the threads of their callers.
+
+Such a task takes no lane and no worker. Its caller borrows a resource (see `resources`), runs the function, has an
+error judged as a worker would, and hands the resource back. The loan is the call: it names the engine, the context
+and the call around this one, so code inside can ask for them (see `current`).
+
+Where `run_task_limit` bounds the callers, each takes a turn first (see `turns`).
+"""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Callable
+from types import CodeType, FunctionType
+from typing import Any, Generic, TypeVar
+
+from tasker import checks
+from tasker._pool.metrics import Counters
+from tasker._pool.queue import TaskQueue
+from tasker._pool.resources import Loan, ResourcePool
+from tasker._pool.turns import Turn, Turns
+from tasker._pool.usercode import Event, UserCode
+from tasker._sync.clock import monotonic
+from tasker._tasks import current
+from tasker._tasks.context import Context, ManagerValues, TaskContext, new_task_context
+from tasker._tasks.hints import explain_call
+from tasker._tasks.unrun import suspects
+from tasker.errors import QueueFullError, ResourceCreationError, TaskManagerShutdownError
+from tasker.snapshots import Stamps
+
+__all__ = ["Known", "RunTask"]
+
+R = TypeVar("R")
+
+# What was found out about the last function: its code, the number of arguments that it
+# was given, and the function itself if it wants its context then. Where there is no room
+# for a context, that holds for every function of the same code. Where there is room, an
+# annotation may decide, which is the function's own.
+Known = tuple[CodeType | None, int, weakref.ref[FunctionType] | None]
+
+
+class RunTask(Generic[R]):
+    """What `Engine` inherits. The attributes declared here are the engine's."""
+
+    name: str
+    queue: TaskQueue
+    pool: ResourcePool[R]
+    turns: Turns
+    user: UserCode[R]
+    has_collector: bool
+    counters: Counters
+    values: ManagerValues
+    run_contexts: set[Context]
+    _known: Known
+
+    _harmless: type  # of the last result, if such values need no look
+
+    def _ask(self, fn: Callable[..., Any], given: int) -> bool:
+        """Whether a function wants its context, given so many arguments."""
+        raise NotImplementedError
+
+    def run_task(self, fn: Callable[..., Any], args: tuple[Any, ...]) -> Any:
+        """Run a task here and now on a pooled resource."""
+        # The housekeeper closes the pool a moment after the queue, and in a forked child
+        # no thread closes it.
+        if self.queue.closed:
+            raise self.queue.refusal()
+
+        # INLINED Engine.submit, which asks the same: a call, benchmarks --only run
+        code, given, asking = self._known
+        if (
+            type(fn) is FunctionType
+            and fn.__code__ is code
+            and len(args) == given
+            and (asking is None or asking() is fn)
+        ):
+            wants = asking is not None
+        else:
+            wants = self._ask(fn, len(args))
+
+        running = current.thread_state.running
+        started, outer = monotonic(), running.loan
+        try:
+            loan = self.pool.borrow()
+        except TaskManagerShutdownError:
+            raise
+        except BaseException as error:
+            self._run_task_failed(started)
+            if isinstance(error, Exception):
+                raise ResourceCreationError(
+                    f"{self.name}: on_create failed for run_task"
+                ) from error
+            raise
+
+        # no call before the `try`, or a Ctrl-C would lose the loan (R2)
+        healthy, loan.context = True, None
+        try:
+            loan.owner, loan.outer = self, outer
+            running.loan = loan
+            # looked at when the resource is out: see `Housekeeper._is_quiet`
+            if self.queue.resting:
+                self.queue.stir()
+            result = (
+                fn(self.call_context(loan), loan.resource, *args)
+                if wants
+                else fn(loan.resource, *args)
+            )
+            if type(result) is not self._harmless:
+                self._look_at_result(result, fn, loan.resource)
+        except BaseException as error:
+            # unhealthy until the check has said otherwise: a Ctrl-C may end the check
+            healthy, loan.error = False, error
+            try:
+                if type(error) is TypeError and error.__traceback__ is not None:
+                    explain_call(error, error.__traceback__.tb_next, fn, args, wants)
+                healthy = self.user.is_healthy(error, loan.resource)
+                if not healthy:
+                    self.user.broke(f"{self.name}, run_task", error)
+            finally:
+                self._run_task_failed(started)
+            raise
+        else:
+            finished = monotonic()
+            self.counters.completed_directly(finished - started)
+            if self.has_collector:
+                self._tell_of_run_task("record_completion", (started, started, finished))
+            return result
+        finally:
+            running.loan = outer
+            try:
+                if loan.context is not None:
+                    self.run_contexts.discard(loan.context)
+                self.pool.hand_back(loan, healthy=healthy)
+            except BaseException:  # Ctrl-C in the middle of it
+                self.pool.hand_back(loan, healthy=healthy)
+                raise
+            del loan  # it has the error, whose traceback holds this frame (R4)
+
+    def run_in_turn(
+        self, fn: Callable[..., Any], args: tuple[Any, ...], queue_timeout: float | None
+    ) -> Any:
+        """`run_task`, when it is the caller's turn."""
+        timeout = checks.limit("queue_timeout", queue_timeout)
+        if not self.turns.limited:
+            return self.run_task(fn, args)
+
+        turn = Turn()
+        try:
+            self._take_turn(turn, timeout)
+            return self.run_task(fn, args)
+        finally:
+            try:
+                self.turns.give_back(turn)
+            except BaseException:  # Ctrl-C in the middle of it
+                self.turns.give_back(turn)
+                raise
+
+    def call_context(self, loan: Loan[R]) -> TaskContext:
+        """The context of a `run_task`, made when first asked for. Called by its own thread."""
+        if loan.context is None:
+            loan.context = new_task_context(self.values)
+            self.run_contexts.add(loan.context)
+
+        context: TaskContext = loan.context
+        return context
+
+    def _take_turn(self, turn: Turn, timeout: float | None) -> None:
+        if self.queue.closed:
+            raise self.queue.refusal()
+
+        if not self.turns.take(turn, timeout):
+            room = self.turns.room
+            raise QueueFullError(
+                f"{self.name}: {room.used()} of {room.capacity} callers are in run_task "
+                "(run_task_limit); call later, wait longer (queue_timeout), "
+                "or raise run_task_limit"
+            )
+
+    def _look_at_result(self, result: object, fn: Callable[..., Any], resource: R) -> None:
+        kind = type(result)
+        if kind in suspects(resource):
+            self.user.look_at_result(result, fn, resource)
+        else:
+            self._harmless = kind
+
+    def _run_task_failed(self, started: float) -> None:
+        self.counters.failed_directly()
+        if self.has_collector:
+            self._tell_of_run_task("record_failure", (started, started, monotonic()))
+
+    def _tell_of_run_task(self, end: Event, stamps: Stamps) -> None:
+        try:
+            self.user.tell("record_arrival")
+        finally:
+            self.user.tell(end, stamps)
