@@ -1,20 +1,27 @@
-"""`Worker`: a thread and its resource. Two nested loops, one turn of the outer a resource, one of the inner a task.
+"""`Worker`: a thread and its resource.
+
+The thread runs two nested loops. Each pass of the outer loop owns one resource, each
+pass of the inner loop runs one task.
 
     hired -> CREATING <-> SERVING -> left
                 '-----------'-------^
 
-CREATING: makes a resource, again and again, until it has one or is not employed any more. Before each attempt it pauses
-for as long as its last failures demand (see `backoff`); what wakes it meanwhile does not end the pause. SERVING: takes
-tasks; parks where there is none. It goes back to CREATING when a verdict says that the resource is broken, or is told
-that it is lost, and leaves when it was dismissed (retired while idle) or the queue is closed and empty.
+CREATING: the worker tries to make a resource until it has one or is not employed any
+more. Before each attempt it pauses for as long as its last failures demand (see
+`backoff`). A wake-up does not end the pause. SERVING: the worker takes tasks, and parks
+when there is none. It goes back to CREATING when `check_health` calls its resource
+broken, or when it is told that the resource is lost. It leaves when it was dismissed
+(retired while idle), or when the queue is closed and empty.
 
-The resource is created, used and destroyed here, in this thread. Nothing that the user's functions raise leaves the
-place where they are called. The worker's figures go to its own shard; `task` and `thread` tell others what it does.
+This thread creates the resource, uses it and destroys it (I3). Whatever the user's
+functions raise is caught where they are called (I7). The worker counts in a shard of
+its own. Its attributes `task` and `thread` tell others what it does.
 
-An exception may strike the loop itself, between two of its steps: no memory, or one that another thread sends. Then the
-worker falls. What it has in its hands lies in `task` and `_held` before anything else is done with it, so the worker
-itself, as its last act, gives the task back to its lane or an outcome, and destroys the resource. Where even that
-fails, the heir does it (`inherit`, run by the callback runner when the worker has left).
+An exception may strike the loop itself, between two of its steps: there is no memory,
+or another thread sends one. Then the worker falls. It stores a task in `task`, and a
+resource in `_held`, before it does anything else with them. So its last act finds both:
+it gives the task back to its lane or gives it an outcome, and destroys the resource. If
+even that fails, the callback runner does it when the worker has left (`inherit`).
 """
 
 from __future__ import annotations
@@ -50,11 +57,12 @@ __all__ = ["EngineForWorker", "Worker"]
 
 R = TypeVar("R")
 
-_LEAVE: Any = object()  # found in place of a task: a reason to leave the loop
+# Found in place of a task: a reason to leave the loop.
+_LEAVE: Any = object()
 
 
 class EngineForWorker(Protocol[R]):
-    """What a worker works with, the same for all of a manager's."""
+    """What its workers use of an engine, the same for all workers of a manager."""
 
     queue: TaskQueue
     user: UserCode[R]
@@ -67,11 +75,11 @@ class EngineForWorker(Protocol[R]):
     """Whether any task may run more than once."""
 
     def resource_made(self) -> None:
-        """A worker has a resource now: tell who waits for that."""
+        """A worker has a resource now: wake the threads that wait for one."""
 
 
 class Worker(Generic[R]):
-    """One worker. `start()` once; from then on its thread does everything."""
+    """One worker. `start()` is called once; its thread does everything from then on."""
 
     def __init__(
         self,
@@ -83,34 +91,45 @@ class Worker(Generic[R]):
         self.name = name
         self.parker: Parker = Parker()
         self.shard = shard
-        self.task: TaskFuture[Any] | None = None  # what it runs, or has just run
+
+        # The task that it runs, or has just run.
+        self.task: TaskFuture[Any] | None = None
         self.resource: R = NO_RESOURCE
-        # the resource, from when it is made until `on_destroy` is called; to append to a deque, unlike a list, needs no
-        # memory, for want of which a resource would be lost
+        # The resource, from when it is made until `on_destroy` is called. A deque,
+        # because appending to a list needs memory: without any the resource were lost.
         self._held: deque[R] = deque()
-        self._broken_by: BaseException | None = None  # until that resource is destroyed
+        # The error that broke the resource, until that is destroyed.
+        self._broken_by: BaseException | None = None
         self.holds_resource: bool = False
-        self.creating: bool = (
-            True  # from its start, or from the end of its last resource, until it has one
-        )
+
+        # True from its start, or from the end of its last resource, until it has one.
+        self.creating: bool = True
         self.creating_since: float = monotonic()
-        self.began: bool = False  # whether its thread has come so far as to run anything
-        self.started: bool = False  # whether its thread is known to be there
-        self.pausing: bool = (
-            False  # before it makes a resource: it only has to wake up in order to leave
-        )
+        # Whether its thread has come so far as to run anything.
+        self.began: bool = False
+        # Whether its thread is known to be there.
+        self.started: bool = False
+        # Whether it pauses before it makes a resource. Then it can leave at once.
+        self.pausing: bool = False
         self.dismissed: bool = False
-        self.lost: bool = False  # whether its resource is known to be lost
-        self._failures = 0  # of its resources in a row: not made, or broken or lost before they had done a task well
-        self._completed_before = (
-            0  # tasks completed when it got its resource; -1: the resource is known to work
-        )
-        self._taken_before = 0  # `shard.taken`, before it took its task
-        self._retried: TaskFuture[Any] | None = (
-            None  # while it puts one back: it may be another worker's now
-        )
-        self._uncounted: TaskFuture[Any] | None = None  # while it settles one off the hot path
-        self._counted_before = (0, 0)  # `shard.finished()` before that
+        # Whether its resource is known to be lost.
+        self.lost: bool = False
+
+        # Its resources in a row that failed: they were not made, or they broke or were
+        # lost before they had done a task well.
+        self._failures = 0
+        # Tasks completed when it got its resource; -1: the resource is known to work.
+        self._completed_before = 0
+
+        # For `_give_up_task`: `shard.taken` before it took its task.
+        self._taken_before = 0
+        # The task while it is put back: another worker may have it already.
+        self._retried: TaskFuture[Any] | None = None
+        # The task while it is settled off the hot path.
+        self._uncounted: TaskFuture[Any] | None = None
+        # `shard.finished()` before that task was settled.
+        self._counted_before = (0, 0)
+
         self._engine = engine
         self._queue = engine.queue
         self._leave = leave
@@ -126,17 +145,24 @@ class Worker(Generic[R]):
         """Whether the calling thread is in the middle of hiring it."""
         if self.began or self.thread.is_alive():
             return False
+
         return self._hired_by() is threading.current_thread()
 
     def dismiss(self) -> None:
-        """Tell a worker that was idle to leave; the caller has taken its announcement, so no task is meant for it."""
+        """Make an idle worker leave.
+
+        The caller has taken its announcement first, so no task is meant for it."""
         self.dismissed = True
         self.parker.wake()
 
     def resource_lost(self) -> bool:
-        """Its resource is lost. If it is idle (`True`) it makes another one now; else it finds out by itself."""
+        """Note that its resource is lost; returns whether the worker is idle.
+
+        An idle worker makes another resource now. A busy one finds out by itself."""
         self.lost = True
-        idle = self._queue.idle.take_back(self.parker)  # so that no task is meant for it
+        # The announcement is taken back, so that no task is meant for it.
+        idle = self._queue.idle.take_back(self.parker)
+
         if idle:
             self.parker.wake()
         return idle
@@ -156,19 +182,26 @@ class Worker(Generic[R]):
 
     def _work(self) -> None:
         self.began = True
+
         try:
             current.thread_state.running.worker = self
+
             while self._employed() and self._create():
                 self.creating = False
                 self.resource = self._held[0]
                 self.holds_resource = True
                 self._completed_before = self.shard.finished()[0]
-                self.lost = self._engine.user.is_lost(self.resource)  # from now on somebody tells
+                # A loss from now on is reported by `resource_lost`.
+                self.lost = self._engine.user.is_lost(self.resource)
                 self._engine.resource_made()
+
                 self._serve(self.resource)
+
                 self._failures = self._failures_with_this()
                 self._destroy()
-        except BaseException as error:  # not the user's code: that is guarded where it is called
+
+        # Not raised by the user's code, which is guarded where it is called.
+        except BaseException as error:
             try:
                 release_locks()
             finally:
@@ -178,9 +211,12 @@ class Worker(Generic[R]):
             self._leave(self)
 
     def inherit(self, error: BaseException | None = None) -> None:
-        """It has fallen: see to what it had in its hands. In its own thread, or when that has ended."""
+        """See to the task and the resource that a fallen worker had in its hands.
+
+        Called in its own thread, or when that has ended."""
         if error is None:
             error = WorkerLostError("the worker's thread ended in the middle of the task")
+
         try:
             self._give_up_task(error)
         finally:
@@ -189,23 +225,24 @@ class Worker(Generic[R]):
             self._destroy()
 
     def has_heritage(self) -> bool:
-        """Whether it has left something behind."""
+        """Whether it has left a task or a resource behind."""
         return self.task is not None or bool(self._held)
 
     def _destroy(self) -> None:
         self.holds_resource = False
         self.resource = NO_RESOURCE
+
         if self._held:
-            self._engine.user.destroy_held(
-                self._held, self._broken_by
-            )  # if that raises, it has not begun
+            # If this raises, the destruction has not begun.
+            self._engine.user.destroy_held(self._held, self._broken_by)
             leave_child()
         self._broken_by = None
 
     def _create(self) -> bool:
-        """Make a resource; `False`: there is none, and none is wanted any more."""
+        """Make a resource. `False`: there is none, and none is wanted any more."""
         self.creating_since = monotonic()
         self.creating = True
+
         while self._pause():
             try:
                 self._engine.user.create(self._held)
@@ -213,83 +250,110 @@ class Worker(Generic[R]):
                 return True
             except BaseException as error:
                 self._broken_by = error
-                self._destroy()  # if it is there all the same: the exception came from outside, a moment too late
+                # There may be a resource all the same: the exception came from outside,
+                # a moment too late.
+                self._destroy()
+
+                # The closing manager itself gave the attempt up: it is no failure.
                 if isinstance(error, TaskManagerKilledError) and not self._employed():
-                    break  # given up by the closing manager itself: nobody's failure
+                    break
+
                 self._failures += 1
                 self._engine.user.creation_failed(error)
+
         self.creating = False
         return False
 
     def _pause(self) -> bool:
-        """Pause for as long as the last failures demand; `False` when there is nothing to make a resource for."""
+        """Pause for as long as the last failures demand.
+
+        Returns whether a resource is still wanted."""
         if not self._failures:
             return self._employed()
+
         backoff = self._engine.backoff
         self.pausing = True
         until = monotonic() + backoff.worker_pause(self._failures)
         wanted = self._sleep_until(until) and self._sleep_until(backoff.take_turn())
         self.pausing = False
+
         return wanted
 
     def _sleep_until(self, until: float) -> bool:
-        """Sleep until then, whatever wakes the thread meanwhile; `False` as soon as it is not employed any more."""
+        """Sleep until then, through any wake-up.
+
+        `False` as soon as it is not employed any more."""
         while self._employed():
             left = until - monotonic()
             if left <= 0:
                 return True
+
             self.parker.sleep(left)
+
         return False
 
     def _failures_with_this(self) -> int:
-        """The failures in a row, should its resource fail now: none if that has done a task well."""
+        """The failures in a row, should its resource fail now.
+
+        There are none if the resource has done a task well."""
         works = self.shard.finished()[0] != self._completed_before
         return 0 if works else self._failures + 1
 
     def _serve(self, resource: R) -> None:
-        """Run tasks until the resource is broken or the worker leaves. All that a task costs is in this loop."""
-        # what is counted when stands in the order that `_give_up_task` goes by
+        """Run tasks until the resource is broken or the worker leaves.
+
+        All that a task costs is in this loop. `_give_up_task` relies on the order in
+        which it counts."""
         take, shard, engine, read_clock = self._queue.take, self.shard, self._engine, monotonic
         collects, may_retry = engine.user.collects, engine.may_retry
         durations, values = shard.durations, engine.values
         suspect = suspects(resource)
-        usual: object = None  # the type of the last result that was looked at: the next is of the same, most often
-        now = 0.0  # when the last task ended, which is when the next one starts if nothing of the user's ran in between
-        fn: Any  # never None in a task that was started; saying so to a type checker would cost time here
+        # The type of the last result that was looked at. The next is often the same.
+        usual: object = None
+        # When the last task ended. The next one starts then, too, unless some of the
+        # user's code ran in between.
+        now = 0.0
+        # `fn` is never None in a task that was started. To tell a type checker so would
+        # cost time here.
+        fn: Any
         args: Any
         result: object
+
         while True:
             self._taken_before = shard.taken
-            task = take(self)  # which puts it into `self.task`
+            # This also stores the task in `self.task`.
+            task = take(self)
             if task is None:
-                # a parked worker must not keep anything of the last task alive
+                # A parked worker must not keep anything of the last task alive (I8).
                 self.task = fn = args = variables = None
                 task = self._next_task()
                 if task is None:
                     return
-            fn, args = (
-                task._fn,
-                task._args,
-            )  # before the start: whoever settles it afterwards empties it
+
+            # Read before the start: a thread that settles the task later empties it.
+            fn, args = task._fn, task._args
+            # INLINED TaskFuture._start: 0.05 us a task, benchmarks --only submit
             try:
-                del task._may_start  # TaskFuture._start, without the call
+                del task._may_start
             except AttributeError:
                 self._queue.drop(task)
                 continue
+
             task._started_at = started = now if now > task._queued_at else read_clock()
             attempts = task.attempts + 1
             if attempts == 1:
                 shard.taken += 1
             else:
                 self._queue.taken_again(task)
-            task.attempts = attempts  # last, for `_give_up_task`
+            # Stored last: `_give_up_task` relies on that.
+            task.attempts = attempts
+
             try:
                 variables = task._variables
                 if variables is not None:
+                    # The next attempt must not see what this one sets.
                     if may_retry:
-                        variables = (
-                            variables.copy()
-                        )  # what this attempt sets must not be seen by the next one
+                        variables = variables.copy()
                     if args:
                         if task._wants_context:
                             result = variables.run(fn, task._make_context(values), resource, *args)
@@ -305,6 +369,7 @@ class Worker(Generic[R]):
                     result = fn(resource, *args)
                 else:
                     result = fn(resource)
+
                 if (kind := type(result)) is not usual:
                     if kind in suspect:
                         self.look_at_result(result, fn, args)
@@ -314,7 +379,8 @@ class Worker(Generic[R]):
                 now = 0.0
                 result = None
                 if not self._failed(task, error):
-                    # the error's traceback leads back to this frame, which must not lead to the error
+                    # The error's traceback leads to this frame, so the frame must not
+                    # lead to the error (R4).
                     self.task = task = fn = args = variables = None
                     return
             else:
@@ -322,12 +388,14 @@ class Worker(Generic[R]):
                     self._succeeded_with_collector(task, result)
                     result = None
                     continue
+
                 now = read_clock()
+                # INLINED TaskFuture._publish: 0.3 us a task, benchmarks --only submit
                 try:
                     del task._may_settle
-                except (
-                    AttributeError
-                ):  # a timeout, say, has settled it, or the task has forked and this is the child
+                except AttributeError:
+                    # Another thread has settled it, for a timeout say. Or the task has
+                    # forked, and this is the child.
                     leave_child()
                     result = task._context = None
                     continue
@@ -337,6 +405,7 @@ class Worker(Generic[R]):
                 task._result = result
                 result = None
                 task._final = FINISHED
+
                 if task._waiting:
                     task._call_back(task._tell_waiters())
                     now = 0.0
@@ -347,25 +416,30 @@ class Worker(Generic[R]):
     def look_at_result(
         self, result: object, fn: Callable[..., Any], args: tuple[Any, ...] = ()
     ) -> None:
-        """A task has returned what may be its resource, or yet to be run. Raises `TypeError` for a coroutine.
+        """Look at a result that may be the task's resource, or a call yet to be run.
 
-        A call of an executor is no task that was given a resource: it may."""
+        Raises `TypeError` for a coroutine. A call of an executor may return either: no
+        resource was given to it."""
         if users_function(fn, args) is fn:
             self._engine.user.look_at_result(result, fn, self.resource)
 
     def _succeeded_with_collector(self, task: TaskFuture[Any], result: Any) -> None:
         now = monotonic()
+
         if task._take_settle():
             self._counted_before, self._uncounted = self.shard.finished(), task
             task._store(None, result)
             self.shard.durations += (task._started_at - task._queued_at, now - task._started_at)
             self._uncounted = None
+
             self._tell_and_finish(task, "record_completion", now)
         else:
             leave_child()
 
     def _failed(self, task: TaskFuture[Any], error: BaseException) -> bool:
-        """Judge an error, then retry the task or settle it. Returns whether the resource is healthy."""
+        """Judge an error, then retry the task or settle it.
+
+        Returns whether the resource is healthy."""
         now = monotonic()
         engine = self._engine
         _strip_own_frame(error)
@@ -374,22 +448,26 @@ class Worker(Generic[R]):
         if type(error) is TypeError:
             explain_call(error, error.__traceback__, task._fn, task._args, task._wants_context)
         leave_child(error)
+
         healthy = engine.user.is_healthy(error, self.resource)
         failures = self._failures_with_this()
         if healthy:
             self._completed_before = -1
         else:
             self._broken_by = error
+
         if not healthy and self._is_to_retry(task, error) and task._requeue():
             self._retried = task
             self.shard.count(retried=1)
             engine.user.tell("record_retry")
+
             pause = engine.backoff.task_pause(failures, task.attempts)
             if pause:
                 self._queue.put_back_later(task, pause)
             else:
                 self._queue.put_back(task)
             self._retried = self.task = None
+
         elif task._take_settle():
             self._counted_before, self._uncounted = self.shard.finished(), task
             if task.attempts > 1:
@@ -399,72 +477,92 @@ class Worker(Generic[R]):
             task._store(error)
             self.shard.count(failed=1)
             self._uncounted = None
+
             self._tell_and_finish(task, "record_failure", now)
-        if (
-            not healthy
-        ):  # logged last, as a logger may block. One that is early may be the task's own fault
+
+        # Logged last, because a logger may block. A single early failure is not called
+        # `early`: it may be the task's own fault.
+        if not healthy:
             engine.user.broke(self.name, error, early=failures > 1, retried=self.task is None)
         return healthy
 
     def _is_to_retry(self, task: TaskFuture[Any], error: BaseException) -> bool:
-        """Whether a task that has broken its resource, or lost it, is to have another attempt."""
+        """Whether a task gets another attempt: its resource broke or was lost."""
         if task.attempts > self._engine.max_retries:
             return False
         if isinstance(error, WorkerLostError) and not error.began:
             return True
         if task._once:
             return False
+
         spent = spent_argument(task._fn, task._args)
         if spent is not None:
             put_note(error, "not retried: ", spent)
         return spent is None
 
     def _tell_and_finish(self, task: TaskFuture[Any], event: Event, now: float) -> None:
-        """Tell a collector, if there is one, what has become of a task, then whoever waits for it."""
+        """Tell a collector how a task ended, then wake its waiters."""
         engine = self._engine
         if engine.user.collects:
-            engine.settling.add(task)  # if the collector blocks, another thread finishes the task
+            # If the collector blocks, another thread finishes the task.
+            engine.settling.add(task)
             engine.user.tell(event, task._stamps(now))
+
         callbacks = task._finish()
         engine.settling.discard(task)
+
         task._call_back(callbacks)
 
     def _next_task(self) -> TaskFuture[Any] | None:
-        """Park until there is a task. `None`: dismissed, the resource is lost, or the queue is closed and empty."""
+        """Park until there is a task.
+
+        `None`: it was dismissed, its resource is lost, or the queue is closed and
+        empty."""
         while self._employed() and not self.lost:
             task = self._queue.idle.park(self.parker, self._look)
             if task is not None and task is not _LEAVE:
                 self._queue.wake_next()
                 return task
-        self._queue.wake_next()  # if it was woken for a task, that is somebody else's now
+
+        # If it was woken for a task, another worker must take that now.
+        self._queue.wake_next()
         return None
 
     def _look(self) -> TaskFuture[Any] | None:
-        # what parking looks for: a task, or a reason to leave (which a wake-up sent before may have been about)
+        # Called by `park`. It looks for a task, or for a reason to leave: an earlier
+        # wake-up may have been about that.
         self._queue.waking = False
-        if self.dismissed or self.lost:  # a task would only find out that there is no resource
+
+        # A task would only find out that there is no resource.
+        if self.dismissed or self.lost:
             return _LEAVE  # type: ignore[no-any-return]
+
         task = self._queue.take(self)
         if task is None and self._queue.is_drained():
             return _LEAVE  # type: ignore[no-any-return]
         return task
 
     def _give_up_task(self, error: BaseException) -> None:
-        """The loop itself failed: a task in its hand goes back to its lane if it waits, else it has an outcome."""
+        """The loop itself failed: see to the task in its hand.
+
+        A waiting one goes back to its lane, any other gets an outcome."""
         task = self.task
         if task is None:
             return
+
         if task._waits_for_start():
             self._queue.give_back(task, retried=self._retried is task)
-        elif self._retried is not task:  # else it was put back, and another worker has taken it
+
+        # Otherwise it was put back, and another worker has taken it.
+        elif self._retried is not task:
             durations = self.shard.durations
             if len(durations) % 2:
                 durations.pop()
                 counted = False
             else:
-                counted = (
-                    task._fn is None
-                )  # emptied between the two durations, or when the outcome was stored
+                # Emptied between the two durations, or when the outcome was stored.
+                counted = task._fn is None
+
             settles = task._settle_lost(error)
             if settles and not task.attempts and self.shard.taken == self._taken_before:
                 self.shard.taken += 1
@@ -473,11 +571,12 @@ class Worker(Generic[R]):
                 settles = True
             if settles and not counted:
                 self.shard.count(failed=1)
+
         self.task = self._retried = self._uncounted = None
 
 
 def _strip_own_frame(error: BaseException) -> None:
-    """A task's traceback begins with the user's function."""
+    """Let a task's traceback begin with the user's function."""
     with contextlib.suppress(BaseException):
         if error.__traceback__ is not None:
             error.__traceback__ = users_traceback(error.__traceback__.tb_next)
