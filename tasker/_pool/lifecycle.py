@@ -4,19 +4,25 @@
       '-----------------|-----kill----^  |
                         '---> CLOSED <---'
 
-`request_stop()` and `request_kill()` only store what is wanted and wake the burst thread: they take no lock, wait for
-nothing and run nothing of the user's, so a signal handler may call them anywhere. The burst thread does the closing, in
-`step()`; `stop()` and `kill()` wait for it to reach CLOSED. The state only moves forward, and kill overtakes stop.
+`request_stop()` and `request_kill()` only store the wish and wake the burst thread.
+They take no lock, wait for nothing and run no code of the user's, so a signal handler
+may call them anywhere. The burst thread closes, in `step()`. `stop()` and `kill()` wait
+until it reaches CLOSED. The state only moves forward, and a kill overtakes a stop.
 
-STOPPING: the queue is closed, workers drain it and leave. CLOSED follows when the lanes are empty, the workers have
-left, `run_task` callers have handed back and callbacks have run. A worker that only tries to create a resource, when
-there is nothing left to do, is waited for as long as `create_timeout`.
-KILLING: running tasks have their contexts cancelled, and waiting ones fail, so many in a step that the burst thread
-looks up now and then. When the time given is over the futures of running tasks fail too, and what runs elsewhere is
-ended. CLOSED follows when what waited for that, and the callbacks, had a moment to leave: the threads that are still
-busy are abandoned. What waits then, if there was not even time to fail it, fails after that (`finish`).
+STOPPING: the queue is closed; workers drain it and leave. CLOSED follows when the lanes
+are empty, the workers have left, `run_task` callers have handed back, and callbacks
+have run. When there is nothing left to do, a worker that still tries to create a
+resource has `create_timeout` to end.
 
-Time in which nobody could act (the machine slept, the process was stopped) does not count: see `excuse`.
+KILLING: the contexts of running tasks are cancelled, and waiting tasks fail. A step
+fails only so many of them, so that the burst thread can look at other things. When the
+given time is over, the futures of running tasks fail too, and calls that run elsewhere
+are ended. CLOSED follows a moment later, so that the workers that this frees, and the
+callbacks, can finish. Threads that are still busy then are abandoned. If there was no
+time at all to fail the waiting tasks, they fail after CLOSED (`finish`).
+
+Time in which no thread could run (the machine slept, the process was stopped) does not
+count: see `excuse`.
 """
 
 from __future__ import annotations
@@ -47,13 +53,22 @@ from tasker.snapshots import StopReport
 __all__ = ["CLOSED", "KILLING", "OPEN", "STOPPING", "Lifecycle"]
 
 OPEN, STOPPING, KILLING, CLOSED = range(4)
-_JOIN_S = 1.0  # seconds for a thread that has said it ends to be gone, and for all that a kill has to do at its end
-_LOOK_S = 1.0  # seconds after which a thread that waits for the end looks whether anything brings it about
-_SLICE_S = 0.05  # seconds of failing waiting tasks, after which it is time to look up
+
+# The time for a thread that is about to end, and for all that a kill has to do at its
+# end. A guess: either takes milliseconds, unless the user's code or the machine is
+# slow.
+_JOIN_S = 1.0
+
+# A thread that waits for the end looks so often whether the burst thread is there to
+# bring it about. A guess: it matters only where that thread was lost.
+_LOOK_S = 1.0
+
+# A step fails waiting tasks for so long, then looks at other things. Half of a tick.
+_SLICE_S = 0.05
 
 
 class EngineForLifecycle(deadlock.EngineForDeadlock, Protocol):
-    """What a lifecycle closes."""
+    """The parts of an engine that a lifecycle closes."""
 
     queue: TaskQueue
     crew: Crew[Any]
@@ -85,49 +100,61 @@ class Lifecycle:
     ) -> None:
         self._engine = engine
         self._create_timeout = create_timeout
-        self._wake = wake  # the burst thread
-        self._ensure = ensure  # that there is one
-        # the state: each is set once and never taken back, so threads that run at once cannot undo one another
+        # Wakes the burst thread.
+        self._wake = wake
+        # Ensures that there is one.
+        self._ensure = ensure
+
+        # The state. Each part is set once and never taken back, so threads that run at
+        # the same time cannot undo each other.
         self._stop_wanted = False
-        self._kill_times: list[float] = []  # when running tasks are given up: the earliest counts
+        # When to give up running tasks: the earliest counts.
+        self._kill_times: list[float] = []
         self._is_closed = False
+
         self._closing_since: float | None = None
-        self._empty_since: float | None = (
-            None  # when there was nothing left to wait for, but counts
-        )
-        self._up_since: float | None = (
-            None  # since when no more is waited for what runs, but only for who leaves
-        )
+        # When there was nothing left to wait for, except counts.
+        self._empty_since: float | None = None
+        # Since when it waits no more for calls to end, only for threads to leave.
+        self._up_since: float | None = None
         self._killed = False
-        self._excused = 0.0  # seconds that do not count
-        self._stepped_at = 0.0  # when the step began, those not counted
-        self._told = ""  # how it closes, as was told
+        # Seconds that do not count.
+        self._excused = 0.0
+        # When the step began, without the seconds that do not count.
+        self._stepped_at = 0.0
+        # The way of closing that was logged last.
+        self._told = ""
         self._ended = False
-        # what is to be woken when it has ended; no event, whose lock a signal handler may find taken by its own thread
+
+        # Waiters to wake when it has ended. There is no event: a signal handler might
+        # find the event's lock taken by its own thread.
         self.awaiting: list[Any] = []
         self.abandoned: tuple[str, ...] = ()
 
     @property
     def state(self) -> int:
-        """Where the closing is; it only moves forward."""
+        """The state of the closing. It only moves forward."""
         if self._is_closed:
             return CLOSED
         if self._kill_times:
             return KILLING
         return STOPPING if self._stop_wanted else OPEN
 
-    # -- anybody -------------------------------------------------------------------------------------------------
+    # -- any thread --------------------------------------------------------------------
 
     def request_stop(self) -> None:
-        """Begin to stop. Signal-safe; a manager that closes already is left alone."""
+        """Begin to stop. Signal-safe. Changes nothing if the manager closes already."""
         self._stop_wanted = True
         self._engine.queue.close()
         self._engine.turns.close()
         self._wake()
 
     def request_kill(self, timeout: float) -> None:
-        """Begin to kill; running tasks get `timeout` seconds, the shortest of several. Signal-safe."""
-        self._engine.user.killed = True  # before any worker leaves
+        """Begin to kill; running tasks get `timeout` seconds. Signal-safe.
+
+        Of several timeouts the shortest counts."""
+        # Set before any worker leaves.
+        self._engine.user.killed = True
         self._engine.queue.kill()
         self._engine.turns.close()
         self._kill_times.append(self._now() + timeout)
@@ -138,44 +165,50 @@ class Lifecycle:
         return ("open", "stopping", "being killed", "closed")[self.state]
 
     def wait(self, timeout: float | None) -> bool:
-        """Wait until CLOSED; `False` when that took longer than `timeout` seconds.
+        """Wait until CLOSED. `False` when that took longer than `timeout` seconds.
 
-        Without a timeout and inside of a task it raises `PoolDeadlockError` if the wait could never end."""
+        Without a timeout, and inside of a task, it raises `PoolDeadlockError` if the
+        wait could never end."""
         deadline = math.inf if timeout is None else monotonic() + timeout
         parker = Parker()
-        self.awaiting.append(
-            parker
-        )  # then look: so either this thread sees the end, or the end sees this thread
+        # Announced before the look (R1).
+        self.awaiting.append(parker)
+
         try:
             with deadlock.Wait(deadlock.Closing(self._engine), parker.wake, timeout) as wait:
                 while not self._ended and wait.stuck is None:
                     left = deadline - monotonic()
                     if left <= 0:
                         return False
+
                     self._ensure()
                     parker.sleep(min(left, _LOOK_S))
+
             return True
         finally:
             self.awaiting.remove(parker)
 
     def has_ended(self) -> bool:
-        """Whether CLOSED is reached; who awaits that looks after he has put himself into `awaiting`."""
+        """Whether CLOSED is reached.
+
+        A waiter puts itself into `awaiting` before it looks (R1)."""
         return self._ended
 
     def end_after_fork(self) -> None:
-        """In a forked child: closed, as none of the threads exist there."""
+        """Be closed, in a forked child: none of the threads exist there."""
         self._killed = True
         self._is_closed = True
         self._ended = True
 
     def report(self) -> StopReport:
-        """What there is to say, final when CLOSED."""
+        """The report, final when CLOSED."""
         return self._report(closed=self.state == CLOSED)
 
     def _report(self, *, closed: bool) -> StopReport:
         totals = self._engine.counters.totals()
-        # a kill that had no time to fail all that waited does so now
+        # A kill that had no time to fail all that waited does so now.
         left = sum(self._engine.queue.waiting()) if self._killed and closed else 0
+
         return StopReport(
             drained=closed and not self._killed,
             completed=totals.completed,
@@ -186,18 +219,20 @@ class Lifecycle:
             abandoned=self.abandoned,
         )
 
-    # -- the burst thread ----------------------------------------------------------------------------------------
+    # -- the burst thread --------------------------------------------------------------
 
     def excuse(self, seconds: float) -> None:
-        """Nobody could act for so long: all limits begin to count anew."""
+        """Let all limits count anew: no thread could run for so long."""
         self._excused += seconds
 
     def step(self, began: float) -> bool:
-        """Do what closing needs now; `True` when CLOSED is reached.
+        """Do what closing needs now. `True` when CLOSED is reached.
 
-        Limits go by when the tick `began` (`monotonic()`): what is late in its middle the next one excuses."""
+        Limits are compared with the time when the tick `began` (`monotonic()`). If the
+        tick is delayed in its middle, the next tick excuses that."""
         engine = self._engine
         self._stepped_at = began - self._excused
+
         if self._closing_since is None:
             self._closing_since = self._stepped_at
             engine.backend.stopping()
@@ -210,57 +245,67 @@ class Lifecycle:
         engine.crew.wake_all(engine.queue.idle)
         engine.queue.wake_submitters()
         engine.turns.heal()
-        killing = (
-            self.state == KILLING
-        )  # looked at once: a kill that comes from now on is for the next step
+
+        # Looked at once: a kill that is requested from now on is for the next step.
+        killing = self.state == KILLING
         self._tell_how("being killed" if killing else "stopping")
         if killing:
             self._killed = True
             self._cancel_running()
             engine.backend.killed()
+            # The next step follows at once if there are more.
             if self._kill_waiting():
-                self._wake()  # the next step follows at once
+                self._wake()
         else:
             engine.runner.let_go(engine.queue.compact())
+            # No worker can take what waits: it was put back after the last worker had
+            # left, or the workers wait for it.
             if not engine.queue.is_empty() and not deadlock.any_free(engine.crew.members):
-                # nobody is there to take what waits: it was put back after the last worker had left, or the workers
-                # wait for it
                 hired = engine.crew.hire(1)
+                # At interpreter exit no thread can start: no worker will ever take it.
                 if engine.exiting and not hired and not engine.crew.members:
-                    self._kill_waiting()  # at interpreter exit no thread can be started: nobody will ever take it
+                    self._kill_waiting()
+
         if self._is_over():
-            self._close(tuple(engine.runner.busy()))  # in destructors, if at all
+            # The runner is busy with destructors, if at all.
+            self._close(tuple(engine.runner.busy()))
             return True
+
         if not self._time_is_up(killing=killing):
-            self._up_since = (
-                None  # a stop's time may be up before that of the kill that overtakes it
-            )
+            # A stop's time may be up before that of the kill that overtakes it.
+            self._up_since = None
             return False
+
         self._kill_running()
         if self._is_leaving():
             return False
+
         self._close(self._busy_threads())
         return True
 
     def finish(self) -> bool:
-        """After CLOSED: fail what a kill had no time for; whether that is done."""
+        """After CLOSED: fail what a kill had no time for. `True` when that is done."""
         if self._killed and self._kill_waiting():
             self._wake()
             return False
+
         return True
 
     def _now(self) -> float:
         return monotonic() - self._excused
 
     def _is_leaving(self) -> bool:
-        """Whether it is too early to call threads abandoned, although time is up for whatever runs."""
+        """Whether to wait a moment more before threads are called abandoned."""
         engine, now = self._engine, self._stepped_at
         if self._up_since is None:
             self._up_since = now
+
         elsewhere = engine.backend.end() if self._busy_threads() else 0.0
         if now < self._up_since + elsewhere:
             return True
-        # the callbacks of what was given up run now, or wait for a thread; then what they refer to is dropped
+
+        # The callbacks of tasks that were given up run now, or wait for a thread. Then
+        # the objects that they refer to are dropped.
         since = self._kill_at() if self._killed else self._up_since
         return not (engine.runner.idle() and engine.runner.is_clean()) and now < since + _JOIN_S
 
@@ -274,26 +319,34 @@ class Lifecycle:
             or not engine.runner.idle()
         ):
             return False
-        # a timeout or a cancel() may be about to settle its task; a count that is wrong must not hold up the closing
+
+        # A timeout or a `cancel()` may be about to settle its task. But a count that is
+        # wrong must not hold up the closing.
         now = self._stepped_at
         if self._empty_since is None:
             self._empty_since = now
         unsettled = any(engine.queue.waiting()) or engine.counters.unfinished() or engine.settling
-        # looked at once more: that is where their callbacks go, and then what they refer to
+
+        # The runner is asked once more: it has got their callbacks by now, and then the
+        # objects that these refer to.
         settled = not unsettled and engine.runner.idle() and engine.runner.is_clean()
         return settled or now >= self._empty_since + _JOIN_S
 
     def _time_is_up(self, *, killing: bool) -> bool:
         now = self._stepped_at
+
         if killing:
             if now < self._kill_at():
                 return False
-            # those that only have to wake up and leave are given the time to
+
+            # Workers that only have to wake up and leave get the time to do so.
             return now >= self._kill_at() + _JOIN_S or all(
                 worker.task is not None or (worker.creating and not worker.pausing)
                 for worker in self._engine.crew.members
             )
-        # an on_create that does not return must not hold up a stop that has nothing else to wait for
+
+        # An `on_create` that does not return must not hold up a stop that has nothing
+        # else to wait for.
         engine = self._engine
         return (
             now >= (self._closing_since or now) + self._create_timeout
@@ -304,7 +357,9 @@ class Lifecycle:
         )
 
     def _creates_in_vain(self, worker: Worker[Any]) -> bool:
-        """Whether it has had no resource for `create_timeout`: one that has just destroyed its last one is leaving."""
+        """Whether it has had no resource for `create_timeout`.
+
+        A worker that has just destroyed its last one is leaving."""
         return (
             worker.creating
             and self._stepped_at + self._excused >= worker.creating_since + self._create_timeout
@@ -314,7 +369,7 @@ class Lifecycle:
         return min(self._kill_times, default=0.0)
 
     def _kill_waiting(self) -> bool:
-        """Fail waiting tasks for a while; whether there are more."""
+        """Fail waiting tasks for a while. Returns whether there are more."""
         return self._engine.queue.fail_waiting(
             lambda task: task._fail_from_outside(
                 self._killed_error("before the task started"), self._cancelled()
@@ -329,13 +384,14 @@ class Lifecycle:
         for place in range(len(things)):
             error, cause = self._cancelled(), self._killed_error("while the task was running")
             jobs += things[place]._ask_to_end(error, cause, things)
-        contexts = list(
-            self._engine.run_contexts
-        )  # a tuple() is not made in one step without the GIL
+
+        # A list, because without the GIL `tuple()` is not made in one step.
+        contexts = list(self._engine.run_contexts)
         for place in range(len(contexts)):
             jobs += contexts[place]._end(
                 self._cancelled(), self._killed_error("while run_task was running"), things
             )
+
         self._engine.runner.let_go(contexts)
         self._engine.runner.run_all(jobs)
         self._engine.runner.let_go(things)
@@ -345,6 +401,7 @@ class Lifecycle:
         for place in range(len(things)):
             error = self._killed_error("while the task was running")
             things[place]._fail_from_outside(error, self._cancelled())
+
         self._engine.runner.let_go(things)
 
     def running(self) -> list[Any]:
@@ -352,15 +409,17 @@ class Lifecycle:
         return [task for worker in self._engine.crew.members if (task := worker.task) is not None]
 
     def _running_that(self, name: str, value: object) -> list[Any]:
-        """Those of the running tasks whose attribute has this value.
+        """The running tasks whose attribute has this value.
 
-        The burst thread may be the last that refers to them when their workers go on, so it hands the list to
-        `CallbackRunner.let_go`; to the others it does not refer for longer than the look takes."""
+        When their workers go on, the burst thread may be the last that refers to them,
+        so it hands the list to `CallbackRunner.let_go`. It refers to the other tasks
+        for no longer than the look takes."""
         members = [
             worker
             for worker in self._engine.crew.members
             if getattr(worker.task, name, self) is value
         ]
+
         return [task for worker in members if (task := worker.task) is not None]
 
     def _busy_threads(self) -> tuple[str, ...]:
@@ -373,8 +432,10 @@ class Lifecycle:
         engine.crew.join_gone(_JOIN_S)
         self.abandoned = abandoned
         self._tell_end()
+
         self._is_closed = True
         engine.closed()
+
         self._ended = True
         for waiter in tuple(self.awaiting):
             waiter.wake()
@@ -387,10 +448,13 @@ class Lifecycle:
             engine.news.closing(how, sum(engine.queue.waiting()), running)
 
     def _tell_end(self) -> None:
-        """Have the end logged before those who wait for it may go on, and end the program. A logger that blocks holds
-        that up for `_JOIN_S` seconds, and not at all if it has kept the helper's thread before."""
+        """Have the end logged before those that wait for it go on and end the program.
+
+        A logger that blocks holds that up for `_JOIN_S` seconds. It holds up nothing if
+        it has kept the callback runner's thread before."""
         if self._told == "":
             return
+
         self._told = ""
         engine = self._engine
         parker, is_free = Parker(), engine.runner.idle()
