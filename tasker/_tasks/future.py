@@ -1,29 +1,110 @@
-"""`TaskFuture`: a queued call that is its own future, and the rights to decide its fate.
+"""`TaskFuture`: a queued call that is its own future, and the rights to settle it.
+
+States
+======
 
     PENDING --start--> RUNNING --settle--> FINISHED
        |  ^--requeue-----'                    ^
        |---------------settle-----------------|
        '---------------cancel-------> CANCELLED_AND_NOTIFIED
 
-There are two rights, and each can be taken once. Each is an attribute that is there as long as nobody has taken it, and
-`del` takes it: one indivisible bytecode on every build (free-threaded ones change an instance's dictionary under its
-own lock; deleting a *slot* would not be indivisible there), cheaper than a lock, and interrupted by no signal.
+To *settle* a task is to write its outcome. Nothing leads out of the two states on the
+right (I1).
 
-- `_may_start`: who takes it is the only one to run a waiting task, or to take it out of its lane as dead
-  (`entry_died`). Workers take it; so do `cancel()` and whoever settles a task that waits. A retry puts it back.
-- `_may_settle`: who takes it is the only one to write the outcome. Workers take it when the task has ended, `cancel()`
-  after `_may_start`, a timeout, `kill()` and the closing before it. It is never put back.
+Rights
+======
 
-What waits for the outcome lies in the list `_waiting`, which is made for the first that waits: sleeping threads,
-callbacks, the timer entry, the standard library's waiters. Who settles stores the outcome, `_final` last, *then* looks
-into the list; who waits puts himself in, *then* looks at `_final`. So one of them sees the other. The same order,
-announce and then look, decides between a retry and whoever cancels or settles at that moment.
+Two rights decide every move. Each is an attribute that exists until a thread takes it
+by `del` (R3), so exactly one thread gets it. Both must stay in the instance's
+dictionary: free-threaded builds delete a *slot* in more than one step.
 
-Every settlement is: record, wake the waiters, then call back. A waiter stays in the list until it has been told, and a
-callback until it is called: to take it out is the right to call it. So a settlement that an error cuts short (no
-memory, say) can be done again, by any thread: `_store` says what the outcome is, `_finish` makes it final and tells.
-A collector is told in between. It may block, so `EngineForFuture.settling` holds the task until it is final, and the burst
-thread's tick finishes what has been there for too long.
+- `_may_start`: only the thread that takes it may run a waiting task, or take the task
+  out of its lane as dead (`entry_died`). Workers take it. So do `cancel()` and every
+  thread that settles a waiting task. A retry puts it back.
+- `_may_settle`: only the thread that takes it may write the outcome. A worker takes it
+  when the task has ended. `cancel()` takes it after `_may_start`. A timeout, `kill()`
+  and the closing take it before `_may_start`. It is never put back.
+
+Settling
+========
+
+What waits for the outcome is in the list `_waiting`: sleeping threads, callbacks, the
+timer entry, the standard library's waiters. The list is made for the first of them. The
+thread that settles the task stores the outcome, `_final` last, and *then* looks into
+the list. A thread that waits puts itself into the list, and *then* looks at `_final`.
+So one of the two sees the other (R1). The same order decides between a retry and a
+thread that cancels or settles the task at that moment.
+
+Every settlement records the outcome, then wakes the waiters, then calls the callbacks
+(I7). A waiter leaves the list after it was woken. A callback leaves it before it is
+called: the thread that removes it has the right to call it. So any thread can repeat a
+settlement that an error cut short (no memory, say): `_store` notes the outcome,
+`_finish` makes it final and wakes the waiters.
+
+A user's collector is called between the two. It may block. So the task is in
+`EngineForFuture.settling` until it is final, and the burst thread's tick finishes a
+task that has been there for too long.
+
+Fields: who may access which, and when
+======================================
+
+"The submitter" is the thread that submits the task, until the task is in its lane. "The
+runner" is the worker that took `_may_start` last, until it puts the task back or the
+task is final. "The settler" is the thread that took `_may_settle`.
+
+Fixed before the task is in its lane. Written by the submitter, read by any thread.
+
+- `_engine`, `_wants_context`, `_priority`, `_once`, `_timeout`, `_deadline`.
+- `_queued_at`: written again by a submitter that waited for room.
+
+The rights. Any thread may take them, or look whether they are there.
+
+- `_may_start`: put back only by the runner, in `_requeue`.
+- `_may_settle`: put back by no thread.
+
+The call. Written by the submitter, emptied by the settler in `_store` (a worker does
+the same in its own loop).
+
+- `_fn`, `_args`: a thread that needs them reads them *before* it takes `_may_start`.
+  Afterwards any look may find `None`.
+- `_variables`: read by the runner. It may be `None` there when another thread has
+  settled the task meanwhile; then nothing depends on the call any more.
+
+The run. Written by the runner, read by any thread.
+
+- `_started_at`, then `attempts`: written once for each attempt, before the call.
+- `_context`: made by the runner when the task asks for it. Emptied by the runner and by
+  every thread that wakes the waiters, so other threads read it once, into a variable.
+
+Marks. They only go from `False` to `True`, but for one way back of `_refused`.
+
+- `_cancel_asked`: set by any thread, *before* it looks at `_context` or `_may_start`.
+  The runner looks at it *after* it made the context or put back `_may_start` (R1).
+- `_refused`: set by the submitter when its submission is about to raise. It is set
+  before `_may_start` is taken (R1), or `_is_counted` is set before. The submitter
+  unsets it if a worker has taken the task. Read by the threads that drop a dead entry,
+  and by the timeout.
+- `_is_counted`: set by the thread that counts the refusal: the submitter, or the thread
+  that drops the entry. Read by the latter.
+
+The outcome. Written by the settler; the other threads read it when `_final` is set.
+
+- `_exception`, `_result`, then `_stored`: in this order, in `_store`. From `_stored` on
+  any thread may `_finish`. A worker's own loop writes no `_stored`: if an error cuts it
+  short, `_settle_lost` settles the task. `deadlock` looks at any time whether there is
+  an `_exception`.
+- `_final`: read by any thread at any time. Written last, once: by the settler, or with
+  the same value by any thread that finishes the settlement.
+- `_unseen`: written by the settler before `_final`. Emptied by any thread that asks for
+  the outcome.
+
+The waiters.
+
+- `_waiting`: made under `_first_waiter`, or given to `new_task`. Then any thread
+  appends and removes; each of these is one step of the list's own. Only a forked child,
+  where no other thread exists, replaces it.
+- `_standard`: made by any thread, once, by `setdefault`. The lock within guards what is
+  in it.
 """
 
 from __future__ import annotations
@@ -80,15 +161,20 @@ __all__ = [
 T = TypeVar("T")
 
 _new: Any = object.__new__
-_STORE_WAIT_S = 1.0  # seconds after which a thread that has taken the right to settle has stored the outcome, or never will
-_STORE_POLL_S = 0.001  # how often it looks meanwhile
-_first_waiter = (
-    new_lock()
-)  # held while `_waiting` is made; reentrant: a signal handler may make another's
+
+# A thread that has taken `_may_settle` stores the outcome within this time, or never
+# will. A guess: it has a few steps to do, and waits for nothing but a processor.
+_STORE_WAIT_S = 1.0
+
+# How often a thread looks meanwhile. Short beside the wait above, and no busy loop.
+_STORE_POLL_S = 0.001
+
+# Held while `_waiting` is made. Reentrant: a signal handler may make another task's.
+_first_waiter = new_lock()
 
 
 def _start_afresh() -> None:
-    """In a forked child the lock may be held by a thread that does not exist."""
+    """In a forked child (R5)."""
     global _first_waiter
     _first_waiter = new_lock()
     _unnotified.clear()
@@ -99,20 +185,24 @@ if hasattr(os, "register_at_fork"):
 
 
 class EngineForFuture(Protocol):
-    """What a future needs of the manager that accepted it. Nothing here runs user code in the calling thread, but
-    `record_failure` where `has_collector`."""
+    """What a future needs of the manager that accepted it.
+
+    Nothing here runs user code in the calling thread, except `record_failure` where
+    `has_collector`."""
 
     logger: GuardedLogger
     has_collector: bool
-    """Whether `record_failure` tells a user's collector."""
+    """Whether `record_failure` calls a user's collector."""
     orphaned: BaseException | None
     """In a forked child: why no task will ever have an outcome."""
     settling: set[TaskFuture[Any]]
-    """Tasks that are being settled, from outside or while a collector is told, until their callbacks are on their way.
-    """
+    """Tasks that are being settled from outside, or whose collector is being called.
+    They are in here until their callbacks are on their way."""
 
     def entry_died(self, future: TaskFuture[Any]) -> None:
-        """A waiting task will not be taken (again): its entry in the lane is empty from now on, and its slot free."""
+        """A waiting task will not be taken (again).
+
+        Its entry in the lane is empty from now on, and its slot is free."""
 
     def record_cancelled(self) -> None:
         """Count a task that was cancelled while it waited."""
@@ -120,36 +210,45 @@ class EngineForFuture(Protocol):
     def record_failure(
         self, future: TaskFuture[Any], error: BaseException, *, was_waiting: bool
     ) -> None:
-        """Count a task that was failed from outside; one that was killed while it waited counts as cancelled."""
+        """Count a task that was failed from outside.
+
+        One that was killed while it waited counts as cancelled."""
 
     def run_in_other_thread(self, jobs: list[Callback]) -> None:
         """Have user code run by another thread. Empties the list."""
 
     def let_go(self, things: list[Any]) -> None:
-        """Have what is in the list dropped by another thread: it may be the user's. Empties the list."""
+        """Have another thread drop what is in the list: it may be the user's.
+
+        Empties the list."""
 
 
 class TaskFuture(Future[T]):
-    """The outcome of a queued task: a `concurrent.futures.Future` that can also be awaited.
+    """The outcome of a queued task: a `concurrent.futures.Future` that can be awaited.
 
-    Works with `concurrent.futures.wait`, `as_completed` and `asyncio.wrap_future`. Made by `TaskManager.submit` and its
-    like, not by users. A failure that nobody asked for is logged when its future is collected, unless the task had been
-    asked to end.
+    Works with `concurrent.futures.wait`, `as_completed` and `asyncio.wrap_future`.
+    `TaskManager.submit` and its like make it; users do not. A failure that no code has
+    asked for is logged when its future is collected, unless the task had been asked to
+    end.
 
-    To cancel an await is to `cancel()` the future. But `asyncio.ensure_future(future)`, `gather(future)` and
-    `wait_for(future, 0)` make an asyncio task, which awaits from its first step on: cancelled before that step, it
-    leaves the future alone. `asyncio.wrap_future(future)` in its place hands on every cancellation, and so do eager
-    tasks. `asyncio.wait` takes the wrapped form only."""
+    To cancel an await is to `cancel()` the future. But `asyncio.ensure_future(future)`,
+    `gather(future)` and `wait_for(future, 0)` make an asyncio task, which awaits from
+    its first step on. If that task is cancelled before this step, the future is left
+    alone. `asyncio.wrap_future(future)` in its place hands on every cancellation, and
+    so do eager tasks. `asyncio.wait` takes the wrapped form only."""
 
     attempts: int
     """How many times the task was started; more than 1 after retries."""
 
-    # What every task needs is set when it is made (see new_task). The rest are class attributes until they differ.
+    # The module's docstring says who may access each of these, and when. `new_task`
+    # sets what every task needs. The others are class attributes until they differ.
     _engine: EngineForFuture
-    # the rights
+
+    # The rights.
     _may_start: bool
     _may_settle: bool
-    # the call, emptied when the task is settled
+
+    # The call.
     _fn: Callable[..., T] | None
     _args: tuple[Any, ...] | None
     _wants_context: bool
@@ -157,70 +256,87 @@ class TaskFuture(Future[T]):
     _priority: bool
     _once = False
     _queued_at: float
-    _started_at: float
     _timeout = 0.0
     _deadline: float | None = None
-    _context: TaskContext | None  # as long as it runs, if there is one
-    _cancel_asked = False  # cancelled while running: never retried
-    _refused = False  # its submission raised when it was in its lane
-    _is_counted = False  # that was counted
-    # the outcome
-    _stored: str | None = None  # what `_final` will be
+
+    # The run. The context is there as long as the task runs, if it has one.
+    _started_at: float
+    _context: TaskContext | None
+
+    # The marks: it was cancelled while it ran, so it is not retried; its submission
+    # raised while it was in its lane; that was counted.
+    _cancel_asked = False
+    _refused = False
+    _is_counted = False
+
+    # The outcome. `_stored` is what `_final` will be.
+    _stored: str | None = None
     _final: str | None
     _result: T | None
     _exception: BaseException | None
     _unseen: _UnseenFailure | None = None
+
+    # The waiters.
     _waiting: list[Any] | None
     _standard: _StandardWaiters | None = None
 
     def __init__(self) -> None:
         raise TypeError("tasks are made by TaskManager.submit() and its like")
 
-    # -- what callers do ---------------------------------------------------------------------------------------
+    # -- what callers do ---------------------------------------------------------------
 
     def result(self, timeout: float | None = None) -> T:
         """The task's result; raises the task's own exception.
 
-        Blocks until there is one; Ctrl-C interrupts that (on Windows from Python 3.14 on). Raises `TimeoutError` after
-        `timeout` seconds, which leaves the task alone, and `CancelledError` when the task was cancelled. Without a
-        timeout and inside of another task, `PoolDeadlockError` if the wait could never end. `ConfigError` for a wrong
-        time."""
+        Blocks until there is one; Ctrl-C interrupts that (on Windows from Python 3.14
+        on). Raises `TimeoutError` after `timeout` seconds, which leaves the task alone,
+        and `CancelledError` when the task was cancelled. Without a timeout and inside
+        of another task it raises `PoolDeadlockError` if the wait could never end.
+        `ConfigError` for a wrong time."""
         if self._final is not FINISHED or timeout is not None:
             self._wait(timeout)
+
         if self._exception is not None:
             self._see()
             try:
                 raise self._exception
             finally:
-                del (
-                    self
-                )  # the exception's traceback holds this frame, which must not hold the exception
-        return self._result  # type: ignore[return-value]  # pyright: ignore[reportReturnType]  # None may be a T
+                del self  # (R4)
+
+        # A T may be `None`.
+        return self._result  # type: ignore[return-value]  # pyright: ignore[reportReturnType]
 
     def exception(self, timeout: float | None = None) -> BaseException | None:
-        """The exception that the task raised, `None` if it returned. Blocks and raises as `result()` does."""
+        """The exception that the task raised, `None` if it returned.
+
+        Blocks and raises as `result()` does."""
         if self._final is not FINISHED or timeout is not None:
             self._wait(timeout)
         self._see()
         error = self._exception
+
         if isinstance(error, (StopIteration, GeneratorExit)) and _called_by_asyncio():
             return for_asyncio(error)
         return error
 
     def cancel(self) -> bool:
-        """Cancel the task if it has not started: `True` means that it never runs (again).
+        """Cancel the task if it has not started: `True` means it never runs (again).
 
-        Of a running task this cancels the context and returns `False`; it will not be retried. Does not wait, but runs
-        the callbacks of the future or of the context, in this thread."""
+        Of a running task this cancels the context and returns `False`; the task will
+        not be retried. Does not wait, but runs the callbacks of the future or of the
+        context, in this thread."""
         self._look()
         if self._withdraw():
             return True
+
         if self._final is None:
             self._cancel_asked = True
-            if self._withdraw():  # it was put back for a retry since the first look
+            # It may have been put back for a retry since the first look (R1).
+            if self._withdraw():
                 return True
             if (context := self._context) is not None:
                 context.cancel()
+
         return self._final is CANCELLED_AND_NOTIFIED
 
     def cancelled(self) -> bool:
@@ -236,22 +352,27 @@ class TaskFuture(Future[T]):
         return self._look() is not None
 
     def add_done_callback(self, fn: Callable[[Future[T]], object]) -> None:
-        """Call `fn(self)` when there is an outcome, at once if there is; callbacks run in the order they were added.
+        """Call `fn(self)` when there is an outcome, at once if there is one already.
 
-        It runs in the thread that settles the task, a worker most often, or on a thread of its own after a timeout or
-        `kill()`. What it raises is logged. Raises `TypeError` for what cannot be called with one argument."""
+        Callbacks run in the order they were added, in the thread that settles the task:
+        a worker most often, or a thread of its own after a timeout or `kill()`. What a
+        callback raises is logged. Raises `TypeError` for what cannot be called with one
+        argument."""
         check_callable("fn", fn, 1, given="the future")
         callback = DoneCallback(fn)
         self._look()
+
         self._announce(callback)
         if self._final is not None:
             tell(lambda: self._calls_of([callback]))
 
     def __await__(self) -> Generator[Any, None, T]:
-        from tasker._sync import awaiting  # which imports asyncio: only programs that await need it
+        # It imports asyncio, which only programs that await need.
+        from tasker._sync import awaiting
 
         if self._look() is None:
             yield from awaiting.outcome(self)
+
         if self._final is CANCELLED_AND_NOTIFIED:
             raise awaiting.CancelledError
         if self._exception is not None:
@@ -259,8 +380,10 @@ class TaskFuture(Future[T]):
             try:
                 raise for_asyncio(self._exception)
             finally:
-                del self  # as in result()
-        return self._result  # type: ignore[return-value]  # pyright: ignore[reportReturnType]  # None may be a T
+                del self  # (R4)
+
+        # A T may be `None`.
+        return self._result  # type: ignore[return-value]  # pyright: ignore[reportReturnType]
 
     def __repr__(self) -> str:
         state, outcome = self._state, ""
@@ -269,9 +392,10 @@ class TaskFuture(Future[T]):
             outcome = f" returned {type(self._result).__name__}"
             if error is not None:
                 outcome = f" raised {type(error).__name__}"
+
         return f"<TaskFuture at {id(self):#x} state={state.lower()}{outcome}>"
 
-    # -- closed to others: a task's outcome is its worker's to set --------------------------------------------------
+    # -- closed to callers: only the manager starts and settles its tasks --------------
 
     def set_running_or_notify_cancel(self) -> bool:
         """Raises `InvalidStateError`: the manager starts its tasks itself."""
@@ -285,31 +409,39 @@ class TaskFuture(Future[T]):
         """Raises `InvalidStateError`: the manager settles its tasks itself."""
         raise InvalidStateError(f"{self!r} is started and settled by its manager alone")
 
-    # -- what workers do ---------------------------------------------------------------------------------------
+    # -- what workers do ---------------------------------------------------------------
 
     def _start(self, now: float) -> bool:
-        """Take a waiting task for running it; `False` when it is dead. Read the call before: settling empties it."""
+        """Take a waiting task in order to run it; `False` when it is dead.
+
+        Read the call before: the thread that settles the task empties it."""
         if not self._take_start():
             return False
+
         self._started_at = now
         self.attempts += 1
         return True
 
     def _requeue(self) -> bool:
-        """Make a running task wait again: `True` if it is to be put back (perhaps as a dead entry)."""
+        """Make a running task wait again.
+
+        `True` if it is to be put back into its lane, perhaps as a dead entry."""
         if self._cancel_asked:
             return False
-        self._may_start = (
-            True  # announce, then look: whoever cancels or settles does it the other way round
-        )
+
+        # (R1) A thread that cancels or settles the task does it the other way round.
+        self._may_start = True
         if self._cancel_asked or not hasattr(self, "_may_settle"):
             return not self._take_start()
         return True
 
     def _make_context(self, values: ManagerValues) -> TaskContext:
-        """Give a running task its context, ended already if that was asked for before there was one."""
+        """Give a running task its context.
+
+        The context is ended already if that was asked for before it was there."""
         context = self._context = new_task_context(values, self._deadline)
-        # announced, then looked: whoever cancels or settles does it the other way round
+
+        # (R1) A thread that cancels or settles the task does it the other way round.
         if self._cancel_asked or self._final is not None:
             context.cancel()
         return context
@@ -317,10 +449,10 @@ class TaskFuture(Future[T]):
     def _stamps(self, now: float) -> Stamps:
         return self._queued_at, self._started_at if self.attempts else now, now
 
-    # -- what ends a task from outside -------------------------------------------------------------------------
+    # -- what ends a task from outside -------------------------------------------------
 
     def _set_timeout(self, seconds: float) -> None:
-        """Before the task is put: end it so many seconds from now."""
+        """End the task so many seconds from now. Called before the task is put."""
         self._timeout = seconds
         self._deadline = deadline = timer.now() + seconds
         self._announce(timer.at(deadline, self._expire))
@@ -336,23 +468,28 @@ class TaskFuture(Future[T]):
         self._fail_from_outside(error, DeadlineExceededError("the task's timeout ended"))
 
     def _fail_from_outside(self, error: BaseException, ending: EndedError) -> bool:
-        """Settle a waiting or running task and end its context, in a thread that must not run user code.
+        """Settle a waiting or running task and end its context.
 
-        What is the user's runs in another thread: callbacks, a collector that is told first, destructors of what the task refers
-        to. The caller sees to it that the task itself is let go of there. `False` when it is settled."""
+        Called in a thread that must not run user code. So another thread runs what is
+        the user's: callbacks, a collector (it is called first), destructors of what the
+        task refers to. The caller has the task itself let go of there. `False` when the
+        task is settled already."""
         engine = self._engine
         things: list[Any] = []
-        if (
-            self._refused or not self._take_settle()
-        ):  # refused: its timeout may outlive it, and concerns nobody
+        # The timeout of a refused task may outlive it, and has no effect then.
+        if self._refused or not self._take_settle():
             return False
+
         was_waiting = counted = False
         try:
-            # once it is counted, the manager could close before its callbacks are on their way
+            # Once the task is counted, the manager could close before the callbacks are
+            # on their way.
             engine.settling.add(self)
             self._cancel_asked = True
             things += (self._fn, self._args, self._variables)
-            # before the call is emptied: a worker that took the task would call nothing
+
+            # Before the call is emptied: a worker that took the task would call
+            # nothing.
             was_waiting = self._take_start()
             if was_waiting:
                 engine.entry_died(self)
@@ -368,11 +505,11 @@ class TaskFuture(Future[T]):
                 jobs[:0] = self._finish_for_other_thread()
                 engine.run_in_other_thread(jobs)
                 engine.settling.discard(self)
-        except (
-            BaseException
-        ):  # no memory: whatever else is left undone, what waits for the outcome is told
+        except BaseException:
+            # No memory, say. Whatever else is left undone, the waiters are woken. The
+            # two assignments need no memory.
             if self._stored is None:
-                self._exception = error  # neither needs memory
+                self._exception = error
                 self._final = FINISHED
             if not counted:
                 engine.record_failure(self, error, was_waiting=was_waiting)
@@ -381,17 +518,18 @@ class TaskFuture(Future[T]):
             raise
         finally:
             engine.let_go(things)
+
         return True
 
     def _fail_in_other_thread(self, error: BaseException, was_waiting: bool) -> None:
-        """The part of `_fail_from_outside` that tells a collector first."""
+        """The part of `_fail_from_outside` that calls a collector first."""
         self._engine.record_failure(self, error, was_waiting=was_waiting)
         callbacks = self._finish()
         self._engine.settling.discard(self)
         self._call_back(callbacks)
 
     def _finish_for_other_thread(self) -> list[Callback]:
-        """Make the stored outcome final; returns what calls back, for another thread."""
+        """Make the stored outcome final; returns calls for another thread."""
         callbacks = self._finish()
         return [partial(self._call_back, callbacks)] if callbacks else []
 
@@ -400,64 +538,76 @@ class TaskFuture(Future[T]):
         return self._stored is not None or self._final is not None
 
     def _settle_lost(self, error: BaseException) -> bool:
-        """Its worker has fallen, perhaps with the right to settle. Returns whether this settled it, as a failure."""
+        """Settle a task whose worker has fallen, perhaps with the right to settle.
+
+        Returns whether this call settled it, as a failure."""
         if not self._take_settle():
-            # by this worker, or by a thread that will have stored the outcome in a moment
+            # This worker has the right, or a thread that stores the outcome in a
+            # moment.
             moment, deadline = Parker(), monotonic() + _STORE_WAIT_S
             while not self._has_outcome() and monotonic() < deadline:
                 moment.sleep(_STORE_POLL_S)
+
         settles = not self._has_outcome()
         if settles:
             self._store(error)
+
         self._call_back(self._finish())
         return settles
 
     def _ask_to_end(
         self, ending: EndedError, cause: BaseException, things: list[Any]
     ) -> list[Callback]:
-        """End the context of a running task, which is not retried; returns user callbacks for the caller to run.
+        """End the context of a running task, which is not retried.
 
-        Puts into `things` what the caller is to let go of."""
+        Returns user callbacks for the caller to run. Puts into `things` what the caller
+        is to let go of."""
         if self._final is not None or self._cancel_asked:
             return []
+
         self._cancel_asked = True
-        context = self._context  # read once: the worker empties it
+        # Read once: the worker empties it.
+        context = self._context
         return [] if context is None else context._end(ending, cause, things)
 
     def _withdraw(self) -> bool:
         """Cancel a waiting task; `False` when it was started or settled."""
         if not self._take_start():
             return False
-        settles = (
-            self._take_settle()
-        )  # or a timeout, say, has taken it, and will see that it must not start
+
+        # If another thread has this right, a timeout say, then that thread finds that
+        # the task must not start.
+        settles = self._take_settle()
         self._engine.entry_died(self)
         if settles:
             self._engine.record_cancelled()
             try:
                 tell(lambda: self._calls_of(self._publish(None, state=CANCELLED_AND_NOTIFIED)))
-            except (
-                BaseException
-            ):  # an interrupt in the middle of it: the others are told all the same
+            except BaseException:
+                # An interrupt in the middle of it. The other waiters are woken all the
+                # same.
                 tell(lambda: self._calls_of(self._finish()))
                 raise
+
         return settles
 
     def _calls_of(self, callbacks: list[DoneCallback]) -> list[Callback]:
         return [partial(self._call_back, [callback]) for callback in callbacks]
 
     def _refuse(self) -> bool:
-        """Its submission is about to raise although it was put: take it back. `False`: it is accepted."""
-        was_refused, self._refused = (
-            self._refused,
-            True,
-        )  # announced first: what takes it out of the lane counts it
+        """Take a task back that was put, as its submission is about to raise.
+
+        `False`: it is accepted."""
+        # Announced first (R1): the thread that takes it out of the lane counts it.
+        was_refused, self._refused = self._refused, True
         if not self._take_start():
             self._refused = was_refused
         return self._refused
 
     def _count_refusal(self) -> None:
-        """Its submission raised: it was not accepted and will not run. Nobody is told of that."""
+        """Count a task whose submission raised: it was not accepted and will not run.
+
+        No caller and no collector learns of it."""
         self._is_counted = True
         self._engine.entry_died(self)
         if self._take_settle():
@@ -466,27 +616,29 @@ class TaskFuture(Future[T]):
             self._finish()
 
     def _end_after_fork(self, error: BaseException) -> None:
-        """In a forked child, where whoever would settle this does not exist, nor who waits."""
+        """Settle it in a forked child, which has neither its worker nor its waiters."""
         if self._final is None:
-            self._take_settle()  # or the worker that forked would do so, coming back from the task
-            _unnotified.discard(
-                self.__dict__.pop("_standard", None)
-            )  # its lock may be held by nobody
+            # Or the worker that forked would settle it, coming back from the task.
+            self._take_settle()
+            # A thread that does not exist here may hold its lock.
+            _unnotified.discard(self.__dict__.pop("_standard", None))
             self._waiting = None
             self._publish(error)
 
     def _look(self) -> str | None:
-        """How it is settled; `None` if it is not. What a forked child has inherited ends when the child looks at it.
+        """How it is settled; `None` if it is not.
 
-        Not before: on free-threaded 3.13 an object that another thread changes as the process forks stays locked."""
+        A task that a forked child has inherited ends when the child looks at it. Not
+        before: on free-threaded 3.13 an object that another thread changes while the
+        process forks stays locked."""
         if self._final is None and self._engine.orphaned is not None:
             self._end_after_fork(self._engine.orphaned)
         return self._final
 
-    # -- the pieces --------------------------------------------------------------------------------------------
+    # -- the pieces --------------------------------------------------------------------
 
     def _take_start(self) -> bool:
-        """Take the right to start: `False` when somebody else has it."""
+        """Take the right to start; `False` when another thread has it."""
         try:
             del self._may_start
         except AttributeError:
@@ -494,7 +646,7 @@ class TaskFuture(Future[T]):
         return True
 
     def _take_settle(self) -> bool:
-        """Take the right to settle: `False` when somebody else has it."""
+        """Take the right to settle; `False` when another thread has it."""
         try:
             del self._may_settle
         except AttributeError:
@@ -505,7 +657,7 @@ class TaskFuture(Future[T]):
         return hasattr(self, "_may_start")
 
     def _announce(self, waiter: object) -> None:
-        """Put what waits for the outcome into the list; the caller looks at `_final` afterwards."""
+        """Put a waiter into the list. The caller looks at `_final` afterwards (R1)."""
         if self._waiting is None:
             with _first_waiter:
                 if self._waiting is None:
@@ -514,7 +666,7 @@ class TaskFuture(Future[T]):
         self._waiting.append(waiter)
 
     def _take_back(self, waiter: object) -> bool:
-        """Take what waits out of the list: `False` when whoever settles the task has taken it."""
+        """Take a waiter out of the list; `False` when the settling thread has it."""
         try:
             (self._waiting or []).remove(waiter)
         except ValueError:
@@ -524,66 +676,83 @@ class TaskFuture(Future[T]):
     def _publish(
         self, exception: BaseException | None, result: T | None = None, state: str = FINISHED
     ) -> list[DoneCallback]:
-        """Store the outcome and wake who waits; returns the callbacks. For the holder of SETTLE."""
+        """Store the outcome and wake the waiters; returns the callbacks.
+
+        Only for the thread that has taken `_may_settle`."""
         self._store(exception, result, state)
         return self._finish()
 
     def _store(
         self, exception: BaseException | None, result: T | None = None, state: str = FINISHED
     ) -> None:
-        """Say what the outcome is. For the holder of SETTLE; from now on any thread may `_finish`."""
+        """Note what the outcome is; from now on any thread may `_finish`.
+
+        Only for the thread that has taken `_may_settle`."""
         if exception is not None and not isinstance(exception, CancelledError):
             self._unseen = _UnseenFailure(exception, self._engine.logger)
-            # what a task raises after it was asked to end interests nobody; a stream asks, then looks, at any time
+            # What a task raises after it was asked to end is not worth a log line. The
+            # mark comes before this look: a stream sets it at any time, then looks.
             if self._cancel_asked and not isinstance(exception, TaskTimeoutError):
                 self._see()
+
         self._fn = self._args = self._variables = None
         self._exception = exception
         self._result = result
         self._stored = state
 
     def _finish(self) -> list[DoneCallback]:
-        """Make the stored outcome final and wake who waits; returns the callbacks. May be repeated."""
+        """Make the stored outcome final and wake the waiters; returns the callbacks.
+
+        May be repeated."""
         if self._final is None:
             self._final = self._stored
-        if (
-            self._waits_for_start() and self._take_start()
-        ):  # put back by a worker that does not know that it is settled
+
+        # A worker that did not know of the outcome may have put the task back.
+        if self._waits_for_start() and self._take_start():
             self._engine.entry_died(self)
         return self._tell_waiters()
 
     def _tell_waiters(self) -> list[DoneCallback]:
-        """Wake whatever waits; returns the callbacks, for the caller to call. May be repeated.
+        """Wake the waiters; returns the callbacks, for the caller to call.
 
-        A list is copied under its own lock on free-threaded builds: what was put in before is found here, and who comes
-        later finds the outcome."""
+        May be repeated. Free-threaded builds copy a list under its own lock, so the
+        copy holds every waiter that was put in before; one that comes later finds the
+        outcome (R1)."""
         callbacks: list[DoneCallback] = []
         self._context = None
         waiting = self._waiting
         if waiting is None:
             return callbacks
+
         trouble: BaseException | None = None
         for waiter in waiting.copy():
             if type(waiter) is DoneCallback:
                 callbacks.append(waiter)
                 continue
+
             try:
                 if type(waiter) is TimerEntry:
                     waiter.cancel()
                 elif type(waiter) is _StandardWaiters:
                     waiter.notify(self)
-                elif hasattr(waiter, "wake"):  # an await, or a stream of results
+                elif hasattr(waiter, "wake"):
+                    # An await, or a stream of results.
                     waiter.wake()
-                else:  # a thread that sleeps on a lock
+                else:
+                    # A lock on which a thread sleeps.
                     waiter.release()
                 waiting.remove(waiter)
             except ValueError:
-                pass  # it was taken back meanwhile
+                # Its thread has taken it back meanwhile.
+                pass
             except BaseException as error:
                 if type(error) is RuntimeError and hasattr(waiter, "release"):
-                    self._take_back(waiter)  # it was released before: this is the second time
+                    # It was released before: this is the second time.
+                    self._take_back(waiter)
                 else:
-                    trouble = error  # Ctrl-C, no memory: the others are told before it goes on
+                    # Ctrl-C, or no memory. The others are woken before it goes on.
+                    trouble = error
+
         if trouble is not None:
             raise trouble
         return callbacks
@@ -602,7 +771,10 @@ class TaskFuture(Future[T]):
             leave_child()
 
     def _wait(self, timeout: float | None) -> None:
-        """Sleep until there is an outcome; raises `TimeoutError` when there is none, `CancelledError` if cancelled."""
+        """Sleep until there is an outcome.
+
+        Raises `TimeoutError` when there is none, `CancelledError` if it was
+        cancelled."""
         limit = checks.patience("timeout", timeout, negative=True)
         if self._look() is None:
             if timeout is None and in_task():
@@ -611,15 +783,18 @@ class TaskFuture(Future[T]):
                 self._sleep(limit)
             if self._final is None:
                 raise TimeoutError(f"no outcome within {shown(timeout)} s; the task goes on")
+
         if self._final is CANCELLED_AND_NOTIFIED:
             raise CancelledError
 
     def _sleep(self, limit: float) -> None:
         """Sleep until there is an outcome, or for `limit` seconds (-1: no limit)."""
-        if limit:  # who only looks is not to wait for others
+        # A thread that only looks is not to wait for others.
+        if limit:
             give_way()
         if self._final is not None:
             return
+
         sleeper = new_sleep_lock()
         self._announce(sleeper)
         woken = self._final is not None
@@ -630,7 +805,9 @@ class TaskFuture(Future[T]):
                 self._take_back(sleeper)
 
     def _sleep_in_task(self) -> None:
-        """Sleep until there is an outcome; raises `PoolDeadlockError` if there could never be one."""
+        """Sleep until there is an outcome.
+
+        Raises `PoolDeadlockError` if there could never be one."""
         parker = Parker()
         self._announce(parker)
         try:
@@ -645,27 +822,32 @@ class TaskFuture(Future[T]):
         if unseen is not None:
             unseen.seen = True
 
-    # -- what concurrent.futures.wait, as_completed and asyncio look at --------------------------------------------
+    # -- what concurrent.futures.wait, as_completed and asyncio look at ----------------
 
     def _get_state(self) -> str:
-        # an outcome that their waiters are yet to be told is not there yet: they must not see it and be told as well
+        # As long as their waiters are not notified, the outcome is not there yet for
+        # them: they must not see it and be notified as well.
         final = self._look()
         if final is not None and (self._standard is None or self._standard.notified):
             return final
         return PENDING if self._waits_for_start() else RUNNING
 
     def _get_condition(self) -> Any:
-        """A lock, which is all that they use of it: as long as they hold it, their waiters are told nothing."""
+        """A lock: they use nothing else of a condition.
+
+        As long as they hold it, their waiters are not notified."""
         return self._standard_waiters().lock
 
     def _get_waiters(self) -> list[Any]:
-        """Their waiters; they read and change this list with `_condition` held."""
+        """Their waiters. They read and change this list with `_condition` held."""
         return self._standard_waiters().waiters
 
     def _get_snapshot(self) -> tuple[bool, bool, T | None, BaseException | None]:
-        """What asyncio copies, from 3.15 on, in a callback of ours: is it done, cancelled, the result, the exception.
+        """What asyncio copies, from Python 3.15 on, in a callback of ours.
 
-        By `_final`, not by `_state`: a callback that was added a moment ago runs before their waiters are told."""
+        That is: whether it is done, whether it is cancelled, the result, the exception.
+        This looks at `_final`, not at `_state`: a callback that was added a moment ago
+        runs before their waiters are notified."""
         final = self._final
         if final is not FINISHED:
             return final is not None, final is not None, None, None
@@ -674,9 +856,9 @@ class TaskFuture(Future[T]):
         error = self._exception
         return True, False, self._result, None if error is None else for_asyncio(error)
 
-    if (
-        not TYPE_CHECKING
-    ):  # to a type checker they stay the attributes of Future that as_completed() asks for
+    # To a type checker these stay the attributes of Future that as_completed() asks
+    # for.
+    if not TYPE_CHECKING:
         _state = property(_get_state)
         _condition = property(_get_condition)
         _waiters = property(_get_waiters)
@@ -685,13 +867,12 @@ class TaskFuture(Future[T]):
         self._look()
         standard = self._standard
         if standard is None:
-            standard = self.__dict__.setdefault(
-                "_standard", _StandardWaiters()
-            )  # indivisible: there is one
+            # One step: however many threads come, they all get the same one.
+            standard = self.__dict__.setdefault("_standard", _StandardWaiters())
+
         if not standard.announced:
-            self._announce(
-                standard
-            )  # perhaps twice, if two threads come at once: told once all the same
+            # Two threads at once may announce it twice. It notifies once all the same.
+            self._announce(standard)
             standard.announced = True
             if self._final is not None and self._take_back(standard):
                 standard.notify(self)
@@ -707,11 +888,15 @@ def new_task(
     waiting: list[Any] | None = None,
     variables: contextvars.Context | None = None,
 ) -> TaskFuture[T]:
-    """A future for a call; `waiting` is what waits for its outcome from the start, `variables` what the call runs in.
+    """A future for a call.
 
-    Not `__init__`, because to call a class costs as much as all of this. Nor is `Future.__init__` called, which makes
-    a condition and two lists. All attributes that every task gets are set here, because CPython finds room for no
-    others in the compact form of an instance's dictionary."""
+    `waiting` holds what waits for the outcome from the start. The call runs in
+    `variables`.
+
+    This is not `__init__`, because to call a class costs as much as all of this. Nor is
+    `Future.__init__` called, which makes a condition and two lists. All attributes that
+    every task gets are set here, because CPython has no room for others in the compact
+    form of an instance's dictionary."""
     task: TaskFuture[T] = _new(TaskFuture)
     task._may_start = task._may_settle = True
     task._engine = engine
@@ -729,9 +914,10 @@ def new_task(
 
 
 def task_made_of(future: Future[Any], *call: Any) -> TaskFuture[Any]:
-    """`new_task`, but it is the given future that becomes the task: a new one, known to the calling thread alone.
+    """`new_task`, but the given future becomes the task.
 
-    Raises `TypeError` for any other."""
+    The future has to be new, and known to the calling thread alone. Raises `TypeError`
+    for any other."""
     if (
         type(future) is not Future
         or future._state != PENDING
@@ -739,8 +925,10 @@ def task_made_of(future: Future[Any], *call: Any) -> TaskFuture[Any]:
         or vars(future)["_done_callbacks"]
     ):
         raise TypeError(
-            f"the future of a work item must be a new concurrent.futures.Future, not {shown(future)}"
+            "the future of a work item must be a new concurrent.futures.Future, "
+            f"not {shown(future)}"
         )
+
     task: Any = future
     task.__dict__ = {**vars(new_task(*call))}
     task.__class__ = TaskFuture
@@ -748,9 +936,11 @@ def task_made_of(future: Future[Any], *call: Any) -> TaskFuture[Any]:
 
 
 class DoneCallback:
-    """A user's callback, compared by identity, so that looking for it runs nothing of the user's.
+    """A user's callback.
 
-    `fn` is called with the future; `given` is what the user gave, if that is another function."""
+    It is compared by identity, so that a look for it runs no code of the user's. `fn`
+    is called with the future. `given` is what the user gave, if that is another
+    function."""
 
     __slots__ = ("fn", "given")
 
@@ -760,10 +950,12 @@ class DoneCallback:
 
 
 class _StandardWaiters:
-    """The waiters that `concurrent.futures` installs in a future, and the lock under which it does so.
+    """The waiters that `concurrent.futures` installs in a future, and their lock.
 
-    The lock is reentrant: a signal handler may interrupt `wait()` and cancel the future that it looks at. Lock order:
-    this one, then the waiter's own."""
+    The lock guards the list of waiters and `notified`. `concurrent.futures` takes it
+    (as `_condition`) while it installs and removes waiters; `notify` takes it, too. It
+    is reentrant: a signal handler may interrupt `wait()` and cancel the future that
+    `wait()` looks at. Lock order: this one, then the waiter's own."""
 
     __slots__ = ("announced", "lock", "notified", "waiters")
 
@@ -775,13 +967,13 @@ class _StandardWaiters:
         _unnotified.add(self)
 
     def is_held_here(self) -> bool:
-        """Whether the calling thread holds a lock that is needed to tell the waiters."""
+        """Whether the calling thread holds a lock that `notify` needs."""
         return holds(self.lock) or any(
             holds(waiter.lock) for waiter in self.waiters.copy() if _is_standard(waiter)
         )
 
     def notify(self, future: TaskFuture[Any]) -> None:
-        """Tell the waiters of the outcome, once."""
+        """Hand the outcome to the waiters, once."""
         with self.lock:
             waiters = () if self.notified else tuple(self.waiters)
             self.notified = True
@@ -792,25 +984,27 @@ class _StandardWaiters:
                     waiter.add_exception(future)
                 else:
                     waiter.add_result(future)
-            _unnotified.discard(self)  # not before: their locks are needed until here
+
+            # Not before: the waiters' locks are needed until here.
+            _unnotified.discard(self)
 
 
-_unnotified: set[_StandardWaiters] = set()  # those that are yet to be told
+_unnotified: set[_StandardWaiters] = set()
 
 
 class _WaiterList(list[Any]):
     """The standard library's waiters in one future.
 
-    The lock of a waiter and that inside of its event know no owner, and who settles a future takes both. A thread that
-    a signal handler interrupts may hold them, and the handler has to know. So it gets a lock that says who holds it,
-    and an event that needs none."""
+    The thread that settles a future takes the lock of each waiter, and the lock inside
+    of the waiter's event. Neither knows its owner. A signal handler that cancels a
+    future may have interrupted a thread that holds them, and has to know that. So each
+    waiter gets a lock that knows its owner, and an event that needs no lock."""
 
     __slots__ = ()
 
     def append(self, waiter: Any) -> None:
-        if _is_standard(waiter) and not isinstance(
-            waiter.event, _Event
-        ):  # which is in no other list yet
+        # A waiter whose event is another one is in no other list yet.
+        if _is_standard(waiter) and not isinstance(waiter.event, _Event):
             waiter.lock = new_lock()
             waiter.event = _Event(waiter)
         super().append(waiter)
@@ -821,16 +1015,16 @@ def _is_standard(waiter: Any) -> bool:
 
 
 class _Event:
-    """A `threading.Event` for one thread that waits. In a task it is looked whether the wait may end.
+    """A `threading.Event` for one thread, which looks for deadlocks inside of a task.
 
-    What `wait` and `as_completed` wait for is in the variables of their frames, and nowhere else."""
+    What `wait` and `as_completed` wait for is in the variables of their frames, and
+    nowhere else."""
 
     def __init__(self, waiter: Any) -> None:
         self._is_set = False
         self._parker = Parker()
-        stops = getattr(
-            waiter, "stop_on_exception", None
-        )  # as_completed and FIRST_COMPLETED have no such thing
+        # The waiters of as_completed and FIRST_COMPLETED have no such attribute.
+        stops = getattr(waiter, "stop_on_exception", None)
         self._until = (
             FIRST_COMPLETED if stops is None else FIRST_EXCEPTION if stops else ALL_COMPLETED
         )
@@ -846,10 +1040,11 @@ class _Event:
         self._is_set = False
 
     def wait(self, timeout: float | None = None) -> bool:
-        """Sleep until it is set, for `timeout` seconds at most; whether it is."""
+        """Sleep until it is set, for `timeout` seconds at most; whether it is set."""
         futures = _awaited_in(sys._getframe(1)) if timeout is None and in_task() else None
         if futures is None:
             return self._sleep(timeout)
+
         with deadlock.Wait(deadlock.Outcomes(futures, self._until, TaskFuture), self.set):
             return self._sleep(None)
 
@@ -859,16 +1054,19 @@ class _Event:
             left = deadline - monotonic()
             if left <= 0:
                 break
+
             self._parker.sleep(-1.0 if left == math.inf else min(left, threading.TIMEOUT_MAX))
         return self._is_set
 
 
 def holds_waiters_lock() -> bool:
-    """Whether the calling thread, in `wait()` or `as_completed()`, holds a lock that is needed to settle a future."""
+    """Whether the calling thread holds a lock that is needed to settle a future.
+
+    It does so while it is in `wait()` or `as_completed()`."""
     return any(standard.is_held_here() for standard in _unnotified.copy())
 
 
-# where `wait` and `as_completed` keep the futures that they wait for
+# Where `wait` and `as_completed` keep the futures that they wait for.
 _VARIABLES = {
     getattr(function, "__code__", None): name
     for function, name in (
@@ -879,13 +1077,17 @@ _VARIABLES = {
 
 
 def _awaited_in(frame: FrameType) -> Collection[Any] | None:
-    """What the caller waits for; `None`: it is another function, and nothing is known of its wait."""
+    """What the caller waits for.
+
+    `None` if the caller is another function: then nothing is known of its wait."""
     name = _VARIABLES.get(frame.f_code)
     return None if name is None else frame.f_locals.get(name)
 
 
 class _UnseenFailure:
-    """Logs a failure that nobody asked for, when the future it belongs to is collected (as asyncio does)."""
+    """Logs a failure that no code has asked for, when its future is collected.
+
+    asyncio does the same."""
 
     __slots__ = ("error", "logger", "seen")
 
@@ -896,11 +1098,12 @@ class _UnseenFailure:
 
     def __del__(self) -> None:
         if not getattr(self, "seen", True) and not sys.is_finalizing():
-            # what is raised in here Python drops: an error that cannot be read still has a type, and an interrupt comes
-            # a moment later
+            # Python drops what is raised in here. So an error that cannot be read is
+            # logged by its type, and an interrupt comes a moment later.
             line, what = "", "tasker: a task failed and nobody asked for its result or exception"
             with contextlib.suppress(BaseException):
                 line = line_of(self.error)
+
             try:
                 if line:
                     self.logger.error(what, error=self.error)
@@ -916,10 +1119,13 @@ def _called_by_asyncio() -> bool:
 
 
 def for_asyncio(error: BaseException) -> BaseException:
-    """What asyncio can be given: its futures refuse a StopIteration and then never end (up to 3.12.1), and a
-    GeneratorExit ends whoever awaits them without a word."""
+    """An error that asyncio can be given instead of this one.
+
+    Its futures refuse a `StopIteration` and then never end (up to Python 3.12.1). A
+    `GeneratorExit` silently ends the coroutine that awaits them."""
     if not isinstance(error, (StopIteration, GeneratorExit)):
         return error
+
     converted = RuntimeError(f"the task raised {type(error).__name__}")
     converted.__cause__ = error
     return converted
