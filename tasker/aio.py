@@ -23,13 +23,12 @@ from tasker import checks
 from tasker._pool.queue import TaskQueue
 from tasker._sync.awaiting import Mailbox, Message, mailbox_here, waiter_here
 from tasker._sync.room import Room
-from tasker._tasks.future import TaskFuture, for_asyncio
+from tasker._tasks.future import for_asyncio
 from tasker.errors import QueueFullError
-from tasker.stream import Plan, Window, iterator_over
+from tasker.window import Future, Plan, Window, iterator_over
 
 __all__ = ["close", "results", "submit"]
 
-Future = TaskFuture[Any]
 Items = Any  # an iterator, or an asynchronous one
 
 _END: Any = object()

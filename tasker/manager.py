@@ -38,7 +38,8 @@ from tasker.snapshots import StopReport, TaskMetrics, TaskStats
 if TYPE_CHECKING:
     from tasker.executor import ManagerExecutor
     from tasker.methods import SubmitOptions
-    from tasker.stream import MapOptions, Plan, TaskStream
+    from tasker.stream import TaskStream
+    from tasker.window import MapOptions, Plan
 
 __all__ = ["TaskManager"]
 
@@ -294,7 +295,7 @@ class TaskManager(Generic[R]):
         return new_stream(plan, items)
 
     def _plan(self, fn: Callable[..., Any], **arguments: Any) -> Plan:
-        from tasker.stream import new_plan
+        from tasker.window import new_plan
 
         return new_plan(self, self._submit_asked, self._engine.crew.most, fn, **arguments)
 

@@ -66,7 +66,7 @@ class RunTask(Generic[R]):
         if self.queue.closed:
             raise self.queue.refusal()
 
-        # INLINED Engine.submit, which asks the same: a call, benchmarks --only run
+        # INLINED Engine.submit, which asks the same: a call, benchmarks --only run-task
         code, given, asking = self._known
         if (
             type(fn) is FunctionType

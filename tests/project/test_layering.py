@@ -22,6 +22,7 @@ LAYERS = {  # from the ground up; a name with a star is all of a folder
     "the pool": ("_pool.*",),
     "the face": (
         "executor",
+        "window",
         "stream",
         "methods",
         "aio",

@@ -10,7 +10,8 @@ import weakref
 
 import pytest
 
-import tasker
+import tasker._pool.engine
+import tasker.window
 from tasker import (
     Config,
     PoolDeadlockError,
@@ -278,7 +279,7 @@ def test_a_function_is_asked_once_for_a_stream_whether_it_wants_a_context(new_ma
         asked.append(fn)
         return wants_context(fn, given)
 
-    for module in (tasker.stream, tasker._pool.engine):
+    for module in (tasker.window, tasker._pool.engine):
         monkeypatch.setattr(module, "wants_context", ask)
     manager = new_manager(worker_count=1, max_worker_count=1)
     fn = functools.partial(pow, 2)  # which takes the resource's place in vain
