@@ -1,16 +1,23 @@
-"""`Context`: Go's `context` in Python. Deadlines, cancellation and values that flow down to whoever does the work.
+"""`Context`: Go's `context` in Python. Deadlines, cancellation and values flow down.
 
-A context is live until it is done, once and for good: cancelled, or its deadline passed, or its parent done.
-Being done flows down, never up. Like in Go, a parent keeps the contexts made from it until they are done, so cancel the
-ones that you make, or use them in a `with` block.
+A context is live until it is done, once and for good: it was cancelled, or its deadline
+passed, or its parent is done. Being done flows down, never up. As in Go, a parent keeps
+the contexts made from it until they are done. So cancel the ones that you make, or use
+them in a `with` block.
 
-One `_lock` guards the fields of all contexts, for a few lines at a time, and no callback runs under it. It is one, so
-that a signal handler can find out whether the thread that it interrupted holds it.
+The standard library has no such thing. `contextvars` carry values, but neither a
+deadline nor a cancellation. A `threading.Event` has no parent, and calls nothing back.
 
-One is made for each task that asks for it, so making it must cost next to nothing: it gets three attributes and takes
-no lock. What few contexts have is a class attribute until it differs.
+One `_lock` guards the fields of all contexts. It is held for a few lines at a time, and
+no callback runs under it. There is only one, so that a signal handler can find out
+whether the thread that it interrupted holds it.
 
-Source of the rules: Go's package `context` (`Background`, `WithCancelCause`, `WithDeadline`, `WithValue`, `AfterFunc`).
+Each task that asks for a context gets its own, so making one must cost next to nothing:
+it gets three attributes and takes no lock. What few contexts have is a class attribute
+until it differs.
+
+The rules come from Go's package `context` (`Background`, `WithCancelCause`,
+`WithDeadline`, `WithValue`, `AfterFunc`).
 """
 
 from __future__ import annotations
@@ -34,7 +41,8 @@ from tasker.errors import ContextCancelledError, DeadlineExceededError, name_of,
 
 __all__ = ["Context", "background", "with_cancel", "with_deadline", "with_timeout", "with_value"]
 
-_lock = new_lock()  # reentrant: a signal handler may cancel what its thread is looking at
+# Reentrant: a signal handler may cancel a context that its thread is looking at.
+_lock = new_lock()
 
 _new: Any = object.__new__
 EndedError = ContextCancelledError | DeadlineExceededError
@@ -42,17 +50,18 @@ Callback = Callable[[], object]
 
 
 class Sleeper(Protocol):
-    """What is released when a context is done: a lock on which a thread sleeps, say."""
+    """Is released when a context is done. A lock on which a thread sleeps is one."""
 
     def release(self) -> object: ...
 
 
 class Context:
-    """A cancellation signal, a deadline and values, handed to the code that does the work.
+    """A cancellation signal, a deadline and values for the code that does the work.
 
-    Made by `background()`, `with_cancel()`, `with_timeout()`, `with_deadline()` and `with_value()`; a task gets one
-    when its function asks for it. Leaving its `with` block cancels it. Every method may be called from any thread;
-    only `wait()` blocks."""
+    Made by `background()`, `with_cancel()`, `with_timeout()`, `with_deadline()` and
+    `with_value()`. A task gets one when its function asks for it. Leaving its `with`
+    block cancels it. Every method may be called from any thread; only `wait()`
+    blocks."""
 
     _lock = _lock
     _parent: Context | None
@@ -67,106 +76,127 @@ class Context:
     def __init__(self) -> None:
         raise TypeError("contexts are made by background(), with_cancel() and its like")
 
-    # -- what the work asks ------------------------------------------------------------------------------------
+    # -- what the work asks ------------------------------------------------------------
 
     def cancelled(self) -> bool:
         """Whether the context is done, cancelled or past its deadline."""
         return self._error is not None
 
     def err(self) -> EndedError | None:
-        """Why it is done: a `ContextCancelledError`, a `DeadlineExceededError`, or `None` while it is live."""
+        """Why it is done; `None` while it is live.
+
+        A `ContextCancelledError` or a `DeadlineExceededError`."""
         return self._error
 
     def cause(self) -> BaseException | None:
-        """What the canceller gave as the reason, else what `err()` says; `None` while it is live."""
+        """The reason that was given to `cancel()`, else what `err()` returns.
+
+        `None` while it is live."""
         return self._cause if self._cause is not None else self._error
 
     def deadline(self) -> float | None:
-        """When it ends by itself, in seconds of `time.monotonic()`; `None` without a deadline."""
+        """When it ends by itself, in seconds of `time.monotonic()`.
+
+        `None` without a deadline."""
         return None if self._deadline is None else self._deadline - _ahead()
 
     def remaining(self) -> float | None:
-        """Seconds until the deadline, never below 0; `None` without a deadline, as timeout arguments want it."""
+        """Seconds until the deadline, never below 0; fit for a timeout argument.
+
+        `None` without a deadline."""
         return None if self._deadline is None else max(0.0, self._deadline - timer.now())
 
     def value(self, key: object) -> object:
-        """The value that the nearest `with_value(..., key, value)` above gave to `key`; `None` where nobody did."""
+        """The value that the nearest `with_value(..., key, value)` above gave to `key`.
+
+        `None` where there is none."""
         context: Context | None = self
         while context is not None:
             if context._key is not None and context._key == key:
                 return context._value
             context = context._parent
+
         return None
 
     def stopping(self) -> bool:
-        """Whether the manager that runs this task is draining: a long task may want to finish early."""
+        """Whether the manager that runs this task is draining.
+
+        A long task may want to finish early then."""
         context: Context | None = self
         while context is not None and not isinstance(context, ManagerValues):
             context = context._parent
+
         return context is not None and context.is_stopping()
 
     def raise_if_done(self) -> None:
         """Raise what `err()` says, from its `cause()`, if the context is done."""
         if self._error is not None:
-            # a fresh instance: a shared one would collect the traceback of everyone who raises it
+            # A fresh instance: a shared one would collect the traceback of each raise.
             raise type(self._error)(*self._error.args) from self._cause
 
     def wait(self, timeout: float | None = None) -> bool:
-        """Sleep for `timeout` seconds (`None`: until done), waking early when the context is done.
+        """Sleep for `timeout` seconds (`None`: until done); wake early when it is done.
 
-        Returns whether it is done. Ctrl-C interrupts it (on Windows from Python 3.14 on). Raises `ConfigError` for
-        a wrong time."""
+        Returns whether the context is done. Ctrl-C interrupts the sleep (on Windows
+        from Python 3.14 on). Raises `ConfigError` for a wrong time."""
         limit = checks.patience("timeout", timeout)
         if timer.clock is not None and timeout is not None:
-            with with_timeout(
-                self, limit
-            ) as limited:  # a test's clock is followed by deadlines alone
+            # Deadlines follow a test's clock, and nothing else does.
+            with with_timeout(self, limit) as limited:
                 limited.wait()
             return self._error is not None
+
         sleeper = new_sleep_lock()
         self._add_sleeper(sleeper)
         try:
             sleeper.acquire(timeout=limit)
         finally:
             self._remove_sleeper(sleeper)
+
         return self._error is not None
 
     def on_done(self, callback: Callback) -> Callable[[], bool]:
-        """Call `callback()` once when the context is done; at once if it is done already.
+        """Call `callback()` once when the context is done; at once if it already is.
 
-        It runs in the thread that cancels, or on a thread of its own when a deadline passes; what it raises is logged.
-        Returns a function that takes it back and says whether that was in time (Go's `AfterFunc`). Raises `TypeError`
-        for what cannot be called without arguments."""
+        The callback runs in the thread that cancels, or on a thread of its own when a
+        deadline passes. What it raises is logged. Returns a function that takes the
+        callback back, and returns whether that was in time (Go's `AfterFunc`). Raises
+        `TypeError` for what cannot be called without arguments."""
         _check_callback(callback)
-        entry = functools.partial(
-            callback
-        )  # compared by identity: one may be added twice, and == may be the user's
+        # Compared by identity: a callback may be added twice, and its `==` may run the
+        # user's code.
+        added = functools.partial(callback)
+
         with self._lock:
             followers = self._followed()
             live = self._error is None
             if live:
-                followers.callbacks.append(entry)
+                followers.callbacks.append(added)
+
         if not live:
-            tell(lambda: _guarded([entry]))
+            tell(lambda: _guarded([added]))
 
         def take_back() -> bool:
             with self._lock:
                 followers = self._followers
-                if followers is None or entry not in followers.callbacks:
+                if followers is None or added not in followers.callbacks:
                     return False
-                followers.callbacks.remove(entry)
+
+                followers.callbacks.remove(added)
                 return True
 
         return take_back
 
-    # -- what its owner does -----------------------------------------------------------------------------------
+    # -- what its owner does -----------------------------------------------------------
 
     def cancel(self, cause: BaseException | None = None) -> None:
-        """End this context and all that were made from it; harmless when done. Runs their callbacks, in this thread.
+        """End this context and all that were made from it; harmless when done.
 
-        Raises `TypeError` for a `cause` that is no exception, and always on `background()`."""
+        Runs their callbacks, in this thread. Raises `TypeError` for a `cause` that is
+        no exception, and always on `background()`."""
         if cause is not None and not isinstance(cause, BaseException):
             raise TypeError(f"cause must be an exception or None, not {shown(cause)}")
+
         error = ContextCancelledError("context cancelled")
         tell(lambda: _guarded(self._end(error, cause, [])))
 
@@ -186,7 +216,8 @@ class Context:
         until = "" if self._deadline is None else f", {self.remaining():.3f} s left"
         return f"<{type(self).__name__} {state}{until}>"
 
-    # a context is what others cancel and wait for: a copy of what refers to it refers to the same one
+    # Other code cancels a context and waits for it. So a copy of an object that refers
+    # to a context refers to the same one.
 
     def __copy__(self) -> Self:
         return self
@@ -199,15 +230,18 @@ class Context:
             f"a context cannot be pickled, as its end would not be told elsewhere: {self!r}"
         )
 
-    # -- inside tasker -----------------------------------------------------------------------------------------
+    # -- inside tasker -----------------------------------------------------------------
 
     def _add_sleeper(self, sleeper: Sleeper) -> None:
-        """Have it released when the context is done, by whoever ends it: it must not block. At once if it is done."""
+        """Have it released when the context is done; at once if it is done already.
+
+        The thread that ends the context calls `release`, which must not block."""
         with self._lock:
             followers = self._followed()
             live = self._error is None
             if live:
                 followers.sleepers.append(sleeper)
+
         if not live:
             sleeper.release()
 
@@ -218,12 +252,14 @@ class Context:
                 followers.sleepers.remove(sleeper)
 
     def _followed(self) -> _Followers:
-        """What is told of its end. With the lock held; ask for it, *then* look whether the context is live, then add: a
-        signal handler may end it until that look, but not after."""
+        """What learns of its end. Call this with the lock held.
+
+        The caller asks for this, *then* looks whether the context is live, then adds to
+        it (R2). A signal handler may end the context until that look, but not after."""
         followers = self._followers
         if followers is None:
             made = _Followers()
-            followers = self._followers  # a signal handler may have been here, too
+            followers = self._followers  # again (R2)
             if followers is None:
                 followers = self._followers = made
         return followers
@@ -236,19 +272,24 @@ class Context:
             if context._key is not None:
                 items.append((context._key, context._value))
             context = context._parent
+
         return items[::-1]
 
     def _end(
         self, error: EndedError, cause: BaseException | None, things: list[Any]
     ) -> list[Callback]:
-        """End this context and all below it; return the user's callbacks for the caller to run.
+        """End this context and all below it.
 
-        Puts into `things` what may be referred to by nothing else now, for the caller to let go of."""
+        Returns the user's callbacks for the caller to run. Puts into `things`, for the
+        caller to let go of, the objects to which this list may hold the last
+        reference."""
         callbacks: list[Callback] = []
         ending: list[Context] = [self]
-        while ending:  # a loop and not a recursion: chains of contexts may be long
+        # A loop and not a recursion: chains of contexts may be long.
+        while ending:
             things.append(ending[-1])
             context = ending.pop()
+
             with context._lock:
                 if context._error is not None:
                     continue
@@ -256,18 +297,24 @@ class Context:
                 context._error = error
                 followers, context._followers = context._followers, None
                 entry, context._entry = context._entry, None
+
             if entry is not None:
                 entry.cancel()
             if followers is not None:
                 callbacks += followers.callbacks
                 _release(followers.sleepers)
                 ending.extend(reversed(followers.children))
+
         if self._parent is not None:
             self._parent._forget(self)
+
         return callbacks
 
     def _attach(self) -> None:
-        """Below a parent that can end: end with it. With a deadline of its own: end by the timer, or now."""
+        """Arrange for its end.
+
+        Below a parent that can end, it ends with the parent. With a deadline of its
+        own, it ends by the timer, or now."""
         parent = self._parent
         if parent is not None and parent._can_end():
             with parent._lock:
@@ -275,20 +322,26 @@ class Context:
                 error = parent._error
                 if error is None:
                     followers.children[self] = None
+
             if error is not None:
                 self._end(error, parent._cause, [])
+
         if (
             self._deadline is None
             or self._error is not None
             or self._deadline == (parent and parent._deadline)
         ):
             return
+
         if self._deadline <= timer.now():
             self._end(_deadline_error(), None, [])
             return
+
         entry = self._entry = timer.at(self._deadline, self._deadline_passed)
-        if self._error is not None:  # ended in between: its entry must not stay behind
-            entry.cancel()  # not by the attribute, which who ends it empties
+        # If it ended in between, its entry must not stay behind (R1). The attribute may
+        # be empty by now: the thread that ends a context empties it.
+        if self._error is not None:
+            entry.cancel()
 
     def _forget(self, child: Context) -> None:
         with self._lock:
@@ -302,17 +355,20 @@ class Context:
         things: list[Any] = []
         timer.runner.run_all(_guarded(self._end(_deadline_error(), None, things)))
         timer.runner.let_go(things)
-        if timer.clock is not None:  # a test's: this is not the timer thread
+
+        # A test's clock: this is not the timer thread.
+        if timer.clock is not None:
             timer.heal_runner_later()
 
 
 class _Followers:
-    """What is told when a context ends."""
+    """What learns of the end of a context."""
 
     __slots__ = ("callbacks", "children", "sleepers")
 
     def __init__(self) -> None:
-        self.children: dict[Context, None] = {}  # insertion-ordered, so that ends are told in order
+        # A dictionary keeps the order, so children end in the order they were made.
+        self.children: dict[Context, None] = {}
         self.callbacks: list[Callback] = []
         self.sleepers: list[Sleeper] = []
 
@@ -330,7 +386,8 @@ class _Background(Context):
 
     def on_done(self, callback: Callback) -> Callable[[], bool]:
         _check_callback(callback)
-        return lambda: True  # it never is: nothing to keep, and never too late
+        # It is never done. So there is nothing to keep, and it is never too late.
+        return lambda: True
 
     def _can_end(self) -> bool:
         return False
@@ -345,8 +402,10 @@ class _Background(Context):
 
 
 class ManagerValues(Context):
-    """What tasks inherit from their manager: whether it is stopping, and the values of its context, without the
-    cancellation and deadline of that (Go's `WithoutCancel`)."""
+    """What tasks inherit from their manager.
+
+    That is whether it is stopping, and the values of its context, but neither the
+    cancellation nor the deadline of this context (Go's `WithoutCancel`)."""
 
     def __init__(self, source: Context, is_stopping: Callable[[], bool]) -> None:
         self._parent = source
@@ -358,11 +417,13 @@ class ManagerValues(Context):
 
 
 class TaskContext(Context):
-    """The context of one task. Its deadline is watched by the task's future, which ends task and context together."""
+    """The context of one task.
+
+    The task's future watches its deadline, and ends task and context together."""
 
 
 def new_task_context(values: ManagerValues, deadline: float | None = None) -> TaskContext:
-    """Made on the hot path: to call a class would cost more than all of this."""
+    """The context of a task. On the hot path: a call of the class would cost more."""
     context: TaskContext = _new(TaskContext)
     context._parent = values
     context._deadline = deadline
@@ -376,6 +437,7 @@ def _new_context(
     context: Context = _new(kind)
     inherited = parent._deadline if parent is not None else None
     is_later = deadline is None or (inherited is not None and inherited < deadline)
+
     context._parent = parent
     context._deadline = inherited if is_later else deadline
     context._error = None
@@ -391,41 +453,48 @@ def background() -> Context:
 
 
 def with_cancel(parent: Context) -> Context:
-    """A context that ends when it is cancelled, or with `parent`. Raises `TypeError` for a `parent` that is none."""
+    """A context that ends when it is cancelled, or with `parent`.
+
+    Raises `TypeError` for a `parent` that is no context."""
     return _derive(parent)
 
 
 def with_timeout(parent: Context, seconds: float) -> Context:
-    """A context that ends after `seconds` from now (0: at once; infinite: never by itself), or with `parent`.
+    """A context that ends `seconds` from now, or with `parent`.
 
-    Raises `ConfigError` for a wrong time, `TypeError` for a `parent` that is no context."""
+    0 ends it at once; an infinite time never ends it. Raises `ConfigError` for a wrong
+    time, `TypeError` for a `parent` that is no context."""
     limit = checks.seconds("seconds", seconds, infinite=True)
     return _derive(parent, None if limit == float("inf") else timer.now() + limit)
 
 
 def with_deadline(parent: Context, monotonic: float) -> Context:
-    """A context that ends when `time.monotonic()` reaches `monotonic` (seconds), or with `parent`.
+    """A context that ends at `monotonic`, or with `parent`.
 
-    Raises `TypeError` for what is no time (NaN, say), or for a `parent` that is no context."""
+    `monotonic` is a time of `time.monotonic()`, in seconds. Raises `TypeError` for what
+    is no time (NaN, say), or for a `parent` that is no context."""
     if (
         isinstance(monotonic, bool)
         or not isinstance(monotonic, (int, float))
         or monotonic != monotonic
     ):
         raise TypeError(f"monotonic must be a time of time.monotonic(), not {shown(monotonic)}")
+
     try:
         deadline = float(monotonic)
     except OverflowError:
         deadline = float("inf") if monotonic > 0 else float("-inf")
+
     return _derive(parent, None if deadline == float("inf") else deadline + _ahead())
 
 
 def with_value(parent: Context, key: object, value: object) -> Context:
-    """A context that answers `value(key)` with `value`, and ends when it is cancelled, or with `parent`.
+    """A context in which `key` has `value`. It ends when cancelled, or with `parent`.
 
     Raises `TypeError` when `key` is `None`, or for a `parent` that is no context."""
     if key is None:
         raise TypeError("key must not be None")
+
     return _derive(parent, key=key, value=value)
 
 
@@ -434,6 +503,7 @@ def _derive(
 ) -> Context:
     if not isinstance(parent, Context):
         raise TypeError(f"parent must be a Context, for example background(), not {shown(parent)}")
+
     context = _new_context(Context, parent, deadline)
     if key is not None:
         context._key, context._value = key, value
@@ -442,16 +512,21 @@ def _derive(
 
 
 def _ahead() -> float:
-    """Seconds by which `timer.now()` is ahead of the clock that users read: 0 unless a test has replaced that one."""
+    """Seconds by which `timer.now()` is ahead of the clock that users read.
+
+    0 unless a test has replaced that clock."""
     return shift() if timer.clock is None else 0.0
 
 
 def _release(sleepers: list[Sleeper]) -> None:
-    """Wake all of them, also when an error or a Ctrl-C strikes meanwhile. Empties the list."""
+    """Wake all of them, also when an error or a Ctrl-C strikes meanwhile.
+
+    Empties the list."""
     try:
         while sleepers:
             sleeper = sleepers[0]
-            del sleepers[0]  # from here to the call Python runs no signal handler
+            # From here to the call is one step (R2), so no sleeper is lost.
+            del sleepers[0]
             sleeper.release()
     except BaseException:
         _release(sleepers)
@@ -483,8 +558,9 @@ def _guarded(callbacks: list[Callback]) -> list[Callback]:
 
 
 def _start_afresh() -> None:
-    """In a forked child: the lock may be held by a thread that is not there."""
-    lock: Any = _lock  # the same object from now on: the class refers to it
+    """In a forked child (R5). The lock stays the same object: the class refers to
+    it."""
+    lock: Any = _lock
     lock._at_fork_reinit()
 
 

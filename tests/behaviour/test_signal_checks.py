@@ -60,7 +60,7 @@ STRETCHES = [
     (_release, "del sleepers[0]", "sleeper.release()"),
     (
         Context._followed,
-        "followers = self._followers  # a signal",
+        "followers = self._followers  # again",
         "followers = self._followers = made",
     ),
     (Shard._replace, "if self._published is not before", "self._published = after"),
