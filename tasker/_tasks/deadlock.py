@@ -1,24 +1,48 @@
 """Waits inside of tasks: which of them can never end.
 
-A thread that runs a task (a worker, or a thread in `run_task`) announces here what it waits for without a limit: the
-outcomes of tasks, room in a queue, a turn in `run_task`, a manager that is to be ready, to come to rest, or to close.
-Waits of other threads, waits with a limit, and waits for what is not tasker's are not announced: they may end.
+Announced waits
+===============
 
-A set of waits is *stuck* when each of them can be ended only by threads whose own waits are in the set. The largest
-stuck set is what is left when the waits that may end are taken out, again and again.
+A thread that runs a task is a worker, or a thread in `run_task`. It announces here each
+wait without a limit: for the outcomes of tasks, room in a queue, a turn in `run_task`,
+or a manager that is to be ready, to come to rest, or to close. Some waits are not
+announced, because they may end by other means: waits of other threads, waits with a
+limit, and waits for what is not tasker's.
 
-- A task that runs may end unless its worker is stuck; one with a timeout ends anyway.
-- A task in a lane may be taken by a worker that holds a resource and is not stuck. Failing that there is hope: a worker
-  that is still to get a resource, or one that will be hired. A manager that has hoped for `create_timeout` is
-  `hopeless`. Scaling and closing keep the promise that a worker is hired: they ask `any_free`, which knows no hope.
-- A manager that is being killed settles all of its tasks: whatever waits for it may end.
+The rule
+========
 
-The wait that closes a circle raises `PoolDeadlockError` at once. Time may close a circle, too, and so may a change that
-is no wait: the burst threads' ticks `look_again`, and wake one of the stuck waits, which raises.
+A wait is *live* if it may end:
 
-`_lock` guards the announced waits. It is one for all managers, so of several waits that close a circle together the
-last one sees it, and a circle that runs through two managers is seen like any other. It is reentrant: a `__del__` may
-wait in its turn. No code of the user's is called under it, no other lock is taken, and no thread is woken.
+- It waits for a task that has finished, has a timeout, or runs on a worker that is not
+  stuck.
+- It waits for a task in a lane, and a worker that holds a resource and is not stuck may
+  take this task. Or there is hope: a worker is still to get a resource, or one will be
+  hired. A manager that has hoped for `create_timeout` is `hopeless`.
+- It waits for a manager that is being killed: this manager settles all of its tasks.
+
+Take the live waits out. Then the threads that waited there count as free, which may
+make other waits live. Repeat until nothing changes. What is left is *stuck*: a
+deadlock. (It is the largest set of waits each of which only threads in the set could
+end.)
+
+`any_free` leaves hope aside: scaling and closing ask it whether a worker has to be
+hired, and their answer is what the hope rests on.
+
+Which wait raises
+=================
+
+The wait that closes a circle raises `PoolDeadlockError` at once. Time may close a
+circle, too, and so may a change that is no wait. So the tick of each burst thread calls
+`look_again`, which wakes one of the stuck waits, and that one raises.
+
+The lock
+========
+
+`_lock` guards the announced waits. There is one for all managers. So of several waits
+that close a circle together the last one sees it, and a circle that runs through two
+managers is seen like any other. It is reentrant: a `__del__` may wait in its turn. No
+user code is called under it, no other lock is taken, and no thread is woken.
 """
 
 from __future__ import annotations
@@ -50,7 +74,7 @@ __all__ = [
 ]
 
 
-# -- what is asked of others ---------------------------------------------------------------------------------------
+# -- what this module asks of others ---------------------------------------------------
 
 
 class Worker(Protocol):
@@ -64,7 +88,7 @@ class Worker(Protocol):
 
 
 class EngineForDeadlock(Protocol):
-    """A manager, as seen from here. Nothing of this takes a lock or runs code of the user's."""
+    """A manager, as seen from here. None of this takes a lock or runs user code."""
 
     name: str
 
@@ -85,19 +109,20 @@ class EngineForDeadlock(Protocol):
     def is_closing(self) -> bool: ...
 
     def is_killed(self) -> bool:
-        """Whether all of its tasks are being settled, or are."""
+        """Whether all of its tasks are settled, or are being settled."""
         ...
 
     def may_hire(self) -> bool:
-        """Whether a worker will be hired if there are tasks and no worker is free."""
+        """Whether it hires a worker when there are tasks and no worker is free."""
         ...
 
     def is_hopeless(self) -> bool:
-        """Whether it has hoped for a free worker with a resource for as long as it does (`create_timeout`)."""
+        """Whether it has hoped for a free worker with a resource for
+        `create_timeout`."""
         ...
 
     def trouble(self) -> str:
-        """Why it is hopeless. Runs code of the user's: for who holds no lock."""
+        """Why it is hopeless. Runs user code, so the caller must hold no lock."""
         ...
 
 
@@ -116,22 +141,22 @@ class Future(Protocol):
 
 
 class Awaited(Protocol):
-    """What a wait is for. Its `str` says it in words."""
+    """What a wait is for. Its `str` is the text for the error."""
 
     def may_end(self, stuck: Waits) -> bool:
         """Whether the wait may end although all of these are stuck."""
         ...
 
 
-# -- what waits are for --------------------------------------------------------------------------------------------
+# -- what waits are for ----------------------------------------------------------------
 
 
 class Outcomes:
-    """The outcomes of tasks: of all of them, of any, or the first error. These are `until`, in the words of
-    `concurrent.futures.wait`.
+    """The outcomes of tasks: of all of them, of any, or the first error.
 
-    A future that is not of this `kind`, if one is given, is not tasker's: it may end. The collection may change once
-    the wait is over."""
+    `until` is one of these, by the constants of `concurrent.futures.wait`. If `kind` is
+    given, a future of another type is not tasker's: it may end. The collection may
+    change once the wait is over."""
 
     __slots__ = ("_futures", "_kind", "_until")
 
@@ -151,6 +176,7 @@ class Outcomes:
             return any(
                 self._is_foreign(future) or stuck.may_settle(future) for future in self._futures
             )
+
         over = True
         for future in self._futures:
             if self._is_foreign(future) or future._exception is not None:
@@ -159,21 +185,24 @@ class Outcomes:
                 over = False
                 if stuck.may_settle(future):
                     return True
+
         return over
 
     def _is_foreign(self, future: Any) -> bool:
-        return (
-            self._kind is not None and type(future) is not self._kind
-        )  # no isinstance(): that may run a user's code
+        # No isinstance(): it may run user code.
+        return self._kind is not None and type(future) is not self._kind
 
     def __str__(self) -> str:
         try:
             futures = tuple(self._futures)
-        except RuntimeError:  # the wait is over
+        except RuntimeError:
+            # It changed meanwhile, as the wait is over.
             return "tasks"
+
         names = [_name(future) for future in futures[:3]]
         if len(futures) > 3:
             names.append(f"{len(futures) - 3} more")
+
         return (" and " if self._until == ALL_COMPLETED else " or ").join(names)
 
 
@@ -204,6 +233,7 @@ class Ready:
     def may_end(self, stuck: Waits) -> bool:
         pool, workers = self._pool, self._pool.workers()
         hopeful = sum(worker.holds_resource or worker not in stuck for worker in workers)
+
         return pool.is_closing() or len(workers) < pool.base() or hopeful >= pool.base()
 
     def __str__(self) -> str:
@@ -224,6 +254,7 @@ class Rest:
             return True
         if any(worker in stuck and worker.holds_resource for worker in pool.workers()):
             return False
+
         return stuck.may_serve(pool) or all(map(_expires, pool.waiting()))
 
     def __str__(self) -> str:
@@ -231,8 +262,10 @@ class Rest:
 
 
 class Closing:
-    """A manager that is closed: its workers have left, and so have the callers of `run_task`. A worker that only tries
-    to make a resource does not hold that up for ever."""
+    """A manager that is closed.
+
+    Then its workers have left, and so have the callers of `run_task`. A worker that
+    only tries to make a resource does not hold this up for ever."""
 
     __slots__ = ("_pool",)
 
@@ -247,24 +280,28 @@ class Closing:
             worker in stuck and not worker.creating for worker in pool.workers()
         ) or stuck.borrow_from(pool):
             return False
+
         return stuck.may_serve(pool) or all(map(_expires, pool.waiting()))
 
     def __str__(self) -> str:
         return f"{self._pool.name} to close"
 
 
-# -- waits ---------------------------------------------------------------------------------------------------------
+# -- waits -----------------------------------------------------------------------------
 
 
 class Wait:
-    """A wait, announced for as long as its `with` block lasts: unless it has a `timeout`, or the thread runs no task
-    and does not say that it `holds` what others wait for.
+    """A wait. It is announced for as long as its `with` block lasts.
 
-    Raises `PoolDeadlockError` at the beginning of the block if the wait cannot end, or at the end of it if that was
-    found meanwhile. Then `stuck` is set, and `wake` called until the thread has left the block: by another thread, and
-    perhaps more than once.
+    It is not announced if it has a `timeout`. Nor is it announced if its thread runs no
+    task, unless this thread `holds` what other threads wait for.
 
-    After the block it refers to nothing, because an error's traceback leads to it."""
+    The beginning of the block raises `PoolDeadlockError` if the wait cannot end. The
+    end of the block raises it if another thread has found that meanwhile. This other
+    thread sets `stuck`, and calls `wake`, perhaps more than once, until the block is
+    left.
+
+    After the block it refers to nothing, as an error's traceback leads to it (R4)."""
 
     __slots__ = (
         "_limited",
@@ -290,29 +327,32 @@ class Wait:
     ) -> None:
         self.awaited: Awaited | None = awaited
         self.wake: Callable[[], object] = wake
-        self.stuck: Stuck | None = None  # the set in which it was found
-        self.task: Any = None  # what the waiting worker runs
-        self.where: str = ""  # the thread's name
-        self.thread: int = 0  # its identifier
+        # The stuck set in which this wait was found.
+        self.stuck: Stuck | None = None
+        # The task that the waiting worker runs; the name and identifier of its thread.
+        self.task: Any = None
+        self.where: str = ""
+        self.thread: int = 0
         self.holds: bool = holds
-        self._waiter: Any = (
-            None  # the worker; a thread that runs a task itself is known by what it runs
-        )
+
+        # The worker, or the `Running` of a thread that runs a task itself.
+        self._waiter: Any = None
         self._loan: Any = None
         self._limited = timeout is not None
-        self._outer: Wait | None = (
-            None  # in which this one was begun, by a callback or a `__del__` say
-        )
+        # The wait during which this one began, in a callback or a `__del__`, say.
+        self._outer: Wait | None = None
 
     def __enter__(self) -> Self:
         running = current.thread_state.running
         worker, loan = running.worker, running.loan
         if self._limited or (worker is None and loan is None and not self.holds):
             return self
+
         self.thread = threading.get_ident()
         self.where = threading.current_thread().name if worker is None else worker.name
         self.task = None if worker is None else worker.task
         self._waiter, self._loan = worker or running, loan
+
         try:
             with _lock:
                 self._outer = _announced.begin(self._waiter, self)
@@ -322,6 +362,7 @@ class Wait:
         except BaseException:
             self._end()
             raise
+
         return self
 
     def __exit__(
@@ -332,6 +373,7 @@ class Wait:
     ) -> None:
         if self._waiter is None:
             return
+
         try:
             if self.stuck is not None and error is None:
                 raise self._error(self.stuck)
@@ -349,11 +391,13 @@ class Wait:
             if loan.owner is pool:
                 return True
             loan = loan.outer
+
         return False
 
     def __str__(self) -> str:
         awaited = self.awaited or "nothing any more"
-        return f"{'a hook or run_task' if self.task is None else _name(self.task)} on {self.where} waits for {awaited}"
+        runs = "a hook or run_task" if self.task is None else _name(self.task)
+        return f"{runs} on {self.where} waits for {awaited}"
 
     def _end(self) -> None:
         with _lock:
@@ -363,18 +407,20 @@ class Wait:
 
     def _error(self, stuck: Stuck) -> PoolDeadlockError:
         return PoolDeadlockError(
-            f"{self.where}: this wait would never end: {stuck}. Give the awaited task a timeout, raise "
-            "max_worker_count, or do not wait inside of tasks"
+            f"{self.where}: this wait would never end: {stuck}. Give the awaited task a "
+            "timeout, raise max_worker_count, or do not wait inside of tasks"
         )
 
 
 class Waits:
-    """Waits that go on, by who waits."""
+    """Waits that go on. The key is the waiting worker or `Running`."""
 
     def __init__(self, *, hopes: bool = True) -> None:
         self.waits: dict[Any, Wait] = {}
-        self._hopes = hopes  # whether workers may still get a resource, or be hired
-        self._running: set[Any] = set()  # the tasks in which they are
+        # Whether workers may still get a resource, or be hired.
+        self._hopes = hopes
+        # The tasks whose workers wait.
+        self._running: set[Any] = set()
 
     def begin(self, waiter: Any, wait: Wait) -> Wait | None:
         """Add a wait; returns the one around it, whose place it takes."""
@@ -384,9 +430,10 @@ class Waits:
         return outer
 
     def end(self, waiter: Any, wait: Wait, outer: Wait | None) -> None:
-        """Take a wait out; the one around it goes on. No harm if it is out already."""
+        """Take a wait out; the one around it goes on. Harmless if it is out already."""
         if self.waits.get(waiter) is not wait:
             return
+
         self._running.discard(wait.task)
         if outer is None:
             del self.waits[waiter]
@@ -396,25 +443,28 @@ class Waits:
     def __contains__(self, waiter: object) -> bool:
         return waiter in self.waits
 
-    # -- what may happen although all of these are stuck ---------------------------------------------------------
+    # -- what may happen although all of these are stuck -------------------------------
 
     def may_settle(self, future: Future) -> bool:
         """Whether a task may get its outcome."""
         if future.done() or _expires(future):
             return True
+
         pool: EngineForDeadlock = future._engine
         if future._waits_for_start():
             return self.may_serve(pool)
         return future not in self._running or pool.is_killed()
 
     def may_serve(self, pool: EngineForDeadlock) -> bool:
-        """Whether the tasks in the lanes of a manager may be taken, or settled without."""
+        """Whether the tasks in the lanes of a manager may be taken, or settled
+        there."""
         hope = False
         for worker in pool.workers():
             if worker not in self.waits and not worker.dismissed:
                 if worker.holds_resource:
                     return True
                 hope = True
+
         return pool.is_killed() or (
             self._hopes and not pool.is_hopeless() and (hope or pool.may_hire())
         )
@@ -425,22 +475,22 @@ class Waits:
 
 
 class Stuck(Waits):
-    """The largest stuck set of some waits. Its `str` says who waits for what.
+    """The largest stuck set of some waits. Its `str` lists which thread waits for what.
 
-    A wait that was found before is about to end."""
+    A wait that was found stuck before is about to end, so it is not among them."""
 
     def __init__(self, waits: Waits, *, hopes: bool = True) -> None:
         super().__init__(hopes=hopes)
-        self._serving: dict[EngineForDeadlock, bool] = {}  # what is known of managers
+        # What `may_serve` has found of managers.
+        self._serving: dict[EngineForDeadlock, bool] = {}
         for waiter, wait in waits.waits.items():
             if wait.stuck is None:
                 self.begin(waiter, wait)
-        while moving := [
-            (waiter, wait) for waiter, wait in self.waits.items() if wait.may_end(self)
-        ]:
-            for waiter, wait in moving:
+
+        while live := [(waiter, wait) for waiter, wait in self.waits.items() if wait.may_end(self)]:
+            for waiter, wait in live:
                 self.end(waiter, wait, None)
-            # the fewer are stuck, the more may happen
+            # The fewer waits are stuck, the more may happen: only a `True` still holds.
             self._serving = {pool: True for pool, serves in self._serving.items() if serves}
 
     def may_serve(self, pool: EngineForDeadlock) -> bool:
@@ -449,10 +499,13 @@ class Stuck(Waits):
         return self._serving[pool]
 
     def __str__(self) -> str:
-        said = [str(wait) for wait in islice(self.waits.values(), 20)]
+        texts = [str(wait) for wait in islice(self.waits.values(), 20)]
         if len(self.waits) > 20:
-            said.append(f"and {len(self.waits) - 20} more wait")
-        return "; ".join([*said, *(pool.trouble() for pool in self._serving if pool.is_hopeless())])
+            texts.append(f"and {len(self.waits) - 20} more wait")
+
+        return "; ".join(
+            [*texts, *(pool.trouble() for pool in self._serving if pool.is_hopeless())]
+        )
 
 
 _lock = new_lock()
@@ -460,28 +513,36 @@ _announced = Waits()
 
 
 def any_free(workers: Collection[Worker]) -> bool:
-    """Whether one of these is free for a task, or will be, although no manager gets a worker more. False of none."""
+    """Whether one of these is free for a task, or will be, even if none is hired.
+
+    `False` if there are no workers."""
     if any(worker not in _announced for worker in workers):
         return True
     if not workers:
         return False
+
     with _lock:
         return _comes_back(workers)
 
 
 def look_again(workers: Iterable[Worker]) -> None:
-    """Look for a circle that something else than a wait has closed, if one of these waits, and end it."""
+    """Look for a circle that something else than a wait has closed, and end it.
+
+    Does nothing unless one of these workers waits."""
     if not _announced.waits or not any(worker in _announced for worker in workers):
         return
+
     with _lock:
         _mark_the_youngest()
         wakes = [wait.wake for wait in _announced.waits.values() if wait.stuck is not None]
+
     for wake in wakes:
         wake()
 
 
-# These are called with the lock, and let go of other threads' waits before it is released: those threads go on then,
-# and a service thread must not be the last to refer to a task.
+# These are called with the lock held. They drop other threads' waits before it is
+# released. Once it is, these threads go on, and a service thread must not hold the last
+# reference to a task (I7).
 
 
 def _circle(waiter: Any) -> Stuck | None:
@@ -509,7 +570,7 @@ def _name(task: Any) -> str:
 
 
 def _start_afresh() -> None:
-    """In a forked child: no worker is there, and the lock may be held by a thread that is not."""
+    """In a forked child (R5). It has no workers, so no waits."""
     global _lock, _announced
     _lock = new_lock()
     _announced = Waits()
