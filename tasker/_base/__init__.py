@@ -1,1 +1,4 @@
-"""What everything stands on and that knows no thread: what a callable is, records, objects found by identity."""
+"""The lowest floor, which knows no thread.
+
+It holds what is known of callables, records, and objects found by identity.
+"""

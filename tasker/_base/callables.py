@@ -1,8 +1,11 @@
-"""What a callable is, as far as that can be told without calling it: how many arguments it takes, and whether a call
-does the work or only makes something that would have to be run.
+"""What is known of a callable without calling it.
 
-A plain function is judged by its code object, which costs a fiftieth of `inspect.signature`. `inspect` is imported
-where it is needed: that takes half as long as to import tasker, and few programs need it.
+That is how many arguments it takes, and whether a call does the work or only makes an
+object that would have to be run.
+
+A plain function is judged by its code object, which costs a fiftieth of
+`inspect.signature`. `inspect` is imported where it is needed. Its import takes half as
+long as that of tasker, and few programs need it.
 """
 
 from __future__ import annotations
@@ -39,7 +42,7 @@ __all__ = [
     "signature_of",
 ]
 
-# flags of code, as `inspect` has them
+# Flags of code, as `inspect` has them.
 CO_VARARGS = 0x04
 CO_VARKEYWORDS = 0x08
 CO_GENERATOR = 0x20
@@ -47,7 +50,7 @@ _CO_COROUTINE = 0x80
 _CO_ASYNC_GENERATOR = 0x200
 
 DEFERRED = _CO_COROUTINE | _CO_ASYNC_GENERATOR | CO_GENERATOR
-"""The flags of code whose call runs nothing of it."""
+"""The flags of code that a call does not run: it only makes an object."""
 
 COROUTINE = "a coroutine function"
 GENERATOR = "a generator function"
@@ -59,19 +62,23 @@ MARK = "_is_coroutine_marker"
 _SPECIAL = CO_VARARGS | DEFERRED
 
 DEFERS_ANNOTATIONS = sys.version_info >= (3, 14)
-"""Whether annotations are evaluated when somebody asks for them."""
+"""Whether annotations are evaluated only when they are asked for."""
 
 PLACEHOLDER: Any = getattr(functools, "Placeholder", None)
-"""What stands in a partial for an argument that is yet to come. From Python 3.14 on."""
+"""Stands in a partial for an argument that is yet to come. From Python 3.14 on."""
 
 
 def is_plain(code: CodeType, given: int) -> bool:
-    """Whether a function of this code takes `given` arguments and no more, whatever its defaults are."""
+    """Whether a function of this code takes `given` arguments and no more.
+
+    Its defaults do not count."""
     return code.co_argcount == given and not (code.co_flags & _SPECIAL or code.co_kwonlyargcount)
 
 
 def plainly_takes(fn: object, given: int) -> bool:
-    """Whether `fn` is a plain function that takes so many arguments and no more, or a method or a partial of one."""
+    """Whether `fn` is a plain function that takes so many arguments and no more.
+
+    A method or a partial of one counts, too."""
     function, filled, more = _behind(fn)
     return (
         not more and type(function) is FunctionType and is_plain(function.__code__, filled + given)
@@ -79,8 +86,10 @@ def plainly_takes(fn: object, given: int) -> bool:
 
 
 def _behind(fn: object) -> tuple[Any, int, bool]:
-    """What a method or a partial calls, how many arguments that is given before others, and whether it is given more
-    than those."""
+    """The function that a method or a partial calls, and what they give to it.
+
+    That is the number of arguments before those of the caller, and whether there are
+    others than these."""
     inner: Any = fn
     filled, more = 0, False
     while type(inner) in (MethodType, partial):
@@ -89,6 +98,7 @@ def _behind(fn: object) -> tuple[Any, int, bool]:
         else:
             more = more or bool(inner.keywords) or has_placeholder(inner)
             inner, filled = inner.func, filled + len(inner.args)
+
     return inner, filled, more
 
 
@@ -98,7 +108,9 @@ def has_placeholder(fn: partial[Any]) -> bool:
 
 
 def kind_of_code(code: CodeType) -> str:
-    """What a call of this code only makes an object of, in words with their article; "" if a call runs it."""
+    """The kind of function whose call only makes an object.
+
+    In words with their article; empty if a call runs the code."""
     flags = code.co_flags
     if flags & _CO_COROUTINE:
         return COROUTINE
@@ -108,16 +120,19 @@ def kind_of_code(code: CodeType) -> str:
 
 
 def deferred_kind(fn: object) -> str:
-    """What `fn` is if a call of it only makes an object that somebody would have to run, as `kind_of_code` says it."""
+    """The kind of `fn` if a call of it only makes an object that would have to be run.
+
+    In the words of `kind_of_code`; empty if a call does the work."""
     inner, _, _ = _behind(fn)
     if type(inner) is FunctionType and MARK not in inner.__dict__:
         return kind_of_code(inner.__code__)
+
     if type(inner) in (BuiltinFunctionType, type):
         return ""
 
     import inspect
 
-    # of an instance its type's method counts; a class itself is called to make an instance
+    # Of an instance the method of its type counts. A class is itself called.
     called = (fn, getattr(type(fn), "__call__", None))  # noqa: B004
     try:
         if any(map(inspect.iscoroutinefunction, called)):
@@ -125,7 +140,8 @@ def deferred_kind(fn: object) -> str:
         if any(map(inspect.isasyncgenfunction, called)):
             return ASYNC_GENERATOR
         return GENERATOR if any(map(inspect.isgeneratorfunction, called)) else ""
-    except TypeError:  # a mock that passes for a function and has no code
+    except TypeError:
+        # A mock that passes for a function and has no code.
         return ""
 
 
@@ -138,32 +154,39 @@ def check_callable(
     thorough: bool = False,
     error: type[Exception] = TypeError,
 ) -> None:
-    """Raise `error` unless `value` can be called with so many arguments (in words: `given`) and then does its work.
+    """Raise `error` unless a call of `value` with so many arguments does its work.
 
-    Of other callables than functions and methods only `thorough` reads the signature: that may run code of the user's
-    (it compares). One that cannot be read is believed."""
+    `given` tells the arguments in words. The signature of a callable that is no
+    function or method is read only if `thorough`, as that may run code of the user's
+    (it compares). One whose signature cannot be read is believed."""
     if plainly_takes(value, arguments):
         return
+
     default = "1 argument" if arguments == 1 else f"{arguments or 'no'} arguments"
     wanted = f"{name} must be a function that can be called with {given or default}"
     if not callable(value):
         raise error(f"{wanted}, not {shown(value)}")
+
     kind = deferred_kind(value)
     if kind == GENERATOR:
         raise error(
-            f"{wanted}, not the generator function {shown(value)}: a call of it runs nothing of its body"
+            f"{wanted}, not the generator function {shown(value)}: "
+            "a call of it runs nothing of its body"
         )
     if kind:
         raise error(
             f"{wanted}, not the coroutine function {shown(value)}: it is called by threads; "
             f"wrap it as lambda *a: asyncio.run({getattr(value, '__name__', 'f')}(*a))"
         )
+
     if not thorough and not isinstance(value, (FunctionType, MethodType)):
         return
+
     try:
         signature = signature_of(value)
     except Exception:
         return
+
     try:
         signature.bind(*[None] * arguments)
     except TypeError as trouble:
@@ -171,10 +194,11 @@ def check_callable(
 
 
 def signature_of(fn: Callable[..., Any], *, follow_wrapped: bool = True) -> Signature:
-    """As `inspect.signature`, but the annotations of Python functions are left out from CPython 3.14 on.
+    """As `inspect.signature`, without the annotations of Python functions.
 
-    There it would evaluate them. They are code of the user's, and raise `NameError` where they name what is imported
-    for type checkers alone."""
+    They are left out from CPython 3.14 on, where it would evaluate them. They are code
+    of the user's, and raise `NameError` for a name that is imported for type checkers
+    alone."""
     import inspect
 
     return inspect.signature(
@@ -183,22 +207,31 @@ def signature_of(fn: Callable[..., Any], *, follow_wrapped: bool = True) -> Sign
 
 
 def _bare(fn: Any, follow_wrapped: bool) -> Any:
-    """The same without annotations, as far as a call of it is known to run a function written in Python."""
+    """The same callable without annotations.
+
+    That is possible as far as a call of it is known to run a function written in
+    Python."""
     kind: type[object] = type(fn)  # pyright: ignore[reportUnknownVariableType]
     if kind is partial:
         return partial(_bare(fn.func, follow_wrapped), *fn.args, **fn.keywords)
+
     if kind is MethodType:
         return MethodType(_bare(fn.__func__, follow_wrapped), fn.__self__)
+
     if kind is not FunctionType:
         called = kind.__dict__.get("__call__")
         own = getattr(fn, "__dict__", ())
         if type(called) is not FunctionType or "__signature__" in own or "__wrapped__" in own:
             return fn
+
         return MethodType(_bare(called, follow_wrapped), fn)
+
     if "__signature__" in fn.__dict__:
         return fn
     if follow_wrapped and "__wrapped__" in fn.__dict__:
         return _bare(fn.__wrapped__, follow_wrapped)
+
     bare = FunctionType(fn.__code__, {}, fn.__name__, fn.__defaults__, fn.__closure__)
     bare.__kwdefaults__ = fn.__kwdefaults__
+
     return bare

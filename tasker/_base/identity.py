@@ -11,27 +11,30 @@ V = TypeVar("V")
 
 
 class ByIdentity(Generic[V]):
-    """What is known of objects, as long as they live. Found by identity: `==` and `hash()` may be the user's.
+    """Values about objects, each kept as long as its object lives.
 
-    Nothing that is kept here may refer to its object. May be used by all threads, and at any moment: it has no lock."""
+    An object is found by its identity, as its `==` and `hash()` may be the user's. No
+    value may refer to its object. Any thread may use it at any moment: it has no
+    lock."""
 
     def __init__(self) -> None:
         self._known: dict[int, tuple[weakref.ref[Any], V]] = {}
 
     def get(self, thing: object) -> V | None:
-        """What is known of it; `None`: nothing."""
+        """The value about an object; `None` if there is none."""
         entry = self._known.get(id(thing))
         return entry[1] if entry is not None and entry[0]() is thing else None
 
     def put(self, thing: object, what: V) -> None:
-        """Raises `TypeError` for what can have no weak reference."""
+        """Keep a value about an object.
+
+        Raises `TypeError` for an object that can have no weak reference."""
         known, key = self._known, id(thing)
 
         def forget(reference: weakref.ref[Any]) -> None:
             entry = known.get(key)
-            if (
-                entry is not None and entry[0] is reference
-            ):  # not another object's, at the same address
+            # The entry may be that of another object by now, at the same address.
+            if entry is not None and entry[0] is reference:
                 known.pop(key, None)
 
         known[key] = weakref.ref(thing, forget), what

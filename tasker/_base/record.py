@@ -1,9 +1,12 @@
-"""`Record`: an immutable object with named fields, as a frozen, keyword-only dataclass is.
+"""`Record`: an immutable object with named fields, like a frozen dataclass.
 
-`dataclasses` would do the same, at a third of what importing tasker costs: it imports `inspect`, and compiles half a
-dozen functions for each class. A record compiles nothing. To a type checker it is a dataclass. To `dataclasses`
-(`fields`, `replace`, `asdict`) and `inspect` it is one as well: they look for an attribute of the class, and what they
-find is made when they look.
+Its constructor takes keywords alone.
+
+`dataclasses` would do the same, at a third of the price of importing tasker: it imports
+`inspect`, and compiles half a dozen functions for each class. A record compiles
+nothing. To a type checker it is a dataclass. To `dataclasses` (`fields`, `replace`,
+`asdict`) and `inspect` it is one as well: they look for an attribute of the class, and
+what they find is made when they look.
 """
 
 from __future__ import annotations
@@ -17,6 +20,8 @@ __all__ = ["Record", "field"]
 
 
 class _Factory:
+    """A default that is made anew for each record."""
+
     def __init__(self, make: Callable[[], Any]) -> None:
         self.make = make
 
@@ -27,7 +32,9 @@ def field(*, default_factory: Callable[[], Any]) -> Any:
 
 
 class _Asked:
-    """An attribute that is looked for in the class: it is that of a dataclass with the same fields."""
+    """An attribute of the class, which a dataclass with the same fields has.
+
+    It is taken from such a dataclass."""
 
     def __set_name__(self, owner: type, name: str) -> None:
         self._name = name
@@ -37,11 +44,12 @@ class _Asked:
 
 
 class _Signature:
-    """That of the constructor, for `inspect` and `help()`."""
+    """The signature of the constructor, for `inspect` and `help()`."""
 
     def __get__(self, record: Record | None, kind: type[Record]) -> Any:
         if kind.__init__ is not Record.__init__:
             raise AttributeError(f"{kind.__name__} has a constructor of its own")
+
         import inspect
 
         return inspect.signature(_dataclass_like(kind))
@@ -49,7 +57,8 @@ class _Signature:
 
 @dataclass_transform(frozen_default=True, kw_only_default=True, field_specifiers=(field,))
 class Record:
-    """The fields are the annotated attributes of the class that derives from this one."""
+    """The base class of records. The annotated attributes of a derived one are its
+    fields."""
 
     _record: ClassVar[type[Record]]
     """The class that has the fields; others may derive from it."""
@@ -61,6 +70,7 @@ class Record:
         super().__init_subclass__()
         if Record not in cls.__bases__:
             return
+
         cls._record, cls._types = cls, cls.__annotations__
         defaults = {name: vars(cls)[name] for name in cls._types if name in vars(cls)}
         cls._factories = {
@@ -72,7 +82,8 @@ class Record:
         for name in cls._factories:
             delattr(cls, name)
 
-    if not TYPE_CHECKING:  # there each class has these of its own
+    # For a type checker each class has its own.
+    if not TYPE_CHECKING:
         __dataclass_fields__ = _Asked()
         __dataclass_params__ = _Asked()
         __signature__ = _Signature()
@@ -83,10 +94,10 @@ class Record:
             for name, make in self._factories.items():
                 if name not in given:
                     values[name] = make()
+
             if wrong or values.keys() != self._types.keys():
-                _dataclass_like(type(self))(
-                    *wrong, **given
-                )  # which raises the `TypeError` that says what is wrong
+                # It raises the `TypeError` that tells what is wrong.
+                _dataclass_like(type(self))(*wrong, **given)
 
             vars(self).update(values)
             self.__post_init__()
@@ -100,6 +111,7 @@ class Record:
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Record) or type(other) is not type(self):
             return NotImplemented
+
         return _values(self) == _values(other)
 
     def __hash__(self) -> int:
@@ -129,7 +141,9 @@ def _shown(record: Record) -> str:
 
 
 def _check_free(record: Record, name: str, what: str) -> None:
-    """Only a class that derives from a record's has other attributes than fields."""
+    """Raise unless the attribute may be changed.
+
+    Only a class that derives from a record's has other attributes than fields."""
     if name in record._types or type(record) is record._record:
         from dataclasses import FrozenInstanceError
 
@@ -156,4 +170,5 @@ def _new_dataclass(record: type[Record]) -> Any:
         elif name in record._factories:
             options["default_factory"] = record._factories[name]
         fields.append((name, kind, dataclasses.field(**options)))
+
     return dataclasses.make_dataclass(record.__name__, fields, frozen=True, kw_only=True)

@@ -1,11 +1,11 @@
 """`CallbackRunner`: runs user code for threads that must not run it themselves.
 
-Those are the timer thread, the housekeeper, and a thread in `kill()`.
+Those are the timer thread, the burst thread, and a thread in `kill()`.
 
 Jobs wait in a deque. One thread at a time takes them in order, and ends when there are
 none. That thread may fail to start, or a job may keep it for longer than `STUCK_S`.
 Then `heal()` gives the rest another thread, so a callback that blocks for ever holds up
-other callbacks for no longer than that. A manager's housekeeper calls `heal()` in each
+other callbacks for no longer than that. A manager's burst thread calls `heal()` in each
 tick, the timer in each of its turns.
 
 To drop an object may run user code as well: its destructor, or that of an object to

@@ -73,8 +73,7 @@ class GuardedLogger:
         error: BaseException | None = None,
         kind: str = "",
     ) -> None:
-        """Log a fault at its level, if enough time has passed since the last of its
-        kind.
+        """Log a fault at its level, if the last of its kind was long enough ago.
 
         Else it is debug. `kind=""` means that the message is the kind."""
         more = self.faults.came(kind or msg, msg, args)
@@ -115,8 +114,7 @@ class GuardedLogger:
         )
 
     def leave_to_parent(self) -> None:
-        """Log nothing from now on: in a forked child, these records are the
-        parent's."""
+        """Log nothing from now on: in a forked child, the parent logs it."""
         self._logger = None
 
     def _log(

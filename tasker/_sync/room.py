@@ -18,8 +18,8 @@ goes to the next, and all coroutines of its loop leave the line. They line up ag
 the loop runs.
 
 A place stays in the line until it is called, and called until it comes or leaves. So
-the housekeeper's tick does what a Ctrl-C leaves undone in between: a slot was freed and
-not given away, or a wake-up was not sent.
+the burst thread's tick does what a Ctrl-C leaves undone in between: a slot was freed
+and not given away, or a wake-up was not sent.
 
 `_lock` is held while a slot is given away or taken, for a few lines. The wake-ups come
 after it. A thread that frees a slot does so first, then looks at the line. A thread
@@ -169,7 +169,7 @@ class Room(Generic[H]):
     def heal(self) -> None:
         """Give free slots away, and wake once more those that are called.
 
-        Once the room is closed, wake all. Called by the housekeeper's tick, and when
+        Once the room is closed, wake all. Called by the burst thread's tick, and when
         the closing begins."""
         if not self.is_wanted():
             return
@@ -223,8 +223,8 @@ class Room(Generic[H]):
         return True
 
     def _take(self, task: H, place: Place | None) -> bool:
-        """Take the slot for which `place` was called, or a free one if there is no
-        line."""
+        """Take the slot for which `place` was called, or a free one if no line
+        stands."""
         with self._lock:
             if place in self._called:
                 self._called.pop(place, None)

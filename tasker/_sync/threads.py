@@ -170,8 +170,7 @@ def _known() -> dict[int, threading.Thread]:
 
 
 def leave_child(error: BaseException | None = None) -> None:
-    """End the process if the user's code on this very thread has forked it; else do
-    nothing.
+    """End the process if the user's code on this very thread has forked it.
 
     Called where that code has returned, or raised `error`. The exit status is as that
     of a program: the one of a `SystemExit`, 1 after another error, which is printed,

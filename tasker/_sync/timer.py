@@ -359,8 +359,7 @@ def follow(other: Clock | None) -> None:
 
 
 def is_needed_here() -> bool:
-    """Whether the calling thread is the timer thread, for which deadlines would
-    wait."""
+    """Whether deadlines may wait for the calling thread: it is the timer thread."""
     return _timer._thread is threading.current_thread()
 
 
