@@ -1,7 +1,8 @@
 """tasker: runs work against limited, expensive, stateful resources.
 
-OS threads are workers and each owns one resource; tasks wait in two lanes; a burst thread hires and retires workers;
-broken resources are replaced and their tasks retried. `TaskManager` and `Config` are where to begin.
+Workers are OS threads, and each owns one resource. Tasks wait in two lanes. A burst
+thread hires and retires workers. Broken resources are replaced and their tasks retried.
+`TaskManager` and `Config` are where to begin.
 """
 
 import typing
@@ -84,7 +85,7 @@ __all__ = [
     "with_value",
 ]
 
-# what many programs do without is imported when it is asked for
+# What many programs do without is imported when it is asked for.
 _LATER = {
     "Processes": "tasker.placement.processes.placement",
     "Ray": "tasker.placement.ray.placement",
@@ -93,11 +94,13 @@ _LATER = {
     "ThreadPoolExecutor": "tasker.threadpool",
 }
 
-if not typing.TYPE_CHECKING:  # a type checker would take any name for one of this module's
+# A type checker would take any name for one of this module's.
+if not typing.TYPE_CHECKING:
 
     def __getattr__(name: str) -> object:
         if name not in _LATER:
             raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
         from importlib import import_module
 
         return globals().setdefault(name, getattr(import_module(_LATER[name]), name))

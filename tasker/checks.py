@@ -1,4 +1,7 @@
-"""Checks of arguments that several modules take. Each error names the field, the value and what is allowed."""
+"""Checks of arguments that several modules take.
+
+Each error names the field, the value and what is allowed.
+"""
 
 from __future__ import annotations
 
@@ -18,18 +21,21 @@ __all__ = ["flag", "is_amount", "patience", "seconds", "whole_number"]
 def seconds(field: str, value: object, *, zero: bool = True, infinite: bool = False) -> float:
     """`value` as float seconds, from a real number or a `timedelta`.
 
-    Raises `ConfigError` for another type (a bool is no number here), NaN, a negative value, zero unless `zero`, and
-    infinity unless `infinite`."""
+    Raises `ConfigError` for another type (a bool is no number here), NaN, a negative
+    value, zero unless `zero`, and infinity unless `infinite`."""
     allowed = f"a number of seconds or a timedelta, {'0 or more' if zero else 'more than 0'}"
     given = _in_seconds(value)
     if not _is_real(given):
         raise ConfigError(f"{field} must be {allowed}, not {shown(value)}")
+
     try:
         number = float(given)
     except OverflowError:
         number = -math.inf if given < 0 else math.inf
-    except Exception:  # a type of the user's that is no number after all
+    except Exception:
+        # A type of the user's that is no number after all.
         raise ConfigError(f"{field} must be {allowed}, not {shown(value)}") from None
+
     if (
         math.isnan(number)
         or number < 0
@@ -39,6 +45,7 @@ def seconds(field: str, value: object, *, zero: bool = True, infinite: bool = Fa
         raise ConfigError(
             f"{field} must be {allowed}{'' if infinite else ', finite'}, not {shown(value)}"
         )
+
     return number
 
 
@@ -51,33 +58,42 @@ def limit(field: str, value: float | None, *, zero: bool = True) -> float | None
 
 
 def patience(field: str, value: object, *, negative: bool = False) -> float:
-    """How long to wait for a lock, in seconds that a lock takes; -1 for `None` (no limit). Raises as `seconds` does.
+    """How many seconds to wait for a lock; -1 for `None` (no limit).
 
-    `negative`: as in the standard library a negative number means not to wait."""
+    They are at most as many as a lock takes. Raises as `seconds` does.
+
+    `negative`: as in the standard library, a negative number means not to wait."""
     if value is None:
         return -1.0
+
     if negative and _is_real(value) and value < 0:
         return 0.0
+
     return min(seconds(field, value, infinite=True), threading.TIMEOUT_MAX)
 
 
 def whole_number(field: str, value: object, *, least: int) -> int:
-    """`value`, an int of at least `least`; raises `ConfigError` otherwise (a bool is no number here)."""
+    """`value`, an int of at least `least`.
+
+    Raises `ConfigError` otherwise (a bool is no number here)."""
     if isinstance(value, bool) or not isinstance(value, int) or value < least:
         raise ConfigError(f"{field} must be a whole number, {least} or more, not {shown(value)}")
     return value
 
 
 def is_amount(value: object) -> bool:
-    """Whether it is a finite number of at least 0 (a bool is no number here)."""
+    """Whether `value` is a finite number of at least 0 (a bool is no number here)."""
     try:
         return _is_real(value) and 0 <= float(value) < math.inf
-    except Exception:  # too large, or a type of the user's that is no number after all
+    except Exception:
+        # Too large, or a type of the user's that is no number after all.
         return False
 
 
 def flag(field: str, value: object) -> bool:
-    """`value`, a bool; raises `ConfigError` otherwise: "no" is true."""
+    """`value`, a bool.
+
+    Raises `ConfigError` otherwise: as a condition, the string "no" is true."""
     if not isinstance(value, bool):
         raise ConfigError(f"{field} must be True or False, not {shown(value)}")
     return value
@@ -89,7 +105,7 @@ def _in_seconds(value: object) -> Any:
 
 
 def _is_real(value: object) -> TypeGuard[Real]:
-    """Whether it is a real number (a bool is none here)."""
+    """Whether `value` is a real number (a bool is none here)."""
     if isinstance(value, (float, int)):
         return not isinstance(value, bool)
 

@@ -22,33 +22,44 @@ __all__ = [
     "WorkerLostError",
 ]
 
-_LONGEST = 500  # characters
+# A longer `repr` is cut in an error. A guess: it is enough to recognize a value.
+_LONGEST_CHARS = 500
 
 
 class TaskerError(Exception):
-    """The base of every error that tasker itself raises. A task's own exceptions are never wrapped in it."""
+    """The base of every error that tasker itself raises.
+
+    A task's own exceptions are never wrapped in it."""
 
 
 class ConfigError(TaskerError, ValueError):
-    """A `Config` field or an argument has a wrong value: names the field, the value, and what is allowed."""
+    """A `Config` field or an argument has a wrong value.
+
+    The message names the field, the value, and what is allowed."""
 
 
 class EndlessError(ConfigError):
-    """A module that a child imports for its parent makes a manager with children, which would import it too, and so on.
+    """A module that a child imports for its parent makes a manager with children.
 
-    What the user sees is a `ConfigError`."""
+    These would import it too, and so on. The user sees a `ConfigError`."""
 
 
 class QueueFullError(TaskerError):
-    """A bounded queue had no room within `queue_timeout`: the task is not accepted. Submit later or raise the bound."""
+    """A bounded queue had no room within `queue_timeout`: the task is not accepted.
+
+    Submit later or raise the bound."""
 
 
 class TaskTimeoutError(TaskerError, TimeoutError):
-    """A task's `timeout` ended before the task did. It was never started, or its context is cancelled now."""
+    """A task's `timeout` ended before the task did.
+
+    The task was never started, or its context is cancelled now."""
 
 
 class ContextCancelledError(TaskerError):
-    """The context was cancelled. `Context.cause()` says why, where the canceller said it."""
+    """The context was cancelled.
+
+    `Context.cause()` tells why, if the canceller gave a cause."""
 
 
 class DeadlineExceededError(TaskerError, TimeoutError):
@@ -56,9 +67,10 @@ class DeadlineExceededError(TaskerError, TimeoutError):
 
 
 class ResourceCreationError(TaskerError):
-    """No resource could be made: for `create_timeout` no worker has held one, or `run_task` could not make its own.
+    """No resource could be made.
 
-    The last error of `on_create` is the `__cause__`, where there is one."""
+    For `create_timeout` no worker has held one, or `run_task` could not make its own.
+    The last error of `on_create`, if there is one, is the `__cause__`."""
 
 
 class TaskManagerShutdownError(TaskerError, RuntimeError):
@@ -70,21 +82,27 @@ class TaskManagerKilledError(TaskerError, CancelledError):
 
 
 class PoolDeadlockError(TaskerError):
-    """A task waits in a way that can never end: its wait is part of a circle of waiting tasks.
+    """A task's wait can never end: it is part of a circle of waiting tasks.
 
-    Raised in the task whose wait closes the circle, or by one of its waits if something else has closed it (no other
-    worker gets a resource, say). Give the awaited task a timeout, allow more workers, or wait outside of tasks."""
+    The wait that closes the circle raises it. If something else closes the circle (no
+    other worker gets a resource, say), one of its waits does. Give the awaited task a
+    timeout, allow more workers, or wait outside of tasks."""
 
 
 class WorkerLostError(TaskerError):
-    """The place where a worker's resource lives is gone: a child process died, a node was lost.
+    """The place where a worker's resource lives is gone: a child process or a node.
 
-    Breaks the resource whatever `check_health` says: it is replaced, and the task retried unless it is `once`."""
+    This breaks the resource, whatever `check_health` says. The resource is replaced,
+    and the task retried unless it is `once`."""
 
     exit_code: int | None
-    """Of the process, where it is known; a signal that killed it as its negative number."""
+    """The exit code of the process, where it is known.
+
+    It is negative if a signal killed the process: the signal's number."""
     began: bool
-    """Whether the task may have begun there. One that did not is retried even if it is `once`."""
+    """Whether the task may have begun there.
+
+    A task that did not is retried even if it is `once`."""
 
     def __init__(self, message: str, exit_code: int | None = None, *, began: bool = True) -> None:
         super().__init__(message)
@@ -93,7 +111,7 @@ class WorkerLostError(TaskerError):
 
 
 class RemoteTaskError(TaskerError):
-    """What a task returned or raised elsewhere could not be sent back as it is."""
+    """A task's result or exception elsewhere could not be sent back as it is."""
 
     type_name: str
     """The name of the exception's type, with its module."""
@@ -107,40 +125,55 @@ class RemoteTaskError(TaskerError):
 
 
 def name_of(fn: Any) -> str:
-    """What a function of the user's is called; the name of its type where it has none."""
+    """The name of a function of the user's, or that of its type if it has none."""
     fn = fn.func if type(fn) is partial else fn
     try:
         return str(getattr(fn, "__qualname__", None) or type(fn).__qualname__)
-    except Exception:  # an attribute of the user's
+    except Exception:
+        # An attribute of the user's may raise.
         return type(fn).__qualname__
 
 
 def origin_of(fn: Any) -> str:
-    """Where a function of the user's is from, to know it again without keeping it: the same for all that one line
-    makes."""
+    """The place where a function of the user's was defined.
+
+    It serves to know the function again without keeping it. All functions that one line
+    makes have the same."""
     fn = fn.func if type(fn) is partial else fn
     try:
         line = getattr(getattr(fn, "__code__", None), "co_firstlineno", 0)
         return f"{fn.__module__}.{fn.__qualname__}:{line}"
-    except Exception:  # an instance, or a mock
+    except Exception:
+        # An instance, or a mock.
         return f"{type(fn).__module__}.{type(fn).__qualname__}"
 
 
 def shown(value: object) -> str:
-    """How a value of the user's stands in an error: its `repr`, cut where it is long; its type where that raises."""
+    """A value of the user's as it stands in an error.
+
+    That is its `repr`, cut if it is long, or its type if that raises."""
     try:
         text = repr(value)
-    except Exception as error:  # an int of thousands of digits raises, too
+    except Exception as error:
+        # An int of thousands of digits raises, too.
         return f"<{type(value).__name__} whose repr raises {type(error).__name__}>"
-    return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}... ({len(text)} characters)"
+
+    return (
+        text
+        if len(text) <= _LONGEST_CHARS
+        else f"{text[:_LONGEST_CHARS]}... ({len(text)} characters)"
+    )
 
 
 def put_note(error: BaseException, about: str, text: str) -> None:
-    """Write a note of tasker's on an exception, `tasker: {about}{text}`, in the place of the last one about that.
+    """Write a note of tasker's on an exception: `tasker: {about}{text}`.
 
-    One exception object may be raised by task after task: its notes must not grow with them."""
+    It takes the place of the last note about the same. One exception object may be
+    raised by task after task, and its notes must not grow with them."""
     begin = f"tasker: {about}"
-    with contextlib.suppress(BaseException):  # an exception may refuse notes
+
+    # An exception may refuse notes.
+    with contextlib.suppress(BaseException):
         notes: list[str] = getattr(error, "__notes__", [])
         for place, note in enumerate(notes):
             if note.startswith(begin):

@@ -1,5 +1,7 @@
-"""What a manager shows of itself: `TaskStats` and `TaskMetrics` at a moment, `StopReport` at the end. And the
-`MetricsCollector` that a user may give it, to be told of each task."""
+"""`TaskStats` and `TaskMetrics`: a manager at a moment. `StopReport`: its end.
+
+Also `MetricsCollector`, which a user may give to a manager to learn of each task.
+"""
 
 from __future__ import annotations
 
@@ -14,10 +16,14 @@ __all__ = ["MetricsCollector", "Stamps", "StopReport", "TaskMetrics", "TaskStats
 
 
 class TaskStats(Record):
-    """The state of a manager at one moment, each field a count. Read without a lock: fields may be moments apart."""
+    """The state of a manager at one moment, each field a count.
+
+    It is read without a lock, so the fields may be moments apart."""
 
     base_workers: int = 0
-    """Workers that are always there: `worker_count`, or fewer while lost ones are replaced."""
+    """Workers that are always there.
+
+    They are `worker_count`, or fewer while lost ones are replaced."""
     active_workers: int = 0
     """All workers, base and burst, those still creating included."""
     burst_workers: int = 0
@@ -31,16 +37,21 @@ class TaskStats(Record):
     priority_tasks: int = 0
     """Tasks waiting in the priority lane."""
     running_tasks: int = 0
-    """Workers busy with a task, one that timed out and has not returned included."""
+    """Workers busy with a task.
+
+    The task may be one that timed out and has not returned."""
     available_resources: int = 0
     """Idle resources in the `run_task` pool."""
 
 
 class StopReport(Record):
-    """How a manager ended: the tasks of its whole life, and what could not be ended."""
+    """A manager at its end: the tasks of its whole life, and the threads left
+    behind."""
 
     drained: bool
-    """Every accepted task ran to its own end and everything is closed. `False` after a kill, or while still closing."""
+    """Whether every accepted task ran to its own end and everything is closed.
+
+    `False` after a kill, or while the manager is still closing."""
     completed: int
     """Tasks that returned."""
     failed: int
@@ -48,22 +59,26 @@ class StopReport(Record):
     cancelled: int
     """Tasks cancelled or killed while they waited."""
     never_started: int
-    """Tasks that ended, in whatever way, without ever having been started."""
+    """Tasks that ended, in whatever way, without having been started."""
     destroy_errors: int
     """Times that `on_destroy` raised; each was logged."""
     abandoned: tuple[str, ...]
-    """Names of the threads left behind: busy after `kill()`, or in an `on_create` that does not return. Each still
-    destroys its resource when it comes back."""
+    """Names of the threads left behind.
+
+    Such a thread was busy after `kill()`, or is in an `on_create` that does not return.
+    It still destroys its resource when it comes back."""
 
 
 Stamps = tuple[float, float, float]
-"""What `TaskLifecycleTimestamps` are made of."""
+"""The three values of `TaskLifecycleTimestamps`."""
 
 
 class TaskMetrics(Record):
-    """A snapshot. Times are seconds and those of successful tasks; every field is 0 as long as there is nothing to say.
+    """A snapshot of all tasks so far.
 
-    At rest, `total_tasks_arrived` = completed + failed + cancelled. While tasks run every total only grows."""
+    Times are in seconds, and those of successful tasks. A field is 0 as long as there
+    is no value. At rest, `total_tasks_arrived` = completed + failed + cancelled. While
+    tasks run, every total only grows."""
 
     average_execution_time: float = 0.0
     """Mean seconds from start to end, over all tasks."""
@@ -72,9 +87,13 @@ class TaskMetrics(Record):
     max_execution_time: float = 0.0
     """Longest execution, seconds, over all tasks."""
     p95_execution_time: float = 0.0
-    """95th percentile of the newest executions (up to 10,240), seconds, by nearest rank."""
+    """95th percentile of the newest executions (up to 10,240), seconds.
+
+    By nearest rank."""
     p99_execution_time: float = 0.0
-    """99th percentile of the newest executions (up to 10,240), seconds, by nearest rank."""
+    """99th percentile of the newest executions (up to 10,240), seconds.
+
+    By nearest rank."""
     average_wait_time: float = 0.0
     """Mean seconds from submission to the (last) start, over all tasks."""
     task_arrival_rate: float = 0.0
@@ -86,7 +105,9 @@ class TaskMetrics(Record):
     total_tasks_completed: int = 0
     """Tasks whose function returned."""
     total_tasks_failed: int = 0
-    """Tasks that ended with an error: their own, a timeout, no resource, or killed while running."""
+    """Tasks that ended with an error.
+
+    That is their own, a timeout, a lack of resources, or a kill while they ran."""
     total_tasks_retried: int = 0
     """Times that a task went back to its lane because of a broken resource."""
     total_tasks_cancelled: int = 0
@@ -98,11 +119,13 @@ class TaskMetrics(Record):
 
 
 class MetricsCollector(Protocol):
-    """Receives what happens to tasks: implement it to feed a metrics system (`Config.collector`).
+    """Receives the events of all tasks.
 
-    The `record_` methods are called from many threads at once, never under a lock of tasker's, and before whoever
-    waits for the task is woken; what they raise is logged and costs nothing else. What `metrics()` returns is what
-    `TaskManager.metrics()` returns; where it returns `None`, the built-in figures are."""
+    Implement it to feed a metrics system (`Config.collector`). The `record_` methods
+    are called from many threads at once, never under a lock of tasker's. They are
+    called before the threads that wait for the task are woken. An error that they raise
+    is logged, and costs nothing else. `TaskManager.metrics()` returns what `metrics()`
+    returns, or the built-in figures where that is `None`."""
 
     def record_arrival(self) -> object:
         """A task was accepted, or `run_task` was called."""
@@ -111,10 +134,12 @@ class MetricsCollector(Protocol):
         """A task returned."""
 
     def record_failure(self, stamps: TaskLifecycleTimestamps, /) -> object:
-        """A task ended with an error, a timeout included. One that was cancelled before it started is not told."""
+        """A task ended with an error, a timeout included.
+
+        It is not called for a task that was cancelled before it started."""
 
     def record_retry(self) -> object:
         """A task goes back to its lane because its resource broke."""
 
     def metrics(self) -> TaskMetrics | None:
-        """The figures that `TaskManager.metrics()` is to return; `None` for the built-in ones."""
+        """The figures for `TaskManager.metrics()`; `None`: the built-in ones."""

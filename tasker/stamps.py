@@ -1,4 +1,7 @@
-"""`TaskLifecycleTimestamps`: what a user's collector is told of a task. Only programs that have one import this."""
+"""`TaskLifecycleTimestamps`: the times of a task, for a user's collector.
+
+Only programs that have a collector import this module.
+"""
 
 from __future__ import annotations
 
@@ -8,10 +11,10 @@ __all__ = ["TaskLifecycleTimestamps"]
 
 
 class TaskLifecycleTimestamps(NamedTuple):
-    """When a task was queued, started (for the last time) and finished, each in seconds of `time.monotonic()`: of the
-    real one, should a test have replaced it.
+    """When a task was queued, started (for the last time) and finished.
 
-    A task that never started has `started_at == finished_at`."""
+    Each is in seconds of `time.monotonic()`; of the real one, if a test has replaced
+    it. A task that never started has `started_at == finished_at`."""
 
     queued_at: float
     """When it was submitted, or `run_task` called."""

@@ -20,7 +20,7 @@ from tasker._tasks import current
 from tasker._tasks.health import takes_resource
 from tasker._tasks.unrun import look_at, refuse
 from tasker._tasks.wrapping import wrapper
-from tasker.config import Config, every_error_is_healthy
+from tasker.config import Config, always_healthy
 from tasker.errors import TaskManagerKilledError, WorkerLostError, origin_of, shown
 from tasker.placement.base import Backend, Threads
 from tasker.snapshots import Stamps, TaskMetrics
@@ -55,7 +55,7 @@ class UserCode(Generic[R]):
         self._may_be_bound = isinstance(config.placement, Threads)
         self._counting = new_lock()
         self.collects: bool = config.collector is not None
-        self.judges: bool = config.check_health is not every_error_is_healthy
+        self.judges: bool = config.check_health is not always_healthy
         self.destroy_errors: int = 0
         self.killed: bool = False  # whether the manager is, by which its resources end
         self._reported_impossible = False
@@ -222,7 +222,7 @@ class UserCode(Generic[R]):
     def leave_to_parent(self) -> None:
         """In a forked child: all of this is the parent's, and none is called here."""
         self._collector = None
-        self._judge = _without_resource(every_error_is_healthy)
+        self._judge = _without_resource(always_healthy)
         self._backend.leave_to_parent()
         self._logger.leave_to_parent()
 
