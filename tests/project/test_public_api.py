@@ -106,7 +106,7 @@ def test_error_stands_where_the_tree_says(name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "thing"), list(_public_members()), ids=lambda value: str(value)[:60]
+    ("name", "thing"), list(_public_members()), ids=[name for name, _ in _public_members()]
 )
 def test_public_name_has_a_docstring(name: str, thing: Any) -> None:
     assert thing.__doc__, f"{name} has no docstring"
