@@ -1,6 +1,7 @@
-"""What users of tasker need to test code that uses it: `ManualClock`, `ResourceFactory` and the fixture `no_leaks`.
+"""Tools to test code that uses tasker: `ManualClock`, `ResourceFactory` and `no_leaks`.
 
-Only the fixture needs pytest; everything else works without. Nothing of tasker imports this package.
+Only `no_leaks`, a fixture, needs pytest; everything else works without. Nothing of
+tasker imports this package.
 """
 
 from __future__ import annotations
@@ -24,13 +25,15 @@ __all__ = [
 try:
     import pytest
 except ImportError:
-    if not TYPE_CHECKING:  # a type checker would take any name for one of this module's
+    # A type checker would take any name for one of this module's.
+    if not TYPE_CHECKING:
 
         def __getattr__(name: str) -> object:
             if name == "no_leaks":
                 raise ImportError(
                     "tasker.testing.no_leaks is a pytest fixture, and pytest is not installed"
                 )
+
             raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 else:
@@ -39,9 +42,10 @@ else:
     def no_leaks() -> Iterator[None]:
         """Fails a test that leaves something of a manager behind: see `leak_check`.
 
-        Active wherever it is imported: `from tasker.testing import no_leaks` in a `conftest.py` or in a test module, or
-        `pytest_plugins = ["tasker.testing"]` in the topmost `conftest.py`. The manager of a fixture with a wider scope
-        is no concern of the test that uses it."""
+        It is active wherever it is imported: `from tasker.testing import no_leaks` in a
+        `conftest.py` or in a test module, or `pytest_plugins = ["tasker.testing"]` in
+        the topmost `conftest.py`. A test is not failed for the manager of a fixture
+        with a wider scope."""
         __tracebackhide__ = True
         with leak_check():
             yield

@@ -1,6 +1,7 @@
-"""`ResourceFactory`: makes the resources of a manager, and records what becomes of each.
+"""`ResourceFactory`: makes the resources of a manager, and records the life of each.
 
-`_lock` guards the records, the lists and the plans. Nothing of the user's is called under it.
+`_lock` guards the records, the lists and the plans. No code of the user's is called
+under it.
 """
 
 from __future__ import annotations
@@ -26,13 +27,13 @@ P = ParamSpec("P")
 
 
 class DummyResource:
-    """A resource that does nothing, made by a `ResourceFactory` that was not told what to make."""
+    """A resource that does nothing, for a `ResourceFactory` without `make`."""
 
     def __init__(self, number: int) -> None:
         self.number = number
-        """How many were made before it."""
+        """How many resources were made before it."""
         self.alive: bool = True
-        """Whether it is not destroyed yet."""
+        """Whether it has not been destroyed yet."""
 
     def close(self) -> None:
         """Destroy it."""
@@ -47,7 +48,7 @@ class ResourceRecord(Generic[R]):
     """The life of one resource."""
 
     number: int
-    """How many were made before it."""
+    """How many resources were made before it."""
     resource: R
     """The resource itself."""
     made_in: threading.Thread
@@ -55,7 +56,7 @@ class ResourceRecord(Generic[R]):
     used_in: dict[threading.Thread, int] = field(default_factory=dict[threading.Thread, int])
     """How often each thread used it."""
     users: list[threading.Thread] = field(default_factory=list[threading.Thread])
-    """Who uses it now."""
+    """The threads that use it now."""
     destroyed_in: threading.Thread | None = None
     """The thread that destroyed it, or is about to; `None` before."""
 
@@ -64,7 +65,9 @@ class ResourceRecord(Generic[R]):
 
 
 def numbered(make: Callable[[int], T]) -> Callable[[], T]:
-    """`make` with the number of the call, from 0 on, whatever threads call."""
+    """A function that calls `make` with the number of the call, from 0 on.
+
+    Any threads may call it."""
     lock = threading.Lock()
     calls = 0
 
@@ -72,25 +75,32 @@ def numbered(make: Callable[[int], T]) -> Callable[[], T]:
         nonlocal calls
         with lock:
             number, calls = calls, calls + 1
+
         return make(number)
 
     return call
 
 
 class ResourceFactory(Generic[R]):
-    """Makes and destroys resources, records both and every use of them, and fails when told to.
+    """Makes and destroys resources, records every use of them, and fails on demand.
 
-        factory = ResourceFactory(lambda: sqlite3.connect(path), sqlite3.Connection.close)
-        config = Config(on_create=factory.create, on_destroy=factory.destroy, worker_count=2)
+        factory = ResourceFactory(
+            lambda: sqlite3.connect(path), sqlite3.Connection.close
+        )
+        config = Config(
+            on_create=factory.create, on_destroy=factory.destroy, worker_count=2
+        )
         with TaskManager(config) as m:
             m.queue_task(factory.use(my_task))
         factory.check()
 
-    `make` and `free` make and destroy a real resource; each call of `make` returns another object. Without them the
-    resources are `DummyResource`s. All methods may be called from any thread.
+    `make` and `free` make and destroy a real resource. Each call of `make` must return
+    another object. Without them the resources are `DummyResource`s. All methods may be
+    called from any thread.
 
-    `any_thread` says that a resource may be used and destroyed in another thread than the one that made it, as those of
-    `run_task` are where `resource_pool_size` is a number."""
+    `any_thread` means that a resource may be used and destroyed in another thread than
+    the one that made it. So it is with the resources of `run_task` where
+    `resource_pool_size` is a number."""
 
     @overload
     def __init__(self: ResourceFactory[DummyResource], *, any_thread: bool = False) -> None: ...
@@ -114,46 +124,57 @@ class ResourceFactory(Generic[R]):
         self._make: Callable[[], Any] = make
         self._free: Callable[[Any], object] | None = free
         self.any_thread = any_thread
-        """Whether a resource may be used in another thread than the one that made it."""
+        """Whether another thread than the one that made a resource may use it."""
         self.created: list[R] = []
-        """What was made, in order."""
+        """The resources that were made, in order."""
         self.destroyed: list[R] = []
-        """What was destroyed, in order."""
+        """The resources that were destroyed, in order."""
         self.misuses: list[str] = []
-        """What was done wrong with them so far, in words."""
+        """The misuses of resources so far, in words."""
         self._lock = threading.RLock()
-        self._records: dict[
-            int, ResourceRecord[R]
-        ] = {}  # by the resource's id; they keep it, so none comes twice
-        self._gone = 0  # how many are destroyed, once each
+
+        # By the resource's id. A record keeps its resource, so no id comes twice.
+        self._records: dict[int, ResourceRecord[R]] = {}
+
+        # How many resources are destroyed; one that was destroyed twice counts once.
+        self._gone = 0
+
         self._creations, self._destructions = _Plan(), _Plan()
 
-    # -- for the Config ------------------------------------------------------------------------------------------
+    # -- for the Config ----------------------------------------------------------------
 
     def create(self) -> R:
-        """Make a resource; raises what `make` does, or what `fail_create()` was told.
+        """Make a resource. Raises what `make` raises, or the error of `fail_create()`.
 
-        Raises `ValueError` when `make` returns an object that it returned before and that is not destroyed."""
+        Raises `ValueError` when `make` returns an object that it returned before and
+        that has not been destroyed."""
         with self._lock:
             error = self._creations.next()
         if error is not None:
             raise error
+
         resource: R = self._make()
+
         with self._lock:
             known = self._records.get(id(resource))
             if known is not None and known.destroyed_in is None:
                 raise ValueError(
-                    f"make() returned {shown(resource)} a second time: each call must return another one"
+                    f"make() returned {shown(resource)} a second time: "
+                    "each call must return another one"
                 )
+
             record = ResourceRecord(len(self.created), resource, threading.current_thread())
             self._records[id(resource)] = record
             self.created.append(resource)
+
         return resource
 
     def destroy(self, resource: R) -> None:
-        """Destroy a resource; raises what `free` does, or what `fail_destroy()` was told, after it was destroyed.
+        """Destroy a resource.
 
-        Raises `ValueError` for what this factory did not make, as everything here does that takes a resource."""
+        Then raises what `free` raises, or the error of `fail_destroy()`. Raises
+        `ValueError` for a resource that this factory did not make, as every method here
+        does."""
         here = threading.current_thread()
         with self._lock:
             record = self.record(resource)
@@ -168,6 +189,7 @@ class ResourceFactory(Generic[R]):
                 self._misused(record, f"was destroyed in another thread, {here.name}")
             record.destroyed_in = here
             error = self._destructions.next()
+
         try:
             if first and self._free is not None:
                 self._free(resource)
@@ -175,10 +197,11 @@ class ResourceFactory(Generic[R]):
             with self._lock:
                 self.destroyed.append(resource)
                 self._gone += first
+
         if error is not None:
             raise error
 
-    # -- for tasks -----------------------------------------------------------------------------------------------
+    # -- for tasks ---------------------------------------------------------------------
 
     @contextlib.contextmanager
     def using(self, resource: R) -> Generator[R, None, None]:
@@ -196,6 +219,7 @@ class ResourceFactory(Generic[R]):
                 )
             record.users.append(here)
             record.used_in[here] = record.used_in.get(here, 0) + 1
+
         try:
             yield resource
         finally:
@@ -203,67 +227,77 @@ class ResourceFactory(Generic[R]):
                 record.users.remove(here)
 
     def use(self, fn: Callable[P, T]) -> Callable[P, T]:
-        """The task `fn`, `fn(resource, ...)` or `fn(ctx, resource, ...)`, which then uses its resource as it runs.
+        """A task that runs `fn`, and uses the resource meanwhile.
+
+        `fn` is called as `fn(resource, ...)` or `fn(ctx, resource, ...)`.
 
         Raises `TypeError` for a coroutine or generator function."""
 
         kind = deferred_kind(fn)
         if kind == GENERATOR:
             raise TypeError(
-                f"fn must be a plain function, not the generator function {shown(fn)}: return a list"
+                f"fn must be a plain function, not the generator function {shown(fn)}: "
+                "return a list"
             )
         if kind:
             raise TypeError(
-                f"fn must be a plain function, not the coroutine function {shown(fn)}: workers are threads"
+                f"fn must be a plain function, not the coroutine function {shown(fn)}: "
+                "workers are threads"
             )
+
+        # It looks like `fn`, so it is called with a context if `fn` would be.
         task = functools.partial(_use_and_call, self, fn)
-        functools.update_wrapper(task, fn)  # it is called with a context if `fn` is
+        functools.update_wrapper(task, fn)
         return cast(Callable[P, T], task)
 
-    # -- for tests -----------------------------------------------------------------------------------------------
+    # -- for tests ---------------------------------------------------------------------
 
     def fail_create(
         self, error: BaseException | None, *, nth: int = 1, times: int | None = 1
     ) -> None:
-        """Have the `nth` call of `create()` from now, and those after it, `times` in all, raise `error`.
+        """Make `create()` raise `error` from its `nth` call on, for `times` calls.
 
-        `times=None`: all of them. `error=None`: none from now on, whatever was said before. Raises `ConfigError` for
-        a wrong `nth` or `times`, `TypeError` for an `error` that is none."""
+        `nth=1`: from the next call on. `times=None`: all further calls. `error=None`:
+        no call from now on, whatever was set before. Raises `ConfigError` for a wrong
+        `nth` or `times`, `TypeError` for an `error` that is no exception."""
         with self._lock:
             self._creations.fail(error, nth, times)
 
     def fail_destroy(
         self, error: BaseException | None, *, nth: int = 1, times: int | None = 1
     ) -> None:
-        """The same for `destroy()`, which destroys the resource all the same."""
+        """As `fail_create`, for `destroy()`, which still destroys the resource."""
         with self._lock:
             self._destructions.fail(error, nth, times)
 
     def record(self, resource: R) -> ResourceRecord[R]:
-        """What is known of a resource; goes on changing while that is used."""
+        """The record of a resource, which goes on changing while that is used."""
         record = self._records.get(id(resource))
         if record is None:
             raise ValueError(f"{shown(resource)} was not made by this factory")
+
         return record
 
     @property
     def live(self) -> int:
-        """How many were made and are not destroyed."""
+        """How many resources were made and have not been destroyed."""
         with self._lock:
             return len(self.created) - self._gone
 
     def check(self) -> None:
-        """Raise an `AssertionError` that names every misuse, and every resource that was never destroyed.
+        """Raise an `AssertionError` for misuses, and for resources still not destroyed.
 
-        A misuse: destroyed twice, destroyed while in use, used after it was destroyed, used by two at once, used or
-        destroyed in another thread. To be called when the manager is closed."""
+        The error names each of them. A misuse: destroyed twice, destroyed while in use,
+        used after it was destroyed, used by two at once, used or destroyed in another
+        thread. To be called when the manager is closed."""
         with self._lock:
             never = [record for record in self._records.values() if record.destroyed_in is None]
             wrong = [*self.misuses, *(f"{record} was never destroyed" for record in never)]
+
         if wrong:
             raise AssertionError("\n  ".join(["resources were misused:", *wrong]))
 
-    # -- the pieces ----------------------------------------------------------------------------------------------
+    # -- the pieces --------------------------------------------------------------------
 
     def _misused(self, record: ResourceRecord[R], how: str) -> None:
         self.misuses.append(f"{record} {how}")
@@ -278,19 +312,20 @@ def _use_and_call(
 
 
 class _Plan:
-    """Which of the calls to come fail, and how."""
+    """Which of the calls to come fail, and with which errors."""
 
     def __init__(self) -> None:
         self._calls = 0
-        self._failures: list[
-            tuple[int, float, BaseException]
-        ] = []  # from this call on, up to this one, with this
+
+        # The first call that fails, the first one after these, and the error.
+        self._failures: list[tuple[int, float, BaseException]] = []
 
     def fail(self, error: BaseException | None, nth: int, times: int | None) -> None:
         first = self._calls + checks.whole_number("nth", nth, least=1)
         end = (
             float("inf") if times is None else first + checks.whole_number("times", times, least=1)
         )
+
         if error is None:
             self._failures.clear()
         elif isinstance(error, BaseException):
@@ -303,4 +338,5 @@ class _Plan:
         for first, end, error in self._failures:
             if first <= self._calls < end:
                 return error
+
         return None

@@ -1,8 +1,10 @@
 """`leak_check`: what a piece of code leaves behind of the managers that it made.
 
-All engines of the process are known weakly (`exit_and_fork`), and an engine lives as long as one of its threads. So what was
-made in a block is what is known at its end and was not at its beginning. Nothing is collected and nothing is waited for
-unless something is amiss: a test that leaves nothing behind pays for a look at its own managers.
+All engines of the process are known weakly (`exit_and_fork`), and an engine lives as
+long as one of its threads. So the engines that a block made are those that are known at
+its end and were not at its beginning. Nothing is collected and nothing is waited for
+unless something is amiss. A test that leaves nothing behind pays for a look at its own
+managers.
 """
 
 from __future__ import annotations
@@ -27,36 +29,49 @@ from tasker.manager import TaskManager
 
 __all__ = ["leak_check"]
 
-PATIENCE = 5.0  # seconds that a manager which is closing has to close, and its threads to end
+# The time that a closing manager has to close, and its threads to end. A guess: long
+# enough for a busy machine. `leak_check` names it.
+PATIENCE_S = 5.0
+
+# The parts of a config that may refer to anything.
 _PARTS = (
     "on_create",
     "on_destroy",
     "check_health",
     "logger",
     "collector",
-)  # of a config that may refer to anything
-_FAR = 10_000  # objects, after which no more are looked at
+)
+
+# No more objects than these are looked at. A guess.
+_MOST_OBJECTS = 10_000
 
 
 @contextlib.contextmanager
 def leak_check() -> Generator[None, None, None]:
-    """A block that raises `AssertionError` at its end if it has left something of a manager behind, naming each thing.
+    """A block that raises `AssertionError` if it leaves something of a manager behind.
 
-    That is: a manager that it made and that is open still; of a closed one a thread (a worker that `kill()` abandoned,
-    a callback that runs), a resource that `run_task` has not handed back, a future without an outcome. Managers that
-    are closing and threads that are ending get 5 seconds. A manager that was left open is killed, so that it disturbs
-    nothing afterwards; if something of its own config refers to it, and so keeps it from being collected, that is named
-    too. When the block itself raises, nothing is checked."""
+    The error names each such thing. One is a manager that the block made and that is
+    still open. Others are of a closed manager: a thread (a worker that `kill()`
+    abandoned, a callback that runs), a resource that `run_task` has not handed back, a
+    future without an outcome.
+
+    Managers that are closing and threads that are ending get 5 seconds. A manager that
+    was left open is killed, so that it disturbs nothing afterwards. If a part of its
+    own config refers to it, and so keeps it from being collected, that is named, too.
+    When the block itself raises, nothing is checked."""
     __tracebackhide__ = True
-    before = set(
-        map(weakref.ref, exit_and_fork._watched)
-    )  # a WeakSet would cost several times as much
+
+    # A WeakSet would cost several times as much.
+    before = set(map(weakref.ref, exit_and_fork._watched))
+
     yield
+
     made = [
         cast(Engine[Any], engine)
         for engine in exit_and_fork._watched
         if weakref.ref(engine) not in before
     ]
+
     left = [] if all(map(_is_gone, made)) else _left_of(made)
     if left:
         raise AssertionError("\n  ".join(["left behind:", *left]))
@@ -67,9 +82,11 @@ def _is_gone(engine: Engine[Any]) -> bool:
 
 
 def _left_of(engines: list[Engine[Any]]) -> list[str]:
-    """What is left of them when all had time to end, in words."""
-    gc.collect()  # a manager that was dropped begins to close when it is collected
-    deadline = monotonic() + PATIENCE
+    """The leftovers of engines that had time to end, in words."""
+    # A manager that was dropped begins to close when it is collected.
+    gc.collect()
+
+    deadline = monotonic() + PATIENCE_S
     left: list[str] = []
     for engine in engines:
         if engine.lifecycle.state != OPEN:
@@ -78,16 +95,21 @@ def _left_of(engines: list[Engine[Any]]) -> list[str]:
             left += _left_at(deadline, engine)
         else:
             left.append(_still_there(engine))
+
     for engine in engines:
         if engine.lifecycle.state != CLOSED:
             engine.lifecycle.request_kill(0.0)
-            engine.lifecycle.wait(PATIENCE)
+            engine.lifecycle.wait(PATIENCE_S)
+
     return left
 
 
 def _left_at(deadline: float, engine: Engine[Any]) -> list[str]:
     while (left := list(_left_when_closed(engine))) and monotonic() < deadline:
-        time.sleep(0.002)  # not everything of it tells somebody that it ends
+        # Not everything can be waited for. The pause is a guess: it is short for a
+        # test.
+        time.sleep(0.002)
+
     return left
 
 
@@ -107,8 +129,9 @@ def _left_when_closed(engine: Engine[Any]) -> Iterator[str]:
 
 def _still_there(engine: Engine[Any]) -> str:
     stats = engine.stats()
+    workers = ", ".join(map(_described, engine.crew.members))
     parts = [
-        f"{_count(stats.active_workers, 'worker')} ({', '.join(map(_described, engine.crew.members))})",
+        f"{_count(stats.active_workers, 'worker')} ({workers})",
         f"{_count(stats.queued_tasks + stats.priority_tasks, 'task')} waiting",
         f"{_count(stats.running_tasks, 'task')} running",
     ]
@@ -116,41 +139,52 @@ def _still_there(engine: Engine[Any]) -> str:
         parts.append(
             f"{_count(stats.available_resources + engine.pool.out, 'resource')} of run_task"
         )
+
     return (
         f"manager {engine.name!r}, {engine.lifecycle.name()}: {', '.join(parts)}{_kept_by(engine)}"
     )
 
 
 def _kept_by(engine: Engine[Any]) -> str:
-    """What of a config refers to the manager that it made, in words."""
+    """The part of a config that refers to the manager made of it, in words."""
     for name in _PARTS:
         part = getattr(engine.config, name)
         if _leads_to(part, engine):
             return (
-                f"; it is not stopped when it is forgotten, as its {name}, {shown(part)}, refers to it: "
-                "stop it, or leave its `with` block"
+                f"; it is not stopped when it is forgotten, as its {name}, {shown(part)}, "
+                "refers to it: stop it, or leave its `with` block"
             )
+
     return ""
 
 
 def _leads_to(start: object, engine: Engine[Any]) -> bool:
-    """Whether an object refers to the manager (or the executor) of an engine, if that is not too far away."""
+    """Whether an object refers to the manager or executor of an engine.
+
+    Only its nearest `_MOST_OBJECTS` objects are looked at."""
     found = [start]
     seen = {id(start)}
-    for thing in found:  # which grows meanwhile
+
+    # The list grows meanwhile.
+    for thing in found:
         if issubclass(type(thing), (TaskManager, CallExecutor)) and engine in vars(thing).values():
             return True
-        if len(found) < _FAR:
+
+        if len(found) < _MOST_OBJECTS:
             news = [each for each in _referents(thing) if id(each) not in seen]
             seen.update(map(id, news))
             found += news
+
     return False
 
 
 def _referents(thing: object) -> list[Any]:
-    """What an object refers to, without what is there for all: modules and their variables, types, threads."""
+    """The objects to which an object refers, without those that are there for all.
+
+    Those are modules and their variables, types, code, threads and engines."""
     if isinstance(thing, (ModuleType, type, CodeType, threading.Thread, Engine)):
         return []
+
     referents = gc.get_referents(thing)
     if isinstance(thing, FunctionType):
         referents = [each for each in referents if each is not thing.__globals__]

@@ -568,7 +568,7 @@ def test_numbers_are_given_once_whatever_threads_ask():
 @pytest.fixture
 def impatient(monkeypatch):
     """Gives what is left behind next to no time to end."""
-    monkeypatch.setattr(tasker.testing.leaks, "PATIENCE", 0.2)
+    monkeypatch.setattr(tasker.testing.leaks, "PATIENCE_S", 0.2)
     monkeypatch.setattr(tasker._pool.lifecycle, "_JOIN_S", 0.01)
 
 
