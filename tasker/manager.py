@@ -469,6 +469,16 @@ class TaskManager(Generic[R]):
         """What the collector says, or the built-in figures; costs the same after ten tasks and after ten million."""
         return self._engine.metrics()
 
+    @property
+    def closed(self) -> bool:
+        """Whether the manager has closed: nothing of it runs any more, and `stop()` would
+        return its report at once. Never blocks or raises.
+
+        It is still `False` while the manager stops or is killed, although nothing is
+        accepted any more. After a kill, threads may be left behind that could not be
+        ended: the report names them. In a forked child it is `True`."""
+        return self._engine.lifecycle.has_ended()
+
     # -- closing ---------------------------------------------------------------------------------------------------
 
     def stop(self, timeout: float | None = None) -> StopReport:

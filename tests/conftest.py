@@ -64,7 +64,7 @@ def new_manager(factory: Factory, log: Log) -> Iterator[Callable[..., TaskManage
 
     yield new_manager
     for manager in managers:
-        if repr(manager).find("closed") < 0:
+        if not manager.closed:
             assert manager.kill(PATIENCE).abandoned == ()
 
 

@@ -35,6 +35,7 @@ IN_A_CHILD = {
     "stats": ("manager.stats()", "TaskStats"),
     "metrics": ("manager.metrics()", "TaskMetrics"),
     "repr": ("repr(manager)", "str"),
+    "closed": ("manager.closed", "bool"),
     "join": ("manager.join()", "bool"),
     "wait_ready": ("manager.wait_ready()", "bool"),
     "stop": ("manager.stop()", "StopReport"),

@@ -107,7 +107,7 @@ def placed_manager(
 
     yield placed_manager
     for manager in managers:
-        if "closed" not in repr(manager):
+        if not manager.closed:
             assert manager.kill(PATIENCE).abandoned == ()
     created, destroyed = journal.of("created"), journal.of("destroyed")
     assert len(set(destroyed)) == len(destroyed), "a resource was destroyed twice"

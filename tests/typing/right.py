@@ -901,6 +901,7 @@ def manager(m: TaskManager[Connection]) -> None:
 def snapshots(m: TaskManager[Connection]) -> None:
     stats, metrics = m.stats(), m.metrics()
     assert_type(stats, TaskStats)
+    assert_type(m.closed, bool)
     assert_type(stats.queued_tasks + stats.priority_tasks, int)
     assert_type(metrics, TaskMetrics)
     assert_type(metrics.average_wait_time + metrics.success_rate, float)

@@ -279,6 +279,7 @@ def managers(m: TaskManager[Connection], config: Config[Connection]) -> None:
     m.stop("now")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
     m.kill(None)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
     m.stop().undrained  # type: ignore[attr-defined]  # pyright: ignore[reportAttributeAccessIssue]
+    m.closed = True  # type: ignore[misc]  # pyright: ignore[reportAttributeAccessIssue]
     m.stats().running_tasks = 0  # type: ignore[misc]  # pyright: ignore[reportAttributeAccessIssue]
     m.metrics().p50_execution_time  # type: ignore[attr-defined]  # pyright: ignore[reportAttributeAccessIssue]
     m.start()  # type: ignore[attr-defined]  # pyright: ignore[reportAttributeAccessIssue]

@@ -457,6 +457,40 @@ def test_repr_names_the_manager_and_its_state(new_manager):
     assert "closed" in repr(manager)
 
 
+def test_a_manager_is_closed_when_all_of_it_has_ended(new_manager):
+    manager = new_manager(worker_count=1, max_worker_count=1)
+    started, gate = threading.Event(), threading.Event()
+    task = manager.submit(lambda resource: (started.set(), gate.wait(PATIENCE), manager.stop()))
+    assert started.wait(PATIENCE)
+    assert not manager.closed
+    stopper = threading.Thread(target=manager.stop)
+    stopper.start()
+    eventually(lambda: "stopping" in repr(manager))
+    assert not manager.closed
+    gate.set()
+    assert not task.result(PATIENCE)[2].drained  # from inside, stop() does not wait
+    stopper.join(PATIENCE)
+    assert manager.closed
+    assert manager.stop().drained
+    assert manager.closed
+
+
+def test_a_manager_is_closed_after_a_kill_that_leaves_a_thread_behind(new_manager):
+    manager = new_manager(worker_count=1, max_worker_count=1)
+    started, gate = threading.Event(), threading.Event()
+    manager.submit(lambda resource: (started.set(), gate.wait(PATIENCE)))
+    assert started.wait(PATIENCE)
+    report = manager.kill(0.0)
+    assert manager.closed
+    assert len(report.abandoned) == 1
+    gate.set()
+
+
+def test_closed_cannot_be_set(new_manager):
+    with pytest.raises(AttributeError):
+        new_manager().closed = True
+
+
 def test_thread_names_carry_the_manager_s_name(new_manager):
     manager = new_manager(name="printer")
     assert manager.queue_task(lambda resource: threading.current_thread().name).startswith(
