@@ -1,11 +1,15 @@
-"""`Crew`: the set of workers. Hires, retires, replaces and counts them.
+"""`Crew`: the set of workers. It hires, retires, replaces and counts them.
 
-A worker is a member from before its thread starts until it has destroyed its last resource, so creating workers count
-and the most is never exceeded; a thread that does not start is rolled back. `members` is a tuple replaced under
-`_lock`: who reads it takes no lock. A worker is neither base nor burst: what exceeds the base is burst.
+A worker is a member from before its thread starts until it has destroyed its last
+resource. So workers that create their resource count, and there are never more members
+than `most` (I5). A worker whose thread does not start is removed again. No worker is
+"base" or "burst": the number that exceeds the base is the burst.
 
-`_lock` guards the membership and the numbering. Who is struck off is among `_gone` by then: whoever closes looks at the
-members, then joins those, and misses nobody. Threads are started and workers told outside of it.
+`_lock` guards the membership and the numbering. `members` is a tuple that is replaced
+under it, so a reader takes no lock. Threads are started, and workers dismissed, outside
+of the lock. The thread of a removed worker is added to `_gone` before the worker leaves
+`members`. The closing reads `members` first and joins `_gone` second, so it never
+misses a thread.
 """
 
 from __future__ import annotations
@@ -26,14 +30,16 @@ __all__ = ["Crew"]
 
 R = TypeVar("R")
 
-_SLICE_S = 0.1  # seconds of starting threads, after which it is time to look up
+# The burst thread starts threads for so long, then looks at other things. One tick.
+_SLICE_S = 0.1
 
 
 class Crew(Generic[R]):
     """Between `base` and `most` workers, made by `new_worker(name, leave)`.
 
-    `leaving(worker)` is called when one has ended, before it is struck off, so that nothing of it is lost if that
-    fails: perhaps twice. `left(worker)` is called when it is struck off."""
+    `leaving(worker)` is called when a worker has ended, before it is removed. If it
+    fails, it is called again, so that nothing of the worker is lost. `left(worker)` is
+    called when the worker is removed."""
 
     def __init__(
         self,
@@ -55,93 +61,111 @@ class Crew(Generic[R]):
         self._lock = new_lock()
         self._numbers = itertools.count(1)
         self.members: tuple[Worker[R], ...] = ()
-        self._gone: list[threading.Thread] = []  # threads that have left, and are about to end
+        # Threads of removed workers, which are about to end.
+        self._gone: list[threading.Thread] = []
 
     def fill(self, seconds: float = math.inf) -> None:
-        """Start workers until the base is there, however many threads do so at once, or so many seconds have passed."""
+        """Start workers until the base is there, for at most about `seconds`.
+
+        However many threads do so at once, they start no more than the base."""
         self.hire(self.base, lambda: self.staying() < self.base, seconds)
 
     def hire(
         self, count: int, wanted: Callable[[], bool] = lambda: True, seconds: float = math.inf
     ) -> int:
-        """Start up to `count` workers for about so many seconds, if they are `wanted`, never exceeding the most.
+        """Start up to `count` workers while they are `wanted`, for about `seconds`.
 
-        Returns how many. Does not wait for resources. Where tasks compute, a thread may take a tenth of a second to
-        start."""
+        Returns how many were started. There are never more than `most`. It does not
+        wait for resources. A thread may take a tenth of a second to start where tasks
+        compute."""
         until = monotonic() + seconds
+
         for hired in range(count):
             if hired and monotonic() >= until:
                 return hired
+
             worker = self._enlist(wanted)
             if worker is None:
                 return hired
+
             try:
                 worker.start()
-            except (
-                RuntimeError,
-                MemoryError,
-            ) as error:  # no more threads for now: the burst thread's tick tries again
+            # No more threads for now: the burst thread's tick tries again.
+            except (RuntimeError, MemoryError) as error:
                 self._give_up(worker)
                 self._logger.fault(
                     "warning", "%s: no thread for another worker", self._name, error=error
                 )
                 return hired
             except BaseException:
-                if (
-                    not worker.thread.is_alive()
-                ):  # Ctrl-C before there was a thread, or before it was known to be there
+                # Ctrl-C came before there was a thread, or before it was known.
+                if not worker.thread.is_alive():
                     self._give_up(worker)
                 raise
+
         return count
 
     def _give_up(self, worker: Worker[R]) -> None:
-        """A worker did not start, for all we know; if its thread comes after all, it ends without doing anything."""
+        """Remove a worker that seems not to have started.
+
+        If its thread comes after all, it ends without doing anything."""
         worker.dismissed = True
         self.leave(worker)
 
     def retire(self, count: int, idle: ParkingLot) -> int:
-        """Dismiss up to `count` of the workers that are idle, longest idle first, and never below the base."""
+        """Dismiss up to `count` idle workers, longest idle first, but none of the base.
+
+        Returns how many were dismissed."""
         for retired in range(count):
             if self.staying() <= self.base or (parker := idle.take_longest()) is None:
                 return retired
+
             for worker in self.members:
                 if worker.parker is parker:
                     worker.dismiss()
+
         return count
 
     def bury(self) -> None:
-        """Strike off workers whose threads have ended without a word."""
+        """Remove workers whose threads have ended without calling `leave`."""
         for worker in self.members:
-            if (
-                worker.parker.parked
-            ):  # then it is alive; to ask all threads costs more than all the rest
+            # Parked means alive. To ask all threads costs more than all the rest.
+            if worker.parker.parked:
                 continue
-            # a thread is not "alive" either just before it begins
+
+            # A thread is not "alive" just before it begins either.
             if (worker.began or worker.started) and not worker.thread.is_alive():
                 self.leave(worker)
 
     def heal(self, idle: ParkingLot) -> None:
-        """Bring the crew back to its base, and wake workers that sleep because their wake-up got lost."""
+        """Bring the crew back to its base.
+
+        Also wake workers that sleep because a wake-up was lost."""
         self.bury()
         with self._lock:
             self._gone = [thread for thread in self._gone if thread.is_alive()]
         self.fill(_SLICE_S)
+
         idle.wake_stranded([worker.parker for worker in self.members])
 
     def wake_all(self, idle: ParkingLot) -> None:
-        """Wake every worker, wherever it sleeps: the queue closed."""
+        """Wake every worker, wherever it sleeps: the queue is closed."""
         idle.wake_all()
         for worker in self.members:
             worker.parker.wake()
 
     def leave(self, worker: Worker[R]) -> None:
-        """A worker has ended: it counts no longer. Said by the worker, or by `heal()`; once counts."""
+        """Remove a worker that has ended.
+
+        Called by the worker and by `heal()`. Only the first call removes it."""
         self._leaving(worker)
         if self._strike_off(worker):
             self._left(worker)
 
     def join_gone(self, timeout: float) -> None:
-        """Wait until the threads of those that left have ended, `timeout` seconds for all; they are ending now."""
+        """Wait until the threads of removed workers have ended.
+
+        They are ending now. `timeout` is in seconds, for all of them together."""
         until = monotonic() + timeout
         while self._gone:
             thread = self._gone.pop()
@@ -149,17 +173,18 @@ class Crew(Generic[R]):
                 thread.join(max(0.0, until - monotonic()))
 
     def staying(self) -> int:
-        """Members that were not told to leave."""
+        """The number of members that were not dismissed."""
         return sum(not worker.dismissed for worker in self.members)
 
     def holding(self) -> int:
-        """Members that have a resource."""
+        """The number of members that have a resource."""
         return sum(worker.holds_resource for worker in self.members)
 
     def _enlist(self, wanted: Callable[[], bool]) -> Worker[R] | None:
         with self._lock:
             if len(self.members) >= self.most or not wanted():
                 return None
+
             worker = self._new_worker(f"{self._name}-worker-{next(self._numbers)}", self.leave)
             self.members = (*self.members, worker)
             return worker
@@ -168,6 +193,7 @@ class Crew(Generic[R]):
         with self._lock:
             if worker not in self.members:
                 return False
+
             self._gone.append(worker.thread)
             self.members = tuple(member for member in self.members if member is not worker)
             return True

@@ -1,17 +1,22 @@
-"""The burst thread: a tick decides scaling, heals the crew, and once closing has begun, closes.
+"""`Housekeeper`: the burst thread. Its ticks scale and heal the crew, and close it.
 
-It is always there, scaling or not, from before the first worker until CLOSED. A tick is `burst_interval`, or less so
-that healing never waits longer than `TICK_S`. It sleeps on a parker that anyone may wake. What goes wrong in a tick is
-logged, and the next tick comes all the same. What takes long, to hire many workers say, is done for the time of a tick,
-and goes on in the next one. Where nothing happens the thread rests: it sleeps without a tick until something does
+It exists from before the first worker until CLOSED, even in a manager that does not
+scale. A tick comes every `burst_interval`, or more often so that healing never waits
+longer than `TICK_S`. The thread sleeps on a parker that any thread may wake. An error
+in a tick is logged, and the next tick comes all the same. Work that takes long, such as
+to hire many workers, is done for the time of a tick and continued in the next one. When
+nothing happens the thread rests: it sleeps without a tick until something does
 (`TaskQueue.stir`).
 
-The thread runs no user code: what it logs is logged by the callback runner, and what it refers to that may be the user's is dropped
-there. At interpreter exit, when no thread can be started that would, it runs the callbacks of what it ended. One that
-ends before its time is replaced by its own last act, or by whoever waits for the closing (`ensure`).
+The thread runs no user code (I7). The callback runner logs for it, and drops the
+objects of the user's that it refers to. At interpreter exit no thread can be started
+for that; then it runs the callbacks of the tasks that it ended. A burst thread that
+ends before its time is replaced by its own last act, or by a thread that waits for the
+closing (`ensure`).
 
-A tick that comes much too late (the machine slept, the process was stopped) means that nobody could act: the limits
-for others begin to count anew. Where one comes after another that is how things are, and the time counts.
+A tick that comes much too late (the machine slept, the process was stopped) means that
+no thread could run, so the limits for others begin to count anew. Where one late tick
+follows another the machine is simply slow, and the time counts.
 """
 
 from __future__ import annotations
@@ -48,14 +53,31 @@ from tasker.placement.base import Backend
 
 __all__ = ["Housekeeper"]
 
-TICK_S = 0.1  # seconds: the longest that a fault stays unhealed
-STUCK_S = 5.0  # seconds without a tick, while somebody waits for the closing, after which another thread takes over
-QUIET_S = 1.0  # seconds in which nothing has happened, after which the thread rests
-REST_S = 30.0  # seconds until it looks again all the same
+# The longest that a fault stays unhealed. A guess: short for a person, and long against
+# what a tick costs.
+TICK_S = 0.1
+
+# When no tick began for so long, a thread that waits for the closing replaces the burst
+# thread. A guess: far longer than a tick takes on a slow machine.
+STUCK_S = 5.0
+
+# When nothing has happened for so long, the thread rests. A guess: ten ticks, so that a
+# pool in use hardly ever goes to rest.
+QUIET_S = 1.0
+
+# A resting thread looks again after so long all the same. A guess: it bounds what a
+# lost wake-up costs, and two looks a minute cost nothing.
+REST_S = 30.0
+
+# The part of an interval after which scaling is due: a tick may come a little early.
+_DUE = 0.9
+
+# Looks at waits take at most about one part in so many of the time. A guess.
+_LOOK_COST = 50
 
 
 class EngineForHousekeeper(Protocol):
-    """What the burst thread looks after."""
+    """The parts of an engine that the burst thread looks after."""
 
     name: str
     backend: Backend
@@ -95,26 +117,37 @@ class Housekeeper:
         self._tick = min(interval or TICK_S, TICK_S)
         self._parker = Parker()
         self._scaled_at = monotonic()
-        self._held_at = (
-            self._scaled_at
-        )  # when a worker was last seen to hold a resource, without being stuck
-        self.hopeless: bool = False  # whether that is longer ago than `create_timeout`
-        self._stuck = False  # whether all workers that hold a resource wait, at last, for what is in the lanes
-        self._look_at = 0.0  # when to look at waits again
+
+        # When a worker was last seen to hold a resource without being stuck.
+        self._held_at = self._scaled_at
+        # Whether that is longer ago than `create_timeout`.
+        self.hopeless: bool = False
+        # Whether all workers that hold a resource wait, in the end, for tasks in the
+        # lanes.
+        self._stuck = False
+        # When to look at waits again.
+        self._look_at = 0.0
         self._window = Window(interval, self._scaled_at)
-        self._began = self._scaled_at  # when the last tick began
+
+        # When the last tick began.
+        self._began = self._scaled_at
         self._was_late = False
-        self._settling: list[Any] = []  # tasks that were being settled at the last tick
+        # Tasks that were being settled at the last tick.
+        self._settling: list[Any] = []
         self._has_ended = False
-        self._struck = False  # whether the last tick was ended by an error
+        # Whether an error ended the last tick.
+        self._struck = False
+
         self._replacing = new_lock()
-        self._beats = 0  # ticks begun
-        self._seen = (
-            -1,
-            0.0,
-        )  # beats at an `ensure`, and when they were so many for the first time
-        self._arrived: int = 0  # tasks, as the last tick saw
-        self._stirred_at = self._scaled_at  # when there was last anything to see to
+        # Ticks begun.
+        self._beats = 0
+        # Beats at an `ensure`, and when they were so many for the first time.
+        self._seen = (-1, 0.0)
+        # Tasks that had arrived at the last tick.
+        self._arrived: int = 0
+        # When there was last anything to see to.
+        self._stirred_at = self._scaled_at
+
         engine.queue.wake_housekeeper = self.wake
         self.thread: threading.Thread = new_thread(self._run, f"{engine.name}-burst")
 
@@ -123,15 +156,17 @@ class Housekeeper:
         self._parker.wake()
 
     def ensure(self) -> None:
-        """See to it that somebody closes: called now and then by whoever waits for that.
+        """Ensure that a thread closes. Called now and then by threads that wait for
+        that.
 
-        Replaces a thread that has ended before its time, or has begun no tick for too long: it is kept by a destructor
-        that the garbage collector runs there. Where no thread can be started (the interpreter exits), the tick is done
-        here."""
+        Replaces a burst thread that has ended before its time. Also one that has begun
+        no tick for too long: a destructor that the garbage collector runs there keeps
+        it. At interpreter exit no thread can be started, so the tick is done here."""
         with self._replacing:
             now, beats = monotonic(), self._beats
             if beats != self._seen[0]:
                 self._seen = beats, now
+
             is_stuck = now - self._seen[1] > STUCK_S
             if not self._has_ended and (is_stuck or not self.thread.is_alive()):
                 self._replace()
@@ -146,6 +181,7 @@ class Housekeeper:
 
     def _run(self) -> None:
         thread = threading.current_thread()
+
         try:
             while not self._has_ended and self.thread is thread:
                 try:
@@ -156,9 +192,8 @@ class Housekeeper:
                 except BaseException:
                     self._struck = True
         finally:
-            if (
-                not self._has_ended and self.thread is thread
-            ):  # an exception that another thread sent
+            # Another thread sent an exception.
+            if not self._has_ended and self.thread is thread:
                 self._replace()
 
     def _guarded_tick(self, patience: float = 0.0) -> bool:
@@ -167,29 +202,35 @@ class Housekeeper:
             self._beats += 1
             self._excuse(patience)
             self._end_rest(woken=woken)
+
             return self._do()
         except BaseException as error:
             self._struck = True
-            with contextlib.suppress(BaseException):  # no memory: then without a word
+            # Without memory the error cannot even be logged.
+            with contextlib.suppress(BaseException):
                 what = "%s: the burst thread met an error"
                 self._engine.service_logger.fault("error", what, self._engine.name, error=error)
             return False
 
     def _excuse(self, patience: float) -> None:
-        """A tick begins: it was to come so many seconds after the last one."""
+        """A tick begins. It was due `patience` seconds after the last one."""
         began, self._began = self._began, monotonic()
         late = self._began - began - patience
         is_late = late > LATE_S
+
         if is_late and not self._was_late:
             self._held_at += late
             self._engine.lifecycle.excuse(late)
+
         self._was_late = is_late
 
     def _do(self) -> bool:
-        """One tick; `True`: everything is closed, and there is nothing left to do."""
+        """Do one tick. `True`: everything is closed, and nothing is left to do."""
         engine = self._engine
-        if engine.exiting:  # no thread can be started any more
+        # No thread can be started any more.
+        if engine.exiting:
             engine.runner.run_here()
+
         state = engine.lifecycle.state
         if state == CLOSED or (state != OPEN and engine.lifecycle.step(self._began)):
             engine.runner.let_go(self._settling)
@@ -200,39 +241,43 @@ class Housekeeper:
             self._scale()
         return False
 
-    # -- resting -------------------------------------------------------------------------------------------------
+    # -- resting -----------------------------------------------------------------------
 
     def _patience(self) -> float:
-        """Seconds to sleep: a tick, or many when there has been nothing to do for `QUIET_S` seconds. Then it rests."""
+        """Seconds to sleep: a tick, or `REST_S` if nothing happened for `QUIET_S`."""
         queue, now = self._engine.queue, monotonic()
         queue.resting = False
+
         if not self._is_quiet():
             self._stirred_at = now
         elif now - self._stirred_at >= QUIET_S:
-            queue.resting = (
-                True  # announce, then look: whoever makes work looks for this afterwards
-            )
+            # Announced before the look: a thread that makes work looks for it (R1).
+            queue.resting = True
             if self._is_quiet():
                 return REST_S
             queue.resting = False
+
         return self._tick
 
     def _end_rest(self, *, woken: bool) -> None:
         engine, now = self._engine, monotonic()
         if not engine.queue.resting:
             return
+
         engine.queue.resting = False
         if woken:
             self._stirred_at = now
-        self._held_at = (
-            now  # the workers have kept their resources: the loss of one would have ended the rest
-        )
+        # The workers have kept their resources: a loss would have ended the rest.
+        self._held_at = now
         engine.counters.rested(now)
 
     def _is_quiet(self) -> bool:
-        """Whether there is nothing that a tick could see to: all workers are there, hold resources, and are parked."""
+        """Whether a tick would have nothing to see to.
+
+        All workers are there, hold resources, and are parked."""
         engine, crew = self._engine, self._engine.crew
         members = crew.members
+
         return (
             len(engine.queue.idle.announced) == len(members)
             and (len(members) == crew.base or (len(members) > crew.base and not self.scales))
@@ -249,27 +294,32 @@ class Housekeeper:
             and engine.queue.is_quiet()
         )
 
-    # -- healing -------------------------------------------------------------------------------------------------
+    # -- healing -----------------------------------------------------------------------
 
     def _heal(self) -> None:
         engine = self._engine
         if engine.lifecycle.state == OPEN:
             engine.heal_crew()
         else:
-            engine.crew.bury()  # or the closing would wait for them
+            # Or the closing would wait for ended threads.
+            engine.crew.bury()
+
         engine.queue.ripen(monotonic())
+        # Tasks wait and workers sleep: a wake-up got lost.
         if any(engine.queue.waiting()) and engine.queue.idle.announced:
-            engine.queue.idle.wake_all()  # tasks wait and workers sleep: a wake-up got lost
+            engine.queue.idle.wake_all()
         engine.runner.let_go(engine.queue.compact())
         while engine.fallen:
             engine.runner.run(partial(engine.inherit, engine.fallen[-1]))
             engine.fallen.pop()
+
         self._finish_settling()
         engine.queue.wake_submitters()
         engine.turns.heal()
         engine.runner.heal()
         timer.ensure_running()
         self._watch_resources()
+
         now = monotonic()
         arrived = engine.counters.sample(now)
         if arrived != self._arrived:
@@ -279,20 +329,28 @@ class Housekeeper:
             engine.watchers.wake()
 
     def _watch_resources(self) -> None:
-        """Once no worker that is free, or will be, has held a resource for `create_timeout`, give up hope: what waits
-        fails, or the waits of the workers do that hold one (see `deadlock`)."""
+        """Give up hope when resources have been missing for `create_timeout`.
+
+        That is, when no worker has held one in that time that is free or will be. Then
+        the waiting tasks fail. If workers hold resources, the waits of these workers
+        fail (see `deadlock`)."""
         engine = self._engine
-        now = self._began  # what is late in the middle of this tick the next one excuses
+        # If this tick is delayed in its middle, the next one excuses that.
+        now = self._began
         holding = [worker for worker in engine.crew.members if worker.holds_resource]
         self._look_at_waits(holding)
+
         if holding and not self._stuck:
             self._held_at = now
-        else:  # one that broke between two ticks was held, too
+        else:
+            # A resource that broke between two ticks was held, too.
             self._held_at = max(self._held_at, engine.backoff.made_at)
+
         whole = len(holding) == len(engine.crew.members)
         if whole and engine.user.create_error is not None:
             engine.runner.let_go([engine.user.take_create_error()])
         engine.news.look(whole=whole)
+
         self.hopeless = (
             engine.backend.impossible is not None or now - self._held_at >= self._create_timeout
         )
@@ -306,20 +364,25 @@ class Housekeeper:
             )
 
     def _finish_settling(self) -> None:
-        """Finish what a collector that blocks has held up since the last tick."""
+        """Finish tasks that a blocking collector has held up since the last tick."""
         engine = self._engine
         jobs: list[Callback] = []
+
         for place in range(len(self._settling)):
-            # a thread that is about to store the outcome may have to wait for its turn longer than a tick
+            # A thread that is about to store the outcome may wait longer than a tick
+            # for its turn to run.
             if self._settling[place] in engine.settling and self._settling[place]._has_outcome():
                 jobs += self._settling[place]._finish_for_other_thread()
+
         engine.runner.run_all(jobs)
         engine.runner.let_go(self._settling)
         self._settling = list(engine.settling)
 
     def _look_at_waits(self, holding: list[Any]) -> None:
-        """Look whether the workers that hold a resource wait for what is in the lanes, and for circles. That takes
-        long where tasks wait for thousands of others, so it is not done at every tick there."""
+        """Look for workers that wait for tasks in the lanes, and for circles of waits.
+
+        That takes long where tasks wait for thousands of others, so it is not done at
+        every tick there."""
         now = monotonic()
         if now >= self._look_at:
             engine = self._engine
@@ -327,20 +390,26 @@ class Housekeeper:
                 bool(holding) and any(engine.queue.waiting()) and not deadlock.any_free(holding)
             )
             deadlock.look_again(engine.crew.members)
-            self._look_at = now + 50 * (monotonic() - now)
+            self._look_at = now + _LOOK_COST * (monotonic() - now)
 
     def _creation_error(self) -> ResourceCreationError:
         impossible = self._engine.backend.impossible
         if impossible is None:
             what = f"no worker has held a resource for {self._why_hopeless()}"
-        else:  # an error of tasker's own. The worker that found out may be yet to note it as the last one
-            what = f"no worker will ever hold a resource: no resource was made: {last_line_of(impossible)}"
+        else:
+            # An error of tasker's own. Perhaps the worker that found it out has not yet
+            # noted it as the last one.
+            why = f"no resource was made: {last_line_of(impossible)}"
+            what = f"no worker will ever hold a resource: {why}"
+
         error = ResourceCreationError(f"{self._engine.name}: {what}")
         error.__cause__ = impossible or self._engine.user.create_error
         return error
 
     def trouble(self) -> str:
-        """Why there is no hope, although workers hold resources. Runs code of the user's."""
+        """The reason for no hope, although workers hold resources.
+
+        Runs code of the user's."""
         return (
             f"no other worker of {self._engine.name} has got a resource for {self._why_hopeless()}"
         )
@@ -348,6 +417,7 @@ class Housekeeper:
     def _why_hopeless(self) -> str:
         engine = self._engine
         lacking = [worker for worker in engine.crew.members if not worker.holds_resource]
+
         if engine.user.create_error is not None:
             why = engine.user.create_trouble
         elif not lacking:
@@ -356,17 +426,20 @@ class Housekeeper:
             why = engine.backend.late()
         else:
             why = "on_destroy has not returned"
+
         return f"{self._create_timeout:g} s (create_timeout): {why}"
 
-    # -- scaling -------------------------------------------------------------------------------------------------
+    # -- scaling -----------------------------------------------------------------------
 
     def _scale(self) -> None:
         now = monotonic()
-        if not self.scales or now - self._scaled_at < self._interval * 0.9:
+        if not self.scales or now - self._scaled_at < self._interval * _DUE:
             return
+
         self._scaled_at = now
         engine = self._engine
         arrived, finished = engine.counters.progress()
+
         sample = self._window.tick(
             now,
             arrived=arrived,
@@ -378,6 +451,7 @@ class Housekeeper:
             stuck=self._stuck,
         )
         delta = 0 if sample is None else decide(sample, self._limits)
+
         if delta > 0:
             hired = engine.crew.hire(delta, lambda: engine.lifecycle.state == OPEN, TICK_S)
             engine.news.hired(hired, len(engine.crew.members))

@@ -1,9 +1,10 @@
-"""`News`: what a manager tells of its ordinary life, as info, and the drop-in as debug.
+"""`News`: what a manager logs of its ordinary life: as info, or as debug (drop-in).
 
-    started -> ready -> (hired, retired, a resource replaced, an outage over)* -> stopping or being killed -> stopped
+    started -> ready -> (hired, retired, a resource replaced, an outage over)*
+            -> stopping or being killed -> stopped
 
-What the burst thread tells is logged in the background, and costs nothing where a standard logger drops it.
-The table of what is logged is in `examples/README.md`.
+The burst thread's messages are logged in the background. They cost nothing where a
+standard logger drops them. The table of messages is in `examples/README.md`.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ __all__ = ["News"]
 
 
 class News:
-    """One for each manager. A method says in which threads it is called, if not in any."""
+    """One for each manager. Any thread may call it, unless a method says otherwise."""
 
     def __init__(
         self,
@@ -33,13 +34,14 @@ class News:
         self._logger = logger
         self._background = background
         self._level = level
-        # here, and on the burst thread
         self._tell: Callable[..., None] = getattr(logger, level)
+        # For the burst thread.
         self._tell_in_background: Callable[..., None] = getattr(background, level)
-        self._unready: list[None] = [None]  # until all base workers have had a resource at a time
+        # Not empty until all base workers have had a resource at the same time.
+        self._unready: list[None] = [None]
 
     def started(self, base: int, most: int) -> None:
-        """In the constructor's thread: workers are about to be hired."""
+        """Workers are about to be hired. Called in the constructor's thread."""
         self._tell("%s: started, workers: %d, at most: %d", self._name, base, most)
 
     def is_to_be_ready(self) -> bool:
@@ -47,14 +49,16 @@ class News:
         return bool(self._unready)
 
     def ready(self, base: int) -> None:
-        """In a worker's thread: the base workers have resources. Told once."""
+        """The base workers have resources. Called in a worker's thread; logged once."""
         try:
             self._unready.pop()
-        except IndexError:  # another worker was quicker
+        except IndexError:
+            # Another worker was quicker.
             return
+
         self._tell("%s: ready, workers with resources: %d", self._name, base)
 
-    # -- the burst thread ------------------------------------------------------------------------------------------
+    # -- the burst thread --------------------------------------------------------------
 
     def hired(self, count: int, workers: int) -> None:
         if count:
@@ -65,7 +69,7 @@ class News:
             self._tell_in_background("%s: retired: %d, workers now: %d", self._name, count, workers)
 
     def look(self, *, whole: bool) -> None:
-        """Tell which faults are over. `whole`: all workers have resources."""
+        """Log which faults are over. `whole`: all workers have resources."""
         for row in self._logger.faults.over(whole=whole):
             self._over(row, recovered=True)
 
@@ -75,8 +79,10 @@ class News:
         )
 
     def closed(self, report: StopReport, made_at: float, then: Callable[[], object]) -> bool:
-        """Everything has ended. `made_at`: when a resource was made for the last time. Returns whether there is
-        anything to tell; `then` is called in the background when it is told."""
+        """Everything has ended. `made_at`: when a resource was made for the last time.
+
+        Returns whether there is anything to log. `then` is called in the background
+        when it is logged."""
         rows = self._logger.faults.all()
         for row in rows:
             self._over(row, recovered=made_at > row.last)
@@ -95,11 +101,13 @@ class News:
             report.destroy_errors,
             len(report.abandoned),
         )
+
         self._background.then(then)
         return True
 
     def _over(self, row: Row, *, recovered: bool) -> None:
         count = "1 failure" if row.count == 1 else f"{row.count} failures"
+
         if not row.held:
             if row.untold:
                 self._background.warning(

@@ -1,11 +1,13 @@
-"""`Turns`: who may be in `run_task`, where `run_task_limit` says how many at once, and the line of those that wait.
+"""`Turns`: the turns of callers in `run_task`, and the line of those that wait for one.
 
-A turn is a slot of a `Room`. So it is handed over to the caller that waits longest, and nobody overtakes. A caller has
-it from before it borrows a resource until it has handed that back.
+`run_task_limit` is the number of turns. A turn is a slot of a `Room`, so it is handed
+to the caller that has waited longest, and no caller overtakes another. A caller has its
+turn from before it borrows a resource until it has handed that back.
 
-To wait for a turn in a task may be to wait for ever: all turns may be held by callers that wait, at last, for each
-other. So such a wait is announced (see `deadlock`), and it can end as long as one that holds a turn does not wait so.
-Hooks count too, and signal handlers: a thread that holds a turn and asks for another announces that whatever it runs.
+To wait for a turn in a task may be to wait for ever: callers that wait, in the end, for
+each other may hold all turns. So such a wait is announced (see `deadlock`). It can end
+as long as one holder of a turn does not wait so. Hooks count too, and signal handlers:
+a thread that holds a turn and asks for another announces that, whatever code it runs.
 """
 
 from __future__ import annotations
@@ -20,7 +22,7 @@ __all__ = ["Turn", "Turns"]
 
 
 class Turn:
-    """One call's. It is made by the caller's thread."""
+    """The turn of one call. The caller's thread makes it."""
 
     __slots__ = ("thread",)
 
@@ -29,28 +31,33 @@ class Turn:
 
 
 class Turns:
-    """At most `limit` turns are held at once; `None`: there are none to be taken."""
+    """At most `limit` turns are held at once. `None`: there are none to take."""
 
     def __init__(self, name: str, limit: int | None) -> None:
         self._name = name
         self.limited: bool = limit is not None
         self.room: Room[Turn] = Room(limit or 0)
-        self._waiting: set[int] = set()  # threads in the line
+        # The threads in the line.
+        self._waiting: set[int] = set()
 
     def take(self, turn: Turn, timeout: float | None) -> bool:
-        """Get the turn, or find the line closed. Blocks for at most `timeout` seconds (`None`: as long as it takes);
-        `False` when it was nobody's by then.
+        """Get the turn, or find the line closed. `False`: there was none in time.
 
-        Raises `PoolDeadlockError` when it would wait for ever."""
+        Blocks for at most `timeout` seconds (`None`: as long as it takes). Raises
+        `PoolDeadlockError` when it would wait for ever."""
         if self.room.enter(turn, 0.0):
             return True
-        # a signal handler that has interrupted its own thread in the line would wait for that
+
+        # A signal handler that has interrupted its own thread in the line would wait
+        # for that thread.
         if timeout == 0 or turn.thread in self._waiting:
             return False
+
         try:
             self._waiting.add(turn.thread)
             if timeout is not None:
                 return self.room.enter(turn, timeout)
+
             parker = Parker()
             with deadlock.Wait(self, parker.wake, holds=turn.thread in self._holding()):
                 return self.room.enter(turn, None, parker)
@@ -58,28 +65,30 @@ class Turns:
             self._waiting.discard(turn.thread)
 
     def give_back(self, turn: Turn) -> None:
-        """End it; harmless for one that was never got. May be repeated, and must be if an interrupt ended it."""
+        """End the turn. Harmless if it was never got.
+
+        May be repeated, and must be if an interrupt ended this call."""
         self.room.leave(turn)
 
     def close(self) -> None:
-        """Let nobody wait from now on. Signal-safe; those that sleep are for `heal` to wake."""
+        """Let no caller wait from now on. Signal-safe; `heal` wakes the sleepers."""
         self.room.closed = True
 
     def heal(self) -> None:
-        """Called by the burst thread's tick: wake those that should be awake."""
+        """Wake the callers that should be awake. Called by the burst thread's tick."""
         self.room.heal()
 
     def is_wanted(self) -> bool:
-        """Whether any wait."""
+        """Whether any caller waits."""
         return self.room.is_wanted()
 
     def leave_to_parent(self) -> None:
-        """In a forked child: none of those that hold one or wait is there."""
+        """In a forked child: threads that hold a turn or wait do not exist there."""
         self.room = Room(self.room.capacity)
         self.room.closed = True
         self._waiting = set()
 
-    # -- what waits between tasks go by (deadlock.Awaited) --------------------------------------------------------
+    # -- for waits between tasks (deadlock.Awaited) ------------------------------------
 
     def may_end(self, stuck: deadlock.Waits) -> bool:
         return self.room.may_enter() or not self._holding() <= {
