@@ -109,7 +109,7 @@ class News:
         count = "1 failure" if row.count == 1 else f"{row.count} failures"
 
         if not row.held:
-            if row.untold:
+            if row.unlogged:
                 self._background.warning(
                     f"{row.msg}, %d times in %s: that is over", *row.args, row.count, row.lasted
                 )

@@ -74,7 +74,7 @@ def is_needed() -> bool:
     starts and ends, or those of a wait in `concurrent.futures`. Or it is about to tell
     others what they wait for. Or one of the managers is held up."""
     return (
-        guard.thread_state.telling
+        guard.thread_state.notifying
         or holds_lock(*shared_parts())
         or timer.is_needed_here()
         or future.holds_waiters_lock()

@@ -16,11 +16,11 @@ from collections.abc import Callable
 
 from tasker._sync.threads import leave_child, local_to_threads
 
-__all__ = ["ThreadState", "is_interrupt", "pass_on", "raise_interrupt", "tell", "thread_state"]
+__all__ = ["ThreadState", "is_interrupt", "notify", "pass_on", "raise_interrupt", "thread_state"]
 
 
 class ThreadState:
-    telling: bool = False
+    notifying: bool = False
     """Whether the thread has wake-ups in its hands for which others wait.
 
     It has taken them out of their list, and has yet to send them."""
@@ -59,17 +59,17 @@ def raise_interrupt(error: object) -> None:
             del error
 
 
-def tell(take: Callable[[], list[Callable[[], object]]]) -> None:
+def notify(take: Callable[[], list[Callable[[], object]]]) -> None:
     """Make the calls that `take()` returns, in order.
 
     When an interrupt ends one of them, it is raised after the others. The thread is
-    `telling` as long as calls are left, and while `take` runs."""
-    outer = thread_state.telling
-    thread_state.telling = True
+    `notifying` as long as calls are left, and while `take` runs."""
+    outer = thread_state.notifying
+    thread_state.notifying = True
     try:
         _call_each(take(), outer=outer)
     finally:
-        thread_state.telling = outer
+        thread_state.notifying = outer
 
 
 def _call_each(calls: list[Callable[[], object]], *, outer: bool) -> None:
@@ -78,7 +78,7 @@ def _call_each(calls: list[Callable[[], object]], *, outer: bool) -> None:
             call = calls[0]
             # From here to the call is one step (R2): no call is lost or made twice.
             del calls[0]
-            thread_state.telling = outer or calls != []
+            thread_state.notifying = outer or calls != []
             call()
     except BaseException:
         _call_each(calls, outer=outer)

@@ -20,8 +20,8 @@ lock. A thread that a `SimpleQueue` wakes does the same, because its waker still
 queue's lock. Linux lets a thread that yields wait for the others of its processor. With
 two busy workers on two processors (3.13, Linux 6.18) the thread that asked for a result
 ran 8 ms after it was woken, and one time in ten more than 200 ms. CPython has something
-that needs no lock: the event that `Thread.join` sleeps on. With that it is 0.03 and 2
-ms, and a hand-over and back, on one processor, takes 12 µs instead of 60.
+that needs no lock: the event that `Thread.join` sleeps on. There the two figures are
+0.03 and 2 ms, and a hand-over and back, on one processor, takes 12 µs instead of 60.
 """
 
 from __future__ import annotations

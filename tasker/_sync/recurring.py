@@ -58,13 +58,13 @@ class Row:
 
         # Faults since the last record. They include those of the row before, if its end
         # was not logged.
-        self.untold: int = before.untold if before else 0
+        self.unlogged: int = before.unlogged if before else 0
         self.began: float = now
         self.last: float = now
 
         # How often, and when last, the row was logged; and when it may be logged next.
-        self._told = 0
-        self._told_at: float = before._told_at if before else now
+        self._logged = 0
+        self._logged_at: float = before._logged_at if before else now
         self._next = now
 
     def came(self, now: float) -> str | None:
@@ -74,16 +74,16 @@ class Row:
         were not."""
         self.last = now
         self.count += 1
-        self.untold += 1
+        self.unlogged += 1
         if now < self._next:
             return None
 
-        untold, seconds = self.untold, now - self._told_at
-        self._next = now + INTERVALS_S[min(self._told, len(INTERVALS_S) - 1)]
-        self._told += 1
-        self._told_at, self.untold = now, 0
+        unlogged, seconds = self.unlogged, now - self._logged_at
+        self._next = now + INTERVALS_S[min(self._logged, len(INTERVALS_S) - 1)]
+        self._logged += 1
+        self._logged_at, self.unlogged = now, 0
 
-        return f" ({untold} times in {shown(seconds)})" if untold > 1 else ""
+        return f" ({unlogged} times in {shown(seconds)})" if unlogged > 1 else ""
 
     @property
     def lasted(self) -> str:

@@ -209,7 +209,7 @@ class _Timer:
                     self._struck = True
                     _report(error)
         finally:
-            # An exception that another thread sent ends this one.
+            # Another thread sent an exception, which ended this one.
             if self._thread is thread:
                 self._thread = None
                 self.ensure_running()
@@ -224,7 +224,7 @@ class _Timer:
             overslept = self._sleep(min(self._wakes_at - monotonic(), threading.TIMEOUT_MAX))
         self._wakes_at = -math.inf
 
-        # Being late again and again is the normal state of this machine.
+        # Late again and again is how this machine is: then the time counts.
         if overslept and not self._was_late:
             self._put_off(overslept)
         self._was_late = overslept > 0.0
@@ -328,9 +328,7 @@ class Clock(Protocol):
 def after(seconds: float, fire: Callable[[], object]) -> TimerEntry:
     """Call `fire` on the timer thread, in so many seconds of the real clock.
 
-    Seconds in which no other thread could act do not count.
-
-    Never blocks or raises."""
+    Seconds in which no other thread could act do not count. Never blocks or raises."""
     return _timer.at(monotonic() + seconds, fire, patient=True)
 
 

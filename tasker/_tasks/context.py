@@ -32,7 +32,7 @@ from tasker import checks
 from tasker._base.callables import check_callable
 from tasker._sync import timer
 from tasker._sync.clock import shift
-from tasker._sync.guard import pass_on, tell
+from tasker._sync.guard import notify, pass_on
 from tasker._sync.guarded_logger import ours
 from tasker._sync.locks import new_lock
 from tasker._sync.parking import new_sleep_lock
@@ -174,7 +174,7 @@ class Context:
                 followers.callbacks.append(added)
 
         if not live:
-            tell(lambda: _guarded([added]))
+            notify(lambda: _guarded([added]))
 
         def take_back() -> bool:
             with self._lock:
@@ -198,7 +198,7 @@ class Context:
             raise TypeError(f"cause must be an exception or None, not {shown(cause)}")
 
         error = ContextCancelledError("context cancelled")
-        tell(lambda: _guarded(self._end(error, cause, [])))
+        notify(lambda: _guarded(self._end(error, cause, [])))
 
     def __enter__(self) -> Self:
         return self

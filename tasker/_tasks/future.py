@@ -134,7 +134,7 @@ from tasker import checks
 from tasker._base.callables import check_callable
 from tasker._sync import timer
 from tasker._sync.clock import monotonic
-from tasker._sync.guard import pass_on, tell
+from tasker._sync.guard import notify, pass_on
 from tasker._sync.guarded_logger import GuardedLogger, line_of
 from tasker._sync.interrupts import deliver_later
 from tasker._sync.locks import holds, new_lock
@@ -364,7 +364,7 @@ class TaskFuture(Future[T]):
 
         self._announce(callback)
         if self._final is not None:
-            tell(lambda: self._calls_of([callback]))
+            notify(lambda: self._calls_of([callback]))
 
     def __await__(self) -> Generator[Any, None, T]:
         # It imports asyncio, which only programs that await need.
@@ -582,11 +582,11 @@ class TaskFuture(Future[T]):
         if settles:
             self._engine.record_cancelled()
             try:
-                tell(lambda: self._calls_of(self._publish(None, state=CANCELLED_AND_NOTIFIED)))
+                notify(lambda: self._calls_of(self._publish(None, state=CANCELLED_AND_NOTIFIED)))
             except BaseException:
                 # An interrupt in the middle of it. The other waiters are woken all the
                 # same.
-                tell(lambda: self._calls_of(self._finish()))
+                notify(lambda: self._calls_of(self._finish()))
                 raise
 
         return settles

@@ -59,7 +59,7 @@ def test_a_row_is_over_when_its_fault_has_not_come_for_a_while(clock):
     assert faults.over(whole=True) == []
     clock.now += 0.2
     (row,) = faults.over(whole=False)
-    assert (row.msg, row.args, row.count, row.untold, row.lasted) == (
+    assert (row.msg, row.args, row.count, row.unlogged, row.lasted) == (
         "%s: down",
         ("main",),
         3,
