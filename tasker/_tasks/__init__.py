@@ -1,1 +1,3 @@
-"""What is submitted: a task with its future, its context, and the thread that waits for it. Knows no worker."""
+"""What is submitted: a task with its future and context, and the waits for it.
+
+Knows no worker."""

@@ -1,8 +1,8 @@
-"""Which task a thread runs: the one of its worker, or the one that it runs itself in `run_task`. The innermost counts.
+"""Which task a thread runs: its worker's task, or the one that it runs in `run_task`.
 
-A worker's thread names its worker once. `run_task` names its loan for as long as its function runs, and what was named
-before comes back afterwards, so calls of it may be nested.
-"""
+A worker's thread sets `running.worker` once. `run_task` sets `running.loan` for as long
+as its function runs, and then puts back the loan that was there before. So its calls
+may be nested, and the innermost counts."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ class OnWorker(Protocol):
     resource: Any
 
     def current_context(self) -> Context:
-        """The context of its task, made if need be."""
+        """The context of its task. Makes it if there is none."""
         ...
 
     def look_at_result(self, result: object, fn: Callable[..., Any]) -> None:
-        """A step of its task has returned its resource, or what is yet to be run: see `unrun`."""
+        """Look at a result that is its resource, or is yet to be run (see `unrun`)."""
         ...
 
 
@@ -42,35 +42,39 @@ class InCaller(Protocol):
 
 
 class Running:
-    """What one thread runs."""
+    """What one thread runs. Only this thread reads and writes it."""
 
     __slots__ = ("ending", "imports", "loan", "worker")
 
     def __init__(self) -> None:
-        self.ending: BaseException | None = (
-            None  # why the resource that it destroys ends, if not as usual
-        )
-        self.imports: bool = (
-            False  # what was sent to a child or an actor is unpickled, which may import anything
-        )
+        # Why the resource that the thread destroys ends, if not as usual.
+        self.ending: BaseException | None = None
+        # Whether it unpickles what was sent to a child or an actor. That may import
+        # anything.
+        self.imports: bool = False
+
         self.worker: OnWorker | None = None
         self.loan: InCaller | None = None
 
 
 class _ThreadState:
-    def __init__(self) -> None:  # said once in every thread that asks
-        self.running: Running = (
-            Running()
-        )  # an attribute of a `local` costs five times as much as one of this
+    # Called once in every thread that asks.
+    def __init__(self) -> None:
+        # One attribute, because one of a `local` costs five times as much as one of
+        # this.
+        self.running: Running = Running()
 
 
 thread_state: _ThreadState = local_to_threads(_ThreadState)
 
 
 def renew() -> None:
-    """Called before a manager makes its threads. If those are greenlets by now (gevent was told so after tasker was
-    imported), what is local to threads of the system is shared by all of them, and has to be made again. So has what
-    starts threads, if it is a thread of the system."""
+    """Make again what is local to threads, if the kind of threads has changed.
+
+    Called before a manager makes its threads. These are greenlets if gevent has patched
+    `threading` after tasker was imported. Greenlets share what is local to threads of
+    the system, so it has to be made again. So has what starts threads, if it is a
+    thread of the system."""
     global thread_state
     if not isinstance(thread_state, threading.local):
         thread_state = local_to_threads(_ThreadState)
@@ -90,29 +94,35 @@ def in_task() -> bool:
 
 
 def current_context() -> Context:
-    """The context of the task that the calling thread runs: for code that the task's function calls.
+    """The context of the task that the calling thread runs.
 
-    The same that the function gets as its first argument when it asks for one. Raises `RuntimeError` outside of a
-    task. Never blocks."""
+    It is for code that the task's function calls. The function gets the same context as
+    its first argument when it asks for one. Raises `RuntimeError` outside of a task.
+    Never blocks."""
     running = thread_state.running
     loan, worker = running.loan, running.worker
+
     if loan is not None:
         context: Context = loan.owner.call_context(loan)
         return context
     if worker is None or worker.task is None:
         raise RuntimeError("current_context() was called outside of a task")
+
     return worker.current_context()
 
 
 def current_resource() -> Any:
-    """The resource of the task that the calling thread runs: for functions that do not get it as an argument, such as
-    calls of an executor, wherever the resource lives.
+    """The resource of the task that the calling thread runs.
 
-    Raises `RuntimeError` outside of a task. Never blocks."""
+    It is for functions that do not get it as an argument, such as calls of an executor.
+    It works wherever the resource lives. Raises `RuntimeError` outside of a task. Never
+    blocks."""
     running = thread_state.running
     if running.loan is not None:
         return running.loan.resource
+
     worker = running.worker
     if worker is None or worker.task is None:
         raise RuntimeError("current_resource() was called outside of a task")
+
     return worker.resource

@@ -1,4 +1,7 @@
-"""What is said where it is not clear how a function is called: a note on the error, a warning at the submission."""
+"""Explanations where a function may not be called as its author expects.
+
+They are a note on an error, and a warning at the submission.
+"""
 
 from __future__ import annotations
 
@@ -22,9 +25,8 @@ __all__ = ["explain_call", "warn_of_own_parameters"]
 _OF_A_CALL = r"\b(takes|missing|expected|too many|got multiple values for|unexpected)\b.*\bargument"
 _PACKAGE = os.path.join(os.path.dirname(os.path.dirname(__file__)), "")
 
-_warned: ByIdentity[set[str]] = (
-    ByIdentity()
-)  # parameters that were warned of, by the code of their function
+# The names of parameters that were warned of. The key is their function's code.
+_warned: ByIdentity[set[str]] = ByIdentity()
 
 
 def explain_call(
@@ -34,42 +36,53 @@ def explain_call(
     args: tuple[Any, ...] | None,
     wanted: bool,
 ) -> None:
-    """Say by a note on an error whether a context was passed, and why, if the call of a task's function has failed.
+    """Note on the error of a failed call whether a context was passed, and why.
 
-    `traceback` begins with the first frame of the function, if it came to that. `args`: beside the resource. `wanted`:
-    whether a context was passed before it."""
-    if (
-        fn is None or args is None or getattr(fn, "__code__", None) in WRAPPERS
-    ):  # settled; not the user's function
+    Adds nothing if the function has begun. `traceback` begins with the first frame of
+    the function, if there is one. `args` are the arguments after the resource.
+    `wanted`: whether a context was passed before the resource."""
+    # The task was settled meanwhile, or this is no function of the user's.
+    if fn is None or args is None or getattr(fn, "__code__", None) in WRAPPERS:
         return
-    with contextlib.suppress(Exception):  # it looks into what is the user's
+
+    # The user's objects are looked into, and may raise.
+    with contextlib.suppress(Exception):
         if re.search(_OF_A_CALL, str(error)) and not _has_begun(traceback):
             more = f"{len(args)} more argument{'s' * (len(args) != 1)}"
             if wanted:
                 name = asking_parameter(fn, len(args) + 1)
-                why = f"a context, the resource and {more}: a parameter called {name!r} asks for the context"
+                why = (
+                    f"a context, the resource and {more}: a parameter called {name!r} asks for "
+                    "the context"
+                )
             else:
                 why = (
-                    f"the resource and {more}, and without a context. Its first parameter would have to ask for one: "
-                    f"{TO_ASK}. A wrapper that begins with *args is asked for what functools.wraps says that it wraps"
+                    f"the resource and {more}, and without a context. Its first parameter "
+                    f"would have to ask for one: {TO_ASK}. A wrapper that begins with *args "
+                    "is asked for what functools.wraps says that it wraps"
                 )
             put_note(error, "the task was called ", f"with {why}")
 
 
 def _has_begun(traceback: TracebackType | None) -> bool:
-    """Whether the function has begun, but for wrappers that take any arguments and hand them on."""
+    """Whether the function has begun.
+
+    Wrappers that take any arguments and hand them on do not count."""
     while traceback is not None:
         if not traceback.tb_frame.f_code.co_flags & CO_VARARGS:
             return True
         traceback = traceback.tb_next
+
     return False
 
 
 def warn_of_own_parameters(fn: Callable[..., Any], given: int, options: Iterable[str]) -> None:
-    """Warn, once for each function, that it has parameters with the names of these options, and does not get them.
+    """Warn of a function's parameters that have the names of these options.
 
-    What is given by position or by a partial is no matter of doubt. `given`: arguments, the resource included. Where
-    warnings are errors it raises, each time."""
+    The function does not get the options, as its author may expect. It is warned of
+    once for each function. There is no doubt, and no warning, where the parameter is
+    given by position or by a partial. `given` counts the arguments, the resource
+    included. Where warnings are errors this raises, each time."""
     for name in options:
         for function in _functions(fn):
             if name in function.__code__.co_varnames and _leaves_open(fn, function, name, given):
@@ -77,11 +90,12 @@ def warn_of_own_parameters(fn: Callable[..., Any], given: int, options: Iterable
 
 
 def _functions(fn: object) -> Iterator[FunctionType]:
-    """The function that a call of `fn` runs, and what it hands names on to."""
+    """The function that a call of `fn` runs, and those to which it hands names on."""
     while fn is not None:
         function, _, _ = behind(fn)
         if type(function) is not FunctionType:
             return
+
         yield function
         hands_on = function.__code__.co_flags & CO_VARKEYWORDS
         own: dict[str, Any] = {**function.__dict__, **(getattr(fn, "__dict__", None) or {})}
@@ -93,12 +107,15 @@ def _leaves_open(fn: Any, function: FunctionType, name: str, given: int) -> bool
     _, filled, named = behind(fn)
     try:
         taken = filled + given + wants_context(fn, given)
-    except TypeError:  # which the submission says
+    except TypeError:
+        # The submission raises it, too.
         return False
+
     code = function.__code__
     names = code.co_varnames[: code.co_argcount + code.co_kwonlyargcount]
     if name not in names or name in named:
         return False
+
     place = names.index(name)
     return place >= code.co_argcount or place >= max(taken, code.co_posonlyargcount)
 
@@ -107,17 +124,21 @@ def _warn(function: FunctionType, name: str) -> None:
     warned = _warned.get(function.__code__)
     if warned is not None and name in warned:
         return
+
+    # The level of the first frame that is not of this package: the user's line.
     level, frame = 1, sys._getframe()
     while frame.f_back is not None and frame.f_code.co_filename.startswith(_PACKAGE):
         level, frame = level + 1, frame.f_back
+
     called = function.__qualname__
     warnings.warn(
-        f"{name}= is an option of tasker's here: {called}() does not get it, and has a parameter {name!r} of its own. "
-        f"To give it that, pass functools.partial({function.__name__}, {name}=...) or a lambda; that also says that "
-        f"{name}= is meant for tasker",
+        f"{name}= is an option of tasker's here: {called}() does not get it, and has a parameter "
+        f"{name!r} of its own. To give it that, pass functools.partial({function.__name__}, "
+        f"{name}=...) or a lambda; that also says that {name}= is meant for tasker",
         UserWarning,
         stacklevel=level,
     )
+
     if warned is None:
         _warned.put(function.__code__, {name})
     else:

@@ -1,22 +1,26 @@
-"""What the standard `ThreadPoolExecutor` keeps to itself, and other programs use all the same.
+"""The private parts of the standard `ThreadPoolExecutor` that other programs use.
 
-Instrumentation (Sentry, OpenTelemetry, ddtrace) takes the place of the standard class's `submit`, or of its code. It
-wraps the function, so that the submitter's context goes along, and calls the original with the executor. Where that has
-happened our executors call what stands there. `submit` sees that the function is another. Another code in the same
-function is seen by a look (`plain_submit`): when an executor is made, and by `map`. The original has to run on our
-executors, which does this:
+Instrumentation (Sentry, OpenTelemetry, ddtrace) takes the place of the standard class's
+`submit`, or of its code. It wraps the function, so that the submitter's context goes
+along, and calls the original with the executor. Where that has happened our executors
+call what stands there. `submit` sees that the function is another one. `plain_submit`
+sees that the same function has another code; executors look when they are made, and in
+`map`.
+
+The original has to run on our executors. It does this:
 
     with self._shutdown_lock, _global_shutdown_lock:
         ...  # refuses, by self._broken and self._shutdown
         future = Future()
-        self._work_queue.put(_WorkItem(future, fn, args, kwargs))  # from 3.14 on packed by self._resolve_work_item_task
+        # from 3.14 on: the call is packed by self._resolve_work_item_task
+        self._work_queue.put(_WorkItem(future, fn, args, kwargs))
         self._adjust_thread_count()
         return future
 
-Here `_shutdown_lock` is an `Entrance`: it notes what is put within, and submits it when it is left. Then the standard
-library's lock for all pools of the process is free again; to submit may take long (a bounded queue) and run a user's
-code. The future becomes a `TaskFuture`: it is new, and its submitter alone knows it.
-"""
+Here `_shutdown_lock` is an `Entrance`. It keeps what is put within its block, and
+submits it when the block ends. Then the standard library's lock for all pools of the
+process is free again: to submit may take long (a bounded queue) and run user code. The
+future is new, and only its submitter knows it, so it can become a `TaskFuture`."""
 
 from __future__ import annotations
 
@@ -49,29 +53,36 @@ Call = tuple[Callable[..., Any], tuple[Any, ...], dict[str, Any]]
 
 
 def plain_submit() -> Any:
-    """The standard `submit`, if it stands in its place and has its own code."""
+    """The standard `submit`, if it stands in its place and has its own code.
+
+    `None` if not."""
     submit: Any = vars(Standard)["submit"]
     if type(submit) is not FunctionType:
         return None
 
     code = submit.__code__
     is_of_the_module = code.co_filename == vars(standard_module)["_worker"].__code__.co_filename
-    # the code that ddtrace puts there names the same file
+
+    # ddtrace's code names the same file, but not the queue.
     return submit if is_of_the_module and "_work_queue" in code.co_names else None
 
 
 class _ThreadState(threading.local):
-    """Of the calling thread."""
+    """Belongs to the calling thread."""
 
     entrance: weakref.ref[Entrance] | None = None
-    """The one it is in. Weak: when an interrupt keeps a `with` from leaving it, it is gone all the same."""
+    """The entrance that the thread is in.
+
+    Weak: if an interrupt keeps a `with` from leaving it, it is gone all the same."""
 
 
 _thread_state = _ThreadState()
 
 
 class Entrance:
-    """Work items that are put into an executor's `_work_queue` within are submitted when the block has ended well."""
+    """A block that keeps the work items put into its executor's `_work_queue`.
+
+    They are submitted when the block has ended without an error."""
 
     def __init__(self, executor: StandardParts) -> None:
         self.executor = executor
@@ -89,48 +100,52 @@ class Entrance:
         traceback: TracebackType | None,
     ) -> None:
         _thread_state.entrance = self._outer
+
         while error is None and self.items:
             self.executor._submit_item(self.items.popleft())
 
 
 def entrance_here(executor: StandardParts) -> Entrance | None:
-    """That of this executor, if the calling thread is in it."""
+    """The entrance of this executor, if the calling thread is in it."""
     entrance = None if _thread_state.entrance is None else _thread_state.entrance()
     return entrance if entrance is not None and entrance.executor is executor else None
 
 
 class WorkItem:
-    """A call that was taken out of a `_work_queue`: its future is cancelled, and the call is whose who took it."""
+    """A call that was taken out of a `_work_queue`.
+
+    Its future is cancelled. The code that took it may make the call."""
 
     def __init__(self, future: TaskFuture[Any], call: Call) -> None:
         self.future: TaskFuture[Any] = future
-        self.task: Call = call  # as from 3.14 on
+        # Its name from Python 3.14 on; the three below are those of older versions.
+        self.task: Call = call
         self.fn: Callable[..., Any]
         self.args: tuple[Any, ...]
         self.kwargs: dict[str, Any]
-        with contextlib.suppress(
-            TypeError, ValueError
-        ):  # a context of a subclass's own packs calls as it likes
+
+        # A subclass's own worker context may pack calls in another form.
+        with contextlib.suppress(TypeError, ValueError):
             self.fn, self.args, self.kwargs = call
 
     def run(self, *context: object) -> None:
-        """Raises `RuntimeError`: nobody would be told of the outcome."""
+        """Raises `RuntimeError`: no future would get the outcome."""
         raise RuntimeError(
-            "a call that was taken out of _work_queue is cancelled: make it yourself, item.fn(*item.args, "
-            "**item.kwargs), or submit it again"
+            "a call that was taken out of _work_queue is cancelled: make it yourself, "
+            "item.fn(*item.args, **item.kwargs), or submit it again"
         )
 
 
 class WorkQueue:
-    """The calls of an executor that wait for a worker: they can be counted, and taken out, which cancels them.
+    """The calls of an executor that wait for a worker.
 
-    It does not keep the executor."""
+    They can be counted, and taken out, which cancels them. This holds no strong
+    reference to the executor."""
 
     def __init__(self, executor: StandardParts) -> None:
         self._executor = weakref.ref(executor)
-        self._listed: deque[weakref.ref[TaskFuture[Any]]] = (
-            deque()
-        )  # what waited at the last look, the oldest first
+        # The tasks that waited at the last look, the oldest first.
+        self._listed: deque[weakref.ref[TaskFuture[Any]]] = deque()
 
     def qsize(self) -> int:
         """How many calls wait."""
@@ -142,8 +157,10 @@ class WorkQueue:
         return not self.qsize()
 
     def get(self, block: bool = True, timeout: float | None = None) -> WorkItem:
-        """Take out the call that has waited longest, and cancel its future. Raises `queue.Empty` when none waits; with
-        `block`, `RuntimeError`, as whoever waited here would get none: they go to the workers."""
+        """Take out the call that has waited longest, and cancel its future.
+
+        Raises `queue.Empty` when none waits. With `block` it raises `RuntimeError`
+        then, because a wait here would never end: new calls go to the workers."""
         executor = self._executor()
         while executor is not None:
             try:
@@ -152,10 +169,13 @@ class WorkQueue:
                 task = self._listed.popleft()()
             except IndexError:
                 break
+
             if task is not None:
-                fn, args = task._fn, task._args  # before it is emptied
+                # Read before the task is withdrawn, which empties it.
+                fn, args = task._fn, task._args
                 if task._withdraw():
                     return WorkItem(task, executor._call_of(fn, args or ()))
+
         if block:
             raise RuntimeError(
                 "no call waits, and those that come go to the workers: get(block=False)"
@@ -167,13 +187,17 @@ class WorkQueue:
         return self.get(block=False)
 
     def put(self, item: Any, block: bool = True, timeout: float | None = None) -> None:
-        """Submit a work item of the standard library's, whose future is new; `None` is ignored, as workers need not be
-        told to look."""
+        """Submit a work item of the standard library's, whose future is new.
+
+        `None` is ignored: the standard library puts it to wake a worker, for which
+        there is no need here."""
         if item is None:
             return
+
         executor = self._executor()
         if executor is None:
             raise RuntimeError("the executor of this queue is gone")
+
         entrance = entrance_here(executor)
         if entrance is None:
             executor._submit_item(item)
@@ -185,7 +209,8 @@ class WorkQueue:
         self.put(item)
 
 
-# what the standard class reads again after its construction, so that programs set it to change what it does
+# The standard class reads these again after its construction, so programs set them to
+# change what it does. The value is what to do instead.
 _FIXED = {
     "_adjust_thread_count": "override it in a subclass, where it is called at each submission",
     "_broken": "",
@@ -199,7 +224,10 @@ _FIXED = {
     "_shutdown_lock": "",
     "_thread_name_prefix": "give thread_name_prefix to the constructor",
     "_threads": "",
-    "_work_queue": "TaskManager has bounded queues, Config(queue_size=...), and priorities, submit(priority=True)",
+    "_work_queue": (
+        "TaskManager has bounded queues, Config(queue_size=...), and priorities, "
+        "submit(priority=True)"
+    ),
 }
 
 
@@ -216,8 +244,10 @@ def _missing(name: str) -> property:
 
 
 class StandardParts(concurrent.futures.ThreadPoolExecutor):
-    """The private parts of the standard class on executors of ours. What can be given can be read; to set what would
-    have no effect raises `AttributeError`."""
+    """The private parts of the standard class on executors of ours.
+
+    The parts that an executor of ours has can be read. To set a part raises
+    `AttributeError`, as it would have no effect."""
 
     _task_engine: Any
 
@@ -228,7 +258,7 @@ class StandardParts(concurrent.futures.ThreadPoolExecutor):
             )
         super().__setattr__(name, value)
 
-    # -- what executors add to it -------------------------------------------------------------------------------------
+    # -- what executors add to it ------------------------------------------------------
 
     def _submit_item(self, item: Any) -> None:
         """Accept a work item of the standard library's, or raise."""
@@ -239,17 +269,18 @@ class StandardParts(concurrent.futures.ThreadPoolExecutor):
         raise NotImplementedError
 
     def _count_waiting_tasks(self) -> int:
-        """How many those are."""
+        """How many tasks `_waiting_tasks` would return."""
         raise NotImplementedError
 
     def _call_of(self, fn: Any, args: tuple[Any, ...]) -> Call:
         """The user's call in a task that calls `fn` with these arguments."""
         raise NotImplementedError
 
-    # -- what others find ---------------------------------------------------------------------------------------------
+    # -- what other programs find ------------------------------------------------------
 
-    if not TYPE_CHECKING:  # there they are attributes
-        # a property each, because `__getattr__` makes CPython 3.11 slow to find all other attributes
+    # To a type checker they are attributes.
+    if not TYPE_CHECKING:
+        # A property each: `__getattr__` would slow down all attributes on CPython 3.11.
         _create_worker_context = _missing("_create_worker_context")
         _idle_semaphore = _missing("_idle_semaphore")
         _initargs = _missing("_initargs")
@@ -257,7 +288,7 @@ class StandardParts(concurrent.futures.ThreadPoolExecutor):
 
         @property
         def _work_queue(self) -> WorkQueue:
-            # one for each executor: what it has listed is for the next `get`
+            # One for each executor: what `get` has listed, the next `get` takes.
             return vars(self).get("_work_queue") or vars(self).setdefault(
                 "_work_queue", WorkQueue(self)
             )
@@ -278,4 +309,4 @@ class StandardParts(concurrent.futures.ThreadPoolExecutor):
             return fn, args, kwargs
 
         def _adjust_thread_count(self) -> None:
-            """Nothing: workers are hired for calls when they are accepted."""
+            """Do nothing: workers are hired when calls are accepted."""

@@ -1,8 +1,9 @@
-"""Functions of tasker's that stand between a worker and a function of the user's: a call with keywords, a chunk.
+"""Wrappers: functions of tasker's that a worker calls to call the user's function.
 
-Such a task's first argument is the user's function. Tracebacks, errors and whoever looks at the stack go by that one.
-What a chunk has done so far is its `Progress`, the task's last argument.
-"""
+One adds keywords to a call, another runs a chunk of several. The first argument of such
+a task is the user's function. Tracebacks, errors and looks at the stack take that one
+for the task's function. The last argument of a chunk is its `Progress`: what it has
+done so far."""
 
 from __future__ import annotations
 
@@ -21,7 +22,7 @@ WRAPPERS: set[CodeType] = set()
 
 
 def wrapper(function: F) -> F:
-    """Marks a plain function as one of them."""
+    """Mark a plain function as a wrapper."""
     WRAPPERS.add(function.__code__)
     return function
 
@@ -29,7 +30,9 @@ def wrapper(function: F) -> F:
 def users_function(
     fn: Callable[..., Any] | None, args: tuple[Any, ...] | None
 ) -> Callable[..., Any] | None:
-    """The user's function of a task that calls `fn` with `args`; `None` when the task has been emptied."""
+    """The user's function of a task that calls `fn` with `args`.
+
+    `None` when the task has been emptied."""
     return args[0] if args and getattr(fn, "__code__", None) in WRAPPERS else fn
 
 
@@ -37,19 +40,23 @@ def users_traceback(traceback: TracebackType | None) -> TracebackType | None:
     """Without the frames of wrappers at its beginning."""
     while traceback is not None and traceback.tb_frame.f_code in WRAPPERS:
         traceback = traceback.tb_next
+
     return traceback
 
 
 class Progress:
-    """Steps of one task, and the results of the first of them: another attempt goes on with the step after those.
+    """The steps of one task, and the results of the first of them.
 
-    Where the task runs elsewhere, `note` is told there, and the results are sent to this one as they come."""
+    Another attempt goes on with the step after those. If the task runs in a child
+    process or an actor, `note` is called on a copy there, which forwards each result to
+    the original."""
 
     def __init__(self, steps: Sequence[Any]) -> None:
         self.steps: Sequence[Any] = steps
         self.results: deque[Any] = deque()
-        self.forward: Callable[[Any], object] | None = None  # elsewhere: what `note` calls
-        self.done: int = 0  # elsewhere: how many steps earlier attempts have done
+        # In a copy: where `note` sends results, and how many steps were done before.
+        self.forward: Callable[[Any], object] | None = None
+        self.done: int = 0
 
     def left(self) -> Sequence[Any]:
         """The steps that are to be done."""
@@ -60,7 +67,7 @@ class Progress:
         return self.left()[:1]
 
     def note(self, result: Any) -> None:
-        """A step has this result. What it has forked goes no further."""
+        """Note the result of a step. A child that the step has forked ends here."""
         leave_child()
         if self.forward is None:
             self.results.append(result)
