@@ -104,8 +104,8 @@ class Config(Record, Generic[R]):
     max_worker_count: int | None = None
     """Most workers at any time, those still creating included.
 
-    `None`: `worker_count * 2`, or with a `burst_task_threshold` `worker_count +
-    burst_worker_count`."""
+    `None`: `worker_count * 2`. With a `burst_task_threshold` it is
+    `worker_count + burst_worker_count`."""
     burst_interval: float | timedelta = 0.1
     """Seconds between two scaling decisions.
 
@@ -156,7 +156,7 @@ class Config(Record, Generic[R]):
     propagate_contextvars: bool = True
     """Whether a task sees the context variables (`contextvars`) of its submitter.
 
-    It sees them as they were then. What it sets itself no other code sees, nor does its
+    It sees them as they were then. No other code sees what it sets itself, nor does its
     own next attempt. `False`: it sees the variables of its worker's thread, which
     begins with none whichever thread starts it. Filters of warnings are among the
     variables if CPython is asked for that (`-X context_aware_warnings=1`, from 3.14
@@ -231,7 +231,7 @@ class Config(Record, Generic[R]):
 
         `__exit__` gets the error that broke the resource, as at the end of a `with`
         block. It gets `TaskManagerKilledError` when the manager was killed, and `None`
-        at a normal end. That of a resource that `run_task` does not keep gets what its
+        at a normal end. For a resource that `run_task` does not keep, it gets what the
         task raised. What `__exit__` returns is ignored: it swallows nothing.
 
         Every other field goes by name. Raises `ConfigError` as the constructor does."""

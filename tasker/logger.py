@@ -18,10 +18,10 @@ class Logger(Protocol):
     ordinary life of a manager is info. No task makes a record of its own.
 
     A method that takes the keyword `exc_info` (or any keyword), as those of `logging`
-    and structlog do, is given the exception that a record is about: `warning(msg,
-    *args, exc_info=error)`. A handler that keeps the record keeps that exception, and
-    all that its frames refer to. Another method gets the traceback as further lines of
-    its message."""
+    and structlog do, is given the exception that a record is about, as in
+    `warning(msg, *args, exc_info=error)`. A handler that keeps the record keeps that
+    exception, and all that its frames refer to. Another method gets the traceback as
+    further lines of its message."""
 
     def debug(self, msg: str, /, *args: object) -> object:
         """Report what only helps to find a fault, such as each failure of an outage."""
