@@ -2,7 +2,8 @@
 
 A worker's thread sets `running.worker` once. `run_task` sets `running.loan` for as long
 as its function runs, and then puts back the loan that was there before. So its calls
-may be nested, and the innermost counts."""
+may be nested, and the innermost counts.
+"""
 
 from __future__ import annotations
 
@@ -60,8 +61,7 @@ class Running:
 class _ThreadState:
     # Called once in every thread that asks.
     def __init__(self) -> None:
-        # One attribute, because one of a `local` costs five times as much as one of
-        # this.
+        # An attribute of a `local` costs five times as much as one of this object.
         self.running: Running = Running()
 
 

@@ -3,7 +3,8 @@
 It is called with the error alone, if it can be. Otherwise it is called with the error
 and the resource. So a second parameter that has a default, or `*args`, does not ask for
 the resource. Of a decorator's wrapper the own parameters count. If these are any
-arguments, those of the function that it wraps count."""
+arguments, those of the function that it wraps count.
+"""
 
 from __future__ import annotations
 

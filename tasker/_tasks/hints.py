@@ -22,7 +22,10 @@ from tasker.errors import put_note
 
 __all__ = ["explain_call", "warn_of_own_parameters"]
 
+# What Python's `TypeError` for a call with wrong arguments contains.
 _OF_A_CALL = r"\b(takes|missing|expected|too many|got multiple values for|unexpected)\b.*\bargument"
+
+# The folder of the package. What calls from outside of it is the user's.
 _PACKAGE = os.path.join(os.path.dirname(os.path.dirname(__file__)), "")
 
 # The names of parameters that were warned of. The key is their function's code.
@@ -79,10 +82,10 @@ def _has_begun(traceback: TracebackType | None) -> bool:
 def warn_of_own_parameters(fn: Callable[..., Any], given: int, options: Iterable[str]) -> None:
     """Warn of a function's parameters that have the names of these options.
 
-    The function does not get the options, as its author may expect. It is warned of
-    once for each function. There is no doubt, and no warning, where the parameter is
-    given by position or by a partial. `given` counts the arguments, the resource
-    included. Where warnings are errors this raises, each time."""
+    Its author may expect that the function gets the options, and it does not. There is
+    one warning for each function. There is none where the parameter is given by
+    position or by a partial, as that leaves no doubt. `given` counts the arguments, the
+    resource included. Where warnings are errors this raises, each time."""
     for name in options:
         for function in _functions(fn):
             if name in function.__code__.co_varnames and _leaves_open(fn, function, name, given):

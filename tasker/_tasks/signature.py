@@ -172,13 +172,13 @@ def _judge(
     fn: Any, parameters: _Parameters, filled: int, named: Mapping[str, Any], given: int
 ) -> bool:
     """`wants_context`, for these parameters."""
-    names, required, unnamed, keywords, known, varargs = parameters
+    names, required, positional_only, keywords, known, varargs = parameters
 
     # Only parameters before the first that is filled in by name can be given by
     # position.
     cut = len(names)
     for name in named:
-        if name in names and unnamed <= (place := names.index(name)) < cut:
+        if name in names and positional_only <= (place := names.index(name)) < cut:
             cut, varargs = place, False
 
     most = _UNLIMITED if varargs else cut - filled
@@ -449,7 +449,7 @@ _WRAPPER = _Shape(_ANY)
 
 
 def _parameters_of(function: FunctionType, code: CodeType) -> _Parameters:
-    count, unnamed, flags, names = (
+    count, positional_only, flags, names = (
         code.co_argcount,
         code.co_posonlyargcount,
         code.co_flags,
@@ -458,9 +458,9 @@ def _parameters_of(function: FunctionType, code: CodeType) -> _Parameters:
     last, defaults = count + code.co_kwonlyargcount, function.__kwdefaults__ or _NO_NAMES
     required = count - len(function.__defaults__ or ())
     keywords = [name for name in names[count:last] if name not in defaults]
-    known = None if flags & CO_VARKEYWORDS else names[unnamed:last]
+    known = None if flags & CO_VARKEYWORDS else names[positional_only:last]
 
-    return names[:count], required, unnamed, keywords, known, flags & CO_VARARGS != 0
+    return names[:count], required, positional_only, keywords, known, flags & CO_VARARGS != 0
 
 
 def _shape_of_signature(signature: Signature) -> _Shape:

@@ -20,7 +20,8 @@ The original has to run on our executors. It does this:
 Here `_shutdown_lock` is an `Entrance`. It keeps what is put within its block, and
 submits it when the block ends. Then the standard library's lock for all pools of the
 process is free again: to submit may take long (a bounded queue) and run user code. The
-future is new, and only its submitter knows it, so it can become a `TaskFuture`."""
+future is new, and only its submitter knows it, so it can become a `TaskFuture`.
+"""
 
 from __future__ import annotations
 

@@ -54,7 +54,7 @@ _DECORATED = {
 def suspects(resource: object) -> frozenset[type]:
     """The types of results that are looked at.
 
-    It is one set, because there is time for one test of each result."""
+    It is one set, so that a worker needs only one test for each result."""
     return UNRUN | ({type(resource)} - _PLAIN)
 
 
@@ -119,7 +119,7 @@ def refuse(hook: str, result: object) -> None:
 def _close_unbegun(coroutine: Any) -> bool:
     """Close a coroutine that was not begun; returns whether it was so.
 
-    Python would warn that it was never awaited."""
+    If it stayed open, Python would warn that it was never awaited."""
     unbegun = not (coroutine.cr_running or coroutine.cr_suspended or coroutine.cr_frame is None)
     if unbegun:
         coroutine.close()

@@ -3,7 +3,8 @@
 One adds keywords to a call, another runs a chunk of several. The first argument of such
 a task is the user's function. Tracebacks, errors and looks at the stack take that one
 for the task's function. The last argument of a chunk is its `Progress`: what it has
-done so far."""
+done so far.
+"""
 
 from __future__ import annotations
 
@@ -37,7 +38,7 @@ def users_function(
 
 
 def users_traceback(traceback: TracebackType | None) -> TracebackType | None:
-    """Without the frames of wrappers at its beginning."""
+    """The traceback without the frames of wrappers at its beginning."""
     while traceback is not None and traceback.tb_frame.f_code in WRAPPERS:
         traceback = traceback.tb_next
 
