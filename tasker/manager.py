@@ -18,7 +18,8 @@ from typing import (
     overload,
 )
 
-from tasker._pool.engine import KILL_TIMEOUT, Engine
+from tasker._pool.closing import KILL_TIMEOUT_S
+from tasker._pool.engine import Engine
 from tasker._tasks.context import Context
 from tasker._tasks.future import TaskFuture
 from tasker.config import Config
@@ -439,7 +440,11 @@ class TaskManager(Generic[R]):
         engine = self._engine
         inside = engine.closing_needs_this_thread()
         await aio.close(
-            engine.lifecycle, kind, engine.begin_stop, kill_timeout=KILL_TIMEOUT, from_inside=inside
+            engine.lifecycle,
+            kind,
+            engine.begin_stop,
+            kill_timeout=KILL_TIMEOUT_S,
+            from_inside=inside,
         )
 
     # -- waiting ---------------------------------------------------------------------------------------------------
@@ -494,7 +499,7 @@ class TaskManager(Generic[R]):
         Elsewhere it waits, also in a signal handler that has interrupted another call of this manager."""
         return self._engine.stop(timeout)
 
-    def kill(self, timeout: float = KILL_TIMEOUT) -> StopReport:
+    def kill(self, timeout: float = KILL_TIMEOUT_S) -> StopReport:
         """Fail all waiting tasks with `TaskManagerKilledError`, cancel the contexts of the running ones, and close.
 
         Running tasks get `timeout` seconds to notice; then their futures fail too, and their threads are left behind,

@@ -1,16 +1,17 @@
-"""`TaskStream`: the results of a function mapped over items, a window of them in flight.
+"""`TaskStream`: a function's results for many items, a window of them in flight.
 
-The consumer's thread does everything: it takes items, submits them, waits, hands out. The
-window is filled when the stream is made. Each time the consumer asks for a result it is
-filled again first. So at most `max_in_flight` items are taken and not handed out, and
-nothing is taken between two results.
+The consumer's thread does everything: it takes items, submits them, waits, hands out.
+The window is filled when the stream is made. Each time the consumer asks for a result
+it is filled again first. So at most `max_in_flight` items are taken and not handed out,
+and nothing is taken between two results.
 
     taken --submit--> in flight --settled--> handed out
 
 The stream ends, once and for all:
 
 - when the input has ended and all is handed out;
-- when the input or a submission raises, after all that is in flight has been handed out;
+- when the input or a submission raises, after all that is in flight has been handed
+  out;
 - when an item's own error is raised;
 - when it is closed or forgotten.
 
@@ -37,14 +38,14 @@ __all__ = ["TaskStream", "new_stream"]
 T = TypeVar("T")
 
 
-# -- what users hold -----------------------------------------------------------------------
+# -- what users hold -------------------------------------------------------------------
 
 
 class TaskStream(Generic[T]):
     """The results of `TaskManager.map`: an iterator, for one thread at a time.
 
-    `close()`, leaving its `with` block, or forgetting it cancels what is in flight. Where
-    the input has a length so has the stream: the number of all its items."""
+    `close()`, leaving its `with` block, or forgetting it cancels what is in flight.
+    Where the input has a length so has the stream: the number of all its items."""
 
     def __init__(self, results: Generator[T, None, None]) -> None:
         self._results = results
@@ -108,9 +109,9 @@ def _length(items: Iterable[Any]) -> int | None:
         return None
 
 
-# Neither generator holds what it hands out. So a result is freed as soon as its consumer
-# lets go of it, and an error that is raised, whose traceback holds these frames, is in no
-# circle (R4).
+# Neither generator holds what it hands out. So a result is freed as soon as its
+# consumer lets go of it, and an error that is raised, whose traceback holds these
+# frames, is in no circle (R4).
 
 
 def _one_by_one(window: _ThreadWindow) -> Generator[Any, None, None]:
@@ -174,7 +175,7 @@ def _results(window: _ThreadWindow) -> Generator[Any, None, None]:
         window.cancel()
 
 
-# -- the window of a thread ----------------------------------------------------------------
+# -- the window of a thread ------------------------------------------------------------
 
 
 class _ThreadWindow(Window):
@@ -223,8 +224,8 @@ class _ThreadWindow(Window):
     def next(self) -> Future:
         """The task whose outcome is handed out next.
 
-        Waits until it is settled, unless `land` will wait: in the order of the input, and
-        in a forked child, where a wait for any task fails."""
+        Waits until it is settled, unless `land` will wait: in the order of the input,
+        and in a forked child, where a wait for any task fails."""
         oldest = next(iter(self.flying))
         if self.plan.ordered or oldest._engine.orphaned is not None:
             return oldest

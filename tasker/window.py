@@ -1,11 +1,11 @@
 """`Plan` and `Window`: what `map` does with each item, and the items in flight.
 
-Threads and loops consume results in different ways: see `stream` and `aio`. The parts that
-they share are here.
+Threads and loops consume results in different ways: see `stream` and `aio`. The parts
+that they share are here.
 
 A task is for one item, or for a chunk of them. A chunk notes each result, so another
-attempt goes on at the item that failed. An item's error ends the task, and the items after
-it are submitted again in its place. So no item runs again because of another.
+attempt goes on at the item that failed. An item's error ends the task, and the items
+after it are submitted again in its place. So no item runs again because of another.
 """
 
 from __future__ import annotations
@@ -35,13 +35,14 @@ Future = TaskFuture[Any]
 ITEMS_PER_WORKER = 4
 
 
-# -- what is done with each item -----------------------------------------------------------
+# -- what is done with each item -------------------------------------------------------
 
 
 if TYPE_CHECKING:
 
     class MapOptions(TypedDict, total=False):
-        """The options of `map` and `amap` that do not change the type of the results."""
+        """The options of `map` and `amap` that do not change the type of the
+        results."""
 
         max_in_flight: int | None
         ordered: bool
@@ -167,7 +168,7 @@ def iterator_over(items: Iterable[Any]) -> Iterator[Any]:
         raise TypeError(f"items must be iterable, not {shown(items)}") from None
 
 
-# -- the window ----------------------------------------------------------------------------
+# -- the window ------------------------------------------------------------------------
 
 
 class Window:
@@ -187,8 +188,8 @@ class Window:
         self.flying: OrderedDict[Future, Progress | None] = OrderedDict()
         # items of a chunk that an error of one before them has ended
         self.undone: list[Any] = []
-        # Arrivals of settled tasks, in the order in which they came. Empty where results
-        # are wanted in the order of the input.
+        # Arrivals of settled tasks, in the order in which they came. Empty where
+        # results are wanted in the order of the input.
         self.landed: deque[Any] = deque()
 
     def launch(self, items: list[Any]) -> Future:
@@ -214,8 +215,8 @@ class Window:
         raise NotImplementedError
 
     def land(self, future: Future) -> list[Any]:
-        """The results to hand out of a settled task. If `error` is set after that, it is
-        to be raised once they are handed out."""
+        """The results to hand out of a settled task. If `error` is set after that, it
+        is to be raised once they are handed out."""
         error = future.exception()
         chunk = self.flying.pop(future)
         if chunk is None:
@@ -237,7 +238,8 @@ class Window:
         return results
 
     def relaunch(self) -> Future:
-        """Submit the items of a chunk that an item's error has left undone, in its place."""
+        """Submit the items of a chunk that an item's error has left undone, in its
+        place."""
         future = self.launch(self.undone)
         self.flying.move_to_end(future, last=False)
         self.undone = []
@@ -259,7 +261,8 @@ class Window:
             self.trouble = error
 
     def raise_error(self) -> None:
-        """Raise the error that the stream ends with, if there is one, and let go of it."""
+        """Raise the error that the stream ends with, if there is one, and let go of
+        it."""
         error = self.trouble if self.error is None else self.error
         self.error = self.trouble = None
         try:
@@ -269,7 +272,8 @@ class Window:
             del error  # its traceback holds this frame (R4)
 
     def cancel(self) -> None:
-        """Cancel what is in flight, the last first. Its outcomes will not be asked for."""
+        """Cancel what is in flight, the last first. Its outcomes will not be asked
+        for."""
         self.ended = True
         # the error's traceback may hold this window (R4)
         self.error = self.trouble = None

@@ -1,11 +1,11 @@
 """Whether to wait for a manager would be to wait for the calling thread itself.
 
-A manager may be closed from inside: by a task, a callback, a hook. The end comes only when
-that has returned, so a wait for it there would last for ever.
+A manager may be closed from inside: by a task, a callback, a hook. The end comes only
+when that has returned, so a wait for it there would last for ever.
 
-A signal handler or a destructor may close it, too. It interrupts its thread at any moment,
-perhaps in lines that hold a lock, or that have in their hands what other threads wait for.
-They go on only when it has returned.
+A signal handler or a destructor may close it, too. It interrupts its thread at any
+moment, perhaps in lines that hold a lock, or that have in their hands what other
+threads wait for. They go on only when it has returned.
 
 Each function here asks about the calling thread. It only looks, and takes no lock.
 """
@@ -58,8 +58,10 @@ def is_inside(engine: EngineForReentrancy) -> bool:
 
 
 def is_held_up(engine: EngineForReentrancy) -> bool:
-    """Whether threads of this engine may have to wait for what it was interrupted in: it
-    serves them all, is in the middle of starting a worker, or holds a lock of theirs."""
+    """Whether threads of this engine may wait for what it was interrupted in.
+
+    It serves them all, is in the middle of starting a worker, or holds a lock of
+    theirs."""
     return (
         threading.current_thread() is engine.housekeeper.thread
         or any(worker.is_started_here() for worker in engine.crew.members)
@@ -68,7 +70,7 @@ def is_held_up(engine: EngineForReentrancy) -> bool:
 
 
 def is_needed() -> bool:
-    """Whether threads of any manager may have to wait for what it was interrupted in.
+    """Whether threads of any manager may wait for what it was interrupted in.
 
     It holds a lock of tasker's, the one of `threading` that each thread takes when it
     starts and ends, or those of a wait in `concurrent.futures`. Or it is about to tell

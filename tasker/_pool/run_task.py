@@ -1,8 +1,9 @@
 """`RunTask`: the part of an engine that runs tasks in the threads of their callers.
 
-Such a task takes no lane and no worker. Its caller borrows a resource (see `resources`), runs the function, has an
-error judged as a worker would, and hands the resource back. The loan is the call: it names the engine, the context
-and the call around this one, so code inside can ask for them (see `current`).
+Such a task takes no lane and no worker. Its caller borrows a resource (see
+`resources`), runs the function, has an error judged as a worker would, and hands the
+resource back. The loan is the call: it names the engine, the context and the call
+around this one, so code inside can ask for them (see `current`).
 
 Where `run_task_limit` bounds the callers, each takes a turn first (see `turns`).
 """
@@ -33,9 +34,9 @@ __all__ = ["Known", "RunTask"]
 R = TypeVar("R")
 
 # What was found out about the last function: its code, the number of arguments that it
-# was given, and the function itself if it wants its context then. Where there is no room
-# for a context, that holds for every function of the same code. Where there is room, an
-# annotation may decide, which is the function's own.
+# was given, and the function itself if it wants its context then. Where there is no
+# room for a context, that holds for every function of the same code. Where there is
+# room, an annotation may decide, which is the function's own.
 Known = tuple[CodeType | None, int, weakref.ref[FunctionType] | None]
 
 
@@ -61,8 +62,8 @@ class RunTask(Generic[R]):
 
     def run_task(self, fn: Callable[..., Any], args: tuple[Any, ...]) -> Any:
         """Run a task here and now on a pooled resource."""
-        # The housekeeper closes the pool a moment after the queue, and in a forked child
-        # no thread closes it.
+        # The housekeeper closes the pool a moment after the queue, and in a forked
+        # child no thread closes it.
         if self.queue.closed:
             raise self.queue.refusal()
 
@@ -156,7 +157,7 @@ class RunTask(Generic[R]):
                 raise
 
     def call_context(self, loan: Loan[R]) -> TaskContext:
-        """The context of a `run_task`, made when first asked for. Called by its own thread."""
+        """The context of a `run_task`, made when its own thread first asks."""
         if loan.context is None:
             loan.context = new_task_context(self.values)
             self.run_contexts.add(loan.context)

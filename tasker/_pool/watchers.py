@@ -1,8 +1,8 @@
 """`Watchers`: the threads that wait for a manager to be ready, or to come to rest.
 
-Each sleeps on a parker of its own. It is woken by every change that may be what it waits
-for: a worker has got a resource, is parked, or has left. It announces itself, then looks
-(R1): either it sees the change, or the thread that makes the change sees it.
+Each sleeps on a parker of its own. It is woken by every change that may be what it
+waits for: a worker has got a resource, is parked, or has left. It announces itself,
+then looks (R1): either it sees the change, or the thread that makes the change sees it.
 """
 
 from __future__ import annotations
@@ -48,8 +48,8 @@ class Watchers:
     def __init__(self, engine: EngineForWatchers) -> None:
         self._engine = engine
         self._parkers: list[Parker] = []
-        # What was wrong at the last tick: tasks that seemed unfinished, and dead entries
-        # of the two lanes that were not there.
+        # What was wrong at the last tick: tasks that seemed unfinished, and dead
+        # entries of the two lanes that were not there.
         self._wrong = 0, 0, 0
 
     def __len__(self) -> int:
@@ -86,8 +86,10 @@ class Watchers:
         return self._wait_until(self._at_rest, timeout, deadlock.Rest(engine))
 
     def correct_counts(self) -> None:
-        """Called by each tick. A count that is wrong twice while nothing runs or waits was
-        left so by an error that struck between two counts. No thread may wait for it."""
+        """Called by each tick.
+
+        A count that is wrong twice while nothing runs or waits was left so by an error
+        that struck between two counts. No thread may wait for it."""
         queue = self._engine.queue
         wrong = (self._unfinished(), *queue.surplus())
         if any(wrong) and self._anything_runs():
@@ -125,8 +127,8 @@ class Watchers:
 
     def _at_rest(self) -> bool:
         # A worker is at rest when it is parked, or has no resource and so no task. A
-        # worker that was asked first may since then have taken what another put back: the
-        # count of unfinished tasks says whether it has.
+        # worker that was asked first may since then have taken what another put back:
+        # the count of unfinished tasks says whether it has.
         engine = self._engine
         return engine.lifecycle.state == CLOSED or (
             not any(engine.queue.waiting())
@@ -135,8 +137,8 @@ class Watchers:
         )
 
     def _unfinished(self) -> int:
-        """Tasks that seem unfinished although the lanes are empty. Asked only if a thread
-        waits for rest."""
+        """Tasks that seem unfinished although the lanes are empty. Asked only if a
+        thread waits for rest."""
         engine = self._engine
         return engine.counters.unfinished() if self._parkers and engine.queue.is_empty() else 0
 

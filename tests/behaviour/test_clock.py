@@ -11,7 +11,7 @@ import time
 
 import pytest
 
-import tasker._pool.engine
+import tasker._pool.closing
 import tasker._sync.clock
 from tasker import (
     QueueFullError,
@@ -54,7 +54,7 @@ def test_a_kill_gives_up_what_does_not_listen(stuck, stopped):
 
 
 def test_a_stop_becomes_a_kill_when_its_time_is_over(stuck, stopped, monkeypatch):
-    monkeypatch.setattr(tasker._pool.engine, "KILL_TIMEOUT", 0.05)
+    monkeypatch.setattr(tasker._pool.closing, "KILL_TIMEOUT_S", 0.05)
     assert len(stuck.stop(0.05).abandoned) == 1
 
 

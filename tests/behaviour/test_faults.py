@@ -15,7 +15,7 @@ import threading
 import pytest
 
 import tasker._pool.backoff
-import tasker._pool.engine
+import tasker._pool.closing
 from tasker import ResourceCreationError, TaskManagerKilledError, TaskMetrics, TaskTimeoutError
 from tests.support.errors import Sick
 from tests.support.waiting import PATIENCE, eventually
@@ -267,7 +267,7 @@ def test_whatever_on_destroy_raises_is_counted_and_reported_and_the_resource_is_
 def test_an_on_destroy_that_blocks_holds_up_neither_stop_with_a_timeout_nor_kill(
     new_manager, factory, monkeypatch, how
 ):
-    monkeypatch.setattr(tasker._pool.engine, "KILL_TIMEOUT", 0.02)
+    monkeypatch.setattr(tasker._pool.closing, "KILL_TIMEOUT_S", 0.02)
     destroy = Blocks(factory.destroy)
     manager = new_manager(worker_count=1, max_worker_count=1, on_destroy=destroy)
     assert manager.queue_task(lambda resource: "done") == "done"

@@ -17,8 +17,8 @@ from types import SimpleNamespace
 
 import pytest
 
+import tasker._pool.closing
 import tasker._pool.crew
-import tasker._pool.engine
 import tasker._pool.housekeeper
 import tasker._pool.lifecycle
 import tasker._pool.queue
@@ -127,7 +127,7 @@ def test_a_logger_that_blocks_holds_up_neither_stop_nor_kill(
     new_manager, logger, end, apart, monkeypatch
 ):
     monkeypatch.setattr(tasker._pool.lifecycle, "_JOIN_S", 1.0)  # in which the worker leaves
-    monkeypatch.setattr(tasker._pool.engine, "KILL_TIMEOUT", 0.2)
+    monkeypatch.setattr(tasker._pool.closing, "KILL_TIMEOUT_S", 0.2)
     manager = new_manager(worker_count=1, max_worker_count=4, burst_interval=0.01, logger=logger)
     manager.queue_task(lambda _: None)  # after which its worker has told that it is ready
     logger.shut = True

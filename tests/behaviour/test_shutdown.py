@@ -12,6 +12,7 @@ import weakref
 import pytest
 
 import tasker._pool.backoff
+import tasker._pool.closing
 import tasker._pool.engine
 import tasker._pool.lifecycle
 from tasker import (
@@ -199,7 +200,7 @@ def test_a_worker_that_is_about_to_leave_is_not_taken_for_one_that_cannot_create
 
 
 def test_stop_with_a_timeout_goes_on_as_kill(new_manager, factory, monkeypatch):
-    monkeypatch.setattr(tasker._pool.engine, "KILL_TIMEOUT", 0.05)
+    monkeypatch.setattr(tasker._pool.closing, "KILL_TIMEOUT_S", 0.05)
     manager = new_manager(worker_count=1, max_worker_count=1)
     gate = threading.Event()
     stuck = manager.submit(lambda resource: gate.wait(PATIENCE))

@@ -36,8 +36,8 @@ def test_what_hangs_is_given_up(day):
         f"day = {day!r}",
         BEGIN,
         """
-        import tasker._pool.engine
-        tasker._pool.engine.KILL_TIMEOUT = 0.05
+        import tasker._pool.closing
+        tasker._pool.closing.KILL_TIMEOUT_S = 0.05
         with freeze_time(day):
             assert len(stuck().kill(0.05).abandoned) == 1
             assert len(stuck().stop(0.05).abandoned) == 1

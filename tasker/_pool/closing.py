@@ -1,0 +1,153 @@
+"""`EngineClosing`: the part of an engine that ends it, and what it is in a forked child.
+
+`stop` and `kill` ask the lifecycle for the end and wait for it. They do not wait where
+that would be to wait for the calling thread itself: see `reentrancy`.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from typing import Any, Generic, TypeVar
+
+from tasker import checks
+from tasker._pool import reentrancy
+from tasker._pool.backoff import Backoff
+from tasker._pool.crew import Crew
+from tasker._pool.exit_and_fork import new_locks
+from tasker._pool.housekeeper import Housekeeper
+from tasker._pool.lifecycle import Lifecycle
+from tasker._pool.metrics import Counters
+from tasker._pool.queue import TaskQueue
+from tasker._pool.resources import ResourcePool
+from tasker._pool.turns import Turns
+from tasker._pool.usercode import UserCode
+from tasker._pool.watchers import Watchers
+from tasker._sync.callback_runner import CallbackRunner
+from tasker._sync.guarded_logger import GuardedLogger
+from tasker._tasks.future import TaskFuture
+from tasker.errors import TaskManagerShutdownError
+from tasker.placement.base import Backend
+from tasker.snapshots import StopReport
+
+__all__ = ["KILL_TIMEOUT_S", "EngineClosing"]
+
+R = TypeVar("R")
+
+# Seconds that a kill gives running tasks to notice. A guess: long enough for a request
+# that is under way, short enough for a user who waits.
+KILL_TIMEOUT_S = 5.0
+
+
+class EngineClosing(Generic[R]):
+    """What `Engine` inherits. The attributes declared here are the engine's."""
+
+    name: str
+    logger: GuardedLogger
+    backend: Backend
+    user: UserCode[R]
+    queue: TaskQueue
+    counters: Counters
+    crew: Crew[R]
+    pool: ResourcePool[R]
+    turns: Turns
+    runner: CallbackRunner
+    backoff: Backoff
+    watchers: Watchers
+    lifecycle: Lifecycle
+    housekeeper: Housekeeper
+    orphaned: BaseException | None
+    _inherited: list[Any]
+    _forget_stop: Callable[[], bool]
+
+    def _new_queue(self) -> TaskQueue:
+        raise NotImplementedError
+
+    def stop(self, timeout: float | None) -> StopReport:
+        limit = None if timeout is None else checks.patience("timeout", timeout)
+        self.begin_stop()
+
+        if not self.closing_needs_this_thread() and not self.lifecycle.wait(limit):
+            return self.kill(KILL_TIMEOUT_S)
+        return self.lifecycle.report()
+
+    def begin_stop(self) -> None:
+        """Begin to stop. First destroy here what this thread keeps for `run_task`."""
+        try:
+            self.pool.clear_own()
+        finally:
+            self.lifecycle.request_stop()
+
+    def kill(self, timeout: float) -> StopReport:
+        self.lifecycle.request_kill(checks.seconds("timeout", timeout))
+        if not self.closing_needs_this_thread():
+            self.lifecycle.wait(None)
+        return self.lifecycle.report()
+
+    def runs_this_thread(self) -> bool:
+        """Whether the calling thread is one of this engine's."""
+        return reentrancy.is_own_thread(self)
+
+    def closing_needs_this_thread(self) -> bool:
+        """Whether a wait for the end would be one for the calling thread itself."""
+        return reentrancy.is_inside(self) or self.tasks_need_this_thread()
+
+    def tasks_need_this_thread(self) -> bool:
+        """Whether tasks may wait for what the calling thread was interrupted in."""
+        return reentrancy.is_needed()
+
+    def is_held_up_here(self) -> bool:
+        """Whether threads of this engine may wait for that."""
+        return reentrancy.is_held_up(self)
+
+    def own_parts(self) -> tuple[object, ...]:
+        """The parts that have locks."""
+        parts = (
+            self.queue,
+            self.crew,
+            self.counters,
+            self.runner,
+            self.pool,
+            self.user,
+            self.backoff,
+        )
+        return (self, *parts, self.queue.room, self.turns.room, self.logger.faults)
+
+    def closed(self) -> None:
+        """The lifecycle has ended. Let go of what outlives the manager."""
+        self._forget_stop()
+        self.backend.closed()
+        self.watchers.wake()
+
+    # -- in a forked child -------------------------------------------------------------
+
+    def start_afresh_in_child(self, unfinished: list[TaskFuture[Any]]) -> None:
+        """In a forked child none of the threads exist (R5). Refuse everything.
+
+        A task that can never end fails when it is looked at.
+        Lanes and tasks are left alone: other threads may have been changing them (see
+        `exit_and_fork`)."""
+        error = TaskManagerShutdownError(
+            f"{self.name} belongs to the process that forked this one: make a new one here"
+        )
+        self.user.leave_to_parent()
+
+        # the parent's: neither used nor freed here
+        self._inherited = [self.queue, *((task, task._fn, task._args) for task in unfinished)]
+        self.queue = self._new_queue()
+        self.queue.close(error)
+        self.counters._waiting = self.queue.waiting_new
+        self.turns.leave_to_parent()
+        new_locks(*self.own_parts())
+
+        self._inherited += self.pool.close()
+        self.orphaned = error
+        self.lifecycle.end_after_fork()
+
+        forked_by = [
+            worker for worker in self.crew.members if worker.thread is threading.current_thread()
+        ]
+        self.crew.members = ()
+        for worker in forked_by:
+            if worker.task is not None:
+                worker.task._end_after_fork(error)
