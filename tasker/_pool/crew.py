@@ -92,7 +92,7 @@ class Crew(Generic[R]):
                 worker.start()
             # No more threads for now: the burst thread's tick tries again.
             except (RuntimeError, MemoryError) as error:
-                self._give_up(worker)
+                self._roll_back(worker)
                 self._logger.fault(
                     "warning", "%s: no thread for another worker", self._name, error=error
                 )
@@ -100,12 +100,12 @@ class Crew(Generic[R]):
             except BaseException:
                 # Ctrl-C came before there was a thread, or before it was known.
                 if not worker.thread.is_alive():
-                    self._give_up(worker)
+                    self._roll_back(worker)
                 raise
 
         return count
 
-    def _give_up(self, worker: Worker[R]) -> None:
+    def _roll_back(self, worker: Worker[R]) -> None:
         """Remove a worker that seems not to have started.
 
         If its thread comes after all, it ends without doing anything."""
@@ -159,7 +159,7 @@ class Crew(Generic[R]):
 
         Called by the worker and by `heal()`. Only the first call removes it."""
         self._leaving(worker)
-        if self._strike_off(worker):
+        if self._remove(worker):
             self._left(worker)
 
     def join_gone(self, timeout: float) -> None:
@@ -189,7 +189,7 @@ class Crew(Generic[R]):
             self.members = (*self.members, worker)
             return worker
 
-    def _strike_off(self, worker: Worker[R]) -> bool:
+    def _remove(self, worker: Worker[R]) -> bool:
         with self._lock:
             if worker not in self.members:
                 return False

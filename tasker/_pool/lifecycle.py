@@ -123,7 +123,7 @@ class Lifecycle:
         # When the step began, without the seconds that do not count.
         self._stepped_at = 0.0
         # The way of closing that was logged last.
-        self._told = ""
+        self._logged = ""
         self._ended = False
 
         # Waiters to wake when it has ended. There is no event: a signal handler might
@@ -248,7 +248,7 @@ class Lifecycle:
 
         # Looked at once: a kill that is requested from now on is for the next step.
         killing = self.state == KILLING
-        self._tell_how("being killed" if killing else "stopping")
+        self._log_closing("being killed" if killing else "stopping")
         if killing:
             self._killed = True
             self._cancel_running()
@@ -431,7 +431,7 @@ class Lifecycle:
         engine = self._engine
         engine.crew.join_gone(_JOIN_S)
         self.abandoned = abandoned
-        self._tell_end()
+        self._log_end()
 
         self._is_closed = True
         engine.closed()
@@ -440,22 +440,22 @@ class Lifecycle:
         for waiter in tuple(self.awaiting):
             waiter.wake()
 
-    def _tell_how(self, how: str) -> None:
-        if how != self._told:
-            self._told = how
+    def _log_closing(self, how: str) -> None:
+        if how != self._logged:
+            self._logged = how
             engine = self._engine
             running = sum(worker.task is not None for worker in engine.crew.members)
             engine.news.closing(how, sum(engine.queue.waiting()), running)
 
-    def _tell_end(self) -> None:
+    def _log_end(self) -> None:
         """Have the end logged before those that wait for it go on and end the program.
 
         A logger that blocks holds that up for `_JOIN_S` seconds. It holds up nothing if
         it has kept the callback runner's thread before."""
-        if self._told == "":
+        if self._logged == "":
             return
 
-        self._told = ""
+        self._logged = ""
         engine = self._engine
         parker, is_free = Parker(), engine.runner.idle()
         if (

@@ -34,15 +34,15 @@ class News:
         self._logger = logger
         self._background = background
         self._level = level
-        self._tell: Callable[..., None] = getattr(logger, level)
+        self._log: Callable[..., None] = getattr(logger, level)
         # For the burst thread.
-        self._tell_in_background: Callable[..., None] = getattr(background, level)
+        self._log_in_background: Callable[..., None] = getattr(background, level)
         # Not empty until all base workers have had a resource at the same time.
         self._unready: list[None] = [None]
 
     def started(self, base: int, most: int) -> None:
         """Workers are about to be hired. Called in the constructor's thread."""
-        self._tell("%s: started, workers: %d, at most: %d", self._name, base, most)
+        self._log("%s: started, workers: %d, at most: %d", self._name, base, most)
 
     def is_to_be_ready(self) -> bool:
         """Whether `ready` has not been called."""
@@ -56,25 +56,25 @@ class News:
             # Another worker was quicker.
             return
 
-        self._tell("%s: ready, workers with resources: %d", self._name, base)
+        self._log("%s: ready, workers with resources: %d", self._name, base)
 
     # -- the burst thread --------------------------------------------------------------
 
     def hired(self, count: int, workers: int) -> None:
         if count:
-            self._tell_in_background("%s: hired: %d, workers now: %d", self._name, count, workers)
+            self._log_in_background("%s: hired: %d, workers now: %d", self._name, count, workers)
 
     def retired(self, count: int, workers: int) -> None:
         if count:
-            self._tell_in_background("%s: retired: %d, workers now: %d", self._name, count, workers)
+            self._log_in_background("%s: retired: %d, workers now: %d", self._name, count, workers)
 
     def look(self, *, whole: bool) -> None:
         """Log which faults are over. `whole`: all workers have resources."""
         for row in self._logger.faults.over(whole=whole):
-            self._over(row, recovered=True)
+            self._log_over(row, recovered=True)
 
     def closing(self, how: str, waiting: int, running: int) -> None:
-        self._tell_in_background(
+        self._log_in_background(
             "%s: %s, tasks waiting: %d, running: %d", self._name, how, waiting, running
         )
 
@@ -85,11 +85,11 @@ class News:
         when it is logged."""
         rows = self._logger.faults.all()
         for row in rows:
-            self._over(row, recovered=made_at > row.last)
+            self._log_over(row, recovered=made_at > row.last)
         if not rows and self._logger.drops(self._level):
             return False
 
-        self._tell_in_background(
+        self._log_in_background(
             "%s: stopped (%s), tasks completed: %d, failed: %d, cancelled: %d, never started: %d, "
             "errors of on_destroy: %d, threads abandoned: %d",
             self._name,
@@ -105,7 +105,7 @@ class News:
         self._background.then(then)
         return True
 
-    def _over(self, row: Row, *, recovered: bool) -> None:
+    def _log_over(self, row: Row, *, recovered: bool) -> None:
         count = "1 failure" if row.count == 1 else f"{row.count} failures"
 
         if not row.held:

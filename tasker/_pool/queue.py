@@ -14,9 +14,9 @@ make one. A task in `_later` counts as waiting in its lane.
 Waking. Submitters wake one worker at a time: while `waking` says that one is on its way
 they wake no other. That worker clears the flag, *then* looks at the lanes (R1). When it
 has taken a task and there are more, it wakes the next worker. So a burst of tasks costs
-its submitter one wake-up, and all workers together as many as find work. A worker that
-is about to sleep clears the flag as well. The burst thread's tick mends what a Ctrl-C
-leaves of this.
+as many wake-ups as workers find work, and its submitter only one of them. A worker that
+is about to sleep clears the flag as well. If a Ctrl-C leaves some of this undone, the
+burst thread's tick mends it.
 
 Rest. When there is nothing to do all workers are parked, and the burst thread sleeps
 without a tick. It sets `resting`, *then* looks once more, then sleeps (R1). A thread

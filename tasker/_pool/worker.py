@@ -62,7 +62,7 @@ _LEAVE: Any = object()
 
 
 class EngineForWorker(Protocol[R]):
-    """What its workers use of an engine, the same for all workers of a manager."""
+    """The parts of an engine that its workers use."""
 
     queue: TaskQueue
     user: UserCode[R]
@@ -96,7 +96,8 @@ class Worker(Generic[R]):
         self.task: TaskFuture[Any] | None = None
         self.resource: R = NO_RESOURCE
         # The resource, from when it is made until `on_destroy` is called. A deque,
-        # because appending to a list needs memory: without any the resource were lost.
+        # because appending to a list needs memory: without any the resource would be
+        # lost.
         self._held: deque[R] = deque()
         # The error that broke the resource, until that is destroyed.
         self._broken_by: BaseException | None = None
