@@ -38,3 +38,12 @@ class Refusals:
 
     def end(self):
         self.refuses = lambda name: False
+
+
+def run_in_thread(fn, name="other"):
+    """Run `fn` in a thread of that name to its end."""
+    thread = threading.Thread(target=fn, name=name)
+    thread.start()
+    thread.join(PATIENCE)
+    assert not thread.is_alive()
+    return thread
