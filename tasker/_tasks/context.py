@@ -129,7 +129,7 @@ class Context:
         return context is not None and context.is_stopping()
 
     def raise_if_done(self) -> None:
-        """Raise what `err()` says, from its `cause()`, if the context is done."""
+        """Raise the error of `err()`, from its `cause()`, if the context is done."""
         if self._error is not None:
             # A fresh instance: a shared one would collect the traceback of each raise.
             raise type(self._error)(*self._error.args) from self._cause
@@ -159,9 +159,10 @@ class Context:
         """Call `callback()` once when the context is done; at once if it already is.
 
         The callback runs in the thread that cancels, or on a thread of its own when a
-        deadline passes. What it raises is logged. Returns a function that takes the
-        callback back, and returns whether that was in time (Go's `AfterFunc`). Raises
-        `TypeError` for what cannot be called without arguments."""
+        deadline passes. An error that it raises is logged. Returns a function that
+        takes the callback back, and returns whether that was in time (Go's
+        `AfterFunc`). Raises `TypeError` for an object that cannot be called without
+        arguments."""
         _check_callback(callback)
         # Compared by identity: a callback may be added twice, and its `==` may run the
         # user's code.
@@ -252,7 +253,7 @@ class Context:
                 followers.sleepers.remove(sleeper)
 
     def _followed(self) -> _Followers:
-        """What learns of its end. Call this with the lock held.
+        """The objects that learn of its end. Call this with the lock held.
 
         The caller asks for this, *then* looks whether the context is live, then adds to
         it (R2). A signal handler may end the context until that look, but not after."""
@@ -362,7 +363,7 @@ class Context:
 
 
 class _Followers:
-    """What learns of the end of a context."""
+    """The objects that learn of the end of a context."""
 
     __slots__ = ("callbacks", "children", "sleepers")
 
@@ -471,8 +472,8 @@ def with_timeout(parent: Context, seconds: float) -> Context:
 def with_deadline(parent: Context, monotonic: float) -> Context:
     """A context that ends at `monotonic`, or with `parent`.
 
-    `monotonic` is a time of `time.monotonic()`, in seconds. Raises `TypeError` for what
-    is no time (NaN, say), or for a `parent` that is no context."""
+    `monotonic` is a time of `time.monotonic()`, in seconds. Raises `TypeError` if it is
+    no time (NaN, say), or for a `parent` that is no context."""
     if (
         isinstance(monotonic, bool)
         or not isinstance(monotonic, (int, float))

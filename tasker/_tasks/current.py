@@ -50,8 +50,8 @@ class Running:
     def __init__(self) -> None:
         # Why the resource that the thread destroys ends, if not as usual.
         self.ending: BaseException | None = None
-        # Whether it unpickles what was sent to a child or an actor. That may import
-        # anything.
+        # Whether it unpickles a call that was sent to a child or an actor. That may
+        # import any module.
         self.imports: bool = False
 
         self.worker: OnWorker | None = None
@@ -69,12 +69,12 @@ thread_state: _ThreadState = local_to_threads(_ThreadState)
 
 
 def renew() -> None:
-    """Make again what is local to threads, if the kind of threads has changed.
+    """Make thread-local state again, if the kind of threads has changed.
 
     Called before a manager makes its threads. These are greenlets if gevent has patched
-    `threading` after tasker was imported. Greenlets share what is local to threads of
-    the system, so it has to be made again. So has what starts threads, if it is a
-    thread of the system."""
+    `threading` after tasker was imported. Greenlets share the state that is local to
+    threads of the system, so it has to be made again. So has the timer, whose thread
+    starts other threads: a thread of the system could start no greenlet."""
     global thread_state
     if not isinstance(thread_state, threading.local):
         thread_state = local_to_threads(_ThreadState)

@@ -49,7 +49,7 @@ Fields: who may access which, and when
 ======================================
 
 "The submitter" is the thread that submits the task, until the task is in its lane. "The
-runner" is the worker that took `_may_start` last, until it puts the task back or the
+worker" is the one that took `_may_start` last, until it puts the task back or the
 task is final. "The settler" is the thread that took `_may_settle`.
 
 Fixed before the task is in its lane. Written by the submitter, read by any thread.
@@ -59,7 +59,7 @@ Fixed before the task is in its lane. Written by the submitter, read by any thre
 
 The rights. Any thread may take them, or look whether they are there.
 
-- `_may_start`: put back only by the runner, in `_requeue`.
+- `_may_start`: put back only by the worker, in `_requeue`.
 - `_may_settle`: put back by no thread.
 
 The call. Written by the submitter, emptied by the settler in `_store` (a worker does
@@ -67,19 +67,19 @@ the same in its own loop).
 
 - `_fn`, `_args`: a thread that needs them reads them *before* it takes `_may_start`.
   Afterwards any look may find `None`.
-- `_variables`: read by the runner. It may be `None` there when another thread has
+- `_variables`: read by the worker. It may be `None` there when another thread has
   settled the task meanwhile; then nothing depends on the call any more.
 
-The run. Written by the runner, read by any thread.
+The run. Written by the worker, read by any thread.
 
 - `_started_at`, then `attempts`: written once for each attempt, before the call.
-- `_context`: made by the runner when the task asks for it. Emptied by the runner and by
+- `_context`: made by the worker when the task asks for it. Emptied by the worker and by
   every thread that wakes the waiters, so other threads read it once, into a variable.
 
 Marks. They only go from `False` to `True`, but for one way back of `_refused`.
 
 - `_cancel_asked`: set by any thread, *before* it looks at `_context` or `_may_start`.
-  The runner looks at it *after* it made the context or put back `_may_start` (R1).
+  The worker looks at it *after* it made the context or put back `_may_start` (R1).
 - `_refused`: set by the submitter when its submission is about to raise. It is set
   before `_may_start` is taken (R1), or `_is_counted` is set before. The submitter
   unsets it if a worker has taken the task. Read by the threads that drop a dead entry,
@@ -218,7 +218,7 @@ class EngineForFuture(Protocol):
         """Have user code run by another thread. Empties the list."""
 
     def let_go(self, things: list[Any]) -> None:
-        """Have another thread drop what is in the list: it may be the user's.
+        """Have another thread drop the objects in the list: they may be the user's.
 
         Empties the list."""
 
@@ -355,9 +355,9 @@ class TaskFuture(Future[T]):
         """Call `fn(self)` when there is an outcome, at once if there is one already.
 
         Callbacks run in the order they were added, in the thread that settles the task:
-        a worker most often, or a thread of its own after a timeout or `kill()`. What a
-        callback raises is logged. Raises `TypeError` for what cannot be called with one
-        argument."""
+        a worker most often, or a thread of its own after a timeout or `kill()`. An
+        error that a callback raises is logged. Raises `TypeError` for an object that
+        cannot be called with one argument."""
         check_callable("fn", fn, 1, given="the future")
         callback = DoneCallback(fn)
         self._look()
@@ -470,10 +470,10 @@ class TaskFuture(Future[T]):
     def _fail_from_outside(self, error: BaseException, ending: EndedError) -> bool:
         """Settle a waiting or running task and end its context.
 
-        Called in a thread that must not run user code. So another thread runs what is
-        the user's: callbacks, a collector (it is called first), destructors of what the
-        task refers to. The caller has the task itself let go of there. `False` when the
-        task is settled already."""
+        Called in a thread that must not run user code. So another thread runs it:
+        callbacks, a collector (it is called first), destructors of the objects to which
+        the task refers. The caller has the task itself let go of there. `False` when
+        the task is settled already."""
         engine = self._engine
         things: list[Any] = []
         # The timeout of a refused task may outlive it, and has no effect then.
@@ -690,7 +690,7 @@ class TaskFuture(Future[T]):
         Only for the thread that has taken `_may_settle`."""
         if exception is not None and not isinstance(exception, CancelledError):
             self._unseen = _UnseenFailure(exception, self._engine.logger)
-            # What a task raises after it was asked to end is not worth a log line. The
+            # An error after the task was asked to end is not worth a log line. The
             # mark comes before this look: a stream sets it at any time, then looks.
             if self._cancel_asked and not isinstance(exception, TaskTimeoutError):
                 self._see()
@@ -1017,8 +1017,8 @@ def _is_standard(waiter: Any) -> bool:
 class _Event:
     """A `threading.Event` for one thread, which looks for deadlocks inside of a task.
 
-    What `wait` and `as_completed` wait for is in the variables of their frames, and
-    nowhere else."""
+    The futures that `wait` and `as_completed` wait for are in the variables of their
+    frames, and nowhere else."""
 
     def __init__(self, waiter: Any) -> None:
         self._is_set = False
@@ -1077,7 +1077,7 @@ _VARIABLES = {
 
 
 def _awaited_in(frame: FrameType) -> Collection[Any] | None:
-    """What the caller waits for.
+    """The futures that the caller waits for.
 
     `None` if the caller is another function: then nothing is known of its wait."""
     name = _VARIABLES.get(frame.f_code)
@@ -1098,8 +1098,8 @@ class _UnseenFailure:
 
     def __del__(self) -> None:
         if not getattr(self, "seen", True) and not sys.is_finalizing():
-            # Python drops what is raised in here. So an error that cannot be read is
-            # logged by its type, and an interrupt comes a moment later.
+            # Python drops an exception that leaves this. So an error that cannot be
+            # read is logged by its type, and an interrupt comes a moment later.
             line, what = "", "tasker: a task failed and nobody asked for its result or exception"
             with contextlib.suppress(BaseException):
                 line = line_of(self.error)

@@ -22,10 +22,10 @@ from tasker.errors import put_note
 
 __all__ = ["explain_call", "warn_of_own_parameters"]
 
-# What Python's `TypeError` for a call with wrong arguments contains.
+# Found in the text of Python's `TypeError` for a call with wrong arguments.
 _OF_A_CALL = r"\b(takes|missing|expected|too many|got multiple values for|unexpected)\b.*\bargument"
 
-# The folder of the package. What calls from outside of it is the user's.
+# The folder of the package. A frame whose file is elsewhere is the user's.
 _PACKAGE = os.path.join(os.path.dirname(os.path.dirname(__file__)), "")
 
 # The names of parameters that were warned of. The key is their function's code.
