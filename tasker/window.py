@@ -41,8 +41,7 @@ ITEMS_PER_WORKER = 4
 if TYPE_CHECKING:
 
     class MapOptions(TypedDict, total=False):
-        """The options of `map` and `amap` that do not change the type of the
-        results."""
+        """The options of `map` and `amap` that do not change the results' type."""
 
         max_in_flight: int | None
         ordered: bool
@@ -238,8 +237,7 @@ class Window:
         return results
 
     def relaunch(self) -> Future:
-        """Submit the items of a chunk that an item's error has left undone, in its
-        place."""
+        """Submit what an item's error has left undone of a chunk, in its place."""
         future = self.launch(self.undone)
         self.flying.move_to_end(future, last=False)
         self.undone = []
@@ -261,8 +259,7 @@ class Window:
             self.trouble = error
 
     def raise_error(self) -> None:
-        """Raise the error that the stream ends with, if there is one, and let go of
-        it."""
+        """Raise the error that the stream ends with, if any, and let go of it."""
         error = self.trouble if self.error is None else self.error
         self.error = self.trouble = None
         try:
@@ -272,8 +269,7 @@ class Window:
             del error  # its traceback holds this frame (R4)
 
     def cancel(self) -> None:
-        """Cancel what is in flight, the last first. Its outcomes will not be asked
-        for."""
+        """Cancel what is in flight, the last first. It is no longer wanted."""
         self.ended = True
         # the error's traceback may hold this window (R4)
         self.error = self.trouble = None

@@ -1,4 +1,4 @@
-"""`EngineClosing`: the part of an engine that ends it, and what it is in a forked child.
+"""`EngineClosing`: how an engine ends, and what is left of it in a forked child.
 
 `stop` and `kill` ask the lifecycle for the end and wait for it. They do not wait where
 that would be to wait for the calling thread itself: see `reentrancy`.
@@ -124,9 +124,8 @@ class EngineClosing(Generic[R]):
     def start_afresh_in_child(self, unfinished: list[TaskFuture[Any]]) -> None:
         """In a forked child none of the threads exist (R5). Refuse everything.
 
-        A task that can never end fails when it is looked at.
-        Lanes and tasks are left alone: other threads may have been changing them (see
-        `exit_and_fork`)."""
+        Lanes and tasks are left alone, because other threads may have been changing
+        them: see `exit_and_fork`. A task that has no end fails when it is looked at."""
         error = TaskManagerShutdownError(
             f"{self.name} belongs to the process that forked this one: make a new one here"
         )

@@ -184,9 +184,8 @@ class Engine(RunTask[R], EngineState[R], EngineClosing[R]):
         """Accept a task, or raise.
 
         `options` are those of `TaskManager.submit`. `make` makes the future. `waiting`
-        is a list of what waits for the outcome (a sleeper, a `DoneCallback`). It is
-        there before the task is put, or a callback might run in the submitter's
-        thread."""
+        lists what waits for the outcome (a sleeper, a `DoneCallback`). It is there
+        before the task is put, or a callback might run in the submitter's thread."""
         if self.queue.closed:
             raise self.queue.refusal()
         code, given, asking = self._known
@@ -237,7 +236,7 @@ class Engine(RunTask[R], EngineState[R], EngineClosing[R]):
             else:
                 self.queue.put(task)
             if self.has_collector:
-                self.user.tell("record_arrival")
+                self.user.notify_collector("record_arrival")
         except BaseException as error:
             # The task may be in its lane already. There may be no room on the stack, so
             # there is no call until that is decided (R2). `_refused` is announced
@@ -261,8 +260,7 @@ class Engine(RunTask[R], EngineState[R], EngineClosing[R]):
     def _ask(self, fn: Callable[..., Any], given: int) -> bool:
         """Whether a function wants its context, given so many arguments.
 
-        The answer for the last function is remembered: many are submitted again and
-        again."""
+        The answer for the last function is remembered: the same often comes again."""
         wants = wants_context(fn, given + 1)
         if type(fn) is FunctionType and is_plain(fn.__code__, given + 1 + wants):
             self._known = (fn.__code__, given, weakref.ref(fn) if wants else None)
@@ -362,7 +360,7 @@ class Engine(RunTask[R], EngineState[R], EngineClosing[R]):
             return
 
         self.counters.failed_outside()
-        self.user.tell("record_failure", future._stamps(monotonic()))
+        self.user.notify_collector("record_failure", future._stamps(monotonic()))
 
     def run_in_other_thread(self, jobs: list[Callback]) -> None:
         self.runner.run_all(jobs)

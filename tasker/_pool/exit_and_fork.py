@@ -1,23 +1,29 @@
-"""What concerns all managers of the process at once: the interpreter exits, or the process forks.
-(Of the interpreter, where the process has several: each has its own modules.)
+"""What concerns all managers at once: the interpreter exits, or the process forks.
 
-Exit comes in two steps. When the main thread has ended, before the non-daemon threads are joined, the engines that
-finish all that they accepted are waited for, as long as it takes: that is when the standard library waits for its
-executors. `atexit` comes later, and is when all other managers close: until then they are at everybody's disposal. They
-close before whatever was registered with `atexit` until the last of them was made: libraries that their resources need
-may close then, too.
+(A process may have several interpreters. Each has its own modules, and so managers.)
 
-A thread that is abandoned then runs no more Python code. Up to CPython 3.13 it ends when it comes back to any, from
-3.14 on it hangs. Either way none of its `finally` blocks runs, its resource is not destroyed, and a lock that it holds
-stays taken. So nothing here waits for one after that; who waits for a lock there gets a `PythonFinalizationError` from
-3.15 on.
+Exit comes in two steps. First, when the main thread has ended and before the non-daemon
+threads are joined, the standard library waits for its executors. Then the engines that
+finish all that they accepted are waited for, too, as long as it takes. All other
+managers work until `atexit`, and close there. `atexit` calls first what was registered
+last, and each new manager registers the closing anew. So managers close before the
+libraries whose connections their resources still use.
 
-An interpreter in which threads cannot be daemons (`concurrent.interpreters`) waits for them all before `atexit`. There
-the second step is made by a thread that the first one starts. It waits until the threads of others have ended, then
-closes the managers, then waits for tasker's own threads, and ends the timer last: a task that cannot be ended may wait
-for a deadline. From then on no thread can be started.
+After that an abandoned thread runs no more Python code. When it comes back to Python it
+ends (up to CPython 3.13) or hangs (from 3.14 on). Either way its `finally` blocks do
+not run, its resource is not destroyed, and a lock that it holds stays taken. So nothing
+here waits for a lock after that. From 3.15 on a thread that waits for one there gets a
+`PythonFinalizationError`.
 
-`_registering` is held for two lines.
+An interpreter in which threads cannot be daemons (`concurrent.interpreters`) waits for
+all threads before `atexit`. There the first step starts a thread that makes the second
+one. It waits until the threads of others have ended, closes the managers, waits for
+tasker's own threads, and ends the timer last: a task that cannot be ended may wait for
+a deadline. From then on no thread can be started.
+
+After a fork only one thread exists in the child: R5.
+
+`_registering` guards the two lines that register the closing anew.
 """
 
 from __future__ import annotations
@@ -40,12 +46,18 @@ from tasker.errors import TaskManagerShutdownError
 
 __all__ = ["all_watched", "new_locks", "shared_parts", "watch"]
 
-EXIT_TIMEOUT = 5.0  # seconds that interpreter exit gives all managers to drain
-_EXIT_KILL = 0.2  # seconds that it then gives running tasks to notice that they are killed
+# Seconds that interpreter exit gives all managers to drain. A guess: a user who ends a
+# program waits no longer without asking what it does.
+EXIT_TIMEOUT_S = 5.0
+# Seconds that it then gives running tasks to notice that they are killed. A guess:
+# enough for a task that looks at its context, and hardly seen by the user.
+_EXIT_KILL_S = 0.2
+# Seconds more for the housekeeper to do what a kill has to do at its end.
+_EXIT_SLACK_S = 1.0
 
 
 class Watched(Protocol):
-    """What has to be closed in time."""
+    """An engine, as seen from here."""
 
     name: str
     lifecycle: Lifecycle
@@ -64,10 +76,14 @@ class Watched(Protocol):
 
 
 _watched: weakref.WeakSet[Watched] = weakref.WeakSet()
-_this_module = sys.modules[__name__]  # where it is no more when the interpreter ends
-_registering = new_lock()  # reentrant: a signal handler may make a manager, too
-_refuses = False  # whether an interpreter ends that would have to wait for every other manager
-_forking = threading.local()  # in a thread that forks: `unfinished`, by engine
+# kept, because `sys.modules` has it no more when the interpreter ends
+_this_module = sys.modules[__name__]
+# reentrant: a signal handler may make a manager, too
+_registering = new_lock()
+# whether an interpreter ends that would have to wait for every other manager
+_refuses = False
+# in a thread that forks: `unfinished`, by engine
+_forking = threading.local()
 
 
 def watch(engine: Watched) -> None:
@@ -79,35 +95,41 @@ def watch(engine: Watched) -> None:
         raise TaskManagerShutdownError(
             f"{engine.name} cannot be made any more: the interpreter ends"
         )
+
     with _registering:  # anew, to be called first
         atexit.unregister(_close_all_at_exit)
         atexit.register(_close_all_at_exit)
 
 
 def _finish_at_exit() -> None:
-    """Wait for the engines that finish what they accepted. Ctrl-C ends that, and the next step gives them what time it
-    gives to others."""
+    """Wait for the engines that finish what they accepted.
+
+    Ctrl-C ends that. The next step then gives them the same time as the others."""
     engines = [engine for engine in all_watched() if engine.finishes_at_exit]
     for engine in engines:
         engine.exiting = True
         engine.lifecycle.request_stop()
     for engine in engines:
         engine.lifecycle.wait(None)
+
     if not daemons_allowed() and not _refuses:  # 3.15 comes here twice
         new_thread(_end_all_threads, "tasker-exit").start()
 
 
 def _end_all_threads() -> None:
-    """For the end of an interpreter that waits for every thread."""
+    """Close the managers of an interpreter that waits for every thread."""
     global _refuses
     join_all(lambda thread: not is_ours(thread))
-    _refuses = True  # then look: a manager that is made meanwhile is closed, or refused
+    # then look (R1): a manager that is made meanwhile is closed, or refused
+    _refuses = True
     _close_all_at_exit()
+
     left = [
         name for engine in all_watched() for name in engine.lifecycle.abandoned
     ] + timer.runner.busy()
     if left:
         ours.warning("tasker: the interpreter cannot end before these have: %s", ", ".join(left))
+
     join_all(lambda thread: not timer.runs(thread))
     refuse_threads()
     timer.end()
@@ -122,7 +144,9 @@ def all_watched() -> list[Watched]:
 
 
 def _close_all_at_exit() -> None:
-    """Drain all managers for a while, then kill what is left. No thread can be started here any more."""
+    """Drain all managers for a while, then kill what is left.
+
+    No thread can be started here any more."""
     engines = all_watched()
     try:
         for engine in engines:
@@ -131,17 +155,22 @@ def _close_all_at_exit() -> None:
     finally:  # also after a Ctrl-C in an on_destroy
         for engine in engines:
             engine.lifecycle.request_stop()
-    deadline = monotonic() + EXIT_TIMEOUT
+
+    deadline = monotonic() + EXIT_TIMEOUT_S
     for engine in engines:
         if not engine.lifecycle.wait(max(0.0, deadline - monotonic())):
-            engine.lifecycle.request_kill(_EXIT_KILL)
+            engine.lifecycle.request_kill(_EXIT_KILL_S)
     for engine in engines:
-        engine.lifecycle.wait(_EXIT_KILL + 1.0)
+        engine.lifecycle.wait(_EXIT_KILL_S + _EXIT_SLACK_S)
 
 
 def _look_before_fork() -> None:
-    """Without the GIL an object that two threads want at the moment of the fork may stay locked in the child (on 3.13),
-    and workers, lanes and tasks are such objects. So they are looked at before, and left alone in the child."""
+    """Note what is unfinished, because the child must not look.
+
+    Without the GIL an object that two threads want at the moment of the fork may stay
+    locked in the child (on 3.13). Workers, lanes and tasks are such objects, so the
+    child leaves them alone. A task that is submitted between this look and the fork
+    fails when it is waited for."""
     _forking.unfinished = {engine: engine.unfinished() for engine in all_watched()}
 
 
@@ -153,19 +182,20 @@ def _start_afresh_in_child() -> None:
     global _registering
     _registering = new_lock()
     new_locks(ours.faults)
-    unfinished = vars(_forking).pop("unfinished", {})  # not there if a Ctrl-C has ended the look
+    # not there if a Ctrl-C has ended the look
+    unfinished = vars(_forking).pop("unfinished", {})
     for engine in all_watched():
         engine.start_afresh_in_child(unfinished.get(engine, []))
     _watched.clear()
 
 
 def shared_parts() -> tuple[object, ...]:
-    """What has locks and belongs to no manager."""
+    """The parts that have locks and belong to no manager."""
     return context, deadlock, future, threading, _this_module, ours.faults, *timer.own_parts()
 
 
 def _all_parts() -> list[object]:
-    """What has locks."""
+    """All parts that have locks."""
     return [*shared_parts(), *(part for engine in all_watched() for part in engine.own_parts())]
 
 

@@ -60,8 +60,7 @@ def is_inside(engine: EngineForReentrancy) -> bool:
 def is_held_up(engine: EngineForReentrancy) -> bool:
     """Whether threads of this engine may wait for what it was interrupted in.
 
-    It serves them all, is in the middle of starting a worker, or holds a lock of
-    theirs."""
+    It serves them all, is about to start a worker, or holds a lock of theirs."""
     return (
         threading.current_thread() is engine.housekeeper.thread
         or any(worker.is_started_here() for worker in engine.crew.members)

@@ -1,6 +1,8 @@
-"""`RemoteEngine`: an engine whose resources live elsewhere. A call is packed at its submission, and made by its backend.
+"""`RemoteEngine`: an engine whose resources live elsewhere.
 
-To the queue, the workers and everything else it is a task like any other: one whose function is `backend.call`.
+A call is packed when it is submitted, and made by the backend. To the queue, the
+workers and everything else it is a task like any other, whose function is
+`backend.call`.
 """
 
 from __future__ import annotations
@@ -36,9 +38,12 @@ class RemoteEngine(Engine[R]):
         waiting: list[Any] | None = None,
         make: Callable[..., TaskFuture[Any]] = new_task,
     ) -> TaskFuture[Any]:
-        """Accept a task, or raise; `TypeError` for what cannot be packed. Its context variables are packed with it."""
+        """Accept a task, or raise: `TypeError` where a call cannot be packed.
+
+        Its context variables are packed with it."""
         if self.queue.closed:
             raise self.queue.refusal()
+
         return self.submit_asked(fn, wants_context(fn, len(args) + 1), args, options, waiting, make)
 
     def submit_asked(
@@ -50,18 +55,19 @@ class RemoteEngine(Engine[R]):
         waiting: list[Any] | None = None,
         make: Callable[..., TaskFuture[Any]] = new_task,
     ) -> TaskFuture[Any]:
-        """The same for a function that has been asked already whether it wants a context."""
+        """The same for a function that was asked already whether it wants a context."""
         if self.queue.closed:
             raise self.queue.refusal()
+
         packed = self.backend.pack(fn, args, wants_context)
         task = make(self, self._call, (packed,), True, monotonic(), waiting)
         self._accept(task, options)
         return task
 
     def run_task(self, fn: Callable[..., Any], args: tuple[Any, ...]) -> Any:
-        """Run a task here and now on a pooled resource; the calling thread waits for it."""
+        """Run a task now on a pooled resource. The calling thread waits for it."""
         if self.queue.closed:
             raise self.queue.refusal()
-        return super().run_task(
-            self._call, (self.backend.pack(fn, args, wants_context(fn, len(args) + 1)),)
-        )
+
+        packed = self.backend.pack(fn, args, wants_context(fn, len(args) + 1))
+        return super().run_task(self._call, (packed,))

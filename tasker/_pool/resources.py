@@ -1,21 +1,26 @@
-"""The resources of `run_task`: a small pool used from the callers' own threads, never behind the queue.
+"""The resources of `run_task`: a small pool, used from the callers' own threads.
 
-A resource has one owner at a time: the pool, in its idle list, or the `Loan` of one caller. A caller borrows an idle
-one or makes one; what he hands back is kept if it is healthy, there is room, and the pool is open, else destroyed, by
-him. `close()` decides once: who borrows later is refused, who hands back later destroys.
+A call never waits behind the queue. A resource has one owner at a time: the pool, in
+its idle list, or the `Loan` of one caller. A caller borrows an idle resource or makes
+one. A resource that is handed back is kept if it is healthy, there is room, and the
+pool is open. Otherwise its caller destroys it. `close()` decides once: a later `borrow`
+is refused, and what is handed back later is destroyed.
 
-Idle resources lie on shelves. Where they may be bound to the thread that made them (sqlite3, Playwright) each thread
-has a shelf of its own, and takes from no other. So it is the maker that uses a resource, and destroys it: at the latest
-when the thread ends, which is told by a destructor of what is local to it. Elsewhere all threads share one shelf.
+Idle resources lie on shelves. A resource may be bound to the thread that made it
+(sqlite3, Playwright). Then each thread has a shelf of its own, and takes from no other.
+So it is the maker that uses a resource and destroys it, at the latest when the thread
+ends: a destructor of what is local to the thread tells. Otherwise all threads share one
+shelf.
 
-Ctrl-C (any exception of a signal handler) may end each of these steps in the middle. Python runs signal handlers when a
-Python function is entered, after a call of a C function, and at a jump back, nowhere else: so a resource changes its
-owner in adjacent statements without a call between them, and a new one is in the loan at once. A `borrow` that raises
-has handed back. A `hand_back` that raises may be called again with the same loan, and does what is left to do: the loan
-counts as out until it is over.
+Ctrl-C (any exception of a signal handler) may end each of these steps in the middle. So
+a resource changes its owner in one step without a call, and a new one is in the loan at
+once (R2). A `borrow` that raises has handed back. A `hand_back` that raises may be
+called again with the same loan, and does what is left to do: the loan counts as out
+until it is over.
 
-`_lock` guards the shelves, the loans and the flag; it is reentrant, because a signal handler may call `run_task` while
-its thread borrows or hands back. Nothing is created or destroyed under it.
+`_lock` guards the shelves, the loans and the flag. It is reentrant, because a signal
+handler may call `run_task` while its thread borrows or hands back. Nothing is created
+or destroyed under it (I7).
 """
 
 from __future__ import annotations
@@ -35,21 +40,23 @@ from tasker.errors import TaskManagerShutdownError
 __all__ = ["NO_RESOURCE", "Loan", "ResourcePool"]
 
 R = TypeVar("R")
-NO_RESOURCE: Any = object()  # no resource: None may be one
+# None may be one
+NO_RESOURCE: Any = object()
 
 
 class Loan(Generic[R]):
-    """What a borrower holds: the resource, from the moment it is his until it is handed back."""
+    """A borrower's right to a resource, from when it asks until it has handed back.
+
+    `run_task` notes the last four fields, for code inside of it."""
 
     __slots__ = ("borrower", "context", "error", "outer", "owner", "resource")
 
-    borrower: int  # the identifier of his thread
+    borrower: int  # the identifier of its thread
     resource: R  # or NO_RESOURCE
-    # what its borrower notes here
     error: BaseException  # by which the use of the resource has ended, if one has
-    owner: Any
+    owner: Any  # the engine
     outer: Any  # the loan of the call around this one
-    context: Any
+    context: Any  # of the task, if it has asked for it
 
 
 class _Shared:
@@ -68,7 +75,10 @@ class _Own:
 
 
 class _End:
-    """What a thread lets go of when it ends, in that thread. It must not keep the pool alive until then."""
+    """Is collected when its thread ends, in that thread, and destroys what is on its
+    shelf.
+
+    It must not keep the pool alive until then."""
 
     def __init__(self, pool: ResourcePool[Any], shelf: list[Any]) -> None:
         self._pool = weakref.ref(pool)
@@ -77,7 +87,8 @@ class _End:
         self._shelf = shelf
 
     def __del__(self, get_ident: Callable[[], int] = threading.get_ident) -> None:
-        # in a forked child those of the threads that are not there are collected, too, and there all must stay
+        # A forked child collects those of the threads that are not there, too. All that
+        # is on their shelves must stay.
         pool = self._pool() if get_ident() == self._thread else None
         if pool is not None:
             with still_known(self._as_known):
@@ -85,12 +96,15 @@ class _End:
 
 
 class ResourcePool(Generic[R]):
-    """At most `size` idle resources, and the loans of those that are out. `shared`: whether a resource that one thread
-    has made may be lent to another.
+    """At most `size` idle resources, and the loans of those that are out.
 
-    `destroy` is called with a resource that is not kept, and with the error by which its last use ended, if one did. It
-    raises nothing but the exception of a signal handler, before it has done anything, and returns that which has ended
-    it: an interrupt, to be raised here when the loan is over."""
+    `shared`: whether a resource that one thread has made may be lent to another.
+
+    `empty` is called when the last borrower hands back to a closed pool. `destroy` is
+    called with a resource that is not kept, and with the error that ended its last use,
+    if there was one. It returns the interrupt that has ended it, to be raised here when
+    the loan is over. It raises nothing but the exception of a signal handler, and only
+    before it has done anything."""
 
     def __init__(
         self,
@@ -106,7 +120,7 @@ class ResourcePool(Generic[R]):
         self._size = size
         self._create = create
         self._destroy = destroy
-        self._empty = empty  # told when the last borrower hands back to a closed pool
+        self._empty = empty
         self._lock = new_lock()
         self._shelves: dict[int, list[R]] = {}  # by their `id`
         self._kept = 0  # resources on them
@@ -116,7 +130,9 @@ class ResourcePool(Generic[R]):
         self._here: _Shared | _Own = _Shared(self) if shared else local_to_threads(_Own, self)
 
     def fill(self) -> None:
-        """Make all `size` resources now. When one fails, those made are destroyed and its error is raised."""
+        """Make all `size` resources now.
+
+        When one fails, those that were made are destroyed and its error is raised."""
         try:
             while self._kept < self._size:
                 self.hand_back(self.borrow(new=True), healthy=True)
@@ -126,12 +142,13 @@ class ResourcePool(Generic[R]):
             raise
 
     def borrow(self, *, new: bool = False) -> Loan[R]:
-        """An idle resource, or (always, if it is to be `new`) one made here and now.
+        """An idle resource, or one that is made here and now: always, if `new` is true.
 
-        Raises what `create` does; closed, `TaskManagerShutdownError`."""
+        Raises what `create` does. Closed, it raises `TaskManagerShutdownError`."""
         loan: Loan[R] = Loan()
         loan.borrower = threading.get_ident()
         loan.resource = NO_RESOURCE
+
         try:
             shelf = self._here.shelf
             with self._lock:
@@ -142,6 +159,7 @@ class ResourcePool(Generic[R]):
                         loan.resource = shelf[-1]
                         del shelf[-1]
                         self._kept -= 1
+
             if loan.resource is NO_RESOURCE and not closed:
                 set_from(loan, "resource", self._create)
                 try:
@@ -156,6 +174,7 @@ class ResourcePool(Generic[R]):
                 self.hand_back(loan, healthy=True)
                 raise
             raise
+
         if closed:
             raise TaskManagerShutdownError(
                 f"{self._name} is stopping or closed: the task was not accepted"
@@ -163,7 +182,9 @@ class ResourcePool(Generic[R]):
         return loan
 
     def hand_back(self, loan: Loan[R], *, healthy: bool) -> None:
-        """End a loan: keep the resource, or destroy it here. May be repeated, and must be if an interrupt ended it."""
+        """End a loan: keep the resource, or destroy it here.
+
+        May be called again, and must be if an interrupt ended it."""
         shelf: list[R] = self._here.shelf if healthy else []
         with self._lock:
             if (
@@ -177,22 +198,24 @@ class ResourcePool(Generic[R]):
                 shelf.append(resource)
                 self._loans.discard(loan)
                 return
+
         if loan.resource is not NO_RESOURCE:
             try:
                 interrupt = self._destroy(loan.resource, getattr(loan, "error", None))
-            except (
-                Exception
-            ):  # the end of the loan all the same; after an interrupt, the second call ends it
+            except Exception:
+                # The loan is over all the same (after an interrupt by the second call).
                 self._end(loan)
                 raise
+
             loan.resource = NO_RESOURCE
             self._end(loan)
             raise_interrupt(interrupt)
             return
+
         self._end(loan)
 
     def discard(self, resource: R) -> bool:
-        """Destroy one if it is idle (`True`)."""
+        """Destroy a resource if it is idle. `True` if it was."""
         found: list[tuple[list[R], int]] = []
         with self._lock:
             for shelf in self._shelves.values():
@@ -200,17 +223,20 @@ class ResourcePool(Generic[R]):
             for shelf, place in found:
                 self._kept -= 1
                 del shelf[place]
+
         if found:
             raise_interrupt(self._destroy(resource, None))
         return bool(found)
 
     def clear_own(self) -> None:
-        """Destroy what lies on the calling thread's own shelf: here, as it may be bound to this thread."""
+        """Destroy what is on the calling thread's own shelf.
+
+        Here, because it may be bound to this thread."""
         if not self._shared:
             self.clear(self._here.shelf)
 
     def clear(self, shelf: list[R]) -> None:
-        """Destroy what lies on a shelf, each as if it were handed back."""
+        """Destroy what is on a shelf, each as if it were handed back."""
         while shelf:
             loan: Loan[R] = Loan()
             loan.borrower = threading.get_ident()
@@ -228,13 +254,14 @@ class ResourcePool(Generic[R]):
                 raise
 
     def close(self) -> list[R]:
-        """Refuse borrowers from now on; returns the idle resources for the caller to destroy."""
+        """Refuse borrowers from now on. The caller destroys the resources returned."""
         with self._lock:
             shelves = list(self._shelves.values())
             idle = [resource for shelf in shelves for resource in shelf]
             self._closed, self._kept, self._shelves = True, 0, {}
             for shelf in shelves:
                 shelf.clear()
+
             return idle
 
     def new_shelf(self) -> list[R]:
@@ -246,7 +273,7 @@ class ResourcePool(Generic[R]):
         return shelf
 
     def take_down(self, shelf: list[R]) -> None:
-        """Its thread ends: destroy what lies on it, here."""
+        """The thread of a shelf ends: destroy here what is on it."""
         try:
             self.clear(shelf)
         finally:
@@ -259,11 +286,11 @@ class ResourcePool(Generic[R]):
 
     @property
     def out(self) -> int:
-        """Callers that have a resource now, or make one, or destroy one."""
+        """Calls that have a resource now, or make or destroy one."""
         return len(self._loans)
 
     def lends_to_this_thread(self) -> bool:
-        """Whether the calling thread is one of those callers, in `run_task` or in the middle of borrowing for it."""
+        """Whether the calling thread is in such a call, or is borrowing."""
         thread = threading.get_ident()
         return any(loan.borrower == thread for loan in self._loans.copy())
 

@@ -191,6 +191,6 @@ class RunTask(Generic[R]):
 
     def _tell_of_run_task(self, end: Event, stamps: Stamps) -> None:
         try:
-            self.user.tell("record_arrival")
+            self.user.notify_collector("record_arrival")
         finally:
-            self.user.tell(end, stamps)
+            self.user.notify_collector(end, stamps)

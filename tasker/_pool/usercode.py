@@ -1,8 +1,9 @@
 """`UserCode`: where the functions and objects of a `Config` are called.
 
-Each call is guarded so that what it raises costs nothing but itself, and is logged; what is an interrupt is raised (see
-`guard`). Nothing here is called under a lock of tasker's. `_counting` guards `destroy_errors`, which many threads
-count, and `_reported_impossible`.
+Each call is guarded. What it raises is logged, and does no other harm. An interrupt is
+raised: see `guard`. Nothing here is called under a lock of tasker's (I7).
+
+`_counting` guards `destroy_errors`, which many threads count, and what was reported.
 """
 
 from __future__ import annotations
@@ -28,11 +29,15 @@ from tasker.snapshots import Stamps, TaskMetrics
 __all__ = ["Event", "UserCode"]
 
 R = TypeVar("R")
-_FUNCTIONS = 1000  # whose results are reported: some programs make functions without end
+
+# Functions whose results are reported, each once. Some programs make functions without
+# end: that bounds the memory. A guess: more than a user would read about.
+_MOST_FUNCTIONS = 1000
 _ELSEWHERE = (
-    " in another thread than the one that made the resource for run_task; if it is bound to that one, call stop() "
-    "there, let that thread end first, or keep none (resource_pool_size=0)"
+    " in another thread than the one that made the resource for run_task; if it is bound to "
+    "that one, call stop() there, let that thread end first, or keep none (resource_pool_size=0)"
 )
+
 Event = Literal["record_arrival", "record_completion", "record_failure", "record_retry"]
 
 
@@ -57,17 +62,20 @@ class UserCode(Generic[R]):
         self.collects: bool = config.collector is not None
         self.judges: bool = config.check_health is not always_healthy
         self.destroy_errors: int = 0
-        self.killed: bool = False  # whether the manager is, by which its resources end
+        # whether the manager was killed: that is why its resources end
+        self.killed: bool = False
         self._reported_impossible = False
-        self._reported_results: set[str] = set()  # of which functions
         self._reported_unentered = False
-        self.create_error: BaseException | None = None  # the last one, until a resource is made
-        self.create_trouble: str = ""  # in a line
+        # functions whose results were reported
+        self._reported_results: set[str] = set()
+        # the last error of `on_create`, until a resource is made; the same in a line
+        self.create_error: BaseException | None = None
+        self.create_trouble: str = ""
 
     def create(self, held: deque[R]) -> None:
-        """Make a resource and put it into a deque, so that no exception from outside loses it on the way.
+        """Make a resource and put it into a deque, in one step (R2).
 
-        Raises what `on_create` raises, for the caller to hand to `creation_failed`."""
+        Raises what `on_create` raises; the caller gives that to `creation_failed`."""
         try:
             hand_on(self._backend.create, held.append)
         except BaseException as error:
@@ -78,12 +86,13 @@ class UserCode(Generic[R]):
         except TypeError:
             held.clear()  # no resource, to be destroyed
             raise
+
         self.create_error = None
         if self._backend.is_unentered(held[-1]):
             self._report_unentered()
 
     def take_create_error(self) -> BaseException | None:
-        """The last error of `on_create`, for the caller to let go of: it is forgotten here."""
+        """Forget the last error of `on_create`. The caller lets go of it."""
         error, self.create_error = self.create_error, None
         return error
 
@@ -94,10 +103,10 @@ class UserCode(Generic[R]):
                 was_reported, self._reported_impossible = self._reported_impossible, True
             if was_reported:
                 return
+
         raised = "on_create raised" if self._backend.is_of_hook(error) else "no resource was made:"
-        self.create_trouble = (
-            f"{raised} {last_line_of(error)}"  # here: to print an error is to run the user's code
-        )
+        # here: to print an error is to run the user's code
+        self.create_trouble = f"{raised} {last_line_of(error)}"
         self.create_error = error
         again = "" if error is self._backend.impossible else ", trying again"
         self._logger.outage(f"%s: {raised.rstrip(':')}{again}", self._name, error=error)
@@ -105,8 +114,10 @@ class UserCode(Generic[R]):
     def broke(
         self, owner: str, error: BaseException, *, early: bool = False, retried: bool = False
     ) -> None:
-        """A resource was broken by this error. `early`: before it had done a task well, as one before it. `retried`:
-        the task is, so the error goes to no caller."""
+        """A resource was broken by this error.
+
+        `early`: before it had done a task well, and so was the one before it.
+        `retried`: the task is, so no caller gets the error."""
         if isinstance(error, WorkerLostError) and retried:
             self._logger.outage("%s: the resource is lost and is replaced", owner, error=error)
         elif early:
@@ -117,23 +128,24 @@ class UserCode(Generic[R]):
             self._logger.info("%s: the resource is broken and is replaced", owner, error=error)
 
     def destroy(self, resource: R, reason: BaseException | None = None) -> BaseException | None:
-        """Free a resource; the `reason` is what broke it, if anything has. Returns the interrupt that ended that, for
-        the caller to raise when its books are right.
+        """Free a resource; the `reason` is the error that broke it, if one has.
 
-        Raises only what strikes from outside, and only if `on_destroy` was not called."""
+        Returns the interrupt that ended `on_destroy`, if one has. The caller raises it
+        when its counts are right. Raises only what strikes from outside, and only if
+        `on_destroy` was not called."""
         try:
             return self.destroy_held(deque([resource]), reason)
         finally:
-            del reason  # its traceback may hold this frame
+            del reason  # its traceback may hold this frame (R4)
 
     def destroy_elsewhere(self, resource: R) -> BaseException | None:
-        """As `destroy`, for an idle resource of `run_task` that another thread has made."""
+        """As `destroy`, for an idle resource of `run_task` that another thread made."""
         return self.destroy_held(deque([resource]), hint=_ELSEWHERE if self._may_be_bound else "")
 
     def destroy_held(
         self, held: deque[R], reason: BaseException | None = None, hint: str = ""
     ) -> BaseException | None:
-        """As `destroy`, for a resource that lies in a deque, from which it is taken in the same step."""
+        """As `destroy`. The resource is taken out of a deque in one step (R2)."""
         running = current.thread_state.running
         outer = running.ending
         try:
@@ -144,6 +156,7 @@ class UserCode(Generic[R]):
         except BaseException as error:
             if held:
                 raise
+
             interrupt: BaseException | None = None
             try:  # here, as an interrupt at the entry of a function would get out
                 leave_child(error)
@@ -155,20 +168,20 @@ class UserCode(Generic[R]):
                     "warning", f"%s: on_destroy raised{hint}", self._name, error=error
                 )
                 return interrupt
-            except (
-                BaseException
-            ) as second:  # if it got out of here, the resource would be destroyed a second time
+            except BaseException as second:
+                # if it got out of here, the resource would be destroyed a second time
                 return interrupt or second
             finally:
-                del interrupt  # its traceback holds this frame
+                del interrupt  # its traceback holds this frame (R4)
         finally:
             running.ending = outer
-            del reason  # as well
+            del reason
         return None
 
     def _report_unentered(self) -> None:
         with self._counting:
             was_reported, self._reported_unentered = self._reported_unentered, True
+
         if not was_reported:
             self._logger.warning(
                 "%s: on_create returned a context manager that nobody has entered: "
@@ -178,31 +191,40 @@ class UserCode(Generic[R]):
 
     @wrapper
     def look_at_result(self, result: object, fn: Callable[..., Any], resource: R) -> None:
-        """A task has returned something of a suspect type: if it is its resource, or yet to be run, that is reported,
-        once for each function. Raises `TypeError` for a coroutine."""
+        """A task has returned a value of a suspect type: report it if it is the task's
+        resource, or a generator that is yet to run. Once for each function.
+
+        Raises `TypeError` for a coroutine."""
         what = look_at(result, fn, resource)
         if not what:
             return
+
         name = f"{origin_of(fn)}, {what}"
         with self._counting:
-            silent = name in self._reported_results or len(self._reported_results) >= _FUNCTIONS
+            silent = (
+                name in self._reported_results or len(self._reported_results) >= _MOST_FUNCTIONS
+            )
             if not silent:
                 self._reported_results.add(name)
+
         if not silent:
             self._logger.warning(
-                "%s: the task %s returned %s: when that is used, the resource may be in use by another task, or "
-                "destroyed; return what you need of it, such as a list, or use map()",
+                "%s: the task %s returned %s: when that is used, the resource may be in use by "
+                "another task, or destroyed; return what you need of it, such as a list, or use "
+                "map()",
                 self._name,
                 shown(fn),
                 what,
             )
 
     def is_healthy(self, error: BaseException, resource: R) -> bool:
-        """The verdict on a task's error: `False`, or a check that raises, means that it broke the resource."""
+        """The verdict on a task's error. It broke the resource if `check_health`
+        returns `False`, or raises."""
         if self._backend.is_lost(resource):
             return False
         if not isinstance(error, Exception):
             return True  # SystemExit and its like say nothing about the resource
+
         try:
             verdict = self._judge(error, resource)
             refuse("check_health", verdict)
@@ -220,20 +242,21 @@ class UserCode(Generic[R]):
             return False
 
     def leave_to_parent(self) -> None:
-        """In a forked child: all of this is the parent's, and none is called here."""
+        """In a forked child nothing of this is called: it is the parent's (R5)."""
         self._collector = None
         self._judge = _without_resource(always_healthy)
         self._backend.leave_to_parent()
         self._logger.leave_to_parent()
 
     def is_lost(self, resource: R) -> bool:
-        """Whether the place where this resource lives is gone."""
+        """Whether the child or actor in which this resource lives is gone."""
         return self._backend.is_lost(resource)
 
-    def tell(self, event: Event, stamps: Stamps | None = None) -> None:
-        """Tell the user's collector, if there is one."""
+    def notify_collector(self, event: Event, stamps: Stamps | None = None) -> None:
+        """Report an event to the user's collector, if there is one."""
         if self._collector is None:
             return
+
         try:
             record = getattr(self._collector, event)
             record() if stamps is None else record(self._new_stamps(stamps))
@@ -245,9 +268,10 @@ class UserCode(Generic[R]):
             )
 
     def metrics(self) -> TaskMetrics | None:
-        """What the user's collector says; `None` where it says nothing, or raises."""
+        """What the user's collector returns; `None` if there is none, or it raises."""
         if self._collector is None:
             return None
+
         try:
             return self._collector.metrics()
         except Exception as error:

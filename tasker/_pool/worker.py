@@ -460,7 +460,7 @@ class Worker(Generic[R]):
         if not healthy and self._is_to_retry(task, error) and task._requeue():
             self._retried = task
             self.shard.count(retried=1)
-            engine.user.tell("record_retry")
+            engine.user.notify_collector("record_retry")
 
             pause = engine.backoff.task_pause(failures, task.attempts)
             if pause:
@@ -507,7 +507,7 @@ class Worker(Generic[R]):
         if engine.user.collects:
             # If the collector blocks, another thread finishes the task.
             engine.settling.add(task)
-            engine.user.tell(event, task._stamps(now))
+            engine.user.notify_collector(event, task._stamps(now))
 
         callbacks = task._finish()
         engine.settling.discard(task)

@@ -90,8 +90,8 @@ def test_a_task_may_fork_and_its_child_ends_when_it_says():
 
 def test_interpreter_exit_gives_five_seconds_to_drain_and_little_more_to_the_killed():
     """Programs below in which something is stuck shorten the first."""
-    assert tasker._pool.exit_and_fork.EXIT_TIMEOUT == 5.0
-    assert tasker._pool.exit_and_fork._EXIT_KILL < 1.0
+    assert tasker._pool.exit_and_fork.EXIT_TIMEOUT_S == 5.0
+    assert tasker._pool.exit_and_fork._EXIT_KILL_S < 1.0
 
 
 BEFORE_EXIT = """
@@ -111,7 +111,7 @@ def exits(code, *, status=0, stderr=""):
 
 def test_the_interpreter_exits_with_deadlines_pending():
     assert exits("""
-tasker._pool.exit_and_fork.EXIT_TIMEOUT = 1.0
+tasker._pool.exit_and_fork.EXIT_TIMEOUT_S = 1.0
 manager = TaskManager(CONFIG)
 started = threading.Event()
 context = with_timeout(background(), 3600)
@@ -121,25 +121,25 @@ stuck = manager.submit(lambda ctx, resource: (started.set(), ctx.wait(), print(c
 late = manager.submit(lambda resource: print("never"), timeout=0.01)  # passes while the interpreter exits
 late.add_done_callback(lambda done: print(type(done.exception()).__name__, flush=True))
 started.wait()
-tasker._pool.exit_and_fork._EXIT_KILL = 20.0  # what ends sooner is not waited for
+tasker._pool.exit_and_fork._EXIT_KILL_S = 20.0  # what ends sooner is not waited for
 """) == ["created", "quick", "TaskTimeoutError", "tasker was killed", "destroyed"]
 
 
 def test_the_interpreter_exits_while_a_task_is_blocked_in_a_task_of_another_manager():
     assert exits("""
-tasker._pool.exit_and_fork.EXIT_TIMEOUT = 0.2
+tasker._pool.exit_and_fork.EXIT_TIMEOUT_S = 0.2
 started = threading.Event()
 inner, outer = TaskManager(Config(**QUIET)), TaskManager(Config(**QUIET))
 task = lambda ctx, resource: (started.set(), ctx.wait())  # for ever, were it not killed
 outer.submit(lambda resource: print("asked and got", inner.queue_task(task), flush=True))
 started.wait()
-tasker._pool.exit_and_fork._EXIT_KILL = 20.0  # what ends sooner is not waited for
+tasker._pool.exit_and_fork._EXIT_KILL_S = 20.0  # what ends sooner is not waited for
 """) == ["asked and got (None, True)"]
 
 
 def test_the_interpreter_exits_in_the_middle_of_on_create():
     assert exits("""
-tasker._pool.exit_and_fork.EXIT_TIMEOUT = 0.2
+tasker._pool.exit_and_fork.EXIT_TIMEOUT_S = 0.2
 creating = threading.Event()
 def create():
     print("creating", flush=True)
@@ -154,7 +154,7 @@ creating.wait()
 
 def test_the_interpreter_exits_in_the_middle_of_on_destroy():
     assert exits("""
-tasker._pool.exit_and_fork.EXIT_TIMEOUT = 0.2
+tasker._pool.exit_and_fork.EXIT_TIMEOUT_S = 0.2
 def destroy(resource):
     print("destroying", flush=True)
     time.sleep(1000)
@@ -166,7 +166,7 @@ print(manager.queue_task(lambda resource: "done"), flush=True)
 @pytest.mark.parametrize("where", ["in the worker", "on a thread of its own"])
 def test_the_interpreter_exits_with_a_callback_that_blocks(where):
     assert exits(f"""
-tasker._pool.exit_and_fork.EXIT_TIMEOUT = 0.2
+tasker._pool.exit_and_fork.EXIT_TIMEOUT_S = 0.2
 blocked, gate = threading.Event(), threading.Event()
 def block(result, error):
     print("blocking", flush=True)
@@ -249,7 +249,7 @@ print(manager.queue_task(lambda resource: "and exit"), flush=True)
 
 def test_the_interpreter_exits_while_a_daemon_thread_is_stuck_in_run_task():
     assert exits("""
-tasker._pool.exit_and_fork.EXIT_TIMEOUT = 0.2
+tasker._pool.exit_and_fork.EXIT_TIMEOUT_S = 0.2
 manager = TaskManager(Config(**QUIET))
 started = threading.Event()
 task = lambda resource: (print("started", flush=True), started.set(), time.sleep(1000))

@@ -55,7 +55,7 @@ def test_a_program_whose_manager_could_not_be_made_does_not_wait_for_it_at_exit(
         except RuntimeError as error:
             kept = error  # as an interactive session keeps the last error, and with it the frames that it came through
         print([engine.name for engine in tasker._pool.exit_and_fork._watched])
-        tasker._pool.exit_and_fork.EXIT_TIMEOUT = tasker._pool.exit_and_fork._EXIT_KILL = 1000.0  # waited for, this would be seen
+        tasker._pool.exit_and_fork.EXIT_TIMEOUT_S = tasker._pool.exit_and_fork._EXIT_KILL_S = 1000.0  # waited for, this would be seen
     """)
     assert (done.stdout, done.returncode, done.stderr) == ("[]\n", 0, "")
 

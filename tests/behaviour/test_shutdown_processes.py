@@ -177,7 +177,7 @@ def test_the_interpreter_exits_with_a_manager_nobody_stopped_and_finishes_its_ta
 def test_the_interpreter_exits_with_a_stuck_task():
     done = run_python("""
         import tasker._pool.exit_and_fork
-        tasker._pool.exit_and_fork.EXIT_TIMEOUT = 0.2
+        tasker._pool.exit_and_fork.EXIT_TIMEOUT_S = 0.2
         manager = TaskManager(CONFIG)
         started = threading.Event()
         manager.submit(lambda resource: (started.set(), time.sleep(1000)))

@@ -104,7 +104,7 @@ def test_an_interpreter_ends_with_managers_and_threads_that_nobody_stopped(close
 @pytest.mark.parametrize("closes", [True, False], ids=["closed", "ends with the main one"])
 def test_a_task_that_heeds_its_context_does_not_hold_up_the_end(closes):
     code = """
-    tasker._pool.exit_and_fork.EXIT_TIMEOUT = 0.1
+    tasker._pool.exit_and_fork.EXIT_TIMEOUT_S = 0.1
     manager = TaskManager(Config(**OPTIONS))
     began = threading.Event()
     manager.submit(lambda context, resource: (began.set(), say("told to end", context.wait())))
@@ -117,7 +117,7 @@ def test_a_task_that_heeds_its_context_does_not_hold_up_the_end(closes):
 
 def test_a_task_that_heeds_nothing_holds_up_the_end_until_it_returns_and_is_named():
     code = """
-    tasker._pool.exit_and_fork.EXIT_TIMEOUT = 0.1
+    tasker._pool.exit_and_fork.EXIT_TIMEOUT_S = 0.1
     manager = TaskManager(Config(**OPTIONS, name="stubborn"))
 
     def stubborn(resource):

@@ -161,7 +161,7 @@ def test_at_interpreter_exit_tasks_that_do_not_end_are_ended(tmp_path):
     done = run(
         """
         import tasker._pool.exit_and_fork
-        tasker._pool.exit_and_fork.EXIT_TIMEOUT = 0.05
+        tasker._pool.exit_and_fork.EXIT_TIMEOUT_S = 0.05
         m = manager()
         running, waiting = m.submit(stand, "gate"), m.submit(process_of)
         running.add_done_callback(lambda done: say("running", type(done.exception()).__name__))

@@ -652,7 +652,7 @@ def test_interpreter_exit_finishes_all_work_however_long_it_takes():
         import tasker._pool.exit_and_fork
         from tasker.threadpool import ThreadPoolExecutor
 
-        tasker._pool.exit_and_fork.EXIT_TIMEOUT = 0.0  # what managers are given
+        tasker._pool.exit_and_fork.EXIT_TIMEOUT_S = 0.0  # what managers are given
         pool = ThreadPoolExecutor(1)
         forgotten = ThreadPoolExecutor(1)
         for executor in (pool, forgotten):
@@ -722,7 +722,7 @@ def test_ctrl_c_ends_the_waiting_at_interpreter_exit():
         import tasker._pool.exit_and_fork
         from tasker.threadpool import ThreadPoolExecutor
 
-        tasker._pool.exit_and_fork.EXIT_TIMEOUT = 0.1
+        tasker._pool.exit_and_fork.EXIT_TIMEOUT_S = 0.1
         signal.signal(signal.SIGINT, signal.default_int_handler)
         interrupted = threading.Event()
         atexit.register(interrupted.set)

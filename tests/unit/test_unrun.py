@@ -196,7 +196,7 @@ def test_a_function_that_was_told_of_is_not_kept(new_manager, log):
 
 
 def test_no_more_functions_are_told_of_than_can_be_remembered(new_manager, log, monkeypatch):
-    monkeypatch.setattr(tasker._pool.usercode, "_FUNCTIONS", 3)
+    monkeypatch.setattr(tasker._pool.usercode, "_MOST_FUNCTIONS", 3)
     manager = new_manager()
     for number in range(5):
         names = {"rows": rows}
