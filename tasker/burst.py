@@ -127,9 +127,16 @@ class Burst:
             now, beats = monotonic(), self._beats
             if beats != self._seen[0]:
                 self._seen = beats, now
-            is_stuck = now - self._seen[1] > STUCK
-            if not self._has_ended and (is_stuck or not self.thread.is_alive()):
+            # the thread first, then its word: it gives that before it is gone
+            is_missing = now - self._seen[1] > STUCK or not self.thread.is_alive()
+            if is_missing and not self._has_ended:
                 self._replace()
+
+    def join(self, timeout: float) -> None:
+        """Wait until the thread is gone, `timeout` seconds at most: everything is closed. A replacement that has not
+        begun yet will do nothing."""
+        if self.thread.ident is not None:
+            self.thread.join(timeout)
 
     def _replace(self) -> None:
         with self._replacing:

@@ -22,8 +22,16 @@ import tasker.crew
 import tasker.engine
 import tasker.lifecycle
 import tasker.queue
-from tasker import ResourceCreationError, TaskManagerKilledError, TaskTimeoutError, background, with_timeout
+from tasker import (
+    ResourceCreationError,
+    TaskManagerKilledError,
+    TaskTimeoutError,
+    ThreadPoolExecutor,
+    background,
+    with_timeout,
+)
 from tasker.future import TaskFuture
+from tasker.threads import new_thread
 from tasker.timer import LATE
 from tests.conftest import PATIENCE, Sick, eventually
 
@@ -359,6 +367,31 @@ def test_many_workers_are_hired_in_slices_and_none_when_closing_begins(make, mon
     gate.set()
     assert manager.stop(PATIENCE).drained
     assert all(future.result() for future in futures)
+
+
+def test_a_burst_thread_that_ends_while_it_is_looked_at_is_not_replaced(make):
+    manager = make()
+    burst = manager._engine.burst
+    manager.stop()
+    burst.join(PATIENCE)
+
+    def end():
+        burst._has_ended = True
+        return False
+
+    burst._has_ended = False
+    burst.thread = ending = SimpleNamespace(is_alive=end)
+    burst.ensure()
+    assert burst.thread is ending
+
+
+def test_a_replacement_of_the_burst_thread_that_has_not_begun_is_not_waited_for():
+    """Another thread, or the lines that a signal handler has interrupted, may be starting it."""
+    pool = ThreadPoolExecutor(1)
+    pool.shutdown()
+    burst = pool._task_engine.burst
+    burst.thread = new_thread(burst._run, "a replacement")
+    pool.shutdown()
 
 
 # -- time in which nobody could act -----------------------------------------------------------------------------------
