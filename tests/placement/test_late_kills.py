@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from tasker import Processes
+from tasker import Processes, timer
 from tasker.placement import protocol
 from tasker.placement.child import Child
 from tests.placement import hooks
@@ -61,6 +61,23 @@ def test_a_child_that_is_killed_as_its_creation_answers_is_made_again(make, jour
     manager = make()
     assert manager.submit(hooks.process_of, once=True).result(PATIENCE) != killed[0].pid
     assert len(journal.of("created")) == 2
+
+
+def test_a_create_timeout_that_was_cancelled_as_it_fired_kills_no_child(make, monkeypatch):
+    after, fired = timer.after, []
+
+    def noting_after(seconds, fire):
+        if isinstance(getattr(fire, "__self__", None), Child):
+            fired.append(fire)
+        return after(seconds, fire)
+
+    monkeypatch.setattr(timer, "after", noting_after)
+    manager = make()
+    process = manager.queue_task(hooks.process_of)
+    assert fired
+    for fire in fired:
+        fire()
+    assert manager.queue_task(hooks.process_of) == process
 
 
 @pytest.mark.parametrize("timeout", [600.0, 0.0])
