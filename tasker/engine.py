@@ -115,6 +115,7 @@ class Engine(Generic[R]):
             self._wake_burst,
             # a handle is bound to no thread, and greenlets have one thread among them
             shared=config.resource_pool_size is not None or self.packs or greenlets() != "",
+            is_lost=self.site.is_lost if self.site.may_lose else None,
         )
         self.turns: Turns = Turns(config.name, config.run_task_limit)
         self.lifecycle: Lifecycle = Lifecycle(self, create_timeout, self._wake_burst, self._ensure_burst)

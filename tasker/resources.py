@@ -86,7 +86,8 @@ class _End:
 
 class ResourcePool(Generic[R]):
     """At most `size` idle resources, and the loans of those that are out. `shared`: whether a resource that one thread
-    has made may be lent to another.
+    has made may be lent to another. `is_lost`: whether one is gone, where that may be; it is asked under the lock, so
+    that one that is lost is either not kept, or found on its shelf by `discard`.
 
     `destroy` is called with a resource that is not kept, and with the error by which its last use ended, if one did. It
     raises nothing but the exception of a signal handler, before it has done anything, and returns that which has ended
@@ -101,12 +102,14 @@ class ResourcePool(Generic[R]):
         empty: Callable[[], object],
         *,
         shared: bool = True,
+        is_lost: Callable[[R], bool] | None = None,
     ) -> None:
         self._name = name
         self._size = size
         self._create = create
         self._destroy = destroy
         self._empty = empty  # told when the last borrower hands back to a closed pool
+        self._is_lost = is_lost
         self._lock = new_lock()
         self._shelves: dict[int, list[R]] = {}  # by their `id`
         self._kept = 0  # resources on them
@@ -164,6 +167,8 @@ class ResourcePool(Generic[R]):
         """End a loan: keep the resource, or destroy it here. May be repeated, and must be if an interrupt ended it."""
         shelf: list[R] = self._here.shelf if healthy else []
         with self._lock:
+            if healthy and self._is_lost is not None and loan.resource is not _NONE:
+                healthy = not self._is_lost(loan.resource)
             if healthy and self._kept < self._size and not self._closed and loan.resource is not _NONE:
                 resource, loan.resource = loan.resource, _NONE
                 self._kept += 1

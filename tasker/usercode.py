@@ -55,6 +55,7 @@ class UserCode(Generic[R]):
         self._may_be_bound = isinstance(config.placement, Threads)
         self._counting = new_lock()
         self.collects: bool = config.collector is not None
+        self.may_lose: bool = site.may_lose
         self.judges: bool = config.check_health is not every_error_is_healthy
         self.destroy_errors: int = 0
         self.killed: bool = False  # whether the manager is, by which its resources end
@@ -109,6 +110,10 @@ class UserCode(Generic[R]):
             self._logger.outage("%s: resources break before they have done a task, pausing", self._name, error=error)
         else:
             self._logger.info("%s: the resource is broken and is replaced", owner, error=error)
+
+    def was_lost(self, owner: str) -> None:
+        """A worker has found its resource lost before it took another task: no error says so."""
+        self._logger.outage("%s: the resource is lost and is replaced", owner)
 
     def destroy(self, resource: R, reason: BaseException | None = None) -> BaseException | None:
         """Free a resource; the `reason` is what broke it, if anything has. Returns the interrupt that ended that, for

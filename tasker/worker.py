@@ -5,8 +5,9 @@
 
 CREATING: makes a resource, again and again, until it has one or is not employed any more. Before each attempt it pauses
 for as long as its last failures demand (see `backoff`); what wakes it meanwhile does not end the pause. SERVING: takes
-tasks; parks where there is none. It goes back to CREATING when a verdict says that the resource is broken, or is told
-that it is lost, and leaves when it was dismissed (retired while idle) or the queue is closed and empty.
+tasks; parks where there is none. It goes back to CREATING when a verdict says that the resource is broken, or when it
+is told, or finds, that it is lost; and leaves when it was dismissed (retired while idle) or the queue is closed and
+empty.
 
 The resource is created, used and destroyed here, in this thread. Nothing that the user's functions raise leaves the
 place where they are called. The worker's figures go to its own shard; `task` and `thread` tell others what it does.
@@ -231,7 +232,8 @@ class Worker(Generic[R]):
     def _serve(self, resource: R) -> None:
         """Run tasks until the resource is broken or the worker leaves. All that a task costs is in this loop."""
         # what is counted when stands in the order that `_give_up_task` goes by
-        take, shard, terms, read_clock = self._queue.take, self.shard, self._terms, monotonic
+        shard, terms, read_clock = self.shard, self._terms, monotonic
+        take = self._take_unless_lost if terms.user.may_lose else self._queue.take
         collects, may_retry = terms.user.collects, terms.may_retry
         durations, values = shard.durations, terms.values
         suspect = suspects(resource)
@@ -317,6 +319,16 @@ class Worker(Generic[R]):
                     now = 0.0
                 if len(durations) >= FULL:
                     durations = shard.fold()
+
+    def _take_unless_lost(self, worker: Worker[R]) -> TaskFuture[Any] | None:
+        """As the queue's `take`, where resources get lost: by the last task, and after that had answered, perhaps. The
+        next one would only find that out, and pay with an attempt."""
+        if not self._terms.user.is_lost(self.resource):
+            return self._queue.take(worker)
+        self.lost = True
+        self.task = None
+        self._terms.user.was_lost(self.name)
+        return None
 
     @wrapper
     def look_at_result(self, result: object, fn: Callable[..., Any], args: tuple[Any, ...] = ()) -> None:

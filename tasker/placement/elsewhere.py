@@ -37,6 +37,8 @@ class RemoteSite(Site):
     Raises `ConfigError` when `on_create`, `on_destroy` or a `check_health` that takes the resource cannot be pickled,
     or when threads are greenlets. `_lock` is held to replace the handles."""
 
+    may_lose = True
+
     def __init__(self, settings: Settings, new_handle: Callable[[str], Handle]) -> None:
         if current.here.place.imports:
             raise EndlessError(

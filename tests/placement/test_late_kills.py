@@ -27,7 +27,7 @@ def forget_slowly(resource):
         time.sleep(PATIENCE)
 
 
-def test_a_child_that_is_killed_as_its_task_answers_gets_no_other_task(make, journal, gate, monkeypatch):
+def test_a_child_that_is_killed_as_its_task_answers_gets_no_other_task(make, journal, gate, monkeypatch, log):
     answer, killed = Child._answer, []
 
     def answer_then_kill(self, progress):
@@ -38,13 +38,36 @@ def test_a_child_that_is_killed_as_its_task_answers_gets_no_other_task(make, jou
         return answered
 
     monkeypatch.setattr(Child, "_answer", answer_then_kill)
-    manager = make()
+    manager = make(max_retries=0)
     future = manager.submit(hooks.until_cancelled, gate, journal)
     process = gate.await_reached()
+    following = manager.submit(hooks.process_of, once=True)
     future.cancel()
-    assert manager.submit(hooks.process_of, once=True).result(PATIENCE) != process
+    assert following.result(PATIENCE) != process
     assert killed
     assert future.exception(PATIENCE) is None  # it had answered
+    assert following.attempts == 1
+    assert any("the resource is lost and is replaced" in line for line in log.loud())
+
+
+def test_a_child_that_dies_as_its_run_task_answers_is_not_lent_again(make, monkeypatch):
+    answer, died = Child._answer, []
+
+    def answer_then_die(self, progress):
+        answered = answer(self, progress)
+        if self._number and not died:
+            died.append(self.pid)
+            self._kill_now()
+            for thread in threading.enumerate():
+                if thread.name == f"{self.name}-child":
+                    thread.join(PATIENCE)  # which tells of it
+        return answered
+
+    manager = make(resource_pool_size=1)
+    assert manager.wait_ready(PATIENCE)
+    monkeypatch.setattr(Child, "_answer", answer_then_die)
+    assert [manager.run_task(hooks.process_of)] == died
+    assert manager.run_task(hooks.process_of) not in died
 
 
 def test_a_child_that_is_killed_as_its_creation_answers_is_made_again(make, journal, monkeypatch):
