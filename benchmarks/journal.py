@@ -132,6 +132,7 @@ class Replay:
             if thread != life.owner:
                 self._broken(life, f"ran {job} in {thread}, the resource is that of {life.owner}")
             life.running = life.last = job
+            life.began = when
         elif what == "ends":
             life.running = None
         elif what == "returns":
@@ -145,16 +146,22 @@ class Replay:
         if resource is None or resource.ends:
             return
         resource.lost = not life.leaves
-        reason = ledger.may_be_killed or (last.limited or last.asked_to_end if last else ledger.hasty_creation)
+        # what was sent to it last may not have begun, so `last` cannot say whether there was a reason
+        reason = ledger.may_be_killed or life.pid in ledger.overdue or (last is None and ledger.hasty_creation)
         if resource.lost and not (life.pid in ledger.killed or life.dies or reason):
-            self._broken(life, f"was ended for nothing; it ran {last} last")
+            self._broken(
+                life, f"was ended for nothing; it ran {last} last, from {life.began:.3f} on; {ledger.fate(life.pid)}"
+            )
 
     def _judge_lost_jobs(self) -> None:
         for job in self._ledger.jobs:
             if job.lost is None or self._ledger.may_be_killed:
                 continue
             if job.lost.pid not in self._ledger.killed | self.deaths:
-                self._ledger.broken(f"{job} lost its worker with process {job.lost.pid}, which nobody had killed")
+                self._ledger.broken(
+                    f"{job} lost its worker with process {job.lost.pid}, which nobody had killed; "
+                    f"{self._ledger.fate(job.lost.pid)}"
+                )
             if job.lost.began is False and job.once and job.runs:
                 self._ledger.broken(f"{job} is said not to have begun, and ran")
 
@@ -171,6 +178,7 @@ class _Life:
     resource: Resource | None = None
     running: Job | None = None
     last: Job | None = None
+    began: float = 0.0
     dies: bool = False  # by its own hand
     leaves: bool = False
     pid: int = field(init=False)

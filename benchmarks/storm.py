@@ -21,7 +21,7 @@ from typing import Any
 from benchmarks import patience
 from benchmarks.audit import audit
 from benchmarks.chaos import Chaos, Collector, Hooks, Listener, Log, trip, unreliable_threads
-from benchmarks.children import left_behind
+from benchmarks.children import left_behind, witnessed
 from benchmarks.endings import ENDINGS, ENDINGS_THERE, STUCK
 from benchmarks.journal import Journal, Replay
 from benchmarks.ledger import Ledger, Resource
@@ -60,7 +60,7 @@ class Storm:
         interval = sys.getswitchinterval()
         sys.setswitchinterval(self.rng.choice([interval, interval, 1e-4, 1e-6]))
         try:
-            with unreliable_threads(self.chaos, self.name):
+            with unreliable_threads(self.chaos, self.name), self._witnessed():
                 if (work := self._open()) is None:
                     self.way = "never opened"  # on_create failed for the run_task pool
                     self._check_no_thread_is_left()
@@ -89,6 +89,9 @@ class Storm:
         finally:
             load.over.set()
             load.work.manager = None
+
+    def _witnessed(self) -> contextlib.AbstractContextManager[None]:
+        return contextlib.nullcontext() if self._folder is None else witnessed(self.ledger)
 
     def _open(self) -> Work | None:
         try:
