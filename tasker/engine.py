@@ -706,14 +706,14 @@ class Engine(Generic[R]):
         return [*self.queue.entries(), *self.lifecycle.running()]
 
     def start_afresh_in_child(self, unfinished: list[TaskFuture[Any]]) -> None:
-        """In a forked child none of the threads exist: refuse everything; what can never end fails when it is looked
-        at. Lanes and tasks, which the others were changing perhaps (see `process`), are left alone."""
+        """In a forked child none of the threads exist: refuse everything; what can never end has failed. Lanes
+        and tasks, which the others were changing perhaps (see `process`), are left alone."""
         error = TaskManagerShutdownError(
             f"{self.name} belongs to the process that forked this one: make a new one here"
         )
         self.user.leave_to_parent()
         # neither used nor freed here: they are the parent's
-        self._inherited = [self.queue, *((task, task._fn, task._args) for task in unfinished)]
+        self._inherited = [self.queue, *unfinished]
         self.queue = self._new_queue()
         self.queue.close(error)
         self.figures._waiting = self.queue.waiting_new
@@ -726,7 +726,7 @@ class Engine(Generic[R]):
         self.crew.members = ()
         for worker in forked_by:
             if worker.task is not None:
-                worker.task._end_after_fork(error)
+                worker.task._take_settle()  # or it would do so, coming back from the task
 
 
 def _optional_seconds(field: str, value: float | None, *, zero: bool = True) -> float | None:

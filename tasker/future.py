@@ -75,10 +75,11 @@ _first_waiter = new_lock()  # held while `_waiting` is made; reentrant: a signal
 
 
 def _start_afresh() -> None:
-    """In a forked child the lock may be held by a thread that does not exist."""
-    global _first_waiter
+    """In a forked child the locks may be held by a thread that does not exist."""
+    global _first_waiter, _looked_into, _of_orphans
     _first_waiter = new_lock()
-    _looked_into.clear()
+    _looked_into = set()
+    _of_orphans = _StandardWaiters()
 
 
 if hasattr(os, "register_at_fork"):
@@ -183,6 +184,8 @@ class TaskFuture(Future[T]):
     def exception(self, timeout: float | None = None) -> BaseException | None:
         """The exception that the task raised, `None` if it returned. Blocks and raises as `result()` does."""
         if self._final is not FINISHED or timeout is not None:
+            if (orphaned := self._orphaned()) is not None:
+                return orphaned
             self._wait(timeout)
         self._see()
         error = self._exception
@@ -195,10 +198,9 @@ class TaskFuture(Future[T]):
 
         Of a running task this cancels the context and returns `False`; it will not be retried. Does not wait, but runs
         the callbacks of the future or of the context, in this thread."""
-        self._look()
         if self._withdraw():
             return True
-        if self._final is None:
+        if self._look() is None:
             self._cancel_asked = True
             if self._withdraw():  # it was put back for a retry since the first look
                 return True
@@ -225,9 +227,9 @@ class TaskFuture(Future[T]):
         `kill()`. What it raises is logged. Raises `TypeError` for what cannot be called with one argument."""
         check_callable("fn", fn, 1, given="the future")
         callback = DoneCallback(fn)
-        self._look()
-        self._announce(callback)
-        if self._final is not None:
+        if self._orphaned() is None:
+            self._announce(callback)
+        if self._look() is not None:
             tell(lambda: self._calls_of([callback]))
 
     def __await__(self) -> Generator[Any, None, T]:
@@ -235,6 +237,8 @@ class TaskFuture(Future[T]):
 
         if self._look() is None:
             yield from awaiting.outcome(self)
+        if (orphaned := self._orphaned()) is not None:
+            raise orphaned
         if self._final is CANCELLED_AND_NOTIFIED:
             raise awaiting.CancelledError
         if self._exception is not None:
@@ -248,7 +252,7 @@ class TaskFuture(Future[T]):
     def __repr__(self) -> str:
         state, outcome = self._state, ""
         if state is FINISHED:
-            error = self._exception
+            error = self._orphaned() or self._exception
             outcome = f" returned {type(self._result).__name__}"
             if error is not None:
                 outcome = f" raised {type(error).__name__}"
@@ -397,7 +401,7 @@ class TaskFuture(Future[T]):
 
     def _withdraw(self) -> bool:
         """Cancel a waiting task; `False` when it was started or settled."""
-        if not self._take_start():
+        if self._orphaned() is not None or not self._take_start():
             return False
         settles = self._take_settle()  # or a timeout, say, has taken it, and will see that it must not start
         self._owner.entry_died(self)
@@ -429,21 +433,18 @@ class TaskFuture(Future[T]):
             self._store(None, state=CANCELLED_AND_NOTIFIED)
             self._finish()
 
-    def _end_after_fork(self, error: BaseException) -> None:
-        """In a forked child, where whoever would settle this does not exist, nor who waits."""
-        if self._final is None:
-            self._take_settle()  # or the worker that forked would do so, coming back from the task
-            _looked_into.discard(self.__dict__.pop("_standard", None))  # its lock may be held by nobody
-            self._waiting = None
-            self._publish(error)
-
     def _look(self) -> str | None:
-        """How it is settled; `None` if it is not. What a forked child has inherited ends when the child looks at it.
+        """How it is settled; `None` if it is not. What a forked child has inherited unsettled has failed there."""
+        final = self._final
+        return FINISHED if final is None and self._owner.orphaned is not None else final
 
-        Not before: on free-threaded 3.13 an object that another thread changes as the process forks stays locked."""
-        if self._final is None and self._owner.orphaned is not None:
-            self._end_after_fork(self._owner.orphaned)
-        return self._final
+    def _orphaned(self) -> BaseException | None:
+        """In a forked child: what a task of the parent's that had no outcome at the fork fails with.
+
+        It is only said to have failed, and never changed. Without the GIL each object has a lock of CPython's, which is
+        handed to a thread that has waited for it for 1 ms. A fork may come before that thread wakes up: then the lock
+        stays taken in the child, and whoever changed the object there would wait for ever."""
+        return self._owner.orphaned if self._final is None else None
 
     # -- the pieces --------------------------------------------------------------------------------------------
 
@@ -467,7 +468,7 @@ class TaskFuture(Future[T]):
         return hasattr(self, "_may_start")
 
     def _announce(self, waiter: object) -> None:
-        """Put what waits for the outcome into the list; the caller looks at `_final` afterwards."""
+        """Put what waits for the outcome into the list; the caller looks at `_final` afterwards. Not for an orphan."""
         if self._waiting is None:
             with _first_waiter:
                 if self._waiting is None:
@@ -477,6 +478,9 @@ class TaskFuture(Future[T]):
 
     def _take_back(self, waiter: object) -> bool:
         """Take what waits out of the list: `False` when whoever settles the task has taken it."""
+        if self._orphaned() is not None:
+            return True  # nobody settles it here
+
         try:
             (self._waiting or []).remove(waiter)
         except ValueError:
@@ -558,9 +562,12 @@ class TaskFuture(Future[T]):
             leave_child()
 
     def _wait(self, timeout: float | None) -> None:
-        """Sleep until there is an outcome; raises `TimeoutError` when there is none, `CancelledError` if cancelled."""
+        """Sleep until there is an outcome; raises `TimeoutError` when there is none, `CancelledError` if cancelled. For
+        an orphan raises what that fails with."""
         limit = checks.patience("timeout", timeout, negative=True)
-        if self._look() is None:
+        if (orphaned := self._orphaned()) is not None:
+            raise orphaned
+        if self._final is None:
             if timeout is None and in_task():
                 self._sleep_in_task()
             else:
@@ -597,15 +604,18 @@ class TaskFuture(Future[T]):
             self._take_back(seat)
 
     def _see(self) -> None:
-        unseen, self._unseen = self._unseen, None
+        unseen = self._unseen
         if unseen is not None:
+            self._unseen = None
             unseen.seen = True
 
     # -- what concurrent.futures.wait, as_completed and asyncio look at --------------------------------------------
 
     def _get_state(self) -> str:
         # an outcome that their waiters are yet to be told is not there yet: they must not see it and be told as well
-        final = self._look()
+        if self._orphaned() is not None:
+            return FINISHED
+        final = self._final
         if final is not None and (self._standard is None or self._standard.told):
             return final
         return PENDING if self._waits_for_start() else RUNNING
@@ -622,6 +632,8 @@ class TaskFuture(Future[T]):
         """What asyncio copies, from 3.15 on, in a callback of ours: is it done, cancelled, the result, the exception.
 
         By `_final`, not by `_state`: a callback that was added a moment ago runs before their waiters are told."""
+        if (orphaned := self._orphaned()) is not None:
+            return True, False, None, orphaned
         final = self._final
         if final is not FINISHED:
             return final is not None, final is not None, None, None
@@ -636,7 +648,8 @@ class TaskFuture(Future[T]):
         _waiters = property(_get_waiters)
 
     def _standard_waiters(self) -> _StandardWaiters:
-        self._look()
+        if self._orphaned() is not None:
+            return _of_orphans
         standard = self._standard
         if standard is None:
             standard = self.__dict__.setdefault("_standard", _StandardWaiters())  # indivisible: there is one
@@ -796,6 +809,9 @@ class _Event:
                 break
             self._seat.sleep(-1.0 if left == math.inf else min(left, threading.TIMEOUT_MAX))
         return self._is_set
+
+
+_of_orphans = _StandardWaiters()  # of all orphans together: there is nothing to tell them
 
 
 def is_looked_into_here() -> bool:
