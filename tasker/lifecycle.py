@@ -265,7 +265,7 @@ class Lifecycle:
                 return False
             # those that only have to wake up and leave are given the time to
             return now >= self._kill_at() + _JOIN or all(
-                worker.task is not None or not (worker.holds_resource or worker.pausing)
+                worker.task is not None or (worker.creating and not worker.pausing)
                 for worker in self._parts.crew.members
             )
         # an on_create that does not return must not hold up a stop that has nothing else to wait for

@@ -84,7 +84,7 @@ class Worker(Generic[R]):
         self._held: deque[R] = deque()
         self._broken_by: BaseException | None = None  # until that resource is destroyed
         self.holds_resource: bool = False
-        self.creating: bool = True  # as long as it has no resource, nor one to destroy
+        self.creating: bool = True  # from its start, or from the end of its last resource, until it has one
         self.creating_since: float = monotonic()
         self.began: bool = False  # whether its thread has come so far as to run anything
         self.started: bool = False  # whether its thread is known to be there
@@ -154,8 +154,6 @@ class Worker(Generic[R]):
                 self._serve(self.resource)
                 self._failures = self._failures_with_this()
                 self._destroy()
-                self.creating_since = monotonic()
-                self.creating = True
         except BaseException as error:  # not the user's code: that is guarded where it is called
             try:
                 release_locks()
@@ -190,6 +188,8 @@ class Worker(Generic[R]):
 
     def _create(self) -> bool:
         """Make a resource; `False`: there is none, and none is wanted any more."""
+        self.creating_since = monotonic()
+        self.creating = True
         while self._pause():
             try:
                 self._terms.user.create(self._held)
@@ -202,6 +202,7 @@ class Worker(Generic[R]):
                     break  # given up by the closing manager itself: nobody's failure
                 self._failures += 1
                 self._terms.user.creation_failed(error)
+        self.creating = False
         return False
 
     def _pause(self) -> bool:

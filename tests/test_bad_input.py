@@ -733,9 +733,11 @@ def test_a_wrong_value_is_refused_by_name_and_changes_nothing(world, argument):
     manager = world.manager
     world.gate.set()
     assert world.running.result(PATIENCE) is True
-    occupied = threading.Event()
-    occupying = [manager.submit(lambda resource: occupied.wait(PATIENCE)) for _ in range(2)]
-    eventually(lambda: manager.stats().running_tasks == 2)
+    occupied, started = threading.Event(), threading.Barrier(3)
+    occupying = [
+        manager.submit(lambda resource: started.wait(PATIENCE) >= 0 and occupied.wait(PATIENCE)) for _ in range(2)
+    ]
+    started.wait(PATIENCE)
     queued = [manager.submit(task, queue_timeout=0) for _ in range(3)]
     with pytest.raises(QueueFullError):
         manager.submit(task, queue_timeout=0)

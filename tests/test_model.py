@@ -32,6 +32,7 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
+import tasker.lifecycle
 from tasker import Config, TaskFuture, TaskManager, background, with_cancel
 from tests.conftest import PATIENCE, Factory, Log, Resource, Sick, eventually
 
@@ -546,7 +547,8 @@ class Programs(RuleBasedStateMachine):
             self.manager.kill(PATIENCE)
 
 
-def test_random_programs_do_what_a_sequential_model_says():
+def test_random_programs_do_what_a_sequential_model_says(monkeypatch):
+    monkeypatch.setattr(tasker.lifecycle, "_JOIN", PATIENCE)  # a kill waits for idle workers, however slow they are
     Programs.patience = PATIENCE
     run_state_machine_as_test(Programs, settings=quickly(20))
 

@@ -16,6 +16,7 @@ import pytest
 
 import tasker.backoff
 import tasker.engine
+import tasker.lifecycle
 from tasker import (
     Config,
     ContextCancelledError,
@@ -306,6 +307,37 @@ def test_kill_leaves_stuck_threads_behind_and_names_them(make, factory):
     eventually(lambda: factory.live == 0)
     metrics = manager.metrics()
     assert (metrics.total_tasks_failed, metrics.total_tasks_completed, metrics.total_tasks_arrived) == (1, 0, 1)
+
+
+@pytest.mark.parametrize("where", ["in on_destroy", "after its last resource"])
+def test_a_kill_without_time_names_no_worker_that_only_has_to_leave(make, factory, monkeypatch, where):
+    monkeypatch.setattr(tasker.lifecycle, "_JOIN", PATIENCE)  # however slow the machine is
+    gate, leaving, reports = threading.Event(), threading.Event(), []
+
+    def hold(here):
+        if here == where:
+            leaving.set()
+            assert gate.wait(PATIENCE)
+
+    def destroy(resource):
+        hold("in on_destroy")
+        factory.destroy(resource)
+
+    manager = make(worker_count=1, max_worker_count=1, on_destroy=destroy)
+    engine = manager._engine
+    eventually(lambda: manager.stats().idle_workers == 1)
+    worker = engine.crew.members[0]
+    leave = worker._leave
+    monkeypatch.setattr(worker, "_leave", lambda worker: (hold("after its last resource"), leave(worker)))
+    killer = threading.Thread(target=lambda: reports.append(manager.kill(0)))
+    killer.start()
+    assert leaving.wait(PATIENCE)
+    ticks = engine.burst._beats
+    eventually(lambda: engine.burst._beats > ticks + 3 or reports)
+    gate.set()
+    killer.join(PATIENCE)
+    assert reports[0].abandoned == ()
+    assert factory.live == 0
 
 
 def test_kill_wakes_blocked_callers_and_standard_waiters(make):
