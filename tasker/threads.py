@@ -218,31 +218,45 @@ def _on_top_of(kind: Any) -> type[threading.Thread]:
 class _Begun(threading.Event):
     """Set by a thread that has begun. A new thread may be ended before, by an exception that another thread has sent
     to it (or to a thread that is gone and had the same number) or for want of memory: it never begins, and
-    `Thread.start` would wait for ever. That it has ended shows in what it was to call: nothing holds that any more."""
+    `Thread.start` would wait for ever. That it has ended shows in what it was to call: nothing holds that any more.
+
+    Who waits sleeps on a lock that is there to be released. That of the event is left taken by a new thread that has no
+    memory at the end of its `with`, and who waits for the event needs it."""
 
     _over: weakref.ref[Any] | None = None
 
+    def __init__(self) -> None:
+        super().__init__()
+        self._bell = threading.Lock()
+        self._bell.acquire()
+
     def end_with(self, entrance: Callable[[], object]) -> None:
         """What the new thread is to call, and alone holds."""
-        self._over = weakref.ref(entrance, self._wake)
+        self._over = weakref.ref(entrance, self._ring)
+
+    def set(self) -> None:
+        """It has begun."""
+        try:
+            super().set()
+        except MemoryError:
+            if not self.is_set():
+                raise  # it ends
+        finally:
+            self._ring()
 
     def wait(self, timeout: float | None = None) -> bool:
         """Wait until it has begun. Raises `RuntimeError` when it has ended without."""
         while not self.is_set():
             if self._over is not None and self._over() is None and not self.is_set():
                 raise RuntimeError("a new thread has ended before it began")
-            super().wait(LOOK)
+            self._bell.acquire(timeout=LOOK)
         return True
 
-    def _wake(self, _: object) -> None:
-        condition = getattr(self, "_cond", None)
-        # gevent's event has none. Without the GIL the last reference to what has ended may be dropped by the very
-        # thread that waits, while it holds the lock. In both cases it is looked at in a moment
-        if condition is not None and condition.acquire(blocking=False):
-            try:
-                condition.notify_all()
-            finally:
-                condition.release()
+    def _ring(self, _: object = None) -> None:
+        try:  # noqa: SIM105  # suppress() takes memory
+            self._bell.release()
+        except RuntimeError:  # rung already
+            pass
 
 
 def _note_stray() -> None:
