@@ -120,7 +120,7 @@ def test_an_error_as_a_sleeper_is_woken_leaves_none_asleep(make, monkeypatch, en
     waiters = [threading.Thread(target=wait) for _ in range(3)]
     for waiter in waiters:
         waiter.start()
-    eventually(lambda: future.done() or len(future._waiting) >= 3, "the sleepers")
+    eventually(lambda: future.done() or len(future._waiting or ()) >= 3, "the sleepers")
     if end == "by its worker":
         gate.set()
     elif end == "by cancel":
