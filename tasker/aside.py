@@ -23,7 +23,7 @@ from typing import Any
 
 from tasker.clock import monotonic
 from tasker.handover import hand_on, move_all
-from tasker.locks import new_lock
+from tasker.locks import new_lock, release_locks
 from tasker.logger import GuardedLogger, Level
 from tasker.threads import leave_child, new_thread
 
@@ -131,6 +131,9 @@ class Aside:
                     self._run_jobs(thread)
                     self._move(thread, self._busy, self._dropping)
                 self._drop_garbage(thread)
+        except BaseException:  # no memory to let go of a lock, say: it would stay taken when this thread is gone
+            release_locks()
+            raise
         finally:
             with self._lock:
                 for threads in (self._busy, self._dropping):
@@ -158,6 +161,8 @@ class Aside:
                 hand_on(self._jobs.popleft, call)
             except BaseException as error:
                 leave_child(error)
+                if type(error) is MemoryError:
+                    release_locks()
                 self._logger.fault("error", "%s: a job raised", self._name, error=error)
             leave_child()
 

@@ -334,7 +334,8 @@ def test_a_resource_that_is_made_when_memory_ends_is_not_lost(make, factory, req
 
 @pytest.mark.skipif(not gil_enabled(), reason="allocations cannot be made to fail there")
 @pytest.mark.skipif(sys.version_info >= (3, 15), reason="there a lock is released without memory")
-@pytest.mark.parametrize("where", ["burst", "timer", "worker", "task"])
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+@pytest.mark.parametrize("where", ["burst", "timer", "worker", "task", "aside", "a job"])
 def test_a_lock_that_was_not_released_for_want_of_memory_is_released_by_its_thread(make, monkeypatch, where):
     manager = make(worker_count=1, burst_interval=0)
     engine, struck = manager._engine, threading.Event()
@@ -355,6 +356,11 @@ def test_a_lock_that_was_not_released_for_want_of_memory_is_released_by_its_thre
     elif where == "worker":
         monkeypatch.setattr(Worker, "_failed", strike)
         manager.submit(lambda resource: 1 / 0)
+    elif where == "aside":
+        monkeypatch.setattr(engine.aside, "_move", strike)
+        engine.aside.run(int)
+    elif where == "a job":
+        engine.aside.run(strike)
     else:
         assert isinstance(manager.submit(strike).exception(PATIENCE), MemoryError)
     assert struck.wait(PATIENCE)
