@@ -255,6 +255,10 @@ class ManagerExecutor(CallExecutor):
         signal handler it does not wait for a submission that this has interrupted, and if it has interrupted this
         thread while others need what it holds (a lock of tasker's) it does not wait at all."""
         self._closed = True
+        # In a forked child: the calls end in the parent.
+        if self._task_engine.orphaned is not None:
+            return
+
         if cancel_futures:
             self._cancels = True
             for future in self._futures.copy():
@@ -262,7 +266,7 @@ class ManagerExecutor(CallExecutor):
         if not wait:
             return
         if current_worker() is None:
-            if self._task_engine.orphaned is not None or self._task_engine.tasks_need_this_thread():
+            if self._task_engine.tasks_need_this_thread():
                 return
             self._wait_for_submissions()
         while self._futures:

@@ -127,8 +127,8 @@ def _one_by_one(window: _ThreadWindow) -> Generator[Any, None, None]:
         while flying:
             future = next(iter(flying))
             if future._final is not FINISHED:
-                future._wait(None)
-            if future._exception is None:
+                future.exception()
+            if future._final is FINISHED and future._exception is None:
                 future = None
                 yield flying.popitem(last=False)[0]._result
             else:

@@ -110,7 +110,7 @@ class ThreadPoolExecutor(CallExecutor):
                 raise RuntimeError("cannot join current thread")
             if not engine.closing_needs_this_thread():
                 engine.lifecycle.wait(None)
-                engine.housekeeper.thread.join(_JOIN)
+                engine.housekeeper.join(_JOIN)
 
     def __repr__(self) -> str:
         engine = self._task_engine

@@ -125,14 +125,14 @@ class EngineClosing(Generic[R]):
         """In a forked child none of the threads exist (R5). Refuse everything.
 
         Lanes and tasks are left alone, because other threads may have been changing
-        them: see `exit_and_fork`. A task that has no end fails when it is looked at."""
+        them: see `exit_and_fork`. A task that can never end counts as failed."""
         error = TaskManagerShutdownError(
             f"{self.name} belongs to the process that forked this one: make a new one here"
         )
         self.user.leave_to_parent()
 
         # the parent's: neither used nor freed here
-        self._inherited = [self.queue, *((task, task._fn, task._args) for task in unfinished)]
+        self._inherited = [self.queue, *unfinished]
         self.queue = self._new_queue()
         self.queue.close(error)
         self.counters._waiting = self.queue.waiting_new
@@ -149,4 +149,5 @@ class EngineClosing(Generic[R]):
         self.crew.members = ()
         for worker in forked_by:
             if worker.task is not None:
-                worker.task._end_after_fork(error)
+                # or the worker would settle it, coming back from the task
+                worker.task._take_settle()

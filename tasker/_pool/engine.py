@@ -127,6 +127,7 @@ class Engine(RunTask[R], EngineState[R], EngineClosing[R]):
             self._wake_housekeeper,
             # a proxy is bound to no thread, and greenlets have one thread among them
             shared=config.resource_pool_size is not None or self.packs or greenlets() != "",
+            is_lost=self.backend.is_lost if self.backend.may_lose else None,
         )
 
         self.turns: Turns = Turns(config.name, config.run_task_limit)

@@ -167,9 +167,18 @@ class Housekeeper:
             if beats != self._seen[0]:
                 self._seen = beats, now
 
-            is_stuck = now - self._seen[1] > STUCK_S
-            if not self._has_ended and (is_stuck or not self.thread.is_alive()):
+            # The thread first, then the mark, which the thread sets before it ends.
+            is_missing = now - self._seen[1] > STUCK_S or not self.thread.is_alive()
+            if is_missing and not self._has_ended:
                 self._replace()
+
+    def join(self, timeout: float) -> None:
+        """Wait until the thread has ended, for `timeout` seconds at most.
+
+        Called when everything is closed. A replacement that has not begun yet will do
+        nothing, so nothing waits for it."""
+        if self.thread.ident is not None:
+            self.thread.join(timeout)
 
     def _replace(self) -> None:
         with self._replacing:

@@ -100,6 +100,9 @@ class ResourcePool(Generic[R]):
 
     `shared`: whether a resource that one thread has made may be lent to another.
 
+    `is_lost`: whether a resource is gone, where that may happen. It is called under the
+    lock. So a lost resource either is not kept, or `discard` finds it on its shelf.
+
     `empty` is called when the last borrower hands back to a closed pool. `destroy` is
     called with a resource that is not kept, and with the error that ended its last use,
     if there was one. It returns the interrupt that has ended it, to be raised here when
@@ -115,12 +118,14 @@ class ResourcePool(Generic[R]):
         empty: Callable[[], object],
         *,
         shared: bool = True,
+        is_lost: Callable[[R], bool] | None = None,
     ) -> None:
         self._name = name
         self._size = size
         self._create = create
         self._destroy = destroy
         self._empty = empty
+        self._is_lost = is_lost
         self._lock = new_lock()
         self._shelves: dict[int, list[R]] = {}  # by their `id`
         self._kept = 0  # resources on them
@@ -187,6 +192,9 @@ class ResourcePool(Generic[R]):
         May be called again, and must be if an interrupt ended it."""
         shelf: list[R] = self._here.shelf if healthy else []
         with self._lock:
+            if healthy and self._is_lost is not None and loan.resource is not NO_RESOURCE:
+                healthy = not self._is_lost(loan.resource)
+
             if (
                 healthy
                 and self._kept < self._size

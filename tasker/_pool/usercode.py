@@ -60,6 +60,7 @@ class UserCode(Generic[R]):
         self._may_be_bound = isinstance(config.placement, Threads)
         self._counting = new_lock()
         self.collects: bool = config.collector is not None
+        self.may_lose: bool = backend.may_lose
         self.judges: bool = config.check_health is not always_healthy
         self.destroy_errors: int = 0
         # whether the manager was killed: that is why its resources end
@@ -126,6 +127,12 @@ class UserCode(Generic[R]):
             )
         else:
             self._logger.info("%s: the resource is broken and is replaced", owner, error=error)
+
+    def was_lost(self, owner: str) -> None:
+        """A worker has found its resource lost before it took another task.
+
+        No error reports that."""
+        self._logger.outage("%s: the resource is lost and is replaced", owner)
 
     def destroy(self, resource: R, reason: BaseException | None = None) -> BaseException | None:
         """Free a resource; the `reason` is the error that broke it, if one has.

@@ -10,8 +10,8 @@ CREATING: the worker tries to make a resource until it has one or is not employe
 more. Before each attempt it pauses for as long as its last failures demand (see
 `backoff`). A wake-up does not end the pause. SERVING: the worker takes tasks, and parks
 when there is none. It goes back to CREATING when `check_health` calls its resource
-broken, or when it is told that the resource is lost. It leaves when it was dismissed
-(retired while idle), or when the queue is closed and empty.
+broken, or when it is told, or finds, that the resource is lost. It leaves when it was
+dismissed (retired while idle), or when the queue is closed and empty.
 
 This thread creates the resource, uses it and destroys it (I3). Whatever the user's
 functions raise is caught where they are called (I7). The worker counts in a shard of
@@ -305,7 +305,8 @@ class Worker(Generic[R]):
 
         All that a task costs is in this loop. `_give_up_task` relies on the order in
         which it counts."""
-        take, shard, engine, read_clock = self._queue.take, self.shard, self._engine, monotonic
+        shard, engine, read_clock = self.shard, self._engine, monotonic
+        take = self._take_unless_lost if engine.user.may_lose else self._queue.take
         collects, may_retry = engine.user.collects, engine.may_retry
         durations, values = shard.durations, engine.values
         suspect = suspects(resource)
@@ -412,6 +413,19 @@ class Worker(Generic[R]):
                     now = 0.0
                 if len(durations) >= FULL_LENGTH:
                     durations = shard.fold()
+
+    def _take_unless_lost(self, worker: Worker[R]) -> TaskFuture[Any] | None:
+        """As the queue's `take`, where resources may be lost.
+
+        The last task may have lost the resource, even after it answered. The next one
+        would only find that out, at the price of an attempt."""
+        if not self._engine.user.is_lost(self.resource):
+            return self._queue.take(worker)
+
+        self.lost = True
+        self.task = None
+        self._engine.user.was_lost(self.name)
+        return None
 
     @wrapper
     def look_at_result(

@@ -29,7 +29,7 @@ from typing import Any
 from tasker._sync.clock import monotonic
 from tasker._sync.guarded_logger import GuardedLogger, Level
 from tasker._sync.handover import hand_on, move_all
-from tasker._sync.locks import new_lock
+from tasker._sync.locks import new_lock, release_locks
 from tasker._sync.threads import leave_child, new_thread
 
 __all__ = ["BackgroundLogger", "CallbackRunner"]
@@ -164,6 +164,11 @@ class CallbackRunner:
                     self._move(thread, self._busy, self._dropping)
 
                 self._drop_garbage(thread)
+        except BaseException:
+            # No memory to let go of a lock, say. The lock would stay taken when this
+            # thread has ended.
+            release_locks()
+            raise
         finally:
             with self._lock:
                 for threads in (self._busy, self._dropping):
@@ -197,6 +202,8 @@ class CallbackRunner:
                 hand_on(self._jobs.popleft, call)
             except BaseException as error:
                 leave_child(error)
+                if type(error) is MemoryError:
+                    release_locks()
                 self._logger.fault("error", "%s: a job raised", self._name, error=error)
 
             leave_child()

@@ -274,13 +274,33 @@ class _Begun(threading.Event):
     A new thread may end before it begins, for want of memory, or by an exception that
     another thread has sent to it (or to a thread that is gone and had the same number).
     Then `Thread.start` would wait for ever. That it has ended shows in the function
-    that it was to call: nothing holds that any more."""
+    that it was to call: nothing holds that any more.
+
+    The thread that waits sleeps on a lock made for this, the bell. The lock of the
+    event itself is not safe to need: a new thread that has no memory at the end of its
+    `with` leaves it taken."""
 
     _over: weakref.ref[Any] | None = None
 
+    def __init__(self) -> None:
+        super().__init__()
+        self._bell = threading.Lock()
+        self._bell.acquire()
+
     def end_with(self, entrance: Callable[[], object]) -> None:
         """Take note of the function that the new thread is to call, and alone holds."""
-        self._over = weakref.ref(entrance, self._wake)
+        self._over = weakref.ref(entrance, self._ring)
+
+    def set(self) -> None:
+        """Note that the thread has begun."""
+        try:
+            super().set()
+        except MemoryError:
+            # If it is not set, the new thread ends.
+            if not self.is_set():
+                raise
+        finally:
+            self._ring()
 
     def wait(self, timeout: float | None = None) -> bool:
         """Wait until the thread has begun.
@@ -290,19 +310,16 @@ class _Begun(threading.Event):
             if self._over is not None and self._over() is None and not self.is_set():
                 raise RuntimeError("a new thread has ended before it began")
 
-            super().wait(LOOK_S)
+            self._bell.acquire(timeout=LOOK_S)
         return True
 
-    def _wake(self, _: object) -> None:
-        # gevent's event has no condition. Without the GIL the thread that waits may
-        # itself drop the last reference to the function, while it holds the lock. In
-        # both cases it looks again in a moment.
-        condition = getattr(self, "_cond", None)
-        if condition is not None and condition.acquire(blocking=False):
-            try:
-                condition.notify_all()
-            finally:
-                condition.release()
+    def _ring(self, _: object = None) -> None:
+        # `suppress()` would take memory.
+        try:  # noqa: SIM105
+            self._bell.release()
+        except RuntimeError:
+            # It was rung before.
+            pass
 
 
 def _note_stray() -> None:

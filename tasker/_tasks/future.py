@@ -101,8 +101,7 @@ The outcome. Written by the settler; the other threads read it when `_final` is 
 The waiters.
 
 - `_waiting`: made under `_first_waiter`, or given to `new_task`. Then any thread
-  appends and removes; each of these is one step of the list's own. Only a forked child,
-  where no other thread exists, replaces it.
+  appends and removes; each of these is one step of the list's own.
 - `_standard`: made by any thread, once, by `setdefault`. The lock within guards what is
   in it.
 """
@@ -175,9 +174,10 @@ _first_waiter = new_lock()
 
 def _start_afresh() -> None:
     """In a forked child (R5)."""
-    global _first_waiter
+    global _first_waiter, _unnotified, _of_orphans
     _first_waiter = new_lock()
-    _unnotified.clear()
+    _unnotified = set()
+    _of_orphans = _StandardWaiters()
 
 
 if hasattr(os, "register_at_fork"):
@@ -311,6 +311,9 @@ class TaskFuture(Future[T]):
 
         Blocks and raises as `result()` does."""
         if self._final is not FINISHED or timeout is not None:
+            if (orphaned := self._orphaned()) is not None:
+                return orphaned
+
             self._wait(timeout)
         self._see()
         error = self._exception
@@ -325,11 +328,10 @@ class TaskFuture(Future[T]):
         Of a running task this cancels the context and returns `False`; the task will
         not be retried. Does not wait, but runs the callbacks of the future or of the
         context, in this thread."""
-        self._look()
         if self._withdraw():
             return True
 
-        if self._final is None:
+        if self._look() is None:
             self._cancel_asked = True
             # It may have been put back for a retry since the first look (R1).
             if self._withdraw():
@@ -360,10 +362,10 @@ class TaskFuture(Future[T]):
         cannot be called with one argument."""
         check_callable("fn", fn, 1, given="the future")
         callback = DoneCallback(fn)
-        self._look()
 
-        self._announce(callback)
-        if self._final is not None:
+        if self._orphaned() is None:
+            self._announce(callback)
+        if self._look() is not None:
             notify(lambda: self._calls_of([callback]))
 
     def __await__(self) -> Generator[Any, None, T]:
@@ -373,6 +375,8 @@ class TaskFuture(Future[T]):
         if self._look() is None:
             yield from awaiting.outcome(self)
 
+        if (orphaned := self._orphaned()) is not None:
+            raise orphaned
         if self._final is CANCELLED_AND_NOTIFIED:
             raise awaiting.CancelledError
         if self._exception is not None:
@@ -388,7 +392,7 @@ class TaskFuture(Future[T]):
     def __repr__(self) -> str:
         state, outcome = self._state, ""
         if state is FINISHED:
-            error = self._exception
+            error = self._orphaned() or self._exception
             outcome = f" returned {type(self._result).__name__}"
             if error is not None:
                 outcome = f" raised {type(error).__name__}"
@@ -572,7 +576,7 @@ class TaskFuture(Future[T]):
 
     def _withdraw(self) -> bool:
         """Cancel a waiting task; `False` when it was started or settled."""
-        if not self._take_start():
+        if self._orphaned() is not None or not self._take_start():
             return False
 
         # If another thread has this right, a timeout say, then that thread finds that
@@ -615,25 +619,21 @@ class TaskFuture(Future[T]):
             self._store(None, state=CANCELLED_AND_NOTIFIED)
             self._finish()
 
-    def _end_after_fork(self, error: BaseException) -> None:
-        """Settle it in a forked child, which has neither its worker nor its waiters."""
-        if self._final is None:
-            # Or the worker that forked would settle it, coming back from the task.
-            self._take_settle()
-            # A thread that does not exist here may hold its lock.
-            _unnotified.discard(self.__dict__.pop("_standard", None))
-            self._waiting = None
-            self._publish(error)
-
     def _look(self) -> str | None:
         """How it is settled; `None` if it is not.
 
-        A task that a forked child has inherited ends when the child looks at it. Not
-        before: on free-threaded 3.13 an object that another thread changes while the
-        process forks stays locked."""
-        if self._final is None and self._engine.orphaned is not None:
-            self._end_after_fork(self._engine.orphaned)
-        return self._final
+        A task that a forked child has inherited unsettled has failed there."""
+        final = self._final
+        return FINISHED if final is None and self._engine.orphaned is not None else final
+
+    def _orphaned(self) -> BaseException | None:
+        """The error of an orphan: a task that a forked child has inherited unsettled.
+
+        An orphan counts as failed, and is never changed. Without the GIL each object
+        has a lock of CPython's. CPython hands it to a thread that has waited for it for
+        1 ms. If the process forks before that thread wakes up, the lock stays taken in
+        the child: a change to the object there would wait for ever."""
+        return self._engine.orphaned if self._final is None else None
 
     # -- the pieces --------------------------------------------------------------------
 
@@ -657,7 +657,9 @@ class TaskFuture(Future[T]):
         return hasattr(self, "_may_start")
 
     def _announce(self, waiter: object) -> None:
-        """Put a waiter into the list. The caller looks at `_final` afterwards (R1)."""
+        """Put a waiter into the list. The caller looks at `_final` afterwards (R1).
+
+        Not for an orphan."""
         if self._waiting is None:
             with _first_waiter:
                 if self._waiting is None:
@@ -667,6 +669,10 @@ class TaskFuture(Future[T]):
 
     def _take_back(self, waiter: object) -> bool:
         """Take a waiter out of the list; `False` when the settling thread has it."""
+        if self._orphaned() is not None:
+            # No thread settles it here.
+            return True
+
         try:
             (self._waiting or []).remove(waiter)
         except ValueError:
@@ -773,10 +779,13 @@ class TaskFuture(Future[T]):
     def _wait(self, timeout: float | None) -> None:
         """Sleep until there is an outcome.
 
-        Raises `TimeoutError` when there is none, `CancelledError` if it was
-        cancelled."""
+        Raises `TimeoutError` when there is none, `CancelledError` if it was cancelled,
+        and the error of an orphan."""
         limit = checks.patience("timeout", timeout, negative=True)
-        if self._look() is None:
+        if (orphaned := self._orphaned()) is not None:
+            raise orphaned
+
+        if self._final is None:
             if timeout is None and in_task():
                 self._sleep_in_task()
             else:
@@ -818,8 +827,9 @@ class TaskFuture(Future[T]):
             self._take_back(parker)
 
     def _see(self) -> None:
-        unseen, self._unseen = self._unseen, None
+        unseen = self._unseen
         if unseen is not None:
+            self._unseen = None
             unseen.seen = True
 
     # -- what concurrent.futures.wait, as_completed and asyncio look at ----------------
@@ -827,7 +837,10 @@ class TaskFuture(Future[T]):
     def _get_state(self) -> str:
         # As long as their waiters are not notified, the outcome is not there yet for
         # them: they must not see it and be notified as well.
-        final = self._look()
+        if self._orphaned() is not None:
+            return FINISHED
+
+        final = self._final
         if final is not None and (self._standard is None or self._standard.notified):
             return final
         return PENDING if self._waits_for_start() else RUNNING
@@ -848,6 +861,9 @@ class TaskFuture(Future[T]):
         That is: whether it is done, whether it is cancelled, the result, the exception.
         This looks at `_final`, not at `_state`: a callback that was added a moment ago
         runs before their waiters are notified."""
+        if (orphaned := self._orphaned()) is not None:
+            return True, False, None, orphaned
+
         final = self._final
         if final is not FINISHED:
             return final is not None, final is not None, None, None
@@ -864,7 +880,9 @@ class TaskFuture(Future[T]):
         _waiters = property(_get_waiters)
 
     def _standard_waiters(self) -> _StandardWaiters:
-        self._look()
+        if self._orphaned() is not None:
+            return _of_orphans
+
         standard = self._standard
         if standard is None:
             # One step: however many threads come, they all get the same one.
@@ -1057,6 +1075,10 @@ class _Event:
 
             self._parker.sleep(-1.0 if left == math.inf else min(left, threading.TIMEOUT_MAX))
         return self._is_set
+
+
+# Those of all orphans together: they are notified of nothing.
+_of_orphans = _StandardWaiters()
 
 
 def holds_waiters_lock() -> bool:

@@ -52,6 +52,8 @@ class Backend:
     """What a `check_health` that takes the resource says of an error and a resource that is not lost. Raises what it
     raises."""
 
+    may_lose: bool = False
+    """Whether a resource may be lost before its owner lets go of it."""
     impossible: Exception | None = None
     """Why no resource will ever be made, once that is known: `create` raises it from then on, at once."""
 

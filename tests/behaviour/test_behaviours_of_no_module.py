@@ -195,10 +195,13 @@ def test_when_the_end_is_reported_no_thread_is_left_but_the_abandoned(new_manage
 
 def test_at_rest_arrivals_are_what_ended_and_what_waits_and_what_runs(new_manager):
     manager = new_manager(worker_count=2, max_worker_count=2)
-    gate = threading.Event()
+    begun, gate = threading.Barrier(3), threading.Event()
     manager.queue_task(lambda resource: 0)
-    running = [manager.submit(lambda resource: gate.wait(PATIENCE)) for _ in range(2)]
-    eventually(lambda: manager.stats().running_tasks == 2)
+    running = [
+        manager.submit(lambda resource: (begun.wait(PATIENCE), gate.wait(PATIENCE))[1])
+        for _ in range(2)
+    ]
+    begun.wait(PATIENCE)
     waiting = [manager.submit(lambda resource: 0, priority=i % 2 == 0) for i in range(5)]
     waiting[0].cancel()
     stats, totals = manager.stats(), manager.metrics()

@@ -26,9 +26,11 @@ from tasker import (
     ResourceCreationError,
     TaskManagerKilledError,
     TaskTimeoutError,
+    ThreadPoolExecutor,
     background,
     with_timeout,
 )
+from tasker._sync.threads import new_thread
 from tasker._sync.timer import LATE_S
 from tasker._tasks.future import TaskFuture
 from tests.support.errors import Sick
@@ -390,6 +392,34 @@ def test_many_workers_are_hired_in_slices_and_none_when_closing_begins(new_manag
     gate.set()
     assert manager.stop(PATIENCE).drained
     assert all(future.result() for future in futures)
+
+
+# -- replacing the housekeeper's thread -------------------------------------------------------------------------------
+
+
+def test_a_burst_thread_that_ends_while_it_is_looked_at_is_not_replaced(new_manager):
+    manager = new_manager()
+    housekeeper = manager._engine.housekeeper
+    manager.stop()
+    housekeeper.join(PATIENCE)
+
+    def end():
+        housekeeper._has_ended = True
+        return False
+
+    housekeeper._has_ended = False
+    housekeeper.thread = ending = SimpleNamespace(is_alive=end)
+    housekeeper.ensure()
+    assert housekeeper.thread is ending
+
+
+def test_a_replacement_of_the_burst_thread_that_has_not_begun_is_not_waited_for():
+    """Another thread may be starting it, or the code that a signal handler has interrupted."""
+    pool = ThreadPoolExecutor(1)
+    pool.shutdown()
+    housekeeper = pool._task_engine.housekeeper
+    housekeeper.thread = new_thread(housekeeper._run, "a replacement")
+    pool.shutdown()
 
 
 # -- time in which nobody could act -----------------------------------------------------------------------------------

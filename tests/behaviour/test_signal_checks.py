@@ -295,6 +295,7 @@ def test_every_lock_is_made_by_new_lock():
     others = (
         "parking.py: lock = ",
         "context.py: sleeper = ",
+        "threads.py: self._bell = ",
         "queue.py: self._take_lock: Any = ",
         "locks.py: ",
     )

@@ -338,7 +338,8 @@ def test_a_resource_that_is_made_when_memory_ends_is_not_lost(new_manager, facto
 
 @pytest.mark.skipif(not gil_enabled(), reason="allocations cannot be made to fail there")
 @pytest.mark.skipif(sys.version_info >= (3, 15), reason="there a lock is released without memory")
-@pytest.mark.parametrize("where", ["housekeeper", "timer", "worker", "task"])
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+@pytest.mark.parametrize("where", ["housekeeper", "timer", "worker", "task", "runner", "a job"])
 def test_a_lock_that_was_not_released_for_want_of_memory_is_released_by_its_thread(
     new_manager, monkeypatch, where
 ):
@@ -361,6 +362,11 @@ def test_a_lock_that_was_not_released_for_want_of_memory_is_released_by_its_thre
     elif where == "worker":
         monkeypatch.setattr(Worker, "_failed", strike)
         manager.submit(lambda resource: 1 / 0)
+    elif where == "runner":
+        monkeypatch.setattr(engine.runner, "_move", strike)
+        engine.runner.run(int)
+    elif where == "a job":
+        engine.runner.run(strike)
     else:
         assert isinstance(manager.submit(strike).exception(PATIENCE), MemoryError)
     assert struck.wait(PATIENCE)

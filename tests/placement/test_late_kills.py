@@ -8,6 +8,7 @@ import time
 import pytest
 
 from tasker import Processes
+from tasker._sync import timer
 from tasker.placement.processes.proxy import ProcessProxy
 from tasker.placement.remote import protocol
 from tests.support import remote_tasks
@@ -28,7 +29,7 @@ def forget_slowly(resource):
 
 
 def test_a_child_that_is_killed_as_its_task_answers_gets_no_other_task(
-    placed_manager, journal, gate, monkeypatch
+    placed_manager, journal, gate, monkeypatch, log
 ):
     answer, killed = ProcessProxy._answer, []
 
@@ -40,13 +41,36 @@ def test_a_child_that_is_killed_as_its_task_answers_gets_no_other_task(
         return answered
 
     monkeypatch.setattr(ProcessProxy, "_answer", answer_then_kill)
-    manager = placed_manager()
+    manager = placed_manager(max_retries=0)
     future = manager.submit(remote_tasks.until_cancelled, gate, journal)
     process = gate.await_reached()
+    following = manager.submit(remote_tasks.process_of, once=True)
     future.cancel()
-    assert manager.submit(remote_tasks.process_of, once=True).result(PATIENCE) != process
+    assert following.result(PATIENCE) != process
     assert killed
     assert future.exception(PATIENCE) is None  # it had answered
+    assert following.attempts == 1
+    assert any("the resource is lost and is replaced" in line for line in log.loud())
+
+
+def test_a_child_that_dies_as_its_run_task_answers_is_not_lent_again(placed_manager, monkeypatch):
+    answer, died = ProcessProxy._answer, []
+
+    def answer_then_die(self, progress):
+        answered = answer(self, progress)
+        if self._number and not died:
+            died.append(self.pid)
+            self._kill_now()
+            for thread in threading.enumerate():
+                if thread.name == f"{self.name}-child":
+                    thread.join(PATIENCE)  # it reports the loss
+        return answered
+
+    manager = placed_manager(resource_pool_size=1)
+    assert manager.wait_ready(PATIENCE)
+    monkeypatch.setattr(ProcessProxy, "_answer", answer_then_die)
+    assert [manager.run_task(remote_tasks.process_of)] == died
+    assert manager.run_task(remote_tasks.process_of) not in died
 
 
 def test_a_child_that_is_killed_as_its_creation_answers_is_made_again(
@@ -65,6 +89,25 @@ def test_a_child_that_is_killed_as_its_creation_answers_is_made_again(
     manager = placed_manager()
     assert manager.submit(remote_tasks.process_of, once=True).result(PATIENCE) != killed[0].pid
     assert len(journal.of("created")) == 2
+
+
+def test_a_create_timeout_that_was_cancelled_as_it_fired_kills_no_child(
+    placed_manager, monkeypatch
+):
+    after, fired = timer.after, []
+
+    def noting_after(seconds, fire):
+        if isinstance(getattr(fire, "__self__", None), ProcessProxy):
+            fired.append(fire)
+        return after(seconds, fire)
+
+    monkeypatch.setattr(timer, "after", noting_after)
+    manager = placed_manager()
+    process = manager.queue_task(remote_tasks.process_of)
+    assert fired
+    for fire in fired:
+        fire()
+    assert manager.queue_task(remote_tasks.process_of) == process
 
 
 @pytest.mark.parametrize("timeout", [600.0, 0.0])

@@ -1,4 +1,7 @@
-"""Who kills the children of a manager at random, and whether they and their descriptors are gone in the end."""
+"""Ends children of a manager, and watches how they end.
+
+It also tells whether they and their descriptors are gone in the end.
+"""
 
 from __future__ import annotations
 
@@ -6,14 +9,16 @@ import contextlib
 import os
 import random
 import signal
+import sys
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from tests.soak.faults import Chaos
 from tests.soak.ledger import Ledger
 
-__all__ = ["descriptors", "kill_at_random", "left_behind"]
+__all__ = ["descriptors", "kill_at_random", "left_behind", "witnessed"]
 
 _SIGNALS = [signal.SIGKILL] * 3 + [signal.SIGSEGV]
 
@@ -35,6 +40,38 @@ def kill_at_random(chaos: Chaos, ledger: Ledger, rng: random.Random, over: threa
             with contextlib.suppress(ProcessLookupError):
                 os.kill(child.pid, number)
                 chaos.note(f"{number.name} for a child that is {doing}")
+
+
+@contextlib.contextmanager
+def witnessed(ledger: Ledger) -> Iterator[None]:
+    """Note how each child ends, and by which function the manager kills it.
+
+    It has a reason to kill a child whose call outlives its context.
+    """
+    # which needs a POSIX system
+    from tasker.placement.processes.proxy import ProcessProxy
+
+    kill, announce = ProcessProxy.kill, ProcessProxy._announce
+
+    def witnessed_kill(child: ProcessProxy) -> None:
+        context = child._context
+        if context is not None and context.err() is not None:
+            ledger.overdue.add(child.pid)
+        if not child._ended:
+            by = sys._getframe(1).f_code.co_name
+            ledger.saw(child.pid, f"killed by {by} in {threading.current_thread().name}")
+        kill(child)
+
+    def witnessed_announce(child: ProcessProxy, exit_code: int | None) -> None:
+        ledger.saw(child.pid, f"ended with {exit_code}")
+        announce(child, exit_code)
+
+    ProcessProxy.kill = witnessed_kill  # type: ignore[method-assign]
+    ProcessProxy._announce = witnessed_announce  # type: ignore[method-assign, assignment]
+    try:
+        yield
+    finally:
+        ProcessProxy.kill, ProcessProxy._announce = kill, announce  # type: ignore[method-assign]
 
 
 def left_behind() -> bool:

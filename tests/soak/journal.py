@@ -137,6 +137,7 @@ class Replay:
             if thread != life.owner:
                 self._broken(life, f"ran {job} in {thread}, the resource is that of {life.owner}")
             life.running = life.last = job
+            life.began = when
         elif what == "ends":
             life.running = None
         elif what == "returns":
@@ -150,11 +151,17 @@ class Replay:
         if resource is None or resource.ends:
             return
         resource.lost = not life.leaves
-        reason = ledger.may_be_killed or (
-            last.limited or last.asked_to_end if last else ledger.hasty_creation
-        )
+
+        # The last task sent to it may not have begun. So `last` cannot tell whether
+        # there was a reason.
+        hasty = last is None and ledger.hasty_creation
+        reason = ledger.may_be_killed or life.pid in ledger.overdue or hasty
         if resource.lost and not (life.pid in ledger.killed or life.dies or reason):
-            self._broken(life, f"was ended for nothing; it ran {last} last")
+            self._broken(
+                life,
+                f"was ended for nothing; it ran {last} last, from {life.began:.3f} on; "
+                f"{ledger.fate(life.pid)}",
+            )
 
     def _judge_lost_jobs(self) -> None:
         for job in self._ledger.jobs:
@@ -162,7 +169,8 @@ class Replay:
                 continue
             if job.lost.pid not in self._ledger.killed | self.deaths:
                 self._ledger.broken(
-                    f"{job} lost its worker with process {job.lost.pid}, which nobody had killed"
+                    f"{job} lost its worker with process {job.lost.pid}, which nobody had killed; "
+                    f"{self._ledger.fate(job.lost.pid)}"
                 )
             if job.lost.began is False and job.once and job.runs:
                 self._ledger.broken(f"{job} is said not to have begun, and ran")
@@ -180,6 +188,7 @@ class _Life:
     resource: Resource | None = None
     running: Job | None = None
     last: Job | None = None
+    began: float = 0.0  # when that did
     dies: bool = False  # by its own hand
     leaves: bool = False
     pid: int = field(init=False)

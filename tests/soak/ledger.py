@@ -130,6 +130,10 @@ class Ledger:
         self.loses = False  # whether what runs may be lost with its process
         self.hasty_creation = False  # whether create_timeout may end one
         self.killed: set[int] = set()  # processes, by the harness
+        # processes that the manager has ended because their call outlived its context
+        self.overdue: set[int] = set()
+        # what was seen of each process's end
+        self.fates: dict[int, list[str]] = {}
         self.heard: set[int] = set()  # jobs whose log records have arrived
         self.chunks: list[TaskFuture[Any]] = []  # the tasks of map()
         self.hangs = False  # whether something was found hung: nothing is waited for any more
@@ -142,6 +146,14 @@ class Ledger:
         """Note a violation: what was seen, as a sentence."""
         if len(self.violations) < MOST:
             self.violations.append(f"{self.name}: {sentence}")
+
+    def saw(self, process: int, what: str) -> None:
+        """Note what was seen of a process's end."""
+        self.fates.setdefault(process, []).append(f"at {time.perf_counter():.3f} {what}")
+
+    def fate(self, process: int | None) -> str:
+        """What was seen of a process's end, as part of a sentence."""
+        return ", ".join(self.fates.get(process or 0, ["nothing was seen of its end"]))
 
     def hung(self, sentence: str) -> None:
         """Note that something does not end, with all stacks."""

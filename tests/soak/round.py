@@ -24,7 +24,7 @@ from typing import Any
 from tasker import Config, Processes, ResourceCreationError, TaskManager, background, with_cancel
 from tests.soak import patience
 from tests.soak.audit import audit
-from tests.soak.children import left_behind
+from tests.soak.children import left_behind, witnessed
 from tests.soak.endings import ENDINGS, ENDINGS_WITH_CHILDREN, STUCK
 from tests.soak.faults import Chaos, Collector, Hooks, Listener, Log, trip, unreliable_threads
 from tests.soak.in_child import LOGGER, ChaosInChild, HooksInChild, TasksInChild
@@ -67,7 +67,7 @@ class Round:
         interval = sys.getswitchinterval()
         sys.setswitchinterval(self.rng.choice([interval, interval, 1e-4, 1e-6]))
         try:
-            with unreliable_threads(self.chaos, self.name):
+            with unreliable_threads(self.chaos, self.name), self._witnessed():
                 if (submitter := self._open()) is None:
                     self.way = "never opened"  # on_create failed for the run_task pool
                     self._check_no_thread_is_left()
@@ -97,6 +97,9 @@ class Round:
         finally:
             load.over.set()
             load.submitter.manager = None
+
+    def _witnessed(self) -> contextlib.AbstractContextManager[None]:
+        return contextlib.nullcontext() if self._folder is None else witnessed(self.ledger)
 
     def _open(self) -> Submitter | None:
         try:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
 import textwrap
@@ -12,12 +13,16 @@ from pathlib import Path
 
 import pytest
 
+from tasker import Config, Processes, TaskManager, TaskTimeoutError
 from tests.soak.__main__ import main
 from tests.soak.audit import audit_order, audit_resources
+from tests.soak.children import witnessed
 from tests.soak.failing_allocations import can_fail_allocations
 from tests.soak.journal import Replay
 from tests.soak.ledger import Job, Ledger
+from tests.soak.patience import SECONDS, eventually
 from tests.soak.signalling import can_suspend
+from tests.soak.tasks import nothing, square
 
 pytestmark = pytest.mark.slow
 
@@ -260,6 +265,22 @@ tests.soak.round.ENDINGS_WITH_CHILDREN = {"stop": tests.soak.round.ENDINGS_WITH_
         pytest.param(
             """
             from tasker.placement.processes.proxy import ProcessProxy
+            call, killed = ProcessProxy.call, []
+            def call_and_kill(child, context, packed):
+                result = call(child, context, packed)
+                if not killed:
+                    killed.append(child)
+                    child.kill()
+                return result
+            ProcessProxy.call = call_and_kill
+            tests.soak.load.kill_at_random = lambda *_: None
+            """,
+            r"was ended for nothing; it ran task .* killed by call_and_kill in .* ended with -9",
+            id="a child is killed when its task has ended",
+        ),
+        pytest.param(
+            """
+            from tasker.placement.processes.proxy import ProcessProxy
             ProcessProxy._close = lambda child: child._wire.close()
             """,
             "descriptors are open",
@@ -354,6 +375,39 @@ def test_a_journal_of_a_child_that_was_killed_is_no_violation(tmp_path):
     assert ledger.jobs[0].runs == [2.0]
     assert [resource.lost for resource in ledger.resources] == [True]
     assert replay.faults == {"x": 1}
+
+
+def test_a_child_that_never_came_to_its_last_task_is_not_judged_by_the_one_before(tmp_path):
+    (tmp_path / "4242-1.journal").write_text("1.0 created w\n2.0 begins 1 w\n3.0 ends 1\n")
+    ledger = Ledger("ledger")
+    ledger.jobs = [Job(1, "async", "returns", priority=False, once=False, limited=False)]
+    ledger.overdue = {4242}
+    Replay(ledger, tmp_path)
+    audit_resources(ledger)
+    assert ledger.violations == []
+
+
+def test_who_ends_a_child_and_whether_with_reason_is_seen():
+    ledger = Ledger("ledger")
+    config = Config(
+        on_create=nothing, on_destroy=nothing, worker_count=1, placement=Processes(grace=0.05)
+    )
+    with witnessed(ledger), TaskManager(config) as manager:
+        assert manager.queue_task(square, 6) == 36
+        (first,) = manager._engine.backend._proxies
+        os.kill(first.pid, signal.SIGSTOP)  # as if the machine were too busy for it
+        late = manager.submit(square, 7, timeout=0.01)
+        assert isinstance(late.exception(SECONDS), TaskTimeoutError)
+        assert manager.queue_task(square, 8) == 64
+        (second,) = manager._engine.backend._proxies
+        second.kill()
+        assert eventually(lambda: second._dead.is_set())
+    assert ledger.overdue == {first.pid}
+    assert re.match(
+        r"at \d+\.\d+ killed by _kill_call in tasker-timer, .*ended with -9$",
+        ledger.fate(first.pid),
+    )
+    assert "killed by test_who_ends" in ledger.fate(second.pid)
 
 
 def job(*, priority: bool, accepted_at: float, started_at: float) -> Job:

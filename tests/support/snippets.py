@@ -54,7 +54,7 @@ FORKING = """
     def in_a_child(name, use):
         child = os.fork()
         if child == 0:
-            signal.alarm(10)  # ends a child that hangs
+            signal.alarm(30)  # ends a child that hangs
             try:
                 outcome = type(use()).__name__
             except BaseException as error:

@@ -758,7 +758,7 @@ def test_in_a_forked_child_a_view_closes_without_waiting_for_threads_that_do_not
     child = os.fork()
     if child == 0:
         try:
-            signal.alarm(10)  # ends a child that hangs
+            signal.alarm(30)  # ends a child that hangs
             view.shutdown()
             waiting.cancel()
         finally:

@@ -340,9 +340,9 @@ def test_the_threshold_rule_hires_its_number_at_once(new_manager):
 
 def test_a_full_queue_refuses_at_once_or_waits_for_room(new_manager):
     manager = new_manager(worker_count=1, max_worker_count=1, queue_size=2)
-    gate = threading.Event()
-    first = manager.submit(lambda resource: gate.wait(PATIENCE))
-    eventually(lambda: manager.stats().running_tasks == 1)
+    started, gate = threading.Event(), threading.Event()
+    first = manager.submit(lambda resource: started.set() or gate.wait(PATIENCE))
+    assert started.wait(PATIENCE)
     waiting = [
         manager.submit(lambda resource: "main"),
         manager.submit(lambda resource: "priority", priority=True),
@@ -370,9 +370,9 @@ def test_a_full_queue_refuses_at_once_or_waits_for_room(new_manager):
 
 def test_a_cancelled_task_gives_its_slot_back_at_once(new_manager):
     manager = new_manager(worker_count=1, max_worker_count=1, queue_size=1)
-    gate = threading.Event()
-    manager.submit(lambda resource: gate.wait(PATIENCE))
-    eventually(lambda: manager.stats().running_tasks == 1)
+    started, gate = threading.Event(), threading.Event()
+    manager.submit(lambda resource: started.set() or gate.wait(PATIENCE))
+    assert started.wait(PATIENCE)
     for _ in range(100):
         assert manager.submit(lambda resource: 0, queue_timeout=0).cancel()
     last = manager.submit(lambda resource: "last", queue_timeout=0)

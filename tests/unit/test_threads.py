@@ -197,23 +197,43 @@ def test_the_end_of_a_new_thread_may_be_seen_by_the_thread_that_waits_for_it_and
         begun.wait()
 
 
+def test_a_new_thread_that_has_no_memory_to_let_go_of_a_lock_runs_and_keeps_nobody_waiting(
+    monkeypatch,
+):
+    here, leave, kept, ran = threading.get_ident(), threading.Condition.__exit__, [], []
+
+    def leave_or_keep(self, *error):
+        if threading.get_ident() == here or kept:
+            return leave(self, *error)
+        kept.append(self)
+        raise MemoryError  # before the call has begun, so the lock stays taken
+
+    monkeypatch.setattr(threading.Condition, "__exit__", leave_or_keep)
+    thread = new_thread(lambda: ran.append(True), "poor")
+    thread.start()
+    thread.join(PATIENCE)
+    assert not thread.is_alive()
+    assert kept
+    assert ran
+
+
 def test_a_thread_that_takes_long_to_begin_is_waited_for(monkeypatch):
     looked = threading.Semaphore(0)
     bootstrap = threading.Thread._bootstrap
-    wait = threading.Event.wait
+    is_set = threads._Begun.is_set
 
     def begin_late(self):
         for _ in range(5):
             assert looked.acquire(timeout=PATIENCE)
         bootstrap(self)
 
-    def look(self, timeout=None):
+    def look(self):
         looked.release()
-        return wait(self, timeout)
+        return is_set(self)
 
     monkeypatch.setattr(threads, "LOOK_S", 0.001)
     monkeypatch.setattr(threading.Thread, "_bootstrap", begin_late)
-    monkeypatch.setattr(threading.Event, "wait", look)
+    monkeypatch.setattr(threads._Begun, "is_set", look)
     thread = new_thread(int, "late")
     thread.start()
     monkeypatch.undo()

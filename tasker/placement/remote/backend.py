@@ -40,6 +40,8 @@ class RemoteBackend(Backend):
     Raises `ConfigError` when `on_create`, `on_destroy` or a `check_health` that takes the resource cannot be pickled,
     or when threads are greenlets. `_lock` is held to replace the proxies."""
 
+    may_lose = True
+
     def __init__(self, settings: Settings, new_proxy: Callable[[str], ResourceProxy]) -> None:
         if current.thread_state.running.imports:
             raise EndlessError(

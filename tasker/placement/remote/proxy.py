@@ -105,7 +105,7 @@ class ResourceProxy:
         """Have the resource made. Raises what `on_create` raised there, `TimeoutError` after `timeout` seconds,
         `WorkerLostError` when the place is gone; then it is gone."""
         error: BaseException | None
-        overdue = timer.after(timeout, self.kill)
+        overdue = timer.after(timeout, self._give_up_creation)
         try:
             error, unentered = self._ask(protocol.SETUP, setup, None)
             self.is_unentered = unentered is True
@@ -124,14 +124,18 @@ class ResourceProxy:
         finally:
             overdue.cancel()
         self._hook = ""
-        if error is None and self._is_lost:  # killed as it answered
-            error = self._lost_error("when on_create had returned")
-        if error is not None:
-            self._end(0.0)
-            raise error
         with self._lock:
-            if self._state == STARTING:
+            ready = error is None and not self._is_lost
+            if ready and self._state == STARTING:
                 self._state = READY
+
+        if ready:
+            return
+
+        if error is None:  # killed as it answered
+            error = self._lost_error("when on_create had returned")
+        self._end(0.0)
+        raise error
 
     @wrapper
     def call(self, context: Context, packed: Packed) -> Any:
@@ -170,7 +174,8 @@ class ResourceProxy:
                 raise error
         finally:
             del error  # its traceback holds this frame
-        return result  # even if it was killed meanwhile: the next call finds that out before it is sent
+        # Even if it was killed meanwhile: the owner looks before it makes another call.
+        return result
 
     def verdict(self) -> bool:
         """What `check_health` has said there of the error that the last call has raised. Raises what it has raised."""
@@ -258,6 +263,15 @@ class ResourceProxy:
             self._order = order = _order_for(context)
             self._entry = timer.after(self._grace, partial(self._kill_call, self._number))
             self._tell(order, self._number)
+
+    def _give_up_creation(self) -> None:
+        """End the place if it is still making its resource.
+
+        Called by the timer, which may be late: a call that it has begun cannot be
+        cancelled any more."""
+        with self._lock:
+            if self._state == STARTING:
+                self.kill()
 
     def stopping(self) -> None:
         """The manager drains. Does not block."""

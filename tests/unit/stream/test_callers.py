@@ -214,7 +214,7 @@ def test_in_a_forked_child_a_stream_raises_or_ends(new_manager, kind, gated):
     if child == 0:
         code = 1
         try:
-            signal.alarm(10)  # ends a child that hangs
+            signal.alarm(30)  # ends a child that hangs
             first = until_error(stream)
             second = until_error(other)
             third.close()
