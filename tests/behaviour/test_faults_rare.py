@@ -18,6 +18,7 @@ from tests.support.waiting import PATIENCE, eventually
 # -- threads -----------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_thread_that_cannot_be_started_is_tried_again_at_the_next_tick_and_not_at_once(
     new_manager, monkeypatch
 ):
@@ -41,6 +42,7 @@ def test_a_thread_that_cannot_be_started_is_tried_again_at_the_next_tick_and_not
     assert slept[1:4] == [False] * 3  # the first sleep may have begun before
 
 
+@pytest.mark.slow
 def test_a_program_whose_manager_could_not_be_made_does_not_wait_for_it_at_exit():
     done = run_python("""
         import tasker._pool.exit_and_fork
@@ -256,6 +258,7 @@ LOCKS = """
 """
 
 
+@pytest.mark.slow
 @needs_fork
 def test_in_a_forked_child_nothing_hangs_whatever_lock_another_thread_held():
     done = run_python(FORKING + LOCKS)
@@ -265,6 +268,7 @@ def test_in_a_forked_child_nothing_hangs_whatever_lock_another_thread_held():
     assert (done.returncode, done.stderr) == (0, "")
 
 
+@pytest.mark.slow
 @needs_fork
 def test_in_a_forked_child_a_task_that_another_thread_was_just_taking_or_sweeping_has_an_end():
     """Not in its lane any more, and its worker does not say yet that it runs."""
@@ -298,6 +302,7 @@ def test_in_a_forked_child_a_task_that_another_thread_was_just_taking_or_sweepin
     assert (done.returncode, done.stderr) == (0, "")
 
 
+@pytest.mark.slow
 @needs_fork
 def test_in_a_forked_child_the_standard_waits_see_inherited_futures_ended():
     done = run_python(
@@ -318,6 +323,7 @@ def test_in_a_forked_child_the_standard_waits_see_inherited_futures_ended():
     assert (done.returncode, done.stderr) == (0, "")
 
 
+@pytest.mark.slow
 @needs_fork
 def test_a_fork_looks_at_what_other_threads_use_before_it_forks_and_keeps_nothing_of_that():
     done = run_python(
@@ -345,6 +351,7 @@ def test_a_fork_looks_at_what_other_threads_use_before_it_forks_and_keeps_nothin
     assert (done.returncode, done.stderr) == (0, "")
 
 
+@pytest.mark.slow
 @needs_fork
 def test_in_a_forked_child_run_task_is_refused_and_the_parents_resources_are_neither_used_nor_freed():
     done = run_python("""
@@ -458,6 +465,7 @@ def test_the_callback_of_a_killed_task_is_called_although_its_thread_did_not_sta
     assert failed
 
 
+@pytest.mark.slow
 def test_metrics_may_be_asked_by_a_signal_handler_that_interrupted_metrics(new_manager):
     manager = new_manager(worker_count=1, max_worker_count=1)
 

@@ -320,6 +320,7 @@ SUBMISSIONS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["stop", "kill"])
 @pytest.mark.parametrize("kind", SUBMISSIONS)
 def test_a_signal_handler_may_close_at_every_line_of_a_submission(new_manager, kind, method):

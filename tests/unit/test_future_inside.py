@@ -186,6 +186,7 @@ def test_after_a_fork_what_had_no_outcome_fails_and_nobody_is_told_who_is_not_th
     assert done.cancelled()
 
 
+@pytest.mark.slow
 @needs_fork
 def test_a_forked_child_waits_for_tasks_of_its_own_whatever_another_thread_was_doing_in_the_parent():
     out = printed_by("""
