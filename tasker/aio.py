@@ -1,14 +1,19 @@
-"""The asyncio forms of a manager's methods: to wait without a thread for a result, for room, for results, for the end.
+"""The asyncio forms of a manager's methods.
 
-Nothing here blocks the loop, and nothing waits that is not woken: a future, the queue and the lifecycle each know who
-awaits them. A cancelled await cancels what it waited for.
+A coroutine waits here, without a thread, for a result, for room, for results, for the
+end. Nothing blocks the loop, and every wait is woken: a future, the queue and the
+lifecycle each have a list of what awaits them. A cancelled await cancels what it waited
+for.
 
-For room, coroutines stand in the same line as threads (see `room`), and are served in the order in which they came.
+For room, coroutines stand in the same line as threads (see `room`), and are served in
+the order in which they came.
 
-`results` is `map` for a loop. What the consumer's thread does there, two coroutines share here, so that results are
-handed out while the input lets itself be waited for: the *puller*, a task of its own, takes items and submits them as
-long as there is room; the consumer hands out what has landed and thereby makes room. Both run in the loop's thread and
-touch the window nowhere else, so it needs no lock. Closing the generator cancels the puller and what is in flight.
+`results` is `map` for a loop. There the consumer's thread does all; here two coroutines
+share the work, so that results are handed out while the input is awaited. The *puller*,
+a task of its own, takes items and submits them as long as there is room. The consumer
+hands out results and thereby makes room. Both run in the loop's thread, and no other
+touches the window, so it needs no lock. Closing the generator cancels the puller and
+what is in flight.
 """
 
 from __future__ import annotations
@@ -32,8 +37,10 @@ __all__ = ["close", "results", "submit"]
 Items = Any  # an iterator, or an asynchronous one
 
 _END: Any = object()
-_LEAVING = (KeyboardInterrupt, SystemExit)  # they leave the loop
-_KILLING = (*_LEAVING, asyncio.CancelledError)  # leaving an `async with` block by these kills
+# errors that leave the loop
+_LEAVING = (KeyboardInterrupt, SystemExit)
+# errors that kill the manager when they leave its `async with` block
+_KILLING = (*_LEAVING, asyncio.CancelledError)
 
 
 class Closing(Protocol):
@@ -62,7 +69,7 @@ class EngineForAsyncio(Protocol):
     def runs_this_thread(self) -> bool: ...
 
 
-# -- one task ------------------------------------------------------------------------------------------------------
+# -- one task --------------------------------------------------------------------------
 
 
 async def submit(
@@ -72,9 +79,10 @@ async def submit(
     options: Mapping[str, Any],
     queue_timeout: float | None,
 ) -> Any:
-    """The result of a task; `options` are those of `Engine.submit`, but for the time to wait for room."""
+    """The result of a task. `options` are all of `submit` but `queue_timeout`."""
     if queue_timeout is None and not engine.queue.room.capacity:  # by far the most frequent case
         return await engine.submit(fn, args, options)
+
     at_once = {**options, "queue_timeout": 0.0}
     return await (await _with_room(engine, lambda: engine.submit(fn, args, at_once), queue_timeout))
 
@@ -82,15 +90,17 @@ async def submit(
 async def _with_room(
     engine: EngineForAsyncio, launch: Callable[[], Future], queue_timeout: float | None = None
 ) -> Future:
-    """What `launch()` returns, tried again whenever there may be room."""
+    """What `launch()` returns. It is called again whenever there may be room."""
     limit = checks.limit("queue_timeout", queue_timeout)
     room = engine.queue.room
     if not room.capacity or limit == 0 or engine.runs_this_thread():  # which would wait for itself
         return launch()
+
     try:
         return launch()
     except QueueFullError:
         pass
+
     try:
         async with asyncio.timeout(limit):
             return await _in_turn(room, launch)
@@ -107,22 +117,22 @@ async def _in_turn(room: Room[Any], launch: Callable[[], Future]) -> Future:
         except BaseException:
             room.give_up(waiter)
             raise
-        with contextlib.suppress(
-            QueueFullError
-        ):  # the loop did not run for too long: line up again
+
+        # refused if the loop did not run for too long: then line up again
+        with contextlib.suppress(QueueFullError):
             return room.in_turn(waiter, launch)
 
 
-# -- map -----------------------------------------------------------------------------------------------------------
+# -- map -------------------------------------------------------------------------------
 
 
 def items_of(items: Iterable[Any] | AsyncIterable[Any]) -> Items:
-    """An iterator of one kind or the other; raises `TypeError` for what is neither."""
+    """An iterator, asynchronous or not. Raises `TypeError` for what is not iterable."""
     return aiter(items) if isinstance(items, AsyncIterable) else iterator_over(items)
 
 
 async def results(engine: EngineForAsyncio, plan: Plan, items: Items) -> AsyncGenerator[Any, None]:
-    """What `map` hands out, for a loop."""
+    """The results of `map`, for a loop."""
     window = _LoopWindow(plan)
     puller: asyncio.Task[None] | None = None
     try:
@@ -132,7 +142,7 @@ async def results(engine: EngineForAsyncio, plan: Plan, items: Items) -> AsyncGe
         )
         while (future := await window.next()) is not None:
             outcomes = window.land(future)
-            future = None  # as in the thread's `_results`, nothing is held of what is handed out
+            future = None  # nothing is held of what is handed out (R4)
             if window.undone:
                 await _relaunch(engine, window)
             outcomes.reverse()
@@ -142,6 +152,7 @@ async def results(engine: EngineForAsyncio, plan: Plan, items: Items) -> AsyncGe
                 window.roomy.set()
             if window.error is not None:
                 break
+
         window.raise_error()
     finally:
         window.cancel()
@@ -156,13 +167,13 @@ async def _pull(engine: EngineForAsyncio, window: _LoopWindow, items: Items) -> 
             while window.room < size:
                 window.roomy.clear()
                 await window.roomy.wait()
+
             taken = await _take(window, items, size)
             if taken and not window.closed:
                 window.room -= len(taken)
                 await _with_room(engine, partial(window.launch, taken))
-    except (
-        BaseException
-    ) as error:  # a CancelledError too, which may be the input's own: it must not end in silence
+    except BaseException as error:
+        # a CancelledError, too: it may be the input's own, and must not end in silence
         window.fail(error)
         if isinstance(error, _LEAVING):
             raise
@@ -173,9 +184,8 @@ async def _pull(engine: EngineForAsyncio, window: _LoopWindow, items: Items) -> 
 
 async def _take(window: _LoopWindow, items: Items, size: int) -> list[Any]:
     taken: list[Any] = []
-    asynchronous = hasattr(
-        items, "__anext__"
-    )  # which is all that an asynchronous iterator must have
+    # all that an asynchronous iterator must have
+    asynchronous = hasattr(items, "__anext__")
     try:
         while len(taken) < size:
             item = await anext(items, _END) if asynchronous else next(items, _END)
@@ -191,7 +201,8 @@ async def _take(window: _LoopWindow, items: Items, size: int) -> list[Any]:
 
 
 async def _end_of(puller: asyncio.Task[None]) -> None:
-    """Cancel it, and wait until it has ended whatever comes: it must not outlive its stream."""
+    """Cancel the puller, and wait until it has ended, even if this is cancelled: it
+    must not outlive its stream."""
     puller.cancel()
     cancelled: BaseException | None = None
     while not puller.done():
@@ -207,7 +218,7 @@ def _raise(error: BaseException | None) -> None:
         if error is not None:
             raise error
     finally:
-        del error  # its traceback holds this frame
+        del error  # its traceback holds this frame (R4)
 
 
 async def _relaunch(engine: EngineForAsyncio, window: _LoopWindow) -> None:
@@ -218,36 +229,44 @@ async def _relaunch(engine: EngineForAsyncio, window: _LoopWindow) -> None:
 
 
 class _LoopWindow(Window):
-    """For a consumer in a loop. Touched by the loop's thread alone."""
+    """For a consumer in a loop. Only the loop's thread touches it."""
 
     def __init__(self, plan: Plan) -> None:
         super().__init__(plan)
         self.pulling = True
-        self.closed = False  # whether nobody wants any more results
-        self.roomy = asyncio.Event()  # set when the consumer has made room
-        self.changed = asyncio.Event()  # set when a task has landed, or nothing more is pulled
+        # whether no more results are wanted
+        self.closed = False
+        # set when the consumer has made room
+        self.roomy = asyncio.Event()
+        # set when a task has landed, or when pulling has ended
+        self.changed = asyncio.Event()
         self._mailbox = mailbox_here()
 
     def new_arrival(self) -> _Landing:
         return _Landing(self._mailbox, self)
 
     async def next(self) -> Future | None:
-        """The task whose outcome is handed out next, when it is settled; `None`: there are no more."""
+        """The task whose outcome is handed out next, when it is settled.
+
+        `None` when there are no more."""
         while True:
             while self.landed:
                 future: Future | None = self.landed.popleft().future
-                if future in self.flying:  # not if it was refused in the last moment, or told twice
+                # not if it was refused at the last moment, or has landed twice
+                if future in self.flying:
                     return future
+
             oldest = next(iter(self.flying), None)
             if oldest is not None and self.plan.ordered and oldest.done():
                 return oldest
             if oldest is None and not self.pulling:
                 return None
+
             self.changed.clear()
             await self.changed.wait()
 
     def fail(self, error: BaseException) -> None:
-        if not self.closed:  # else nobody would let go of it
+        if not self.closed:  # once closed, the error would be kept for ever
             super().fail(error)
 
     def raise_error(self) -> None:
@@ -277,7 +296,7 @@ class _Landing(Message):
         window.changed.set()
 
 
-# -- the end -------------------------------------------------------------------------------------------------------
+# -- the end ---------------------------------------------------------------------------
 
 
 async def close(
@@ -288,14 +307,17 @@ async def close(
     kill_timeout: float,
     from_inside: bool,
 ) -> None:
-    """Stop, or kill where the block was left by an interrupt or a cancellation, and wait for the end unless that would
-    be waiting for the caller itself. Cancelled while it waits it kills, and waits for the end of that."""
+    """Stop, or kill if the block was left by an interrupt or a cancellation.
+
+    Then wait for the end, unless that would be to wait for the caller itself. Cancelled
+    while it waits, it kills, and waits for the end of that."""
     if kind is not None and issubclass(kind, _KILLING):
         lifecycle.request_kill(kill_timeout)
     else:
         stop()
     if from_inside:
         return
+
     cancelled: BaseException | None = None
     while not lifecycle.has_ended():
         try:
@@ -304,6 +326,7 @@ async def close(
             if cancelled is None:
                 lifecycle.request_kill(kill_timeout)
             cancelled = error
+
     _raise(cancelled)
 
 
