@@ -34,7 +34,8 @@ from tasker.window import Future, Plan, Window, iterator_over
 
 __all__ = ["close", "results", "submit"]
 
-Items = Any  # an iterator, or an asynchronous one
+Items = Any
+"""An iterator, or an asynchronous one."""
 
 _END: Any = object()
 # errors that leave the loop
@@ -80,7 +81,8 @@ async def submit(
     queue_timeout: float | None,
 ) -> Any:
     """The result of a task. `options` are all of `submit` but `queue_timeout`."""
-    if queue_timeout is None and not engine.queue.room.capacity:  # by far the most frequent case
+    # by far the most frequent case
+    if queue_timeout is None and not engine.queue.room.capacity:
         return await engine.submit(fn, args, options)
 
     at_once = {**options, "queue_timeout": 0.0}
@@ -93,7 +95,8 @@ async def _with_room(
     """What `launch()` returns. It is called again whenever there may be room."""
     limit = checks.limit("queue_timeout", queue_timeout)
     room = engine.queue.room
-    if not room.capacity or limit == 0 or engine.runs_this_thread():  # which would wait for itself
+    # not in the manager's own thread, which would wait for itself
+    if not room.capacity or limit == 0 or engine.runs_this_thread():
         return launch()
 
     try:
@@ -105,7 +108,8 @@ async def _with_room(
         async with asyncio.timeout(limit):
             return await _in_turn(room, launch)
     except TimeoutError:
-        return launch()  # its error says how full the queue is
+        # its error says how full the queue is
+        return launch()
 
 
 async def _in_turn(room: Room[Any], launch: Callable[[], Future]) -> Future:
@@ -142,7 +146,8 @@ async def results(engine: EngineForAsyncio, plan: Plan, items: Items) -> AsyncGe
         )
         while (future := await window.next()) is not None:
             outcomes = window.land(future)
-            future = None  # nothing is held of what is handed out (R4)
+            # nothing is held of what is handed out (R4)
+            future = None
             if window.undone:
                 await _relaunch(engine, window)
             outcomes.reverse()
@@ -162,6 +167,7 @@ async def results(engine: EngineForAsyncio, plan: Plan, items: Items) -> AsyncGe
 
 async def _pull(engine: EngineForAsyncio, window: _LoopWindow, items: Items) -> None:
     size = window.plan.chunksize
+
     try:
         while not window.ended:
             while window.room < size:
@@ -193,7 +199,8 @@ async def _take(window: _LoopWindow, items: Items, size: int) -> list[Any]:
                 window.ended = True
                 break
             taken.append(item)
-    except BaseException as error:  # what was taken before must not be lost
+    except BaseException as error:
+        # what was taken before must not be lost
         window.fail(error)
         if isinstance(error, _LEAVING):
             raise
@@ -204,12 +211,14 @@ async def _end_of(puller: asyncio.Task[None]) -> None:
     """Cancel the puller, and wait until it has ended, even if this is cancelled: it
     must not outlive its stream."""
     puller.cancel()
+
     cancelled: BaseException | None = None
     while not puller.done():
         try:
             await asyncio.wait([puller])
         except asyncio.CancelledError as error:
             cancelled = error
+
     _raise(cancelled)
 
 
@@ -218,7 +227,8 @@ def _raise(error: BaseException | None) -> None:
         if error is not None:
             raise error
     finally:
-        del error  # its traceback holds this frame (R4)
+        # its traceback holds this frame (R4)
+        del error
 
 
 async def _relaunch(engine: EngineForAsyncio, window: _LoopWindow) -> None:
@@ -266,7 +276,8 @@ class _LoopWindow(Window):
             await self.changed.wait()
 
     def fail(self, error: BaseException) -> None:
-        if not self.closed:  # once closed, the error would be kept for ever
+        # once closed, the error would be kept for ever
+        if not self.closed:
             super().fail(error)
 
     def raise_error(self) -> None:
@@ -293,6 +304,7 @@ class _Landing(Message):
         window = self._window
         if not window.plan.ordered and not window.closed:
             window.landed.append(self)
+
         window.changed.set()
 
 
@@ -322,7 +334,8 @@ async def close(
     while not lifecycle.has_ended():
         try:
             await _end(lifecycle)
-        except asyncio.CancelledError as error:  # again and again where an anyio scope is cancelled
+        except asyncio.CancelledError as error:
+            # again and again where an anyio scope is cancelled
             if cancelled is None:
                 lifecycle.request_kill(kill_timeout)
             cancelled = error
@@ -332,7 +345,8 @@ async def close(
 
 async def _end(lifecycle: Closing) -> None:
     waiter = waiter_here()
-    lifecycle.awaiting.append(waiter)
+    lifecycle.awaiting.append(waiter)  # then look (R1)
+
     try:
         if not lifecycle.has_ended():
             await waiter

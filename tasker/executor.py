@@ -77,6 +77,7 @@ class CallExecutor(StandardParts):
             _check_function(fn)
         if Standard.submit is not _plain and self._is_instrumented():
             return super().submit(fn, *args, **kwargs)
+
         return self._accept_task(_call, (fn, args, kwargs), new_task)
 
     def map(
@@ -229,10 +230,12 @@ class ManagerExecutor(CallExecutor):
     ) -> TaskFuture[Any]:
         done = DoneCallback(self._done)
         future: Any = None
+
         try:
             self._entering[done] = get_ident()
             if self._closed:
                 raise RuntimeError(_AFTER_SHUTDOWN)
+
             future = self._submit(call, args, {}, [done], make)
             self._keep(future)
             self._entered(done)
@@ -241,10 +244,12 @@ class ManagerExecutor(CallExecutor):
             if future is None:
                 self._entered(done)
                 raise
+
             if future._refuse():
                 self._futures.discard(future)
                 self._entered(done)
                 raise
+
             self._keep(future)
             self._entered(done)
             deliver_later(error)
@@ -298,6 +303,7 @@ class ManagerExecutor(CallExecutor):
     def _wait_for_submissions(self) -> None:
         """Wait for other threads' submissions that began before the closing."""
         thread, parker = get_ident(), Parker()
+
         self._closers.append(parker)  # then look (R1)
         try:
             while any(submitter != thread for submitter in self._entering.copy().values()):
@@ -312,7 +318,8 @@ class ManagerExecutor(CallExecutor):
     def _count_waiting_tasks(self) -> int:
         return sum(future._waits_for_start() for future in self._futures.copy())
 
-    if not TYPE_CHECKING:  # there they are attributes
+    # type checkers see the attributes of the standard class
+    if not TYPE_CHECKING:
 
         @property
         def _max_workers(self) -> int:
@@ -405,6 +412,7 @@ def _results(
         # an iterable's own, refused, or Ctrl-C: these results will not be asked for
         results.close()
         raise
+
     return results
 
 
@@ -427,13 +435,15 @@ def _take_result(
 ) -> T:
     # It stays there until it has an outcome, to be cancelled if it takes too long.
     future = tasks[0]
+
     try:
         result = future.result(_remaining(deadline))
         tasks.popleft()
         tasks.extend(islice(submissions, 1))
         return result
     finally:
-        del future  # the exception's traceback holds this frame (R4)
+        # the exception's traceback holds this frame (R4)
+        del future
 
 
 def _take_chunk(
@@ -441,13 +451,15 @@ def _take_chunk(
 ) -> deque[_Outcome]:
     chunk = tasks[0]
     error = chunk.future.exception(_remaining(deadline))
-    del chunk.future  # its exception's traceback leads to the chunk (R4)
+    # its exception's traceback leads to the chunk (R4)
+    del chunk.future
     tasks.popleft()
 
     if error is None:
         tasks.extend(islice(submissions, 1))
     else:
         chunk.results.append((None, error))
+
     return chunk.results
 
 
@@ -473,10 +485,13 @@ def _give_up(tasks: deque[Any]) -> None:
     """Cancel the tasks whose results will not be asked for."""
     while tasks:
         task = tasks.popleft()
+
         if isinstance(task, _Chunk):
-            task = task.future  # if it runs it ends with the call that it is in
+            # if it runs it ends with the call that it is in
+            task = task.future
         if not task.cancel() and isinstance(task, TaskFuture):
-            task._see()  # that it failed is not worth a line in the log
+            # that it failed is not worth a line in the log
+            task._see()
 
 
 def _remaining(deadline: float | None) -> float | None:
@@ -496,6 +511,7 @@ def _check_function(fn: object) -> None:
     called: Any = fn
     while type(called) is functools.partial:
         called = called.func
+
     if type(called) is MethodType:
         called = called.__func__
     if type(called) is FunctionType:
@@ -506,6 +522,7 @@ def _check_function(fn: object) -> None:
 
     if not callable(fn):
         raise TypeError(f"fn must be callable, not {shown(fn)}")
+
     kind = deferred_kind(fn).split(maxsplit=1)[1]
     if kind == "coroutine function":
         advice = "as workers are threads: submit(asyncio.run, fn(...)), or await it where you are"

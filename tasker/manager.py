@@ -72,6 +72,7 @@ class TaskManager(Generic[R]):
     def __init__(self, config: Config[R]) -> None:
         if not isinstance(config, Config):
             raise ConfigError(f"config must be a Config, not {shown(config)}")
+
         self._engine: Engine[R] = _new_engine(config)
         self._submit, self._submit_asked = self._engine.submit, self._engine.submit_asked
         # This object can be collected while the threads run: they hold the engine.
@@ -385,6 +386,7 @@ class TaskManager(Generic[R]):
         from tasker import aio  # which imports asyncio
 
         options: dict[str, Any] = {}
+
         if (
             priority is not False
             or once is not False
@@ -395,6 +397,7 @@ class TaskManager(Generic[R]):
                 fn, args, priority=priority, once=once, timeout=timeout, queue_timeout=queue_timeout
             )
             del options["queue_timeout"]
+
         return await aio.submit(self._engine, fn, args, options, queue_timeout)
 
     @overload
@@ -485,6 +488,7 @@ class TaskManager(Generic[R]):
         from tasker import aio  # which imports asyncio
 
         engine = self._engine
+
         inside = engine.closing_needs_this_thread()
         await aio.close(
             engine.lifecycle,

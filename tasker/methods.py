@@ -195,7 +195,8 @@ def blocking_method(name: str, *, priority: bool = False, once: bool = False) ->
             future.cancel()
             raise
         finally:
-            del future  # the exception's traceback holds this frame (R4)
+            # the exception's traceback holds this frame (R4)
+            del future
 
     return _named(
         method,
@@ -257,7 +258,8 @@ def async_method(name: str, *, priority: bool = False, once: bool = False) -> An
         timeout: float | None = None,
         queue_timeout: float | None = None,
     ) -> TaskFuture[Any]:
-        return self._submit(fn, args, _options(fn, args, kind, timeout, queue_timeout))  # type: ignore[no-any-return]
+        options = _options(fn, args, kind, timeout, queue_timeout)
+        return self._submit(fn, args, options)  # type: ignore[no-any-return]
 
     return _named(
         method,
