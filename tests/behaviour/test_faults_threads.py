@@ -278,6 +278,7 @@ def test_the_callback_of_a_killed_task_is_called_although_its_thread_did_not_sta
 # -- errors in the burst thread ----------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("error", [ZeroDivisionError("in a tick"), SystemExit("in a tick")])
 @pytest.mark.parametrize(
     "where", ["crew.heal", "queue.compact", "runner.heal", "counters.sample", "counters.progress"]

@@ -20,6 +20,8 @@ from tests.support.errors import Sick
 from tests.support.journal import assert_adds_up, assert_destroyed_once
 from tests.support.waiting import PATIENCE, eventually
 
+pytestmark = pytest.mark.slow
+
 # -- contexts --------------------------------------------------------------------------------------------------------
 
 
@@ -94,7 +96,6 @@ def test_a_waiting_task_that_is_cancelled_never_runs(placed_manager, journal, ga
 # -- the end ---------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.slow
 def test_stop_runs_what_was_accepted_and_refuses_the_rest(placed_manager, journal):
     manager = placed_manager(worker_count=2)
     futures = [manager.submit(remote_tasks.square, number) for number in range(50)]
@@ -115,7 +116,6 @@ def test_a_draining_task_sees_that_its_manager_stops(placed_manager, gate):
     assert future.result(0) == (False, False)
 
 
-@pytest.mark.slow
 def test_leaving_the_with_block_stops_and_by_an_interrupt_kills(placed_manager, journal, gate):
     with placed_manager() as manager:
         future = manager.submit(remote_tasks.square, 6)
@@ -189,7 +189,6 @@ def test_a_cancelled_context_stops_the_manager(placed_manager, journal):
     assert_destroyed_once(journal, len(journal.of("created")))
 
 
-@pytest.mark.slow
 def test_several_threads_submit_and_each_gets_its_own(placed_manager):
     manager = placed_manager(worker_count=2)
     wrong = []

@@ -19,10 +19,11 @@ from tests.support.errors import Sick
 from tests.support.journal import Gate, Session, assert_adds_up, assert_destroyed_once
 from tests.support.waiting import PATIENCE, eventually
 
+pytestmark = pytest.mark.slow
+
 # -- resources -------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.slow
 def test_a_resource_is_used_by_many_tasks_and_destroyed_once(placed_manager, journal):
     manager = placed_manager()
     assert [manager.queue_task(remote_tasks.count_uses) for _ in range(5)] == [1, 2, 3, 4, 5]
@@ -37,7 +38,6 @@ def test_a_resource_is_used_by_many_tasks_and_destroyed_once(placed_manager, jou
     assert_adds_up(manager, arrived=5, completed=5)
 
 
-@pytest.mark.slow
 def test_an_unhealthy_error_replaces_the_resource_and_the_task_is_tried_again(
     placed_manager, journal
 ):
@@ -66,7 +66,6 @@ def test_a_resource_that_breaks_at_its_first_use_is_not_replaced_at_once(placed_
     assert len(journal.of("created")) == len(journal.of("destroyed")) == 1
 
 
-@pytest.mark.slow
 def test_a_context_manager_is_exited_with_the_error_that_broke_its_resource(
     placed_manager, journal
 ):
@@ -86,7 +85,6 @@ def test_a_context_manager_is_exited_with_the_error_that_broke_its_resource(
     assert journal.of("exited")[2:] == ["TaskManagerKilledError tasker was killed"]
 
 
-@pytest.mark.slow
 def test_an_on_create_that_returns_a_context_manager_which_nobody_has_entered_is_told_of_once(
     placed_manager, log
 ):
@@ -101,7 +99,6 @@ def test_an_on_create_that_returns_a_context_manager_which_nobody_has_entered_is
     assert "Config.from_context_manager" in told
 
 
-@pytest.mark.slow
 def test_a_hook_that_returns_a_coroutine_has_failed(placed_manager, log, capfd):
     manager = placed_manager(on_create=dict, on_destroy=remote_tasks.close_later)
     assert manager.wait_ready(PATIENCE)
@@ -118,7 +115,6 @@ def test_a_hook_that_returns_a_coroutine_has_failed(placed_manager, log, capfd):
     assert "never awaited" not in capfd.readouterr().err
 
 
-@pytest.mark.slow
 def test_after_the_last_attempt_its_error_is_the_outcome(placed_manager, journal):
     manager = placed_manager(max_retries=1)
     future = manager.submit(remote_tasks.sick_at_first, 99)
@@ -140,7 +136,6 @@ def test_a_once_task_is_not_tried_again(placed_manager, journal):
     assert_destroyed_once(journal, len(journal.of("created")))
 
 
-@pytest.mark.slow
 def test_a_chunk_whose_resource_broke_goes_on_with_the_item_that_failed(placed_manager, journal):
     manager = placed_manager()
     results = list(
@@ -150,7 +145,6 @@ def test_a_chunk_whose_resource_broke_goes_on_with_the_item_that_failed(placed_m
     assert journal.of("item") == ["0", "1", "2", "3", "3", "4", "5"]
 
 
-@pytest.mark.slow
 def test_errors_of_on_destroy_are_counted(placed_manager, journal, log):
     manager = placed_manager(on_destroy=journal.destroy_badly, worker_count=2)
     assert manager.wait_ready(PATIENCE)
@@ -160,7 +154,6 @@ def test_errors_of_on_destroy_are_counted(placed_manager, journal, log):
     assert len(log.telling(of="will not close")) == 2
 
 
-@pytest.mark.slow
 def test_a_creation_that_fails_is_tried_again(placed_manager, journal, log):
     manager = placed_manager(on_create=journal.create_at_second)
     assert manager.queue_task(remote_tasks.give, "made") == "made"
@@ -168,7 +161,6 @@ def test_a_creation_that_fails_is_tried_again(placed_manager, journal, log):
     assert any("OSError: down" in line for line in log.loud())
 
 
-@pytest.mark.slow
 def test_tasks_fail_when_no_resource_can_be_made(placed_manager, is_remote, log):
     manager = placed_manager(
         on_create=remote_tasks.cannot_create, create_timeout=2.0 if is_remote else 0.1
@@ -203,7 +195,6 @@ def test_a_resource_whose_creation_ends_after_a_stop_began_is_destroyed(
     assert_destroyed_once(journal, 1)
 
 
-@pytest.mark.slow
 def test_a_backlog_hires_a_worker_with_a_resource_of_its_own(placed_manager, journal, tmp_path):
     manager = placed_manager(worker_count=1, max_worker_count=2, burst_interval=0.02)
     gates = [Gate(tmp_path / f"gate{number}") for number in range(2)]
@@ -258,7 +249,6 @@ def test_errors_are_judged_and_told_here(placed_manager):
     assert told == [(os.getpid(), True, (1,))]
 
 
-@pytest.mark.slow
 def test_a_check_health_that_takes_the_resource_is_asked_where_that_lives(placed_manager, journal):
     manager = placed_manager(check_health=remote_tasks.is_whole)
     with pytest.raises(ValueError, match="whole"):
@@ -273,7 +263,6 @@ def test_a_check_health_that_takes_the_resource_is_asked_where_that_lives(placed
     assert_adds_up(manager, arrived=3, completed=2, failed=1, retried=1)
 
 
-@pytest.mark.slow
 def test_a_check_health_that_takes_the_resource_is_asked_for_run_task_and_for_items_of_a_chunk(
     placed_manager, journal
 ):
@@ -290,7 +279,6 @@ def test_a_check_health_that_takes_the_resource_is_asked_for_run_task_and_for_it
     assert journal.of("asked") == ["True Lossy"] * 2
 
 
-@pytest.mark.slow
 def test_a_check_health_that_takes_the_resource_and_raises_replaces_it_and_is_logged_here(
     placed_manager, journal, log
 ):
@@ -316,7 +304,6 @@ def test_a_check_health_that_takes_the_resource_is_not_asked_about_what_is_no_ex
 # -- run_task --------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.slow
 def test_run_task_without_a_pool_makes_and_destroys_a_resource_for_each_call(
     placed_manager, journal
 ):
@@ -329,7 +316,6 @@ def test_run_task_without_a_pool_makes_and_destroys_a_resource_for_each_call(
     assert_destroyed_once(journal, 3)
 
 
-@pytest.mark.slow
 def test_run_task_with_a_pool_finds_its_resources_made_and_replaces_a_broken_one(
     placed_manager, journal
 ):
@@ -346,7 +332,6 @@ def test_run_task_with_a_pool_finds_its_resources_made_and_replaces_a_broken_one
     assert_adds_up(manager, arrived=3, completed=2, failed=1)
 
 
-@pytest.mark.slow
 def test_run_task_says_when_no_resource_can_be_made(placed_manager):
     manager = placed_manager(on_create=remote_tasks.cannot_create)
     with pytest.raises(ResourceCreationError) as caught:
