@@ -30,7 +30,7 @@ from tasker.placement.processes.stderr import Stderr
 from tasker.placement.processes.wire import Wire
 from tasker.placement.remote import pickling, protocol
 from tasker.placement.remote.logs import handle_record
-from tasker.placement.remote.proxy import Answer, GoneError, ResourceProxy
+from tasker.placement.remote.proxy import Answer, NoAnswerError, ResourceProxy
 
 __all__ = ["ProcessProxy"]
 
@@ -47,7 +47,7 @@ class ProcessProxy(ResourceProxy):
         self,
         name: str,
         grace: float,
-        lost: Callable[[Any], None],
+        on_lost: Callable[[Any], None],
         *,
         python: str = sys.executable,
         group: bool = True,
@@ -55,7 +55,7 @@ class ProcessProxy(ResourceProxy):
         """Have `python` start as the process; with its `group` it also ends what it has started.
 
         Raises `OSError` or `RuntimeError` when there can be no more processes or threads."""
-        super().__init__(name, grace, lost)
+        super().__init__(name, grace, on_lost)
         self.exit_code: int | None = (
             None  # as `subprocess` has it, when it is dead and that is known
         )
@@ -92,7 +92,7 @@ class ProcessProxy(ResourceProxy):
     def _ask(self, kind: int, what: Any, progress: Progress | None) -> Answer:
         self._asked += 1
         if self._is_lost:
-            raise GoneError(began=False)
+            raise NoAnswerError(began=False)
         if kind != protocol.SETUP:  # before which it has been started
             self._stderr.forget()
         try:
@@ -105,7 +105,7 @@ class ProcessProxy(ResourceProxy):
                 self._wire.send(kind, pickle.dumps(what))
             return self._answer(progress)
         except (EOFError, OSError):
-            raise GoneError(began=self._has_begun()) from None
+            raise NoAnswerError(began=self._has_begun()) from None
 
     def _answer(self, progress: Progress | None) -> Answer:
         while True:
@@ -126,11 +126,11 @@ class ProcessProxy(ResourceProxy):
             return self._mark.number() >= self._asked
         return True
 
-    def _loss(self) -> tuple[str, int | None]:
+    def _why_lost(self) -> tuple[str, int | None]:
         if not self._dead.wait(_DYING):
             self.kill()
             self._dead.wait(_REAPED)
-        return _how(
+        return _why(
             self.exit_code
         ) if self._dead.is_set() else "was killed and has not ended", self.exit_code
 
@@ -262,7 +262,7 @@ class ProcessProxy(ResourceProxy):
             with contextlib.suppress(OSError):
                 self._wire.end()
         self._dead.set()
-        self._lost()
+        self._tell_manager()
 
     def _reap(self) -> int | None:
         try:
@@ -282,7 +282,7 @@ class ProcessProxy(ResourceProxy):
             os.close(pidfd)
 
 
-def _how(exit_code: int | None) -> str:
+def _why(exit_code: int | None) -> str:
     if exit_code is None:
         return (
             "ended, how is not known: other code of this program has reaped it, or ignores SIGCHLD"

@@ -103,11 +103,11 @@ class RayBackend(RemoteBackend):
         with contextlib.suppress(Exception):  # it is dead, or there is no connection any more
             self.ray.kill(actor)
 
-    def is_loss(self, error: BaseException) -> bool:
+    def says_lost(self, error: BaseException) -> bool:
         kinds = self.ray.exceptions
         return isinstance(error, kinds.RayError) and not isinstance(error, kinds.RayTaskError)
 
-    def lost(self, actor: Any, node: str, error: BaseException | None) -> None:
+    def drop(self, actor: Any, node: str, error: BaseException | None) -> None:
         if node and "its node has died" in str(
             error
         ):  # nothing else tells it from a process that died

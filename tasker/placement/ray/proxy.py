@@ -23,7 +23,7 @@ from tasker.placement.ray.actor import Answered, Noted, received, sent
 from tasker.placement.remote import pickling, protocol
 from tasker.placement.remote.logs import handle_record
 from tasker.placement.remote.pickling import Outcome
-from tasker.placement.remote.proxy import Answer, GoneError, ResourceProxy
+from tasker.placement.remote.proxy import Answer, NoAnswerError, ResourceProxy
 
 __all__ = ["ActorProxy", "Cluster"]
 
@@ -51,11 +51,11 @@ class Cluster(Protocol):
         """Kill it."""
         ...
 
-    def is_loss(self, error: BaseException) -> bool:
+    def says_lost(self, error: BaseException) -> bool:
         """Whether this says that the actor is no more, or cannot be reached."""
         ...
 
-    def lost(self, actor: Any, node: str, error: BaseException | None) -> None:
+    def drop(self, actor: Any, node: str, error: BaseException | None) -> None:
         """It is no more, or cannot be reached, for this reason; `node` is empty if it has not run."""
         ...
 
@@ -70,12 +70,12 @@ class ActorProxy(ResourceProxy):
     KIND: str = "an actor"
 
     def __init__(
-        self, name: str, grace: float, lost: Callable[[Any], None], cluster: Cluster
+        self, name: str, grace: float, on_lost: Callable[[Any], None], cluster: Cluster
     ) -> None:
-        super().__init__(name, grace, lost)
+        super().__init__(name, grace, on_lost)
         self._cluster = cluster
-        self._gone = threading.Event()
-        self._how = ""  # it was lost, in words
+        self._dead = threading.Event()
+        self._why = ""  # it was lost, in words
         self._node = ""  # as long as the actor does not run anywhere
         self._actor = cluster.new_actor()
         self._run = self._actor.run.remote
@@ -95,7 +95,7 @@ class ActorProxy(ResourceProxy):
         if (
             self._is_lost or not self._cluster.ray.is_initialized()
         ):  # where Ray would start a cluster
-            raise GoneError(began=False)
+            raise NoAnswerError(began=False)
         actor = self._actor
         if kind == protocol.CALL:
             head, packed = what
@@ -138,7 +138,7 @@ class ActorProxy(ResourceProxy):
         return None
 
     def _await(self, reply: Any) -> Any:
-        """The outcome of a method. Raises `GoneError`."""
+        """The outcome of a method. Raises `NoAnswerError`."""
         ray = self._cluster.ray
         gone = False
         while not gone:
@@ -147,25 +147,25 @@ class ActorProxy(ResourceProxy):
             except ray.exceptions.GetTimeoutError:
                 gone = self._is_lost
             except Exception as error:
-                if not self._cluster.is_loss(error):
+                if not self._cluster.says_lost(error):
                     raise
-                self._note_loss(error)
+                self._found_lost(error)
                 gone = True
-        raise GoneError(began=True)
+        raise NoAnswerError(began=True)
 
     def _has_begun(self) -> bool:
         return bool(self._node)
 
-    def _loss(self) -> tuple[str, int | None]:
-        return self._how, None
+    def _why_lost(self) -> tuple[str, int | None]:
+        return self._why, None
 
     def _let_end(self, patience: float) -> None:
-        if self._lose(_KILLED):
+        if self._mark_lost(_KILLED):
             self._cluster.kill_now(
                 self._actor
             )  # here: when the interpreter exits no thread can be started
         if patience:
-            self._gone.wait(_GONE)
+            self._dead.wait(_GONE)
 
     # -- any thread ------------------------------------------------------------------------------------------------
 
@@ -174,7 +174,7 @@ class ActorProxy(ResourceProxy):
             self._actor.obey.remote(order, number)
 
     def kill(self) -> None:
-        if self._lose(_KILLED):
+        if self._mark_lost(_KILLED):
             self._cluster.kill(self._actor)
 
     def leave_to_parent(self) -> None:
@@ -183,20 +183,20 @@ class ActorProxy(ResourceProxy):
 
     def _ended(self, live: Any) -> None:
         """Ray says that the actor is no more. On a thread of Ray's."""
-        self._note_loss(live.exception())
-        self._gone.set()
+        self._found_lost(live.exception())
+        self._dead.set()
 
-    def _note_loss(self, error: BaseException | None) -> None:
-        if self._lose(f"was lost ({_reason(error)})"):
-            self._cluster.lost(self._actor, self._node, error)
-            self._lost()
+    def _found_lost(self, error: BaseException | None) -> None:
+        if self._mark_lost(f"was lost ({_reason(error)})"):
+            self._cluster.drop(self._actor, self._node, error)
+            self._tell_manager()
 
-    def _lose(self, how: str) -> bool:
+    def _mark_lost(self, why: str) -> bool:
         """From now on it is lost. Whether it was not before."""
         with self._lock:
             if self._is_lost:
                 return False
-            self._how = how
+            self._why = why
             self._is_lost = True
         return True
 

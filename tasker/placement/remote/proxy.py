@@ -9,8 +9,8 @@ timer when its grace is over, the closing manager. That is why a task can be end
 
 `_lock` guards the state, the number of the running call and how it was asked to end; nothing under it blocks.
 
-What a kind of place has to say itself: `KIND`, `_ask`, `_has_begun`, `_tell`, `kill`, `_loss`, `_let_end`, and when it
-is lost `_lost()`.
+What a kind of place has to say itself: `KIND`, `_ask`, `_has_begun`, `_tell`, `kill`, `_why_lost`, `_let_end`, and when it
+is lost `_tell_manager()`.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from tasker.errors import (
 from tasker.placement.remote import pickling, protocol
 from tasker.placement.remote.pickling import Packed, Verdict
 
-__all__ = ["GoneError", "ResourceProxy"]
+__all__ = ["NoAnswerError", "ResourceProxy"]
 
 STARTING, READY, ENDING = range(3)
 _ENDINGS: dict[int, type[TaskerError]] = {
@@ -47,7 +47,7 @@ _ENDINGS: dict[int, type[TaskerError]] = {
 Answer = tuple[BaseException | None, Any]  # an error and the verdict on it, or `None` and a result
 
 
-class GoneError(Exception):
+class NoAnswerError(Exception):
     """The place cannot answer any more. `began`: whether it may have done what it was asked."""
 
     def __init__(self, *, began: bool) -> None:
@@ -61,10 +61,10 @@ class ResourceProxy:
     KIND: str
     """What kind of place it is, in words."""
 
-    def __init__(self, name: str, grace: float, lost: Callable[[Any], None]) -> None:
+    def __init__(self, name: str, grace: float, on_lost: Callable[[Any], None]) -> None:
         self.name = name
         self._grace = grace
-        self._tell_lost = lost
+        self._on_lost = on_lost
         self._lock = (
             new_lock()
         )  # reentrant: a signal handler may end the context of the call it interrupts
@@ -109,12 +109,12 @@ class ResourceProxy:
         try:
             error, unentered = self._ask(protocol.SETUP, setup, None)
             self.is_unentered = unentered is True
-        except GoneError as gone:
+        except NoAnswerError as unanswered:
             if overdue.is_set():
-                error = self._lost_error(self._when(gone))
+                error = self._failure(self._when(unanswered))
             else:
                 late = self.late()
-                self._loss()
+                self._why_lost()
                 error = TimeoutError(
                     f"{late} within {timeout:g} s (create_timeout){self._quoted()}"
                 )
@@ -125,7 +125,7 @@ class ResourceProxy:
             overdue.cancel()
         self._hook = ""
         if error is None and self._is_lost:  # killed as it answered
-            error = self._lost_error("when on_create had returned")
+            error = self._failure("when on_create had returned")
         if error is not None:
             self._end(0.0)
             raise error
@@ -150,10 +150,10 @@ class ResourceProxy:
         try:
             context._add_sleeper(self)
             error, result = self._ask(protocol.CALL, (head, packed), progress)
-        except GoneError as gone:
-            when = "while it ran" if gone.began else "before it ran"
+        except NoAnswerError as unanswered:
+            when = "while it ran" if unanswered.began else "before it ran"
             error, result = (
-                self._lost_error(f"{when} {packed.__qualname__}", began=gone.began),
+                self._failure(f"{when} {packed.__qualname__}", began=unanswered.began),
                 False,
             )
         except (
@@ -200,8 +200,8 @@ class ResourceProxy:
                 packed = None if reason is None else pickling.pack_reason(reason)
                 error, _ = self._ask(protocol.DESTROY, packed, None)
                 patience = self._grace
-        except GoneError as gone:
-            error = self._lost_error(self._when(gone))
+        except NoAnswerError as unanswered:
+            error = self._failure(self._when(unanswered))
         finally:
             self._hook = ""
             self._end(patience)
@@ -209,18 +209,18 @@ class ResourceProxy:
         if error is not None:
             raise error
 
-    def _lost_error(self, doing: str, *, began: bool = True) -> BaseException:
-        how, exit_code = self._loss()
+    def _failure(self, doing: str, *, began: bool = True) -> BaseException:
+        why, exit_code = self._why_lost()
         if self._killed_for:
             return _ENDINGS[self._killed_for](
-                f"{self.name}: the task did not end with its context: {self._where()} {how}"
+                f"{self.name}: the task did not end with its context: {self._where()} {why}"
             )
         return WorkerLostError(
-            f"{self.name}: {self._where()} {how} {doing}{self._quoted()}", exit_code, began=began
+            f"{self.name}: {self._where()} {why} {doing}{self._quoted()}", exit_code, began=began
         )
 
-    def _when(self, gone: GoneError) -> str:
-        return f"{'while' if gone.began else 'before'} {self._hook} ran"
+    def _when(self, unanswered: NoAnswerError) -> str:
+        return f"{'while' if unanswered.began else 'before'} {self._hook} ran"
 
     def _quoted(self) -> str:
         words = self._last_words()
@@ -286,17 +286,17 @@ class ResourceProxy:
                 self._killed_for = self._order
                 self.kill()
 
-    def _lost(self) -> None:
+    def _tell_manager(self) -> None:
         """The place is gone; `_is_lost` says so already. Said once, by whoever finds out."""
         with self._lock:
             ready = self._state == READY
         if ready:
-            self._tell_lost(self)
+            self._on_lost(self)
 
     # -- what a kind of place says itself ----------------------------------------------------------------------------
 
     def _ask(self, kind: int, what: Any, progress: Progress | None) -> Answer:
-        """Have it do something and wait for the answer; notes the results of steps. Raises `GoneError`."""
+        """Have it do something and wait for the answer; notes the results of steps. Raises `NoAnswerError`."""
         raise NotImplementedError
 
     def _has_begun(self) -> bool:
@@ -319,12 +319,12 @@ class ResourceProxy:
         """What it is, in words."""
         raise NotImplementedError
 
-    def _loss(self) -> tuple[str, int | None]:
+    def _why_lost(self) -> tuple[str, int | None]:
         """How it was lost, in words, and the exit code; waits until that is known."""
         raise NotImplementedError
 
     def _last_words(self) -> str:
-        """What it has said at last, where that is known; asked after `_loss`."""
+        """What it has said at last, where that is known; asked after `_why_lost`."""
         return ""
 
     def _let_end(self, patience: float) -> None:
