@@ -1,15 +1,20 @@
-"""Use blocking connections from asyncio: fetch pages from a web server, here a small one in this script.
+"""Use blocking connections from asyncio: fetch pages from a web server.
 
     python examples/asyncio_fetching.py
 
-The worker threads block so that the event loop does not. Each owns an `http.client` connection, which stays open from
-page to page; one that breaks is replaced, and its page fetched again. The loop only awaits, thousands of pages at a
-time if need be, without a thread for each:
+The server here is a small one in this script. The worker threads block so that the
+event loop does not. Each worker owns an `http.client` connection, which stays open from
+page to page. A broken connection is replaced, and its page is fetched again. The loop
+only awaits, thousands of pages at a time if need be, without a thread for each:
 
-    async with TaskManager(config) as manager     opens a pool, and stops it without blocking the loop
-    await manager.asubmit(fn, *args)              the result; awaits room first where the queue is bounded
-    await manager.queue_task_async(fn, *args)     a future, which can be passed around; does not await room
-    async for result in manager.amap(fn, items)   many, in order, a bounded number at a time; items may be async as well
+- `async with TaskManager(config) as manager` opens a pool, and stops it without
+  blocking the loop.
+- `await manager.asubmit(fn, *args)` returns the result. Where the queue is bounded, it
+  awaits room first.
+- `manager.queue_task_async(fn, *args)` returns a future, which can be passed around and
+  awaited. It does not await room.
+- `async for result in manager.amap(fn, items)` runs many tasks, in order, a bounded
+  number at a time. The items may be an async iterable as well.
 """
 
 from __future__ import annotations
@@ -26,15 +31,21 @@ from tasker import Config, Context, TaskManager, unhealthy_on
 
 
 class Pages(BaseHTTPRequestHandler):
-    """The server: greets. Who asks for /flaky finds the connection closed the first time, for /never gets no answer."""
+    """The server: it greets each client.
 
-    protocol_version = "HTTP/1.1"  # keeps connections open
+    The first request for /flaky finds its connection closed. A request for /never gets
+    no answer.
+    """
+
+    # This version keeps connections open.
+    protocol_version = "HTTP/1.1"
     disable_nagle_algorithm = True
     flaky = True
 
     def do_GET(self) -> None:
         if self.path == "/never":
-            self.rfile.read(1)  # returns when the client has hung up
+            # This returns when the client has hung up.
+            self.rfile.read(1)
         elif self.path == "/flaky" and Pages.flaky:
             Pages.flaky = False
         else:
@@ -44,18 +55,20 @@ class Pages(BaseHTTPRequestHandler):
             self.end_headers()
             self.wfile.write(body)
             return
+
         self.close_connection = True
 
     def log_message(self, format: str, *args: object) -> None:
-        pass  # the output of this script is the client's
+        """Print nothing: the output of this script is the client's."""
 
 
 @contextmanager
 def local_server() -> Generator[int, None, None]:
-    """Serve pages in a thread; yields the port."""
+    """Serve pages in a thread, and yield the port."""
     with ThreadingHTTPServer(("127.0.0.1", 0), Pages) as server:
         thread = threading.Thread(target=server.serve_forever, args=[0.01])
         thread.start()
+
         try:
             yield server.server_port
         finally:
@@ -65,7 +78,9 @@ def local_server() -> Generator[int, None, None]:
 
 def connect(port: int) -> HTTPConnection:
     connection = HTTPConnection("127.0.0.1", port, timeout=30)
-    connection.connect()  # a server that is not there is met here, where tasker tries again with growing pauses
+    # A missing server raises here, so tasker tries again, with growing pauses.
+    connection.connect()
+
     return connection
 
 
@@ -76,9 +91,12 @@ def fetch(connection: HTTPConnection, path: str) -> str:
 
 
 def fetch_or_abort(ctx: Context, connection: HTTPConnection, path: str) -> str:
-    """The same for a page that may take for ever: when its await is cancelled, its context is, and that ends it.
+    """The same for a page that may take for ever.
 
-    Nothing can interrupt a thread that waits for an answer, but another thread can shut its socket down."""
+    When its await is cancelled, its context is cancelled too, and that ends it. Nothing
+    can interrupt a thread that waits for an answer. But another thread can shut its
+    socket down.
+    """
     take_back = ctx.on_done(lambda: connection.sock.shutdown(socket.SHUT_RDWR))
     try:
         return fetch(connection, path)
@@ -87,7 +105,7 @@ def fetch_or_abort(ctx: Context, connection: HTTPConnection, path: str) -> str:
 
 
 async def paths(count: int) -> AsyncIterator[str]:
-    """Where paths come from: another service, say, that is asked by asyncio means."""
+    """A source of paths. In your program it may ask another service with asyncio."""
     for number in range(1, count + 1):
         await asyncio.sleep(0)
         yield f"/page/{number}"
@@ -98,17 +116,17 @@ async def fetch_pages(port: int) -> None:
         on_create=lambda: connect(port),
         on_destroy=HTTPConnection.close,
         worker_count=4,
-        queue_size=8,  # who submits faster than the server answers awaits room, instead of filling the memory
-        check_health=unhealthy_on(
-            OSError, HTTPException
-        ),  # after either, the connection is out of step
+        # A task that submits faster than the server answers awaits room. Otherwise the
+        # queue would fill the memory.
+        queue_size=8,
+        # After either error, the connection is out of step.
+        check_health=unhealthy_on(OSError, HTTPException),
     )
     async with TaskManager(config) as manager:
         print("asubmit:", await manager.asubmit(fetch, "/index"))
 
-        future = manager.queue_task_async(
-            fetch, "/news", queue_timeout=0
-        )  # full: an error rather than a blocked loop
+        # If the queue is full, this raises instead of blocking the loop.
+        future = manager.queue_task_async(fetch, "/news", queue_timeout=0)
         print("queue_task_async:", await future)
 
         items = [f"/item/{number}" for number in range(100)]
@@ -121,13 +139,14 @@ async def fetch_pages(port: int) -> None:
         print("a lost connection:", await manager.asubmit(fetch, "/flaky"))
 
         try:
-            async with asyncio.timeout(0.2):  # cancels the await, which cancels the task's context
+            # The timeout cancels the await, which cancels the task's context.
+            async with asyncio.timeout(0.2):
                 await manager.asubmit(fetch_or_abort, "/never")
         except TimeoutError:
             print("cancelled: no answer from /never")
-        print(
-            "afterwards:", await manager.asubmit(fetch, "/index")
-        )  # that worker has a new connection
+
+        # The worker of /never has a new connection.
+        print("afterwards:", await manager.asubmit(fetch, "/index"))
 
     metrics = manager.metrics()
     print(metrics.total_tasks_completed, "completed,", metrics.total_tasks_retried, "retried")

@@ -2,11 +2,15 @@
 
     python examples/custom_logging.py
 
-An error that belongs to a caller is raised there. What no caller would see, tasker logs: a resource that cannot be
-made, a callback that raises, a failed future that nobody asked. `Config.logger` takes any object with the methods
-`debug`, `info`, `warning` and `error`, called as `warning(msg, *args)` with %-style arguments, and `exc_info=error` if
-they take it; without one, messages go to `logging.getLogger("tasker")`. Failures are warnings or errors, so they are
-seen even if nothing is set up; the ordinary life of a manager is info.
+An error that belongs to a caller is raised there. tasker logs the errors that no caller
+would see: a resource that cannot be made, a callback that raises, a failed future that
+was never asked for its result.
+
+`Config.logger` takes any object with the methods `debug`, `info`, `warning` and
+`error`. They are called as `warning(msg, *args)` with %-style arguments, and with
+`exc_info=error` if they take it. Without a logger, messages go to
+`logging.getLogger("tasker")`. Failures are warnings or errors, so they are seen even if
+nothing is set up. The ordinary life of a manager is info.
 """
 
 from __future__ import annotations
@@ -18,7 +22,10 @@ from tasker import Config, Logger, TaskManager
 
 
 class Mailer:
-    """The resource: a connection to a mail server that is still starting when the first worker asks for one."""
+    """The resource: a connection to a mail server.
+
+    The server is still starting when the first worker asks for a connection.
+    """
 
     server_starts = True
 
@@ -35,16 +42,17 @@ class Mailer:
 
 
 def note_delivery(result: str | None, error: BaseException | None) -> None:
-    raise LookupError(
-        "no such folder: Sent"
-    )  # the task has succeeded by now: nobody is there to catch this
+    # The task has succeeded by now. No caller is there to catch this.
+    raise LookupError("no such folder: Sent")
 
 
 def send_mail(logger: Logger) -> None:
-    """Meet both kinds of failure: a resource that is made at the second attempt, and a callback that raises."""
+    """Meet two failures: the first attempt to make the resource, and a callback."""
     Mailer.server_starts = True
+
     config = Config(
-        name="mail",  # stands in the messages, so that several managers can share a logger
+        # The name stands in the messages, so several managers can share a logger.
+        name="mail",
         on_create=Mailer,
         on_destroy=Mailer.close,
         worker_count=1,
@@ -52,9 +60,9 @@ def send_mail(logger: Logger) -> None:
         logger=logger,
     )
     with TaskManager(config) as manager:
-        print(
-            manager.queue_task(Mailer.send, "ann")
-        )  # waits for the resource; the caller notices nothing else
+        # This call waits for the resource. The caller notices nothing else.
+        print(manager.queue_task(Mailer.send, "ann"))
+
         manager.queue_task_with_callback(Mailer.send, note_delivery, "bob")
         manager.join()
 
@@ -62,19 +70,22 @@ def send_mail(logger: Logger) -> None:
 def logger_to_stdout(name: str, layout: str) -> logging.Logger:
     handler = logging.StreamHandler(sys.stdout)
     handler.setFormatter(logging.Formatter(layout))
+
     logger = logging.getLogger(name)
     logger.addHandler(handler)
-    # INFO would add the manager's life: started, ready, hired, retired, resources replaced, stopping, stopped
+    # INFO would add the life of the manager: started, ready, hired, retired, resources
+    # replaced, stopping, stopped.
     logger.setLevel(logging.WARNING)
+
     return logger
 
 
 def with_standard_logging() -> None:
-    # A child of "tasker": what is set on the logger "tasker" holds for all managers, what is set here for this one.
-    # Messages come from the workers' threads, whose names hold that of the manager.
-    send_mail(
-        logger_to_stdout("tasker.mail", "%(levelname)s %(name)s [%(threadName)s] %(message)s")
-    )
+    # This logger is a child of "tasker". Settings of the logger "tasker" hold for all
+    # managers, and settings of this one hold for this manager. Messages come from the
+    # workers' threads, whose names begin with that of the manager.
+    layout = "%(levelname)s %(name)s [%(threadName)s] %(message)s"
+    send_mail(logger_to_stdout("tasker.mail", layout))
 
 
 def with_structlog() -> None:
@@ -83,20 +94,23 @@ def with_structlog() -> None:
     except ModuleNotFoundError:
         print("structlog is not installed: pip install structlog")
         return
+
     logger: structlog.stdlib.BoundLogger = structlog.wrap_logger(
         logger_to_stdout("newsletter", "%(message)s"),
         wrapper_class=structlog.stdlib.BoundLogger,
         processors=[
             structlog.stdlib.filter_by_level,
             structlog.stdlib.add_log_level,
-            structlog.stdlib.PositionalArgumentsFormatter(),  # fills the %s of a message: tasker needs this one
+            # tasker needs this one: it fills the %s of a message.
+            structlog.stdlib.PositionalArgumentsFormatter(),
             structlog.processors.format_exc_info,
-            structlog.processors.JSONRenderer(
-                sort_keys=True
-            ),  # one message, one line, with its traceback
+            # One line for each message, with its traceback.
+            structlog.processors.JSONRenderer(sort_keys=True),
         ],
     )
-    send_mail(logger.bind(service="newsletter"))  # what is bound stands in every message
+
+    # Bound values stand in every message.
+    send_mail(logger.bind(service="newsletter"))
 
 
 def main() -> None:

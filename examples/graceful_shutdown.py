@@ -1,15 +1,24 @@
-"""A service that ends well on SIGTERM: takes nothing new, finishes what it has accepted, and says how that went.
+"""A service that ends well on SIGTERM.
 
-    python examples/graceful_shutdown.py       (then `kill PID` from another terminal, or Ctrl-C)
+    python examples/graceful_shutdown.py
 
-The signal's handler calls `manager.stop()`. A handler interrupts the main thread wherever that is; stop() waits there
-until all is finished. (Only if the thread had something in its hands that the closing needs, a lock of tasker's, stop()
-begins the closing and returns at once.) The next submission raises TaskManagerShutdownError, which ends the main loop;
-then the main thread waits for what is left, if anything, and reads the report. If a signal may find the main thread
-with a lock that your tasks need, cancel a `Config.ctx` in the handler instead: that begins to stop and never waits.
+Then send it `kill PID` from another terminal, or press Ctrl-C. The service takes
+nothing new, finishes the tasks that it has accepted, and reports how that went.
 
-On Windows no other process can send SIGTERM: `taskkill /F` and os.kill() end the process at once. What does arrive is
-Ctrl-C, and Ctrl-Break as SIGBREAK; before Python 3.14 their handlers run only when the main thread ends a wait.
+The signal's handler calls `manager.stop()`. A handler interrupts the main thread at any
+point, and stop() waits there until all is finished. There is one exception: the main
+thread may hold a lock of tasker's that the closing needs. Then stop() begins the
+closing and returns at once.
+
+The next submission raises TaskManagerShutdownError, which ends the main loop. Then the
+main thread waits for the rest, if there is any, and reads the report.
+
+A signal may find the main thread with a lock that your tasks need. If so, cancel a
+`Config.ctx` in the handler instead, which begins to stop and never waits.
+
+On Windows no other process can send SIGTERM: `taskkill /F` and os.kill() end the
+process at once. Ctrl-C does arrive, and Ctrl-Break arrives as SIGBREAK. Before Python
+3.14 their handlers run only when the main thread ends a wait.
 """
 
 from __future__ import annotations
@@ -23,11 +32,13 @@ from types import FrameType
 
 from tasker import Config, Context, TaskManager, TaskManagerShutdownError
 
-GRACE = 4.0  # seconds; then stop() goes on as kill() for up to 5 more: less than the 10 before Docker sends SIGKILL
+# After this time stop() goes on as kill() for up to 5 seconds more. Together that is
+# less than the 10 seconds after which Docker sends SIGKILL.
+GRACE_S = 4.0
 
 
 class Mailbox:
-    """A connection to a mail server; what a worker owns."""
+    """A connection to a mail server. Each worker owns one."""
 
     def close(self) -> None:
         pass
@@ -38,9 +49,13 @@ def send(mailbox: Mailbox, letter: int) -> None:
 
 
 def fetch_mail(ctx: Context, mailbox: Mailbox) -> None:
-    """A task without an end. stop() lets tasks run to theirs and cancels nothing, so this one has to ask."""
+    """A task without an end.
+
+    stop() waits for tasks to end and cancels nothing, so this one has to ask.
+    """
     while not ctx.stopping():
-        ctx.wait(0.05)  # a sleep that ends early when the context is cancelled, which kill() does
+        # A sleep that ends early when the context is cancelled, which kill() does.
+        ctx.wait(0.05)
         ctx.raise_if_done()
 
 
@@ -50,18 +65,19 @@ def main() -> int:
         on_destroy=Mailbox.close,
         worker_count=3,
         max_worker_count=3,
-        queue_size=4,  # what waits is what has to be finished in the end: keep it short
+        # Waiting tasks have to be finished in the end, so keep the queue short.
+        queue_size=4,
     )
     with TaskManager(config) as manager:
 
         def stop(number: int, frame: FrameType | None) -> None:
-            # No print here: the handler may have interrupted another one in its middle.
-            manager.stop(GRACE)
+            # Print nothing here: the handler may have interrupted another print.
+            manager.stop(GRACE_S)
 
         signal.signal(signal.SIGTERM, stop)
-        signal.signal(
-            signal.SIGINT, stop
-        )  # else Ctrl-C raises KeyboardInterrupt, and leaving the block so kills
+        # Otherwise Ctrl-C raises KeyboardInterrupt, and leaving the block with that
+        # kills the tasks.
+        signal.signal(signal.SIGINT, stop)
         if sys.platform == "win32":
             signal.signal(signal.SIGBREAK, stop)
 
@@ -69,8 +85,10 @@ def main() -> int:
         accepted = 1
         try:
             for letter in itertools.count(1):
-                manager.queue_task_async(send, letter)  # waits while four are waiting
+                # This call waits while four letters are waiting.
+                manager.queue_task_async(send, letter)
                 accepted += 1
+
                 if letter == 10:
                     print(
                         f"process {os.getpid()} is open: end it with SIGTERM or Ctrl-C", flush=True
@@ -78,12 +96,16 @@ def main() -> int:
         except TaskManagerShutdownError:
             print("closing: no more letters are accepted")
 
-        report = manager.stop(GRACE)  # a second signal, from now on, changes nothing
+        # From now on a second signal changes nothing.
+        report = manager.stop(GRACE_S)
+
         print("all that was accepted is done:", report.completed == accepted)
         print("fetching ended by itself:", fetching.exception() is None)
         print(
-            f"drained: {report.drained}, failed: {report.failed}, threads left behind: {len(report.abandoned)}"
+            f"drained: {report.drained}, failed: {report.failed},"
+            f" threads left behind: {len(report.abandoned)}"
         )
+
     return 0 if report.drained else 1
 
 

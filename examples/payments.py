@@ -1,18 +1,22 @@
-"""Charge an order at most once, though the connection may break after the bank has charged it.
+"""Charge an order at most once, though the connection may break after the charge.
 
     python examples/payments.py
 
-A task whose resource breaks is retried, because most work may be done twice. A payment may not: if the connection
-breaks after the charge and before the answer, a retry charges again. `queue_task_once` never retries. After its error
-the charge may have been made or not: no queue can know, and the caller must find out, not guess. So:
+A task whose resource breaks is retried, because most work may be done twice. A payment
+may not. If the connection breaks after the charge and before the answer, a retry
+charges again. `queue_task_once` never retries. After its error the charge may have been
+made or not. No queue can know, and the caller must find out, not guess. So:
 
-1. write down that the order is being charged, before it is (in a database: the program may end at any moment);
-2. charge it with `queue_task_once`; an error that leaves the charge in doubt is written down as doubt;
-3. settle what is in doubt by asking the bank. Asking changes nothing there, so it may be retried like any other task,
-   and writing the answer down twice does no harm either.
+1. Write down that the order is being charged, before it is charged. Use a database: the
+   program may end at any moment.
+2. Charge it with `queue_task_once`. After an error that leaves the charge in doubt, the
+   books keep it as in doubt.
+3. Settle every order that is in doubt by asking the bank. Asking changes nothing there,
+   so it may be retried like any other task. Writing the answer down twice does no harm
+   either.
 
-Where the bank takes an idempotency key with each charge, send one: then it is the bank that charges once, and retries
-are harmless.
+Some banks take an idempotency key with each charge. Send one where you can: then the
+bank itself charges once, and retries are harmless.
 """
 
 from __future__ import annotations
@@ -23,16 +27,20 @@ from tasker import Config, TaskManager, unhealthy_on
 
 
 class Bank:
-    """The other side: what it has charged is charged, whatever becomes of its answer."""
+    """The other side. A charge stands, even if the answer is lost."""
 
     def __init__(self) -> None:
         self.charges: list[str] = []
         self.answers_to_lose = 1
-        self.lock = threading.Lock()  # guards both
+        # Guards both of them.
+        self.lock = threading.Lock()
 
 
 class ConnectionBroken(Exception):
-    """The connection is of no use any more. Whether the last request was carried out, nobody on this side knows."""
+    """The connection is of no use any more.
+
+    This side cannot know whether the last request was carried out.
+    """
 
 
 class Connection:
@@ -45,17 +53,18 @@ class Connection:
         with self.bank.lock:
             self.bank.charges.append(order)
             number = len(self.bank.charges)
+
         self._receive_answer()
+
         return f"receipt {number}"
 
     def find_receipt(self, order: str) -> str | None:
         self._receive_answer()
+
         with self.bank.lock:
-            return (
-                f"receipt {self.bank.charges.index(order) + 1}"
-                if order in self.bank.charges
-                else None
-            )
+            if order not in self.bank.charges:
+                return None
+            return f"receipt {self.bank.charges.index(order) + 1}"
 
     def _receive_answer(self) -> None:
         with self.bank.lock:
@@ -74,27 +83,32 @@ def connect(bank: Bank) -> Config[Connection]:
 
 
 class Shop:
-    """The books of the shop: what is known of each order. One thread writes them, this one."""
+    """The books of the shop: a line for each order. One thread alone writes them."""
 
     def __init__(self, manager: TaskManager[Connection]) -> None:
         self.manager = manager
         self.books: dict[str, str] = {}
 
     def pay(self, order: str) -> str:
-        """Charge an order, unless that was tried before; returns what is known of it now."""
-        if order not in self.books:  # or a customer has clicked twice
-            self.books[order] = (
-                "in doubt"  # so it stays if the next line raises: no error says what the bank has done
-            )
+        """Charge an order, unless that was tried before; return its line."""
+        # A customer may have clicked twice.
+        if order not in self.books:
+            # This stays if the charge raises: no error tells what the bank has done.
+            self.books[order] = "in doubt"
             self.books[order] = self.manager.queue_task_once(Connection.charge, order)
+
         return self.books[order]
 
     def settle(self) -> None:
-        """Ask the bank about all that is in doubt, once no charge is under way. May be interrupted and run again."""
+        """Ask the bank about each order that is in doubt, while no charge is under way.
+
+        This may be interrupted and run again.
+        """
         for order in [order for order, known in self.books.items() if known == "in doubt"]:
             receipt = self.manager.queue_task(Connection.find_receipt, order)
             if receipt is None:
-                del self.books[order]  # it was not charged: `pay` may try it again
+                # It was not charged, so `pay` may try it again.
+                del self.books[order]
             else:
                 self.books[order] = receipt
 
@@ -117,16 +131,18 @@ def charge_at_most_once() -> None:
         except ConnectionBroken as error:
             print("  the caller sees:", error)
         print("  the bank charged:", bank.charges)
-        print("  the books say:", shop.pay("order 2"))  # charges nothing: it was tried before
+        # This charges nothing, because it was tried before.
+        print("  the books say:", shop.pay("order 2"))
 
         bank.answers_to_lose = 1
-        shop.settle()  # this answer is lost as well: asked again on a new connection, and nobody notices
+        # This answer is lost as well. The question is asked again on a new connection,
+        # and the caller notices nothing.
+        shop.settle()
         print("settled: the books agree with the bank")
         print("  the books say:", shop.pay("order 2"))
         print("  the bank charged:", bank.charges)
-        print(
-            "  the next order:", shop.pay("order 3")
-        )  # broken connections are replaced, whoever broke them
+        # Broken connections are replaced, also after `queue_task_once`.
+        print("  the next order:", shop.pay("order 3"))
 
 
 def main() -> None:

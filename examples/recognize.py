@@ -1,14 +1,19 @@
-"""A model a worker: which package of the standard library is a source file from? Loading takes long, asking is quick.
+"""A model for each worker: which package of the standard library is a file from?
 
-    python examples/recognize.py [--placement threads|processes|ray] [--gpus N] [--workers N] [--seconds S]
+    python examples/recognize.py [--placement threads|processes|ray] [--gpus N]
+                                 [--workers N] [--seconds S]
 
-The model is the resource. Each worker loads it once and then answers batch after batch, which is how models on GPUs are
-served: there are as many workers as models fit, and none is loaded for a single question. With Ray `--gpus 1` (or 0.25,
-for four to one) gives each worker's actor a GPU of the cluster, and names it in CUDA_VISIBLE_DEVICES, so that a
-framework finds it as "cuda:0". This model has no use for one: it is Bayes' rule with the names that occur in the files,
-learned from every second file and asked about the others.
+The model is the resource: loading it takes long, asking it is quick. Each worker loads
+it once and then answers batch after batch. Models on GPUs are served like this. There
+are as many workers as models fit, and no model is loaded for a single question.
 
-`--seconds` is the patience with one batch. A model that hangs there is killed with its worker, and loaded again.
+With Ray `--gpus 1` (or 0.25, for four workers on one) gives each worker's actor a GPU
+of the cluster. CUDA_VISIBLE_DEVICES names it, so a framework finds it as "cuda:0". This
+model has no use for a GPU. It is Bayes' rule with the names that occur in the files. It
+learns from every second file and is asked about the others.
+
+`--seconds` limits one batch. A model that takes longer is killed with its worker, and
+loaded again.
 """
 
 from __future__ import annotations
@@ -48,7 +53,7 @@ PACKAGES = (
     "unittest",
     "xml",
 )
-BATCH = 8  # files in a question
+BATCH_FILES = 8
 
 Batch = list[Path]
 
@@ -58,18 +63,21 @@ class Model:
 
     def __init__(self) -> None:
         self.device = "cuda:0" if os.environ.get("CUDA_VISIBLE_DEVICES") else "cpu"
+
         self.names = {package: Counter[str]() for package in PACKAGES}
         for package, file in files()[::2]:
             self.names[package].update(names_in(file))
+
         self.totals = {package: names.total() for package, names in self.names.items()}
 
     def recognize(self, files: Batch) -> tuple[list[str], int]:
-        """A package for each file, and the process in which the model is."""
+        """Return a package for each file, and the process in which the model is."""
         return [self._package_of(Counter(names_in(file))) for file in files], os.getpid()
 
     def _package_of(self, names: Counter[str]) -> str:
         def likelihood(package: str) -> float:
             known, total = self.names[package], self.totals[package]
+
             return sum(
                 times * math.log((known[name] + 0.01) / total) for name, times in names.items()
             )
@@ -94,13 +102,15 @@ def files() -> list[tuple[str, Path]]:
 
 def batches(files: list[Path]) -> Iterator[Batch]:
     rest = iter(files)
-    while batch := list(islice(rest, BATCH)):
+
+    while batch := list(islice(rest, BATCH_FILES)):
         yield batch
 
 
 def placement_named(name: str, gpus: float) -> Placement:
     if name == "ray":
         return Ray(address=os.environ.get("RAY_ADDRESS"), num_gpus=gpus or None)
+
     return Processes() if name == "processes" else Threads()
 
 
@@ -115,6 +125,7 @@ def main() -> int:
         "--seconds", type=float, default=60, help="for one batch; default: %(default)s"
     )
     options = cli.parse_args()
+
     asked = files()[1::2]
     try:
         config = Config(
@@ -126,19 +137,22 @@ def main() -> int:
         )
         answers: list[str] = []
         models: set[int] = set()
+
         with TaskManager(config) as manager:
             questions = batches([file for _, file in asked])
-            for packages, process in manager.map(
-                Model.recognize, questions, timeout=options.seconds
-            ):
+            results = manager.map(Model.recognize, questions, timeout=options.seconds)
+            for packages, process in results:
                 answers += packages
                 models.add(process)
     except (ConfigError, ResourceCreationError, TaskTimeoutError) as error:
         cli.exit(2, f"{cli.prog}: {error}\n")
+
     right = sum(answer == package for answer, (package, _) in zip(answers, asked, strict=True))
     print(
-        f"{options.placement}: {right / len(asked):.0%} of {len(asked)} files recognized; processes: {len(models)}"
+        f"{options.placement}: {right / len(asked):.0%} of {len(asked)} files recognized;"
+        f" processes: {len(models)}"
     )
+
     return 0
 
 

@@ -1,16 +1,21 @@
-"""Serve a database from a web application: FastAPI, and SQLite connections that belong to threads.
+"""Serve a database from a web application: FastAPI and SQLite.
 
     pip install fastapi httpx
-    python examples/web_application.py                      sends itself a few requests
-    uvicorn --app-dir examples web_application:app          serves; with --workers 4, in four processes
+    python examples/web_application.py
+    uvicorn --app-dir examples web_application:app
 
-SQLite blocks, and its connections stay with the thread that made them. tasker's workers make one each, and the routes
-await what runs there; meanwhile the event loop serves others.
+The first form sends itself a few requests. The second one serves, with `--workers 4` in
+four processes.
 
-The manager is opened by the application's lifespan and never when a module is imported. A prefork server (gunicorn, or
-anything that preloads the application) imports it once and then forks; threads do not survive that, and a manager that
-was made before raises `TaskManagerShutdownError` in the child. The lifespan runs in each process after the fork, so
-each has a manager of its own, and `worker_count` is for one process.
+SQLite blocks, and its connections stay with the thread that made them. Each of tasker's
+workers makes one. The routes await the tasks that run there, and meanwhile the event
+loop serves others.
+
+The application's lifespan opens the manager; no import does. A prefork server
+(gunicorn, or another server that preloads the application) imports it once and then
+forks. Threads do not survive a fork. A manager that was made before it raises
+`TaskManagerShutdownError` in the child. The lifespan runs in each process after the
+fork, so each process has a manager of its own, and `worker_count` is for one process.
 """
 
 from __future__ import annotations
@@ -50,7 +55,10 @@ def list_notes(db: sqlite3.Connection) -> list[str]:
 
 
 def count_for_ever(ctx: Context, db: sqlite3.Connection) -> int:
-    """A report that takes too long. When its context ends, so does the query: the worker is free for others again."""
+    """A report that takes too long.
+
+    When its context ends, so does the query. Then the worker is free for others again.
+    """
     take_back = ctx.on_done(db.interrupt)
     try:
         numbers = "with recursive n(x) as (select 1 union all select x + 1 from n)"
@@ -61,13 +69,19 @@ def count_for_ever(ctx: Context, db: sqlite3.Connection) -> int:
 
 @asynccontextmanager
 async def lifespan(app: FastAPI) -> AsyncGenerator[None, None]:
-    """Runs in each serving process: opens the manager, and stops it when all requests are answered."""
+    """Open the manager, and stop it when all requests are answered.
+
+    This runs in each serving process.
+    """
     database = os.environ.get("NOTES_DATABASE", "notes.db")
+
     config = Config(
         on_create=lambda: sqlite3.connect(database),
         on_destroy=sqlite3.Connection.close,
         worker_count=4,
-        queue_size=100,  # more are refused, rather than served when nobody waits for them any more
+        # Further requests are refused. Otherwise they would be served when their
+        # clients do not wait for them any more.
+        queue_size=100,
     )
     async with TaskManager(config) as manager:
         await manager.asubmit(create_table)
@@ -91,9 +105,8 @@ async def post_note(text: str, manager: Manager) -> int | None:
 
 @app.get("/notes")
 async def get_notes(manager: Manager) -> list[str]:
-    return await manager.asubmit(
-        list_notes, priority=True, queue_timeout=0
-    )  # what is quick need not wait for reports
+    # A quick task need not wait for reports.
+    return await manager.asubmit(list_notes, priority=True, queue_timeout=0)
 
 
 @app.get("/report")
@@ -103,9 +116,8 @@ async def get_report(manager: Manager) -> int:
 
 @app.exception_handler(sqlite3.IntegrityError)
 async def conflict(request: Request, error: Exception) -> JSONResponse:
-    return JSONResponse(
-        {"detail": str(error)}, status_code=409
-    )  # a task's error arrives where it is awaited
+    # A task's error arrives where the task is awaited.
+    return JSONResponse({"detail": str(error)}, status_code=409)
 
 
 @app.exception_handler(QueueFullError)
@@ -119,16 +131,20 @@ async def too_slow(request: Request, error: Exception) -> JSONResponse:
 
 
 async def try_out() -> None:
-    # This client calls the application without a server, so it is this script that runs the lifespan.
+    # This client calls the application without a server, so this script runs the
+    # lifespan itself.
     transport = httpx.ASGITransport(app=app)
     async with (
         lifespan(app),
         httpx.AsyncClient(transport=transport, base_url="http://notes") as client,
     ):
-        report = asyncio.create_task(client.get("/report"))  # others are served while it runs
+        # Others are served while the report runs.
+        report = asyncio.create_task(client.get("/report"))
+
         for text in ("buy milk", "call ann", "buy milk"):
             response = await client.post("/notes", params={"text": text})
             print("POST /notes", response.status_code, response.text)
+
         for response in await asyncio.gather(client.get("/notes"), report):
             print("GET", response.url.path, response.status_code, response.text)
 

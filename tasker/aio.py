@@ -1,14 +1,19 @@
-"""The asyncio forms of a manager's methods: to wait without a thread for a result, for room, for results, for the end.
+"""The asyncio forms of a manager's methods.
 
-Nothing here blocks the loop, and nothing waits that is not woken: a future, the queue and the lifecycle each know who
-awaits them. A cancelled await cancels what it waited for.
+A coroutine waits here, without a thread, for a result, for room, for results, for the
+end. Nothing blocks the loop, and every wait is woken: a future, the queue and the
+lifecycle each have a list of what awaits them. A cancelled await cancels what it waited
+for.
 
-For room, coroutines stand in the same line as threads (see `room`), and are served in the order in which they came.
+For room, coroutines stand in the same line as threads (see `room`), and are served in
+the order in which they came.
 
-`results` is `map` for a loop. What the consumer's thread does there, two coroutines share here, so that results are
-handed out while the input lets itself be waited for: the *puller*, a task of its own, takes items and submits them as
-long as there is room; the consumer hands out what has landed and thereby makes room. Both run in the loop's thread and
-touch the window nowhere else, so it needs no lock. Closing the generator cancels the puller and what is in flight.
+`results` is `map` for a loop. There the consumer's thread does all; here two coroutines
+share the work, so that results are handed out while the input is awaited. The *puller*,
+a task of its own, takes items and submits them as long as there is room. The consumer
+hands out results and thereby makes room. Both run in the loop's thread, and no other
+touches the window, so it needs no lock. Closing the generator cancels the puller and
+what is in flight.
 """
 
 from __future__ import annotations
@@ -29,11 +34,14 @@ from tasker.window import Future, Plan, Window, iterator_over
 
 __all__ = ["close", "results", "submit"]
 
-Items = Any  # an iterator, or an asynchronous one
+Items = Any
+"""An iterator, or an asynchronous one."""
 
 _END: Any = object()
-_LEAVING = (KeyboardInterrupt, SystemExit)  # they leave the loop
-_KILLING = (*_LEAVING, asyncio.CancelledError)  # leaving an `async with` block by these kills
+# errors that leave the loop
+_LEAVING = (KeyboardInterrupt, SystemExit)
+# errors that kill the manager when they leave its `async with` block
+_KILLING = (*_LEAVING, asyncio.CancelledError)
 
 
 class Closing(Protocol):
@@ -62,7 +70,7 @@ class EngineForAsyncio(Protocol):
     def runs_this_thread(self) -> bool: ...
 
 
-# -- one task ------------------------------------------------------------------------------------------------------
+# -- one task --------------------------------------------------------------------------
 
 
 async def submit(
@@ -72,9 +80,11 @@ async def submit(
     options: Mapping[str, Any],
     queue_timeout: float | None,
 ) -> Any:
-    """The result of a task; `options` are those of `Engine.submit`, but for the time to wait for room."""
-    if queue_timeout is None and not engine.queue.room.capacity:  # by far the most frequent case
+    """The result of a task. `options` are all of `submit` but `queue_timeout`."""
+    # by far the most frequent case
+    if queue_timeout is None and not engine.queue.room.capacity:
         return await engine.submit(fn, args, options)
+
     at_once = {**options, "queue_timeout": 0.0}
     return await (await _with_room(engine, lambda: engine.submit(fn, args, at_once), queue_timeout))
 
@@ -82,20 +92,24 @@ async def submit(
 async def _with_room(
     engine: EngineForAsyncio, launch: Callable[[], Future], queue_timeout: float | None = None
 ) -> Future:
-    """What `launch()` returns, tried again whenever there may be room."""
+    """What `launch()` returns. It is called again whenever there may be room."""
     limit = checks.limit("queue_timeout", queue_timeout)
     room = engine.queue.room
-    if not room.capacity or limit == 0 or engine.runs_this_thread():  # which would wait for itself
+    # not in the manager's own thread, which would wait for itself
+    if not room.capacity or limit == 0 or engine.runs_this_thread():
         return launch()
+
     try:
         return launch()
     except QueueFullError:
         pass
+
     try:
         async with asyncio.timeout(limit):
             return await _in_turn(room, launch)
     except TimeoutError:
-        return launch()  # its error says how full the queue is
+        # its error says how full the queue is
+        return launch()
 
 
 async def _in_turn(room: Room[Any], launch: Callable[[], Future]) -> Future:
@@ -107,22 +121,22 @@ async def _in_turn(room: Room[Any], launch: Callable[[], Future]) -> Future:
         except BaseException:
             room.give_up(waiter)
             raise
-        with contextlib.suppress(
-            QueueFullError
-        ):  # the loop did not run for too long: line up again
+
+        # refused if the loop did not run for too long: then line up again
+        with contextlib.suppress(QueueFullError):
             return room.in_turn(waiter, launch)
 
 
-# -- map -----------------------------------------------------------------------------------------------------------
+# -- map -------------------------------------------------------------------------------
 
 
 def items_of(items: Iterable[Any] | AsyncIterable[Any]) -> Items:
-    """An iterator of one kind or the other; raises `TypeError` for what is neither."""
+    """An iterator, asynchronous or not. Raises `TypeError` for what is not iterable."""
     return aiter(items) if isinstance(items, AsyncIterable) else iterator_over(items)
 
 
 async def results(engine: EngineForAsyncio, plan: Plan, items: Items) -> AsyncGenerator[Any, None]:
-    """What `map` hands out, for a loop."""
+    """The results of `map`, for a loop."""
     window = _LoopWindow(plan)
     puller: asyncio.Task[None] | None = None
     try:
@@ -132,7 +146,8 @@ async def results(engine: EngineForAsyncio, plan: Plan, items: Items) -> AsyncGe
         )
         while (future := await window.next()) is not None:
             outcomes = window.land(future)
-            future = None  # as in the thread's `_results`, nothing is held of what is handed out
+            # nothing is held of what is handed out (R4)
+            future = None
             if window.undone:
                 await _relaunch(engine, window)
             outcomes.reverse()
@@ -142,6 +157,7 @@ async def results(engine: EngineForAsyncio, plan: Plan, items: Items) -> AsyncGe
                 window.roomy.set()
             if window.error is not None:
                 break
+
         window.raise_error()
     finally:
         window.cancel()
@@ -151,18 +167,19 @@ async def results(engine: EngineForAsyncio, plan: Plan, items: Items) -> AsyncGe
 
 async def _pull(engine: EngineForAsyncio, window: _LoopWindow, items: Items) -> None:
     size = window.plan.chunksize
+
     try:
         while not window.ended:
             while window.room < size:
                 window.roomy.clear()
                 await window.roomy.wait()
+
             taken = await _take(window, items, size)
             if taken and not window.closed:
                 window.room -= len(taken)
                 await _with_room(engine, partial(window.launch, taken))
-    except (
-        BaseException
-    ) as error:  # a CancelledError too, which may be the input's own: it must not end in silence
+    except BaseException as error:
+        # a CancelledError, too: it may be the input's own, and must not end in silence
         window.fail(error)
         if isinstance(error, _LEAVING):
             raise
@@ -173,9 +190,8 @@ async def _pull(engine: EngineForAsyncio, window: _LoopWindow, items: Items) -> 
 
 async def _take(window: _LoopWindow, items: Items, size: int) -> list[Any]:
     taken: list[Any] = []
-    asynchronous = hasattr(
-        items, "__anext__"
-    )  # which is all that an asynchronous iterator must have
+    # all that an asynchronous iterator must have
+    asynchronous = hasattr(items, "__anext__")
     try:
         while len(taken) < size:
             item = await anext(items, _END) if asynchronous else next(items, _END)
@@ -183,7 +199,8 @@ async def _take(window: _LoopWindow, items: Items, size: int) -> list[Any]:
                 window.ended = True
                 break
             taken.append(item)
-    except BaseException as error:  # what was taken before must not be lost
+    except BaseException as error:
+        # what was taken before must not be lost
         window.fail(error)
         if isinstance(error, _LEAVING):
             raise
@@ -191,14 +208,17 @@ async def _take(window: _LoopWindow, items: Items, size: int) -> list[Any]:
 
 
 async def _end_of(puller: asyncio.Task[None]) -> None:
-    """Cancel it, and wait until it has ended whatever comes: it must not outlive its stream."""
+    """Cancel the puller, and wait until it has ended, even if this is cancelled: it
+    must not outlive its stream."""
     puller.cancel()
+
     cancelled: BaseException | None = None
     while not puller.done():
         try:
             await asyncio.wait([puller])
         except asyncio.CancelledError as error:
             cancelled = error
+
     _raise(cancelled)
 
 
@@ -207,7 +227,8 @@ def _raise(error: BaseException | None) -> None:
         if error is not None:
             raise error
     finally:
-        del error  # its traceback holds this frame
+        # its traceback holds this frame (R4)
+        del error
 
 
 async def _relaunch(engine: EngineForAsyncio, window: _LoopWindow) -> None:
@@ -218,36 +239,45 @@ async def _relaunch(engine: EngineForAsyncio, window: _LoopWindow) -> None:
 
 
 class _LoopWindow(Window):
-    """For a consumer in a loop. Touched by the loop's thread alone."""
+    """For a consumer in a loop. Only the loop's thread touches it."""
 
     def __init__(self, plan: Plan) -> None:
         super().__init__(plan)
         self.pulling = True
-        self.closed = False  # whether nobody wants any more results
-        self.roomy = asyncio.Event()  # set when the consumer has made room
-        self.changed = asyncio.Event()  # set when a task has landed, or nothing more is pulled
+        # whether no more results are wanted
+        self.closed = False
+        # set when the consumer has made room
+        self.roomy = asyncio.Event()
+        # set when a task has landed, or when pulling has ended
+        self.changed = asyncio.Event()
         self._mailbox = mailbox_here()
 
     def new_arrival(self) -> _Landing:
         return _Landing(self._mailbox, self)
 
     async def next(self) -> Future | None:
-        """The task whose outcome is handed out next, when it is settled; `None`: there are no more."""
+        """The task whose outcome is handed out next, when it is settled.
+
+        `None` when there are no more."""
         while True:
             while self.landed:
                 future: Future | None = self.landed.popleft().future
-                if future in self.flying:  # not if it was refused in the last moment, or told twice
+                # not if it was refused at the last moment, or has landed twice
+                if future in self.flying:
                     return future
+
             oldest = next(iter(self.flying), None)
             if oldest is not None and self.plan.ordered and oldest.done():
                 return oldest
             if oldest is None and not self.pulling:
                 return None
+
             self.changed.clear()
             await self.changed.wait()
 
     def fail(self, error: BaseException) -> None:
-        if not self.closed:  # else nobody would let go of it
+        # once closed, the error would be kept for ever
+        if not self.closed:
             super().fail(error)
 
     def raise_error(self) -> None:
@@ -274,10 +304,11 @@ class _Landing(Message):
         window = self._window
         if not window.plan.ordered and not window.closed:
             window.landed.append(self)
+
         window.changed.set()
 
 
-# -- the end -------------------------------------------------------------------------------------------------------
+# -- the end ---------------------------------------------------------------------------
 
 
 async def close(
@@ -288,28 +319,34 @@ async def close(
     kill_timeout: float,
     from_inside: bool,
 ) -> None:
-    """Stop, or kill where the block was left by an interrupt or a cancellation, and wait for the end unless that would
-    be waiting for the caller itself. Cancelled while it waits it kills, and waits for the end of that."""
+    """Stop, or kill if the block was left by an interrupt or a cancellation.
+
+    Then wait for the end, unless that would be to wait for the caller itself. Cancelled
+    while it waits, it kills, and waits for the end of that."""
     if kind is not None and issubclass(kind, _KILLING):
         lifecycle.request_kill(kill_timeout)
     else:
         stop()
     if from_inside:
         return
+
     cancelled: BaseException | None = None
     while not lifecycle.has_ended():
         try:
             await _end(lifecycle)
-        except asyncio.CancelledError as error:  # again and again where an anyio scope is cancelled
+        except asyncio.CancelledError as error:
+            # again and again where an anyio scope is cancelled
             if cancelled is None:
                 lifecycle.request_kill(kill_timeout)
             cancelled = error
+
     _raise(cancelled)
 
 
 async def _end(lifecycle: Closing) -> None:
     waiter = waiter_here()
-    lifecycle.awaiting.append(waiter)
+    lifecycle.awaiting.append(waiter)  # then look (R1)
+
     try:
         if not lifecycle.has_ended():
             await waiter

@@ -1,20 +1,26 @@
 """`concurrent.futures.ThreadPoolExecutor`s on workers of tasker's.
 
-`CallExecutor` turns calls into tasks: a task is `_call(resource, fn, args, kwargs)`, one plain function for all calls,
-which the engine remembers. How a task is accepted is what its subclasses add (`_accept_task`). They are subclasses of
-the standard class because programs ask for that, and then use what it has (see `standard`): its `submit`, where
-instrumentation has replaced that, and its private attributes. Subclasses of users' have attributes of their own, so
-those here have names that they would hardly take.
+`CallExecutor` turns calls into tasks. A task is `_call(resource, fn, args, kwargs)`:
+one plain function for all calls, which the engine remembers. Subclasses add how a task
+is accepted (`_accept_task`).
 
-`ManagerExecutor` is a view of a manager's workers. Submitters and whoever closes the view share no lock, as accepting a
-task may run code of the user's (a collector) and may block (a bounded queue). A submitter *announces* itself in
-`_entering`, *then* looks at `_closed`; it puts the future into `_futures` before it takes the announcement back. Who
-closes sets `_closed`, then waits for the announced of other threads (its own is one that a signal handler interrupted),
-then for the futures. So a submission that began before the closing is waited for, and none that begins later is
-accepted.
+They are subclasses of the standard class because programs ask for that, and then use
+what it has (see `standard`): its `submit`, which instrumentation may have replaced, and
+its private attributes. Users' subclasses have attributes of their own. So those here
+have names that they would hardly take.
 
-`map` keeps its submitted tasks in a deque. Its iterator takes them from the left, and cancels what is in it when it
-fails or is closed. It does without `submit`, unless that is another's: a subclass's, one that was assigned, that of
+`ManagerExecutor` is a view of a manager's workers. A submitter and a thread that closes
+the view share no lock, because accepting a task may run code of the user's (a
+collector) and may block (a bounded queue). A submitter announces itself in `_entering`,
+then looks at `_closed` (R1). It puts the future into `_futures` before it takes the
+announcement back. The closing thread sets `_closed`, then waits for the submitters that
+other threads have announced, then for the futures. (An announcement of its own is of a
+submission that a signal handler has interrupted.) So a submission that began before the
+closing is waited for, and none that begins later is accepted.
+
+`map` keeps its submitted tasks in a deque. Its iterator takes them from the left, and
+cancels those that are left when it fails or is closed. It calls `submit` only where
+that is not the method here: a subclass's, one that was assigned, or that of
 instrumentation.
 """
 
@@ -52,25 +58,26 @@ _AFTER_SHUTDOWN = "cannot schedule new futures after shutdown"
 
 
 class CallExecutor(StandardParts):
-    """An executor whose calls are tasks. Subclasses say how a task is accepted, and close."""
+    """An executor whose calls are tasks. Subclasses accept the tasks, and close."""
 
-    _accept_task: Callable[
-        ..., TaskFuture[Any]
-    ]  # given what runs it, its arguments, and what makes its future
-    _judges = (
-        True  # whether what a call raises may break a resource, and so has to reach the worker
-    )
+    # given the function that runs it, its arguments, and the maker of its future
+    _accept_task: Callable[..., TaskFuture[Any]]
+    # whether an error of a call may break a resource, and so has to reach the worker
+    _judges = True
 
     def submit(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Future[T]:
-        """Queue the call `fn(*args, **kwargs)` and return its future, a `TaskFuture`, at once.
+        """Queue the call `fn(*args, **kwargs)` and return its future, a `TaskFuture`,
+        at once.
 
-        Blocks only while the queue of a view's manager is bounded and full. Raises `TypeError` for what is not callable
-        and for coroutine and generator functions, `RuntimeError` after `shutdown()`."""
+        Blocks only while the queue of a view's manager is bounded and full. Raises
+        `TypeError` for what is not callable and for coroutine and generator functions,
+        `RuntimeError` after `shutdown()`."""
         # pyright takes any callable for a FunctionType
         if type(fn) is not FunctionType or fn.__code__.co_flags & DEFERRED:  # pyright: ignore
             _check_function(fn)
         if Standard.submit is not _plain and self._is_instrumented():
             return super().submit(fn, *args, **kwargs)
+
         return self._accept_task(_call, (fn, args, kwargs), new_task)
 
     def map(
@@ -81,18 +88,24 @@ class CallExecutor(StandardParts):
         chunksize: int = 1,
         buffersize: int | None = None,
     ) -> Iterator[T]:
-        """An iterator over the results of `fn(*items)`, one item from each of `iterables`, in order.
+        """An iterator over the results of `fn(*items)`, one item from each of
+        `iterables`, in order.
 
-        All calls are submitted at once, before this returns; with a `buffersize` no more tasks than that are ahead of
-        the consumer, and the iterables are read as results are taken. A task is `chunksize` calls, one after the other;
-        but where `submit` is another's, each call is submitted to it by itself, as by the standard class.
-        `timeout` (seconds, from now on; `None`: no limit) is how long the results may take: then the iterator raises
-        `TimeoutError`. It raises what a call raised in that call's place, and ends.
+        All calls are submitted at once, before this returns. With a `buffersize` no
+        more tasks than that are ahead of the consumer, and the iterables are read as
+        results are taken. A task is `chunksize` calls, one after the other. But where
+        `submit` is another's, each call is submitted to it by itself, as by the
+        standard class.
 
-        When it fails, is closed (`close()`) or is dropped half-way, the tasks whose results were not taken are
-        cancelled. One that is dropped before anything was taken cancels nothing: `map` may be called for the effect.
+        `timeout` (seconds, from now on; `None`: no limit) is how long the results may
+        take: then the iterator raises `TimeoutError`. It raises what a call raised in
+        that call's place, and ends.
 
-        Raises `TypeError` and `ValueError` for wrong arguments, and what `submit` raises."""
+        When it fails, is closed (`close()`) or is dropped half-way, the tasks whose
+        results were not taken are cancelled. One that is dropped before anything was
+        taken cancels nothing: `map` may be called for the effect.
+
+        Raises what `submit` does; `TypeError` or `ValueError` for wrong arguments."""
         _check_function(fn)
         if isinstance(chunksize, bool) or not isinstance(chunksize, int):
             raise TypeError(f"chunksize must be an integer, not {shown(chunksize)}")
@@ -102,6 +115,7 @@ class CallExecutor(StandardParts):
             raise TypeError("buffersize must be an integer or None")
         if buffersize is not None and buffersize < 1:
             raise ValueError("buffersize must be None or > 0")
+
         deadline = None if timeout is None else monotonic() + timeout
         items = zip(*iterables, strict=False)
         if not self._submits_itself():
@@ -124,8 +138,10 @@ class CallExecutor(StandardParts):
         return is_ours and not self._is_instrumented()
 
     def _is_instrumented(self) -> bool:
-        """Whether calls go by what has taken the place of the standard `submit`. What it makes of a function refers to
-        things of this process, so calls that leave the process go without."""
+        """Whether calls go by what has taken the place of the standard `submit`.
+
+        What instrumentation makes of a function refers to things of this process. So
+        calls that leave the process go without it."""
         look()
         return _plain is None and not self._task_engine.packs
 
@@ -149,10 +165,10 @@ class CallExecutor(StandardParts):
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        # not inherited: to `Engine.stop`, whoever calls from inside of `concurrent.futures` must not be made to wait
+        # not inherited: calls from inside of `concurrent.futures` must not have to wait
         self.shutdown(wait=True)
 
-    # -- what the standard class, and other programs, ask of it (see `standard`) ---------------------------------------
+    # -- what the standard class, and other programs, ask of it (see `standard`) -------
 
     def _submit_item(self, item: Any) -> None:
         call = item.task if hasattr(item, "task") else (item.fn, item.args, item.kwargs)
@@ -167,11 +183,12 @@ class CallExecutor(StandardParts):
 
 
 _submit: Any = CallExecutor.submit
-_plain: Any = None  # the standard `submit` itself, if it stood in its place at the last look
+# the standard `submit` itself, if it stood in its place at the last look
+_plain: Any = None
 
 
 def look() -> None:
-    """See whether the standard `submit` has been replaced, or is back."""
+    """Note whether the standard `submit` has been replaced, or is back."""
     global _plain
     _plain = standard.plain_submit()
 
@@ -183,10 +200,12 @@ class Managed(Protocol):
 
 
 class ManagerExecutor(CallExecutor):
-    """A manager's workers as a `ThreadPoolExecutor`: made by `TaskManager.executor()`, not by users.
+    """A manager's workers as a `ThreadPoolExecutor`: made by `TaskManager.executor()`,
+    not by users.
 
-    A call does not get the worker's resource as an argument; `manager.current_resource()` is it. It is judged and
-    retried like any task. The view keeps its manager, which is not stopped when only its views are left."""
+    A call does not get the worker's resource as an argument;
+    `manager.current_resource()` is it. A call is judged and retried like any task. The
+    view keeps its manager, which is not stopped when only its views are left."""
 
     def __init__(self, manager: Managed) -> None:
         self._manager = manager
@@ -195,12 +214,13 @@ class ManagerExecutor(CallExecutor):
         self._submit = manager._engine.submit
         self._closed = False
         self._cancels = False
-        self._entering: dict[DoneCallback, int] = {}  # submissions under way, and in which thread
-        self._futures: set[TaskFuture[Any]] = set()  # accepted and unfinished
+        # submissions under way, each with its thread
+        self._entering: dict[DoneCallback, int] = {}
+        # accepted and unfinished
+        self._futures: set[TaskFuture[Any]] = set()
         self._done = self._futures.discard
-        self._closers: list[
-            Parker
-        ] = []  # woken, once closed, when a submission is no more under way
+        # woken, once closed, when a submission is no longer under way
+        self._closers: list[Parker] = []
 
     def _accept_task(
         self,
@@ -210,10 +230,12 @@ class ManagerExecutor(CallExecutor):
     ) -> TaskFuture[Any]:
         done = DoneCallback(self._done)
         future: Any = None
+
         try:
             self._entering[done] = get_ident()
             if self._closed:
                 raise RuntimeError(_AFTER_SHUTDOWN)
+
             future = self._submit(call, args, {}, [done], make)
             self._keep(future)
             self._entered(done)
@@ -222,25 +244,28 @@ class ManagerExecutor(CallExecutor):
             if future is None:
                 self._entered(done)
                 raise
+
             if future._refuse():
                 self._futures.discard(future)
                 self._entered(done)
                 raise
+
             self._keep(future)
             self._entered(done)
             deliver_later(error)
             return future  # type: ignore[no-any-return]
 
     def _keep(self, future: TaskFuture[Any]) -> None:
-        """It is accepted. May be repeated."""
+        """The task is accepted. May be called again."""
         self._futures.add(future)
-        if future._final is not None:  # perhaps it was before it was in there
+        # it may have been settled before it was in the set
+        if future._final is not None:
             self._futures.discard(future)
         if self._cancels:
             future._withdraw()
 
     def _entered(self, done: DoneCallback) -> None:
-        """A submission is no more under way. May be repeated."""
+        """A submission is no longer under way. May be called again."""
         self._entering.pop(done, None)
         if self._closed:
             for closer in self._closers.copy():
@@ -249,11 +274,14 @@ class ManagerExecutor(CallExecutor):
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
         """Refuse new calls from now on; the manager stays open.
 
-        `cancel_futures`: cancel this view's calls that have not started. `wait`: return when all calls of this view
-        have ended, however long that takes. In a task it does not wait for submissions that other threads are in the
-        middle of, and raises `PoolDeadlockError` if the wait could never end, as in one of the view's own calls. In a
-        signal handler it does not wait for a submission that this has interrupted, and if it has interrupted this
-        thread while others need what it holds (a lock of tasker's) it does not wait at all."""
+        `cancel_futures`: cancel this view's calls that have not started. `wait`: return
+        when all calls of this view have ended, however long that takes.
+
+        In a task it does not wait for submissions that other threads are in the middle
+        of, and raises `PoolDeadlockError` if the wait could never end, as in one of the
+        view's own calls. In a signal handler it does not wait for a submission that
+        this has interrupted. If the handler has interrupted this thread while others
+        need what it holds (a lock of tasker's), it does not wait at all."""
         self._closed = True
         # In a forked child: the calls end in the parent.
         if self._task_engine.orphaned is not None:
@@ -265,19 +293,22 @@ class ManagerExecutor(CallExecutor):
                 future._withdraw()
         if not wait:
             return
+
         if current_worker() is None:
             if self._task_engine.tasks_need_this_thread():
                 return
             self._wait_for_submissions()
+
         while self._futures:
             for future in self._futures.copy():
                 _wait(future)
                 self._futures.discard(future)
 
     def _wait_for_submissions(self) -> None:
-        """Wait until no other thread is in the middle of a submission that began before the view was closed."""
+        """Wait for other threads' submissions that began before the closing."""
         thread, parker = get_ident(), Parker()
-        self._closers.append(parker)  # then look
+
+        self._closers.append(parker)  # then look (R1)
         try:
             while any(submitter != thread for submitter in self._entering.copy().values()):
                 parker.sleep()
@@ -291,7 +322,8 @@ class ManagerExecutor(CallExecutor):
     def _count_waiting_tasks(self) -> int:
         return sum(future._waits_for_start() for future in self._futures.copy())
 
-    if not TYPE_CHECKING:  # there they are attributes
+    # type checkers see the attributes of the standard class
+    if not TYPE_CHECKING:
 
         @property
         def _max_workers(self) -> int:
@@ -334,12 +366,15 @@ class _Chunk(Progress):
 
 @wrapper
 def _call_each(resource: Any, fn: Callable[..., Any], judged: bool, chunk: Progress) -> None:
-    """Make the calls of a chunk. One that raises ends it if the worker is to judge the error: where that leads to
+    """Make the calls of a chunk.
+
+    A call that raises ends it if the worker is to judge the error. Where that leads to
     another attempt, it goes on with that call."""
     context = current_context()
     for args in chunk.left():
-        if context.cancelled():  # nobody will ask for the rest
+        if context.cancelled():  # the rest is not wanted
             return
+
         try:
             outcome: _Outcome = fn(*args), None
         except BaseException as error:
@@ -352,7 +387,7 @@ def _call_each(resource: Any, fn: Callable[..., Any], judged: bool, chunk: Progr
 
 
 class Results(Generic[T], Iterator[T]):
-    """What `map` returns: an iterator that can be closed before it was ever asked."""
+    """The iterator of `map`. It can be closed before it was ever asked."""
 
     def __init__(self, results: Generator[T, None, None], cancel: Callable[[], object]) -> None:
         self._results = results
@@ -377,11 +412,11 @@ def _results(
     results = Results(_in_order(take, tasks, submissions, deadline), lambda: _give_up(tasks))
     try:
         tasks.extend(islice(submissions, buffersize))
-    except (
-        BaseException
-    ):  # an iterable's own, refused, or Ctrl-C: nobody will ask for these results
+    except BaseException:
+        # an iterable's own, refused, or Ctrl-C: these results will not be asked for
         results.close()
         raise
+
     return results
 
 
@@ -393,9 +428,8 @@ def _in_order(
 ) -> Generator[T, None, None]:
     try:
         while tasks:
-            yield take(
-                tasks, submissions, deadline
-            )  # no variable: the result is the consumer's alone
+            # no variable: the result is the consumer's alone
+            yield take(tasks, submissions, deadline)
     finally:
         _give_up(tasks)
 
@@ -403,14 +437,17 @@ def _in_order(
 def _take_result(
     tasks: deque[TaskFuture[T]], submissions: Iterator[TaskFuture[T]], deadline: float | None
 ) -> T:
-    future = tasks[0]  # stays there until it has an outcome, to be cancelled if it takes too long
+    # It stays there until it has an outcome, to be cancelled if it takes too long.
+    future = tasks[0]
+
     try:
         result = future.result(_remaining(deadline))
         tasks.popleft()
         tasks.extend(islice(submissions, 1))
         return result
     finally:
-        del future  # the exception's traceback holds this frame, which must not hold the exception
+        # the exception's traceback holds this frame (R4)
+        del future
 
 
 def _take_chunk(
@@ -418,12 +455,15 @@ def _take_chunk(
 ) -> deque[_Outcome]:
     chunk = tasks[0]
     error = chunk.future.exception(_remaining(deadline))
-    del chunk.future  # its exception's traceback leads to the chunk
+    # its exception's traceback leads to the chunk (R4)
+    del chunk.future
     tasks.popleft()
+
     if error is None:
         tasks.extend(islice(submissions, 1))
     else:
         chunk.results.append((None, error))
+
     return chunk.results
 
 
@@ -446,13 +486,16 @@ def _popped_error(outcomes: deque[_Outcome]) -> BaseException:
 
 
 def _give_up(tasks: deque[Any]) -> None:
-    """Cancel what nobody will ask for."""
+    """Cancel the tasks whose results will not be asked for."""
     while tasks:
         task = tasks.popleft()
+
         if isinstance(task, _Chunk):
-            task = task.future  # if it runs it ends with the call that it is in
+            # if it runs it ends with the call that it is in
+            task = task.future
         if not task.cancel() and isinstance(task, TaskFuture):
-            task._see()  # that it failed is not worth a line in the log
+            # that it failed is not worth a line in the log
+            task._see()
 
 
 def _remaining(deadline: float | None) -> float | None:
@@ -460,16 +503,19 @@ def _remaining(deadline: float | None) -> float | None:
 
 
 def _wait(future: TaskFuture[Any]) -> None:
-    """Wait for the end of a future without asking for its outcome, which would pass for somebody's interest in it."""
+    """Wait for the end of a future.
+
+    It does not ask for the outcome: a failure that was asked for is not logged."""
     with contextlib.suppress(CancelledError):
         future._wait(None)
 
 
 def _check_function(fn: object) -> None:
-    """Raise `TypeError` for what is not callable, and for a function whose call only makes a coroutine or generator."""
+    """Raise `TypeError` unless `fn` is callable and its call runs it to its end."""
     called: Any = fn
     while type(called) is functools.partial:
         called = called.func
+
     if type(called) is MethodType:
         called = called.__func__
     if type(called) is FunctionType:
@@ -477,8 +523,10 @@ def _check_function(fn: object) -> None:
             return
     elif type(called) in (BuiltinFunctionType, type) or (callable(fn) and not deferred_kind(fn)):
         return
+
     if not callable(fn):
         raise TypeError(f"fn must be callable, not {shown(fn)}")
+
     kind = deferred_kind(fn).split(maxsplit=1)[1]
     if kind == "coroutine function":
         advice = "as workers are threads: submit(asyncio.run, fn(...)), or await it where you are"

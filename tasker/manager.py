@@ -56,24 +56,29 @@ Ts = TypeVarTuple("Ts")
 class TaskManager(Generic[R]):
     """Runs tasks on workers that each own a resource of type `R`.
 
-    The constructor starts the workers and returns without waiting for their resources (`wait_ready()` does). Leaving
-    the `with` block stops the manager; leaving it by `KeyboardInterrupt` or `SystemExit` kills it. A manager that is
-    forgotten is stopped when it is collected, and all are at interpreter exit (5 seconds to drain, then killed). One
-    whose own hooks, health check, logger or collector refer to it (methods of the object that has it, say) is never
-    collected, as its workers need those: stop it.
+    The constructor starts the workers and returns without waiting for their resources
+    (`wait_ready()` does). Leaving the `with` block stops the manager; leaving it by
+    `KeyboardInterrupt` or `SystemExit` kills it. A manager that is forgotten is stopped
+    when it is collected. All managers are stopped at interpreter exit: they get 5
+    seconds to drain, then they are killed.
 
-    Raises `ConfigError` for what is no `Config`, and `ResourceCreationError` when `resource_pool_size` is a number and
-    a resource cannot be made."""
+    A manager is never collected if its own hooks, health check, logger or collector
+    refer to it (methods of the object that has it, say), because its workers need
+    those. Stop it.
+
+    Raises `ConfigError` where it gets no `Config`, and `ResourceCreationError` when
+    `resource_pool_size` is a number and a resource cannot be made."""
 
     def __init__(self, config: Config[R]) -> None:
         if not isinstance(config, Config):
             raise ConfigError(f"config must be a Config, not {shown(config)}")
+
         self._engine: Engine[R] = _new_engine(config)
         self._submit, self._submit_asked = self._engine.submit, self._engine.submit_asked
-        # the threads hold the engine and not this object, so it can be collected while they run
+        # This object can be collected while the threads run: they hold the engine.
         weakref.finalize(self, self._engine.lifecycle.request_stop).atexit = False
 
-    # -- submitting ------------------------------------------------------------------------------------------------
+    # -- submitting --------------------------------------------------------------------
 
     @overload
     def submit(
@@ -129,24 +134,36 @@ class TaskManager(Generic[R]):
         timeout: float | None = None,
         queue_timeout: float | None = None,
     ) -> TaskFuture[Any]:
-        """Queue `fn(resource, *args)`, or `fn(context, resource, *args)` if `fn` asks for a context.
+        """Queue `fn(resource, *args)`, or `fn(context, resource, *args)` if `fn` asks
+        for a context.
 
-        It asks by its first parameter: named `ctx` or `context` (or `_ctx`, `_context`), or annotated `Context`; and it
-        must be able to take one argument more than it is given. A decorator's wrapper that begins with `*args` is asked
-        for what it wraps.
+        It asks by its first parameter: named `ctx` or `context` (or `_ctx`,
+        `_context`), or annotated `Context`. It must also be able to take one argument
+        more than it is given. A decorator's wrapper that begins with `*args` is asked
+        for the function that it wraps.
 
-        `priority`: in the lane that workers look at first. `once`: never retried, even when its resource breaks.
-        `timeout`: seconds for waiting and running together; when they end the future fails with `TaskTimeoutError`, a
-        waiting task never starts, a running one has its context cancelled. `queue_timeout`: seconds to wait for room in
-        a bounded queue (`None`: as long as it takes; 0: refuse at once); nothing else here blocks.
+        - `priority`: in the lane that workers look at first.
+        - `once`: never retried, even when its resource breaks.
+        - `timeout`: seconds for waiting and running together. When they end the future
+          fails with `TaskTimeoutError`. A waiting task then never starts, and a running
+          one has its context cancelled.
+        - `queue_timeout`: seconds to wait for room in a bounded queue (`None`: as long
+          as it takes; 0: refuse at once). Nothing else here blocks.
 
-        Raises `TypeError` when `fn` lacks an argument or gets one too many, and for coroutine and generator functions;
-        `ConfigError` for a wrong time or flag, `QueueFullError` without room (at once in one of the manager's own
-        tasks), `PoolDeadlockError` in a task when there could never be room, `TaskManagerShutdownError` when the
-        manager is stopping or closed. The task is accepted if and only if this returns. Warns, once for each function,
-        where an option is given and `fn` has a parameter of that name of its own, which gets nothing."""
+        The task is accepted if and only if this returns. Raises
+
+        - `TypeError` when `fn` lacks an argument or gets one too many, and for
+          coroutine and generator functions;
+        - `ConfigError` for a wrong time or flag;
+        - `QueueFullError` without room (at once in one of the manager's own tasks);
+        - `PoolDeadlockError` in a task when there could never be room;
+        - `TaskManagerShutdownError` when the manager is stopping or closed.
+
+        Warns where an option is given and `fn` has a parameter of that name of its own,
+        which gets nothing: once for each function."""
         if priority is False and once is False and timeout is None and queue_timeout is None:
             return self._submit(fn, args, {})
+
         options = given_options(
             fn, args, priority=priority, once=once, timeout=timeout, queue_timeout=queue_timeout
         )
@@ -199,25 +216,34 @@ class TaskManager(Generic[R]):
     def run_task(
         self, fn: Callable[..., Any], /, *args: object, queue_timeout: float | None = None
     ) -> Any:
-        """Run a task here and now, in the calling thread, on a pooled or a temporary resource; return its result.
+        """Run a task here and now, in the calling thread, and return its result.
 
-        Never waits behind the queue. Its errors are judged for health like any task's (a broken resource is not kept)
-        but never retried. Where `run_task_limit` callers are in it already it waits for its turn, `queue_timeout`
-        seconds at most (`None`: as long as it takes; 0: not at all).
+        Its resource is a pooled or a temporary one. It never waits behind the queue.
+        Its errors are judged for health like any task's (a broken resource is not
+        kept), but it is never retried. Where `run_task_limit` callers are in it
+        already it waits for its turn, `queue_timeout` seconds at most (`None`: as long
+        as it takes; 0: not at all).
 
-        Raises the task's own exception, `ResourceCreationError` when a resource is needed and cannot be made,
-        `TypeError` as `submit` does, `QueueFullError` when its turn has not come in time, `PoolDeadlockError` in a task
-        when it could never come, `TaskManagerShutdownError` when the manager is stopping or closed, or stops while it
-        waits."""
+        Raises the task's own exception, and
+
+        - `ResourceCreationError` when a resource is needed and cannot be made;
+        - `TypeError` as `submit` does;
+        - `QueueFullError` when its turn has not come in time;
+        - `PoolDeadlockError` in a task when its turn could never come;
+        - `TaskManagerShutdownError` when the manager is stopping or closed, or stops
+          while it waits."""
         if queue_timeout is None and not self._engine.turns.limited:
             return self._engine.run_task(fn, args)
+
         return self._engine.run_in_turn(fn, args, queue_timeout)
 
     def current_resource(self) -> R:
-        """The resource of the task that the calling thread runs: for code that the task's function calls.
+        """The resource of the task that the calling thread runs: for code that the
+        task's function calls.
 
-        Raises `RuntimeError` outside of this manager's tasks. Of tasks within tasks the innermost counts. Use it while
-        the task runs and in its thread, not later. Never blocks."""
+        Of tasks within tasks the innermost counts. Use it while the task runs and in
+        its thread, not later. Raises `RuntimeError` outside of this manager's tasks.
+        Never blocks."""
         return self._engine.current_resource()
 
     @overload
@@ -269,18 +295,28 @@ class TaskManager(Generic[R]):
         priority: bool = False,
         once: bool = False,
     ) -> TaskStream[Any]:
-        """Run `fn(resource, item)`, or `fn(context, resource, item)`, for each item; an iterator over the results.
+        """Run `fn(resource, item)`, or `fn(context, resource, item)`, for each item; an
+        iterator over the results.
 
-        At most `max_in_flight` items (`None`: 4 times the most workers, times `chunksize`) are taken and not yet handed
-        out: the window is filled now, and again whenever a result is asked for. So `items` may be endless, and memory
-        stays flat. `ordered`: results in the order of the items; else as they come. `timeout`: seconds for an item,
-        waiting and running (a chunk has them for each of its items). `return_exceptions`: an item's exception is handed
-        out in the place of its result; else it is raised there and ends the stream. `chunksize`: so many items make one
-        task, which counts once in the metrics; for many tiny items, 10 or 100. `priority` and `once` as for `submit`.
+        - `max_in_flight`: how many items are taken and not yet handed out, at most
+          (`None`: 4 times the most workers, times `chunksize`). This window is filled
+          now, and again whenever a result is asked for. So `items` may be endless, and
+          memory stays flat.
+        - `ordered`: results in the order of the items; else as they come.
+        - `timeout`: seconds for an item, waiting and running. A chunk has them for each
+          of its items.
+        - `return_exceptions`: an item's exception is handed out in the place of its
+          result; else it is raised there and ends the stream.
+        - `chunksize`: so many items make one task, which counts once in the metrics.
+          For many tiny items, 10 or 100.
+        - `priority` and `once`: as for `submit`.
 
-        What the input raises is raised after the results of what was taken before. Ending the stream, by closing or
-        forgetting it or by an exception, cancels what is in flight. Blocks only where the bounded queue is full; asking
-        for results blocks. Raises what `submit` does, and `TypeError` when `items` is not iterable."""
+        An error of the input is raised after the results of the items that were taken
+        before. Ending the stream, by closing or forgetting it or by an exception,
+        cancels what is in flight.
+
+        Blocks only where the bounded queue is full; asking for results blocks. Raises
+        what `submit` does, and `TypeError` when `items` is not iterable."""
         from tasker.stream import new_stream
 
         plan = self._plan(
@@ -301,17 +337,20 @@ class TaskManager(Generic[R]):
         return new_plan(self, self._submit_asked, self._engine.crew.most, fn, **arguments)
 
     def executor(self) -> ManagerExecutor:
-        """A `ThreadPoolExecutor` on these workers, for code that wants one: it calls `fn(*args, **kwargs)`.
+        """A `ThreadPoolExecutor` on these workers, for code that wants one.
 
-        Inside, `current_resource()` is the worker's resource. Submitting blocks while a bounded queue is full, and
-        raises `TaskManagerShutdownError` when the manager is stopping or closed. Shutting the view down, or leaving its
-        `with` block, waits for (or cancels) its own calls and leaves the manager open; each view closes by itself, and
-        keeps the manager from being collected."""
+        It calls `fn(*args, **kwargs)`; inside, `current_resource()` is the worker's
+        resource. Submitting blocks while a bounded queue is full, and raises
+        `TaskManagerShutdownError` when the manager is stopping or closed.
+
+        Each view closes by itself. Shutting it down, or leaving its `with` block, waits
+        for its own calls (or cancels them) and leaves the manager open. A view keeps
+        the manager from being collected."""
         from tasker.executor import ManagerExecutor
 
         return ManagerExecutor(self)
 
-    # -- in asyncio ------------------------------------------------------------------------------------------------
+    # -- in asyncio --------------------------------------------------------------------
 
     @overload
     async def asubmit(self, fn: Callable[[R], T], /, **options: Unpack[SubmitOptions]) -> T: ...
@@ -337,13 +376,17 @@ class TaskManager(Generic[R]):
         timeout: float | None = None,
         queue_timeout: float | None = None,
     ) -> Any:
-        """Await a task's result: `submit` for asyncio. Raises the task's own exception, or what `submit` raises.
+        """Await a task's result: `submit` for asyncio.
 
-        Where the queue is bounded it awaits room, `queue_timeout` seconds at most, without blocking the loop or needing
-        a thread. Cancelling it empties the place of a waiting task; a running one has its context cancelled."""
+        Where the queue is bounded it awaits room, `queue_timeout` seconds at most,
+        without blocking the loop or needing a thread. Cancelling it empties the place
+        of a waiting task; a running one has its context cancelled.
+
+        Raises the task's own exception, or what `submit` raises."""
         from tasker import aio  # which imports asyncio
 
         options: dict[str, Any] = {}
+
         if (
             priority is not False
             or once is not False
@@ -354,6 +397,7 @@ class TaskManager(Generic[R]):
                 fn, args, priority=priority, once=once, timeout=timeout, queue_timeout=queue_timeout
             )
             del options["queue_timeout"]
+
         return await aio.submit(self._engine, fn, args, options, queue_timeout)
 
     @overload
@@ -405,12 +449,16 @@ class TaskManager(Generic[R]):
         priority: bool = False,
         once: bool = False,
     ) -> AsyncGenerator[Any, None]:
-        """`map` for asyncio: `async for result in manager.amap(fn, items)`. The same arguments, rules and errors.
+        """`map` for asyncio: `async for result in manager.amap(fn, items)`.
 
-        `items` may be asynchronous; an input that is awaited holds up no result, one that is not is asked in the loop's
-        thread. The window is filled when the first result is asked for. Where the queue is bounded it awaits room.
-        Cancelling the consumer, or `aclose()`, cancels what is in flight and waits for the input to notice; a loop that
-        is left by `break` does so when its generator is collected, as with any other."""
+        It has the same arguments, rules and errors. `items` may be asynchronous: then
+        awaiting one holds up no result. Others are asked for items in the loop's
+        thread. The window is filled when the first result is asked for. Where the queue
+        is bounded it awaits room.
+
+        Cancelling the consumer, or `aclose()`, cancels what is in flight and waits for
+        the input to notice. A loop that is left by `break` does so when its generator
+        is collected, as with any other."""
         from tasker import aio  # which imports asyncio
 
         plan = self._plan(
@@ -434,10 +482,13 @@ class TaskManager(Generic[R]):
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        """Stop, or kill when left by an interrupt or a cancellation, without blocking the loop."""
+        """Stop, or kill when left by an interrupt or a cancellation.
+
+        Does not block the loop."""
         from tasker import aio  # which imports asyncio
 
         engine = self._engine
+
         inside = engine.closing_needs_this_thread()
         await aio.close(
             engine.lifecycle,
@@ -447,65 +498,79 @@ class TaskManager(Generic[R]):
             from_inside=inside,
         )
 
-    # -- waiting ---------------------------------------------------------------------------------------------------
+    # -- waiting -----------------------------------------------------------------------
 
     def join(self, timeout: float | None = None) -> bool:
-        """Wait until no accepted task waits or runs, without closing; `False` after `timeout` seconds.
+        """Wait until no accepted task waits or runs, without closing; `False` after
+        `timeout` seconds.
 
-        Raises `PoolDeadlockError` in one of the manager's own tasks, which would wait for itself, and without a timeout
-        in another one's if that could never end; `ConfigError` for a wrong time."""
+        Raises `ConfigError` for a wrong time. Raises `PoolDeadlockError` in one of the
+        manager's own tasks, which would wait for itself, and without a timeout in a
+        task of another manager if the wait could never end."""
         return self._engine.watchers.join(timeout)
 
     def wait_ready(self, timeout: float | None = None) -> bool:
-        """Wait until the base workers hold resources; `False` after `timeout` seconds, when closing begins, or when it
-        is known that no resource can be made.
+        """Wait until the base workers hold resources.
 
-        Raises `ConfigError` for a wrong time, and without a timeout `PoolDeadlockError` in a task or hook for which
-        they wait themselves."""
+        `False` after `timeout` seconds, when closing begins, or when it is known that
+        no resource can be made. Raises `ConfigError` for a wrong time. Without a
+        timeout, raises `PoolDeadlockError` in a task or hook that they wait for."""
         return self._engine.watchers.wait_ready(timeout)
 
-    # -- looking ---------------------------------------------------------------------------------------------------
+    # -- looking -----------------------------------------------------------------------
 
     def stats(self) -> TaskStats:
         """The state at this moment. Never blocks or raises."""
         return self._engine.stats()
 
     def metrics(self) -> TaskMetrics:
-        """What the collector says, or the built-in figures; costs the same after ten tasks and after ten million."""
+        """What the collector returns, or the built-in figures.
+
+        Costs the same after ten tasks and after ten million."""
         return self._engine.metrics()
 
     @property
     def closed(self) -> bool:
-        """Whether the manager has closed: nothing of it runs any more, and `stop()` would
-        return its report at once. Never blocks or raises.
+        """Whether the manager has closed: nothing of it runs any more, and `stop()`
+        would return its report at once. Never blocks or raises.
 
         It is still `False` while the manager stops or is killed, although nothing is
         accepted any more. After a kill, threads may be left behind that could not be
         ended: the report names them. In a forked child it is `True`."""
         return self._engine.lifecycle.has_ended()
 
-    # -- closing ---------------------------------------------------------------------------------------------------
+    # -- closing -----------------------------------------------------------------------
 
     def stop(self, timeout: float | None = None) -> StopReport:
-        """Refuse new tasks, finish all accepted ones, destroy all resources, end all threads; then return.
+        """Refuse new tasks, finish all accepted ones, destroy all resources, end all
+        threads; then return.
 
-        When that takes longer than `timeout` seconds it goes on as `kill()` does. May be called again, and at the same
-        time as `kill()`. Raises `ConfigError` for a wrong time; then it stops nothing. Without a timeout and in a task
-        of another manager, raises `PoolDeadlockError` if the wait could never end; it goes on stopping all the same.
+        When that takes longer than `timeout` seconds it goes on as `kill()` does. May
+        be called again, and at the same time as `kill()`.
 
-        Where it would wait for the calling thread itself, it begins to stop and returns at once with `drained=False`:
-        in this manager's tasks, in callbacks and hooks that its threads run, inside of its `run_task`, and in a signal
-        handler or a destructor that has interrupted this thread while others need what it holds (a lock of tasker's).
-        Elsewhere it waits, also in a signal handler that has interrupted another call of this manager."""
+        Raises `ConfigError` for a wrong time; then it stops nothing. Without a timeout
+        and in a task of another manager, raises `PoolDeadlockError` if the wait could
+        never end; it goes on stopping all the same.
+
+        Where it would wait for the calling thread itself, it begins to stop and returns
+        at once with `drained=False`: in this manager's tasks, in callbacks and hooks
+        that its threads run, inside of its `run_task`, and in a signal handler or a
+        destructor that has interrupted this thread while others need what it holds (a
+        lock of tasker's). Elsewhere it waits, also in a signal handler that has
+        interrupted another call of this manager."""
         return self._engine.stop(timeout)
 
     def kill(self, timeout: float = KILL_TIMEOUT_S) -> StopReport:
-        """Fail all waiting tasks with `TaskManagerKilledError`, cancel the contexts of the running ones, and close.
+        """Fail all waiting tasks with `TaskManagerKilledError`, cancel the contexts of
+        the running ones, and close.
 
-        Running tasks get `timeout` seconds to notice; then their futures fail too, and their threads are left behind,
-        named in the report; each destroys its resource when its task returns. Returns at once where `stop()` does. May
-        be called again, and at the same time as `stop()`, which it overtakes. Raises `ConfigError` for a wrong time;
-        then it kills nothing."""
+        Running tasks get `timeout` seconds to notice. Then their futures fail, too, and
+        their threads are left behind, named in the report; each destroys its resource
+        when its task returns.
+
+        Returns at once where `stop()` does. May be called again, and at the same time
+        as `stop()`, which it overtakes. Raises `ConfigError` for a wrong time; then it
+        kills nothing."""
         return self._engine.kill(timeout)
 
     def __enter__(self) -> Self:
@@ -528,10 +593,12 @@ class TaskManager(Generic[R]):
         )
 
     def __repr__(self) -> str:
-        stats = self.stats()
+        stats, state = self.stats(), self._engine.lifecycle.name()
+        waiting = stats.queued_tasks + stats.priority_tasks
+
         return (
-            f"<TaskManager {self._engine.name!r} {self._engine.lifecycle.name()}: {stats.active_workers} workers, "
-            f"{stats.queued_tasks + stats.priority_tasks} waiting, {stats.running_tasks} running>"
+            f"<TaskManager {self._engine.name!r} {state}: {stats.active_workers} workers, "
+            f"{waiting} waiting, {stats.running_tasks} running>"
         )
 
 

@@ -1,9 +1,12 @@
-"""The twelve Go methods: three ways to wait for a task (block, callback, future), each in four kinds (main lane or
-priority, retried or once), made from three functions and typed by three protocols.
+"""The twelve methods of the Go library, made by three functions, of three protocols.
 
-The overloads stand in this order, the resource first: a type checker then prefers `fn(resource)` over
-`fn(context, resource)` for a function that could be either. The run time goes by what its first parameter says, which
-types cannot express but for its annotation: where that is there the two agree.
+There are three ways to wait for a task: block, callback, future. Each comes in four
+kinds: main lane or priority, retried or once.
+
+The overloads have an order, the resource first. So a type checker prefers
+`fn(resource)` over `fn(context, resource)` for a function that could be either. At run
+time the first parameter decides, by its name or annotation. Types cannot express a
+name. Where there is an annotation, the two agree.
 """
 
 from __future__ import annotations
@@ -86,7 +89,8 @@ class Blocking(Protocol[R_co]):
 
 
 class WithCallback(Protocol[R_co]):
-    """A method that returns at once; `callback(result, error)` is called when the task has ended, one of them None."""
+    """A method that returns at once. `callback(result, error)` is called when the task
+    has ended; one of the two is None."""
 
     @overload
     def __call__(
@@ -182,26 +186,28 @@ def blocking_method(name: str, *, priority: bool = False, once: bool = False) ->
         timeout: float | None = None,
         queue_timeout: float | None = None,
     ) -> Any:
-        # with a list for what waits, so that to wait takes no lock
+        # with a list of what waits, so that to wait takes no lock
         future = self._submit(fn, args, _options(fn, args, kind, timeout, queue_timeout), [])
         try:
             return future.result()
         except BaseException:
-            future.cancel()  # Ctrl-C: nobody waits for it any more; a future that is done does not mind
+            # Ctrl-C: it is no longer waited for. A future that is done does not mind.
+            future.cancel()
             raise
         finally:
-            del (
-                future
-            )  # an exception's traceback holds this frame, which must not hold the exception
+            # the exception's traceback holds this frame (R4)
+            del future
 
     return _named(
         method,
         name,
-        f"""Run a task{_kind(priority, once)} and return its result; raises the task's own exception.
+        f"""Run a task{_kind(priority, once)} and return its result.
 
-        Blocks until the task has ended; `timeout` (seconds, waiting and running together) ends that with
-        `TaskTimeoutError`. On Ctrl-C the task is cancelled. Inside of a task it raises `PoolDeadlockError`, and cancels
-        the task, when that could never be served. See `submit` for the arguments and other errors.""",
+        Blocks until the task has ended; raises the task's own exception. `timeout`
+        (seconds, waiting and running together) ends that with `TaskTimeoutError`. On
+        Ctrl-C the task is cancelled. Inside of a task it raises `PoolDeadlockError`,
+        and cancels the new task, when that could never be served. See `submit` for the
+        arguments and other errors.""",
     )
 
 
@@ -232,10 +238,12 @@ def callback_method(name: str, *, priority: bool = False, once: bool = False) ->
     return _named(
         method,
         name,
-        f"""Queue a task{_kind(priority, once)}; `callback(result, error)` is called once when it has ended.
+        f"""Queue a task{_kind(priority, once)} and return at once.
 
-        One of the two is None. The callback runs in the thread that settles the task, a worker most often; what it
-        raises is logged. See `submit` for the arguments and errors: a task that is not accepted raises here.""",
+        `callback(result, error)` is called once, when the task has ended; one of the
+        two is None. It runs in the thread that settles the task, a worker most often;
+        what it raises is logged. See `submit` for the arguments and errors: a task that
+        is not accepted raises here.""",
     )
 
 
@@ -250,14 +258,15 @@ def async_method(name: str, *, priority: bool = False, once: bool = False) -> An
         timeout: float | None = None,
         queue_timeout: float | None = None,
     ) -> TaskFuture[Any]:
-        return self._submit(fn, args, _options(fn, args, kind, timeout, queue_timeout))  # type: ignore[no-any-return]
+        options = _options(fn, args, kind, timeout, queue_timeout)
+        return self._submit(fn, args, options)  # type: ignore[no-any-return]
 
     return _named(
         method,
         name,
-        f"""Queue a task{_kind(priority, once)} and return its `TaskFuture` at once; it can be awaited.
+        f"""Queue a task{_kind(priority, once)} and return its `TaskFuture` at once.
 
-        See `submit` for the arguments and errors.""",
+        The future can be awaited. See `submit` for the arguments and errors.""",
     )
 
 
@@ -270,6 +279,7 @@ def _options(
 ) -> Mapping[str, Any]:
     if timeout is None and queue_timeout is None:
         return kind
+
     options = given_options(fn, args, timeout=timeout, queue_timeout=queue_timeout)
     return {**kind, **options}
 
@@ -277,7 +287,7 @@ def _options(
 def given_options(
     fn: Callable[..., Any], args: tuple[object, ...], **options: Any
 ) -> dict[str, Any]:
-    """The options of a submission, some of which are given. Warns where `fn` may have been meant."""
+    """The options of a submission. Warns where `fn` may have been meant to get one."""
     given = [name for name, value in options.items() if value is not None and value is not False]
     warn_of_own_parameters(fn, len(args) + 1, given)
     return options

@@ -1,12 +1,15 @@
 """`ThreadPoolExecutor`: the standard library's, on workers of tasker's.
 
-    open --shutdown(), collected, interpreter exit--> closing: the workers finish what waits, and leave
-      '--an initializer raises--> broken: what waits fails, the workers finish what they run, and leave
+    open --shutdown(), collected, interpreter exit--> closing: the workers finish what
+    waits, and leave
+      '--an initializer raises--> broken: what waits fails, the workers finish what they
+      run, and leave
 
-It sits on an `Engine` of its own kind, whose workers' resource is that `initializer` has run in their thread. It has no
-base workers: who puts a task takes the announcement of an idle worker and wakes that one, and if there is none hires
-another, up to `max_workers`. A thread that could not start is made good by the burst thread's tick, which hires while
-more tasks wait than workers have none.
+It stands on an `Engine` of its own kind, without base workers. To its workers the
+resource is that `initializer` has run in their thread. A submitter takes the
+announcement of an idle worker and wakes it. If none is idle it hires another worker, up
+to `max_workers`. If a thread could not start, the burst thread's tick makes up for it:
+it hires while more tasks wait than there are workers without one.
 """
 
 from __future__ import annotations
@@ -40,32 +43,39 @@ from tasker.executor import CallExecutor, look
 __all__ = ["ThreadPoolExecutor"]
 
 _BROKEN = "A thread initializer failed, the thread pool is not usable anymore"
-_JOIN = 1.0  # seconds for the burst thread, which has done its work, to be gone
+# Seconds for the burst thread to be gone when it has done its work. A guess: it is
+# about to return, so this only bounds a wait on a machine that is overloaded.
+_JOIN_S = 1.0
 _numbers = itertools.count()
 
 
 class ThreadPoolExecutor(CallExecutor):
-    """`concurrent.futures.ThreadPoolExecutor`, on workers of tasker's: the same arguments, the same behaviour.
+    """`concurrent.futures.ThreadPoolExecutor`, on workers of tasker's: the same
+    arguments, the same behaviour.
 
-    Threads are started when calls are submitted and nobody is idle, at most `max_workers` (`None`: the standard
-    library's default), named `thread_name_prefix` and a number. `initializer(*initargs)` runs in each before its first
-    call; when it raises, that is logged, and waiting and later calls fail with `BrokenThreadPool`.
+    Threads are started when calls are submitted and none is idle, at most `max_workers`
+    (`None`: the standard library's default). They are named `thread_name_prefix` and a
+    number. `initializer(*initargs)` runs in each before its first call. When it raises,
+    that is logged, and waiting and later calls fail with `BrokenThreadPool`.
 
-    An executor that is forgotten finishes what it accepted, and so does the interpreter at its exit.
+    An executor that is forgotten finishes what it accepted, and so does the interpreter
+    at its exit.
 
-    As in the standard class from CPython 3.14 on, a subclass may override `BROKEN`, and on those Pythons
-    `prepare_context`, which makes the context that each thread runs its calls in; `**ctxkwargs` are for that one.
+    As in the standard class from CPython 3.14 on, a subclass may override `BROKEN`, and
+    on those Pythons `prepare_context`, which makes the context that each thread runs
+    its calls in; `**ctxkwargs` are for that one.
 
-    Raises `ValueError` when `max_workers` is not greater than 0, `TypeError` for other wrong arguments."""
+    Raises `ValueError` when `max_workers` is not greater than 0, `TypeError` for other
+    wrong arguments."""
 
     BROKEN: type[BrokenThreadPool] = BrokenThreadPool
-    """What waiting and later calls fail with after an initializer has raised."""
+    """The error of waiting and later calls after an initializer has raised."""
 
     _task_engine: OnDemandEngine
-    _judges = False  # a thread is no resource that an error could break
-    _task_pack: Callable[..., Any] | None = (
-        None  # packs a call for the context of a subclass's own that will run it
-    )
+    # a thread is no resource that an error could break
+    _judges = False
+    # packs a call for the context, of a subclass's own, that will run it
+    _task_pack: Callable[..., Any] | None = None
 
     def __init__(
         self,
@@ -80,8 +90,10 @@ class ThreadPoolExecutor(CallExecutor):
             processors: int = getattr(os, "process_cpu_count", os.cpu_count)() or 1
             max_workers = min(32, processors + 4)
         most = _number_of_workers(max_workers)
+
         enter, leave, pack = _prepared(type(self), initializer, initargs, ctxkwargs)
         name = str(thread_name_prefix) or f"ThreadPoolExecutor-{next(_numbers)}"
+
         self._task_engine = OnDemandEngine(most, name, enter, leave, self.BROKEN)
         self._accept_task = self._task_engine.accept
         if pack is not None:
@@ -90,42 +102,51 @@ class ThreadPoolExecutor(CallExecutor):
         look()
         if type(self)._adjust_thread_count is not ThreadPoolExecutor._adjust_thread_count:
             self._accept_task = partial(_adjust_and_accept, weakref.ref(self), self._accept_task)
-        # the threads hold the engine and not this object, so it can be collected while they run
+
+        # This object can be collected while the threads run: they hold the engine.
         weakref.finalize(self, self._task_engine.lifecycle.request_stop).atexit = False
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
-        """Refuse new calls from now on, and end the threads when all accepted calls have ended.
+        """Refuse new calls from now on, and end the threads when all accepted calls
+        have ended.
 
-        `cancel_futures`: cancel the calls that have not started. `wait`: return when all threads have ended, however
-        long that takes; in one of the executor's own threads that raises `RuntimeError`, in a task of another one
-        `PoolDeadlockError` if it could never end, and it does not wait where `TaskManager.stop` would not. May be
-        called again."""
+        `cancel_futures`: cancel the calls that have not started. `wait`: return when
+        all threads have ended, however long that takes. In one of the executor's own
+        threads that raises `RuntimeError`, and in a task of another one
+        `PoolDeadlockError` if it could never end. It does not wait where
+        `TaskManager.stop` would not.
+
+        May be called again."""
         engine = self._task_engine
         engine.was_shut_down = True
         engine.lifecycle.request_stop()
         if cancel_futures:
             engine.cancel_waiting()
+
         if wait:
             if engine.runs_this_thread():
                 raise RuntimeError("cannot join current thread")
             if not engine.closing_needs_this_thread():
                 engine.lifecycle.wait(None)
-                engine.housekeeper.join(_JOIN)
+                engine.housekeeper.join(_JOIN_S)
 
     def __repr__(self) -> str:
         engine = self._task_engine
         state = "broken" if engine.broken else engine.lifecycle.name()
+        threads, waiting = len(engine.crew.members), sum(engine.queue.waiting())
+
         return (
-            f"<ThreadPoolExecutor {engine.name!r} {state}: {len(engine.crew.members)} of {engine.most} threads, "
-            f"{sum(engine.queue.waiting())} waiting>"
+            f"<ThreadPoolExecutor {engine.name!r} {state}: {threads} of {engine.most} threads, "
+            f"{waiting} waiting>"
         )
 
-    # -- what others use, although the standard library keeps it to itself (see `standard`) ----------------------------
+    # -- what others use, although it is private (see `standard`) ----------------------
 
     def _submit_item(self, item: Any) -> None:
         if self._task_pack is None:
             super()._submit_item(item)
-        else:  # who put it has packed it
+        else:
+            # it was packed when it was put
             self._task_engine.accept(
                 _run_packed, (self._task_pack, item.task), partial(task_made_of, item.future)
             )
@@ -143,11 +164,14 @@ class ThreadPoolExecutor(CallExecutor):
         return sum(self._task_engine.queue.waiting())
 
     def _adjust_thread_count(self) -> None:
-        """Hire a worker if none is idle and there may be more, as the standard class does when a call was put."""
-        if standard.entrance_here(self) is None:  # else one is hired when the call is accepted
+        """Hire a worker if none is idle and there may be more, as the standard class
+        does when a call was put."""
+        # inside of an entrance, a worker is hired when the call is accepted
+        if standard.entrance_here(self) is None:
             self._task_engine.wake_or_hire()
 
-    if not TYPE_CHECKING:  # there they are attributes
+    # type checkers see the attributes of the standard class
+    if not TYPE_CHECKING:
 
         @property
         def _max_workers(self) -> int:
@@ -167,12 +191,11 @@ class ThreadPoolExecutor(CallExecutor):
 
 
 class OnDemandEngine(Engine[Any]):
-    """An engine without base workers, which hires up to `most` as tasks come and never retires one."""
+    """An engine without base workers. It hires as tasks come, and never retires one."""
 
     finishes_at_exit = True
-    life_level: Literal["debug", "info"] = (
-        "debug"  # programs make many, and the standard library's say nothing
-    )
+    # programs make many, and the standard library's log nothing
+    life_level: Literal["debug", "info"] = "debug"
 
     def __init__(
         self,
@@ -187,6 +210,7 @@ class OnDemandEngine(Engine[Any]):
         self.broken_error: type[BrokenThreadPool] = broken_error
         self.was_shut_down = False  # by its user
         self._worker_numbers = itertools.count()
+
         super().__init__(
             Config(
                 on_create=enter,
@@ -208,10 +232,12 @@ class OnDemandEngine(Engine[Any]):
         args: tuple[Any, ...],
         make: Callable[..., TaskFuture[Any]],
     ) -> TaskFuture[Any]:
-        """`submit` and `TaskQueue.put` in one, without what an executor does not ask for. Wakes or hires a worker."""
+        """Accept a task and wake or hire a worker for it, or raise."""
+        # INLINED Engine.submit, TaskQueue.put: 0.1 us a task, benchmarks --only drop-in
         queue = self.queue
         if queue.closed:
             raise self.refusal()
+
         task = make(self, call, args, False, monotonic())
         try:
             queue._main.append(task)
@@ -219,7 +245,8 @@ class OnDemandEngine(Engine[Any]):
                 raise self.refusal()
             if queue.idle.announced or len(self.crew.members) < self.most:  # in a crowd neither
                 self.wake_or_hire()
-        except BaseException as error:  # as in `submit`
+        except BaseException as error:
+            # as `Engine._accept`, which says why: there may be no room for a call (R2)
             accepted, task._refused = not task._refused, True
             try:
                 del task._may_start
@@ -227,6 +254,7 @@ class OnDemandEngine(Engine[Any]):
                 task._refused = not accepted
             else:
                 accepted = False
+
             if not accepted:
                 raise
             try:  # noqa: SIM105  # suppress() could be struck in its turn
@@ -242,11 +270,13 @@ class OnDemandEngine(Engine[Any]):
                 self.queue.wake_housekeeper()
             try:
                 parker = self.queue.idle.announced.pop()
-            except IndexError:  # somebody else has taken it
+            except IndexError:
+                # another thread has taken it
                 pass
             else:
                 parker.wake()
                 return
+
         if len(self.crew.members) < self.most:
             self.hire()
 
@@ -254,6 +284,7 @@ class OnDemandEngine(Engine[Any]):
         """Why nothing is accepted any more."""
         if self.broken:
             return self.broken_error(_BROKEN)
+
         if self.orphaned is not None:
             return RuntimeError(*self.orphaned.args)
         if self.exiting and not self.was_shut_down:
@@ -262,8 +293,9 @@ class OnDemandEngine(Engine[Any]):
 
     def cancel_waiting(self) -> None:
         """Cancel the tasks that wait; their callbacks run here. The queue is closed."""
-        # in their lanes, from which workers drop them: a task that an interrupt found taken out would have no end. And
-        # again, as a compaction may have had some in its hands
+        # They stay in their lanes, from which workers drop them: a task that an
+        # interrupt found outside of its lane would have no end. It looks again, because
+        # a compaction may have had some tasks in its hands.
         withdrawn = True
         while withdrawn:
             withdrawn = False
@@ -271,8 +303,11 @@ class OnDemandEngine(Engine[Any]):
                 withdrawn |= task._withdraw()
 
     def initializer_failed(self) -> None:
-        """Break: nothing that waits will run. Said in an `except` block, by the thread whose initializer raised."""
+        """Break: nothing that waits will run.
+
+        Called in an `except` block, by the thread whose initializer raised."""
         _log_failure()
+
         self.broken = True
         self.lifecycle.request_stop()
         self.queue.fail_waiting(
@@ -283,21 +318,24 @@ class OnDemandEngine(Engine[Any]):
         )
 
     def hire(self) -> None:
-        """A task was put and nobody is idle."""
+        """A task was put and no worker is idle."""
         self.queue.stir()
         if not self.queue.closed:
             self.crew.hire(1)
 
     def set_most(self, most: int) -> None:
-        """Have up to so many workers from now on, at once if tasks wait for them. Those that are too many stay."""
+        """Have up to so many workers from now on, at once if tasks wait for them.
+
+        Workers that are too many stay."""
         more = most - self.most
         self.most = self.crew.most = most
+
         if more > 0 and not self.queue.closed:
             self.crew.hire(min(more, sum(self.queue.waiting())))
 
     def heal_crew(self) -> None:
         super().heal_crew()
-        # those without a task begin, or are woken: each will take one
+        # workers without a task are about to begin, or to wake: each will take one
         if sum(self.queue.waiting()) > sum(worker.task is None for worker in self.crew.members):
             self.hire()
 
@@ -316,20 +354,21 @@ class OnDemandEngine(Engine[Any]):
 
 
 class _Queue(TaskQueue):
-    """Whoever puts a task wakes a worker for it or hires one, so none has to be woken by another."""
+    """A submitter wakes or hires a worker for each task, so no worker wakes another."""
 
     def wake_next(self) -> None:
         pass
 
 
 class _InitializedWorker(Worker[Any]):
-    """A worker that does not try again when its initializer raises: that breaks the pool."""
+    """A worker whose initializer breaks the pool when it raises: it has one attempt."""
 
     _engine: OnDemandEngine
 
     def _create(self) -> bool:
         if not self._employed():
             return False
+
         try:
             self._engine.user.create(self._held)
             leave_child()
@@ -342,6 +381,7 @@ class _InitializedWorker(Worker[Any]):
 def _number_of_workers(number: int) -> int:
     if number <= 0:
         raise ValueError("max_workers must be greater than 0")
+
     return operator.index(number)
 
 
@@ -352,16 +392,18 @@ def _adjust_and_accept(
     args: tuple[Any, ...],
     make: Callable[..., TaskFuture[Any]],
 ) -> TaskFuture[Any]:
-    """Accept a task of an executor whose class has an `_adjust_thread_count` of its own."""
+    """Accept a task of an executor with an `_adjust_thread_count` of its own."""
     pool: Any = executor()
-    pool._adjust_thread_count()  # first: what it raises refuses the call
+    # first: if it raises, the call is refused
+    pool._adjust_thread_count()
     return accept(call, args, make)
 
 
-# -- what a thread has before its first call ---------------------------------------------------------------------------
+# -- what a thread has before its first call -------------------------------------------
 
-# from CPython 3.14 on: `prepare_context(initializer, initargs)` returns what makes a thread's context, and what packs a
-# call for it. InterpreterPoolExecutor overrides it
+# From CPython 3.14 on `prepare_context(initializer, initargs)` returns two functions:
+# one makes a thread's context, the other packs a call for it. It is overridden by
+# `InterpreterPoolExecutor`.
 _standard_prepare: Any = getattr(
     getattr(standard.Standard, "prepare_context", None), "__func__", None
 )
@@ -373,13 +415,15 @@ def _prepared(
     initargs: Iterable[Any],
     ctxkwargs: dict[str, Any],
 ) -> tuple[Callable[[], Any], Callable[[Any], object], Callable[..., Any] | None]:
-    """What makes and frees a thread's resource, and what packs calls for it, if it is a context of a subclass's own."""
+    """The functions that make and free a thread's resource; and one that packs calls
+    for it, if it is a context of a subclass's own."""
     prepare: Any = getattr(kind, "prepare_context", None)
     if (
         _standard_prepare is not None
         and getattr(prepare, "__func__", None) is not _standard_prepare
     ):
         create, pack = prepare(initializer, initargs, **ctxkwargs)
+
         return partial(_entered, create), _leave, pack
 
     for name in ctxkwargs:
@@ -398,6 +442,7 @@ def _initialize(initializer: Callable[..., object], initargs: Iterable[Any]) -> 
 def _entered(create: Callable[[], Any]) -> Any:
     context = create()
     context.initialize()
+
     return context
 
 
@@ -423,7 +468,8 @@ def _run_packed(context: Any, fn: Callable[..., Any], packed: Any) -> Any:
 
 
 def _log_failure() -> None:
-    with contextlib.suppress(BaseException):  # what a handler of the user's raises
+    with contextlib.suppress(BaseException):
+        # a handler is the user's, and may raise
         LOGGER.critical("Exception in initializer:", exc_info=True)
 
 

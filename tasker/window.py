@@ -104,7 +104,8 @@ def _run_chunk(
 @wrapper
 def _look_at(result: object, fn: Callable[..., Any]) -> None:
     worker = current_worker()
-    if worker is None:  # it runs elsewhere, where there is no log
+    if worker is None:
+        # in a child or an actor, where there is no log
         look_at(result, fn)
     else:
         worker.look_at_result(result, fn)
@@ -141,7 +142,8 @@ def new_plan(
             options[name] = True
     checks.flag("ordered", ordered)
     checks.flag("return_exceptions", return_exceptions)
-    chunksize = min(chunksize, sys.maxsize)  # the most that islice() counts
+    # the most that islice() counts
+    chunksize = min(chunksize, sys.maxsize)
     wants = wants_context(fn, 2)
 
     return Plan(
@@ -162,8 +164,10 @@ def iterator_over(items: Iterable[Any]) -> Iterator[Any]:
     try:
         return iter(items)
     except TypeError:
-        if isinstance(items, Iterable):  # an error in its own `__iter__`
+        # its own `__iter__` has raised
+        if isinstance(items, Iterable):
             raise
+
         raise TypeError(f"items must be iterable, not {shown(items)}") from None
 
 
@@ -266,7 +270,8 @@ class Window:
             if error is not None:
                 raise error
         finally:
-            del error  # its traceback holds this frame (R4)
+            # its traceback holds this frame (R4)
+            del error
 
     def cancel(self) -> None:
         """Cancel what is in flight, the last first. It is no longer wanted."""

@@ -86,7 +86,8 @@ class Engine(RunTask[R], EngineState[R], EngineClosing[R]):
 
         self.run_contexts: set[Context] = set()
         self.settling: set[TaskFuture[Any]] = set()
-        self.fallen: list[Worker[R]] = []  # workers that left something behind
+        # workers that left something behind
+        self.fallen: list[Worker[R]] = []
         self.watchers: Watchers = Watchers(self)
         # whether the interpreter exits
         self.exiting = False
@@ -337,7 +338,8 @@ class Engine(RunTask[R], EngineState[R], EngineClosing[R]):
             if base and self.news.is_to_be_ready() and self.crew.holding() >= base:
                 self.news.ready(base)
         except MemoryError:
-            pass  # a line that is not logged costs no worker
+            # a line that is not logged costs no worker
+            pass
 
     def worker_changed(self) -> None:
         """A worker has got a resource, is parked, or has left."""
@@ -432,7 +434,8 @@ class Engine(RunTask[R], EngineState[R], EngineClosing[R]):
         self.housekeeper.wake()
 
     def _runner_at_rest(self) -> None:
-        if self.is_stopping():  # the closing may have waited for that
+        # if the manager is closing, that may have waited for the runner
+        if self.is_stopping():
             self.housekeeper.wake()
 
     def _ensure_housekeeper(self) -> None:

@@ -139,7 +139,8 @@ def all_watched() -> list[Watched]:
     while True:
         try:
             return list(_watched)
-        except RuntimeError:  # a thread that still runs has added one meanwhile
+        except RuntimeError:
+            # a thread that still runs has added one meanwhile
             continue
 
 
@@ -203,13 +204,15 @@ def new_locks(*parts: object) -> None:
     """In a forked child: a lock may be held by a thread that does not exist there."""
     for part in parts:
         for name in locks_of(part):
-            setattr(part, name, new_lock())  # as good as one that is not reentrant
+            # even in the place of a lock that is not reentrant
+            setattr(part, name, new_lock())
 
 
 have_locks.append(_all_parts)
 try:
     getattr(threading, "_register_atexit", atexit.register)(_finish_at_exit)
-except RuntimeError:  # imported when the interpreter exits already
+except RuntimeError:
+    # imported when the interpreter exits already
     if not daemons_allowed():
         refuse_threads()
 if hasattr(os, "register_at_fork"):

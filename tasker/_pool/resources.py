@@ -51,12 +51,18 @@ class Loan(Generic[R]):
 
     __slots__ = ("borrower", "context", "error", "outer", "owner", "resource")
 
-    borrower: int  # the identifier of its thread
-    resource: R  # or NO_RESOURCE
-    error: BaseException  # by which the use of the resource has ended, if one has
-    owner: Any  # the engine
-    outer: Any  # the loan of the call around this one
-    context: Any  # of the task, if it has asked for it
+    borrower: int
+    """The identifier of its thread."""
+    resource: R
+    """The resource, or NO_RESOURCE."""
+    error: BaseException
+    """The error that ended the use of the resource, if one has."""
+    owner: Any
+    """The engine."""
+    outer: Any
+    """The loan of the call around this one."""
+    context: Any
+    """The context of the task, if it has asked for it."""
 
 
 class _Shared:
@@ -191,6 +197,7 @@ class ResourcePool(Generic[R]):
 
         May be called again, and must be if an interrupt ended it."""
         shelf: list[R] = self._here.shelf if healthy else []
+
         with self._lock:
             if healthy and self._is_lost is not None and loan.resource is not NO_RESOURCE:
                 healthy = not self._is_lost(loan.resource)

@@ -54,7 +54,8 @@ class RunTask(Generic[R]):
     run_contexts: set[Context]
     _known: Known
 
-    _harmless: type  # of the last result, if such values need no look
+    # the type of the last result, if such values need no look
+    _harmless: type
 
     def _ask(self, fn: Callable[..., Any], given: int) -> bool:
         """Whether a function wants its context, given so many arguments."""
@@ -67,7 +68,7 @@ class RunTask(Generic[R]):
         if self.queue.closed:
             raise self.queue.refusal()
 
-        # INLINED Engine.submit, which asks the same: a call, benchmarks --only run-task
+        # INLINED Engine.submit asks the same: 0.04 us, benchmarks --only run-task
         code, given, asking = self._known
         if (
             type(fn) is FunctionType
@@ -135,7 +136,9 @@ class RunTask(Generic[R]):
             except BaseException:  # Ctrl-C in the middle of it
                 self.pool.hand_back(loan, healthy=healthy)
                 raise
-            del loan  # it has the error, whose traceback holds this frame (R4)
+
+            # it has the error, whose traceback holds this frame (R4)
+            del loan
 
     def run_in_turn(
         self, fn: Callable[..., Any], args: tuple[Any, ...], queue_timeout: float | None

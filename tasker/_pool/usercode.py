@@ -85,7 +85,8 @@ class UserCode(Generic[R]):
         try:
             refuse("on_create", held[-1])
         except TypeError:
-            held.clear()  # no resource, to be destroyed
+            # no resource, to be destroyed
+            held.clear()
             raise
 
         self.create_error = None
@@ -143,7 +144,8 @@ class UserCode(Generic[R]):
         try:
             return self.destroy_held(deque([resource]), reason)
         finally:
-            del reason  # its traceback may hold this frame (R4)
+            # its traceback may hold this frame (R4)
+            del reason
 
     def destroy_elsewhere(self, resource: R) -> BaseException | None:
         """As `destroy`, for an idle resource of `run_task` that another thread made."""
@@ -165,7 +167,8 @@ class UserCode(Generic[R]):
                 raise
 
             interrupt: BaseException | None = None
-            try:  # here, as an interrupt at the entry of a function would get out
+            # not in a function: an interrupt at its entry would get out
+            try:
                 leave_child(error)
                 if is_interrupt(error):
                     interrupt = error
@@ -179,7 +182,8 @@ class UserCode(Generic[R]):
                 # if it got out of here, the resource would be destroyed a second time
                 return interrupt or second
             finally:
-                del interrupt  # its traceback holds this frame (R4)
+                # its traceback holds this frame (R4)
+                del interrupt
         finally:
             running.ending = outer
             del reason
@@ -230,7 +234,8 @@ class UserCode(Generic[R]):
         if self._backend.is_lost(resource):
             return False
         if not isinstance(error, Exception):
-            return True  # SystemExit and its like say nothing about the resource
+            # SystemExit and its like say nothing about the resource
+            return True
 
         try:
             verdict = self._judge(error, resource)

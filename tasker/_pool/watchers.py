@@ -106,6 +106,7 @@ class Watchers:
     ) -> bool:
         limit = None if timeout is None else checks.patience("timeout", timeout)
         until = math.inf if limit is None else monotonic() + limit
+
         engine, parker = self._engine, Parker()
         try:
             self._parkers.append(parker)  # then look (R1)
@@ -122,7 +123,8 @@ class Watchers:
             self._parkers.remove(parker)
             if not self._parkers:
                 engine.queue.idle.watch = None
-                if self._parkers:  # another thread has come in between
+                # another thread has come in between
+                if self._parkers:
                     engine.queue.idle.watch = self.wake
 
     def _at_rest(self) -> bool:

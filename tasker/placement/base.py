@@ -1,13 +1,17 @@
-"""What a placement is: where the resources of a manager live, and how its workers reach them.
+"""What a placement is: where the resources of a manager live.
 
-`Config.placement` is the choice, and makes one `Backend` for each manager. A backend creates a resource, or a *proxy* to one
-that lives elsewhere: to the manager the proxy is the resource. It also destroys it, says whether it is lost, and, when
-resources live elsewhere, how a task is called there: `pack` at the submission, in the submitter's thread, then `call`
-in the worker's. With `Threads` tasks are called as they are, by another engine: the seam costs them nothing.
+`Config.placement` is the choice. It makes one `Backend` for each manager. The backend
+creates the resources, destroys them, and knows whether one is lost. A resource that
+lives elsewhere is represented here by a *proxy*: to the manager the proxy is the
+resource. A backend of such resources also says how a task is called there. `pack` runs
+at the submission, in the submitter's thread. `call` runs later, in the worker's thread.
 
-    user --submit--> Engine        packed = backend.pack(fn, args)
+    user --submit--> Engine  packed = backend.pack(fn, args)
                        | queue
-                     Worker        backend.call(context, proxy, packed) --> the resource, wherever it lives
+                     Worker  backend.call(context, proxy, packed) --> the resource
+
+With `Threads` the engine calls tasks as they are. The engine that packs and calls is a
+class of its own (`_pool/remote`), so other placements cost `Threads` nothing.
 """
 
 from __future__ import annotations
@@ -41,85 +45,106 @@ class Settings(Protocol):
 
 
 class Backend:
-    """The resources of one manager. `create`, `destroy`, `judge` and `call` run in the thread that owns the resource,
-    and may block; the rest runs in any thread, and must not."""
+    """The resources of one manager.
+
+    `create`, `destroy`, `judge` and `call` run in the thread that owns the resource,
+    and may block. Everything else runs in any thread, and must not block."""
 
     create: Callable[[], Any]
-    """Makes a resource, and returns it or its proxy. Raises what `on_create` raises, or what the place does."""
+    """Makes a resource, and returns it or its proxy.
+
+    Raises what `on_create` raises, or what the place raises."""
     destroy: Callable[[Any], object]
-    """Frees it; why, `thread_state.running.ending` says. Raises what `on_destroy` raises."""
+    """Frees a resource. `thread_state.running.ending` holds the reason.
+
+    Raises what `on_destroy` raises."""
     judge: Callable[[Any, Any], object]
-    """What a `check_health` that takes the resource says of an error and a resource that is not lost. Raises what it
+    """Calls a `check_health` that takes the resource, and returns its verdict.
+
+    It gets an error and a resource that is not lost. Raises what `check_health`
     raises."""
 
     may_lose: bool = False
     """Whether a resource may be lost before its owner lets go of it."""
     impossible: Exception | None = None
-    """Why no resource will ever be made, once that is known: `create` raises it from then on, at once."""
+    """Why no resource will ever be made, once that is known.
+
+    From then on `create` raises it at once."""
 
     def is_of_hook(self, error: BaseException) -> bool:
-        """Whether `on_create` itself has raised what `create` has raised."""
+        """Whether `create` raised this error because `on_create` did."""
         return True
 
     def is_unentered(self, resource: Any) -> bool:
-        """Whether it is surely a context manager that was not entered."""
+        """Whether the resource is surely a context manager that was not entered."""
         return is_unentered(resource)
 
     def is_lost(self, resource: Any) -> bool:
-        """Whether the place where it lives is gone."""
+        """Whether the place where the resource lives is gone."""
         return False
 
     def pack(self, fn: Callable[..., Any], args: tuple[Any, ...], wants_context: bool) -> Any:
-        """A task as `call` takes it, where tasks are not called as they are. Raises `TypeError` if it cannot be."""
+        """A task in the form that `call` takes, where tasks are not called as they are.
+
+        Raises `TypeError` if the task has no such form."""
         raise NotImplementedError
 
     def call(self, context: Any, resource: Any, packed: Any) -> Any:
-        """Run what was packed on a resource: returns what it returns, raises what it raises, or `WorkerLostError`."""
+        """Run a packed task on a resource, and return what it returns.
+
+        Raises what the task raises, or `WorkerLostError`."""
         raise NotImplementedError
 
     def late(self) -> str:
-        """What has not happened while there is no resource, in words."""
+        """What has not happened yet when there is still no resource, in words."""
         return "on_create has not returned"
 
     def stopping(self) -> None:
         """The manager drains: running tasks may ask their contexts."""
 
     def killed(self) -> None:
-        """The manager is killed: nothing more need be created. The contexts of running tasks have been cancelled."""
+        """The manager is killed, and the contexts of running tasks have been cancelled.
+
+        No more resources need be created."""
 
     def end(self) -> float:
-        """Time is up: end all that is left, whatever it does. Returns how many seconds its owners may need to leave."""
+        """Time is up: end all that is left, whatever it does.
+
+        Returns how many seconds the owners of what was ended may need to leave."""
         return 0.0
 
     def closed(self) -> None:
-        """The manager has closed: nothing of the backend's is to be left. May block."""
+        """The manager has closed: leave nothing of the backend behind. May block."""
 
     def parts(self) -> tuple[object, ...]:
-        """What has locks that the manager's threads need."""
+        """The objects that have locks which the manager's threads need."""
         return (self,)
 
     def leave_to_parent(self) -> None:
-        """In a forked child: let go of what belongs to the parent, which alone destroys it. It is kept here, as to
-        collect it would free it, too."""
+        """In a forked child: let go of what belongs to the parent (R5).
+
+        The parent alone destroys it. It is kept here, because collecting it would free
+        it, too."""
         kept: list[Any] = []
         self.destroy = kept.append
 
 
 class Placement(Protocol):
-    """Where the resources of a manager live: `Threads()`, `Processes()` or `Ray()`."""
+    """Where a manager's resources live: `Threads()`, `Processes()` or `Ray()`."""
 
     def open(self, settings: Settings, lost: Callable[[Any], None]) -> Backend:
-        """A backend for one manager; `lost(resource)` is to be called, by any thread, when a resource is found to be lost.
+        """A backend for one manager.
 
-        Raises `ConfigError` for settings that it cannot serve."""
+        The backend calls `lost(resource)`, on any thread, when it finds that a resource
+        is lost. Raises `ConfigError` for settings that it cannot serve."""
         ...
 
 
 class InProcessBackend(Backend):
     def __init__(self, settings: Settings) -> None:
-        self.create: Callable[[], Any] = (
-            settings.on_create
-        )  # themselves: a function around them could be interrupted at its entry
+        # The hooks themselves: a function around them could be interrupted at its
+        # entry.
+        self.create: Callable[[], Any] = settings.on_create
         self.destroy: Callable[[Any], object] = settings.on_destroy
         self.judge: Callable[[Any, Any], object] = settings.check_health
 

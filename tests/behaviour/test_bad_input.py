@@ -660,6 +660,7 @@ def parameters():
         )
 
 
+@pytest.mark.slow
 def test_every_field_and_every_argument_of_what_is_public_is_in_the_table():
     assert {argument.name for argument in ARGUMENTS} == set(parameters())
 
@@ -716,6 +717,7 @@ def faults(world: World, argument: Argument) -> list[str]:
     return found
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "argument", [pytest.param(each, id=each.name) for each in ARGUMENTS if each.wrong]
 )
@@ -741,6 +743,7 @@ def test_a_wrong_value_is_refused_by_name_and_changes_nothing(world, argument):
     assert manager.run_task(task) == "done"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "argument", [pytest.param(each, id=each.name) for each in ARGUMENTS if each.right]
 )

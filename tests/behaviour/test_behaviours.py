@@ -9,6 +9,8 @@ from __future__ import annotations
 import ast
 from pathlib import Path
 
+import pytest
+
 TESTS = Path(__file__).parents[1]
 
 BEHAVIOURS: dict[int, tuple[str, tuple[str, ...]]] = {
@@ -508,6 +510,7 @@ def names_in(path: Path) -> set[str]:
     }
 
 
+@pytest.mark.slow
 def test_every_behaviour_has_tests_that_exist() -> None:
     assert sorted(BEHAVIOURS) == list(range(1, 74))
     assert [number for number, (words, names) in BEHAVIOURS.items() if not (words and names)] == []

@@ -104,6 +104,7 @@ def test_long_idleness_ends_no_base_worker(new_manager, monkeypatch):
 # -- resources -------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_at_rest_the_live_resources_are_those_of_the_workers_and_of_the_pool(new_manager, factory):
     factory.any_thread = True
     manager = new_manager(

@@ -140,6 +140,7 @@ def test_nothing_is_late_because_the_clock_jumps(new_manager, log, monkeypatch, 
     assert log.loud() == []
 
 
+@pytest.mark.slow
 def test_a_tasker_that_is_imported_while_the_clock_stands_still_goes_by_the_real_one():
     program = """
         import time

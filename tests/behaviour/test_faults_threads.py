@@ -12,6 +12,7 @@ import pytest
 import tasker._pool.scaling
 from tasker import TaskManagerKilledError, TaskManagerShutdownError, TaskTimeoutError
 from tests.support.errors import Sick
+from tests.support.snippets import run_python
 from tests.support.threads import Refusals
 from tests.support.waiting import PATIENCE, eventually
 
@@ -141,9 +142,143 @@ def test_callbacks_whose_thread_cannot_be_started_run_once_it_can(new_manager, r
     assert manager.stop().drained
 
 
+@pytest.mark.slow
+def test_a_thread_that_cannot_be_started_is_tried_again_at_the_next_tick_and_not_at_once(
+    new_manager, monkeypatch
+):
+    refusals = Refusals(monkeypatch)
+    refusals.begin("-worker-")
+    manager = new_manager(worker_count=1)
+    parker, slept = manager._engine.housekeeper._parker, []
+
+    class Parker:
+        """The burst thread's, which tells whether somebody woke it."""
+
+        wake = parker.wake
+
+        def sleep(self, timeout):
+            slept.append(parker.sleep(timeout))
+
+    manager._engine.housekeeper._parker = Parker()
+    eventually(lambda: len(slept) > 3)
+    refusals.end()
+    assert manager.wait_ready(PATIENCE)
+    assert slept[1:4] == [False] * 3  # the first sleep may have begun before
+
+
+@pytest.mark.slow
+def test_a_program_whose_manager_could_not_be_made_does_not_wait_for_it_at_exit():
+    done = run_python("""
+        import tasker._pool.exit_and_fork
+        start = threading.Thread.start
+        def refuse(thread):
+            if "-burst" in thread.name:
+                raise RuntimeError("can't start new thread")
+            start(thread)
+        threading.Thread.start = refuse
+        try:
+            TaskManager(CONFIG)
+        except RuntimeError as error:
+            kept = error  # as an interactive session keeps the last error, and with it the frames that it came through
+        print([engine.name for engine in tasker._pool.exit_and_fork._watched])
+        tasker._pool.exit_and_fork.EXIT_TIMEOUT_S = tasker._pool.exit_and_fork._EXIT_KILL_S = 1000.0  # waited for, this would be seen
+    """)
+    assert (done.stdout, done.returncode, done.stderr) == ("[]\n", 0, "")
+
+
+@pytest.mark.parametrize("broken", [False, True])
+def test_stop_waits_for_an_on_destroy_that_takes_longer_than_create_timeout(
+    new_manager, factory, broken
+):
+    destroying, gate = threading.Event(), threading.Event()
+
+    def destroy(resource):
+        destroying.set()
+        gate.wait(PATIENCE)
+        factory.destroy(resource)
+
+    manager = new_manager(
+        worker_count=1,
+        max_worker_count=1,
+        on_destroy=destroy,
+        create_timeout=0.02,
+        max_retries=0,
+    )
+    assert manager.wait_ready(PATIENCE)
+    if broken:
+        error = Sick()
+        manager.submit(lambda resource: (_ for _ in ()).throw(error)).exception(PATIENCE)
+    reports = []
+    stopper = threading.Thread(target=lambda: reports.append(manager.stop()))
+    stopper.start()
+    assert destroying.wait(PATIENCE)
+    ticks = []
+    step = manager._engine.lifecycle.step
+    manager._engine.lifecycle.step = lambda began: (ticks.append(1), step(began))[1]
+    eventually(lambda: len(ticks) > 3 or reports)
+    assert reports == []
+    gate.set()
+    stopper.join(PATIENCE)
+    assert (reports[0].drained, reports[0].abandoned, factory.live) == (True, (), 0)
+
+
+def test_a_thread_without_memory_for_it_is_made_good(new_manager, monkeypatch):
+    manager = new_manager(worker_count=1)
+    started, gate, called = (threading.Event() for _ in range(3))
+    start, failed = threading.Thread.start, []
+
+    def without_memory(thread):
+        if thread.name.endswith("-aside") and not failed:
+            failed.append(thread)
+            raise MemoryError
+        start(thread)
+
+    monkeypatch.setattr(threading.Thread, "start", without_memory)
+    manager.submit(lambda resource: (started.set(), gate.wait(PATIENCE)))
+    assert started.wait(PATIENCE)
+    manager.queue_task_with_callback(
+        lambda resource: None, lambda result, error: called.set(), timeout=0.01
+    )
+    assert called.wait(PATIENCE)
+    gate.set()
+    closed = threading.Thread(target=manager.stop, daemon=True)
+    closed.start()
+    closed.join(PATIENCE)
+    assert failed
+    assert not closed.is_alive()
+
+
+def test_the_callback_of_a_killed_task_is_called_although_its_thread_did_not_start_at_first(
+    new_manager, factory, monkeypatch
+):
+    manager = new_manager(worker_count=1)
+    started, gate, called = (threading.Event() for _ in range(3))
+    start, failed = threading.Thread.start, []
+
+    def not_at_first(thread):
+        if thread.name.endswith("-aside") and not failed:
+            failed.append(thread)
+            raise RuntimeError("can't start new thread")
+        start(thread)
+
+    manager.queue_task_with_callback(
+        lambda resource: (started.set(), gate.wait(PATIENCE)), lambda result, error: called.set()
+    )
+    assert started.wait(PATIENCE)
+    monkeypatch.setattr(threading.Thread, "start", not_at_first)
+    try:
+        manager.kill(0.05)
+        assert called.wait(PATIENCE)
+    finally:
+        gate.set()
+    eventually(lambda: factory.live == 0)
+    assert failed
+
+
 # -- errors in the burst thread ----------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("error", [ZeroDivisionError("in a tick"), SystemExit("in a tick")])
 @pytest.mark.parametrize(
     "where", ["crew.heal", "queue.compact", "runner.heal", "counters.sample", "counters.progress"]
@@ -320,6 +455,7 @@ SUBMISSIONS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["stop", "kill"])
 @pytest.mark.parametrize("kind", SUBMISSIONS)
 def test_a_signal_handler_may_close_at_every_line_of_a_submission(new_manager, kind, method):

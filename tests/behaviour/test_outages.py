@@ -130,6 +130,7 @@ def test_the_pause_grows_with_every_failure_whatever_its_kind(new_manager, facto
     assert asked[6] == 1, "the row ended with the task that was done well"
 
 
+@pytest.mark.slow
 def test_an_outage_is_told_once_for_all_workers_and_each_failure_as_debug(
     new_manager, factory, log, short_pauses
 ):
@@ -155,6 +156,7 @@ def test_resources_that_break_before_they_have_done_a_task_are_told_of(
     ] == log.loud()
 
 
+@pytest.mark.slow
 def test_tasks_wait_as_long_as_resources_can_be_made_even_if_they_break_between_two_ticks(
     new_manager, monkeypatch
 ):

@@ -124,6 +124,7 @@ def test_a_logger_that_blocks_does_not_hold_up_scaling(new_manager, logger):
     assert not any(name.endswith(("-burst", "-timer")) for name in logger.threads)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("end", ["stop", "kill"])
 def test_a_logger_that_blocks_holds_up_neither_stop_nor_kill(
     new_manager, logger, end, apart, monkeypatch
@@ -219,6 +220,7 @@ def test_callers_are_told_although_a_collector_blocks(new_manager, collector):
     assert not any(name.endswith(("-burst", "-timer")) for name in collector.threads)
 
 
+@pytest.mark.slow
 def test_kill_returns_although_a_collector_blocks(new_manager, collector, apart):
     manager = new_manager(
         worker_count=1, max_worker_count=1, burst_interval=0.01, collector=collector
@@ -309,6 +311,7 @@ def many(new_manager, factory):
     worker.thread.join(PATIENCE)
 
 
+@pytest.mark.slow
 def test_kill_fails_waiting_tasks_in_slices(many, monkeypatch):
     engine = many.manager._engine
     looks, slices = [], []
@@ -342,6 +345,7 @@ def test_kill_fails_waiting_tasks_in_slices(many, monkeypatch):
     assert all(future.cancelled() or future.exception() is not None for future in many.waiting)
 
 
+@pytest.mark.slow
 def test_a_kill_that_has_no_time_for_all_that_waits_returns_and_the_rest_fails_after_it(
     many, monkeypatch
 ):
@@ -547,6 +551,7 @@ manager.stop()
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not hasattr(signal, "SIGSTOP"), reason="needs POSIX signals")
 def test_time_in_which_the_process_was_stopped_is_not_patience():
     with subprocess.Popen(

@@ -403,6 +403,7 @@ def test_callbacks_of_killed_tasks_run_but_not_inside_kill(new_manager):
     assert names == [("tasker-aside", TaskManagerKilledError)] * 5
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("pauses", ["no_pauses", "short_pauses"])
 def test_a_retry_that_races_with_kill_is_settled(new_manager, request, pauses):
     request.getfixturevalue(pauses)
@@ -596,6 +597,7 @@ def test_submitters_that_wait_for_room_are_refused_when_it_closes(new_manager):
     assert manager.stop().completed == 2
 
 
+@pytest.mark.slow
 def test_submitting_while_closing_is_either_accepted_and_finished_or_refused(new_manager):
     for close in ("stop", "kill") * 10:
         manager = new_manager(worker_count=2)

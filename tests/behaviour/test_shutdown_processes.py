@@ -83,6 +83,7 @@ def test_ctrl_c_in_a_blocked_call_raises_at_once_and_cancels_the_task(new_manage
     assert manager.metrics().total_tasks_cancelled == 1
 
 
+@pytest.mark.slow
 @posix
 @pytest.mark.usefixtures(
     "no_collection"
@@ -164,6 +165,7 @@ def test_a_closed_manager_keeps_nothing_of_its_tasks(new_manager):
     assert watch() is None
 
 
+@pytest.mark.slow
 def test_the_interpreter_exits_with_a_manager_nobody_stopped_and_finishes_its_tasks():
     done = run_python("""
         manager = TaskManager(CONFIG)
@@ -174,6 +176,7 @@ def test_the_interpreter_exits_with_a_manager_nobody_stopped_and_finishes_its_ta
     assert (done.returncode, done.stderr) == (0, "")
 
 
+@pytest.mark.slow
 def test_the_interpreter_exits_with_a_stuck_task():
     done = run_python("""
         import tasker._pool.exit_and_fork
@@ -189,6 +192,7 @@ def test_the_interpreter_exits_with_a_stuck_task():
     assert (done.returncode, done.stderr) == (0, "")
 
 
+@pytest.mark.slow
 def test_the_interpreter_exits_while_a_task_is_submitting():
     done = run_python("""
         manager = TaskManager(CONFIG)
@@ -204,6 +208,7 @@ def test_the_interpreter_exits_while_a_task_is_submitting():
     assert (done.returncode, done.stderr) == (0, "")
 
 
+@pytest.mark.slow
 def test_sys_exit_in_the_with_block_ends_the_process_with_its_status():
     done = run_python("""
         with TaskManager(CONFIG) as manager:
@@ -213,6 +218,7 @@ def test_sys_exit_in_the_with_block_ends_the_process_with_its_status():
     assert (done.returncode, done.stderr, done.stdout.split()) == (7, "", ["created", "destroyed"])
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
 def test_a_forked_child_is_refused_and_exits_and_the_parent_is_unharmed():
     done = run_python("""

@@ -202,6 +202,7 @@ def work(manager):
     manager.stats()
 
 
+@pytest.mark.slow
 @untraced
 @needs_signals
 def test_cpython_looks_for_signals_at_calls_and_jumps_back_and_nowhere_else(new_manager):
@@ -221,6 +222,7 @@ def test_cpython_looks_for_signals_at_calls_and_jumps_back_and_nowhere_else(new_
     assert elsewhere == []
 
 
+@pytest.mark.slow
 @with_gil
 @untraced
 def test_no_other_thread_comes_into_what_is_one_step(new_manager):
@@ -331,6 +333,7 @@ def move(things, kept):
         things.extend(sorted(some))
 
 
+@pytest.mark.slow
 @untraced
 @needs_signals
 @pytest.mark.parametrize(

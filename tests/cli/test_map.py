@@ -125,6 +125,7 @@ def test_ordered_failures_keep_their_place_and_hold_nothing_up(app, run):
     assert [json.loads(line)["line"] for line in Path("failed").read_text().splitlines()] == [2, 3]
 
 
+@pytest.mark.slow
 def test_no_more_is_read_than_a_window_of_lines_that_are_not_written(app, run):
     called = []
     full = threading.Event()

@@ -120,6 +120,7 @@ def _is_unreadable(record: Record) -> bool:
     return False
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("form", ["lines", "jsonl"])
 @pytest.mark.parametrize("begun", [True, False])
 def test_an_errors_file_says_what_was_read_to_the_letter(form: str, begun: bool) -> None:
@@ -151,6 +152,7 @@ def test_an_errors_file_says_what_was_read_to_the_letter(form: str, begun: bool)
     check()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("form", ["lines", "jsonl"])
 def test_the_failed_items_of_one_run_are_the_items_of_the_next(
     form: str, tmp_path: Path, monkeypatch: Any

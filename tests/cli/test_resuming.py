@@ -119,6 +119,7 @@ def test_failed_lines_of_an_errors_file_are_resumed_as_well(app, run):
     assert (ran.figure("failed"), ran.figure("skipped"), len(written())) == (1, 1, 2)
 
 
+@pytest.mark.slow
 def test_wherever_a_run_was_killed_the_next_one_completes_the_file(app, run):
     """After each byte of the results."""
     app.fn = lambda item: [item]

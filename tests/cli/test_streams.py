@@ -116,6 +116,7 @@ def results(out: str) -> list[Any]:
 # -- the input ---------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("where", ["pipe", "file"])
 @pytest.mark.parametrize(
     "who", ["a program", "the shell", "a forked process", "the function itself"]
@@ -146,6 +147,7 @@ def end_with_input(process: Process, lines: bytes) -> tuple[int, str, str]:
     return process.popen.returncode, out.decode(), err.decode()
 
 
+@pytest.mark.slow
 def test_a_module_that_reads_standard_input_when_it_is_imported_gets_nothing(start):
     app = (
         "import subprocess, sys\nread = subprocess.check_output(['cat']).decode() + sys.stdin.read()\n"
@@ -154,6 +156,7 @@ def test_a_module_that_reads_standard_input_when_it_is_imported_gets_nothing(sta
     assert results(end_with_input(start("app:work", app=app), b"a\nb\n")[1]) == ["a", "b"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("what", ["pipe", "socket"])
 def test_an_input_that_does_not_block_is_read_to_its_end(what, start):
     """Whoever shares it may have made it so: a program that was killed, say, before it could undo that."""
@@ -172,6 +175,7 @@ def test_an_input_that_does_not_block_is_read_to_its_end(what, start):
     assert process.end()[:2] == (0, "")
 
 
+@pytest.mark.slow
 def test_the_standard_streams_may_be_named_as_files(start):
     names = ["--input", "/dev/stdin", "--output", "/dev/stdout"]
     assert results(end_with_input(start("app:both", *names), b"a\nb\n")[1]) == ["a", "b"]
@@ -191,6 +195,7 @@ WRITERS = (
 )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("who", WRITERS[:-2])
 def test_what_a_process_prints_goes_to_standard_error_as_well(who, start, monkeypatch):
     monkeypatch.setenv("WHO", who)
@@ -201,6 +206,7 @@ def test_what_a_process_prints_goes_to_standard_error_as_well(who, start, monkey
     assert err.count("loud") == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("who", WRITERS)
 @pytest.mark.parametrize("unbuffered", ["", "1"])
 def test_what_is_printed_goes_to_standard_error_and_never_between_the_results(
@@ -213,12 +219,14 @@ def test_what_is_printed_goes_to_standard_error_and_never_between_the_results(
     assert err.count("loud") == 1
 
 
+@pytest.mark.slow
 def test_what_is_printed_when_the_module_is_imported_goes_to_standard_error(start):
     app = "import os, sys\nos.system('echo loud')\nprint('loud')\nsys.__stdout__.write('loud\\n')\nwork = str\n"
     status, out, err = end_with_input(start("app:work", app=app), b"a\n")
     assert (status, results(out), err.count("loud")) == (0, ["a"], 3)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("function", ["lets_run", "forks"])
 def test_what_a_function_leaves_running_does_not_keep_the_results_open(function, start):
     process = start(f"app:{function}", start_new_session=True)
@@ -234,6 +242,7 @@ def test_what_a_function_leaves_running_does_not_keep_the_results_open(function,
         os.killpg(process.popen.pid, signal.SIGKILL)  # what was left
 
 
+@pytest.mark.slow
 def test_an_output_that_does_not_block_gets_every_result(start):
     read, write = os.pipe()
     os.set_blocking(write, False)
@@ -246,6 +255,7 @@ def test_an_output_that_does_not_block_gets_every_result(start):
     assert process.popen.wait(PATIENCE) == 0
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(
     not Path("/proc/self/status").exists(), reason="needs to see which signals a process handles"
 )
@@ -264,6 +274,7 @@ def test_a_second_signal_gives_up_an_output_file_that_nobody_reads(start, tmp_pa
 # -- descriptors that are closed ---------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("closed", ["0", "1", "2", "01", "02", "12", "012"])
 def test_a_run_between_files_needs_no_standard_streams(closed, start, tmp_path):
     (tmp_path / "lines").write_text("a\nb\n")

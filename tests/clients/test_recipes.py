@@ -441,6 +441,7 @@ def web_server() -> Iterator[str]:
         thread.join()
 
 
+@pytest.mark.slow
 def test_httpx_keeps_a_client_for_an_answer_of_404_and_sends_again_what_a_lost_connection_did_not_answer(
     web_server,
 ):

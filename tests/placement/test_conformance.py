@@ -318,6 +318,7 @@ def test_a_task_that_ignores_a_cancel_has_its_result(shared, gate):
     assert future.result(PATIENCE) == "ContextCancelledError"
 
 
+@pytest.mark.slow
 def test_a_manager_of_its_own_cannot_be_reached_from_elsewhere(shared):
     if is_remote(shared):
         with pytest.raises(TypeError, match=r"argument 1.*TaskManager"):

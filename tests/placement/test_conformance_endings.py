@@ -20,6 +20,8 @@ from tests.support.errors import Sick
 from tests.support.journal import assert_adds_up, assert_destroyed_once
 from tests.support.waiting import PATIENCE, eventually
 
+pytestmark = pytest.mark.slow
+
 # -- contexts --------------------------------------------------------------------------------------------------------
 
 

@@ -19,6 +19,8 @@ from tests.support.errors import Sick
 from tests.support.journal import Gate, Session, assert_adds_up, assert_destroyed_once
 from tests.support.waiting import PATIENCE, eventually
 
+pytestmark = pytest.mark.slow
+
 # -- resources -------------------------------------------------------------------------------------------------------
 
 

@@ -202,6 +202,7 @@ def test_without_cloudpickle_errors_name_the_extra(remote, placed_manager, monke
     assert remote.queue_task(remote_tasks.square, 6) == 36
 
 
+@pytest.mark.slow
 def test_values_of_the_managers_context_that_cannot_be_sent_stay_here(placed_manager):
     context = with_value(with_value(background(), "lock", threading.Lock()), "text", "sent")
     manager = placed_manager(ctx=context)
@@ -267,6 +268,7 @@ def test_a_logged_exception_that_cannot_be_sent_arrives_by_its_name(remote, capl
     assert "in log_what_cannot_be_sent" in record.exc_text
 
 
+@pytest.mark.slow
 def test_levels_of_loggers_are_those_of_the_parent(placed_manager, caplog):
     logger = logging.getLogger(remote_tasks.__name__)
     logger.setLevel(logging.ERROR)
@@ -282,6 +284,7 @@ def test_levels_of_loggers_are_those_of_the_parent(placed_manager, caplog):
     ] == ["wanted"]
 
 
+@pytest.mark.slow
 def test_records_of_hooks_arrive(placed_manager, caplog):
     placed_manager(
         on_create=remote_tasks.log_and_create, on_destroy=remote_tasks.log_destroying

@@ -30,6 +30,7 @@ def placement():
     return Processes(grace=0.1)
 
 
+@pytest.mark.slow
 def test_a_child_whose_exit_functions_block_after_its_destruction_is_killed(placed_manager):
     manager = placed_manager()
     process = manager.queue_task(deadly_tasks.register_at_exit, None)
@@ -38,6 +39,7 @@ def test_a_child_whose_exit_functions_block_after_its_destruction_is_killed(plac
     assert process not in children()
 
 
+@pytest.mark.slow
 def test_at_its_end_a_child_runs_exit_functions_but_does_not_wait_for_threads(
     placed_manager, journal, gate
 ):
@@ -52,6 +54,7 @@ def test_at_its_end_a_child_runs_exit_functions_but_does_not_wait_for_threads(
     assert journal.of("passed") == []
 
 
+@pytest.mark.slow
 def test_at_its_end_a_child_writes_what_was_printed(placed_manager, tmp_path):
     manager = placed_manager()
     manager.queue_task(deadly_tasks.print_to, tmp_path / "printed")
@@ -59,6 +62,7 @@ def test_at_its_end_a_child_writes_what_was_printed(placed_manager, tmp_path):
     assert sorted((tmp_path / "printed").read_text().splitlines()) == ["by Python", "by a library"]
 
 
+@pytest.mark.slow
 def test_a_resource_is_made_used_and_destroyed_in_the_main_thread(placed_manager, journal):
     manager = placed_manager(
         on_create=partial(deadly_tasks.note_thread, journal), on_destroy=deadly_tasks.note_thread
@@ -68,6 +72,7 @@ def test_a_resource_is_made_used_and_destroyed_in_the_main_thread(placed_manager
     assert journal.of("thread") == ["True tasker-worker-1"] * 3
 
 
+@pytest.mark.slow
 def test_an_interrupt_of_run_task_costs_its_child(placed_manager, gate):
     class Interrupt(BaseException):
         pass
@@ -94,6 +99,7 @@ def test_an_interrupt_of_run_task_costs_its_child(placed_manager, gate):
     assert manager.run_task(remote_tasks.process_of) != process
 
 
+@pytest.mark.slow
 def test_a_task_may_have_children_of_its_own(placed_manager):
     squared, child, grandchild = placed_manager().queue_task(
         deadly_tasks.square_in_a_child_of_its_own, 6
@@ -103,6 +109,7 @@ def test_a_task_may_have_children_of_its_own(placed_manager):
     eventually(lambda: not is_alive(grandchild), "the grandchild to end")
 
 
+@pytest.mark.slow
 @on_linux
 def test_a_child_inherits_no_descriptor_but_its_own(placed_manager, tmp_path):
     with (tmp_path / "inheritable").open("w") as file:
@@ -121,6 +128,7 @@ def test_a_child_inherits_no_descriptor_but_its_own(placed_manager, tmp_path):
     assert kinds == ["/memfd"] + ["pipe"] * (4 + tracks)  # mark; calls, answers, orders, lifeline
 
 
+@pytest.mark.slow
 @on_linux
 def test_twenty_managers_leak_no_descriptor(placed_manager, gate):
     gate.open()
@@ -150,6 +158,7 @@ def test_a_child_that_cannot_be_started_leaves_no_descriptor(monkeypatch):
     assert descriptors() == before
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("no_collection")
 def test_an_exception_of_a_task_is_freed_without_the_collector(placed_manager):
     manager = placed_manager(resource_pool_size=1)
@@ -162,6 +171,7 @@ def test_an_exception_of_a_task_is_freed_without_the_collector(placed_manager):
         eventually(lambda gone=gone: gone() is None, "the exception to be freed")
 
 
+@pytest.mark.slow
 def test_a_submission_that_raises_when_its_task_was_put_is_not_accepted(
     placed_manager, monkeypatch
 ):

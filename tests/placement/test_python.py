@@ -124,7 +124,7 @@ def test_a_given_python_is_run_and_asked_once_which_it_is(placed_manager, tmp_pa
 def test_a_given_program_that_says_nothing_is_refused_although_a_test_has_stopped_the_clock(
     placed_manager, tmp_path, monkeypatch
 ):
-    monkeypatch.setattr(tasker.placement.processes.python, "_PATIENCE", 0.1)
+    monkeypatch.setattr(tasker.placement.processes.python, "_ANSWER_S", 0.1)
     monkeypatch.setattr(subprocess, "_time", lambda: 0.0)  # as freezegun does
     silent = script(tmp_path / "silent", "exec sleep 1000")
     with pytest.raises(ConfigError, match="it said 'nothing'"):

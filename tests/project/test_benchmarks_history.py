@@ -152,6 +152,7 @@ def test_the_newest_of_each_python_is_shown_and_smoke_tests_are_not(tmp_path: Pa
     ]
 
 
+@pytest.mark.slow
 def test_a_commit_is_told_where_git_knows_the_folder(tmp_path: Path) -> None:
     def git(*arguments: str) -> None:
         who = [

@@ -166,6 +166,7 @@ def test_version_is_the_one_in_pyproject() -> None:
     assert tasker.__version__ == tomllib.loads(PYPROJECT.read_text())["project"]["version"]
 
 
+@pytest.mark.slow
 def test_importing_tasker_imports_neither_asyncio_nor_multiprocessing() -> None:
     assert (
         _printed_by(
@@ -175,6 +176,7 @@ def test_importing_tasker_imports_neither_asyncio_nor_multiprocessing() -> None:
     )
 
 
+@pytest.mark.slow
 def test_importing_tasker_starts_no_thread() -> None:
     assert _printed_by("import threading, tasker; print(threading.active_count())") == "1"
 

@@ -371,6 +371,7 @@ def test_a_context_that_ends_while_its_deadline_is_set_leaves_no_entry_behind(mo
     assert entries[0]._fire is None
 
 
+@pytest.mark.slow
 def test_there_is_one_timer_thread_for_all_deadlines_and_none_before_the_first():
     names = printed_by("""
         import threading

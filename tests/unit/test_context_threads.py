@@ -231,6 +231,7 @@ def test_a_storm_of_signals_loses_no_callback_and_locks_nothing_up():
     assert all(ctx.cancelled() for ctx in contexts)
 
 
+@pytest.mark.slow
 @needs_fork
 def test_deadlines_pass_and_callbacks_run_in_a_forked_child():
     out = printed_by("""

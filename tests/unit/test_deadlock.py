@@ -745,6 +745,7 @@ def test_waits_that_only_go_one_way_are_never_told():
     assert alarms == []
 
 
+@pytest.mark.slow
 def test_waits_of_every_kind_at_random_all_end():
     """Whatever tasks of two managers wait for, each gets what it waits for or is told, and none hangs."""
     rng = random.Random(1)

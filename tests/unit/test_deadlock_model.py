@@ -193,6 +193,7 @@ class World:
         return of.killed or (lanes_empty and not held_up and not borrowed)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("hopes", [True, False], ids=["hoping", "without hope"])
 def test_what_is_stuck_is_what_still_waits_when_everything_that_can_end_has_ended(hopes):
     rng = random.Random(SEED)

@@ -493,6 +493,7 @@ def test_callbacks_of_a_timeout_run_on_no_thread_of_the_timer_or_the_manager(blo
     assert "aside" in names[0]
 
 
+@pytest.mark.slow
 def test_a_finished_task_leaves_no_timer_behind(new_manager):
     import tasker._sync.timer
 
@@ -638,6 +639,7 @@ def test_a_coroutine_gets_an_outcome_that_standard_waiters_are_yet_to_be_told(ow
     assert future._tell_waiters() == []
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform == "win32", reason="signals to the own process")
 @pytest.mark.skipif(
     not gil_enabled(), reason="without the GIL another thread may run the destructor, at any time"
@@ -651,6 +653,8 @@ def test_an_interrupt_that_comes_while_an_unseen_failure_is_logged_comes_a_momen
         def __getattr__(self, name):
             return lambda *_: name == "error" and signal.raise_signal(signal.SIGINT)
 
+    # what other tests left is not freed when the interrupt comes: there Python would drop it
+    gc.collect()
     manager = new_manager(logger=Interrupted())
     previous = signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
@@ -805,6 +809,7 @@ def test_mass_cancellation_empties_the_lane(blocked):
     assert blocked.manager.metrics().total_tasks_cancelled == 5000
 
 
+@pytest.mark.slow
 def test_rights_are_taken_once_however_many_want_them(new_manager):
     class Owner:
         logger = None

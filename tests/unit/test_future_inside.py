@@ -235,6 +235,7 @@ def test_in_a_forked_child_what_had_an_outcome_keeps_it(owner):
     assert called == [done]
 
 
+@pytest.mark.slow
 @needs_fork
 def test_a_forked_child_waits_for_tasks_of_its_own_whatever_another_thread_was_doing_in_the_parent():
     out = printed_by("""

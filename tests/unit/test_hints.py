@@ -91,6 +91,7 @@ def test_the_same_is_said_of_an_item_of_a_map(new_manager):
         assert said.startswith(WITHOUT.replace("0 more arguments", "1 more argument"))
 
 
+@pytest.mark.slow
 def test_the_same_is_said_where_the_call_is_made_elsewhere(new_manager):
     manager = new_manager(
         placement=Processes(), on_create=dict, on_destroy=dict.clear, worker_count=1

@@ -475,7 +475,7 @@ def test_a_manager_is_closed_when_all_of_it_has_ended(new_manager):
     assert manager.closed
 
 
-def test_a_manager_is_closed_after_a_kill_that_leaves_a_thread_behind(new_manager):
+def test_a_manager_is_closed_after_a_kill_that_leaves_a_thread_behind(new_manager, factory):
     manager = new_manager(worker_count=1, max_worker_count=1)
     started, gate = threading.Event(), threading.Event()
     manager.submit(lambda resource: (started.set(), gate.wait(PATIENCE)))
@@ -484,6 +484,7 @@ def test_a_manager_is_closed_after_a_kill_that_leaves_a_thread_behind(new_manage
     assert manager.closed
     assert len(report.abandoned) == 1
     gate.set()
+    eventually(lambda: factory.live == 0, "the end of the thread")
 
 
 def test_closed_cannot_be_set(new_manager):

@@ -535,6 +535,7 @@ def test_a_worker_that_retires_does_not_shake_the_rates(clock):
 # -- cost ----------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_looking_touches_no_more_samples_after_many_tasks_than_after_some(monkeypatch):
     touched = []
     with_durations, unread, quantile = (
@@ -579,6 +580,7 @@ def test_looking_touches_no_more_samples_after_many_tasks_than_after_some(monkey
     assert cost() == 0
 
 
+@pytest.mark.slow
 def test_memory_is_bounded_however_many_tasks_and_ticks_and_workers(clock):
     pool = Pool()
     shard = pool.shards[0]

@@ -277,6 +277,7 @@ def test_failures_that_nobody_looked_at_are_each_told(new_manager, log):
 # -- threads and locks -----------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_nothing_is_logged_under_a_lock_or_by_a_thread_that_serves_others(
     new_manager, factory, short_pauses
 ):

@@ -520,6 +520,7 @@ def test_a_thread_gives_way_each_time_as_long_as_that_is_short(way):
     assert len(way.gave) == 5
 
 
+@pytest.mark.slow
 def test_where_it_takes_long_to_give_way_it_is_done_more_and_more_seldom(way):
     way.took[0] = 0.003  # a slice of another program's
     while way.clock[0] < 1100.0:

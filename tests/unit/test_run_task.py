@@ -350,6 +350,7 @@ def test_what_a_thread_keeps_that_goes_on_is_destroyed_elsewhere_and_the_reason_
     assert "resource_pool_size=0" in said
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("end", ["with", "async with", "exit"])
 def test_a_thread_destroys_its_own_however_it_stops_the_manager(end):
     done = run_python(f"""
@@ -438,6 +439,7 @@ def test_a_thread_that_goes_on_keeps_neither_a_closed_manager_nor_a_resource():
     assert pool() is None
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
 def test_in_a_forked_child_what_other_threads_keep_is_left_to_the_parent():
     done = run_python("""

@@ -126,6 +126,7 @@ def test_a_backlog_above_the_threshold_hires_so_many_at_once():
     assert decide(sample(backlog=11), Limits(base=2, most=16, threshold=0, threshold_hires=3)) == 0
 
 
+@pytest.mark.slow
 def test_no_sample_ever_leads_out_of_the_limits():
     rng = random.Random(SEED)
     for _ in range(20_000):
@@ -406,6 +407,7 @@ def test_a_burst_is_answered_within_three_ticks_and_forgotten_within_two_seconds
     assert pool.changes[-1][2] == 2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("base", [2, 4, 8])
 @pytest.mark.parametrize("seconds", [0.005, 0.05, 0.5])
 def test_a_steady_load_of_seventy_percent_changes_nothing(base, seconds):
@@ -536,6 +538,7 @@ def test_a_pool_at_its_limit_with_base_as_the_most_never_changes():
     assert pool.changes == []
 
 
+@pytest.mark.slow
 def test_random_loads_never_leave_the_limits_and_always_end_at_the_base():
     for seed in range(SEED, SEED + 25):
         rng = random.Random(seed)

@@ -878,6 +878,7 @@ def works(fn, arguments):
     return True
 
 
+@pytest.mark.slow
 def test_any_callable_is_answered_as_a_call_of_it_would_end():
     seed = int(os.environ.get("TASKER_STRESS_SEED", random.randrange(2**32)))
     rng = random.Random(seed)

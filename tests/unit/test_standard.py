@@ -286,6 +286,7 @@ assert calls == [pow], calls
 """
 
 
+@pytest.mark.slow
 def test_one_that_was_there_before_tasker_is_heeded_and_can_go():
     program = subprocess.run(
         [sys.executable, "-c", EARLY], capture_output=True, text=True, timeout=PATIENCE, check=False
@@ -464,6 +465,7 @@ def test_where_none_waits_nobody_waits_for_one(executor):
             executor._work_queue.get(**arguments)
 
 
+@pytest.mark.slow
 def test_a_long_queue_is_drained_as_long_as_it_is(executor, block):
     """Each look lists all that waits: one for each call would take minutes here."""
     gate = block(executor, 2)

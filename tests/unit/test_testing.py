@@ -581,6 +581,7 @@ def run_python(*arguments, cwd, **environment):
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "conftest",
     ["from tasker.testing import no_leaks as no_leaks", 'pytest_plugins = ["tasker.testing"]'],
@@ -599,6 +600,7 @@ def test_the_fixture_fails_the_test_that_leaks_and_no_other(tmp_path, conftest):
     )
 
 
+@pytest.mark.slow
 def test_without_pytest_everything_but_the_fixture_works(tmp_path):
     program = """
         import sys

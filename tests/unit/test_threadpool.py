@@ -647,6 +647,7 @@ def test_it_serves_as_the_default_executor_of_a_loop():
 # -- the process -------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_interpreter_exit_finishes_all_work_however_long_it_takes():
     done = run_python("""
         import tasker._pool.exit_and_fork
@@ -666,6 +667,7 @@ def test_interpreter_exit_finishes_all_work_however_long_it_takes():
     assert done.stdout.splitlines() == ["end of main", *["done"] * 6]
 
 
+@pytest.mark.slow
 def test_what_is_submitted_when_the_main_thread_has_ended_is_refused_in_the_standard_words():
     program = """
         from {module} import ThreadPoolExecutor
@@ -694,6 +696,7 @@ def test_what_is_submitted_when_the_main_thread_has_ended_is_refused_in_the_stan
     assert (ours.returncode, ours.stderr) == (0, "")
 
 
+@pytest.mark.slow
 def test_interpreter_exit_does_not_wait_for_what_nobody_can_run():
     done = run_python("""
         import logging
@@ -713,6 +716,7 @@ def test_interpreter_exit_does_not_wait_for_what_nobody_can_run():
     assert (done.returncode, done.stdout, done.stderr) == (0, "TaskManagerKilledError\n", "")
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(
     not hasattr(signal, "pthread_kill"), reason="no signal can be sent to a thread here"
 )

@@ -95,6 +95,7 @@ HOW = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", HOW)
 def test_no_thread_keeps_or_uses_the_context_of_the_request_that_started_it(how: str) -> None:
     options = ["-X", "thread_inherit_context=1"] if how == "flag" else []

@@ -176,6 +176,7 @@ def test_whatever_ends_a_turn_gives_it_back(limited, factory, error):
     assert nothing_left(manager)
 
 
+@pytest.mark.slow
 @posix_only
 def test_resources_in_processes_are_limited_as_well():
     from tasker import Config, TaskManager
@@ -224,6 +225,7 @@ def test_a_wake_up_that_got_lost_is_made_good_by_the_next_tick(limited, monkeypa
         assert waiting.result(PATIENCE) == 1
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
 def test_after_a_fork_nobody_waits():
     done = run_python("""

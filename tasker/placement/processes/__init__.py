@@ -1,1 +1,3 @@
-"""Child processes: each has one resource. `placement` has the settings, `proxy` is a child as its parent sees it."""
+"""Child processes, each with one resource.
+
+`placement` has the settings. `proxy` is a child as its parent sees it."""

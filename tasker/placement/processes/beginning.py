@@ -1,4 +1,6 @@
-"""How the program was when it imported tasker. It may change since then, and how children are started depends on it."""
+"""The state of the program when it imported tasker.
+
+The program may change it later, and the start of children depends on it."""
 
 from __future__ import annotations
 
@@ -9,7 +11,7 @@ __all__ = ["EXECUTABLE", "FOLDER", "folder"]
 
 
 def folder() -> str:
-    """The working directory, or nothing if there is none any more."""
+    """The working directory, or an empty string if it no longer exists."""
     try:
         return os.getcwd()
     except OSError:

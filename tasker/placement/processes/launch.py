@@ -1,9 +1,11 @@
 """How a child process is started: by which Python, with what, and how it is kept apart.
 
-It is a Python of its own that imports nothing before it has its parent's `sys.path` (as with `multiprocessing`): what
-lies beside tasker must not pass for a module of the standard library. It leads a session of its own, and so a group of
-processes: neither Ctrl-C in a terminal, nor the end of the terminal, nor a signal for the parent's group reaches it.
-It inherits nothing but standard output and error and the descriptors that it is told of.
+The Python that is started imports nothing before it has its parent's `sys.path` (as
+with `multiprocessing`). So a file that lies beside tasker cannot pass for a module of
+the standard library. The child leads a session of its own, and so a group of processes
+of its own. Neither Ctrl-C in a terminal, nor the end of the terminal, nor a signal for
+the parent's group reaches it. It inherits only its standard streams and the descriptors
+that are named on its command line.
 """
 
 from __future__ import annotations
@@ -25,7 +27,8 @@ from tasker.placement.processes.python import STARTING
 
 __all__ = ["DETACHED", "above_standard", "is_standard", "launch", "lifeline", "pipe"]
 
-# signals that ask a process to end, and that those send who mean the parent: a terminal, a supervisor, `kill`
+# Signals that ask a process to end. A terminal, a supervisor or `kill` means the
+# parent.
 DETACHED = (signal.SIGHUP, signal.SIGINT, signal.SIGTERM)
 
 _PROGRAM = (
@@ -36,16 +39,19 @@ _PROGRAM = (
 def launch(
     python: str, descriptors: dict[str, int], *, error: int | None, group: bool
 ) -> subprocess.Popen[bytes]:
-    """Start the program of a child with its descriptors, as its `main` names them. `error`: what it gets as its
-    standard error, if not this process's own. `group`: whether its whole group ends with this process.
+    """Start the program of a child.
 
-    Raises `OSError` when there can be no more processes."""
+    `descriptors` has the names that the child's `main` gives to them. `error` becomes
+    the child's standard error; `None` gives it this process's own. `group`: whether its
+    whole group ends with this process. Raises `OSError` when the system has no more
+    processes."""
     descriptors = {**descriptors, "lifeline": lifeline()}
     tracking = tracker(python)
     if tracking is not None:
         descriptors["tracker"] = tracking
+
     arguments = ", ".join(f"{name}={number}" for name, number in descriptors.items())
-    # the standard library of a frozen program is in the program
+    # The standard library of a frozen program is in the program.
     set_path = "sys.path +=" if getattr(sys, "frozen", False) else "sys.path[:] ="
     command = [
         python,
@@ -54,7 +60,8 @@ def launch(
         _PROGRAM.format(set_path, f"{arguments}, group={group}"),
         *_path(),
     ]
-    # a mask is inherited, so that none of these reaches the child before it has seen to them
+    # The child inherits the mask, so none of these reaches it before it has its
+    # handlers.
     before = signal.pthread_sigmask(signal.SIG_BLOCK, DETACHED)
     try:
         return subprocess.Popen(
@@ -71,7 +78,9 @@ def launch(
 
 
 def _flags() -> list[str]:
-    """The flags of this Python. Before 3.15 the standard library knows few of the options of `-X`."""
+    """The flags of this Python.
+
+    Before 3.15 the standard library knows only some of the options of `-X`."""
     flags: list[str] = getattr(subprocess, "_args_from_interpreter_flags", list)()
     known = {option.partition("=")[0] for option in flags}
     for name, value in getattr(sys, "_xoptions", {}).items():
@@ -81,7 +90,7 @@ def _flags() -> list[str]:
 
 
 def _path() -> list[str]:
-    """`sys.path`, and at its end where tasker lies, should it have been imported from elsewhere."""
+    """`sys.path`, followed by tasker's own folder if that is not in it."""
     path = [
         place
         for entry in sys.path
@@ -89,25 +98,31 @@ def _path() -> list[str]:
         for place in _places(entry)
     ]
     own = str(Path(__file__).parents[3])
+
     return path if own in path else [*path, own]
 
 
 def _places(entry: str) -> list[str]:
-    """Where an entry of `sys.path` has led to. A child starts where the program is now, which may be elsewhere."""
+    """The folders that an entry of `sys.path` has meant.
+
+    A relative one was meant from another working directory, if the program has changed
+    that since. The child starts in the present one."""
     if Path(entry).is_absolute():
         return [entry]
+
     here = folder()
     if entry == "":
         return [entry] if FOLDER in ("", here) else [FOLDER, entry]
+
     found: object = getattr(sys.path_importer_cache.get(entry), "path", None)
     return [found] if isinstance(found, str) and found != os.path.join(here, entry) else [entry]
 
 
-# -- descriptors ---------------------------------------------------------------------------------------------------
+# -- descriptors -----------------------------------------------------------------------
 
 
 def pipe() -> tuple[int, int]:
-    """A reading and a writing end."""
+    """A new pipe: its reading end and its writing end."""
     reader, writer = os.pipe()
     try:
         reader = above_standard(reader)
@@ -120,9 +135,12 @@ def pipe() -> tuple[int, int]:
 
 
 def above_standard(descriptor: int) -> int:
-    """The same by a number that does not stand for standard input, output or error, should one of those be closed."""
+    """The same file by a number above 2.
+
+    A new file gets 0, 1 or 2 when that standard stream was closed."""
     if descriptor > 2:
         return descriptor
+
     try:
         return fcntl.fcntl(descriptor, fcntl.F_DUPFD_CLOEXEC, 3)
     finally:
@@ -130,9 +148,12 @@ def above_standard(descriptor: int) -> int:
 
 
 def is_standard(descriptor: int) -> bool:
-    """Whether 0, 1 or 2 is what its name says: it may be closed, or a file that was opened after it was closed."""
+    """Whether descriptor 0, 1 or 2 is the standard stream.
+
+    The stream may be closed, and another file may have got its number since."""
     try:
-        return os.get_inheritable(descriptor)  # as files that Python opens are not
+        # Files that Python opens are not inheritable.
+        return os.get_inheritable(descriptor)
     except OSError:
         return False
 
@@ -141,25 +162,30 @@ def _standard(descriptor: int) -> int | None:
     return None if is_standard(descriptor) else subprocess.DEVNULL
 
 
-_lifeline_lock = new_lock()  # reentrant: a signal handler may start a child, too
+# Guards the two ends. Reentrant: a signal handler may start a child, too.
+_lifeline_lock = new_lock()
 _lifeline_ends: tuple[int, int] | None = None
 
 
 def lifeline() -> int:
-    """The reading end of a pipe whose writing end is this process's alone: the kernel closes it when the process ends,
-    and nobody else does."""
+    """The reading end of a pipe whose writing end this process alone has.
+
+    Nothing closes the writing end but the kernel, when this process ends."""
     global _lifeline_ends
     with _lifeline_lock:
         if _lifeline_ends is None:
             _lifeline_ends = pipe()
-            if not daemons_allowed():  # the process may outlive this interpreter by far
+            # In a subinterpreter. The process may outlive it by far.
+            if not daemons_allowed():
                 atexit.register(_start_afresh)
         return _lifeline_ends[0]
 
 
 def _start_afresh() -> None:
-    """In a forked child: it must not keep the lifeline of its parent's children alive. At a subinterpreter's end, which
-    its children have not outlived."""
+    """Give up the lifeline.
+
+    In a forked child (R5): it must not keep the children of its parent alive. Also at
+    the end of a subinterpreter, whose children have ended before."""
     global _lifeline_ends, _lifeline_lock
     _lifeline_lock = new_lock()
     ends, _lifeline_ends = _lifeline_ends, None

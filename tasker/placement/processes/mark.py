@@ -1,7 +1,8 @@
-"""`Mark`: how far a child has come with what it was sent, for its parent to read whatever becomes of the child.
+"""`Mark`: how many requests a child has begun, readable even after its death.
 
-A number in memory that both share. The child sets it before it does what it has received, which costs no message: so
-what it has not begun, because it was dead or did not get there, is known.
+It is a number in memory that the child shares with its parent. The child raises it
+before it begins what it has received, which costs no message. So the parent knows which
+requests the child has never begun, because it was dead or did not get that far.
 """
 
 from __future__ import annotations
@@ -14,32 +15,34 @@ from tasker.placement.processes.launch import above_standard
 
 __all__ = ["Mark", "shared_number"]
 
-_SIZE = 8  # bytes
+# One unsigned 64-bit number.
+_SIZE_BYTES = 8
 
 
 class Mark:
-    """The parent's side. Raises `OSError` when there can be no more descriptors."""
+    """The parent's side. Raises `OSError` when the system has no more descriptors."""
 
     def __init__(self) -> None:
         self.descriptor: int = above_standard(_new_memory())
-        os.ftruncate(self.descriptor, _SIZE)
+        os.ftruncate(self.descriptor, _SIZE_BYTES)
 
     def number(self) -> int:
-        """What the child has set it to last; 0 at first, and when it was closed."""
+        """The number that the child has set last; 0 at first, and after `close`."""
         if self.descriptor < 0:
             return 0
-        return int.from_bytes(os.pread(self.descriptor, _SIZE, 0), sys.byteorder)
+
+        return int.from_bytes(os.pread(self.descriptor, _SIZE_BYTES, 0), sys.byteorder)
 
     def close(self) -> None:
-        """Let go of it."""
+        """Close the descriptor."""
         descriptor, self.descriptor = self.descriptor, -1
         if descriptor >= 0:
             os.close(descriptor)
 
 
 def shared_number(descriptor: int) -> memoryview:
-    """The child's side: the number is its only item. Lets go of the descriptor."""
-    memory = memoryview(mmap.mmap(descriptor, _SIZE)).cast("Q")
+    """The child's side: the number is its only item. Closes the descriptor."""
+    memory = memoryview(mmap.mmap(descriptor, _SIZE_BYTES)).cast("Q")
     os.close(descriptor)
     return memory
 
@@ -47,7 +50,8 @@ def shared_number(descriptor: int) -> memoryview:
 def _new_memory() -> int:
     try:
         return os.memfd_create("tasker")
-    except (AttributeError, OSError):  # not Linux, or an old one
+    except (AttributeError, OSError):
+        # Not Linux, or an old one.
         from tempfile import TemporaryFile
 
         with TemporaryFile(buffering=0) as file:

@@ -1,10 +1,13 @@
-"""What a child has of its parent where the program uses `multiprocessing`: what that gives to children of its own.
+"""How children take part in `multiprocessing`, where the program uses it.
 
-The key by which processes know each other, which proxies need; a name, and who the parent is; the start method; and the
-program's *resource tracker*. That is a process which unlinks shared memory and semaphores when all are gone that could.
-A child that started one of its own would have it unlink, at the child's end, what others still use.
+`multiprocessing` gives some things to its own children, and tasker's children get them,
+too: the key by which processes know each other, which proxies need; a name, and which
+process is the parent; the start method; and the program's *resource tracker*. The
+tracker is a process that unlinks shared memory and semaphores when all processes that
+could do so are gone. A child that started a tracker of its own would have it unlink
+what others still use, when the child ends.
 
-A program that does not use it, by the time that the child starts, pays nothing.
+A program that has not imported `multiprocessing` when the child starts pays nothing.
 """
 
 from __future__ import annotations
@@ -21,10 +24,13 @@ __all__ = ["inheritance", "take_over", "tracker"]
 
 
 def inheritance() -> Inheritance | None:
-    """What a child is to take over from this process, `None` if that does not use `multiprocessing`."""
+    """What a child takes over from this process.
+
+    `None` if this process does not use `multiprocessing`."""
     process, package, util = map(_imported, ("process", "", "util"))
     if process is None or package is None:
         return None
+
     current = process.current_process()
     return Inheritance(
         authkey=bytes(current.authkey),
@@ -36,25 +42,29 @@ def inheritance() -> Inheritance | None:
 
 
 def tracker(python: str) -> int | None:
-    """A descriptor by which to tell the program's resource tracker; `None` if the program makes nothing that it tracks.
+    """The descriptor through which the program's resource tracker is told.
 
-    Started if need be, but only if that runs the same Python as the children: elsewhere it would run the program."""
+    `None` if the program makes nothing that is tracked. Starts the tracker if need be,
+    but only if `multiprocessing` runs the same Python as the children (`python`).
+    Otherwise (in a frozen program) to start it would run the program once more."""
     module, spawn = map(_imported, ("resource_tracker", "spawn"))
     if module is None or spawn is None:
         return None
     runs = module._resource_tracker._fd is not None
     if not runs and os.fsdecode(spawn.get_executable() or "") != python:
         return None
+
     descriptor: int = module.getfd()
     return descriptor
 
 
 def take_over(inherited: Inheritance | None, name: str, lifeline: int, tracker: int | None) -> None:
-    """In a child of this `name`: be one of `multiprocessing`'s as well."""
+    """In a child called `name`: be a child of `multiprocessing`'s, too."""
     if tracker is not None:
         _share_tracker(tracker)
     if inherited is None:
         return
+
     import multiprocessing
     import multiprocessing.process
 
@@ -63,7 +73,7 @@ def take_over(inherited: Inheritance | None, name: str, lifeline: int, tracker: 
     current.authkey = inherited.authkey
     current.name = name
     if hasattr(process, "_ParentProcess"):
-        # by the lifeline it finds out whether the parent is alive
+        # The lifeline says whether the parent is alive.
         process._parent_process = process._ParentProcess(
             inherited.parent_name, inherited.parent, lifeline
         )
@@ -72,9 +82,8 @@ def take_over(inherited: Inheritance | None, name: str, lifeline: int, tracker: 
     if inherited.logs:
         from multiprocessing import util
 
-        util.get_logger().propagate = (
-            True  # to what sends records to the parent, whose logger has the handlers
-        )
+        # To the handler that sends records to the parent. Its logger has the others.
+        util.get_logger().propagate = True
 
 
 def _share_tracker(descriptor: int) -> None:
@@ -82,15 +91,20 @@ def _share_tracker(descriptor: int) -> None:
 
     shared: Any = resource_tracker._resource_tracker
     shared._fd = descriptor
-    if not hasattr(shared, "_after_fork_in_child"):  # newer ones see to that themselves
+    # Newer versions of the tracker do this themselves.
+    if not hasattr(shared, "_after_fork_in_child"):
         os.register_at_fork(after_in_child=partial(_leave_tracker, shared, descriptor))
 
 
 def _leave_tracker(shared: Any, descriptor: int) -> None:
-    """In a process that the user's code forks: it may outlive the program, whose end waits for the tracker, which waits
-    for all that hold the descriptor. `multiprocessing` waits for those that it forks."""
+    """In a process that the user's code forks: close the tracker's descriptor.
+
+    The process may outlive the program. The end of the program waits for the tracker,
+    and the tracker waits for all processes that hold the descriptor. Processes that
+    `multiprocessing` forks keep it, as the program waits for them anyway."""
     if sys._getframe(1).f_globals.get("__name__") == "multiprocessing.popen_fork":
         return
+
     shared._fd = None
     with contextlib.suppress(OSError):
         os.close(descriptor)

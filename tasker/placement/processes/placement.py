@@ -1,7 +1,8 @@
 """`Processes`: each worker's resource in a child process of its own.
 
-The child is started, called and ended by its worker's thread, which sleeps meanwhile: so everything that a manager does
-with a worker it does with the child. See `proxy` for one of them, and `child_main` for the program that it runs.
+A worker's thread starts, calls and ends its child, and sleeps meanwhile. So all that a
+manager does with a worker, it also does with the child. `proxy` has one child as its
+parent sees it, and `child_main` is the program that the child runs.
 """
 
 from __future__ import annotations
@@ -22,23 +23,32 @@ __all__ = ["Processes"]
 
 @dataclass(frozen=True)
 class Processes:
-    """Each worker's resource lives in a child process of its own, where its tasks run: beside the others, with a GIL of
-    its own, and alone in it when it breaks.
+    """Each worker's resource lives in a child process of its own, where its tasks run.
 
-    Functions, arguments, results and exceptions travel pickled; lambdas, closures and what `__main__` defines need
-    cloudpickle (the extra `processes`). A child that dies costs its task an attempt and is replaced. It is ended by its
-    parent alone: SIGTERM, SIGINT and SIGHUP are meant for that, and it does not heed them. Needs a POSIX system. Raises
-    `ConfigError` for a wrong field."""
+    Each child has a GIL of its own, and a crash ends only the child. Functions,
+    arguments, results and exceptions travel pickled. Lambdas, closures and definitions
+    of `__main__` need cloudpickle (the extra `processes`). A child that dies costs its
+    task an attempt, and is replaced. Only the parent ends a child: the child ignores
+    SIGTERM, SIGINT and SIGHUP, which are meant for the parent. Needs a POSIX system.
+    Raises `ConfigError` for a wrong field."""
 
     grace: float | timedelta = 0.5
-    """Seconds that a task gets to end after its context has ended, and a child after its resource is destroyed, before
-    the process is killed."""
+    """Seconds until a child process is killed that should have ended.
+
+    A task gets as long after the end of its context, and a child after its resource was
+    destroyed."""
     kill_group: bool = True
-    """Whether the programs and processes that a child has started are killed with it, however it ends: all that is in
-    the group of processes that it leads. What has left that (`start_new_session=True`) lives on."""
+    """Whether the programs that a child has started are killed with it, however it
+    ends.
+
+    These are all processes in the group that the child leads. A program that has left
+    the group (`start_new_session=True`) lives on."""
     executable: str | os.PathLike[str] | None = None
-    """The Python that children run, of this version, where `sys.executable` is none: in frozen programs, and where
-    Python is embedded. `None`: what `multiprocessing.set_executable` was given, or else `sys.executable`."""
+    """The Python that children run. It must have this Python's version.
+
+    It is needed where `sys.executable` is no Python: in frozen programs, and where
+    Python is embedded. `None`: the one given to `multiprocessing.set_executable`, or
+    else `sys.executable`."""
 
     def __post_init__(self) -> None:
         checks.seconds("grace", self.grace)
@@ -51,12 +61,15 @@ class Processes:
     def open(self, settings: Settings, lost: Callable[[Any], None]) -> Backend:
         """A backend for one manager.
 
-        Raises `ConfigError` when `on_create` or `on_destroy` cannot be pickled, when there is no Python for children or
-        no POSIX system, when gevent or eventlet has made greenlets of threads, and in a child process that imports the
+        Raises `ConfigError` when `on_create` or `on_destroy` cannot be pickled, when
+        there is no Python for children, when this is no POSIX system, or when gevent or
+        eventlet has made greenlets of threads. Also in a child process that imports the
         calling module for its parent."""
         if os.name != "posix":
             raise ConfigError("placement must be Threads() here: Processes() needs a POSIX system")
-        # a fifth of what importing tasker costs, and most programs never get here
+
+        # Imported here: it would add a fifth to the import of tasker, for most programs
+        # in vain.
         from tasker.placement.processes.proxy import ProcessProxy
         from tasker.placement.processes.python import python
         from tasker.placement.remote.backend import RemoteBackend

@@ -1,11 +1,16 @@
-"""`ProcessProxy`: a child process with a resource in it, as its parent sees it: the `ResourceProxy` of `Processes`.
+"""`ProcessProxy`: a child process with a resource in it, as its parent sees it.
 
-The owner sends what he asks and sleeps in `receive` for the answer; orders go by the control pipe. To kill the place is
-to kill the process with its whole group (what it has started), and that is the end of the connection.
+It is the `ResourceProxy` of `Processes`. The owner sends a request, then sleeps in
+`receive` until the answer comes. Orders go through the control pipe. To kill the place
+is to kill the process and its whole group (the programs that it has started). That ends
+the connection, too.
 
-Each child has a thread that waits for its death (of the process itself, by a pidfd where there is one: what has left
-the group may hold the child's end of the connection open), ends what is left of its group, reaps it, and ends the wire
-for the owner, who first reads what was answered before. Until the process is reaped its number is nobody else's.
+Each child has a thread here that waits for the death of the process. It waits for the
+process itself, by a pidfd where the system has them: a program that has left the group
+may hold the child's end of the connection open. When the child is dead, the thread ends
+what is left of its group, reaps it, and ends the wire, which wakes the owner. The owner
+first reads the answers that were sent before. Until the process is reaped no other
+process can get its number.
 """
 
 from __future__ import annotations
@@ -30,12 +35,16 @@ from tasker.placement.processes.stderr import Stderr
 from tasker.placement.processes.wire import Wire
 from tasker.placement.remote import pickling, protocol
 from tasker.placement.remote.logs import handle_record
-from tasker.placement.remote.proxy import Answer, GoneError, ResourceProxy
+from tasker.placement.remote.proxy import Answer, NoAnswerError, ResourceProxy
 
 __all__ = ["ProcessProxy"]
 
-_DYING = 1.0  # seconds for a process that has closed its connection to be gone
-_REAPED = 5.0  # seconds for a process that was killed to be gone
+# How long a process that has closed its connection may take to die, before it is
+# killed. A guess: one that exits takes milliseconds.
+_DEATH_WAIT_S = 1.0
+# How long to wait for the death of a process that was killed. A guess: the kernel takes
+# milliseconds, longer if the process sleeps in a broken device or network drive.
+_KILL_WAIT_S = 5.0
 
 
 class ProcessProxy(ResourceProxy):
@@ -47,35 +56,41 @@ class ProcessProxy(ResourceProxy):
         self,
         name: str,
         grace: float,
-        lost: Callable[[Any], None],
+        on_lost: Callable[[Any], None],
         *,
         python: str = sys.executable,
         group: bool = True,
     ) -> None:
-        """Have `python` start as the process; with its `group` it also ends what it has started.
+        """Start `python` as the child process.
 
-        Raises `OSError` or `RuntimeError` when there can be no more processes or threads."""
-        super().__init__(name, grace, lost)
-        self.exit_code: int | None = (
-            None  # as `subprocess` has it, when it is dead and that is known
-        )
+        `group`: the programs that the child has started end with it. Raises `OSError`
+        or `RuntimeError` when the system has no more processes or threads."""
+        super().__init__(name, grace, on_lost)
+        # As `subprocess` has it, once the process is dead and its exit code is known.
+        self.exit_code: int | None = None
         self._group = group
-        self._ended = False  # its number may be another's
+        # Whether another process may have its number by now.
+        self._ended = False
         self._dead = threading.Event()
         self._wire: Wire
         self._control: int | None
         self._pidfd: int | None = None
-        self._asked = 0  # how often it was asked to do something
-        self._mark = Mark()  # how much of that it has begun
+
+        # How many requests it was sent, and how many of them it has begun.
+        self._asked = 0
+        self._mark = Mark()
+
         self._stderr: Stderr
         self._process = self._start(python)
         self.pid: int = self._process.pid
-        # a thread of its own, so that nobody has to look now and then
+
+        # A thread of its own notices the death, so no other thread has to poll.
         watcher = new_thread(self._await_death, f"{name}-child")
         try:
             self._pidfd = self._open_pidfd()
             watcher.start()
-        except BaseException:  # no more descriptors or threads for now, or Ctrl-C
+        except BaseException:
+            # No more descriptors or threads for now, or Ctrl-C.
             self.kill()
             if not watcher.is_alive():
                 self._process.wait()
@@ -87,14 +102,17 @@ class ProcessProxy(ResourceProxy):
     def _where(self) -> str:
         return f"process {self.pid}"
 
-    # -- the owner's thread ----------------------------------------------------------------------------------------
+    # -- the owner's thread ------------------------------------------------------------
 
     def _ask(self, kind: int, what: Any, progress: Progress | None) -> Answer:
         self._asked += 1
         if self._is_lost:
-            raise GoneError(began=False)
-        if kind != protocol.SETUP:  # before which it has been started
+            raise NoAnswerError(began=False)
+
+        # What the child writes before the setup belongs to the setup.
+        if kind != protocol.SETUP:
             self._stderr.forget()
+
         try:
             if kind == protocol.CALL:
                 head, packed = what
@@ -105,34 +123,40 @@ class ProcessProxy(ResourceProxy):
                 self._wire.send(kind, pickle.dumps(what))
             return self._answer(progress)
         except (EOFError, OSError):
-            raise GoneError(began=self._has_begun()) from None
+            raise NoAnswerError(began=self._has_begun()) from None
 
     def _answer(self, progress: Progress | None) -> Answer:
         while True:
             kind, body, buffers = self._wire.receive()
             if kind in (protocol.RESULT, protocol.ERROR):
                 return pickling.opened(kind, body, buffers)
+
             if kind == protocol.RECORD:
                 handle_record(body)
             elif progress is not None:
                 error, result = pickling.opened(kind, body, buffers)
                 if error is not None:
-                    self.kill()  # a result is missing, and those after it would be taken for it
+                    # A result is missing. The next one would be taken for it.
+                    self.kill()
                     return error, False
+
                 progress.note(result)
 
     def _has_begun(self) -> bool:
-        with self._lock, contextlib.suppress(OSError):  # others have closed it
+        # Other code of the program may have closed the descriptor.
+        with self._lock, contextlib.suppress(OSError):
             return self._mark.number() >= self._asked
+
         return True
 
-    def _loss(self) -> tuple[str, int | None]:
-        if not self._dead.wait(_DYING):
+    def _why_lost(self) -> tuple[str, int | None]:
+        if not self._dead.wait(_DEATH_WAIT_S):
             self.kill()
-            self._dead.wait(_REAPED)
-        return _how(
-            self.exit_code
-        ) if self._dead.is_set() else "was killed and has not ended", self.exit_code
+            self._dead.wait(_KILL_WAIT_S)
+
+        if self._dead.is_set():
+            return _why(self.exit_code), self.exit_code
+        return "was killed and has not ended", self.exit_code
 
     def _last_words(self) -> str:
         return self._stderr.text()
@@ -141,31 +165,35 @@ class ProcessProxy(ResourceProxy):
         try:
             if patience:
                 overdue = timer.after(patience, self.kill)
-                self._dead.wait(min(patience + _REAPED, threading.TIMEOUT_MAX))
+                self._dead.wait(min(patience + _KILL_WAIT_S, threading.TIMEOUT_MAX))
                 overdue.cancel()
+
             if not self._dead.is_set():
                 self.kill()
-                self._dead.wait(_REAPED)
+                self._dead.wait(_KILL_WAIT_S)
         finally:
             self._close()
 
-    # -- any thread ------------------------------------------------------------------------------------------------
+    # -- any thread --------------------------------------------------------------------
 
     def _tell(self, order: int, number: int) -> None:
         if self._control is not None:
-            with contextlib.suppress(
-                OSError
-            ):  # it is dead, or does not read its orders and is killed in the end
+            # The child is dead, or does not read its orders. Then it is killed in the
+            # end.
+            with contextlib.suppress(OSError):
                 os.write(self._control, protocol.ORDER.pack(order, number))
 
     def kill(self) -> None:
         with self._lock:
             if not self._ended:
-                self._is_lost = True  # from now on: who is judged by it, or called next, may come before the end
+                # Set before the process ends: the next call, or the check of a failed
+                # one, may look earlier than that.
+                self._is_lost = True
                 self._kill_now()
 
     def _kill_now(self) -> None:
-        with contextlib.suppress(OSError):  # it is dead, and nothing is left of its group
+        # The process is dead, and nothing is left of its group.
+        with contextlib.suppress(OSError):
             if self._group:
                 os.killpg(self.pid, signal.SIGKILL)
             else:
@@ -183,10 +211,11 @@ class ProcessProxy(ResourceProxy):
             self._wire.close()
             self._mark.close()
             control, self._control = self._control, None
+
         if control is not None:
             os.close(control)
 
-    # -- the beginning and the end of the process --------------------------------------------------------------------
+    # -- the beginning and the end of the process --------------------------------------
 
     def _start(self, python: str) -> subprocess.Popen[bytes]:
         ends: list[int] = []
@@ -202,12 +231,14 @@ class ProcessProxy(ResourceProxy):
                 "mark": self._mark.descriptor,
             }
             process = launch(python, streams, error=self._stderr.end, group=self._group)
-        except BaseException:  # no more descriptors, or processes, for now
+        except BaseException:
+            # No more descriptors, or processes, for now.
             for end in ends:
                 os.close(end)
             self._let_go()
             self._mark.close()
             raise
+
         os.close(calls)
         os.close(orders)
         self._stderr.started()
@@ -218,7 +249,8 @@ class ProcessProxy(ResourceProxy):
     def _open_pidfd(self) -> int | None:
         try:
             return above_standard(os.pidfd_open(self.pid))
-        except (AttributeError, OSError):  # not Linux, or an old one; or no more descriptors
+        except (AttributeError, OSError):
+            # Not Linux, or an old one; or there are no more descriptors.
             if self._stderr.is_read:
                 raise
             return None
@@ -232,8 +264,10 @@ class ProcessProxy(ResourceProxy):
                     self._kill_now()
                 self._ended = True
             exit_code = self._reap()
-        except BaseException:  # no memory, or others have closed its descriptors
-            self.kill()  # as nothing watches it any more
+        except BaseException:
+            # No memory, or other code has closed the descriptors. No thread watches the
+            # child any more, so it must not live on.
+            self.kill()
             raise
         finally:
             self._announce(exit_code)
@@ -241,48 +275,51 @@ class ProcessProxy(ResourceProxy):
             self._let_go()
 
     def _watch(self) -> None:
-        """Wait until it is dead, and not yet reaped."""
+        """Wait until the process is dead, and do not reap it."""
         if self._pidfd is not None:
             self._stderr.follow(self._pidfd)
         else:
-            with contextlib.suppress(
-                AttributeError, ChildProcessError
-            ):  # some systems can only reap at once
+            # Some systems can only wait and reap in one step.
+            with contextlib.suppress(AttributeError, ChildProcessError):
                 os.waitid(os.P_PID, self.pid, os.WEXITED | os.WNOWAIT)
 
     def _announce(self, exit_code: int | None) -> None:
-        """It is dead."""
+        """The process is dead: note it, and wake and tell the threads that wait for
+        it."""
         self._stderr.finish(patient=False)
+
         with self._lock:
             self._ended = self._is_lost = True
             self.exit_code = exit_code
-            self._process.returncode = (
-                exit_code or 0
-            )  # for `subprocess`, which would look for it later
+            # Or `subprocess` would look for the process later.
+            self._process.returncode = exit_code or 0
             with contextlib.suppress(OSError):
                 self._wire.end()
+
         self._dead.set()
-        self._lost()
+        self._tell_manager()
 
     def _reap(self) -> int | None:
         try:
             if self._pidfd is None:
                 return os.waitstatus_to_exitcode(os.waitpid(self.pid, 0)[1])
             ended = os.waitid(os.P_PIDFD, self._pidfd, os.WEXITED)
-        except ChildProcessError:  # somebody else has reaped it
+        except ChildProcessError:
+            # Other code of the program has reaped it.
             return None
+
         assert ended is not None
         return ended.si_status if ended.si_code == os.CLD_EXITED else -ended.si_status
 
     def _let_go(self) -> None:
-        """Of what waits for its death."""
+        """Close what the thread that waits for the death has used."""
         self._stderr.close()
         pidfd, self._pidfd = self._pidfd, None
         if pidfd is not None:
             os.close(pidfd)
 
 
-def _how(exit_code: int | None) -> str:
+def _why(exit_code: int | None) -> str:
     if exit_code is None:
         return (
             "ended, how is not known: other code of this program has reaped it, or ignores SIGCHLD"

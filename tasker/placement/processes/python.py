@@ -1,9 +1,11 @@
 """`python`: the Python that child processes run.
 
-`sys.executable` is one, as a rule. In a frozen program it is the program, in an embedding one (uWSGI) the host: started
-as a child that would do again what it does, and start children itself. So what is no Python is refused, without a try
-of what may be the program itself; and whatever is started as a child says so in its environment until it serves, and
-starts no children.
+As a rule `sys.executable` is a Python. In a frozen program it is the program itself, in
+an embedding one (uWSGI) the host. Such a program, started as a child, would do its own
+work once more, and start children in turn. So a file that is no Python is refused. If
+it may be the program itself, it is not even tried. Each process that is started as a
+child has a mark in its environment until it serves (`STARTING`), and a process with the
+mark starts no children.
 """
 
 from __future__ import annotations
@@ -20,36 +22,47 @@ from tasker.errors import ConfigError, shown
 
 __all__ = ["STARTING", "python"]
 
-STARTING = "TASKER_STARTING"  # in the environment of what is started as a child, until it serves
-_PATIENCE = 10.0  # seconds for a Python to say which it is
-_ENDING = 1.0  # seconds for one that was killed to be gone
-_INSTEAD = "say which Python children are to run, by Processes(executable=...) or multiprocessing.set_executable()"
+# Set in the environment of a process that is started as a child, until it serves.
+STARTING = "TASKER_STARTING"
+# How long a Python may take to say which one it is. A guess: it takes 20 ms, on a cold
+# network drive seconds.
+_ANSWER_S = 10.0
+# How long the thread that listens may take to end after the kill. A guess.
+_KILL_WAIT_S = 1.0
+_INSTEAD = (
+    "say which Python children are to run, by Processes(executable=...) or "
+    "multiprocessing.set_executable()"
+)
 
-_known: set[str] = set()  # those that were asked
+# Those that have answered well.
+_known: set[str] = set()
 
 
 def python(given: str | None, at_first: str) -> str:
-    """`given`, what `multiprocessing.set_executable` was given, or `sys.executable`, which was `at_first` something
-    else, perhaps.
+    """The Python for children: `given`, `multiprocessing`'s, or `sys.executable`.
 
-    Raises `ConfigError` if that is no Python like this one. Blocks until one that is not `sys.executable` has said so,
-    once."""
+    `at_first` is what `sys.executable` was when tasker was imported. Raises
+    `ConfigError` if the choice is no Python like this one. One that is not
+    `sys.executable` is run once and asked. This blocks until it has answered."""
     if STARTING in os.environ:
         raise ConfigError(
-            "placement=Processes(): this program was started as a child process, as if it were a Python, and runs its "
-            f"own code instead: {_INSTEAD}"
+            "placement=Processes(): this program was started as a child process, as if it were "
+            f"a Python, and runs its own code instead: {_INSTEAD}"
         )
+
     chosen = given or _set_for_multiprocessing(at_first)
     if chosen is not None:
         _check(chosen)
         return chosen
+
     if getattr(sys, "frozen", False):
         raise ConfigError(
             f"placement=Processes() has no Python to run in a frozen program: {_INSTEAD}"
         )
     if not sys.executable or not _is_named_so(sys.executable):
         raise ConfigError(
-            f"placement=Processes(): sys.executable is no Python: {shown(sys.executable)}: {_INSTEAD}"
+            "placement=Processes(): sys.executable is no Python: "
+            f"{shown(sys.executable)}: {_INSTEAD}"
         )
     return sys.executable
 
@@ -58,8 +71,10 @@ def _set_for_multiprocessing(at_first: str) -> str | None:
     spawn: Any = sys.modules.get("multiprocessing.spawn")
     if spawn is None or spawn.get_executable() is None:
         return None
+
     chosen = os.fsdecode(spawn.get_executable())
-    return None if chosen in (sys.executable, at_first) else chosen  # its default
+    # Those two are the default of `multiprocessing`.
+    return None if chosen in (sys.executable, at_first) else chosen
 
 
 def _is_named_so(path: str) -> bool:
@@ -77,12 +92,14 @@ def _check(path: str) -> None:
         )
     if found in _known:
         return
+
     said = _ask(found)
     if said != sys.implementation.cache_tag:
         raise ConfigError(
-            f"executable must be a Python like this one ({sys.implementation.cache_tag}), not {shown(path)}: asked "
-            f"which it is, it said {shown(said)}"
+            f"executable must be a Python like this one ({sys.implementation.cache_tag}), not "
+            f"{shown(path)}: asked which it is, it said {shown(said)}"
         )
+
     _known.add(found)
 
 
@@ -99,16 +116,19 @@ def _ask(path: str) -> str:
         )
     except OSError as error:
         return str(error)
+
     said: list[bytes] = []
     listener = new_thread(lambda: said.extend(asked.communicate()), "tasker-listener")
     try:
         listener.start()
-        listener.join(
-            _PATIENCE
-        )  # a limit of `subprocess` would stand still with a clock that a test has stopped
+        # A timeout of `subprocess` would stand still with a clock that a test has
+        # stopped.
+        listener.join(_ANSWER_S)
     finally:
-        asked.kill()  # it has ended, or says nothing
-        listener.join(_ENDING)
+        # It has ended, or it does not answer.
+        asked.kill()
+        listener.join(_KILL_WAIT_S)
+
     if not said:
         return "nothing"
     lines = said[0 if asked.returncode == 0 else 1].decode(errors="replace").split("\n")

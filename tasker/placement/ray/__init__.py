@@ -1,1 +1,3 @@
-"""Actors on a Ray cluster: each has one resource. `placement` has the settings, `proxy` is an actor as its manager sees it."""
+"""Actors on a Ray cluster, each with one resource.
+
+`placement` has the settings. `proxy` is an actor as its manager sees it."""

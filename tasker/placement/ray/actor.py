@@ -1,10 +1,13 @@
-"""`ResourceActor`: what runs in a Ray actor: a `Host`, with methods that its manager calls.
+"""`ResourceActor`: what runs in a Ray actor. It is a `Host`, with methods for its
+manager.
 
-`create`, `run` and `destroy` run one at a time, in the actor's own thread. The methods of the group `CONTROL` run
-beside them, in others: an order overtakes the running call, and `live` never returns, so that its failure says that the
-actor is dead. The resource is made by a method and not by the constructor, where errors lose their causes.
+`create`, `run` and `destroy` run one at a time, in the actor's own thread. The methods
+in `CONTROL` run beside them, in other threads. So an order overtakes the running call.
+`live` never returns, so its failure says that the actor is dead. The resource is made
+by a method, not by the constructor, as Ray drops the causes of a constructor's errors.
 
-`_noting` guards the results of steps, and says when there are any or the call has ended.
+`_noting` guards the results of steps. It is notified when there are new ones, or when
+the call has ended.
 """
 
 from __future__ import annotations
@@ -26,14 +29,17 @@ from tasker.placement.remote.pickling import Outcome
 
 __all__ = ["CONTROL", "THREADS", "Answered", "Noted", "ResourceActor", "received", "sent"]
 
-CONTROL = {"live", "notes", "obey"}  # methods that run beside the others
-THREADS = 3  # one for each of them
+# The methods that run beside the others, and a thread for each of them.
+CONTROL = {"live", "notes", "obey"}
+THREADS = 3
 
-Sent = tuple[bool, Any]  # whether a buffer is read-only, and the buffer
-# an outcome, and the log records until then; where it is no more than that, its kind and its body, as Ray takes `bytes`
-# as they are
+# Whether a buffer is read-only, and the buffer.
+Sent = tuple[bool, Any]
+# An outcome, and the log records that came before it. Without buffers and records it is
+# the outcome's kind and body as one `bytes`, which Ray sends as it is.
 Answered = bytes | tuple[Outcome, list[bytes]]
-Noted = tuple[list[Outcome], bool]  # results of steps, and whether the call has ended
+# Results of steps, and whether the call has ended.
+Noted = tuple[list[Outcome], bool]
 
 
 class ResourceActor:
@@ -43,8 +49,10 @@ class ResourceActor:
         self._host: Host | None = None
         self._noting = threading.Condition()
         self._notes: list[Outcome] = []
-        self._ended = 0  # the number of the call that ended last
-        self._followed = False  # whether anybody has asked for results of steps
+        # The number of the call that ended last.
+        self._ended = 0
+        # Whether the manager has asked for results of steps.
+        self._followed = False
         self._records: deque[bytes] = deque(maxlen=IDLE_RECORDS)
 
     def where(self) -> str:
@@ -60,6 +68,7 @@ class ResourceActor:
             entry for entry in setup.path if entry and entry not in known and Path(entry).exists()
         ]
         threading.current_thread().name = setup.name
+
         forward_records(setup.name, setup.levels, self._records.append)
         self._host = host = Host(setup, self._note)
         return self._with_records(host.create())
@@ -74,20 +83,23 @@ class ResourceActor:
                 self._host.run(number, remaining, done, body, received(buffers))
             )
         finally:
+            # Announce, then look (R1). A thread that asks from now on finds `_ended`.
             self._ended = number
-            if self._followed:  # looked at after the end is said: who asks from now on finds that
+            if self._followed:
                 with self._noting:
                     self._noting.notify_all()
 
     def destroy(self, reason: bytes | None) -> Answered:
-        """Free the resource; the packed `reason` is what broke it, if anything has."""
+        """Free the resource. `reason` is the packed error that broke it, if one has."""
         assert self._host is not None
         return self._with_records(self._host.destroy(reason))
 
-    # -- beside those --------------------------------------------------------------------------------------------------
+    # -- beside those ------------------------------------------------------------------
 
     def notes(self, number: int) -> Noted:
-        """The results of steps of this call since the last time. Waits until there are any, or it has ended."""
+        """The results of steps of this call since the last time.
+
+        Waits until there are any, or the call has ended."""
         with self._noting:
             self._followed = True
             self._noting.wait_for(lambda: self._notes or self._ended >= number)
@@ -95,7 +107,7 @@ class ResourceActor:
             return notes, self._ended >= number
 
     def obey(self, order: int, number: int) -> None:
-        """An order of the manager's."""
+        """Follow an order of the manager's."""
         if self._host is not None:
             self._host.obey(order, number)
 
@@ -103,7 +115,7 @@ class ResourceActor:
         """Never returns."""
         threading.Event().wait()
 
-    # -- the pieces ----------------------------------------------------------------------------------------------------
+    # -- parts of the above ------------------------------------------------------------
 
     def _note(self, result: object) -> None:
         body, buffers = pickling.pack_result(result)
@@ -116,6 +128,7 @@ class ResourceActor:
         with contextlib.suppress(IndexError):
             while True:
                 records.append(self._records.popleft())
+
         kind, body, buffers = outcome
         return (_sendable(outcome), records) if records or buffers else bytes([kind]) + body
 
@@ -126,12 +139,15 @@ def _sendable(outcome: Outcome) -> Outcome:
 
 
 def sent(buffers: Sequence[Any]) -> list[Sent]:
-    """Ray sends buffers beside the rest, too, if it sees that they are."""
+    """Buffers in a form that Ray, too, sends beside the rest."""
     return [(memoryview(each).readonly, pickle.PickleBuffer(each)) for each in buffers]
 
 
 def received(buffers: Sequence[Sent]) -> list[bytes | bytearray]:
-    """Copied: those that Ray hands out are read-only, no `bytes`, and lie in memory that all of the node share."""
+    """Copies of the buffers that have come.
+
+    Those that Ray hands out are read-only and no `bytes`, and the whole node shares
+    their memory."""
     return [
         bytes(memoryview(each)) if readonly else bytearray(memoryview(each))
         for readonly, each in buffers

@@ -1,9 +1,12 @@
-"""The actors of a manager on a Ray cluster, and this process's connection to one.
+"""The actors of a manager on a Ray cluster, and this process's connection to the
+cluster.
 
-`_Connection` is shared by all managers: made by the first that finds none, and ended with the last if it was made here.
+All managers share one `_Connection`. The first manager that finds none connects. When
+the last one leaves, the connection ends, if it was made here.
 
-`_Connection._lock` guards who uses it; connecting and disconnecting happen under it, nothing of the user's does.
-`RayBackend._lock` also guards the nodes that were lost.
+`_Connection._lock` guards which managers use the connection. Connecting and
+disconnecting happen under it, no code of the user's does (I7). `RayBackend._lock` also
+guards the nodes that were lost.
 """
 
 from __future__ import annotations
@@ -31,14 +34,19 @@ from tasker.placement.remote.backend import RemoteBackend
 
 __all__ = ["RayBackend"]
 
-OLDEST = (2, 50)  # of Ray: where actors can be kept away from a node
-FORGIVEN = 60.0  # seconds after which a lost node is tried again
-_ANYWHERE = (None, "DEFAULT", "SPREAD")  # strategies that leave the node to Ray
-_NODE = "ray.io/node-id"  # a label that every node has
+# The oldest Ray that can keep actors away from a node.
+OLDEST = (2, 50)
+# A node that was lost gets no actors for so long. Ray itself was seen to place actors
+# on a dead node for 14 s; the rest of the time is a guess.
+AVOID_NODE_S = 60.0
+# The strategies that leave the choice of the node to Ray.
+_ANYWHERE = (None, "DEFAULT", "SPREAD")
+# A label that every node has.
+_NODE = "ray.io/node-id"
 
 
 class RayBackend(RemoteBackend):
-    """The actors of one manager."""
+    """The actors of one manager. It is the `Cluster` of their proxies."""
 
     def __init__(
         self,
@@ -50,12 +58,15 @@ class RayBackend(RemoteBackend):
     ) -> None:
         super().__init__(settings, lambda name: ActorProxy(name, grace, lost, self))
         self._options = options
-        self._lost_nodes: dict[str, float] = {}  # and when
-        self._resources: dict[str, float] = {}  # of the cluster, when an actor was last made
+        # The nodes that were lost, and when.
+        self._lost_nodes: dict[str, float] = {}
+        # What the cluster had when an actor was last made.
+        self._resources: dict[str, float] = {}
         self.ray: Any = _import_ray()
         self._runner = CallbackRunner(
             f"{self._name}-ray", GuardedLogger(logging.getLogger("tasker"))
         )
+
         _connection.join(self, self.ray, address, self._create_timeout)
         try:
             self._class = _actor_class(self.ray)
@@ -70,61 +81,69 @@ class RayBackend(RemoteBackend):
 
     def _check_options(self) -> None:
         try:
-            self._class.options(**self._options)  # which checks most of them
+            # Ray checks most of them here.
+            self._class.options(**self._options)
         except Exception as error:
             raise ConfigError(
                 f"placement: Ray refuses the options {shown(self._options)}: {error}"
             ) from error
 
-    # -- what actors use (actor.Cluster) -------------------------------------------------------------------------------
+    # -- called by proxies (proxy.Cluster) ---------------------------------------------
 
     def new_actor(self) -> Any:
-        if not self.ray.is_initialized():  # Ray would start a cluster
+        # Otherwise Ray would start a cluster.
+        if not self.ray.is_initialized():
             raise ConnectionError("this process is not connected to Ray any more")
+
         now = monotonic()
         has = self.ray.cluster_resources()
         self._resources = {
             name: amount for name, amount in has.items() if not name.startswith("node:")
         }
         options = dict(self._options)
-        with self._lock:  # Ray itself was seen to place actors on a dead node for 14 s
-            excluded = [node for node, when in self._lost_nodes.items() if now - when < FORGIVEN]
+        with self._lock:
+            excluded = [
+                node for node, when in self._lost_nodes.items() if now - when < AVOID_NODE_S
+            ]
         if excluded and options.get("scheduling_strategy") in _ANYWHERE:
             options["label_selector"] = {
                 _NODE: f"!in({','.join(excluded)})",
                 **options.get("label_selector", {}),
             }
+
         return self._class.options(max_restarts=0, max_task_retries=0, **options).remote()
 
     def kill(self, actor: Any) -> None:
         self._runner.run(lambda: self.kill_now(actor))
 
     def kill_now(self, actor: Any) -> None:
-        with contextlib.suppress(Exception):  # it is dead, or there is no connection any more
+        # The actor is dead, or there is no connection any more.
+        with contextlib.suppress(Exception):
             self.ray.kill(actor)
 
-    def is_loss(self, error: BaseException) -> bool:
+    def says_lost(self, error: BaseException) -> bool:
         kinds = self.ray.exceptions
         return isinstance(error, kinds.RayError) and not isinstance(error, kinds.RayTaskError)
 
-    def lost(self, actor: Any, node: str, error: BaseException | None) -> None:
-        if node and "its node has died" in str(
-            error
-        ):  # nothing else tells it from a process that died
+    def drop(self, actor: Any, node: str, error: BaseException | None) -> None:
+        # Nothing else tells a dead node from a dead process.
+        if node and "its node has died" in str(error):
             with self._lock:
                 self._lost_nodes[node] = monotonic()
-        self.kill(actor)  # it may be running still
+
+        # It may still run.
+        self.kill(actor)
 
     def lacking(self) -> str:
         wanted = self._options or "with Ray's defaults"
         return f"the cluster has given no actor {wanted} (it has {self._resources})"
 
 
-# -- the connection ------------------------------------------------------------------------------------------------
+# -- the connection --------------------------------------------------------------------
 
 
 class _Connection:
-    """`inherited`: by a fork, from a process that was connected."""
+    """`inherited`: this process was forked from one that was connected."""
 
     def __init__(self, *, inherited: bool = False) -> None:
         self.inherited: bool = inherited
@@ -133,10 +152,11 @@ class _Connection:
         self._made_here = False
 
     def join(self, user: Backend, ray: Any, address: str | None, patience: float) -> None:
-        """Be connected, as long as `user` has not left."""
+        """Connect if need be, and stay connected until `user` leaves."""
         if self.inherited:
             raise ConfigError(
-                "placement=Ray() needs a process that was not forked from one that is connected to Ray"
+                "placement=Ray() needs a process that was not forked from one that is connected "
+                "to Ray"
             )
         with self._lock:
             if not ray.is_initialized():
@@ -147,7 +167,9 @@ class _Connection:
             self._users.add(user)
 
     def leave(self, user: Backend, ray: Any) -> None:
-        """The last one ends the connection if it was made here; a local cluster ends with it."""
+        """When the last one leaves, end the connection, if it was made here.
+
+        A local cluster ends with it."""
         with self._lock:
             if user not in self._users:
                 return
@@ -161,7 +183,7 @@ _connection = _Connection()
 
 
 def _start_afresh() -> None:
-    """In a forked child, which has none of the threads that a connection needs."""
+    """In a forked child, which has none of the threads that a connection needs (R5)."""
     global _connection
     ray = sys.modules.get("ray")
     _connection = _Connection(
@@ -180,6 +202,7 @@ def _connect(ray: Any, address: str | None, patience: float) -> None:
         options = {"address": "local", "include_dashboard": False}
     elif address not in ("auto", "local"):
         _reach(address, patience)
+
     main = threading.current_thread() is threading.main_thread()
     handler = signal.getsignal(signal.SIGTERM)
     try:
@@ -187,16 +210,18 @@ def _connect(ray: Any, address: str | None, patience: float) -> None:
     except Exception as error:
         raise ConfigError(f"address: no Ray cluster at {shown(address)}: {error}") from error
     finally:
+        # Ray has replaced it.
         if main and handler is not None:
-            signal.signal(signal.SIGTERM, handler)  # which Ray replaces
+            signal.signal(signal.SIGTERM, handler)
 
 
 def _check_same(ray: Any, address: str) -> None:
-    """A process is connected to one cluster only."""
+    """Raise `ConfigError` for another cluster: a process can be connected to one."""
     connected: str = ray.get_runtime_context().gcs_address
     if not address.startswith("ray://") and _resolved(address) != _resolved(connected):
         raise ConfigError(
-            f"address: this process is connected to {connected}, it cannot use {shown(address)} besides"
+            f"address: this process is connected to {connected}, "
+            f"it cannot use {shown(address)} besides"
         )
 
 
@@ -208,7 +233,8 @@ def _resolved(address: str) -> tuple[str, str]:
 
 
 def _reach(address: str, patience: float) -> None:
-    """Ray itself would try for minutes."""
+    """Raise `ConfigError` if nothing answers there. Ray itself would try for
+    minutes."""
     host, _, port = address.removeprefix("ray://").rpartition(":")
     try:
         socket.create_connection((host.strip("[]"), int(port)), timeout=patience).close()
@@ -223,6 +249,7 @@ def _import_ray() -> Any:
         raise ConfigError(
             "placement=Ray() needs Ray: install the extra, tasker-pool[ray]"
         ) from None
+
     if tuple(int(part) for part in ray.__version__.split(".")[:2]) < OLDEST:
         wanted = ".".join(map(str, OLDEST))
         raise ConfigError(f"placement=Ray() needs Ray {wanted} or later, not {ray.__version__}")
@@ -230,10 +257,12 @@ def _import_ray() -> Any:
 
 
 def _actor_class(ray: Any) -> Any:
-    class Tasker(ResourceActor):  # the name of the actors in Ray's tools
+    # Ray's tools show this name for the actors.
+    class Tasker(ResourceActor):
         pass
 
     for name in CONTROL:
         setattr(Tasker, name, ray.method(concurrency_group="control")(getattr(ResourceActor, name)))
-    # each call told to the cluster as an event would cost a twentieth of it, and say no more than "Tasker.run"
+    # An event for each call would cost a twentieth of the call, and say no more than
+    # "Tasker.run".
     return ray.remote(concurrency_groups={"control": THREADS}, enable_task_events=False)(Tasker)

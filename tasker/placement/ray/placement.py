@@ -1,8 +1,8 @@
 """`Ray`: each worker's resource in an actor of a Ray cluster.
 
-Ray places the actors, carries what is sent, watches the nodes and lets the cluster grow; nothing of that is made here.
-See `cluster` for the connection, `proxy` for one of the actors, `actor` for what runs in it. Ray is imported by the
-first manager that uses it.
+Ray places the actors, carries messages, watches the nodes and lets the cluster grow.
+`cluster` is the connection, `proxy` one of the actors as its manager sees it, and
+`actor` what runs in it. The first manager that uses Ray imports it.
 """
 
 from __future__ import annotations
@@ -21,53 +21,70 @@ __all__ = ["Ray"]
 
 @dataclass(frozen=True, kw_only=True)
 class Ray:
-    """Each worker's resource lives in an actor of its own on a Ray cluster, where its tasks run.
+    """Each worker's resource lives in an actor of its own on a Ray cluster, where its
+    tasks run.
 
-    Connects to the cluster at `address`, unless this process is connected already, and configures nothing there.
-    `tasker` and the modules of your functions must be installed on its nodes, or come with the `runtime_env`. The
-    fields below `grace` are Ray's own options of actors; `None` leaves each to Ray. Needs the extra `ray`. Raises
-    `ConfigError` for a wrong field; some are looked at by Ray itself, when a manager is made."""
+    Connects to the cluster at `address`, unless this process is connected already, and
+    configures nothing there. `tasker` and the modules of your functions must be
+    installed on its nodes, or come with the `runtime_env`. The fields below `grace` are
+    Ray's own options of actors; `None` leaves each to Ray. Needs the extra `ray`.
+    Raises `ConfigError` for a wrong field. Ray itself checks some of them, when a
+    manager is made."""
 
     address: str | None = "auto"
-    """Of the cluster. "auto": the one that runs on this machine, or that `RAY_ADDRESS` names. `None`: a local one, for
-    tests and laptops, which is shut down with the last manager that uses it."""
+    """The address of the cluster.
+
+    "auto": the cluster that runs on this machine, or that `RAY_ADDRESS` names. `None`:
+    a local one, for tests and laptops, which is shut down with the last manager that
+    uses it."""
     grace: float | timedelta = 0.5
-    """Seconds that a task gets to end after its context has ended, before its actor is killed."""
+    """Seconds that a task gets after its context has ended, before its actor is
+    killed."""
     num_cpus: float | None = None
     """How many CPUs of its node are reserved for each actor; fractions are allowed."""
     num_gpus: float | None = None
-    """How many GPUs; 0.25 lets four actors share one. CUDA_VISIBLE_DEVICES names them in the actor."""
+    """How many GPUs of its node are reserved for each actor; 0.25 lets four share one.
+
+    In the actor CUDA_VISIBLE_DEVICES names them."""
     memory: float | None = None
     """Bytes of its node's memory that are reserved for each actor."""
     resources: Mapping[str, float] | None = None
-    """How many of the resources that nodes offer by a name of their own are reserved for each actor."""
+    """How many of the resources that nodes name are reserved for each actor."""
     label_selector: Mapping[str, str] | None = None
     """Labels that a node must have."""
     scheduling_strategy: Any = None
-    """"DEFAULT", "SPREAD", or one of the strategies in `ray.util.scheduling_strategies`."""
+    """"DEFAULT", "SPREAD", or one of the strategies in
+    `ray.util.scheduling_strategies`."""
     runtime_env: Mapping[str, Any] | None = None
-    """What is brought to a node before an actor runs there: packages, files, environment variables."""
+    """What a node gets before an actor runs there.
+
+    Packages, files, environment variables."""
 
     def __post_init__(self) -> None:
         checks.seconds("grace", self.grace)
+
         if self.address is not None and (not isinstance(self.address, str) or not self.address):
             raise ConfigError(
                 f"address must be None or the address of a cluster, not {shown(self.address)}"
             )
+
         for name in ("num_cpus", "num_gpus", "memory"):
             value = getattr(self, name)
             if value is not None and not checks.is_amount(value):
                 raise ConfigError(f"{name} must be None or a number, 0 or more, not {shown(value)}")
+
         for name in ("resources", "label_selector", "runtime_env"):
             if not isinstance(getattr(self, name), Mapping | None):
                 raise ConfigError(
                     f"{name} must be None or a mapping, not {shown(getattr(self, name))}"
                 )
+
         for name, amount in (self.resources or {}).items():
             if not isinstance(name, str) or not checks.is_amount(amount):
                 raise ConfigError(
                     f"resources must map names to numbers, 0 or more, not {shown(self.resources)}"
                 )
+
         if isinstance(self.scheduling_strategy, str) and self.scheduling_strategy not in (
             "DEFAULT",
             "SPREAD",
@@ -80,8 +97,9 @@ class Ray:
     def open(self, settings: Settings, lost: Callable[[Any], None]) -> Backend:
         """A backend for one manager. Blocks until this process is connected.
 
-        Raises `ConfigError` when Ray is missing or too old, the cluster cannot be reached, an option is wrong, gevent
-        or eventlet has made greenlets of threads, or `on_create` or `on_destroy` cannot be pickled."""
+        Raises `ConfigError` when Ray is missing or too old, when the cluster cannot be
+        reached, when an option is wrong, when gevent or eventlet has made greenlets of
+        threads, or when `on_create` or `on_destroy` cannot be pickled."""
         from tasker.placement.ray.cluster import RayBackend
 
         given = {each.name: getattr(self, each.name) for each in fields(self)}

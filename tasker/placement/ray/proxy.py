@@ -1,12 +1,15 @@
-"""`ActorProxy`: a Ray actor with a resource in it, as its manager sees it: the `ResourceProxy` of `Ray`. See `actor` for the
-other side.
+"""`ActorProxy`: a Ray actor with a resource in it, as its manager sees it.
 
-The owner has a method run there and sleeps until it has an outcome, or the actor is lost. Two things say that it is: a
-method that fails with an error of Ray's, and the failure of `live`, which never returns. To kill the actor is to ask
-Ray for it: Ray then fails the method at once, of a frozen process too, and where it does not the owner looks by
-himself every second. So he is freed even if nobody can tell whether the code there has stopped.
+It is the `ResourceProxy` of `Ray`. `actor` is the other side.
 
-Ray restarts and retries nothing here: that is the manager's.
+The owner calls a method of the actor, and sleeps until it has an outcome or the actor
+is lost. Ray says in two ways that the actor is lost: a method fails with an error of
+Ray's, and `live`, which never returns, fails. To kill the actor is to ask Ray to. Ray
+then fails the method at once, even that of a frozen process. In case Ray does not, the
+owner looks by itself every second. So it wakes even if it cannot be known whether the
+code in the actor has stopped.
+
+Ray restarts and retries nothing here: the manager does both.
 """
 
 from __future__ import annotations
@@ -23,40 +26,49 @@ from tasker.placement.ray.actor import Answered, Noted, received, sent
 from tasker.placement.remote import pickling, protocol
 from tasker.placement.remote.logs import handle_record
 from tasker.placement.remote.pickling import Outcome
-from tasker.placement.remote.proxy import Answer, GoneError, ResourceProxy
+from tasker.placement.remote.proxy import Answer, NoAnswerError, ResourceProxy
 
 __all__ = ["ActorProxy", "Cluster"]
 
-_LOOK = 1.0  # seconds after which the owner looks whether the actor is lost, if Ray does not say so
-_GONE = 5.0  # seconds for an actor that was killed to be gone
+# How often the owner looks whether the actor is lost, in case Ray does not say so. A
+# guess: it is a second line of defence.
+_LOOK_S = 1.0
+# How long to wait for the death of an actor that was killed. A guess.
+_KILL_WAIT_S = 5.0
 _KILLED = "was killed; whether its code has stopped is not known"
 
 
 class Cluster(Protocol):
-    """Where actors are made, as seen from here. But for `new_actor` and `kill_now`, nothing here blocks."""
+    """Where actors are made, as seen from here.
+
+    Only `new_actor` and `kill_now` block."""
 
     ray: Any
     """The module."""
 
     def new_actor(self) -> Any:
-        """A new one, on a node that is not known to be lost. Raises `ConnectionError`, and what Ray
-        raises for its options."""
+        """A new actor, on a node that is not known to be lost.
+
+        Raises `ConnectionError`, and what Ray raises for its options."""
         ...
 
     def kill(self, actor: Any) -> None:
-        """Have it killed."""
+        """Have the actor killed by another thread."""
         ...
 
     def kill_now(self, actor: Any) -> None:
-        """Kill it."""
+        """Kill the actor."""
         ...
 
-    def is_loss(self, error: BaseException) -> bool:
-        """Whether this says that the actor is no more, or cannot be reached."""
+    def says_lost(self, error: BaseException) -> bool:
+        """Whether Ray says by this error that the actor is lost."""
         ...
 
-    def lost(self, actor: Any, node: str, error: BaseException | None) -> None:
-        """It is no more, or cannot be reached, for this reason; `node` is empty if it has not run."""
+    def drop(self, actor: Any, node: str, error: BaseException | None) -> None:
+        """The actor is lost: kill it if it still runs, and avoid the node if that is
+        dead.
+
+        `error` is what Ray says of it. `node` is empty if the actor has not run."""
         ...
 
     def lacking(self) -> str:
@@ -70,13 +82,16 @@ class ActorProxy(ResourceProxy):
     KIND: str = "an actor"
 
     def __init__(
-        self, name: str, grace: float, lost: Callable[[Any], None], cluster: Cluster
+        self, name: str, grace: float, on_lost: Callable[[Any], None], cluster: Cluster
     ) -> None:
-        super().__init__(name, grace, lost)
+        super().__init__(name, grace, on_lost)
         self._cluster = cluster
-        self._gone = threading.Event()
-        self._how = ""  # it was lost, in words
-        self._node = ""  # as long as the actor does not run anywhere
+        # Set when `live` has failed: Ray says that the actor is dead.
+        self._dead = threading.Event()
+        # Why it is lost, in words.
+        self._why = ""
+        # The node where it runs; empty until it runs.
+        self._node = ""
         self._actor = cluster.new_actor()
         self._run = self._actor.run.remote
         self._actor.live.remote().future().add_done_callback(self._ended)
@@ -89,13 +104,13 @@ class ActorProxy(ResourceProxy):
     def late(self) -> str:
         return super().late() if self._node else self._cluster.lacking()
 
-    # -- the owner's thread ----------------------------------------------------------------------------------------
+    # -- the owner's thread ------------------------------------------------------------
 
     def _ask(self, kind: int, what: Any, progress: Progress | None) -> Answer:
-        if (
-            self._is_lost or not self._cluster.ray.is_initialized()
-        ):  # where Ray would start a cluster
-            raise GoneError(began=False)
+        # When it is not connected, Ray would start a cluster.
+        if self._is_lost or not self._cluster.ray.is_initialized():
+            raise NoAnswerError(began=False)
+
         actor = self._actor
         if kind == protocol.CALL:
             head, packed = what
@@ -109,15 +124,18 @@ class ActorProxy(ResourceProxy):
                     return error, None
         elif kind == protocol.SETUP:
             self._node = self._await(actor.where.remote())
-            # the node has an environment of its own, and need not see what is in this one
+            # The node has an environment of its own, and need not see what is in this
+            # one.
             reply = actor.create.remote(
                 pickle.dumps(what._replace(argv=[], environment={}, inheritance=None))
             )
         else:
             reply = actor.destroy.remote(what)
+
         answered: Answered = self._await(reply)
         if isinstance(answered, bytes):
             return pickling.opened(answered[0], memoryview(answered)[1:])
+
         outcome, records = answered
         for record in records:
             handle_record(record)
@@ -132,49 +150,56 @@ class ActorProxy(ResourceProxy):
             for note in notes:
                 error, result = _opened(note)
                 if error is not None:
-                    self.kill()  # a result is missing, and those after it would be taken for it
+                    # A result is missing. The next one would be taken for it.
+                    self.kill()
                     return error
+
                 progress.note(result)
+
         return None
 
     def _await(self, reply: Any) -> Any:
-        """The outcome of a method. Raises `GoneError`."""
+        """The outcome of a method. Raises `NoAnswerError` if the actor is lost."""
         ray = self._cluster.ray
         gone = False
         while not gone:
             try:
-                return ray.get(reply, timeout=_LOOK)  # what was answered before it was lost counts
+                # An answer that was sent before the loss counts.
+                return ray.get(reply, timeout=_LOOK_S)
             except ray.exceptions.GetTimeoutError:
                 gone = self._is_lost
             except Exception as error:
-                if not self._cluster.is_loss(error):
+                if not self._cluster.says_lost(error):
                     raise
-                self._note_loss(error)
+
+                self._found_lost(error)
                 gone = True
-        raise GoneError(began=True)
+
+        raise NoAnswerError(began=True)
 
     def _has_begun(self) -> bool:
         return bool(self._node)
 
-    def _loss(self) -> tuple[str, int | None]:
-        return self._how, None
+    def _why_lost(self) -> tuple[str, int | None]:
+        return self._why, None
 
     def _let_end(self, patience: float) -> None:
-        if self._lose(_KILLED):
-            self._cluster.kill_now(
-                self._actor
-            )  # here: when the interpreter exits no thread can be started
-        if patience:
-            self._gone.wait(_GONE)
+        if self._mark_lost(_KILLED):
+            # In this thread: when the interpreter exits, no other can be started.
+            self._cluster.kill_now(self._actor)
 
-    # -- any thread ------------------------------------------------------------------------------------------------
+        if patience:
+            self._dead.wait(_KILL_WAIT_S)
+
+    # -- any thread --------------------------------------------------------------------
 
     def _tell(self, order: int, number: int) -> None:
-        with contextlib.suppress(Exception):  # Ray's, of an actor that is dead
+        # Ray's errors, when the actor is dead.
+        with contextlib.suppress(Exception):
             self._actor.obey.remote(order, number)
 
     def kill(self) -> None:
-        if self._lose(_KILLED):
+        if self._mark_lost(_KILLED):
             self._cluster.kill(self._actor)
 
     def leave_to_parent(self) -> None:
@@ -182,22 +207,25 @@ class ActorProxy(ResourceProxy):
         self._is_lost = True
 
     def _ended(self, live: Any) -> None:
-        """Ray says that the actor is no more. On a thread of Ray's."""
-        self._note_loss(live.exception())
-        self._gone.set()
+        """`live` has failed: the actor is dead. Called by a thread of Ray's."""
+        self._found_lost(live.exception())
+        self._dead.set()
 
-    def _note_loss(self, error: BaseException | None) -> None:
-        if self._lose(f"was lost ({_reason(error)})"):
-            self._cluster.lost(self._actor, self._node, error)
-            self._lost()
+    def _found_lost(self, error: BaseException | None) -> None:
+        """Ray says by this error that the actor is lost."""
+        if self._mark_lost(f"was lost ({_reason(error)})"):
+            self._cluster.drop(self._actor, self._node, error)
+            self._tell_manager()
 
-    def _lose(self, how: str) -> bool:
-        """From now on it is lost. Whether it was not before."""
+    def _mark_lost(self, why: str) -> bool:
+        """Note that the actor is lost, and why. Returns whether it was not before."""
         with self._lock:
             if self._is_lost:
                 return False
-            self._how = how
+
+            self._why = why
             self._is_lost = True
+
         return True
 
 
@@ -209,7 +237,9 @@ def _opened(outcome: Outcome) -> Answer:
 def _reason(error: BaseException | None) -> str:
     """What Ray says of a death, without its advice."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    if "in its creation task" in str(error):  # such as: tasker is not installed there
+    # For example: tasker is not installed there.
+    if "in its creation task" in str(error):
         return f"it could not be made: {lines[-1]}"
+
     told = [line.partition(". ")[0] for line in lines if line.startswith("The actor ")]
     return told[-1] if told else lines[0] if lines else type(error).__name__

@@ -1,1 +1,1 @@
-"""What child processes and actors have in common: how a manager and a resource elsewhere speak with each other."""
+"""What child processes and actors share: how a manager and a remote resource talk."""

@@ -1,6 +1,8 @@
-"""`RemoteBackend`: the resources of one manager that live elsewhere, whatever the place: each behind a `ResourceProxy`.
+"""`RemoteBackend`: the resources of one manager that live elsewhere.
 
-It serializes what makes a resource, once; keeps the proxies, to tell them how the manager closes; and packs calls.
+Each is behind a `ResourceProxy`, whatever the kind of place. The backend serializes
+the hooks once. It packs calls. It keeps the proxies, to tell them how the manager
+closes.
 """
 
 from __future__ import annotations
@@ -29,75 +31,86 @@ from tasker.placement.remote.variables import pack_variables
 
 __all__ = ["RemoteBackend"]
 
-_LEAVING = (
-    3.0  # seconds for the owner of a place that was ended: the kernel, or a cluster, takes its time
-)
+# How long the owner of a place that was ended may take to wake and leave. A guess: the
+# kernel, or a cluster, takes its time.
+_LEAVE_S = 3.0
 
 
 class RemoteBackend(Backend):
     """The proxies of one manager, each made by `new_proxy(name)` in its owner's thread.
 
-    Raises `ConfigError` when `on_create`, `on_destroy` or a `check_health` that takes the resource cannot be pickled,
-    or when threads are greenlets. `_lock` is held to replace the proxies."""
+    Raises `ConfigError` when `on_create`, `on_destroy` or a `check_health` that takes
+    the resource cannot be pickled, or when threads are greenlets. `_lock` is held while
+    the tuple of proxies is replaced."""
 
     may_lose = True
 
     def __init__(self, settings: Settings, new_proxy: Callable[[str], ResourceProxy]) -> None:
         if current.thread_state.running.imports:
             raise EndlessError(
-                "a module that a child process (or an actor) imports for its parent makes a manager with children of "
-                "its own, which would import it as well, and so on: make it in a function, or in another module"
+                "a module that a child process (or an actor) imports for its parent makes a "
+                "manager with children of its own, which would import it as well, and so on: "
+                "make it in a function, or in another module"
             )
         if by := greenlets():
             raise ConfigError(
-                f"placement must be Threads() where {by} has made greenlets of threads: one that waits for what runs "
-                "elsewhere would stop all others, and no timeout would pass"
+                f"placement must be Threads() where {by} has made greenlets of threads: one that "
+                "waits for what runs elsewhere would stop all others, and no timeout would pass"
             )
+
         self._name = settings.name
-        self._callers = f"{self._name}-caller"  # the name of the proxies of `run_task`
+        # The name of the proxies that `run_task` uses.
+        self._callers = f"{self._name}-caller"
         self._new_proxy = new_proxy
         self._propagates = settings.propagate_contextvars
         self._create_timeout = checks.seconds("create_timeout", settings.create_timeout)
         self._hooks = _pack_hooks(settings)
         self._values = _pack_values(settings.ctx)
+
         self._lock = new_lock()
-        # a tuple: who reads it takes no lock, be it a forked child, where another thread may have held one
+        # A tuple, so that reading it takes no lock. In a forked child another thread
+        # may have held the lock.
         self._proxies: tuple[ResourceProxy, ...] = ()
         self._stopping = False
         self._killed = False
+
         self.impossible: Exception | None = None
         self.create: Callable[[], Any] = self._create
         self.destroy: Callable[[Any], object] = self._destroy
         self.judge: Callable[[Any, Any], object] = self._judge
 
-    # -- the owner's thread ------------------------------------------------------------------------------------------
+    # -- the owner's thread ------------------------------------------------------------
 
     def _create(self) -> ResourceProxy:
         name = threading.current_thread().name
         if not name.startswith(f"{self._name}-"):
             name = self._callers
+
         if self._killed:
             raise TaskManagerKilledError(f"{self._name} was killed before the resource was created")
         if self.impossible is not None:
             raise self.impossible.with_traceback(None)
+
         proxy = self._new_proxy(name)
         with self._lock:
             self._proxies = (*self._proxies, proxy)
-        if self._killed:  # announce, then look
+        # (R1)
+        if self._killed:
             proxy.kill()
+
         try:
             proxy.create(self._setup(name), self._create_timeout)
         except BaseException as error:
             self._forget(proxy)
             if isinstance(error, EndlessError):
                 raise self._found_impossible(error).with_traceback(None) from None
-            if self._killed and isinstance(
-                error, WorkerLostError
-            ):  # by this backend, which may not say so itself
+            # This backend has killed it. The error may not say so itself.
+            if self._killed and isinstance(error, WorkerLostError):
                 raise TaskManagerKilledError(
                     f"{self._name} was killed while the resource was created"
                 ) from None
             raise
+
         return proxy
 
     def _destroy(self, resource: ResourceProxy) -> None:
@@ -107,7 +120,8 @@ class RemoteBackend(Backend):
             self._forget(resource)
 
     def _judge(self, error: Exception, resource: ResourceProxy) -> bool:
-        return resource.verdict()  # on the same error: it has come with it
+        # The verdict came with the error.
+        return resource.verdict()
 
     def is_unentered(self, resource: ResourceProxy) -> bool:
         return resource.is_unentered
@@ -124,19 +138,22 @@ class RemoteBackend(Backend):
     def call(self, context: Context, resource: ResourceProxy, packed: Packed) -> Any:
         return resource.call(context, packed)
 
-    # -- the manager ---------------------------------------------------------------------------------------------------
+    # -- the manager -------------------------------------------------------------------
 
     def is_of_hook(self, error: BaseException) -> bool:
-        if (
-            isinstance(error, EndlessError) or getattr(error, "type_name", None) == ""
-        ):  # see `Host._unpacked`
+        # For the empty name see `Host._unpacked`.
+        if isinstance(error, EndlessError) or getattr(error, "type_name", None) == "":
             return False
+
         return isinstance(error.__cause__, RemoteTraceback)
 
     def late(self) -> str:
-        # each once, in their order
-        said = dict.fromkeys(proxy.late() for proxy in self._proxies if proxy.name != self._callers)
-        return " and ".join(filter(None, said)) or super().late()
+        # Each text once, in their order.
+        texts = dict.fromkeys(
+            proxy.late() for proxy in self._proxies if proxy.name != self._callers
+        )
+
+        return " and ".join(filter(None, texts)) or super().late()
 
     def stopping(self) -> None:
         self._stopping = True
@@ -152,10 +169,12 @@ class RemoteBackend(Backend):
         self._killed = True
         for proxy in self._proxies:
             proxy.end_now()
-        return _LEAVING  # also for one that has no proxy any more
+        # An owner whose proxy is forgotten already may need it, too.
+        return _LEAVE_S
 
     def closed(self) -> None:
-        self.end()  # what a Ctrl-C at the wrong moment has left
+        # A Ctrl-C at the wrong moment may have left something.
+        self.end()
 
     def parts(self) -> tuple[object, ...]:
         return (self, *self._proxies)
@@ -166,14 +185,15 @@ class RemoteBackend(Backend):
         for proxy in self._proxies:
             proxy.leave_to_parent()
 
-    # -- the pieces ----------------------------------------------------------------------------------------------------
+    # -- parts of the above ------------------------------------------------------------
 
     def _forget(self, proxy: ResourceProxy) -> None:
         with self._lock:
             self._proxies = tuple(each for each in self._proxies if each is not proxy)
 
     def _found_impossible(self, error: Exception) -> Exception:
-        """What it says is the same in every child: the first one counts."""
+        """Store why no resource can be made. The first error counts: all say the
+        same."""
         with self._lock:
             if self.impossible is None:
                 self.impossible = error
@@ -197,7 +217,8 @@ def _pack_hooks(settings: Settings) -> bytes:
     check = settings.check_health if takes_resource(settings.check_health) else None
     hooks = (settings.on_create, settings.on_destroy, check)
     try:
-        return _packed_whole(hooks)  # together: they may share what they refer to
+        # Together, because they may refer to the same objects.
+        return _packed_whole(hooks)
     except Exception as error:
         for name, hook in zip(("on_create", "on_destroy", "check_health"), hooks, strict=True):
             try:
@@ -206,6 +227,7 @@ def _pack_hooks(settings: Settings) -> bytes:
                 raise ConfigError(
                     f"{name} cannot be sent to another process: {shown(hook)}: {trouble}"
                 ) from trouble
+
         raise ConfigError(
             f"on_create, on_destroy and check_health cannot be sent to another process: {error}"
         ) from error
@@ -217,8 +239,10 @@ def _pack_values(context: Context) -> list[bytes]:
     for key, value in context._items():
         try:
             packed.append(_packed_whole((key, value)))
-        except Exception:  # it stays here
+        except Exception:
+            # It stays here.
             continue
+
     return packed
 
 

@@ -1,10 +1,12 @@
-"""`Host`: what surrounds a resource that does not live with its worker. It runs what the worker sends, here.
+"""`Host`: what surrounds a resource that does not live with its worker.
 
-A child process and an actor on another machine each have one. One thread creates the resource, runs the calls, one at a
-time, and destroys it. What must not wait for that, that the context of a call has ended or that the manager drains,
-comes by another thread.
+It runs there what the worker sends. Each child process and each actor has one. One
+thread creates the resource, runs the calls, one at a time, and destroys the resource.
+Two messages must not wait for that thread: that the context of a call has ended, and
+that the manager drains. Another thread brings them (`obey`).
 
-`_lock` guards which call runs and how contexts ended; nothing of the user's runs under it.
+`_lock` guards which call runs and how contexts have ended. No code of the user's runs
+under it (I7).
 """
 
 from __future__ import annotations
@@ -48,16 +50,20 @@ __all__ = ["Host"]
 
 
 class Host:
-    """The resource, and the call that runs on it. `note` is told the results of the steps of a call.
+    """The resource, and the call that runs on it.
 
-    Made by the resource's thread."""
+    Made by the resource's thread. Calls `note` with the result of each step of a
+    call."""
 
     def __init__(self, setup: protocol.Setup, note: Callable[[object], object]) -> None:
-        claim_thread()  # what a task forks must not serve
+        # A process that a task forks must not serve.
+        claim_thread()
         self._note = note
         self._lock = new_lock()
-        self._number = 0  # of the call that runs, or ran last
-        self._ended: dict[int, int] = {}  # how contexts ended, by the number of the call
+        # The number of the call that runs, or ran last.
+        self._number = 0
+        # How contexts ended, by the number of the call.
+        self._ended: dict[int, int] = {}
         self._stopping = setup.stopping
         self._runner = CallbackRunner(
             f"{setup.name}-context", GuardedLogger(logging.getLogger("tasker"))
@@ -67,38 +73,42 @@ class Host:
         )
         self._hooks = setup.hooks
         self._on_destroy: Callable[[Any], object]
-        self._check_health: Callable[[Exception, Any], object] | None = (
-            None  # if it takes the resource
-        )
+        # Only one that takes the resource.
+        self._check_health: Callable[[Exception, Any], object] | None = None
         self._deadline: float | None = None
-        # as `current_context()` sees it
+
+        # What `current_context()` looks at.
         self.resource: Any = None
         self.owner: Any = self
         self.outer: Any = None
         self.context: TaskContext | None = None
 
-    # -- the resource's thread -------------------------------------------------------------------------------------
+    # -- the resource's thread ---------------------------------------------------------
 
     def create(self) -> Outcome:
-        """Make the resource; whether it `is_unentered`."""
+        """Make the resource. The result is whether it `is_unentered`."""
         return pickling.outcome_of(self._create)
 
     def run(
         self, number: int, remaining: float, done: int, body: Any, buffers: Any = ()
     ) -> Outcome:
-        """Run a packed call. `remaining`: seconds until its deadline, negative without one. `done`: how many steps of
-        it earlier attempts have done."""
+        """Run a packed call.
+
+        `remaining`: seconds until its deadline, negative without one. `done`: how many
+        of its steps earlier attempts have done."""
         self._deadline = None if remaining < 0 else timer.now() + remaining
         with self._lock:
             self._number = number
+
         outcome = pickling.outcome_of(self._call, body, buffers, done, judge=self._judge)
         with self._lock:
             self.context = None
             self._ended.clear()
+
         return outcome
 
     def destroy(self, reason: bytes | None) -> Outcome:
-        """Free the resource; the packed `reason` is what broke it, if anything has."""
+        """Free the resource. `reason` is the packed error that broke it, if one has."""
         return pickling.outcome_of(self._destroy, reason)
 
     @wrapper
@@ -106,12 +116,14 @@ class Host:
         create, self._on_destroy, self._check_health = self._unpacked("on_create", self._hooks, ())
         self.resource = create()
         refuse("on_create", self.resource)
+
         return is_unentered(self.resource)
 
     @wrapper
     def _destroy(self, reason: bytes | None) -> None:
         if reason is not None:
             current.thread_state.running.ending = self._imported(pickling.error_from, reason)
+
         try:
             refuse("on_destroy", self._on_destroy(self.resource))
         finally:
@@ -122,6 +134,7 @@ class Host:
         fn, args, wants_context, variables = self._unpacked("the call", body, buffers)
         if args and isinstance(args[-1], Progress):
             args[-1].forward, args[-1].done = self._note, done
+
         running = current.thread_state.running
         running.loan = self
         try:
@@ -137,21 +150,23 @@ class Host:
             raise
         finally:
             running.loan = None
+        # A generator is refused later, when it is to be sent.
         if type(result) in UNRUN:
-            look_at(
-                result, users_function(fn, args) or fn
-            )  # a generator is refused when it is to be sent
+            look_at(result, users_function(fn, args) or fn)
         return result
 
     def _judge(self, error: BaseException) -> Verdict:
         check = self._check_health
         if check is None or not isinstance(error, Exception):
             return True
+
         kind, body, _ = pickling.outcome_of(_is_healthy, check, error, self.resource)
         return body if kind == protocol.ERROR else bool(pickling.unpack(body))
 
     def _unpacked(self, what: str, body: Any, buffers: Any) -> Any:
-        """What was sent. Raises `RemoteTaskError`, without the name of a type."""
+        """Unpack what was sent.
+
+        Raises `RemoteTaskError` with an empty `type_name`, as no task has raised it."""
         try:
             return self._imported(pickling.unpack, body, buffers)
         except EndlessError:
@@ -162,7 +177,9 @@ class Host:
             ) from error
 
     def _imported(self, fn: Callable[..., Any], *args: Any) -> Any:
-        """The result of what imports modules for the parent: those must not make children that would import them."""
+        """Call what imports modules for the parent.
+
+        These modules must not make children, which would import them in turn."""
         running = current.thread_state.running
         running.imports = True
         try:
@@ -171,7 +188,7 @@ class Host:
             running.imports = False
 
     def call_context(self, loan: object) -> TaskContext:
-        """The context of the running call, made if need be."""
+        """The context of the running call, which is made if need be."""
         with self._lock:
             if self.context is None:
                 self.context = new_task_context(self._values, self._deadline)
@@ -179,22 +196,26 @@ class Host:
                     self._end_context(self.context, self._ended[self._number])
             return self.context
 
-    # -- another thread --------------------------------------------------------------------------------------------
+    # -- another thread ----------------------------------------------------------------
 
     def obey(self, order: int, number: int) -> None:
-        """An order of the manager's, about the call of this number or about all."""
+        """Follow an order of the manager's, about the call of this number or about
+        all."""
         if order == protocol.STOPPING:
             self._stopping = True
             return
+
         with self._lock:
             if number < self._number:
                 return
-            self._ended[number] = order  # of a call that is still on its way, perhaps
+
+            # The call may still be on its way.
+            self._ended[number] = order
             if number == self._number and self.context is not None:
                 self._end_context(self.context, order)
 
     def _end_context(self, context: TaskContext, order: int) -> None:
-        """With the lock held: callbacks run on a thread of their own."""
+        """End it. The lock is held, so its callbacks run on another thread."""
         error: ContextCancelledError | DeadlineExceededError
         cause: BaseException | None = None
         if order == protocol.DEADLINE:
@@ -204,6 +225,7 @@ class Host:
             cause = TaskManagerKilledError("the manager was killed while the task was running")
         else:
             error = ContextCancelledError("context cancelled")
+
         things: list[Any] = []
         self._runner.run_all(context._end(error, cause, things))
         self._runner.let_go(things)
@@ -213,13 +235,16 @@ class Host:
 def _is_healthy(check: Callable[[Exception, Any], object], error: Exception, resource: Any) -> bool:
     verdict = check(error, resource)
     refuse("check_health", verdict)
+
     return bool(verdict)
 
 
 def _context_of(values: list[bytes]) -> Context:
     context = background()
     for packed in values:
-        with contextlib.suppress(Exception):  # it cannot be unpickled here
+        # Some cannot be unpickled here.
+        with contextlib.suppress(Exception):
             key, value = pickling.unpack(packed)
             context = with_value(context, key, value)
+
     return context

@@ -1,7 +1,8 @@
-"""Log records on their way from where a resource lives to the manager's process, whose loggers handle them.
+"""Log records on their way from a resource's process to the manager's process.
 
-Of an exception the record brings the traceback as text, which handlers print, and the exception itself as errors of
-tasks come (see `pickling`): in `exc_info`, for tools that look at its type.
+The loggers there handle them. A record with an exception brings it in two forms: the
+traceback as text, which handlers print, and the exception itself, packed like the error
+of a task (see `pickling`). It comes out in `exc_info`, for tools that look at its type.
 """
 
 from __future__ import annotations
@@ -17,8 +18,10 @@ from tasker.placement.remote.pickling import error_from, pack_error
 
 __all__ = ["IDLE_RECORDS", "forward_records", "handle_record", "levels"]
 
-IDLE_RECORDS = 1000  # kept while nobody takes them; the oldest give way
-_ERROR = "tasker_error"  # the field of a record in which its exception travels
+# How many records are kept while the manager takes none. The oldest give way. A guess.
+IDLE_RECORDS = 1000
+# The field of a record in which its exception travels.
+_ERROR = "tasker_error"
 
 
 def levels() -> dict[str, int]:
@@ -32,15 +35,19 @@ def levels() -> dict[str, int]:
 
 
 def forward_records(name: str, levels: Mapping[str, int], send: Callable[[bytes], object]) -> None:
-    """Have `send` called with each record that is made here from now on and passes these levels. `name`: the
-    worker's."""
+    """Call `send` with each record that is made here from now on and passes these
+    levels.
+
+    `name` is the name of the worker."""
     logging.getLogger().addHandler(_Forwarder(name, send))
     for logger, level in levels.items():
         logging.getLogger(logger).setLevel(level)
 
 
 def handle_record(packed: Any) -> None:
-    """Have it handled by the logger of its name, here. Never raises: what goes wrong costs this record."""
+    """Have the logger of the record's name handle it here.
+
+    Never raises: an error costs the record, no more."""
     try:
         fields = pickle.loads(packed)
         packed_error = fields.pop(_ERROR, None)
@@ -51,13 +58,20 @@ def handle_record(packed: Any) -> None:
                 error = error_from(packed_error)
                 record.exc_info = type(error), error, error.__traceback__
             logger.handle(record)
-    except Exception:  # a handler's, or a filter's
+    except Exception:
+        # A handler or a filter has raised it.
         logging.getLogger("tasker").debug(
             "tasker: a log record from elsewhere was lost", exc_info=True
         )
 
 
 class _Forwarder(logging.Handler):
+    """Sends records. `logging.handlers.QueueHandler` does not serve.
+
+    Its `prepare` writes the traceback into the message and drops the exception. With
+    `prepare` and `enqueue` replaced nothing of it is left but this `try`, and the
+    import of its module, with sockets, costs each child 3 ms."""
+
     def __init__(self, name: str, send: Callable[[bytes], object]) -> None:
         super().__init__()
         self._worker = name
@@ -72,7 +86,8 @@ class _Forwarder(logging.Handler):
             if record.exc_info:
                 fields["exc_text"] = "".join(traceback.format_exception(*record.exc_info)).rstrip()
                 if record.exc_info[1] is not None:
-                    with contextlib.suppress(Exception):  # its type raises when it is looked at
+                    # Its type may raise when it is looked at.
+                    with contextlib.suppress(Exception):
                         fields[_ERROR] = _packed_error(record.exc_info[1])
             self._send(_packed(fields))
         except Exception:
@@ -84,13 +99,15 @@ def _packed_error(error: BaseException) -> bytes:
     try:
         return pack_error(error)
     finally:
-        error.__traceback__ = trace  # which has been taken off: it may be raised again
+        # To pack it takes the traceback off, and the error may be raised again.
+        error.__traceback__ = trace
 
 
 def _packed(fields: dict[str, Any]) -> bytes:
     try:
         return pickle.dumps(fields)
-    except Exception:  # what the user added to the record
+    except Exception:
+        # The user has added something to the record that cannot be pickled.
         return pickle.dumps({name: value for name, value in fields.items() if _is_picklable(value)})
 
 
@@ -99,4 +116,5 @@ def _is_picklable(value: object) -> bool:
         pickle.dumps(value)
     except Exception:
         return False
+
     return True

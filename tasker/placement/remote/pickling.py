@@ -1,14 +1,18 @@
-"""Calls and their outcomes as bytes: what crosses between a manager and a place where a resource lives.
+"""Calls and their outcomes as bytes, for the way between a manager and a remote
+resource.
 
-A call is packed when it is submitted, in the submitter's thread: what cannot be serialized is refused there, and what
-is changed later is not seen (but for large buffers, which are not copied). Whatever plain pickle would send as a name
-that only this program's `__main__` knows is sent by value, with cloudpickle: the other side does not import `__main__`.
+A call is packed at its submission, in the submitter's thread. A call that cannot be
+serialized is refused there. Later changes to its arguments are not seen, except in
+large buffers, which are not copied. Plain pickle sends a function or class by its name.
+If that is a name in this program's `__main__`, which the other side does not import,
+cloudpickle sends the definition itself.
 
-An outcome is a result, or an error. An exception is pickled where it was raised if it survives being pickled and
-unpickled; if not, its type's name, text and traceback are what `RemoteTaskError` says. The traceback there becomes its
-`__cause__` here, so that it prints.
+An outcome is a result or an error. An exception is pickled where it was raised, if it
+survives pickling and unpickling. If not, a `RemoteTaskError` takes its place, with the
+name of its type, its text and its traceback. The remote traceback becomes the
+`__cause__` of the error here, so that it prints.
 
-Both sides import this module, so it needs little.
+Both sides import this module, so it imports little.
 """
 
 from __future__ import annotations
@@ -43,44 +47,50 @@ __all__ = [
 ]
 
 Buffers = list[Any]
-Outcome = tuple[int, bytes, Buffers]  # RESULT or ERROR, and what goes with it
-Verdict = (
-    bool | bytes
-)  # whether a resource is healthy after an error; or, as in an ERROR, what `check_health` raised
+# RESULT or ERROR, and the body and buffers of the message.
+Outcome = tuple[int, bytes, Buffers]
+# Whether a resource is healthy after an error. If `check_health` raised, the body of an
+# ERROR with what it raised.
+Verdict = bool | bytes
 
-_MAIN = b"\x8c\x08__main__"  # as the name of a module it looks like this, as a text too
-_APART = 65536  # bytes from which on a buffer travels beside the pickle and is not copied into it
+# How the name of the module looks in a pickle. A text looks the same.
+_MAIN = b"\x8c\x08__main__"
+# A buffer of this size travels beside the pickle, and is not copied into it. A guess:
+# for a smaller one the copy costs less than another part of the message.
+_APART_BYTES = 65536
 _UNNAMED = pickle.dumps(("an exception that cannot even be named", "", "", None))
 _UNTOLD = {healthy: pickle.dumps((_UNNAMED, healthy)) for healthy in (False, True)}
 _INSTALL = "install cloudpickle (the extra: tasker-pool[processes])"
 
 
 class RemoteTraceback(Exception):
-    """The traceback of an error where it was raised: the `__cause__` of that error here."""
+    """The traceback of an error where it was raised: the `__cause__` of that error
+    here."""
 
     def __init__(self, text: str, packed: bytes = b"") -> None:
         super().__init__(text)
-        self.packed = packed  # the error, as it has come
+        # The error as it came.
+        self.packed = packed
 
     def __str__(self) -> str:
         return f"\n\n{self.args[0].rstrip()}\n"
 
 
 class Packed:
-    """A call, ready to be sent, as often as it takes."""
+    """A call, ready to be sent, once for each attempt."""
 
     __slots__ = ("__qualname__", "body", "buffers", "progress")
 
     def __init__(self, body: bytes, buffers: Buffers, progress: Progress | None, name: str) -> None:
         self.body: bytes = body
         self.buffers: Buffers = buffers
-        self.progress: Progress | None = (
-            progress  # where the results of a call of several steps are noted
-        )
-        self.__qualname__: str = name  # of the user's function: errors name a task by it
+        # Where the results of steps are noted, if the call has several.
+        self.progress: Progress | None = progress
+        # Of the user's function: errors name a task by it.
+        self.__qualname__: str = name
 
 
-# -- values --------------------------------------------------------------------------------------------------------
+# -- values ----------------------------------------------------------------------------
 
 
 class _NotFoundThereError(Exception):
@@ -88,7 +98,7 @@ class _NotFoundThereError(Exception):
 
 
 class _ByReference(pickle.Pickler):
-    """Plain pickle, but for what is defined in `__main__`."""
+    """Plain pickle that refuses what is defined in `__main__`."""
 
     def reducer_override(self, value: Any) -> Any:
         if (
@@ -100,12 +110,16 @@ class _ByReference(pickle.Pickler):
 
 
 def pack_value(value: object, *, apart: bool = True) -> tuple[bytes, Buffers]:
-    """A value as bytes, and, `apart`, large buffers of it beside them. Raises whatever pickling raises."""
+    """A value as bytes, and, if `apart`, its large buffers beside them.
+
+    Raises whatever pickling raises."""
     buffers: Buffers = []
 
     def take_apart(buffer: pickle.PickleBuffer) -> bool:
-        if not apart or buffer.raw().nbytes < _APART:
-            return True  # into the pickle
+        # `True` has it copied into the pickle.
+        if not apart or buffer.raw().nbytes < _APART_BYTES:
+            return True
+
         buffers.append(buffer.raw())
         return False
 
@@ -119,7 +133,8 @@ def pack_value(value: object, *, apart: bool = True) -> tuple[bytes, Buffers]:
         return body, buffers
     except Exception as error:
         try:
-            cloudpickle: Any = import_module("cloudpickle")  # which has no types
+            # It has no types.
+            cloudpickle: Any = import_module("cloudpickle")
         except ImportError:
             if isinstance(error, _NotFoundThereError):
                 raise pickle.PicklingError(
@@ -127,28 +142,33 @@ def pack_value(value: object, *, apart: bool = True) -> tuple[bytes, Buffers]:
                 ) from None
             put_note(error, "for lambdas, closures and functions of __main__, ", _INSTALL)
             raise error from None
+
     buffers.clear()
     by_value: bytes = cloudpickle.dumps(value, 5, buffer_callback=take_apart)
     return by_value, buffers
 
 
 def _apart(value: Any) -> Any:
-    """Large `bytes` as a buffer, which comes out as `bytes` again: pickle would copy them on both sides."""
-    return pickle.PickleBuffer(value) if type(value) is bytes and len(value) >= _APART else value
+    """Large `bytes` as a buffer, which comes out as `bytes` again.
+
+    Pickle would copy them on both sides."""
+    if type(value) is bytes and len(value) >= _APART_BYTES:
+        return pickle.PickleBuffer(value)
+    return value
 
 
 def unpack(body: Any, buffers: Sequence[Any] = ()) -> Any:
-    """What was packed. Raises whatever unpickling raises."""
+    """The value that was packed. Raises whatever unpickling raises."""
     return pickle.loads(body, buffers=buffers)
 
 
-# -- calls ---------------------------------------------------------------------------------------------------------
+# -- calls -----------------------------------------------------------------------------
 
 
 def pack_call(
     fn: Callable[..., Any], args: tuple[Any, ...], wants_context: bool, variables: Any
 ) -> Packed:
-    """A call of a task. Raises `TypeError` that names what cannot be serialized."""
+    """Pack the call of a task. Raises a `TypeError` that names what has no pickle."""
     users = users_function(fn, args)
     name = str(getattr(users, "__qualname__", None) or type(users).__qualname__)
     try:
@@ -157,6 +177,7 @@ def pack_call(
         )
     except Exception as error:
         raise _refusal(users, args[1:] if users is not fn else args, error) from error
+
     last = args[-1] if args else None
     return Packed(body, buffers, last if isinstance(last, Progress) else None, name)
 
@@ -171,12 +192,13 @@ def _refusal(fn: Any, args: tuple[Any, ...], error: Exception) -> TypeError:
             pack_value(value)
         except Exception as trouble:
             return TypeError(
-                f"{what} of a task cannot be sent to another process: {shown(value)}: {_text(trouble)}"
+                f"{what} of a task cannot be sent to another process: "
+                f"{shown(value)}: {_text(trouble)}"
             )
     return TypeError(f"the task {shown(fn)} cannot be sent to another process: {_text(error)}")
 
 
-# -- outcomes ------------------------------------------------------------------------------------------------------
+# -- outcomes --------------------------------------------------------------------------
 
 
 def pack_error(error: BaseException) -> bytes:
@@ -184,19 +206,22 @@ def pack_error(error: BaseException) -> bytes:
     stripped = users_traceback(error.__traceback__)
     try:
         trace = "".join(traceback.format_exception(type(error), error, stripped))
-    except BaseException:  # it is unable to print itself
+    except BaseException:
+        # It is unable to print itself.
         trace = "".join(traceback.format_tb(stripped)) + f"{type(error).__qualname__}\n"
     text = _text(error)
+
     whole: bytes | None
     try:
-        pickle.dumps(
-            text
-        )  # what `str()` returns may be of a type that does not survive it; then it does not, either
+        # `str()` may return a type of its own that cannot be pickled. Then the error
+        # cannot be, either.
+        pickle.dumps(text)
         whole, _ = pack_value(error.with_traceback(None), apart=False)
         if type(unpack(whole)) is not type(error):
             whole = None
     except BaseException:
         whole = None
+
     return pickle.dumps((_plain(_type_name(error)), _plain(text), _plain(trace), whole))
 
 
@@ -209,22 +234,26 @@ def error_from(body: Any) -> BaseException:
     if whole is not None:
         try:
             original: BaseException = pickle.loads(whole)
-            original.__cause__ = RemoteTraceback(trace, bytes(body))  # which its type may refuse
+            # Its type may refuse this.
+            original.__cause__ = RemoteTraceback(trace, bytes(body))
             return original
         except BaseException as trouble:
             put_note(error, "it could not be unpickled here: ", _text(trouble))
+
     error.__cause__ = RemoteTraceback(trace, bytes(body))
     return error
 
 
 def pack_reason(error: BaseException) -> bytes:
-    """An error that has come, or was made here, to be sent back.
+    """Pack an error that came from the other side, or was made here, to send it there.
 
-    One that has come goes as it came: to pack it anew takes its traceback away, which its user may see by now."""
+    One that came is sent as it came. To pack it anew would take its traceback away, and
+    the user may already hold the error."""
     try:
         cause = error.__cause__
         return cause.packed if isinstance(cause, RemoteTraceback) else pack_error(error)
-    except Exception:  # its type raises when it is looked at
+    except Exception:
+        # Its type raises when it is looked at.
         return _UNNAMED
 
 
@@ -247,7 +276,9 @@ def _healthy(error: BaseException) -> Verdict:
 def outcome_of(
     fn: Callable[..., Any], *args: Any, judge: Callable[[BaseException], Verdict] = _healthy
 ) -> Outcome:
-    """The outcome of a call, ready to be sent; that of an error has the verdict of `judge` with it. Raises nothing."""
+    """The outcome of a call, ready to be sent. Raises nothing.
+
+    An error has the verdict of `judge` on it."""
     try:
         result = fn(*args)
         leave_child()
@@ -256,17 +287,20 @@ def outcome_of(
         leave_child(error)
         verdict: Verdict = False
         try:
-            verdict = judge(error)  # before it is packed, which takes its traceback away
+            # First, as to pack the error takes its traceback away.
+            verdict = judge(error)
             return protocol.ERROR, pickle.dumps((pack_error(error), verdict)), []
-        except BaseException:  # its type raises when it is looked at, or there is no memory
+        except BaseException:
+            # Its type raises when it is looked at, or there is no memory.
             return protocol.ERROR, _UNTOLD[verdict is True], []
 
 
 def opened(kind: int, body: Any, buffers: Sequence[Any] = ()) -> tuple[BaseException | None, Any]:
-    """An outcome that has come: an error and the verdict on it, or `None` and the result."""
+    """Unpack an outcome: an error and the verdict on it, or `None` and the result."""
     if kind == protocol.ERROR:
         packed, verdict = pickle.loads(body)
         return error_from(packed), verdict
+
     try:
         return None, unpack(body, buffers)
     except Exception as error:

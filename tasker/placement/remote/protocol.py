@@ -1,4 +1,5 @@
-"""What a manager and its children say to each other: kinds of messages, orders, and the first message."""
+"""The messages between a manager and its children: their kinds, orders, the first
+message."""
 
 from __future__ import annotations
 
@@ -7,17 +8,19 @@ from typing import NamedTuple
 
 __all__ = ["Inheritance", "Setup"]
 
-# to the child, by the wire. One is answered before the next is sent. DESTROY has the packed error that broke the
-# resource, or `None`.
+# To the child, through the wire. Each is answered before the next is sent. DESTROY
+# carries the packed error that broke the resource, or `None`.
 SETUP, CALL, DESTROY = 1, 2, 3
-# from the child
-RESULT, ERROR = 11, 12  # the answer
-NOTE, RECORD = 13, 14  # before it: a step's result, a log record
+# From the child. The answer:
+RESULT, ERROR = 11, 12
+# Before the answer: a step's result, a log record.
+NOTE, RECORD = 13, 14
 
-# the body of a CALL begins with: its number; seconds until its deadline, negative without one; steps done already
+# The body of a CALL begins with the call's number, the seconds until its deadline
+# (negative without one), and how many of its steps were done before.
 CALL_HEAD = struct.Struct("<QdI")
 
-# orders to the child, by the control pipe: what, and the number of the call
+# Orders to the child, through the control pipe: the order, and the number of the call.
 ORDER = struct.Struct("<BQ")
 CANCELLED, DEADLINE, KILLED, STOPPING = 1, 2, 3, 4
 
@@ -26,32 +29,34 @@ class Inheritance(NamedTuple):
     """What a child takes over where its parent uses `multiprocessing`."""
 
     authkey: bytes
-    """By which processes know each other."""
+    """The key by which processes know each other."""
     parent_name: str
     """The name of the parent, as a process."""
     parent: int
-    """Its number."""
+    """The process number of the parent."""
     start_method: str | None
-    """Unless it is the default."""
+    """`None` if it is the default."""
     logs: bool
-    """Whether what `multiprocessing` does is logged."""
+    """Whether `multiprocessing` logs what it does."""
 
 
 class Setup(NamedTuple):
-    """The first message: what a child needs to be like its parent, and what makes its resource."""
+    """The first message: how to be like the parent, and how to make the resource."""
 
     name: str
-    """The worker's."""
+    """The name of the worker."""
     path: list[str]
     """`sys.path`."""
     argv: list[str]
     environment: dict[str, str]
     inheritance: Inheritance | None
     levels: dict[str, int]
-    """Of loggers that have one."""
+    """The levels of those loggers that have one."""
     values: list[bytes]
-    """`(key, value)` of the manager's context, each packed, those of the root first."""
+    """The manager's context: each `(key, value)` packed, those of the root first."""
     stopping: bool
     hooks: bytes
-    """`(on_create, on_destroy, check_health)`, packed: they may need all of the above to be unpacked. `check_health` is
-    there only if it takes the resource; else it is `None`."""
+    """`(on_create, on_destroy, check_health)`, packed.
+
+    Unpacking them may need all of the above. `check_health` is `None` unless it takes
+    the resource."""

@@ -1,16 +1,24 @@
-"""`ResourceProxy`: a resource elsewhere, as its manager sees it. To the manager it is the resource.
+"""`ResourceProxy`: a resource elsewhere, as its manager sees it.
+
+To the manager the proxy is the resource.
 
     STARTING --create--> READY --destroy--> ENDING
-        '------------------'-------------------^       lost, at any time: the place where it lives is gone
+        '------------------'-------------------^
 
-One thread at a time owns it: it creates, calls and destroys, and sleeps meanwhile. Nobody interrupts the owner. The
-others only give orders, or kill the place, and that is the end of his sleep: whoever ends the context of a call, the
-timer when its grace is over, the closing manager. That is why a task can be ended here, whatever it does.
+It can be lost in any state: the place where the resource lives is gone.
 
-`_lock` guards the state, the number of the running call and how it was asked to end; nothing under it blocks.
+One thread at a time owns the proxy. The owner creates, calls and destroys the resource,
+and sleeps until the place answers. No other thread can interrupt it. Other threads (the
+one that ends the context of a call, the timer when the grace period is over, the one
+that closes the manager) may only send an order or kill the place. A kill wakes the
+owner. So a task can be ended here, whatever it does.
 
-What a kind of place has to say itself: `KIND`, `_ask`, `_has_begun`, `_tell`, `kill`, `_loss`, `_let_end`, and when it
-is lost `_lost()`.
+`_lock` guards the state, the number of the running call, and how that call was asked to
+end. Nothing blocks under it.
+
+A subclass for a kind of place defines `KIND`, `_ask`, `_has_begun`, `_tell`, `kill`,
+`leave_to_parent`, `_where`, `_why_lost` and `_let_end`. It sets `_is_lost` when the
+place is gone, and then calls `_tell_manager`.
 """
 
 from __future__ import annotations
@@ -35,7 +43,7 @@ from tasker.errors import (
 from tasker.placement.remote import pickling, protocol
 from tasker.placement.remote.pickling import Packed, Verdict
 
-__all__ = ["GoneError", "ResourceProxy"]
+__all__ = ["NoAnswerError", "ResourceProxy"]
 
 STARTING, READY, ENDING = range(3)
 _ENDINGS: dict[int, type[TaskerError]] = {
@@ -44,11 +52,14 @@ _ENDINGS: dict[int, type[TaskerError]] = {
     protocol.KILLED: TaskManagerKilledError,
 }
 
-Answer = tuple[BaseException | None, Any]  # an error and the verdict on it, or `None` and a result
+# An error and the verdict on it, or `None` and a result.
+Answer = tuple[BaseException | None, Any]
 
 
-class GoneError(Exception):
-    """The place cannot answer any more. `began`: whether it may have done what it was asked."""
+class NoAnswerError(Exception):
+    """The place is lost and answers no more.
+
+    `began`: whether it may have done what it was asked."""
 
     def __init__(self, *, began: bool) -> None:
         super().__init__()
@@ -56,30 +67,40 @@ class GoneError(Exception):
 
 
 class ResourceProxy:
-    """`create` once, then `call`s, then `destroy`; whatever fails, the place is gone in the end."""
+    """One `create`, then `call`s, then one `destroy`.
+
+    Whatever fails, the place is gone in the end."""
 
     KIND: str
     """What kind of place it is, in words."""
 
-    def __init__(self, name: str, grace: float, lost: Callable[[Any], None]) -> None:
+    def __init__(self, name: str, grace: float, on_lost: Callable[[Any], None]) -> None:
         self.name = name
         self._grace = grace
-        self._tell_lost = lost
-        self._lock = (
-            new_lock()
-        )  # reentrant: a signal handler may end the context of the call it interrupts
+        self._on_lost = on_lost
+        # Reentrant: a signal handler may end the context of the call that it
+        # interrupts.
+        self._lock = new_lock()
         self._state = STARTING
-        self._hook = "on_create"  # which it is to run, or runs; empty if it has returned
         self._is_lost = False
-        self.is_unentered: bool = (
-            False  # whether the resource is a context manager that was not entered
-        )
-        self._number = 0  # of the call that runs, or ran last
-        self._context: Context | None = None  # of the call that runs
-        self._order = 0  # how the running call was asked to end
-        self._killed_for = 0  # the order that it did not obey in time
-        self._entry: TimerEntry | None = None  # the end of its grace
-        self._verdict: Verdict = True  # on the error that the last call has raised
+
+        # The hook that is to run, or runs; empty once it has returned.
+        self._hook = "on_create"
+        # Whether the resource is a context manager that was not entered.
+        self.is_unentered: bool = False
+
+        # The number of the call that runs, or ran last.
+        self._number = 0
+        # The context of the running call.
+        self._context: Context | None = None
+        # The order by which the running call was asked to end.
+        self._order = 0
+        # The order that it did not obey in time, so that the place was killed.
+        self._killed_for = 0
+        # The end of the grace period.
+        self._entry: TimerEntry | None = None
+        # On the error that the last call has raised.
+        self._verdict: Verdict = True
 
     def __repr__(self) -> str:
         state = "lost" if self._is_lost else ("starting", "ready", "ending")[self._state]
@@ -90,31 +111,37 @@ class ResourceProxy:
         return self._is_lost
 
     def late(self) -> str:
-        """What has not happened while there is no resource, in words; empty if there is one. Does not block."""
+        """What has not happened yet, in words; empty if there is a resource.
+
+        Does not block."""
         if self._hook:
             return (
                 f"{self._hook} has not returned"
                 if self._has_begun()
                 else f"{self.KIND} has not come to {self._hook}"
             )
+
         return f"{self.KIND} has not ended" if self._state == ENDING else ""
 
-    # -- the owner's thread ----------------------------------------------------------------------------------------
+    # -- the owner's thread ------------------------------------------------------------
 
     def create(self, setup: protocol.Setup, timeout: float) -> None:
-        """Have the resource made. Raises what `on_create` raised there, `TimeoutError` after `timeout` seconds,
-        `WorkerLostError` when the place is gone; then it is gone."""
+        """Have the resource made.
+
+        Raises what `on_create` raised there, `TimeoutError` after `timeout` seconds,
+        and `WorkerLostError` when the place is lost. After any of them the place is
+        gone."""
         error: BaseException | None
         overdue = timer.after(timeout, self._give_up_creation)
         try:
             error, unentered = self._ask(protocol.SETUP, setup, None)
             self.is_unentered = unentered is True
-        except GoneError as gone:
+        except NoAnswerError as unanswered:
             if overdue.is_set():
-                error = self._lost_error(self._when(gone))
+                error = self._failure(self._when(unanswered))
             else:
                 late = self.late()
-                self._loss()
+                self._why_lost()
                 error = TimeoutError(
                     f"{late} within {timeout:g} s (create_timeout){self._quoted()}"
                 )
@@ -124,6 +151,7 @@ class ResourceProxy:
         finally:
             overdue.cancel()
         self._hook = ""
+
         with self._lock:
             ready = error is None and not self._is_lost
             if ready and self._state == STARTING:
@@ -132,17 +160,20 @@ class ResourceProxy:
         if ready:
             return
 
-        if error is None:  # killed as it answered
-            error = self._lost_error("when on_create had returned")
+        # It was killed while it answered.
+        if error is None:
+            error = self._failure("when on_create had returned")
         self._end(0.0)
         raise error
 
     @wrapper
     def call(self, context: Context, packed: Packed) -> Any:
-        """Run a call. Returns what it returns, raises what it raises; `WorkerLostError` when the place is gone.
+        """Run a call: return what it returns, raise what it raises.
 
-        When the context ends the place is told; if the call has not returned `grace` seconds later the place is
-        killed: `TaskTimeoutError`, `TaskManagerKilledError` or `ContextCancelledError`, as the context ended."""
+        Raises `WorkerLostError` when the place is lost. When the context ends, the
+        place gets an order. If the call has not returned `grace` seconds later, the
+        place is killed. The error is then `TaskTimeoutError`, `TaskManagerKilledError`
+        or `ContextCancelledError`, depending on how the context ended."""
         progress = packed.progress
         remaining = context.remaining()
         head = (
@@ -150,53 +181,58 @@ class ResourceProxy:
             -1.0 if remaining is None else remaining,
             0 if progress is None else len(progress.results),
         )
+
         error: BaseException | None
         try:
             context._add_sleeper(self)
             error, result = self._ask(protocol.CALL, (head, packed), progress)
-        except GoneError as gone:
-            when = "while it ran" if gone.began else "before it ran"
-            error, result = (
-                self._lost_error(f"{when} {packed.__qualname__}", began=gone.began),
-                False,
-            )
-        except (
-            BaseException
-        ):  # Ctrl-C in `run_task`: the answer that comes would be taken for that of the next call
+        except NoAnswerError as unanswered:
+            when = "while it ran" if unanswered.began else "before it ran"
+            error = self._failure(f"{when} {packed.__qualname__}", began=unanswered.began)
+            result = False
+        except BaseException:
+            # Ctrl-C in `run_task`. The next call would take the answer for its own.
             self.kill()
             raise
         finally:
             self._end_call()
             context._remove_sleeper(self)
+
         try:
             if error is not None:
                 self._verdict = result
                 raise error
         finally:
-            del error  # its traceback holds this frame
-        # Even if it was killed meanwhile: the owner looks before it makes another call.
+            del error  # (R4)
+
+        # The place may have been killed meanwhile. The owner looks before it makes
+        # another call.
         return result
 
     def verdict(self) -> bool:
-        """What `check_health` has said there of the error that the last call has raised. Raises what it has raised."""
+        """What `check_health` returned there for the error that the last call raised.
+
+        Raises what `check_health` raised."""
         if isinstance(self._verdict, bytes):
             error, _ = pickling.opened(protocol.ERROR, self._verdict)
             assert error is not None
             try:
                 raise error
             finally:
-                del error  # its traceback holds this frame
+                del error  # (R4)
+
         return self._verdict
 
     def destroy(self, reason: BaseException | None = None) -> None:
-        """Have the resource destroyed, and the place end; the `reason` is told there. Raises what `on_destroy` raised
-        there.
+        """Have the resource destroyed for this `reason`, and the place end.
 
-        What has not ended `grace` seconds after the answer is killed."""
+        If the place has not ended `grace` seconds after its answer, it is killed.
+        Raises what `on_destroy` raised there."""
         with self._lock:
             if self._state == ENDING:
                 return
             self._state = ENDING
+
         self._hook = "on_destroy"
         error: BaseException | None = None
         patience = 0.0
@@ -205,27 +241,31 @@ class ResourceProxy:
                 packed = None if reason is None else pickling.pack_reason(reason)
                 error, _ = self._ask(protocol.DESTROY, packed, None)
                 patience = self._grace
-        except GoneError as gone:
-            error = self._lost_error(self._when(gone))
+        except NoAnswerError as unanswered:
+            error = self._failure(self._when(unanswered))
         finally:
             self._hook = ""
             self._end(patience)
-            del reason  # its traceback may hold this frame
+            del reason  # (R4)
+
         if error is not None:
             raise error
 
-    def _lost_error(self, doing: str, *, began: bool = True) -> BaseException:
-        how, exit_code = self._loss()
+    def _failure(self, when: str, *, began: bool = True) -> BaseException:
+        """The error of what was asked of a place that is lost. Waits until it knows
+        why."""
+        why, exit_code = self._why_lost()
         if self._killed_for:
             return _ENDINGS[self._killed_for](
-                f"{self.name}: the task did not end with its context: {self._where()} {how}"
+                f"{self.name}: the task did not end with its context: {self._where()} {why}"
             )
+
         return WorkerLostError(
-            f"{self.name}: {self._where()} {how} {doing}{self._quoted()}", exit_code, began=began
+            f"{self.name}: {self._where()} {why} {when}{self._quoted()}", exit_code, began=began
         )
 
-    def _when(self, gone: GoneError) -> str:
-        return f"{'while' if gone.began else 'before'} {self._hook} ran"
+    def _when(self, unanswered: NoAnswerError) -> str:
+        return f"{'while' if unanswered.began else 'before'} {self._hook} ran"
 
     def _quoted(self) -> str:
         words = self._last_words()
@@ -243,23 +283,28 @@ class ResourceProxy:
         with self._lock:
             self._context = None
             entry, self._entry = self._entry, None
+
         if entry is not None:
             entry.cancel()
 
     def _end(self, patience: float) -> None:
         with self._lock:
             self._state = ENDING
+
         self._let_end(patience)
 
-    # -- any thread ------------------------------------------------------------------------------------------------
+    # -- any thread --------------------------------------------------------------------
 
     def release(self) -> None:
-        """Said by a context whose sleeper this is: if it is that of the running call, that is to end. The place is told
-        now, and killed when the grace is over. Does not block."""
+        """Called by a context that ends, and that this proxy's owner sleeps for.
+
+        If it is the context of the running call, the place is ordered to end the call,
+        and is killed when the grace period is over. Does not block."""
         with self._lock:
             context = self._context
             if context is None or context.err() is None or self._order:
                 return
+
             self._order = order = _order_for(context)
             self._entry = timer.after(self._grace, partial(self._kill_call, self._number))
             self._tell(order, self._number)
@@ -279,8 +324,9 @@ class ResourceProxy:
             self._tell(protocol.STOPPING, 0)
 
     def give_up_hooks(self) -> None:
-        """The manager is killed: on_create is not waited for any more, on_destroy as long as `grace`. May be repeated.
-        Does not block."""
+        """The manager is killed. May be called again. Does not block.
+
+        `on_create` gets no more time, and `on_destroy` gets `grace` seconds."""
         with self._lock:
             if self._state == STARTING:
                 self.kill()
@@ -288,7 +334,7 @@ class ResourceProxy:
                 self._entry = timer.after(self._grace, self.kill)
 
     def end_now(self) -> None:
-        """Time is up for whatever it does. Does not block."""
+        """Time is up for whatever the place does. Does not block."""
         with self._lock:
             if self._context is not None:
                 self._killed_for = self._order
@@ -300,55 +346,65 @@ class ResourceProxy:
                 self._killed_for = self._order
                 self.kill()
 
-    def _lost(self) -> None:
-        """The place is gone; `_is_lost` says so already. Said once, by whoever finds out."""
+    def _tell_manager(self) -> None:
+        """Tell the manager that the place is lost, if it does not find out by itself.
+
+        Called once, after `_is_lost` was set, by the thread that learned of the
+        loss."""
         with self._lock:
             ready = self._state == READY
-        if ready:
-            self._tell_lost(self)
 
-    # -- what a kind of place says itself ----------------------------------------------------------------------------
+        if ready:
+            self._on_lost(self)
+
+    # -- defined by each kind of place -------------------------------------------------
 
     def _ask(self, kind: int, what: Any, progress: Progress | None) -> Answer:
-        """Have it do something and wait for the answer; notes the results of steps. Raises `GoneError`."""
+        """Have the place do something, and wait for the answer.
+
+        Notes the results of steps. Raises `NoAnswerError`."""
         raise NotImplementedError
 
     def _has_begun(self) -> bool:
-        """Whether it may have begun what it was last asked."""
+        """Whether the place may have begun what it was last asked."""
         raise NotImplementedError
 
     def _tell(self, order: int, number: int) -> None:
-        """Give an order. With the lock held: must not block, nor raise."""
+        """Give an order. The lock is held: this must not block, nor raise."""
         raise NotImplementedError
 
     def kill(self) -> None:
-        """End the place now. Does not block, nor wait until it has ended."""
+        """End the place now. Does not block, nor wait until the place has ended."""
         raise NotImplementedError
 
     def leave_to_parent(self) -> None:
-        """In a forked child: this process has nothing to do with it."""
+        """In a forked child: this process has nothing to do with the place (R5)."""
         raise NotImplementedError
 
     def _where(self) -> str:
-        """What it is, in words."""
+        """Which place it is, in words."""
         raise NotImplementedError
 
-    def _loss(self) -> tuple[str, int | None]:
-        """How it was lost, in words, and the exit code; waits until that is known."""
+    def _why_lost(self) -> tuple[str, int | None]:
+        """Why the place is lost, in words, and its exit code. Waits until that is
+        known."""
         raise NotImplementedError
 
     def _last_words(self) -> str:
-        """What it has said at last, where that is known; asked after `_loss`."""
+        """The last that the place has written, where that is known.
+
+        Called after `_why_lost`."""
         return ""
 
     def _let_end(self, patience: float) -> None:
-        """Wait so many seconds until it has ended by itself, then kill it; let go of everything."""
+        """Let the place end by itself, kill it after `patience` seconds, and let go."""
         raise NotImplementedError
 
 
 def _order_for(context: Context) -> int:
     if isinstance(context.err(), DeadlineExceededError):
         return protocol.DEADLINE
+
     return (
         protocol.KILLED
         if isinstance(context.cause(), TaskManagerKilledError)

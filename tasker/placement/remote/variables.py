@@ -1,9 +1,13 @@
-"""Context variables on their way to another process: by the name of the module that holds the variable.
+"""Context variables on their way to another process.
 
-A `ContextVar` cannot be pickled, but most are made at the top level of a module, where the other side finds its own.
-One that is not, one of `__main__`, and one whose value cannot be pickled stay behind. So does what `warnings` keeps in
-one from CPython 3.14 on, if it is asked to (`-X context_aware_warnings=1`): the other side has filters of its own, and
-what it would add to a list of recorded warnings would be lost.
+A `ContextVar` cannot be pickled. But most are made at the top level of a module, so the
+name of the module and the name in it tell the other side which one is meant.
+
+Some stay behind: one that is not at the top level of a module, one of `__main__`, and
+one whose value cannot be pickled. So does the variable in which `warnings` keeps its
+state from CPython 3.14 on, if it is told to (`-X context_aware_warnings=1`). The other
+side has filters of its own, and what it adds to a list of recorded warnings would never
+come back.
 """
 
 from __future__ import annotations
@@ -16,20 +20,22 @@ from typing import Any
 
 __all__ = ["Variables", "pack_variables", "set_variables"]
 
-Variables = tuple[tuple[str, str, bytes], ...]  # module, name there, value
+# Each one's module, name there, and pickled value.
+Variables = tuple[tuple[str, str, bytes], ...]
 
-# multiprocessing has another name for `__main__`
-_APART = ("__main__", "__mp_main__", "warnings", "_warnings", "_py_warnings")
-_places: dict[
-    contextvars.ContextVar[Any], tuple[str, str] | None
-] = {}  # where each was found; such variables stay
+# Their variables stay. `multiprocessing` has another name for `__main__`.
+_STAYING = ("__main__", "__mp_main__", "warnings", "_warnings", "_py_warnings")
+# Where each variable was found. It never shrinks: such variables live as long as
+# modules.
+_places: dict[contextvars.ContextVar[Any], tuple[str, str] | None] = {}
 
 
 def pack_variables() -> Variables:
-    """The calling code's variables, those that can be sent."""
+    """Those variables of the calling code that can be sent."""
     context = contextvars.copy_context()
     if not context:
         return ()
+
     packed: list[tuple[str, str, bytes]] = []
     for variable, value in context.items():
         if variable not in _places:
@@ -38,26 +44,32 @@ def pack_variables() -> Variables:
         if place is not None:
             try:
                 packed.append((*place, pickle.dumps(value, 5)))
-            except Exception:  # it stays behind
+            except Exception:
+                # It stays behind.
                 continue
+
     return tuple(packed)
 
 
 def set_variables(variables: Variables) -> None:
-    """Set them in the current context; what does not exist here, or cannot be unpickled, stays unset."""
+    """Set them in the current context.
+
+    One that does not exist here, or cannot be unpickled, stays unset."""
     for module, name, value in variables:
         try:
             variable = getattr(import_module(module), name)
             variable.set(pickle.loads(value))
-        except Exception:  # as on the way here
+        except Exception:
+            # It is left out, as on the way here.
             continue
 
 
 def _find(variable: contextvars.ContextVar[Any]) -> tuple[str, str] | None:
     for name, module in list(sys.modules.items()):
-        if name in _APART:
+        if name in _STAYING:
             continue
         for attribute, value in list(getattr(module, "__dict__", {}).items()):
             if value is variable:
                 return name, attribute
+
     return None

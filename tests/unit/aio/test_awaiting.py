@@ -504,6 +504,7 @@ def test_a_cancellation_at_the_very_moment_of_the_outcome_is_a_cancellation(bloc
     run(main)
 
 
+@pytest.mark.slow
 def test_thousands_of_awaits_need_no_thread_each_and_one_message(block, gate):
     manager = block()
     messages = []

@@ -127,6 +127,7 @@ def test_the_call_graph_of_asyncio_shows_who_awaits(block, gate):
     run(main)
 
 
+@pytest.mark.slow
 def test_everything_works_in_debug_mode(new_manager):
     manager = new_manager(queue_size=3)
 

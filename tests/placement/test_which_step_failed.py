@@ -45,6 +45,7 @@ def warning(log) -> str:
     return log.loud()[0]
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("patient")
 def test_while_on_create_blocks_it_has_not_returned(placed_manager, gate):
     manager = placed_manager(
@@ -56,6 +57,7 @@ def test_while_on_create_blocks_it_has_not_returned(placed_manager, gate):
     assert "on_create raised" not in text
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("patient")
 def test_while_on_destroy_blocks_it_has_not_returned(placed_manager, gate):
     manager = placed_manager(on_destroy=gate.destroy, create_timeout=0.5, max_retries=0)
@@ -78,6 +80,7 @@ def test_a_child_that_does_not_come_to_on_create_is_told_from_an_on_create_that_
     assert "on_create raised" not in text
 
 
+@pytest.mark.slow
 def test_hooks_that_a_child_cannot_import_have_not_raised(
     placed_manager, monkeypatch, tmp_path, log
 ):
@@ -100,12 +103,14 @@ def test_a_child_that_ends_before_on_create_has_not_raised(placed_manager, monke
     assert "ended with exit code 5 before on_create ran" in warning(log)
 
 
+@pytest.mark.slow
 def test_a_child_that_ends_in_on_create_is_lost_while_it_ran(placed_manager, log):
     placed_manager(on_create=deadly_tasks.die_creating, on_destroy=remote_tasks.forget)
     assert "no resource was made, trying again: tasker.errors.WorkerLostError" in warning(log)
     assert "while on_create ran" in warning(log)
 
 
+@pytest.mark.slow
 def test_what_on_create_raises_it_has_raised(placed_manager, log):
     placed_manager(on_create=remote_tasks.cannot_create, on_destroy=remote_tasks.forget)
     assert "on_create raised, trying again: OSError: down for ever" in warning(log)
