@@ -27,7 +27,7 @@ BOUNDS_S = (0.01, 0.1, 1.0)
 
 
 class PrometheusCollector:
-    """A `MetricsCollector`: counters, and a histogram of how long completed tasks ran."""
+    """A `MetricsCollector`: counters, and a histogram of completed tasks' times."""
 
     def __init__(self) -> None:
         # Guards all the fields below.

@@ -1,21 +1,26 @@
-"""Index a Python source tree for full-text search; every worker owns a parser, a child interpreter.
+"""Index a Python source tree for full-text search, with child interpreters that parse.
 
-    python examples/index_files.py [DIRECTORY] [--index FILE] [--workers N] [--query TEXT] [--placement PLACEMENT]
+    python examples/index_files.py [DIRECTORY] [--index FILE] [--workers N]
+                                   [--query TEXT] [--placement threads|processes]
 
-Parsing holds the GIL, so threads alone only slow it down. Here each worker's resource is a *parser*, a child Python, in
-one of two ways:
+Parsing holds the GIL, so threads alone only slow it down. Here each worker's resource
+is a *parser*, a child Python, in one of two ways:
 
-- `--placement threads`: made by hand. The child reads the path of a file and answers with the names and docstrings in
-  it, both as JSON lines. `on_create` starts one, `on_destroy` ends it, and `check_health` condemns one that died or
-  talks nonsense: tasker replaces it and gives its file to another. Works wherever Python does.
-- `--placement processes`: tasker's own child processes. The parser is an object with a method.
+- `--placement threads`: made by hand. The child reads the path of a file and answers
+  with the names and docstrings in it, both as JSON lines. `on_create` starts a child,
+  and `on_destroy` ends it. `check_health` condemns a child that died or talks nonsense:
+  tasker replaces it and gives its file to another. This works wherever Python does.
+- `--placement processes`: tasker's own child processes. The parser is an object with a
+  method.
 
-The main thread alone writes SQLite, in small transactions while the results stream in, so an interrupted run keeps what
-it finished, and the next one takes the rest.
+The main thread alone writes SQLite, in small transactions, while the results stream in.
+An interrupted run keeps its finished files, and the next run takes the rest.
 
-DIRECTORY is Python's own standard library if it is not given. Taken are its `.py` files, without those in hidden
-folders, `__pycache__` and `site-packages`. The exit status is 0 (also if some files could not be parsed: they are
-listed), 1 if the work could not go on, 2 for a wrong argument, 130 after Ctrl-C.
+DIRECTORY defaults to Python's own standard library. Its `.py` files are indexed, but
+not those in hidden folders, `__pycache__` and `site-packages`.
+
+The exit status is 0, also if some files could not be parsed, which are then listed. It
+is 1 if the work could not go on, 2 for a wrong argument, and 130 after Ctrl-C.
 """
 
 from __future__ import annotations
@@ -62,44 +67,42 @@ from tasker import (
 )
 
 SKIPPED_FOLDERS = {"__pycache__", "site-packages"}
-FILE_TIMEOUT = 30.0  # seconds; the slowest file of the standard library takes 0.2
-IN_FLIGHT = (
-    256  # files: enough to keep every parser busy during a commit, few enough to keep memory small
-)
-TICK = 0.2  # seconds between two looks at the pool
-BATCH_FILES, BATCH_SECONDS = (
-    100,
-    0.5,
-)  # one transaction: what a Ctrl-C may cost, against what a commit costs
-LONGEST_ANSWER = 64 << 20  # bytes; a child that writes for ever must not fill the memory
 
-# ----------------------------------------------------------------------------- what runs in a child, however it is made
+# The slowest file of the standard library takes 0.2 s.
+FILE_TIMEOUT_S = 30.0
+
+# Enough to keep every parser busy during a commit, few enough to keep memory small.
+IN_FLIGHT_FILES = 256
+
+# The time between two looks at the pool: several a second.
+TICK_S = 0.2
+
+# The size of a transaction. Ctrl-C loses one at most, and each one costs a commit.
+BATCH_FILES, BATCH_S = 100, 0.5
+
+# A child that writes for ever must not fill the memory.
+LONGEST_ANSWER_BYTES = 64 << 20
+
+# -- in a child of either kind ---------------------------------------------------------
 
 Row = tuple[str, str, int, str]  # kind, qualified name, line, docstring
 
 
 def describe(source: bytes, path: str) -> list[Row]:
     """Return a row for the module and for every class and function in it."""
-    module = ast.parse(
-        source, os.path.basename(path)
-    )  # bytes: the parser itself knows byte order marks and PEP 263
+    # The source is bytes: Python's parser knows byte order marks and PEP 263.
+    module = ast.parse(source, os.path.basename(path))
     name = os.path.basename(
         os.path.dirname(path) if path.endswith("__init__.py") else path.removesuffix(".py")
     )
     kinds = {"ClassDef": "class", "FunctionDef": "function", "AsyncFunctionDef": "async function"}
     found = [("module", name, 1, ast.get_docstring(module) or "")]
+
+    # The list grows while it is walked: deep nesting would exhaust a recursive walk.
     nodes: list[tuple[ast.AST, str]] = [(module, "")]
-    for (
-        node,
-        scope,
-    ) in nodes:  # grows while it is walked: deep nesting would exhaust a recursive walk
-        for block in (
-            "body",
-            "handlers",
-            "orelse",
-            "finalbody",
-            "cases",
-        ):  # statements only: most nodes are not
+    for node, scope in nodes:
+        # Only statements are walked, because most nodes are none.
+        for block in ("body", "handlers", "orelse", "finalbody", "cases"):
             children: list[ast.AST] = getattr(node, block, [])
             for child in children:
                 inner = scope
@@ -108,22 +111,25 @@ def describe(source: bytes, path: str) -> list[Row]:
                     kind = kinds[type(child).__name__]
                     found.append((kind, inner, child.lineno, ast.get_docstring(child) or ""))
                 nodes.append((child, inner))
+
     return found
 
 
 def read(path: str) -> tuple[list[Row], str]:
-    """Return what is in a file, and why that cannot be said, or nothing."""
+    """Return the rows of a file and "", or no rows and the reason."""
     try:
         with open(path, "rb") as file:
             return describe(file.read(), path), ""
-    except (
-        Exception
-    ) as error:  # unreadable, undecodable, too deep for the parser: an answer, not a death
+    except Exception as error:
+        # Unreadable, undecodable or nested too deep: the child tells it and lives.
         return [], f"{type(error).__name__}: {error}".removesuffix(": ")
 
 
 class Symbol(NamedTuple):
-    """A named thing in a file; `kind` is "module", "class", "function" or "async function"."""
+    """A named thing in a file.
+
+    `kind` is "module", "class", "function" or "async function".
+    """
 
     kind: str
     name: str
@@ -132,50 +138,58 @@ class Symbol(NamedTuple):
 
 
 class Parsed(NamedTuple):
-    """What became of a file: what is in it, or why it cannot be parsed."""
+    """The result for a file: its symbols, or the reason why it cannot be parsed."""
 
     symbols: list[Symbol]
     error: str = ""
 
 
 def parsed(rows: Iterable[Row], error: str) -> Parsed:
-    return Parsed(
-        [Symbol(valid(kind), valid(name), int(line), valid(doc)) for kind, name, line, doc in rows],
-        error,
-    )
+    symbols = [
+        Symbol(valid(kind), valid(name), int(line), valid(doc)) for kind, name, line, doc in rows
+    ]
+    return Parsed(symbols, error)
 
 
 def valid(text: str) -> str:
-    r"""SQLite takes valid Unicode only, and a docstring may well hold a lone "\ud800"."""
+    r"""Escape lone surrogates: a docstring may hold "\ud800", which SQLite refuses."""
     return text.encode("utf-8", "backslashreplace").decode()
 
 
-# ---------------------------------------------------------------------------------- a parser in tasker's child process
+# -- a parser in tasker's child process ------------------------------------------------
 
 
 class PlainParser:
-    """What `--placement processes` needs. `Processes()` puts it into a child, which is ended and replaced for us."""
+    """The parser of `--placement processes`.
+
+    `Processes()` puts it into a child. tasker ends the child and replaces it.
+    """
 
     def __init__(self) -> None:
-        warnings.simplefilter("ignore")  # those about the files that it parses
+        # The files that it parses may cause warnings.
+        warnings.simplefilter("ignore")
 
     def parse(self, path: str) -> Parsed:
         """The task."""
         return parsed(*read(path))
 
     def close(self) -> None:
-        """Nothing is left to do: the process ends."""
+        """Do nothing: the process ends."""
 
 
-# ---------------------------------------------------------------------------- a parser in a child that is made by hand
+# -- a parser in a child that is made by hand ------------------------------------------
 
 
 def serve() -> None:
-    """Answer one JSON line for each JSON line, until stdin closes: the parent closed it, or is no more."""
-    signal.signal(
-        signal.SIGINT, signal.SIG_IGN
-    )  # a Ctrl-C reaches the whole process group; the parent decides
+    """Answer one JSON line for each JSON line, until stdin closes.
+
+    It closes when the parent closes it or ends.
+    """
+    # A Ctrl-C reaches the whole process group. The parent decides.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
     print(json.dumps({"id": 0, "symbols": [], "error": ""}), flush=True)  # the greeting
+
     for line in sys.stdin.buffer:
         request = json.loads(line)
         rows, error = read(request["path"])
@@ -190,56 +204,80 @@ CHILD = "\n".join(
 
 
 class ParserLost(Exception):
-    """The child died, or answered something else than it was asked: the resource is broken."""
+    """The child died, or gave another answer than asked for: the resource is broken."""
 
 
 class Parser:
-    """A child interpreter that parses one file at a time. For one thread, but for `abort`."""
+    """A child interpreter that parses one file at a time.
+
+    Only one thread may use it, but any thread may call `abort`.
+    """
 
     def __init__(self, source: str = CHILD) -> None:
-        # -I and -S: no environment and no site-packages, so it starts in half the time and runs nobody else's code
+        # With -I and -S the child ignores the environment and site-packages. So it
+        # starts in half the time and runs no foreign code.
         command = [sys.executable, "-IS", "-Wignore", f"-Xutf8={sys.flags.utf8_mode}", "-c", source]
         pipe, null = subprocess.PIPE, subprocess.DEVNULL
         self.process = subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=null)
         self.asked = 0
+
         try:
-            self._answer()  # a child that cannot even greet is a failed creation, not the fault of its first file
+            # A child that cannot even greet is a failed creation, not the fault of its
+            # first file.
+            self._answer()
         except ParserLost:
             self.close()
             raise
 
     def parse(self, path: str) -> Parsed:
-        """Blocks until the child answers. Raises `ParserLost` if it does not, or not to this question."""
+        """Ask the child, and block until it answers.
+
+        Raises `ParserLost` if it does not answer, or not to this question.
+        """
         assert self.process.stdin is not None
         self.asked += 1
-        with contextlib.suppress(OSError):  # a dead child: reading its answer says so
+
+        # Writing to a dead child may raise. Then reading its answer raises, too.
+        with contextlib.suppress(OSError):
             self.process.stdin.write(json.dumps({"id": self.asked, "path": path}).encode() + b"\n")
             self.process.stdin.flush()
+
         return self._answer()
 
     def _answer(self) -> Parsed:
         assert self.process.stdout is not None
-        line = self.process.stdout.readline(LONGEST_ANSWER)
+        line = self.process.stdout.readline(LONGEST_ANSWER_BYTES)
         if not line:
             raise ParserLost("the parser died before it answered")
+
         try:
             answer: Any = json.loads(line)
             if answer["id"] != self.asked:
                 raise ValueError(f"asked {self.asked}, answered {answer['id']}")
             return parsed(answer["symbols"], str(answer["error"]))
-        except Exception as error:  # once out of step, the conversation cannot be trusted again
+        except Exception as error:
+            # Once out of step, the conversation cannot be trusted again.
             raise ParserLost(f"the parser answered nonsense: {line[:60]!r}") from error
 
     def abort(self) -> None:
-        """End the child at once, from any thread: the only way to interrupt a `parse` that waits for it."""
+        """End the child at once, from any thread.
+
+        No other way interrupts a `parse` that waits for it.
+        """
         self.process.kill()
 
     def close(self) -> None:
-        """End the child: it leaves when its stdin closes, or is killed. Never hangs, never leaves a zombie."""
+        """End the child. This never hangs and never leaves a zombie.
+
+        The child leaves when its stdin closes. If it does not, it is killed.
+        """
         with self.process as process:
             assert process.stdin is not None
-            with contextlib.suppress(OSError):  # closing flushes, and a dead child reads no more
+
+            # Closing flushes, and a dead child does not read any more.
+            with contextlib.suppress(OSError):
                 process.stdin.close()
+
             try:
                 process.wait(1.0)
             except subprocess.TimeoutExpired:
@@ -247,20 +285,26 @@ class Parser:
 
 
 def parse(ctx: Context, parser: Parser, path: str) -> Parsed:
-    """The task. Nothing can interrupt a thread that reads from a pipe, but the end of its context can end the child."""
-    with with_timeout(ctx, FILE_TIMEOUT) as limit:
+    """The task: parse a file.
+
+    Nothing can interrupt a thread that reads from a pipe. But the end of its context
+    can end the child.
+    """
+    with with_timeout(ctx, FILE_TIMEOUT_S) as limit:
         take_back = limit.on_done(parser.abort)
         try:
             return parser.parse(path)
         except ParserLost as error:
             if limit.cancelled():
-                raise ParserLost(f"no answer in {FILE_TIMEOUT:g} s") from error
+                raise ParserLost(f"no answer in {FILE_TIMEOUT_S:g} s") from error
             raise
         finally:
-            take_back()  # leaving the `with` block cancels the context, which is no reason to end a child that answered
+            # Leaving the `with` block cancels the context. That must not end a child
+            # that has answered.
+            take_back()
 
 
-# ----------------------------------------------------------------------------------------------------- the two of them
+# -- both kinds ------------------------------------------------------------------------
 
 StartParser = Callable[[], Parser] | Callable[[], PlainParser]
 PARSERS: dict[str, StartParser] = {"threads": Parser, "processes": PlainParser}  # by placement
@@ -274,36 +318,39 @@ def configure(workers: int, placement: str, start_parser: StartParser) -> Config
         on_destroy=PlainParser.close if processes else Parser.close,
         worker_count=workers,
         max_worker_count=workers + max(1, workers // 2),
-        check_health=unhealthy_on(ParserLost),  # that a process of its own is dead, tasker knows
+        # tasker knows by itself when one of its own processes is dead.
+        check_health=unhealthy_on(ParserLost),
         placement=Processes() if processes else Threads(),
     )
 
 
 def submit(manager: TaskManager[Any], placement: str, path: str) -> TaskFuture[Parsed]:
     if placement == "processes":
-        return manager.submit(
-            PlainParser.parse, path, timeout=FILE_TIMEOUT
-        )  # then its process is killed
+        # After the timeout its process is killed.
+        return manager.submit(PlainParser.parse, path, timeout=FILE_TIMEOUT_S)
+
     return manager.submit(parse, path)
 
 
-# ------------------------------------------------------------------------------------ the index: one thread's alone
+# -- the index, which one thread uses --------------------------------------------------
 
-Version = tuple[
-    int, int
-]  # time of modification in ns, size: what tells a changed file from an unchanged one
+# The time of modification in ns, and the size. A changed file has another version.
+Version = tuple[int, int]
+
 SCHEMA_VERSION = 1
 SCHEMA = f"""
     begin;
-    create table files (id integer primary key, path text unique not null, mtime_ns integer, size integer);
+    create table files
+        (id integer primary key, path text unique not null, mtime_ns integer, size integer);
     create virtual table symbols using fts5
         (name, words, doc, kind unindexed, line unindexed, tokenize = 'porter unicode61');
     pragma user_version = {SCHEMA_VERSION};
     commit;
 """
-ROWS = (
-    1 << 24
-)  # row n of file f is row f * ROWS + n: FTS5 can find rows by number or by word, but not by file
+
+# Row n of file f is row f * ROWS_PER_FILE + n. FTS5 can find rows by number or by word,
+# but not by file.
+ROWS_PER_FILE = 1 << 24
 
 
 class Index:
@@ -312,9 +359,9 @@ class Index:
     def __init__(self, path: Path) -> None:
         self.db = sqlite3.connect(path, timeout=30.0)
         try:
-            self.db.execute(
-                "create virtual table temp.probe using fts5(x)"
-            )  # fails without FTS5, and says so
+            # This raises without FTS5, and its message tells the reason.
+            self.db.execute("create virtual table temp.probe using fts5(x)")
+
             (version,) = self.db.execute("pragma user_version").fetchone()
             if not version and not self.db.execute("select 1 from sqlite_master").fetchone():
                 self.db.executescript(SCHEMA)
@@ -327,7 +374,7 @@ class Index:
             raise
 
     def files(self, root: Path) -> dict[str, Version]:
-        """The files under `root` that the index holds."""
+        """Return the files under `root` that the index holds."""
         rows = self.db.execute("select path, mtime_ns, size from files")
         return {
             path: (mtime, size)
@@ -336,26 +383,27 @@ class Index:
         }
 
     def update(self, batch: Mapping[str, tuple[Version, list[Symbol]] | None]) -> None:
-        """Replace the files, and forget those with `None`: all of the batch, or nothing if that is interrupted."""
+        """Replace the files, and forget those with `None`.
+
+        All of the batch is written, or nothing if this is interrupted.
+        """
         with self.db:
             for path, content in batch.items():
-                for (file,) in self.db.execute(
-                    "select id from files where path = ?", (path,)
-                ).fetchall():
-                    span = (file * ROWS, (file + 1) * ROWS - 1)
+                known = self.db.execute("select id from files where path = ?", (path,))
+                for (file,) in known.fetchall():
+                    span = (file * ROWS_PER_FILE, (file + 1) * ROWS_PER_FILE - 1)
                     self.db.execute("delete from symbols where rowid between ? and ?", span)
                     self.db.execute("delete from files where id = ?", (file,))
+
                 if content is None:
                     continue
+
                 version, symbols = content
-                file = (
-                    self.db.execute(
-                        "insert into files values (null, ?, ?, ?)", (path, *version)
-                    ).lastrowid
-                    or 0
-                )
+                values = (path, *version)
+                inserted = self.db.execute("insert into files values (null, ?, ?, ?)", values)
+                file = inserted.lastrowid or 0
                 rows = [
-                    (file * ROWS + n, s.name, words(s.name), s.doc, s.kind, s.line)
+                    (file * ROWS_PER_FILE + n, s.name, words(s.name), s.doc, s.kind, s.line)
                     for n, s in enumerate(symbols)
                 ]
                 columns = "rowid, name, words, doc, kind, line"
@@ -364,27 +412,36 @@ class Index:
                 )
 
     def search(self, query: str, limit: int = 5) -> list[tuple[str, Symbol]]:
-        """The best (path, symbol) that have all the words of `query`; any characters may be in it."""
+        """Return the best (path, symbol) that have all the words of `query`.
+
+        The query may hold any characters.
+        """
         terms = " ".join('"' + term.replace('"', '""') + '"' for term in valid(query).split())
         rows = self.db.execute(
-            "select path, kind, name, line, doc from symbols join files on files.id = symbols.rowid / ?"
+            "select path, kind, name, line, doc"
+            " from symbols join files on files.id = symbols.rowid / ?"
             " where symbols match ? order by bm25(symbols), path, line limit ?",
-            (ROWS, terms or '""', limit),
+            (ROWS_PER_FILE, terms or '""', limit),
         )
+
         return [(path, Symbol(*symbol)) for path, *symbol in rows]
 
 
 def words(name: str) -> str:
-    """Split a name as its author read it, so that `thread pool` finds ThreadPoolExecutor."""
+    """Split a name as its author reads it: `thread pool` finds ThreadPoolExecutor."""
     return re.sub(r"(?<=[a-z0-9])(?=[A-Z])", " ", name)
 
 
-# --------------------------------------------------------------------------------------------------------- one run
+# -- one run ---------------------------------------------------------------------------
 
 
 @dataclass
 class Report:
-    """What a run did: numbers of files, the reason for each path that failed, and tasker's own figures by name."""
+    """The outcome of a run.
+
+    It has numbers of files, the reason for each path that failed, and tasker's own
+    figures by name.
+    """
 
     taken: int
     unchanged: int
@@ -394,7 +451,10 @@ class Report:
 
 
 def scan(root: Path) -> tuple[dict[str, Version], dict[str, str]]:
-    """List the files to index, and what could not be looked at with the reason; folders end in a separator."""
+    """Return the files to index, and the reason for each path that cannot be read.
+
+    Folders among these paths end in a separator.
+    """
     found: dict[str, Version] = {}
     failed: dict[str, str] = {}
 
@@ -407,30 +467,40 @@ def scan(root: Path) -> tuple[dict[str, Version], dict[str, str]]:
         )
         for path in (os.path.join(folder, name) for name in sorted(names) if name.endswith(".py")):
             try:
-                path.encode()  # SQLite cannot hold a name that is not valid Unicode
+                # SQLite cannot hold a name that is not valid Unicode.
+                path.encode()
+
+                # Opening a named pipe would wait for ever.
                 status = os.stat(path)
-                if not stat.S_ISREG(status.st_mode):  # opening a named pipe would wait for ever
+                if not stat.S_ISREG(status.st_mode):
                     raise OSError("not a regular file")
+
                 found[path] = (status.st_mtime_ns, status.st_size)
             except (OSError, UnicodeEncodeError) as error:
                 failed[path] = getattr(error, "strerror", None) or str(error)
+
     return found, failed
 
 
 def stream(
     submit: Callable[[str], TaskFuture[Parsed]], paths: Iterable[str]
 ) -> Iterator[list[tuple[str, Parsed]]]:
-    """Yield what was parsed since the last turn, several times a second; `IN_FLIGHT` files at most are under way."""
+    """Yield the files that were parsed since the last turn, several times a second.
+
+    At most `IN_FLIGHT_FILES` files are under way.
+    """
     todo = iter(paths)
     pending: dict[TaskFuture[Parsed], str] = {}
     late: set[str] = set()
+
     while True:
-        for path in itertools.islice(todo, IN_FLIGHT - len(pending)):
+        for path in itertools.islice(todo, IN_FLIGHT_FILES - len(pending)):
             pending[submit(path)] = path
         if not pending:
             return
+
         finished: list[tuple[str, Parsed]] = []
-        wait(pending, TICK, FIRST_COMPLETED)
+        wait(pending, TICK_S, FIRST_COMPLETED)
         for future in [each for each in pending if each.done()]:
             path = pending.pop(future)
             try:
@@ -439,17 +509,20 @@ def stream(
                 finished.append((path, Parsed([], f"{error}; tried {future.attempts} times")))
             except TaskTimeoutError:
                 if future.attempts and path in late:
-                    finished.append(
-                        (path, Parsed([], f"no answer in {FILE_TIMEOUT:g} s; tried 2 times"))
-                    )
-                else:  # perhaps it has only waited, behind a file that never ends
+                    reason = f"no answer in {FILE_TIMEOUT_S:g} s; tried 2 times"
+                    finished.append((path, Parsed([], reason)))
+                else:
+                    # It may only have waited, behind a file that never ends.
                     late.update([path] if future.attempts else ())
                     todo = itertools.chain([path], todo)
-            except ResourceCreationError:  # of no use to go on, and one such error says it all
+            except ResourceCreationError:
+                # It is of no use to go on, and one such error is enough. tasker would
+                # log the others if they were not asked for.
                 for other in pending:
                     if not other.cancel():
-                        other.exception()  # tasker logs a failure that nobody looked at
+                        other.exception()
                 raise
+
         yield finished
 
 
@@ -461,20 +534,24 @@ def refresh(
     start_parser: StartParser | None = None,
     watch: Callable[[TaskManager[Any], int, int], None] = lambda manager, done, total: None,
 ) -> Report:
-    """Bring the index up to date with the files under `root`: parse what changed, forget what vanished.
+    """Bring the index up to date with the files under `root`.
 
-    `watch(manager, files done, files to do)` is called several times a second. Whatever ends this early, the index
-    keeps every batch that was written. Raises `ResourceCreationError` if no parser can be started, `ConfigError` where
+    Changed files are parsed, and vanished files are forgotten.
+    `watch(manager, files done, files to do)` is called several times a second. If this
+    ends early, for any reason, the index keeps every batch that was written.
+
+    Raises `ResourceCreationError` if no parser can be started, and `ConfigError` where
     there is no such placement.
     """
     found, failed = scan(root)
     known = index.files(root)
-    unlisted = tuple(
-        path for path in failed if path.endswith(os.sep)
-    )  # what is in there is unknown, not vanished
+
+    # The files in a folder that cannot be listed are unknown, not vanished.
+    unlisted = tuple(path for path in failed if path.endswith(os.sep))
     vanished = [path for path in known if path not in found and not path.startswith(unlisted)]
     changed = {path: version for path, version in found.items() if known.get(path) != version}
     report = Report(0, len(found) - len(changed), len(vanished), failed)
+
     index.update(dict.fromkeys(vanished))
     if not changed:
         return report
@@ -485,49 +562,60 @@ def refresh(
         done, written, watched = 0, time.monotonic(), 0.0
         for finished in stream(functools.partial(submit, manager, placement), changed):
             for path, (symbols, error) in finished:
-                batch[path] = (
-                    None if error else (changed[path], symbols)
-                )  # what was known of a broken file is outdated
+                # The old symbols of a broken file are outdated, so they are forgotten.
+                batch[path] = None if error else (changed[path], symbols)
                 if error:
                     failed[path] = error
+
             done += len(finished)
             now = time.monotonic()
-            if len(batch) >= BATCH_FILES or now - written >= BATCH_SECONDS or done == len(changed):
+            if len(batch) >= BATCH_FILES or now - written >= BATCH_S or done == len(changed):
                 index.update(batch)
                 report.taken += sum(content is not None for content in batch.values())
                 batch, written = {}, now
-            if now - watched >= TICK:
+
+            if now - watched >= TICK_S:
                 watch(manager, done, len(changed))
                 watched = now
+
         stopped = manager.stop()
         metrics = manager.metrics()
+
     report.figures = {
-        "tasks": f"{metrics.total_tasks_arrived} arrived, {metrics.total_tasks_completed} completed,"
+        "tasks": f"{metrics.total_tasks_arrived} arrived,"
+        f" {metrics.total_tasks_completed} completed,"
         f" {metrics.total_tasks_failed} failed, {metrics.total_tasks_retried} retried",
         "execution time": f"{metrics.average_execution_time * 1e3:.1f} ms on average,"
-        f" p95 {metrics.p95_execution_time * 1e3:.1f} ms, p99 {metrics.p99_execution_time * 1e3:.1f} ms",
+        f" p95 {metrics.p95_execution_time * 1e3:.1f} ms,"
+        f" p99 {metrics.p99_execution_time * 1e3:.1f} ms",
         "wait in the queue": f"{metrics.average_wait_time * 1e3:.1f} ms on average",
-        "rate": f"{metrics.task_completion_rate:.0f} a second lately, {metrics.success_rate:.1%} of all succeeded",
-        "stop": f"{'' if stopped.drained else 'not '}drained, {stopped.destroy_errors} errors while ending parsers,"
+        "rate": f"{metrics.task_completion_rate:.0f} a second lately,"
+        f" {metrics.success_rate:.1%} of all succeeded",
+        "stop": f"{'' if stopped.drained else 'not '}drained,"
+        f" {stopped.destroy_errors} errors while ending parsers,"
         f" {len(stopped.abandoned)} threads left behind",
     }
+
     return report
 
 
-# ------------------------------------------------------------------------------------------------ the command line
+# -- the command line ------------------------------------------------------------------
 
 
 class Progress:
     """One line on the terminal, rewritten several times a second; nothing in a pipe."""
 
     def __init__(self) -> None:
-        self.started = (
-            time.perf_counter()
-        )  # on Windows `monotonic` may not have moved between two looks
+        # On Windows `time.monotonic` may not have moved between two looks.
+        self.started = time.perf_counter()
 
     def __call__(self, manager: TaskManager[Any], done: int, total: int) -> None:
         now, rate = manager.stats(), done / (time.perf_counter() - self.started)
-        workers = f"{now.active_workers} workers, {now.burst_workers} of them burst, {now.queued_tasks} files queued"
+        workers = (
+            f"{now.active_workers} workers, {now.burst_workers} of them burst,"
+            f" {now.queued_tasks} files queued"
+        )
+
         self.show(f"{done} of {total} files, {rate:.0f} a second, {workers}")
 
     def show(self, line: str) -> None:
@@ -537,7 +625,10 @@ class Progress:
 
 
 def printable(text: str) -> str:
-    """One line without control characters: names and docstrings are other people's, the terminal is ours."""
+    """Make one line without control characters.
+
+    Names and docstrings are foreign text, and must not command the terminal.
+    """
     return "".join(
         each if each.isprintable() else "\N{REPLACEMENT CHARACTER}" for each in text.strip()
     )
@@ -547,12 +638,14 @@ def print_report(report: Report, root: Path, seconds: float) -> None:
     rate = f"{seconds:.1f} s ({report.taken / seconds:.0f} a second)"
     rest = f"{report.unchanged} unchanged, {report.removed} removed, {len(report.failed)} failed"
     print(f"{report.taken} files indexed in {rate}, {rest}")
+
     for path in sorted(report.failed)[:10]:
         print(
             "  " + printable(f"{path.removeprefix(os.path.join(root, ''))}: {report.failed[path]}")
         )
     if len(report.failed) > 10:
         print(f"  and {len(report.failed) - 10} more")
+
     for name, value in report.figures.items():
         print(f"  {name:<18} {value}")
 
@@ -586,12 +679,13 @@ def positive(text: str) -> int:
 
 
 def default_index(root: Path) -> Path:
-    """A file of its own for every tree, in the user's cache folder."""
+    """Return a file of its own for every tree, in the user's cache folder."""
     cache = (
         os.environ.get("XDG_CACHE_HOME")
         or os.environ.get("LOCALAPPDATA")
         or os.path.expanduser("~/.cache")
     )
+
     return Path(cache, "tasker-index", hashlib.sha256(os.fsencode(root)).hexdigest()[:16] + ".db")
 
 
@@ -621,6 +715,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         "--placement", choices=PARSERS, default="threads", help="default: %(default)s, see above"
     )
     options = cli.parse_args(argv)
+
     root: Path = options.directory or directory(sysconfig.get_path("stdlib"))
     path = Path(os.path.realpath(options.index or default_index(root)))
     if path.is_relative_to(root):
@@ -630,10 +725,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         index = Index(path)
     except (OSError, sqlite3.Error) as error:
         cli.error(f"cannot use the index {path}: {error}")
+
+    # Docstrings may be in any script, which the terminal may not know.
     if reconfigure := getattr(sys.stdout, "reconfigure", None):
-        reconfigure(
-            errors="backslashreplace"
-        )  # docstrings are in any script, the terminal may not be
+        reconfigure(errors="backslashreplace")
 
     progress = Progress()
     with contextlib.closing(index.db):
@@ -646,18 +741,23 @@ def main(argv: Sequence[str] | None = None) -> int:
         except KeyboardInterrupt:
             progress.show("")
             print(
-                f"interrupted: {len(index.files(root))} files are in the index, the next run takes the rest"
+                f"interrupted: {len(index.files(root))} files are in the index,"
+                " the next run takes the rest"
             )
             return 130
-        except ConfigError as error:  # no such processes here
+        except ConfigError as error:
+            # This system has no such processes.
             cli.error(str(error))
         except (ResourceCreationError, sqlite3.Error) as error:
             progress.show("")
             cli.exit(1, f"{cli.prog}: {printable(str(error))}\n")
+
     return 0
 
 
 if __name__ == "__main__":
-    import index_files  # this file again, by a name that child processes can import: `__main__` is theirs
+    # This file again, by a name that child processes can import: they have a `__main__`
+    # of their own.
+    import index_files
 
     sys.exit(index_files.main())

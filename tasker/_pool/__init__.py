@@ -1,1 +1,4 @@
-"""Who runs it: the queue, the workers, and the thread that looks after them. Knows no manager, stream or executor."""
+"""The pool: the queue, the workers, the thread that looks after them, the engine.
+
+Knows no manager, stream or executor.
+"""

@@ -78,7 +78,9 @@ class UsageError(Exception):
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
-    """What `tasker map` was asked for. `max_workers` is at least `workers`; files are `None` where none was given."""
+    """The options of `tasker map`.
+
+    `max_workers` is at least `workers`. A file is `None` where none was given."""
 
     function: str
     input: str
@@ -100,27 +102,33 @@ class Options:
 
 
 def parse(arguments: Sequence[str] | None) -> Options:
-    """Read the command line (`None`: the process's own). Raises `UsageError`; `SystemExit` after --help, --version."""
+    """Read the command line; `None` is the process's own.
+
+    Raises `UsageError`, and `SystemExit` after --help and --version."""
     given, unknown = _parser().parse_known_args(arguments)
+
     if unknown:
         raise UsageError(f"there is no option {unknown[0]} (see tasker map --help)")
     if given.max_workers is not None and given.max_workers < given.workers:
         raise UsageError(
             f"--max-workers must be at least --workers ({given.workers}), not {given.max_workers}"
         )
+
     in_processes = given.placement == "processes"
     if in_processes and os.name != "posix":
         raise UsageError("--placement processes needs a POSIX system")
     if given.grace is not None and not in_processes:
         raise UsageError("--grace needs --placement processes: a thread cannot be ended")
+
     if given.retries and not (given.unhealthy or in_processes):
         raise UsageError(
-            "--retries needs --unhealthy or --placement processes: only a line whose resource broke, or whose process "
-            "died, is tried again"
+            "--retries needs --unhealthy or --placement processes: only a line whose resource "
+            "broke, or whose process died, is tried again"
         )
     for option, name in (("--errors", given.errors), ("--resume", given.resume)):
         if name == "-":
             raise UsageError(f"{option} needs a file of its own, not -")
+
     return Options(
         function=given.function,
         input=given.input,
@@ -220,16 +228,16 @@ def _add_map(parser: argparse.ArgumentParser) -> None:
         "--grace",
         metavar="S",
         type=_seconds(zero=True),
-        help="seconds that a process gets to end after a timeout, Ctrl-C or its last line, before it is killed "
-        "(default: 0.5)",
+        help="seconds that a process gets to end after a timeout, Ctrl-C or its last line, "
+        "before it is killed (default: 0.5)",
     )
     add(
         "--unhealthy",
         metavar="EXCEPTION",
         action="append",
         default=[],
-        help="an error that breaks the resource, which is replaced and the line tried again: a builtin's name or "
-        "MODULE:EXCEPTION; may be repeated",
+        help="an error that breaks the resource, which is replaced and the line tried again: a "
+        "builtin's name or MODULE:EXCEPTION; may be repeated",
     )
     add(
         "--retries",
@@ -241,8 +249,8 @@ def _add_map(parser: argparse.ArgumentParser) -> None:
         "--timeout",
         metavar="S",
         type=_seconds(zero=False),
-        help="seconds for a line, retries included; it then fails, and a thread stays busy until FUNCTION returns; "
-        "a process is ended after its --grace",
+        help="seconds for a line, retries included; it then fails, and a thread stays busy until "
+        "FUNCTION returns; a process is ended after its --grace",
     )
 
 
@@ -256,6 +264,7 @@ def _count(least: int) -> Callable[[str], int]:
             raise argparse.ArgumentTypeError(
                 f"must be a whole number, {least} or more, not {text!r}"
             )
+
         return number
 
     return whole_number
@@ -267,9 +276,11 @@ def _seconds(*, zero: bool) -> Callable[[str], float]:
             number = float(text)
         except ValueError:
             number = -1.0
-        if not (0 < number < math.inf or (zero and number == 0)):  # nor NaN
+        # This refuses NaN, too.
+        if not (0 < number < math.inf or (zero and number == 0)):
             least = "0 or more" if zero else "more than 0"
             raise argparse.ArgumentTypeError(f"must be a number of seconds, {least}, not {text!r}")
+
         return number
 
     return number_of_seconds

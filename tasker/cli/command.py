@@ -23,19 +23,24 @@ WRONG_USAGE, INTERRUPTED = 2, 130
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line, the process's own by default, and return the exit status; `tasker map --help` lists them.
+    """Run a command line, by default the process's own, and return the exit status.
 
-    Meant for the main thread, where it handles SIGINT and SIGTERM; blocks until all is done. Adds the current folder to
-    `sys.path`, and raises nothing but what the interpreter itself dies of. While the user's code runs, standard input
-    is empty and standard output is standard error, also to programs that it starts; if the command line is the
-    process's own that stays so, as functions that were given up and exit handlers may go on to print."""
+    `tasker map --help` lists the statuses. Blocks until all is done. Meant for the main
+    thread, where it handles SIGINT and SIGTERM. Adds the current folder to `sys.path`.
+    Raises nothing but errors that end the interpreter itself.
+
+    While the user's code runs, standard input is empty, and standard output leads to
+    standard error, also for programs that the code starts. If the command line is the
+    process's own, this stays so: functions that were given up and exit handlers may go
+    on to print."""
     with ExitStack() as undo:
         try:
             return _map(parse(arguments), undo)
         except UsageError as error:
             say(str(error))
             return WRONG_USAGE
-        except SystemExit as ending:  # --help and --version
+        except SystemExit as ending:
+            # --help or --version.
             return int(ending.code or 0)
         except KeyboardInterrupt:
             return INTERRUPTED
@@ -48,13 +53,13 @@ def _map(options: Options, undo: ExitStack) -> int:
     output = sys.stdout
     undo.enter_context(contextlib.redirect_stdout(sys.stderr))
     nowhere = open_nowhere(undo)
+
     with ExitStack() as loaded:
         hide_standard_streams(nowhere, output, loaded)
         job = _load(options)
 
-    with Files(
-        options, output
-    ) as files:  # opened while the streams are to be seen: a path may be /dev/stdin
+    # Opened while the standard streams are not hidden: a path may be /dev/stdin.
+    with Files(options, output) as files:
         hide_standard_streams(nowhere, output, undo)
         return show(job, files) if options.dry_run else _run(job, files)
 
@@ -67,6 +72,8 @@ def _load(options: Options) -> Job:
 def _run(job: Job, files: Files) -> int:
     try:
         run = Run(job, files, Display(files))
-    except ConfigError as error:  # there is no Python for child processes
+    except ConfigError as error:
+        # There is no Python for child processes.
         raise UsageError(f"--placement {job.options.placement}: {error}") from None
+
     return run.run()

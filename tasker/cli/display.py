@@ -1,4 +1,7 @@
-"""What `tasker map` says on standard error: failures, warnings, a bar on a terminal, the figures at the end."""
+"""What `tasker map` writes to standard error.
+
+Failures, warnings, a bar on a terminal, and the figures at the end.
+"""
 
 from __future__ import annotations
 
@@ -14,21 +17,23 @@ __all__ = ["Display", "say"]
 
 
 def say(text: str) -> None:
-    """One line to standard error, as far as there is one."""
+    """Write a line to standard error, if there is one."""
     with contextlib.suppress(OSError, ValueError):
         if sys.stderr is not None:
             print(f"tasker: {text}", file=sys.stderr, flush=True)
 
 
 class Display:
-    """The bar, if there is one, and whatever must not be written across it. Also the manager's logger."""
+    """The bar, if there is one, and the lines that must not be written across it.
+
+    It is also the manager's logger."""
 
     def __init__(self, files: Files) -> None:
         self._bar: Any = _new_bar(files) if sys.stderr is not None and sys.stderr.isatty() else None
         self._shares_terminal = self._bar is not None and files.output.is_terminal()
 
     def say(self, text: str) -> None:
-        """A line to standard error, above the bar."""
+        """Write a line to standard error, above the bar."""
         if self._bar is None:
             say(text)
         else:
@@ -36,7 +41,7 @@ class Display:
                 self._bar.write(f"tasker: {text}", file=sys.stderr)
 
     def advance(self) -> None:
-        """A line of the input has ended."""
+        """Move the bar on: a line of the input has ended."""
         if self._bar is not None:
             self._bar.update()
 
@@ -45,25 +50,27 @@ class Display:
         """Take the bar away while results are written to the same terminal."""
         if self._shares_terminal:
             self._bar.clear()
+
         yield
+
         if self._shares_terminal:
             self._bar.refresh()
 
     def close(self) -> None:
-        """Leave the bar as it is."""
+        """Leave the bar as it is now."""
         if self._bar is not None:
             self._bar.close()
             self._bar = None
 
     def table(self, rows: Iterable[tuple[str, object]]) -> None:
-        """The figures, a line each."""
+        """Write the figures, one a line."""
         self.close()
         for name, value in rows:
             with contextlib.suppress(OSError, ValueError):
                 if sys.stderr is not None:
                     print(f"{name:<20}{value:>12}", file=sys.stderr)
 
-    # -- the logger ----------------------------------------------------------------------------------------------
+    # -- the logger --------------------------------------------------------------------
 
     def debug(self, msg: str, /, *args: object) -> None:
         """Not shown."""
@@ -76,7 +83,7 @@ class Display:
         self.say(msg % args if args else msg)
 
     def error(self, msg: str, /, *args: object) -> None:
-        """A failure that nobody else would see."""
+        """A failure that would not be seen otherwise."""
         self.warning(msg, *args)
 
 
@@ -87,9 +94,8 @@ def _new_bar(files: Files) -> Any:
         say("there is a progress bar with: pip install 'tasker-pool[cli]'")
         return None
 
-    unwatched: Any = type(
-        "Bar", (tqdm,), {"monitor_interval": 0}
-    )  # without a thread that looks after it
+    # Without the thread of tqdm's that looks after bars.
+    unwatched: Any = type("Bar", (tqdm,), {"monitor_interval": 0})
     return unwatched(
         total=files.count_lines(), unit=" lines", file=sys.stderr, dynamic_ncols=True, miniters=1
     )

@@ -1,4 +1,7 @@
-"""`show`: what `--dry-run` does in place of a run. It reads the input, writes the calls, and makes none."""
+"""`show`: what `--dry-run` does in place of a run.
+
+It reads the input, writes the calls, and makes none.
+"""
 
 from __future__ import annotations
 
@@ -13,19 +16,23 @@ __all__ = ["show"]
 
 
 def show(job: Job, files: Files) -> int:
-    """Write a line for each call that a run would make; return the exit status. Blocks while it reads and writes."""
+    """Write a line for each call that a run would make, and return the exit status.
+
+    Blocks while it reads and writes."""
     calls = done = unreadable = 0
     try:
         for _, record, is_done in files.records():
             if is_done:
                 done += 1
                 continue
+
             try:
                 call = job.call(record.item())
             except UnreadableError as error:
                 unreadable += 1
                 say(f"line {record.line}: {one_line(str(error))}")
                 continue
+
             calls += 1
             files.output.write(f"{call}\n".encode("utf-8", "backslashreplace"))
             files.flush()

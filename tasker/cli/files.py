@@ -1,4 +1,7 @@
-"""What `tasker map` reads and writes: opened before anything runs, so that a wrong name costs nothing."""
+"""The files that `tasker map` reads and writes.
+
+All are opened before anything runs, so that a wrong name costs nothing.
+"""
 
 from __future__ import annotations
 
@@ -21,14 +24,15 @@ __all__ = ["Files", "Sink"]
 
 
 class Sink:
-    """A file that lines go to, until it fails. Its `OSError`s name it."""
+    """A file that lines are written to, until one fails. Its `OSError`s name it."""
 
     def __init__(self, name: str, file: BinaryIO) -> None:
         self._name = name
         self._file = file
 
     def write(self, line: bytes) -> None:
-        """Have a line written sooner or later. Blocks where the file does; raises `OSError`."""
+        """Have a line written sooner or later. Blocks as the file does. Raises
+        `OSError`."""
         try:
             self._file.write(line)
         except BaseException as error:
@@ -36,7 +40,7 @@ class Sink:
             raise
 
     def flush(self) -> None:
-        """Have all lines written now. Blocks and raises as `write`."""
+        """Have all lines written now. Blocks and raises as `write` does."""
         try:
             self._file.flush()
         except BaseException as error:
@@ -44,23 +48,28 @@ class Sink:
             raise
 
     def is_terminal(self) -> bool:
-        """Whether somebody looks at it."""
+        """Whether the file is a terminal."""
         return self._file.isatty()
 
     def _fail(self, error: BaseException) -> None:
         if isinstance(error, OSError):
             error.filename = self._name
+
+        # When the file is closed, it writes what it holds back. That must not fail once
+        # more, nor block once more after Ctrl-C.
         raw = getattr(self._file, "raw", None)
         if isinstance(raw, PrivateFile):
-            raw.lead_nowhere()  # what it holds back must not fail again, or block again after Ctrl-C, when it is closed
+            raw.lead_nowhere()
 
 
 class Files:
-    """The files of a run. A `with` block closes the outputs; the input is closed by whoever reads it.
+    """The files of a run.
 
-    Raises `UsageError` when one cannot be opened, or two are the same file. An existing file is emptied only after all
-    are open. The results that a run resumes may stand in its own output, which then keeps them. A dry run writes to
-    standard output alone."""
+    A `with` block closes the outputs. The code that reads the input closes the input.
+    Raises `UsageError` when a file cannot be opened, or when two are the same file.
+    Files that exist are emptied only after all are open. The results that a run resumes
+    may stand in its own output, which then keeps them. A dry run writes to standard
+    output alone."""
 
     def __init__(self, options: Options, stdout: TextIO | None) -> None:
         self._format, self._limit = options.format, options.limit
@@ -68,7 +77,8 @@ class Files:
         self.input: BinaryIO = (
             _standard_input() if options.input == "-" else _open("--input", options.input, "rb")
         )
-        self._outputs = ExitStack()  # closes them
+        self._outputs = ExitStack()
+
         try:
             self._open_outputs(options, stdout)
         except BaseException:
@@ -94,6 +104,7 @@ class Files:
         else:
             self.output = sink("--output", options.output)
             output = files[f"--output {options.output}"]
+
         to_errors = options.errors is not None and not options.dry_run
         self.errors: Sink | None = sink("--errors", str(options.errors)) if to_errors else None
 
@@ -105,6 +116,7 @@ class Files:
             _check_that_they_differ(files)
             if resumed is not None:
                 self._earlier = Earlier(str(options.resume), resumed)
+
         for file in emptied:
             if not (goes_on and file is output):
                 file.truncate(0)
@@ -115,26 +127,31 @@ class Files:
         return self
 
     def __exit__(self, *_: object) -> None:
-        with contextlib.suppress(OSError):  # a flush before has raised it
+        # A flush before has raised it.
+        with contextlib.suppress(OSError):
             self._outputs.close()
 
     def flush(self) -> None:
-        """Have all that was written be seen. Raises `OSError`."""
+        """Have all lines written now, to both outputs. Raises `OSError`."""
         if self.errors is not None:
             self.errors.flush()
         self.output.flush()
 
     def records(self) -> Iterator[tuple[int, Record, bool]]:
-        """The records of the input, as far as they are asked for: each with the number of its line, and whether an
-        earlier run has done it."""
+        """The records of the input, read as they are asked for.
+
+        Each comes with the number of its line, and whether an earlier run has done
+        it."""
         earlier = self._earlier
         for number, record in islice(read(self.input, self._format), self._limit):
             yield number, record, earlier is not None and earlier.has(record)
 
     def count_lines(self) -> int | None:
-        """How many lines there are to read; `None` where only reading them would tell."""
+        """How many lines there are to read; `None` where only reading them would
+        tell."""
         if not _is_regular(self.input):
             return None
+
         start = self.input.tell()
         count = sum(block.count(b"\n") for block in iter(lambda: self.input.read(1 << 20), b""))
         self.input.seek(start)
@@ -144,6 +161,7 @@ class Files:
 def _standard_input() -> BinaryIO:
     if sys.stdin is None:
         raise UsageError("standard input is closed: give an --input")
+
     try:
         return _private(os.dup(sys.stdin.fileno()), "rb")
     except (OSError, ValueError) as error:
@@ -153,15 +171,18 @@ def _standard_input() -> BinaryIO:
 def _standard_output(stdout: TextIO | None, opened: ExitStack) -> BinaryIO:
     if stdout is None:
         raise UsageError("standard output is closed: give an --output")
+
     try:
         stdout.flush()
         descriptor = os.dup(stdout.fileno())
     except io.UnsupportedOperation as error:
-        if hasattr(stdout, "buffer"):  # what is written is kept in memory
+        # A stream in memory.
+        if hasattr(stdout, "buffer"):
             return stdout.buffer
         raise UsageError(f"standard output takes no bytes ({error}): give an --output") from None
     except (OSError, ValueError) as error:
         raise UsageError(f"standard output: {error}") from None
+
     return opened.enter_context(_private(descriptor, "wb"))
 
 
@@ -173,11 +194,14 @@ def _open(option: str, path: str, mode: str) -> BinaryIO:
 
 
 def _open_resumed(options: Options) -> BinaryIO | None:
-    """The results to resume; `None` if there are none: a run that is to go on in its own output begins it."""
+    """The file of results to resume, or `None`.
+
+    A dry run need not find the file, if a run would make it as its own output."""
     if options.resume is None:
         return None
     if options.dry_run and options.resume == options.output and not os.path.exists(options.resume):
         return None
+
     return _open("--resume", options.resume, "rb")
 
 
@@ -198,11 +222,13 @@ def _are_same(file: BinaryIO, other: BinaryIO) -> bool:
     """Whether both are one regular file."""
     if not (_is_regular(file) and _is_regular(other)):
         return False
+
     return os.path.sameopenfile(file.fileno(), other.fileno())
 
 
 def _is_regular(file: BinaryIO) -> bool:
     try:
         return stat.S_ISREG(os.fstat(file.fileno()).st_mode)
-    except (OSError, ValueError):  # no file at all: a buffer in memory
+    except (OSError, ValueError):
+        # No file at all: a buffer in memory.
         return False

@@ -1,8 +1,10 @@
-"""`Job`: what a run does with a line, and the manager's configuration for it. `Work`: the part of it that workers do.
+"""`Job`: what a run does with a line. `Work`: the part of it that workers do.
 
-With `--placement processes` the work is sent to child processes. It is sent by the names on the command line and looked
-up once where it arrives, so whatever has a name can be called there, be it a partial or a lambda. What has no name,
-such as what functions return, stays there: a worker makes the line that is to be written, and judges the error.
+A `Job` also makes the manager's configuration. With `--placement processes` the work is
+sent to child processes. It is sent as the names on the command line, and each child
+looks them up once. So any object with a name can be called there, even a partial or a
+lambda. What has no name, such as the results of functions, stays there: the worker
+itself makes the line that is to be written, and judges the error.
 """
 
 from __future__ import annotations
@@ -27,14 +29,18 @@ from tasker.logger import Logger
 from tasker.placement.base import Placement, Threads
 from tasker.placement.processes.placement import Processes
 
-__all__ = ["CREATE_TIMEOUT", "OURS", "Failure", "Job", "Work"]
+__all__ = ["CREATE_TIMEOUT_S", "OURS", "Failure", "Job", "Work"]
 
-CREATE_TIMEOUT = 30.0  # seconds without any resource after which lines fail
-OURS = (UnreadableError, ResultError)  # not the function's
+# Seconds without any resource after which lines fail: the default of `Config`.
+CREATE_TIMEOUT_S = 30.0
+# The errors that the function has not raised.
+OURS = (UnreadableError, ResultError)
 
 
 class Failure(Exception):
-    """What a function raised, as it is told: `place` is where, `breaks` whether the resource is broken."""
+    """What a function raised, as it is reported.
+
+    `place` is where, `breaks` whether the resource is broken."""
 
     def __init__(self, text: str, place: str, breaks: bool) -> None:
         super().__init__(text, place, breaks)
@@ -48,17 +54,19 @@ class Failure(Exception):
 
 class _ThreadState(threading.local):
     broke: BaseException | None = None
-    """What has broken the resource of this thread."""
+    """The error that has broken the resource of this thread."""
 
 
 class Work:
-    """The functions and exception types that the command line names. Raises `UsageError`."""
+    """The functions and exception types that the command line names. Raises
+    `UsageError`."""
 
     def __init__(
         self, function_name: str, resource_name: str | None, unhealthy: tuple[str, ...]
     ) -> None:
         self._names = (function_name, resource_name, unhealthy)
-        self.__qualname__: str = function_name  # errors of tasker's name a task by it
+        # Errors of tasker's name a task by it.
+        self.__qualname__: str = function_name
         self.has_resource: bool = resource_name is not None
         self.wants_context: bool
         self._function, self.wants_context = function(
@@ -68,6 +76,7 @@ class Work:
             contextlib.nullcontext if resource_name is None else resource_factory(resource_name)
         )
         self._unhealthy = tuple(map(exception_type, unhealthy))
+
         self._thread_state = _ThreadState()
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -75,9 +84,10 @@ class Work:
 
     @contextlib.contextmanager
     def open(self) -> Generator[Any]:
-        """A new resource, until the end of a `with` block; `None` if none was asked for.
+        """A new resource, until the end of a `with` block; `None` without a factory.
 
-        If it is broken it learns what the function has raised, by itself and not as a `Failure`."""
+        If the resource is broken, the factory gets the error that the function has
+        raised, not the `Failure`."""
         broke: BaseException | None = None
         try:
             with self._factory() as resource:
@@ -87,66 +97,76 @@ class Work:
                     broke, self._thread_state.broke = self._thread_state.broke, None
                     if broke is None:
                         raise
-                    raise broke  # noqa: B904  # its cause is its own
+                    # It keeps its own cause.
+                    raise broke  # noqa: B904
         except BaseException as error:
             if error is not broke:
                 raise
 
     def line(self, record: Record, *before: Any) -> bytes:
-        """What is to be written for a record; the function gets `before` before the item.
+        """The line that is to be written for a record.
 
-        Raises one of `OURS`, or `Failure` for whatever the function raises."""
+        The function is called with `before`, then the item. Raises one of `OURS`, or
+        `Failure` for whatever the function raises."""
         item = record.item()
         try:
             result = self._function(*before, item)
             if type(result) in UNRUN:
-                look_at(result, self._function)  # which raises for a coroutine
+                # It raises for a coroutine.
+                look_at(result, self._function)
         except BaseException as error:
             leave_child(error)
             breaks = isinstance(error, Exception) and isinstance(error, self._unhealthy)
             if breaks:
                 self._thread_state.broke = error
             raise Failure(one_line(last_line_of(error)), where(error), breaks) from None
+
         return result_line(record, result)
 
 
 @functools.cache
 def _arrived(function_name: str, resource_name: str | None, unhealthy: tuple[str, ...]) -> Work:
-    """In a child: looked up when the first resource is made there, so that no line pays for imports."""
+    """In a child: the work that has arrived.
+
+    It is looked up when the first resource is made, so that no line pays for
+    imports."""
     return Work(function_name, resource_name, unhealthy)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Job:
-    """The options of a run, and what their names stand for."""
+    """The options of a run, and the functions that they name."""
 
     options: Options
     work: Work
 
     def config(self, logger: Logger) -> Config[Any]:
-        """The manager's configuration; without a factory the resource is None."""
+        """The manager's configuration. Without a factory the resource is `None`."""
         return Config.from_context_manager(
             self.work.open,
             name="tasker map",
             worker_count=self.options.workers,
             max_worker_count=self.options.max_workers,
-            # bad JSON is no resource's fault, even where a ValueError is
+            # Bad JSON is no resource's fault, even if `--unhealthy` has ValueError.
             check_health=lambda error: not (isinstance(error, Failure) and error.breaks),
             max_retries=self.options.retries,
-            create_timeout=CREATE_TIMEOUT,
+            create_timeout=CREATE_TIMEOUT_S,
             resource_pool_size=0,
             logger=logger,
             placement=self._placement(),
         )
 
     def task(self) -> Any:
-        """What workers call with the work and a record; it returns what is to be written."""
+        """The function that workers call with the work and a record.
+
+        It returns the line that is to be written."""
         if not self.work.has_resource:
             return _alone
+
         return _with_context if self.work.wants_context else _with_resource
 
     def call(self, item: object) -> str:
-        """The call for an item as one would write it."""
+        """The call for an item, as one would write it."""
         before = ["context"] if self.work.wants_context else []
         before += [f"{self.options.resource}()"] if self.work.has_resource else []
         return f"{self.options.function}({', '.join([*before, repr(item)])})"
@@ -154,6 +174,7 @@ class Job:
     def _placement(self) -> Placement:
         if self.options.placement == "threads":
             return Threads()
+
         return Processes() if self.options.grace is None else Processes(grace=self.options.grace)
 
 

@@ -1,4 +1,5 @@
-"""Finds what the command line names: the function, the resource's factory, exception types."""
+"""Finds what the command line names: the function, the resource's factory, exception
+types."""
 
 from __future__ import annotations
 
@@ -28,7 +29,7 @@ __all__ = [
     "where",
 ]
 
-# files in which no error is the user's: the import system, and tasker
+# Errors in these files are not the user's: the import system, and tasker.
 _NOT_THERE = ("<frozen ", os.path.join(os.path.dirname(os.path.dirname(__file__)), ""))
 
 
@@ -40,20 +41,24 @@ def add_current_folder() -> None:
 
 
 def function(name: str, *, with_resource: bool) -> tuple[Callable[..., Any], bool]:
-    """The function called `name`, and whether it wants a context first. Raises `UsageError`."""
+    """The function called `name`, and whether it wants a context first. Raises
+    `UsageError`."""
     fn: Any = _load(name, "MODULE:FUNCTION")
     if not callable(fn):
         raise UsageError(f"{name} is {_shown(fn)}, no function")
+
     kind = deferred_kind(fn)
     if kind == GENERATOR:
         raise UsageError(
-            f"{name} is a generator function, which has no result: give a function that returns a list"
+            f"{name} is a generator function, which has no result: give a function that returns "
+            "a list"
         )
     if kind:
         raise UsageError(
             f"{name} is {kind}, and workers are threads: give a function that calls "
             f"asyncio.run({name.rpartition(':')[2]}(...))"
         )
+
     try:
         if with_resource:
             return fn, wants_context(fn, 2)
@@ -64,14 +69,16 @@ def function(name: str, *, with_resource: bool) -> tuple[Callable[..., Any], boo
         raise UsageError(
             f"{name} must be callable with {wanted}{hint}; it takes {_signature(fn)}"
         ) from None
+
     return fn, False
 
 
 def resource_factory(name: str) -> Callable[[], AbstractContextManager[Any]]:
-    """The factory called `name`, as one of context managers that give the resource and free it.
+    """The factory called `name`, as a factory of context managers.
 
-    Many resources are context managers whose exit does not close them (`sqlite3.Connection`), so close() comes first.
-    Raises `UsageError`."""
+    Each gives the resource and frees it. Many resources are context managers whose exit
+    does not close them (`sqlite3.Connection`), so close() comes first. Raises
+    `UsageError`."""
     factory: Any = _load(name, "MODULE:FACTORY")
     yields = inspect.isgeneratorfunction(factory)
     if yields:
@@ -80,6 +87,7 @@ def resource_factory(name: str) -> Callable[[], AbstractContextManager[Any]]:
         check_callable(name, factory, 0, thorough=True)
     except TypeError as error:
         raise UsageError(one_line(str(error))) from None
+
     if yields:
         return factory  # type: ignore[no-any-return]
 
@@ -99,27 +107,34 @@ def resource_factory(name: str) -> Callable[[], AbstractContextManager[Any]]:
 
 
 def exception_type(name: str) -> type[BaseException]:
-    """The exception type called `name`, a builtin one if there is no colon in it. Raises `UsageError`."""
+    """The exception type called `name`, a builtin one if the name has no colon.
+
+    Raises `UsageError`."""
     found: Any = _load(name, "MODULE:EXCEPTION") if ":" in name else getattr(builtins, name, None)
     if found is None:
         raise UsageError(
             f"--unhealthy: there is no builtin exception {name!r}; others are MODULE:EXCEPTION"
         )
+
     text = _shown(found)
     if not (isinstance(found, type) and issubclass(found, BaseException)):
         raise UsageError(f"--unhealthy: {name} is {text}, no exception type")
+
     return found
 
 
 def one_line(text: str) -> str:
-    """A text of several lines in one."""
+    """The lines of a text, joined into one."""
     return "; ".join(line.strip() for line in text.splitlines() if line.strip())
 
 
 def where(error: BaseException) -> str:
-    """FILE:LINE at which an exception was raised, "" where nothing is known; relative to the current folder."""
+    """FILE:LINE at which an exception was raised, "" if that is not known.
+
+    FILE is relative to the current folder."""
     if isinstance(error, SyntaxError) and error.filename:
         return f"{_short(error.filename)}:{error.lineno}"
+
     frames = [
         frame
         for frame in traceback.extract_tb(error.__traceback__)
@@ -136,6 +151,7 @@ def _load(name: str, form: str) -> object:
     module_name, colon, attributes = name.partition(":")
     if not (module_name and colon and attributes):
         raise UsageError(f"{name!r} must be {form}, for example json:dumps")
+
     found = _import(module_name)
     at = module_name
     for attribute in attributes.split("."):
@@ -144,13 +160,15 @@ def _load(name: str, form: str) -> object:
         except AttributeError:
             raise UsageError(f"{at} has no {attribute!r}") from None
         at = f"{at}.{attribute}" if ":" in at else f"{at}:{attribute}"
+
     return found
 
 
 def _import(name: str) -> Any:
     try:
         return importlib.import_module(name)
-    except (Exception, SystemExit) as error:  # it runs the user's code
+    except (Exception, SystemExit) as error:
+        # The import runs code of the user's, so any error may come.
         if (
             isinstance(error, ModuleNotFoundError)
             and error.name
@@ -159,6 +177,7 @@ def _import(name: str) -> Any:
             raise UsageError(
                 f"there is no module {error.name!r}, in the current folder or elsewhere"
             ) from None
+
         place = where(error)
         at = f" ({place})" if place else ""
         raise UsageError(
@@ -171,7 +190,9 @@ def _shown(value: object) -> str:
 
 
 def _signature(fn: Callable[..., Any]) -> str:
-    for read in (inspect.signature, signature_of):  # with its annotations, if they can be evaluated
+    # The first shows the annotations, but fails if one cannot be evaluated.
+    for read in (inspect.signature, signature_of):
         with contextlib.suppress(Exception):
             return str(read(fn))
+
     return "something else"

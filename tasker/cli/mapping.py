@@ -1,20 +1,27 @@
 """A run of `tasker map`: from lines to outcomes.
 
-    reader --submit--> workers --done--> lane --> main thread --> output, errors, standard error
+    reader --submit--> workers --done--> lane --> main thread --> output, errors,
+                                                                  standard error
 
-The reader is a daemon thread, as nothing interrupts a thread that waits for input: it is left behind where that must
-not be waited for. The main thread alone writes. Everything comes to it through the lane, in whatever order it ends, and
-so do Ctrl-C and SIGTERM: their handler puts None there, so they interrupt nothing halfway. (A wait for the lane is
-short all the same: a signal does not end it that comes just before it begins, is taken by another thread, or comes on
-Windows.) A second Ctrl-C is Python's own `KeyboardInterrupt` and gives up at once, also a write that blocks.
+The reader is a daemon thread, because nothing can interrupt a thread that waits for
+input. A run that must not wait for the reader leaves it behind.
 
-A line is taken when it was read and is about to be submitted; each line taken comes through the lane exactly once.
-From before it is read to after it is written a line holds one of `_window` places: input is read only as fast as output
-is written, and memory stays flat. `map()` is not used: it waits for the next line of a slow pipe with finished results
-in its hands.
+The main thread alone writes. All outcomes come to it through the lane, in the order in
+which they end. Ctrl-C and SIGTERM come through the lane, too: their handler puts `None`
+there, so they interrupt nothing halfway. Each wait for the lane is short all the same.
+A signal may not end it: one that comes just before the wait begins, one that another
+thread takes, and any on Windows. A second Ctrl-C is Python's own `KeyboardInterrupt`.
+It gives up at once, even in a write that blocks.
 
-Ends: the input has ended and all lines taken are written; a signal; a failure to write. After the last two the manager
-is killed: what had finished is still written, the rest comes through the lane as cancelled.
+A line is *taken* when it was read and is about to be submitted. Each line taken comes
+through the lane exactly once. A line holds one of the places of `_window` from before
+it is read until after it is written. So input is read only as fast as output is
+written, and memory stays flat. `map()` is not used, because it may hold results that
+are finished while it waits for the next line of a slow pipe.
+
+A run ends when the input has ended and all lines taken are written, at a signal, or
+when a write fails. After a signal or a failure the manager is killed. Results that were
+finished are still written, and all other lines come through the lane as cancelled.
 """
 
 from __future__ import annotations
@@ -32,7 +39,7 @@ from tasker._sync.guarded_logger import last_line_of
 from tasker._sync.threads import new_thread
 from tasker.cli.display import Display
 from tasker.cli.files import Files
-from tasker.cli.job import CREATE_TIMEOUT, OURS, Failure, Job
+from tasker.cli.job import CREATE_TIMEOUT_S, OURS, Failure, Job
 from tasker.cli.loading import one_line
 from tasker.cli.records import Record, UnreadableError, error_line
 from tasker.errors import TaskManagerKilledError, TaskManagerShutdownError, TaskTimeoutError
@@ -42,17 +49,24 @@ __all__ = ["Run"]
 
 DONE, SOME_FAILED, READER_GONE, SIGNALLED = 0, 1, 128 + 13, 128
 
-GRACE = 5.0  # seconds for functions that run when they are cancelled
-_LOOK = 0.2  # seconds after which a signal that did not wake the main thread is noticed
-_LEAST_WINDOW = 64  # lines: enough to keep workers busy while results are written
+# How long functions that run may take to end when they are cancelled. A guess.
+GRACE_S = 5.0
+# How soon the main thread notices a signal that did not wake it. A guess: to a user it
+# is at once, and to wake five times a second costs nothing.
+_LOOK_S = 0.2
+# How many lines are taken at once, at least. A guess: it keeps workers busy while
+# results are written.
+_LEAST_WINDOW = 64
 
 
 _CANCELLED = (TaskManagerKilledError, TaskManagerShutdownError)
 
 
 class Outcome(NamedTuple):
-    """What became of a line taken: `result` is what to write, `error` why there is none; it has neither if an earlier
-    run has done it. `number` counts them."""
+    """The outcome of a line that was taken.
+
+    `number` counts the lines taken. `result` is what to write, `error` is why there is
+    no result. Both are `None` if an earlier run has done the line."""
 
     number: int
     record: Record
@@ -61,8 +75,11 @@ class Outcome(NamedTuple):
 
 
 class Run:
-    """One run. The reader's and the main thread's fields are their own; `_taken` and `_ended` go from one to the other:
-    the reader writes them before it puts what tells of them into the lane."""
+    """One run.
+
+    The reader and the main thread have fields of their own. The main thread also reads
+    `_taken` and `_ended`. The reader writes them before it puts an outcome or `None`
+    into the lane, which has the main thread look (R1)."""
 
     def __init__(self, job: Job, files: Files, display: Display) -> None:
         self._options = job.options
@@ -70,58 +87,69 @@ class Run:
         self._files = files
         self._display = display
         self._lane: SimpleQueue[Outcome | None] = SimpleQueue()
+
         most = job.options.max_workers
-        # a line's time runs while it waits, too: with a timeout none is taken that finds no worker
+        # A line's time runs while it waits, too. So with a timeout a line is taken only
+        # if there is a worker for it.
         self._window = threading.Semaphore(
             most if job.options.timeout else max(_LEAST_WINDOW, 4 * most)
         )
         self._manager = TaskManager(job.config(display))
-        # the reader's
+
+        # The reader's fields.
         self._taken = 0
-        self._last_line = 0  # of the input, that was taken
+        # The number, in the input, of the last line that was taken.
+        self._last_line = 0
         self._ended = False
         self._read_error: BaseException | None = None
-        # the main thread's
+
+        # The main thread's fields.
         self._closing = False
         self._signal = 0
         self._written = self._done = self._failed = self._skipped = 0
         self._timed_out = False
-        self._cancelled: list[int] = []  # numbers of lines
-        self._early: dict[int, Outcome] = {}  # ordered: what waits for others to be written first
+        # Numbers of lines.
+        self._cancelled: list[int] = []
+        # With `--ordered`: the outcomes that wait until those before them are written.
+        self._early: dict[int, Outcome] = {}
         self._started = monotonic()
 
     def run(self) -> int:
-        """Take all lines, write all outcomes; return the exit status."""
+        """Take all lines, write all outcomes, and return the exit status."""
         reader = new_thread(self._read, "tasker map-reader")
         broken: OSError | KeyboardInterrupt | None = None
+
         with self._signals():
             try:
                 reader.start()
                 self._write_all()
             except (OSError, KeyboardInterrupt) as error:
                 broken = error
+
             self._close(killing=broken is not None or self._signal != 0)
             if self._signal and broken is None:
                 try:
                     self._write_rest()
                 except (OSError, KeyboardInterrupt) as error:
                     broken = error
+
         return self._report(broken)
 
-    # -- the reader ------------------------------------------------------------------------------------------------
+    # -- the reader --------------------------------------------------------------------
 
     def _read(self) -> None:
         try:
+            # No line's time is to pay for the first resources.
             if self._options.timeout is not None:
-                self._manager.wait_ready(
-                    CREATE_TIMEOUT
-                )  # no line is to pay for the first resources
+                self._manager.wait_ready(CREATE_TIMEOUT_S)
+
             records = self._files.records()
             while self._has_room():
                 self._take(*next(records))
         except StopIteration:
             pass
-        except BaseException as error:  # the input failed
+        except BaseException as error:
+            # The input failed.
             self._read_error = error
         finally:
             self._files.input.close()
@@ -142,6 +170,7 @@ class Run:
         if is_done:
             ended(None, None)
             return
+
         timeout = self._options.timeout
         try:
             self._manager.queue_task_with_callback(
@@ -150,26 +179,30 @@ class Run:
         except TaskManagerShutdownError as error:
             ended(None, error)
 
-    # -- the main thread ---------------------------------------------------------------------------------------------
+    # -- the main thread ---------------------------------------------------------------
 
     def _write_all(self) -> None:
         while not self._signal and not (self._ended and self._written == self._taken):
             try:
-                outcome = self._lane.get(timeout=_LOOK)
+                outcome = self._lane.get(timeout=_LOOK_S)
             except Empty:
                 continue
             if outcome is not None:
                 self._place(outcome)
-            if self._lane.empty():  # else more is to be written now
+            # Otherwise more is to be written now.
+            if self._lane.empty():
                 self._flush()
+
         self._flush()
 
     def _write_rest(self) -> None:
         with contextlib.suppress(Empty):
             while self._written + len(self._early) < self._taken:
-                outcome = self._lane.get(timeout=GRACE)  # it is on its way: the manager is closed
+                # The manager is closed, so each outcome is on its way.
+                outcome = self._lane.get(timeout=GRACE_S)
                 if outcome is not None:
                     self._place(outcome)
+
         for number in sorted(self._early):
             self._write(self._early.pop(number))
         self._flush()
@@ -179,6 +212,7 @@ class Run:
         if not self._options.ordered:
             self._write(outcome)
             return
+
         self._early[outcome.number] = outcome
         while (following := self._early.pop(self._written, None)) is not None:
             self._write(following)
@@ -193,12 +227,13 @@ class Run:
             self._done += 1
             with self._display.out_of_the_way():
                 self._files.output.write(outcome.result)
+
         self._display.advance()
         self._window.release()
 
     def _write_failure(self, record: Record, error: BaseException) -> None:
         text = one_line(
-            _told(error) if isinstance(error, (*OURS, Failure)) else last_line_of(error)
+            _text(error) if isinstance(error, (*OURS, Failure)) else last_line_of(error)
         )
         place = error.place if isinstance(error, Failure) else ""
         if isinstance(error, _CANCELLED):
@@ -208,6 +243,7 @@ class Run:
             self._failed += 1
             self._timed_out = self._timed_out or isinstance(error, TaskTimeoutError)
             self._display.say(f"line {record.line}: {text}{f' ({place})' if place else ''}")
+
         if self._files.errors is not None:
             self._files.errors.write(
                 error_line(record, text, place, unreadable=isinstance(error, UnreadableError))
@@ -222,28 +258,29 @@ class Run:
         self._closing = True
         self._window.release()
         self._workers = self._manager.stats().active_workers
+
         try:
-            if (
-                killing or self._timed_out
-            ):  # all lines may have ended, but not a function that outlasts its timeout
-                self._manager.kill(GRACE)
+            # All lines may have ended, but a function may outlast the timeout of its
+            # line.
+            if killing or self._timed_out:
+                self._manager.kill(GRACE_S)
             else:
                 self._manager.stop()
         except KeyboardInterrupt:
             self._manager.kill(0.0)
 
-    # -- signals -----------------------------------------------------------------------------------------------------
+    # -- signals -----------------------------------------------------------------------
 
     @contextlib.contextmanager
     def _signals(self) -> Generator[None]:
-        """Handle the first signal; the one after it meets the handlers that were there before."""
+        """Handle the first signal.
+
+        The next one meets the handlers that were there before."""
         before: dict[signal.Signals, Any] = {}
         if threading.current_thread() is threading.main_thread():
             for number in (signal.SIGINT, signal.SIGTERM):
-                if signal.getsignal(number) not in (
-                    signal.SIG_IGN,
-                    None,
-                ):  # a shell's background jobs ignore Ctrl-C
+                # A shell's background jobs ignore Ctrl-C.
+                if signal.getsignal(number) not in (signal.SIG_IGN, None):
                     before[number] = signal.getsignal(number)
 
         def restore() -> None:
@@ -253,7 +290,8 @@ class Run:
         def handle(number: int, _: FrameType | None) -> None:
             self._signal = number
             self._lane.put(None)
-            restore()  # last: from here on the next one may raise
+            # Last, as from here on the next signal may raise.
+            restore()
 
         for number in before:
             signal.signal(number, handle)
@@ -262,13 +300,14 @@ class Run:
         finally:
             restore()
 
-    # -- the end -----------------------------------------------------------------------------------------------------
+    # -- the end -----------------------------------------------------------------------
 
     def _report(self, broken: OSError | KeyboardInterrupt | None) -> int:
-        """Say how it ended; return the exit status."""
+        """Say how the run ended, and return the exit status."""
         if isinstance(broken, BrokenPipeError):
             self._display.close()
             return READER_GONE
+
         if isinstance(broken, OSError):
             self._display.say(f"writing failed: {broken}")
         if self._read_error is not None:
@@ -281,7 +320,9 @@ class Run:
             )
             name = signal.Signals(self._signal).name
             self._display.say(f"{name}: the last line taken was {self._last_line}{cancelled}")
+
         self._display.table(self._figures())
+
         if self._signal:
             return SIGNALLED + self._signal
         return SOME_FAILED if broken or self._read_error or self._failed else DONE
@@ -304,6 +345,6 @@ class Run:
         yield "p99 milliseconds", f"{metrics.p99_execution_time * 1000:.2f}"
 
 
-def _told(error: Exception) -> str:
-    """What it says, and how often it was tried."""
+def _text(error: Exception) -> str:
+    """The text of an error, and its notes: how often the line was tried."""
     return "\n".join([str(error), *getattr(error, "__notes__", ())])

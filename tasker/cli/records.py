@@ -1,10 +1,12 @@
-"""What a line is: on its way in a `Record`, on its way out a JSON object.
+"""A line as it comes in, in a `Record`, and as it goes out, as a JSON object.
 
-The item of a record is kept as JSON text from beginning to end, also where it comes out of an errors file: written
-anew, 1.10 would become 1.1, 1e999 no JSON, and of two members of the same name one. It is parsed by the worker, anew
-for each attempt, so whatever a function does to its item, the output and the errors file show what was read.
+The item of a record is kept as JSON text from the input to the output, even if it comes
+out of an errors file. Written anew, 1.10 would become 1.1, 1e999 would be no JSON, and
+of two members of the same name one would stay. The worker parses the text, anew for
+each attempt. So the output and the errors file show the item as it was read, whatever a
+function does to it.
 
-JSON is what RFC 8259 says it is, on the way in and out, so NaN and Infinity are none.
+JSON is as RFC 8259 defines it, in both directions. So NaN and Infinity are no JSON.
 """
 
 from __future__ import annotations
@@ -36,7 +38,9 @@ class ResultError(TypeError):
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """A line of the input, by its number. `text` is the item as JSON, or the line itself if that is `unreadable`."""
+    """A line of the input, with its number.
+
+    `text` is the item as JSON, or the line itself if the line is `unreadable`."""
 
     line: int
     text: str
@@ -53,7 +57,9 @@ class Record:
 
 
 def read(lines: Iterable[bytes], form: str) -> Iterator[tuple[int, Record]]:
-    """The records of an input in the given format, each with the number of its line, read as they are asked for."""
+    """The records of an input in the given format, each with the number of its line.
+
+    They are read as they are asked for."""
     interpret = _FORMATS[form]
     for number, line in enumerate(lines, 1):
         content = line.removesuffix(b"\n").removesuffix(b"\r")
@@ -62,33 +68,40 @@ def read(lines: Iterable[bytes], form: str) -> Iterator[tuple[int, Record]]:
 
 
 def result_line(record: Record, result: object) -> bytes:
-    """What is written for a line that is done. Raises `ResultError`."""
+    """The output for a line that is done. Raises `ResultError`."""
     try:
         text = _dumps(result)
-    except Exception as error:  # also what a subclass of dict or a default of the user's raises
+    except Exception as error:
+        # A subclass of dict or a default of the user's may raise anything.
         raise ResultError(f"the result is not JSON: {error}") from error
+
     return _encoded(f'{{"line": {record.line:d}, "input": {record.text}, "result": {text}}}\n')
 
 
 def done_item(line: bytes) -> str | None:
-    """The item of a line that `result_line` made, to the letter; `None` of any other line."""
+    """The exact item of a line that `result_line` made; `None` for any other line."""
     try:
         text = line.decode()
     except UnicodeDecodeError:
         return None
+
     start, end = _place_of_input(text)
     if not (start and _is_result(f"{text[:start]}null{text[end:]}")):
         return None
+
     return text[start:end].removeprefix(" ")
 
 
 def error_line(record: Record, error: str, place: str, *, unreadable: bool) -> bytes:
-    """What is written for a line that failed. `unreadable`: it failed because it could not be read."""
+    """The output for a line that failed.
+
+    `unreadable`: it failed because it could not be read."""
     if not unreadable:
+        # The line may have failed before it was begun, so nothing has tried to read it.
         try:
-            record.item()  # it may have failed before it was begun, and so before anything tried to read it
+            record.item()
         except UnreadableError as reason:
-            # a worker, which has another stack to parse it on, may have read what is too deep here
+            # What is too deep here a worker may have read: it has another stack.
             if not isinstance(reason.__context__, RecursionError):
                 unreadable, error, place = True, str(reason), ""
 
@@ -104,7 +117,8 @@ def _is_result(text: str) -> bool:
                 return True
             case _:
                 return False
-    except RecursionError:  # a worker, which has another stack, has written what is too deep here
+    except RecursionError:
+        # A worker, which has another stack, has written what is too deep here.
         return True
     except ValueError:
         return False
@@ -124,8 +138,9 @@ def _from_text(number: int, text: str) -> Record:
 def _from_errors(number: int, text: str) -> Record:
     start, end = _place_of_input(text)
     item = text[start:end].removeprefix(" ")
+
     try:
-        # the item itself is for its worker to parse
+        # The worker parses the item itself.
         match _parse(f"{text[:start]}null{text[end:]}" if start else text):
             case {"line": int(line), "input": None} if start:
                 return Record(line, item)
@@ -138,26 +153,33 @@ def _from_errors(number: int, text: str) -> Record:
 
 
 def _place_of_input(text: str) -> tuple[int, int]:
-    """From where to where the value of "input" stands in the text of a JSON object; (0, 0) if there is none."""
+    """Where the value of "input" begins and ends in the text of a JSON object.
+
+    (0, 0) if there is none."""
     depth = start = 0
     before = ""
     for token in _TOKEN.finditer(text):
         mark = token[0]
+
         if depth == 1 and start and mark in ",}":
             return start, token.start()
         if depth == 1 and mark == ":" and before == '"input"':
             start = token.end()
+
         depth += (mark in "{[") - (mark in "}]")
         before = mark
+
     return 0, 0
 
 
-_TOKEN = re.compile(r"""[][{}:,]|"[^"\\]*+(?:\\.[^"\\]*+)*+"?""")  # brackets, separators, strings
+# Brackets, separators, strings.
+_TOKEN = re.compile(r"""[][{}:,]|"[^"\\]*+(?:\\.[^"\\]*+)*+"?""")
 
 
 _FORMATS: Mapping[str, Callable[[int, str], Record]] = {
     "lines": _from_text,
-    "jsonl": Record,  # a line of JSON is an item as it is
+    # A line of JSON is an item as it is.
+    "jsonl": Record,
     "errors": _from_errors,
 }
 
@@ -174,5 +196,5 @@ def _dumps(value: object) -> str:
 
 
 def _encoded(text: str) -> bytes:
-    # a lone surrogate has no UTF-8, and its backslash form is just how JSON writes it
+    # A lone surrogate has no UTF-8. Its backslash form is how JSON writes it, too.
     return text.encode("utf-8", "backslashreplace")

@@ -1,8 +1,9 @@
-"""Whose the standard streams are during a run: what tasker reads and writes is its own.
+"""The standard streams during a run: what tasker reads and writes is its own.
 
-A program that a function starts inherits descriptors 0 to 2. If 0 were tasker's input, the program would read lines
-that tasker has yet to read, and they would be lost; if 1 were tasker's output, what it prints would stand between the
-results. So tasker reads and writes copies of them that programs do not inherit, and programs get `/dev/null` and
+A program that a function starts inherits descriptors 0 to 2. If 0 were tasker's input,
+the program would read lines that tasker has yet to read, and they would be lost. If 1
+were tasker's output, what the program prints would stand between the results. So tasker
+reads and writes copies that programs do not inherit. The programs get `/dev/null` and
 standard error.
 """
 
@@ -17,14 +18,17 @@ from typing import Any, TextIO
 
 __all__ = ["PrivateFile", "hide_standard_streams", "open_nowhere"]
 
-_private: set[int] = set()  # descriptors that a forked process is to have no use of
+# The descriptors that a forked process must not use.
+_private: set[int] = set()
 
 
 class PrivateFile(io.FileIO):
-    """A file that this process alone reads or writes: no program inherits it, and in a forked process it leads nowhere.
+    """A file that this process alone reads or writes.
 
-    It also waits where it would block. A program may make it non-blocking that shares the terminal or pipe behind it
-    (ssh does); a reader would then take an empty pipe for the end of the input."""
+    No program inherits it, and in a forked process it leads nowhere. It waits even if
+    the descriptor does not block. A program that shares the terminal or pipe behind it
+    may make that non-blocking (ssh does), and a reader would then take an empty pipe
+    for the end of the input."""
 
     def __init__(self, file: str | int, mode: str) -> None:
         super().__init__(file, mode)
@@ -46,7 +50,9 @@ class PrivateFile(io.FileIO):
         super().close()
 
     def lead_nowhere(self) -> None:
-        """Have what is still written vanish, at once and without an error; nothing more is there to be read."""
+        """From now on drop all that is written, at once and without an error.
+
+        Nothing more can be read."""
         _lead_nowhere(self.fileno())
 
     def _wait(self, event: int) -> None:
@@ -56,13 +62,16 @@ class PrivateFile(io.FileIO):
 
 
 def open_nowhere(undo: ExitStack) -> int:
-    """A descriptor of /dev/null until `undo` is closed; so are, until then, standard ones that were closed.
+    """Open /dev/null until `undo` is closed, and return its descriptor.
 
-    Else the next file to be opened would be standard error, say, to all that write there."""
+    Standard streams that were closed lead to /dev/null until then, too. Otherwise the
+    next file to be opened could become standard error, and get what is written
+    there."""
     descriptor = os.open(os.devnull, os.O_RDWR)
     undo.callback(os.close, descriptor)
     if descriptor > 2:
         return descriptor
+
     os.set_inheritable(descriptor, True)
     return open_nowhere(undo)
 
@@ -70,7 +79,8 @@ def open_nowhere(undo: ExitStack) -> int:
 def hide_standard_streams(nowhere: int, stdout: TextIO | None, undo: ExitStack) -> None:
     """Put /dev/null at descriptor 0 and standard error at 1, until `undo` is closed.
 
-    `stdout` writes to 1 by a buffer; what is in there goes to where it was meant to go."""
+    `stdout` writes to 1 through a buffer. What is in the buffer is written first, to
+    where it was meant to go."""
     _replace(0, nowhere, undo)
     _flush(stdout)
     _replace(1, 2, undo)
@@ -83,6 +93,7 @@ def _replace(descriptor: int, other: int, undo: ExitStack) -> None:
     undo.callback(os.close, before)
     undo.callback(_private.discard, before)
     undo.callback(os.dup2, before, descriptor)
+
     os.dup2(other, descriptor)
 
 
@@ -101,7 +112,10 @@ def _flush(stream: TextIO | None) -> None:
 
 
 def _leave_to_parent() -> None:
-    """In a forked process: it must not take its parent's lines, nor write again what the parent is about to write."""
+    """In a forked process (R5).
+
+    It must not take its parent's lines, nor write once more what the parent is about to
+    write."""
     _lead_nowhere(*_private)
 
 

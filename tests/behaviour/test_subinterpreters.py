@@ -9,9 +9,12 @@ import textwrap
 
 import pytest
 
-pytestmark = pytest.mark.skipif(
-    sys.version_info < (3, 14), reason="concurrent.interpreters is there from 3.14 on"
-)
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(
+        sys.version_info < (3, 14), reason="concurrent.interpreters is there from 3.14 on"
+    ),
+]
 
 BEGIN = f"import sys\nsys.path[:] = {sys.path!r}"
 INSIDE = f"""{BEGIN}

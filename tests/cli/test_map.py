@@ -334,7 +334,7 @@ def test_a_line_that_takes_too_long_fails_and_its_function_is_told(app, run):
 
 
 def test_a_function_that_outlasts_its_timeout_does_not_hold_up_the_end(app, run, monkeypatch):
-    monkeypatch.setattr(mapping, "GRACE", 0.05)
+    monkeypatch.setattr(mapping, "GRACE_S", 0.05)
     release, returned = threading.Event(), []
 
     def fn(item):
@@ -465,7 +465,7 @@ def test_not_a_number_is_no_json_neither_in_the_input_nor_in_a_result(app, run):
 
 
 def test_an_unreadable_line_that_was_never_begun_is_written_as_what_it_is(app, run, monkeypatch):
-    monkeypatch.setattr(job, "CREATE_TIMEOUT", 0.1)
+    monkeypatch.setattr(job, "CREATE_TIMEOUT_S", 0.1)
 
     def factory():
         raise OSError("down")

@@ -129,7 +129,7 @@ def test_a_result_that_waits_for_its_turn_is_written_when_a_signal_comes(start, 
     )
 
 
-FOR_EVER = "import tasker.cli.mapping; tasker.cli.mapping.GRACE = 1e6"
+FOR_EVER = "import tasker.cli.mapping; tasker.cli.mapping.GRACE_S = 1e6"
 
 
 @posix_only

@@ -370,7 +370,7 @@ def test_a_file_that_is_never_answered_is_reported_and_costs_nothing_else(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     write_tree(tree, {"victim.py": '"""Parsed for ever."""'})
-    monkeypatch.setattr(index_files, "FILE_TIMEOUT", 1.0)
+    monkeypatch.setattr(index_files, "FILE_TIMEOUT_S", 1.0)
 
     endless = "__import__('re').match('(a|aa)+$', 'a' * 99 + 'b')"  # never lets another thread of its process run
     report = refresh(index, tree, workers=1, start_parser=parser_that(endless, 99))
@@ -593,7 +593,7 @@ def test_the_index_is_the_same_however_its_parsers_are_made(tree: Path, tmp_path
             symbols = db.execute(
                 "select path, name, words, doc, kind, line from symbols join files on files.id = symbols.rowid / ?"
                 " order by path, symbols.rowid",
-                (index_files.ROWS,),
+                (index_files.ROWS_PER_FILE,),
             ).fetchall()
         tables[placement] = [files, symbols]
     assert tables["threads"] == tables["processes"]

@@ -65,8 +65,7 @@ def factories(m: TaskManager[Connection], factory: ResourceFactory[Connection]) 
     m.queue_task(factory.use(add), "2")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType, reportCallIssue]
     m.queue_task(factory.use(Browser.quit))  # type: ignore[arg-type, call-arg]  # pyright: ignore[reportArgumentType, reportCallIssue]
     Config(on_create=factory.create, on_destroy=Browser.quit, worker_count=1)  # type: ignore[misc]  # pyright: ignore[reportArgumentType]
-    create, destroy = factory.create, factory.destroy
-    config: Config[Browser] = Config(on_create=create, on_destroy=destroy, worker_count=1)  # type: ignore[arg-type]  # pyright: ignore[reportAssignmentType]
+    config: Config[Browser] = Config(on_create=factory.create, on_destroy=factory.destroy, worker_count=1)  # type: ignore[arg-type]  # pyright: ignore[reportAssignmentType]  # fmt: skip
     DummyResource()  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
     DummyResource(1).ping()  # type: ignore[attr-defined]  # pyright: ignore[reportAttributeAccessIssue]
 

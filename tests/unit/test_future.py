@@ -639,7 +639,6 @@ def test_a_coroutine_gets_an_outcome_that_standard_waiters_are_yet_to_be_told(ow
     assert future._tell_waiters() == []
 
 
-@pytest.mark.slow
 @pytest.mark.skipif(sys.platform == "win32", reason="signals to the own process")
 @pytest.mark.skipif(
     not gil_enabled(), reason="without the GIL another thread may run the destructor, at any time"
