@@ -187,9 +187,13 @@ def orphan(owner, request):
     elif when == "is looked at by wait()":
         # by a thread that is not here any more
         in_another_thread(future._condition.acquire)
+    standard = future._standard
     future.__class__ = Untouchable
     owner.orphaned = OSError("forked")
-    return future
+    yield future
+    # A later thread may get the number of the one that is not here any more, and would
+    # seem to hold this lock.
+    tasker._tasks.future._unnotified.discard(standard)
 
 
 def test_in_a_forked_child_what_had_no_outcome_has_failed_and_is_never_changed(owner, orphan):
