@@ -25,7 +25,8 @@ from benchmarks.harness.results import Row
 from benchmarks.harness.table import as_text
 from benchmarks.measurements import MEASUREMENTS
 
-LIMIT = 1_800  # seconds for one measurement
+# Longer than any measurement takes. One that takes longer hangs.
+LIMIT_S = 1_800
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -126,16 +127,15 @@ def _heading(on: Mapping[str, Any]) -> str:
     missing = f"; not installed, skipped: {', '.join(on['skipped'])}" if on["skipped"] else ""
 
     return (
-        f"{python['implementation']} {python['name']} on {machine['cpu']}, {machine['usable_cores']} cores, "
-        f"{machine['platform']}\n{shown}{missing}"
+        f"{python['implementation']} {python['name']} on {machine['cpu']},"
+        f" {machine['usable_cores']} cores, {machine['platform']}\n{shown}{missing}"
     )
 
 
 def _measure_all(python: str, on: Mapping[str, Any], options: argparse.Namespace) -> list[str]:
-    """Measure and print.
+    """Measure and print, and return the names that failed.
 
-    What is measured is saved at once, whatever ends the rest. Returns the names that
-    failed.
+    Each result is saved at once, so an end of the run loses no earlier one.
     """
     print(_heading(on), flush=True)
     rows: list[Row] = []
@@ -169,7 +169,7 @@ def _measure(python: str, name: str, quick: bool) -> list[Row]:
             with_byte_code(cache) if MEASUREMENTS[name].keeps_byte_code else _environment()
         )
         run = subprocess.run(
-            command, check=True, stdout=subprocess.PIPE, timeout=LIMIT, text=True, env=environment
+            command, check=True, stdout=subprocess.PIPE, timeout=LIMIT_S, text=True, env=environment
         )
 
     return [Row.from_json(data) for data in json.loads(run.stdout)]

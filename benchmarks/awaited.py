@@ -48,7 +48,8 @@ def awaited_tasks(quick: bool) -> list[Row]:
             meaning="times as fast",
             target=on_3_11(this_build(), Target("at least", 1.5)),
             notes=(
-                f"{rounds} rounds; tasker: queue_task_async, ThreadPoolExecutor: loop.run_in_executor",
+                f"{rounds} rounds; tasker: queue_task_async,"
+                " ThreadPoolExecutor: loop.run_in_executor",
             ),
         )
     ]

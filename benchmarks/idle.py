@@ -127,7 +127,8 @@ def voluntary_switches() -> dict[int, int]:
         return counts
 
     for thread in os.listdir(PROC):
-        with contextlib.suppress(OSError):  # it may have ended since it was listed
+        # The thread may have ended since it was listed.
+        with contextlib.suppress(OSError):
             for line in (PROC / thread / "status").read_text().splitlines():
                 if line.startswith("voluntary_ctxt_switches"):
                     counts[int(thread)] = int(line.split()[1])

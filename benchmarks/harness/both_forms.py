@@ -29,7 +29,7 @@ WITHOUT = "without"
 
 Samples = Mapping[str, Sequence[float]]
 
-# the ratio of ThreadPoolExecutor to tasker, and how to read it
+# The ratio of ThreadPoolExecutor to tasker, and how to read it.
 Compare = Callable[[Samples], tuple[Spread, str]]
 
 

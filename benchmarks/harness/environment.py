@@ -9,7 +9,8 @@ import tasker
 
 __all__ = ["path_of_packages", "with_byte_code"]
 
-_HERE = Path(__file__).parents[2]  # the folder that `benchmarks` is in
+# The folder in which `benchmarks` is.
+_HERE = Path(__file__).parents[2]
 
 
 def path_of_packages() -> str:

@@ -88,9 +88,8 @@ def pin() -> str | None:
         return "not pinned to one CPU: this platform cannot"
 
     try:
-        os.sched_setaffinity(
-            0, {max(os.sched_getaffinity(0))}
-        )  # interrupts often go to the first one
+        # Interrupts often go to the first CPU, so this takes the last one.
+        os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
     except OSError as error:
         return f"not pinned to one CPU: {error.strerror}"
 

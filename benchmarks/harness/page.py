@@ -11,9 +11,10 @@ __all__ = ["as_page", "python_in_words", "where_in_words"]
 
 HEAD = """# What was measured
 
-The newest results of each Python, made by `python -m benchmarks.chart` from the files beside this one.
-`python -m benchmarks --output benchmarks/history` adds to them; with `--python PATH`, what another interpreter does.
-Figures are medians, in brackets the quartiles of the ratio.
+The newest results of each Python, made by `python -m benchmarks.chart` from the files
+beside this one. `python -m benchmarks --output benchmarks/history` adds to them; with
+`--python PATH`, what another interpreter does. Figures are medians, in brackets the
+quartiles of the ratio.
 """
 
 

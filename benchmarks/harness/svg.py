@@ -46,9 +46,10 @@ class Drawing:
     elements: list[str] = field(default_factory=list)
 
     def rectangle(self, left: float, top: float, width: float, height: float, color: str) -> None:
-        """A filled one."""
-        place = f'x="{_pixels(left)}" y="{_pixels(top)}" width="{_pixels(width)}" height="{_pixels(height)}"'
-        self.elements.append(f'<rect {place} fill="{color}"/>')
+        """Draw a filled rectangle."""
+        place = f'x="{_pixels(left)}" y="{_pixels(top)}"'
+        size = f'width="{_pixels(width)}" height="{_pixels(height)}"'
+        self.elements.append(f'<rect {place} {size} fill="{color}"/>')
 
     def line(
         self, start: tuple[float, float], end: tuple[float, float], color: str, dashes: str = ""
@@ -89,7 +90,8 @@ class Drawing:
         size = f'width="{_pixels(width)}" height="{_pixels(height)}"'
         box = f'viewBox="0 0 {_pixels(width)} {_pixels(height)}"'
         lines = [
-            f'<svg xmlns="http://www.w3.org/2000/svg" {size} {box} role="img" aria-labelledby="title description"',
+            f'<svg xmlns="http://www.w3.org/2000/svg" {size} {box} role="img"'
+            ' aria-labelledby="title description"',
             f'  font-family="{FONT}">',
             f'<title id="title">{escape(title)}</title>',
             '<desc id="description">',

@@ -9,8 +9,8 @@ from typing import Literal
 __all__ = ["Build", "Target", "both_forms_target", "on_3_11", "this_build"]
 
 
-# floor and goal by CPython's minor version: how many times as fast as
-# ThreadPoolExecutor
+# The floor and the goal by CPython's minor version: how many times as fast as
+# ThreadPoolExecutor tasker is to be.
 FLOORS: dict[str, dict[int, tuple[float, float]]] = {
     "submit-1": {11: (5.5, 7), 14: (3.6, 5), 15: (3.6, 5)},
     "submit-4": {11: (5.0, 7), 14: (3.4, 5), 15: (3.4, 5)},
