@@ -19,7 +19,7 @@ of the last quarter of the rounds may exceed that of the second quarter by
 warms up. After it, memory may grow by `BATCHES_GROW_MIB`.
 
 Exit status: 0 when every invariant held. 1 when one did not, or when nothing moved for
-`STILL` seconds; then all stacks are dumped. 2 for a wrong option. A seed repeats the
+`STILL_S` seconds; then all stacks are dumped. 2 for a wrong option. A seed repeats the
 configurations and the choices, not the thread switches.
 """
 

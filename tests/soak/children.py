@@ -1,6 +1,6 @@
 """Ends children of a manager at random, and watches how they end.
 
-In the end they and their descriptors must be gone, which it tells, too.
+It also tells whether they and their descriptors are gone in the end.
 """
 
 from __future__ import annotations

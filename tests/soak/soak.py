@@ -33,7 +33,7 @@ from tests.soak.tasks import nothing, square
 __all__ = ["TASKS", "TASKS_WITH_CHILDREN", "Soak"]
 
 # After so many seconds without any movement the run has hung.
-STILL = 60.0
+STILL_S = 60.0
 
 # The memory that rounds and batches may gain. A guess: more than the noise, less than a
 # leak.
@@ -279,7 +279,7 @@ class Soak:
         moves, moved_at = None, time.monotonic()
         while not over.wait(0.5):
             # This thread may be unable to run, too.
-            faulthandler.dump_traceback_later(STILL * 1.5, exit=True)
+            faulthandler.dump_traceback_later(STILL_S * 1.5, exit=True)
             current, now = self._round, time.monotonic()
             if (
                 seen := (
@@ -289,10 +289,10 @@ class Soak:
                 )
             ) != moves:
                 moves, moved_at = seen, now
-            elif now - moved_at > STILL:
+            elif now - moved_at > STILL_S:
                 faulthandler.dump_traceback(all_threads=True)
                 found = current.ledger.violations if current is not None else []
-                self.violations += [*found, f"nothing moved for {STILL:g} s"]
+                self.violations += [*found, f"nothing moved for {STILL_S:g} s"]
                 print(json.dumps(self.report(), indent=1), flush=True)
                 os._exit(1)
 
