@@ -1,8 +1,10 @@
 """`python -m benchmarks`: measure, print a table, add the results to a history.
 
 Each measurement runs in a process of its own, in which all rivals are measured in
-interleaved rounds. Targets that are missed do not change the exit status (machines are
-noisy): 0 when all was measured, 1 when something failed, 2 for a wrong option.
+interleaved rounds.
+
+The exit status is 0 if all was measured, 1 if a measurement failed, and 2 for a wrong
+option. A missed target does not change it, because machines are noisy.
 """
 
 from __future__ import annotations
@@ -30,7 +32,7 @@ LIMIT_S = 1_800
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Returns the exit status."""
+    """Measure, and return the exit status."""
     options = _options(arguments)
     if options.list:
         width = max(map(len, MEASUREMENTS))
@@ -81,7 +83,10 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
 
 
 def _described(python: str) -> dict[str, Any]:
-    """What is measured on there. `ValueError` where tasker cannot be imported."""
+    """Return the description of an interpreter and its machine.
+
+    Raises `ValueError` if tasker cannot be imported there.
+    """
     command = [python, "-m", "benchmarks.harness.machine"]
     try:
         run = subprocess.run(command, capture_output=True, text=True, env=_environment())
@@ -101,7 +106,10 @@ def _environment() -> dict[str, str]:
 
 
 def _names(text: str) -> list[str]:
-    """Names, or their first words: `processes` is all that begin with `processes-`."""
+    """Return the named measurements.
+
+    A first word names several: `processes` names all that begin with `processes-`.
+    """
     chosen: list[str] = []
     for name in [part.strip() for part in text.split(",")]:
         found = (

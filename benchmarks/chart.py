@@ -67,7 +67,7 @@ class Panel:
     lines: Sequence[tuple[str, Sequence[Bar]]]
 
     def highest(self) -> float:
-        """The end of what is drawn."""
+        """The value at which the longest bar or whisker ends."""
         return max(
             (max(bar.value.median, bar.value.high) for _, bars in self.lines for bar in bars),
             default=1.0,
@@ -141,7 +141,7 @@ def _bar(row: Row, color: str) -> Bar:
 
 
 def _notes(results: Sequence[Results], panels: Sequence[Panel]) -> list[str]:
-    """Below the panels, wrapped."""
+    """The lines of the notes below the panels."""
     marked = any(bar.mark for panel in panels for _, bars in panel.lines for bar in bars)
     pythons: dict[str, list[str]] = {}
     for each in results:
@@ -233,7 +233,7 @@ def _draw_bar(drawing: Drawing, bar: Bar, x: float, y: float, scale: float) -> N
 
 
 def _ticks(kind: str, panels: Sequence[Panel]) -> list[float]:
-    """From 0 to the first one that is no less than anything in panels of that kind."""
+    """Return ticks from 0 to the first one that no value of that kind exceeds."""
     highest = max(panel.highest() for panel in panels if panel.kind == kind)
     step = 0.5
     while highest > 7 * step:

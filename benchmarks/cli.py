@@ -1,4 +1,4 @@
-"""How many lines a second the command line takes."""
+"""The lines a second of the command line."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What it costs that tasks see their submitter's context variables."""
+"""The cost of showing tasks the context variables of their submitter."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What importing a library adds to the start of the interpreter."""
+"""The time that importing a library adds to the start of the interpreter."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ NEEDED = "concurrent.futures.thread, logging"
 
 
 def import_times(quick: bool) -> list[Row]:
-    """Wall time of an interpreter that imports it, less that of one that does nothing.
+    """Measure the wall time of an import, without that of the bare interpreter.
 
     The byte code of all of them is in a cache of its own, filled by the round that is
     thrown away, even if the environment forbids to write byte code.

@@ -1,8 +1,6 @@
-"""Resources in child processes: what a call costs, what large arguments and results
-cost, and what a second core gains.
+"""Resources in child processes: the cost of calls and large data, the gain of a core.
 
-The functions that children run stand at the top level of modules, where children find
-them.
+Children run functions from the top level of modules, where they find them.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What a queued task costs in memory."""
+"""The memory of a queued task."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The history's README: what was measured last on each Python, as tables."""
+"""The history's README: the last results of each Python, as tables."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ quartiles of the ratio.
 
 
 def as_page(results: Sequence[Results]) -> str:
-    """In Markdown."""
+    """Return the page in Markdown."""
     return "\n".join([HEAD, *map(_section, results)])
 
 
@@ -30,14 +30,14 @@ def _section(results: Results) -> str:
 
 
 def python_in_words(results: Results) -> str:
-    """For a label: the version without its last number."""
+    """Return a label: the version without its last number."""
     python = results.on["python"]
     version = ".".join(python["name"].split(".")[:2])
     return version + ("" if python["gil"] else ", no GIL") + (", JIT" if python["jit"] else "")
 
 
 def where_in_words(results: Results) -> str:
-    """What the figures depend on besides the Python, and when they were measured."""
+    """Return tasker, the machine and the date of the figures."""
     tasker, machine = results.on["tasker"], results.on["machine"]
     commit = f" ({tasker['commit']})" if tasker["commit"] else ""
     return (

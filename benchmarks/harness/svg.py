@@ -1,8 +1,7 @@
-"""Pictures as SVG text: rectangles, lines and words, in the colours of a light or of a
-dark background.
+"""Pictures as SVG text: rectangles, lines and words, for a light or dark background.
 
-Nothing in a picture depends on the page around it: GitHub shows images without scripts
-and style sheets.
+Nothing in a picture depends on the page around it, because GitHub shows images without
+scripts and style sheets.
 """
 
 from __future__ import annotations
@@ -34,13 +33,13 @@ DARK = Palette("#0d1117", "#f0f6fc", "#9198a1", "#30363d", "#4493f8", "#f0883e",
 
 
 def width_of(text: str, size: float) -> float:
-    """About so many pixels, rather too many than too few: fonts differ."""
+    """Return about so many pixels, rather too many than too few: fonts differ."""
     return len(text) * size * 0.56
 
 
 @dataclass
 class Drawing:
-    """What is drawn, from the back to the front, in pixels from the top left."""
+    """A picture's elements, from the back to the front, in pixels from the top left."""
 
     palette: Palette
     elements: list[str] = field(default_factory=list)
@@ -54,7 +53,7 @@ class Drawing:
     def line(
         self, start: tuple[float, float], end: tuple[float, float], color: str, dashes: str = ""
     ) -> None:
-        """One pixel wide."""
+        """Draw a line of one pixel."""
         (x1, y1), (x2, y2) = start, end
         place = f'x1="{_pixels(x1)}" y1="{_pixels(y1)}" x2="{_pixels(x2)}" y2="{_pixels(y2)}"'
         dashed = f' stroke-dasharray="{dashes}"' if dashes else ""
@@ -71,9 +70,10 @@ class Drawing:
         anchor: str = "start",
         bold: bool = False,
     ) -> None:
-        """One line of words.
+        """Write one line of words.
 
-        `y` is that of its base line, `x` that of its start, middle or end (`anchor`).
+        `y` is the place of its base line. `x` is the place of its start, middle or end,
+        as `anchor` tells.
         """
         place = f'x="{_pixels(x)}" y="{_pixels(y)}" font-size="{_pixels(size)}"'
         anchored = "" if anchor == "start" else f' text-anchor="{anchor}"'
@@ -83,7 +83,7 @@ class Drawing:
         )
 
     def as_text(self, width: float, height: float, title: str, description: Sequence[str]) -> str:
-        """The file's text.
+        """Return the file's text.
 
         `title` and `description` are for readers who cannot see the picture.
         """
