@@ -1,8 +1,10 @@
 """`python -m benchmarks`: measure, print a table, add the results to a history.
 
 Each measurement runs in a process of its own, in which all rivals are measured in
-interleaved rounds. Targets that are missed do not change the exit status (machines are
-noisy): 0 when all was measured, 1 when something failed, 2 for a wrong option.
+interleaved rounds.
+
+The exit status is 0 if all was measured, 1 if a measurement failed, and 2 for a wrong
+option. A missed target does not change it, because machines are noisy.
 """
 
 from __future__ import annotations
@@ -25,11 +27,12 @@ from benchmarks.harness.results import Row
 from benchmarks.harness.table import as_text
 from benchmarks.measurements import MEASUREMENTS
 
-LIMIT = 1_800  # seconds for one measurement
+# Longer than any measurement takes. One that takes longer hangs.
+LIMIT_S = 1_800
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Returns the exit status."""
+    """Measure, and return the exit status."""
     options = _options(arguments)
     if options.list:
         width = max(map(len, MEASUREMENTS))
@@ -80,7 +83,10 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
 
 
 def _described(python: str) -> dict[str, Any]:
-    """What is measured on there. `ValueError` where tasker cannot be imported."""
+    """Return the description of an interpreter and its machine.
+
+    Raises `ValueError` if tasker cannot be imported there.
+    """
     command = [python, "-m", "benchmarks.harness.machine"]
     try:
         run = subprocess.run(command, capture_output=True, text=True, env=_environment())
@@ -100,7 +106,10 @@ def _environment() -> dict[str, str]:
 
 
 def _names(text: str) -> list[str]:
-    """Names, or their first words: `processes` is all that begin with `processes-`."""
+    """Return the named measurements.
+
+    A first word names several: `processes` names all that begin with `processes-`.
+    """
     chosen: list[str] = []
     for name in [part.strip() for part in text.split(",")]:
         found = (
@@ -126,16 +135,15 @@ def _heading(on: Mapping[str, Any]) -> str:
     missing = f"; not installed, skipped: {', '.join(on['skipped'])}" if on["skipped"] else ""
 
     return (
-        f"{python['implementation']} {python['name']} on {machine['cpu']}, {machine['usable_cores']} cores, "
-        f"{machine['platform']}\n{shown}{missing}"
+        f"{python['implementation']} {python['name']} on {machine['cpu']},"
+        f" {machine['usable_cores']} cores, {machine['platform']}\n{shown}{missing}"
     )
 
 
 def _measure_all(python: str, on: Mapping[str, Any], options: argparse.Namespace) -> list[str]:
-    """Measure and print.
+    """Measure and print, and return the names that failed.
 
-    What is measured is saved at once, whatever ends the rest. Returns the names that
-    failed.
+    Each result is saved at once, so an end of the run loses no earlier one.
     """
     print(_heading(on), flush=True)
     rows: list[Row] = []
@@ -169,7 +177,7 @@ def _measure(python: str, name: str, quick: bool) -> list[Row]:
             with_byte_code(cache) if MEASUREMENTS[name].keeps_byte_code else _environment()
         )
         run = subprocess.run(
-            command, check=True, stdout=subprocess.PIPE, timeout=LIMIT, text=True, env=environment
+            command, check=True, stdout=subprocess.PIPE, timeout=LIMIT_S, text=True, env=environment
         )
 
     return [Row.from_json(data) for data in json.loads(run.stdout)]

@@ -1,4 +1,4 @@
-"""No-op tasks awaited in asyncio, all at a time."""
+"""No-op tasks that are awaited in asyncio, all at a time."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ Call = Callable[[], Awaitable[object]]
 
 
 def awaited_tasks(quick: bool) -> list[Row]:
-    """`asyncio.gather` over what each way of submitting gives to await."""
+    """Measure `asyncio.gather` over the awaitables of each way to submit."""
     count, rounds = (500, 2) if quick else (20_000, 11)
     with ExitStack() as stack:
         loop = stack.enter_context(asyncio.Runner())
@@ -48,7 +48,8 @@ def awaited_tasks(quick: bool) -> list[Row]:
             meaning="times as fast",
             target=on_3_11(this_build(), Target("at least", 1.5)),
             notes=(
-                f"{rounds} rounds; tasker: queue_task_async, ThreadPoolExecutor: loop.run_in_executor",
+                f"{rounds} rounds; tasker: queue_task_async,"
+                " ThreadPoolExecutor: loop.run_in_executor",
             ),
         )
     ]

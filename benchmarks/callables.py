@@ -1,4 +1,4 @@
-"""What it costs to submit other callables than plain functions."""
+"""The cost of submitting other callables than plain functions."""
 
 from __future__ import annotations
 

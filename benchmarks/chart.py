@@ -1,8 +1,7 @@
-"""`python -m benchmarks.chart`: draw the newest results of each Python that the history
-has, and print them as tables.
+"""`python -m benchmarks.chart`: draw the newest results of each Python, and list them.
 
-It writes `chart-light.svg` and `chart-dark.svg`, which the project's README shows, and
-the history's own README.
+The results come from the history. This writes `chart-light.svg` and `chart-dark.svg`,
+which the project's README shows, and the history's own README.
 """
 
 from __future__ import annotations
@@ -23,7 +22,7 @@ __all__ = ["FILES", "draw", "main"]
 TITLE = "tasker: how many times as fast as ThreadPoolExecutor"
 FILES = {"chart-light.svg": LIGHT, "chart-dark.svg": DARK}
 
-# name of the row without the context, and the panel's title
+# The name of the row without the context, and the panel's title.
 PANELS = (
     ("submit-1", "Submit all, gather all: 1 worker"),
     ("submit-4", "Submit all, gather all: 4 workers"),
@@ -32,16 +31,18 @@ PANELS = (
     ("callers-8", "8 blocking callers: 4 workers"),
 )
 ABOUT = (
-    "Tasks that do nothing, so that the pools themselves are compared: medians of interleaved rounds, and quartiles. "
-    "Round trips: of the time above two bare thread switches, which no pool can save. They and the blocking callers "
-    "are kept on one CPU."
+    "Tasks that do nothing, so that the pools themselves are compared: "
+    "medians of interleaved rounds, and quartiles. "
+    "Round trips: of the time above two bare thread switches, which no pool can save. "
+    "They and the blocking callers are kept on one CPU."
 )
 ABOUT_STARS = "* Of the whole time, because two bare switches take no less there."
 
+# The layout, in pixels.
 WIDTH, MARGIN, GAP = 840, 20, 44
 PANEL = (WIDTH - 2 * MARGIN - GAP) / 2
 HEADER = 78
-# the height of a bar, and from one bar to the next of the same line
+# The height of a bar, and the step from one bar to the next of the same line.
 BAR, PITCH = 10, 12
 BETWEEN = 9  # lines
 VALUES = 40  # right of the longest bar
@@ -66,7 +67,7 @@ class Panel:
     lines: Sequence[tuple[str, Sequence[Bar]]]
 
     def highest(self) -> float:
-        """The end of what is drawn."""
+        """The value at which the longest bar or whisker ends."""
         return max(
             (max(bar.value.median, bar.value.high) for _, bars in self.lines for bar in bars),
             default=1.0,
@@ -105,11 +106,11 @@ def draw(results: Sequence[Results], palette: Palette) -> str:
     return drawing.as_text(WIDTH, bottom + len(notes) * 16 + 8, TITLE, _description(panels))
 
 
-# -- what is shown -----------------------------------------------------------------------------------------------------
+# -- the panels ------------------------------------------------------------------------
 
 
 def _panel(name: str, title: str, results: Sequence[Results]) -> Panel:
-    """A line a Python, with a bar for each form of task."""
+    """A line for each Python, with a bar for each form of task."""
     lines = []
     for each in results:
         forms = ((each.row(name), "plain"), (each.row(f"{name}-context"), "context"))
@@ -140,7 +141,7 @@ def _bar(row: Row, color: str) -> Bar:
 
 
 def _notes(results: Sequence[Results], panels: Sequence[Panel]) -> list[str]:
-    """Below the panels, wrapped."""
+    """The lines of the notes below the panels."""
     marked = any(bar.mark for panel in panels for _, bars in panel.lines for bar in bars)
     pythons: dict[str, list[str]] = {}
     for each in results:
@@ -170,7 +171,7 @@ def _description(panels: Sequence[Panel]) -> list[str]:
     return described
 
 
-# -- how it is drawn ---------------------------------------------------------------------------------------------------
+# -- the drawing -----------------------------------------------------------------------
 
 
 def _draw_header(drawing: Drawing) -> None:
@@ -191,7 +192,7 @@ def _draw_header(drawing: Drawing) -> None:
 def _draw_panel(
     drawing: Drawing, panel: Panel, left: float, top: float, ticks: Sequence[float]
 ) -> float:
-    """Returns where it ends."""
+    """Draw one panel, and return where it ends."""
     palette = drawing.palette
     labels = max((width_of(label, 12) for label, _ in panel.lines), default=0) + 8
     origin, scale = left + labels, (PANEL - labels - VALUES) / ticks[-1]
@@ -232,7 +233,7 @@ def _draw_bar(drawing: Drawing, bar: Bar, x: float, y: float, scale: float) -> N
 
 
 def _ticks(kind: str, panels: Sequence[Panel]) -> list[float]:
-    """From 0 to the first one that is no less than anything in panels of that kind."""
+    """Return ticks from 0 to the first one that no value of that kind exceeds."""
     highest = max(panel.highest() for panel in panels if panel.kind == kind)
     step = 0.5
     while highest > 7 * step:

@@ -1,9 +1,8 @@
-"""Child processes: how soon one is ready, at first and after one was killed, and the
-memory that it has of its own.
+"""The start of child processes, at first and after one was killed, and their memory.
 
-What children run is built in, so that they import nothing for it: the resource is the
-number of the process. Their byte code is kept (`Measurement.keeps_byte_code`), from the
-round that is thrown away.
+Children run built-in functions, so they import nothing for them. The resource is the
+number of the process. Byte code is kept (`Measurement.keeps_byte_code`): the round that
+is thrown away writes it.
 """
 
 from __future__ import annotations
@@ -23,11 +22,12 @@ from tasker import Config, Processes, TaskManager, WorkerLostError
 
 __all__ = ["killed_children", "new_children", "private_bytes"]
 
-NO_OP = abs  # of the number of the process
+# A task that is called with the number of the process.
+NO_OP = abs
 
 
 def killed_children(quick: bool) -> list[Row]:
-    """From the signal to the answer of the next task, on one worker.
+    """Measure from the signal to the answer of the next task, on one worker.
 
     Its child is replaced meanwhile.
     """
@@ -64,7 +64,7 @@ def _idle(manager: TaskManager[int]) -> Sampler:
 
         def die() -> None:
             os.kill(pid, signal.SIGKILL)
-            # the task is retried if the old child still gets it
+            # The task is retried if the old child still gets it.
             after = manager.submit(NO_OP).result()
             assert after != pid
 
@@ -74,9 +74,9 @@ def _idle(manager: TaskManager[int]) -> Sampler:
 
 
 def new_children(quick: bool) -> list[Row]:
-    """From nothing to the first child with a resource.
+    """Measure from nothing to the first child with a resource.
 
-    The memory of the child too, where the system tells it.
+    The memory of the child is measured too, where the system tells it.
     """
     rounds = 2 if quick else 21
     memory: dict[str, list[float]] = {TASKER: [], PROCESS_BASELINE: []}

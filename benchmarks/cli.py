@@ -1,4 +1,4 @@
-"""How many lines a second the command line takes."""
+"""The lines a second of the command line."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ __all__ = ["lines_a_second", "no_op"]
 
 
 def no_op(line: str) -> None:
-    """What is mapped over the lines."""
+    """The function that is mapped over the lines."""
 
 
 def lines_a_second(quick: bool) -> list[Row]:
@@ -46,7 +46,8 @@ def lines_a_second(quick: bool) -> list[Row]:
     return [
         Row(
             name="lines",
-            title=f"the command line: tasker map, {count:,} lines, 4 workers, start and end included",
+            title=f"the command line: tasker map, {count:,} lines, 4 workers,"
+            " start and end included",
             unit="lines a second",
             figures=spreads(samples),
             notes=(f"{rounds} rounds; from a file into a file",),

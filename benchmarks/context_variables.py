@@ -1,4 +1,4 @@
-"""What it costs that tasks see their submitter's context variables."""
+"""The cost of showing tasks the context variables of their submitter."""
 
 from __future__ import annotations
 
@@ -49,7 +49,8 @@ def propagated_variables(quick: bool) -> list[Row]:
         rows.append(
             Row(
                 name=f"contextvars-{workers}",
-                title=f"submit all, gather all, {FEW} context variables set, {workers_in_words(workers)}",
+                title=f"submit all, gather all, {FEW} context variables set,"
+                f" {workers_in_words(workers)}",
                 unit="µs a task",
                 figures=spreads(samples),
                 ratio=spread(ratios(samples[TASKER], samples["without"])),

@@ -1,11 +1,12 @@
-"""`python -m benchmarks.coordinator`: what a manager costs the process that it is in,
-with more and more actors on Ray.
+"""`python -m benchmarks.coordinator`: the cost of a manager with many actors on Ray.
 
-Prints a line for each number of actors: seconds until all are ready; threads and memory
-of this process; memory of an actor; what a no-op task takes of this process's processor
-time, and how many there are a second. The actors are all on this machine, so the rate
-is what they leave of it; the processor time is what a coordinator on a machine of its
-own would need.
+It is the cost to the process of the manager. A line is printed for each number of
+actors: the seconds until all are ready, the threads and the memory of this process, the
+memory of an actor, the processor time of this process for a no-op task, and the tasks a
+second.
+
+All actors are on this machine, so they lower the rate. A coordinator on a machine of
+its own would need the same processor time.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ ROUNDS = 5
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Returns the exit status."""
+    """Measure, and return the exit status."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.coordinator", description=__doc__)
     parser.add_argument("--actors", type=int, nargs="+", default=ACTORS, help="default: 2 8 32")
     options = parser.parse_args(arguments)
@@ -65,12 +66,13 @@ def _cost(manager: TaskManager[object]) -> tuple[float, float]:
 
 
 def _process_of(resource: object) -> int:
-    time.sleep(0.01)  # so that every actor gets one
+    # With this pause every actor gets a task.
+    time.sleep(0.01)
     return os.getpid()
 
 
 def _threads() -> int:
-    """Those of this process, Ray's too."""
+    """The threads of this process, with those of Ray."""
     return len(os.listdir("/proc/self/task"))
 
 

@@ -1,4 +1,4 @@
-"""What a second worker gains where there is no GIL.
+"""The gain of a second worker where there is no GIL.
 
 Tasks of pure Python are submitted one by one, and mapped.
 """
@@ -24,7 +24,7 @@ Mapped = Callable[[Callable[..., object], Iterable[int]], Iterable[object]]
 
 
 def compute(steps: int) -> int:
-    """Pure Python, with numbers of its own: threads would wait for what they share."""
+    """Compute in pure Python, with no shared objects: threads would wait for these."""
     total = 0
     for number in range(steps):
         total = (total * 31 + number) & 0xFFFF
@@ -37,16 +37,16 @@ def compute_on(resource: object, steps: int) -> int:
 
 
 def steps_of(microseconds: float) -> int:
-    """How many steps take so long at best, on this machine."""
+    """Return how many steps take so long at best, on this machine."""
     steps = 1_000
     once = min(seconds(partial(compute, steps)) for _ in range(51)) * 1e6
     return max(1, round(steps * microseconds / once))
 
 
 def second_workers(size: int, quick: bool) -> list[Row]:
-    """Two workers against one, tasks of so many microseconds.
+    """Measure two workers against one, with tasks of so many microseconds.
 
-    There are no rows where the GIL lets one thread run at a time.
+    There are no rows where the GIL lets only one thread run at a time.
     """
     if not this_build().free_threaded:
         return []

@@ -1,4 +1,4 @@
-"""What an idle pool costs: wake-ups of its threads, and processor time."""
+"""The cost of an idle pool: wake-ups of its threads, and processor time."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def idle_pools(quick: bool) -> list[Row]:
 
 
 def _many_workers(quick: bool) -> Row:
-    """One pool with so many workers that what each of them costs can be seen."""
+    """Measure one pool with so many workers that the cost of each shows."""
     workers = 50 if quick else MANY_WORKERS
 
     def share(open_pool: Callable[[int], AbstractContextManager[Pool]]) -> float:
@@ -89,7 +89,7 @@ def _many_workers(quick: bool) -> Row:
 
 
 def _many_pools(quick: bool) -> Row:
-    """Many pools that have each run one task, as libraries keep them."""
+    """Measure many pools that have each run one task, as libraries keep them."""
     count = 20 if quick else MANY_POOLS
 
     def share(open_pool: Callable[[int], AbstractContextManager[Pool]]) -> float:
@@ -127,7 +127,8 @@ def voluntary_switches() -> dict[int, int]:
         return counts
 
     for thread in os.listdir(PROC):
-        with contextlib.suppress(OSError):  # it may have ended since it was listed
+        # The thread may have ended since it was listed.
+        with contextlib.suppress(OSError):
             for line in (PROC / thread / "status").read_text().splitlines():
                 if line.startswith("voluntary_ctxt_switches"):
                     counts[int(thread)] = int(line.split()[1])

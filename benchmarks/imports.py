@@ -1,4 +1,4 @@
-"""What importing a library adds to the start of the interpreter."""
+"""The time that importing a library adds to the start of the interpreter."""
 
 from __future__ import annotations
 
@@ -17,14 +17,15 @@ from benchmarks.harness.targets import Target
 __all__ = ["import_times"]
 
 BARE = "the interpreter alone"
-NEEDED = "concurrent.futures.thread, logging"  # what tasker cannot do without
+# tasker cannot do without these.
+NEEDED = "concurrent.futures.thread, logging"
 
 
 def import_times(quick: bool) -> list[Row]:
-    """Wall time of an interpreter that imports it, less that of one that does nothing.
+    """Measure the wall time of an import, without that of the bare interpreter.
 
     The byte code of all of them is in a cache of its own, filled by the round that is
-    thrown away, whatever the environment says about writing byte code.
+    thrown away, even if the environment forbids to write byte code.
     """
     rounds = 2 if quick else 21
     statements = {BARE: "pass", NEEDED: f"import {NEEDED}"}

@@ -1,10 +1,12 @@
-"""How long a caller waits: blocking round trips alone and eight at a time, and tasks in
-the caller's own thread.
+"""How long a caller waits: blocking round trips, and tasks in the caller's own thread.
 
-The process is pinned to one CPU before any thread starts, where the platform can do
-that: across CPUs a round trip is mostly the time that the machine takes to wake one up.
-Two bare hand-overs of a raw lock between two threads are what no pool can beat; they
-are measured in the same rounds and taken off.
+One caller makes round trips alone, and eight make them at a time.
+
+Where the platform allows it, the process is pinned to one CPU before any thread starts.
+Across CPUs a round trip is mostly the time that the machine takes to wake one up.
+
+No pool can beat two bare hand-overs of a raw lock between two threads. These are
+measured in the same rounds and taken off.
 """
 
 from __future__ import annotations
@@ -88,12 +90,12 @@ def round_trips(workers: int, quick: bool) -> list[Row]:
 
 
 def above_hand_overs(samples: Samples) -> tuple[Spread, str]:
-    """What ThreadPoolExecutor takes above two lock hand-overs, divided by what tasker
-    does; and how to read it.
+    """Return the ratio of the two pools' times, and how to read it.
 
-    Where one of them takes no longer than the hand-overs (free-threaded builds spin
-    before a lock sleeps, and not everything that sleeps is a lock) it is the ratio of
-    the whole times.
+    Each is the time above two lock hand-overs, and ThreadPoolExecutor's is divided by
+    tasker's. If one of them takes no longer than the hand-overs, this is the ratio of
+    the whole times. That happens because free-threaded builds spin before a lock
+    sleeps, and because a pool may sleep without a lock.
     """
     own, other, bare = samples[TASKER], samples[BASELINE], samples[HAND_OVERS]
     if min(spread(own).median, spread(other).median) > spread(bare).median:
@@ -121,7 +123,7 @@ def blocking_callers(quick: bool) -> list[Row]:
 
 
 def run_task(quick: bool) -> list[Row]:
-    """`run_task` against a round trip of the others."""
+    """Measure `run_task` against a round trip of the others."""
     count, rounds = (100, 3) if quick else (1_000, 21)
     with ExitStack() as stack:
         pools = open_pools(stack, 4, futures=True)

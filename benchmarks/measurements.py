@@ -30,11 +30,10 @@ __all__ = ["MEASUREMENTS", "Measurement"]
 
 @dataclass(frozen=True)
 class Measurement:
-    """`run(quick)` measures, in a process of its own: what one leaves behind (threads,
-    pins, garbage) ends with it.
+    """`run(quick)` measures, in a process of its own.
 
-    `pinned`: to one CPU. `keeps_byte_code`: it and what it starts have a cache of their
-    own for it.
+    Its threads, pins and garbage end with that process. `pinned` means to one CPU. With
+    `keeps_byte_code` the process and its children have a byte code cache of their own.
     """
 
     title: str

@@ -1,9 +1,8 @@
-"""What `metrics()` costs after many tasks, and whether memory grows with them. tasker
-alone has such a call.
+"""The cost of `metrics()` after many tasks, and the growth of memory with them.
 
-Two managers, one that has run few tasks and one that has run many, are asked in turns.
-A call that has new tasks to look at costs more than one that has none, so both are
-measured.
+Only tasker has such a call. One manager has run few tasks and another has run many.
+They are asked in turns. A call that has new tasks to look at costs more than one that
+has none, so both are measured.
 """
 
 from __future__ import annotations
@@ -19,7 +18,8 @@ from benchmarks.harness.targets import Target
 
 __all__ = ["metrics_cost"]
 
-# tasks submitted before the first is waited for: tasks that wait take memory too
+# So many tasks are submitted before the first is waited for. Waiting tasks take memory
+# too, so there are few.
 BATCH = 5_000
 NEW_TASKS = 1_000
 MEBIBYTE = 2**20
@@ -60,7 +60,8 @@ def metrics_cost(quick: bool) -> list[Row]:
                 figures=spreads({TASKER: [(after - before) / MEBIBYTE]}),
                 target=Target("at most", 2, "MiB", of="tasker"),
                 notes=(
-                    f"resident set, {before / MEBIBYTE:.1f} MiB before; up to {BATCH:,} tasks waiting at a time",
+                    f"resident set, {before / MEBIBYTE:.1f} MiB before;"
+                    f" up to {BATCH:,} tasks waiting at a time",
                 ),
             )
         )

@@ -1,8 +1,6 @@
-"""Resources in child processes: what a call costs, what large arguments and results
-cost, and what a second core gains.
+"""Resources in child processes: the cost of calls and large data, the gain of a core.
 
-The functions that children run stand at the top level of modules, where children find
-them.
+Children run functions from the top level of modules, where they find them.
 """
 
 from __future__ import annotations
@@ -35,14 +33,14 @@ __all__ = [
 ]
 
 WORKERS = 4
-LARGE = 10_000_000  # bytes
+LARGE_BYTES = 10_000_000
 CHUNK = 100
-# of a loop that only computes: they take some hundredths of a second
+# The steps of a loop that only computes. They take some hundredths of a second.
 STEPS = 2_000_000
 BOTH = (TASKER, PROCESS_BASELINE)
 
 
-# -- what runs in children -----------------------------------------------------------------------------------------
+# -- in the children ------------------------------------------------------------------
 
 
 def _measured(data: bytes) -> int:
@@ -55,7 +53,7 @@ def _measured_on(resource: object, data: bytes) -> int:
 
 @cache
 def _large() -> bytes:
-    return b"x" * LARGE
+    return b"x" * LARGE_BYTES
 
 
 def _large_on(resource: object) -> bytes:
@@ -77,7 +75,7 @@ def _compute_on(resource: object) -> None:
     _compute()
 
 
-# -- measurements --------------------------------------------------------------------------------------------------
+# -- measurements ----------------------------------------------------------------------
 
 
 def process_round_trips(quick: bool) -> list[Row]:
@@ -149,7 +147,10 @@ def process_map(quick: bool) -> list[Row]:
             samples = interleave(
                 {name: map_sampler(mapped, count) for name, mapped in ways.items()}, rounds
             )
-            title = f"processes: map over {count:,} no-op items, chunksize={chunk}, {workers_in_words(WORKERS)}"
+            title = (
+                f"processes: map over {count:,} no-op items, chunksize={chunk},"
+                f" {workers_in_words(WORKERS)}"
+            )
             rows.append(
                 _row(
                     f"processes-map-{chunk}", title, "µs an item", samples, None, f"{rounds} rounds"
@@ -179,7 +180,7 @@ def process_payloads(quick: bool) -> list[Row]:
             samples = interleave(
                 {each: _call_sampler(submit, count) for each, submit in ways_of.items()}, rounds
             )
-            title = f"processes: {name} of {LARGE // 1_000_000} MB"
+            title = f"processes: {name} of {LARGE_BYTES // 1_000_000} MB"
             note = f"bytes, {count} calls, {rounds} rounds"
             rows.append(
                 _row(f"processes-{name}", title, "ms", samples, Target("at least", 1), note)
@@ -219,7 +220,7 @@ def processor_time(quick: bool) -> list[Row]:
     ]
 
 
-# -- the pieces ----------------------------------------------------------------------------------------------------
+# -- the pieces ------------------------------------------------------------------------
 
 
 def _row(

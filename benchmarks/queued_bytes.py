@@ -1,4 +1,4 @@
-"""What a queued task costs in memory."""
+"""The memory of a queued task."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from benchmarks.harness.targets import Target
 
 __all__ = ["queued_tasks"]
 
-# seconds: some pools move their queue from one place to another
-SETTLE = 0.2
+# Some pools move their queue from one place to another, which takes a moment.
+SETTLE_S = 0.2
 
 
 def queued_tasks(quick: bool) -> list[Row]:
@@ -49,8 +49,8 @@ def _sampler(
         gate = threading.Event()
         with open_pool(1) as pool:
             submit, function = pool.submit, pool.function(NO_OP)
-            # tasker may hire a second worker while tasks wait: the second of these is
-            # for that one
+            # tasker may hire a second worker while tasks wait. The second of these
+            # tasks is for that worker.
             for _ in range(2):
                 submit(pool.function(Task(gate.wait, lambda resource: gate.wait())))
             tracemalloc.start()
@@ -59,7 +59,7 @@ def _sampler(
                 before, _ = tracemalloc.get_traced_memory()
                 for _ in range(count):
                     submit(function)
-                time.sleep(SETTLE)
+                time.sleep(SETTLE_S)
                 after, _ = tracemalloc.get_traced_memory()
             finally:
                 tracemalloc.stop()

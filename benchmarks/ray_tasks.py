@@ -1,7 +1,7 @@
-"""Resources in Ray actors: what a task through the manager takes beside Ray's own ways,
-on a local cluster.
+"""Resources in Ray actors: a task through the manager beside Ray's own ways.
 
-The functions that actors run stand at the top level of a module, where they find them.
+They run on a local cluster. Actors run functions from the top level of a module, where
+they find them.
 """
 
 from __future__ import annotations

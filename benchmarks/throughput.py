@@ -67,7 +67,8 @@ def drop_in(quick: bool) -> list[Row]:
         rows.append(
             Row(
                 name=f"drop-in-{workers}",
-                title=f"tasker.ThreadPoolExecutor: submit all, gather all, {workers_in_words(workers)}",
+                title="tasker.ThreadPoolExecutor: submit all, gather all,"
+                f" {workers_in_words(workers)}",
                 unit="µs a task",
                 figures=spreads(samples),
                 ratio=ratio,

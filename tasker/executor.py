@@ -34,7 +34,7 @@ from concurrent.futures import CancelledError, Future
 from itertools import islice, starmap
 from operator import attrgetter
 from threading import get_ident
-from types import BuiltinFunctionType, FunctionType, MethodType, TracebackType
+from types import BuiltinFunctionType, FunctionType, MethodType
 from typing import TYPE_CHECKING, Any, Generic, ParamSpec, Protocol, TypeVar
 
 from tasker._base.callables import DEFERRED, deferred_kind
@@ -158,15 +158,6 @@ class CallExecutor(StandardParts):
             chunk = _Chunk(calls)
             chunk.future = self._accept_task(_call_each, (fn, self._judges, chunk), new_task)
             yield chunk
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        # not inherited: calls from inside of `concurrent.futures` must not have to wait
-        self.shutdown(wait=True)
 
     # -- what the standard class, and other programs, ask of it (see `standard`) -------
 

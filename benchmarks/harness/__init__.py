@@ -1,1 +1,1 @@
-"""What the measurements share: rivals, rounds, rows, and the history of rows."""
+"""The shared parts of the measurements: rivals, rounds, rows, and their history."""

@@ -1,8 +1,7 @@
-"""Both forms of a task in the same rounds: one that takes its resource, and one that
-asks for its context as well.
+"""Both forms of a task in the same rounds: with its resource, and with its context too.
 
-Each measurement gives three rows: either form against ThreadPoolExecutor, and what the
-context costs.
+Each measurement gives three rows: either form against ThreadPoolExecutor, and the cost
+of the context.
 """
 
 from __future__ import annotations
@@ -29,7 +28,7 @@ WITHOUT = "without"
 
 Samples = Mapping[str, Sequence[float]]
 
-# the ratio of ThreadPoolExecutor to tasker, and how to read it
+# The ratio of ThreadPoolExecutor to tasker, and how to read it.
 Compare = Callable[[Samples], tuple[Spread, str]]
 
 
@@ -42,7 +41,7 @@ NO_OP_WITH_CONTEXT = Task(NO_OP.plain, _no_op_with_context)
 def open_both_forms(
     stack: ExitStack, workers: int, *, futures: bool = False
 ) -> dict[str, tuple[Pool, Task]]:
-    """A pool and its task of every rival, by name.
+    """Return a pool and its task of every rival, by name.
 
     tasker has two, one for each form.
     """
@@ -62,9 +61,9 @@ def rows_of_both_forms(
     *,
     cost: Target | None = None,
 ) -> list[Row]:
-    """The rows of both forms, and of what the context costs, which `cost` bounds.
+    """Return the rows of both forms, and of the cost of the context.
 
-    `samples` are those of `open_both_forms`, and perhaps others.
+    `cost` bounds it. `samples` has those of `open_both_forms`, and perhaps others.
     """
     others = {
         each: values for each, values in samples.items() if each not in (TASKER, WITH_CONTEXT)

@@ -1,7 +1,7 @@
-"""The history of results: files that say what they were measured on.
+"""The history of results: files that name the machine and the Python.
 
-There is one file for each Python and each commit of tasker's. What is measured anew on
-the same replaces what is in it, so that a long run may be made in pieces (`--only`).
+There is one file for each Python and each commit of tasker's. A row that is measured
+anew replaces the one in the file, so a long run may be made in pieces (`--only`).
 """
 
 from __future__ import annotations
@@ -22,9 +22,10 @@ HISTORY = Path(__file__).parents[1] / "history"
 
 @dataclass(frozen=True)
 class Results:
-    """`on`: what they were measured on, as `machine.describe` has it.
+    """Rows that were measured at one time.
 
-    `date`: when, UTC; `quick`: a smoke test.
+    `on` is the description of `machine.describe`, `date` is in UTC, and `quick` marks a
+    smoke test.
     """
 
     on: Mapping[str, Any]
@@ -38,7 +39,7 @@ class Results:
 
 
 def save(results: Results, folder: Path) -> Path:
-    """Write them to their file in that folder, and keep its other rows."""
+    """Write results to their file in that folder, and keep its other rows."""
     path = _path_of(results, folder)
     if path.exists():
         rows = {row.name: row for row in [*load(path).rows, *results.rows]}
@@ -49,14 +50,14 @@ def save(results: Results, folder: Path) -> Path:
 
 
 def load(path: Path) -> Results:
-    """What `save` has written."""
+    """Read a file that `save` has written."""
     on = json.loads(path.read_text(encoding="utf-8"))
     date, quick, rows = on.pop("date"), on.pop("quick"), on.pop("rows")
     return Results(on, date, quick, [Row.from_json(row) for row in rows])
 
 
 def newest(folder: Path) -> list[Results]:
-    """The newest of each Python (GIL, JIT, version), those without the GIL last.
+    """Return the newest of each Python (GIL, JIT, version); those without GIL are last.
 
     Results of smoke tests are left out.
     """
@@ -75,7 +76,7 @@ def _python_of(results: Results) -> tuple[bool, bool, int, int]:
 
 
 def _path_of(results: Results, folder: Path) -> Path:
-    """The file of what was measured on the same, or one that is still to be written."""
+    """Return the file with results of the same description, or a new path."""
     tasker = results.on["tasker"]
     stem = f"{results.on['python']['name']}-{tasker['commit'] or tasker['version']}"
     names = (f"{stem}.json" if number == 1 else f"{stem}-{number}.json" for number in count(1))
@@ -92,7 +93,7 @@ def _are_alike(one: Results, other: Results) -> bool:
 
 
 def _as_text(results: Results) -> str:
-    """JSON with a line for each row."""
+    """Return JSON with a line for each row."""
     head = {"date": results.date, "quick": results.quick, **results.on}
     lines = [f'"{key}": {json.dumps(value, ensure_ascii=False)}' for key, value in head.items()]
     rows = ",\n".join(f"  {json.dumps(row.to_json(), ensure_ascii=False)}" for row in results.rows)

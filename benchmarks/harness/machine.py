@@ -1,6 +1,6 @@
-"""What figures are measured on, and the memory of this process.
+"""The machine and the Python of the figures, and the memory of this process.
 
-`python -m benchmarks.harness.machine` prints the former as JSON.
+`python -m benchmarks.harness.machine` prints the description as JSON.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ __all__ = ["describe", "pin", "resident_bytes"]
 
 
 def describe() -> dict[str, Any]:
-    """tasker, Python, machine, and the versions of what is compared."""
+    """Describe tasker, Python, the machine, and the versions of the rivals."""
     rivals = {
         rival.name: rival for rival in (*RIVALS, *PROCESS_RIVALS) if rival.name != TASKER
     }.values()
@@ -48,7 +48,7 @@ def describe() -> dict[str, Any]:
 
 
 def _python_name() -> str:
-    """The version; it ends in `t` without the GIL, and in `-jit` with the JIT."""
+    """Return the version; it ends in `t` without the GIL, in `-jit` with the JIT."""
     return platform.python_version() + "t" * this_build().free_threaded + "-jit" * _has_jit()
 
 
@@ -58,9 +58,9 @@ def _has_jit() -> bool:
 
 
 def _commit(folder: Path) -> str | None:
-    """The last commit that changed the folder; `None` without git.
+    """Return the last commit that changed the folder; `None` without git.
 
-    It ends in `-changed` where files have been changed since.
+    It ends in `-changed` if files have been changed since.
     """
     commit = _git(folder, "log", "-1", "--abbrev=10", "--format=%h", "--", ".")
     if commit and _git(folder, "status", "--porcelain", "--", "."):
@@ -82,15 +82,14 @@ def _git(folder: Path, *arguments: str) -> str:
 def pin() -> str | None:
     """Pin this process to one CPU, before any thread starts.
 
-    Returns a note where that cannot be done.
+    Returns a note if that cannot be done.
     """
     if not hasattr(os, "sched_setaffinity"):
         return "not pinned to one CPU: this platform cannot"
 
     try:
-        os.sched_setaffinity(
-            0, {max(os.sched_getaffinity(0))}
-        )  # interrupts often go to the first one
+        # Interrupts often go to the first CPU, so this takes the last one.
+        os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
     except OSError as error:
         return f"not pinned to one CPU: {error.strerror}"
 
@@ -98,7 +97,7 @@ def pin() -> str | None:
 
 
 def resident_bytes() -> int | None:
-    """The resident set of this process.
+    """Return the resident set of this process.
 
     `None` on platforms that do not tell it as Linux does.
     """

@@ -1,4 +1,4 @@
-"""The options of a program, as its command line has them."""
+"""The command line of a program."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ __all__ = ["Parser"]
 
 
 class Parser(argparse.ArgumentParser):
-    """Errors in one line."""
+    """A parser that reports an error in one line."""
 
     def error(self, message: str) -> NoReturn:
         self.exit(2, f"{self.prog}: {message} (--help lists the options)\n")

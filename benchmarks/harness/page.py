@@ -1,4 +1,4 @@
-"""The history's README: what was measured last on each Python, as tables."""
+"""The history's README: the last results of each Python, as tables."""
 
 from __future__ import annotations
 
@@ -11,14 +11,15 @@ __all__ = ["as_page", "python_in_words", "where_in_words"]
 
 HEAD = """# What was measured
 
-The newest results of each Python, made by `python -m benchmarks.chart` from the files beside this one.
-`python -m benchmarks --output benchmarks/history` adds to them; with `--python PATH`, what another interpreter does.
-Figures are medians, in brackets the quartiles of the ratio.
+The newest results of each Python, made by `python -m benchmarks.chart` from the files
+beside this one. `python -m benchmarks --output benchmarks/history` adds to them; with
+`--python PATH`, what another interpreter does. Figures are medians, in brackets the
+quartiles of the ratio.
 """
 
 
 def as_page(results: Sequence[Results]) -> str:
-    """In Markdown."""
+    """Return the page in Markdown."""
     return "\n".join([HEAD, *map(_section, results)])
 
 
@@ -29,14 +30,14 @@ def _section(results: Results) -> str:
 
 
 def python_in_words(results: Results) -> str:
-    """For a label: the version without its last number."""
+    """Return a label: the version without its last number."""
     python = results.on["python"]
     version = ".".join(python["name"].split(".")[:2])
     return version + ("" if python["gil"] else ", no GIL") + (", JIT" if python["jit"] else "")
 
 
 def where_in_words(results: Results) -> str:
-    """What the figures depend on besides the Python, and when they were measured."""
+    """Return tasker, the machine and the date of the figures."""
     tasker, machine = results.on["tasker"], results.on["machine"]
     commit = f" ({tasker['commit']})" if tasker["commit"] else ""
     return (

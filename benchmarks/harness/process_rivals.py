@@ -1,9 +1,8 @@
-"""The pools of processes that are compared, each called the way its documentation calls
-it.
+"""The pools of processes that are compared, called as their documentation calls them.
 
-Where a pool leaves it open how its processes are started, it is the platform's default:
-on Linux a fork of this process before Python 3.14. So those pools are opened first, and
-started at once, before there are many threads.
+A pool may leave open how its processes are started. Then the platform's default
+applies: on Linux a fork of this process before Python 3.14. So those pools are opened
+first, and started at once, before there are many threads.
 """
 
 from __future__ import annotations
@@ -89,10 +88,10 @@ PROCESS_RIVALS = (
 def open_process_pools(
     stack: ExitStack, workers: int, names: tuple[str, ...] | None = None
 ) -> dict[str, Pool]:
-    """A pool of every rival that is installed (of those `names`), by name, with its
-    processes, open until the stack is.
+    """Return a pool of every installed rival among `names`, by name.
 
-    tasker's is opened last: it has a thread for each child, and others fork.
+    The pools have their processes and are open until the stack closes. tasker's is
+    opened last: it has a thread for each child, and others fork.
     """
     rivals = [
         rival

@@ -19,7 +19,7 @@ def _item_on(resource: object, item: int) -> None: ...
 
 @contextmanager
 def local_cluster(cpus: int = 4) -> Any:
-    """A cluster of this machine alone; yields the module `ray`."""
+    """Start a cluster of this machine alone, and yield the module `ray`."""
     ray: Any = import_module("ray")
     ray.init(
         address="local",
@@ -52,5 +52,6 @@ def open_ray(workers: int) -> TaskManager[object]:
 def gather(manager: TaskManager[object], count: int) -> None:
     """Submit so many no-op tasks, then gather all."""
     futures = [manager.submit(_item_on, number) for number in range(count)]
-    manager.join()  # so that this thread is woken once
+    # With this wait the thread is woken only once.
+    manager.join()
     [future.result() for future in futures]

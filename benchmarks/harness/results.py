@@ -15,12 +15,12 @@ __all__ = ["Row", "workers_in_words"]
 
 @dataclass(frozen=True)
 class Row:
-    """What was measured.
+    """A measurement.
 
-    `figures`: in `unit`, by the name of the rival or of what else was measured beside
-    it. `ratio` compares two of them round by round, and `meaning` says how: "times as
-    fast" is another's figure divided by tasker's, more is better; "of its time" and the
-    like is what something costs, less is better.
+    `figures` are in `unit`, by the name of the rival or of another thing beside it.
+    `ratio` compares two of them round by round, and `meaning` tells how. "times as
+    fast" is another's figure divided by tasker's, and more is better. "of its time" and
+    the like is a cost, and less is better.
     """
 
     name: str
@@ -35,7 +35,7 @@ class Row:
     def met(self) -> bool | None:
         """Whether the target is reached.
 
-        `None` where there is no target, or nothing to compare.
+        `None` if there is no target, or nothing to compare.
         """
         if self.target is None:
             return None
@@ -44,7 +44,7 @@ class Row:
         return None if self.ratio is None else self.target.is_met_by(self.ratio.median)
 
     def to_json(self) -> dict[str, Any]:
-        """What JSON can hold, without what is empty.
+        """Return data for JSON, without empty fields.
 
         A spread is a list of its median and quartiles.
         """
@@ -77,10 +77,10 @@ class Row:
 
 
 def _four_digits(values: Spread) -> list[float]:
-    """Digits that count: no measurement is more exact."""
+    """Round to four digits: no measurement is more exact."""
     return [float(f"{value:.4g}") for value in astuple(values)]
 
 
 def workers_in_words(count: int) -> str:
-    """For titles."""
+    """Return the number in words, for titles."""
     return f"{count} worker{'s' * (count != 1)}"

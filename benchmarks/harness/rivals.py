@@ -1,7 +1,7 @@
 """The pools that are compared, each behind the same three methods.
 
-The loops that are timed stand here, one of each kind a library, so that every library
-is called the way its documentation calls it and none pays for a wrapper.
+The timed loops stand here, one of each kind for each library. So every library is
+called as its documentation calls it, and none pays for a wrapper.
 """
 
 from __future__ import annotations
@@ -136,7 +136,7 @@ class Rival:
         return self.distribution is None or importlib.util.find_spec(self.distribution) is not None
 
     def version(self) -> str:
-        """Of the distribution; of tasker, what the imported package says."""
+        """The version of the distribution; for tasker, that of the imported package."""
         if self.name == TASKER:
             return tasker.__version__
         return (

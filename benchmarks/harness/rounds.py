@@ -1,6 +1,6 @@
-"""Interleaved rounds, and what their samples say.
+"""Interleaved rounds, and the statistics of their samples.
 
-That is medians, quartiles, and ratios round by round.
+These are medians, quartiles, and ratios round by round.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ class Spread:
 
 
 def spread(samples: Sequence[float]) -> Spread:
-    """Median and quartiles; the extremes of fewer than four samples."""
+    """Return the median and quartiles, or the extremes of fewer than four samples."""
     if len(samples) < 4:
         return Spread(median(samples), min(samples), max(samples))
 
@@ -35,17 +35,17 @@ def spread(samples: Sequence[float]) -> Spread:
 
 
 def spreads(samples: Mapping[str, Sequence[float]]) -> dict[str, Spread]:
-    """Each one's spread, by name."""
+    """Return the spread of each, by name."""
     return {name: spread(values) for name, values in samples.items()}
 
 
 def ratios(
     above: Sequence[float], below: Sequence[float], less: Sequence[float] | None = None
 ) -> list[float]:
-    """Round by round, `above / below`, both without what `less` took in the same round.
+    """Return `above / below` of each round, after taking off `less` from both.
 
-    What drifts from round to round (the machine's speed) is in both and cancels out. A
-    round in which nothing is left below says nothing and is left out.
+    The machine's speed drifts from round to round. It is in both and cancels out. A
+    round in which nothing is left below has no ratio and is left out.
     """
     base = [0.0] * len(above) if less is None else less
     rounds = zip(above, below, base, strict=True)
@@ -55,7 +55,7 @@ def ratios(
 def interleave(
     samplers: Mapping[str, Sampler], rounds: int, *, warm_ups: int = 1
 ) -> dict[str, list[float]]:
-    """One sample of each in every round, beginning with another one each time.
+    """Take one sample of each in every round, beginning with another one each time.
 
     `warm_ups` rounds are thrown away.
     """
@@ -65,7 +65,7 @@ def interleave(
     for number in range(-warm_ups, rounds):
         first = number % len(names)
         for name in names[first:] + names[:first]:
-            # what one leaves behind must not be collected in the time of another
+            # The garbage of one must not be collected in the time of another.
             gc.collect()
             value = samplers[name]()
             if number >= 0:
@@ -75,7 +75,7 @@ def interleave(
 
 
 def seconds(action: Callable[[], object]) -> float:
-    """How long it takes."""
+    """Return how long a call takes."""
     began = time.perf_counter()
     action()
     return time.perf_counter() - began

@@ -1,4 +1,4 @@
-"""What several measurements sample: each function returns one for `interleave`."""
+"""The samplers that several measurements share, for `interleave`."""
 
 from __future__ import annotations
 
@@ -34,14 +34,14 @@ def round_trip_sampler(pool: Pool, task: Task, count: int) -> Sampler:
 
 
 def calls_sampler(calls: Callable[[int], object], count: int) -> Sampler:
-    """Microseconds of a call, of so many that one function makes."""
+    """Microseconds of a call; one function makes so many of them."""
     return lambda: seconds(lambda: calls(count)) / count * 1e6
 
 
 def callers_sampler(pool: Pool, task: Task, callers: int, count: int) -> Sampler:
     """Microseconds a task, while so many callers make blocking calls.
 
-    The time goes from when all callers are let go to when the last has finished.
+    The time begins when all callers are let go, and ends with the last of them.
     """
 
     def sample() -> float:

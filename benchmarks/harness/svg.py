@@ -1,8 +1,7 @@
-"""Pictures as SVG text: rectangles, lines and words, in the colours of a light or of a
-dark background.
+"""Pictures as SVG text: rectangles, lines and words, for a light or dark background.
 
-Nothing in a picture depends on the page around it: GitHub shows images without scripts
-and style sheets.
+Nothing in a picture depends on the page around it, because GitHub shows images without
+scripts and style sheets.
 """
 
 from __future__ import annotations
@@ -34,26 +33,27 @@ DARK = Palette("#0d1117", "#f0f6fc", "#9198a1", "#30363d", "#4493f8", "#f0883e",
 
 
 def width_of(text: str, size: float) -> float:
-    """About so many pixels, rather too many than too few: fonts differ."""
+    """Return about so many pixels, rather too many than too few: fonts differ."""
     return len(text) * size * 0.56
 
 
 @dataclass
 class Drawing:
-    """What is drawn, from the back to the front, in pixels from the top left."""
+    """A picture's elements, from the back to the front, in pixels from the top left."""
 
     palette: Palette
     elements: list[str] = field(default_factory=list)
 
     def rectangle(self, left: float, top: float, width: float, height: float, color: str) -> None:
-        """A filled one."""
-        place = f'x="{_pixels(left)}" y="{_pixels(top)}" width="{_pixels(width)}" height="{_pixels(height)}"'
-        self.elements.append(f'<rect {place} fill="{color}"/>')
+        """Draw a filled rectangle."""
+        place = f'x="{_pixels(left)}" y="{_pixels(top)}"'
+        size = f'width="{_pixels(width)}" height="{_pixels(height)}"'
+        self.elements.append(f'<rect {place} {size} fill="{color}"/>')
 
     def line(
         self, start: tuple[float, float], end: tuple[float, float], color: str, dashes: str = ""
     ) -> None:
-        """One pixel wide."""
+        """Draw a line of one pixel."""
         (x1, y1), (x2, y2) = start, end
         place = f'x1="{_pixels(x1)}" y1="{_pixels(y1)}" x2="{_pixels(x2)}" y2="{_pixels(y2)}"'
         dashed = f' stroke-dasharray="{dashes}"' if dashes else ""
@@ -70,9 +70,10 @@ class Drawing:
         anchor: str = "start",
         bold: bool = False,
     ) -> None:
-        """One line of words.
+        """Write one line of words.
 
-        `y` is that of its base line, `x` that of its start, middle or end (`anchor`).
+        `y` is the place of its base line. `x` is the place of its start, middle or end,
+        as `anchor` tells.
         """
         place = f'x="{_pixels(x)}" y="{_pixels(y)}" font-size="{_pixels(size)}"'
         anchored = "" if anchor == "start" else f' text-anchor="{anchor}"'
@@ -82,14 +83,15 @@ class Drawing:
         )
 
     def as_text(self, width: float, height: float, title: str, description: Sequence[str]) -> str:
-        """The file's text.
+        """Return the file's text.
 
         `title` and `description` are for readers who cannot see the picture.
         """
         size = f'width="{_pixels(width)}" height="{_pixels(height)}"'
         box = f'viewBox="0 0 {_pixels(width)} {_pixels(height)}"'
         lines = [
-            f'<svg xmlns="http://www.w3.org/2000/svg" {size} {box} role="img" aria-labelledby="title description"',
+            f'<svg xmlns="http://www.w3.org/2000/svg" {size} {box} role="img"'
+            ' aria-labelledby="title description"',
             f'  font-family="{FONT}">',
             f'<title id="title">{escape(title)}</title>',
             '<desc id="description">',

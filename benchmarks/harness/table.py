@@ -15,7 +15,7 @@ MET = {True: "yes", False: "no", None: ""}
 
 
 def as_text(rows: Sequence[Row]) -> str:
-    """Columns padded with spaces, notes below."""
+    """Return columns that are padded with spaces, with notes below."""
     lines = _lines(rows)
     widths = [max(len(line[column]) for line in lines) for column in range(len(lines[0]))]
     lines.insert(1, ["-" * width for width in widths])
@@ -27,14 +27,14 @@ def as_text(rows: Sequence[Row]) -> str:
 
 
 def as_markdown(rows: Sequence[Row]) -> str:
-    """A Markdown table."""
+    """Return a Markdown table."""
     head, *body = _lines(rows)
     rule = ["---"] * 4 + ["---:"] * (len(head) - 4)
     return "\n".join(f"| {' | '.join(line)} |" for line in [head, rule, *body])
 
 
 def figure(value: float) -> str:
-    """Three digits that count, without an exponent."""
+    """Return three significant digits, without an exponent."""
     if value == 0:
         return "0"
     if abs(value) >= 100:

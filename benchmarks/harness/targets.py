@@ -1,4 +1,4 @@
-"""What figures are to reach, where that depends on the Python."""
+"""The targets of figures, where they depend on the Python."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from typing import Literal
 __all__ = ["Build", "Target", "both_forms_target", "on_3_11", "this_build"]
 
 
-# floor and goal by CPython's minor version: how many times as fast as
-# ThreadPoolExecutor
+# The floor and the goal by CPython's minor version: how many times as fast as
+# ThreadPoolExecutor tasker is to be.
 FLOORS: dict[str, dict[int, tuple[float, float]]] = {
     "submit-1": {11: (5.5, 7), 14: (3.6, 5), 15: (3.6, 5)},
     "submit-4": {11: (5.0, 7), 14: (3.4, 5), 15: (3.4, 5)},
@@ -22,14 +22,14 @@ FLOORS: dict[str, dict[int, tuple[float, float]]] = {
 
 @dataclass(frozen=True)
 class Build:
-    """What the targets depend on."""
+    """The properties of a Python on which targets depend."""
 
     minor: int
     free_threaded: bool = False
 
 
 def this_build() -> Build:
-    """The running interpreter."""
+    """Return the properties of the running interpreter."""
     return Build(sys.version_info.minor, not getattr(sys, "_is_gil_enabled", lambda: True)())
 
 
@@ -58,12 +58,12 @@ class Target:
 
 
 def on_3_11(build: Build, target: Target) -> Target | None:
-    """The target, where it is set for CPython 3.11 alone."""
+    """Return a target that is set for CPython 3.11 alone."""
     return target if build.minor <= 11 else None
 
 
 def both_forms_target(row: str, build: Build) -> Target | None:
-    """What a row is to reach in both forms, with the context and without.
+    """Return the target of a row in both forms, with the context and without.
 
     `None` for a Python that has no floor.
     """

@@ -31,8 +31,9 @@ class Sink:
         self._file = file
 
     def write(self, line: bytes) -> None:
-        """Have a line written sooner or later. Blocks as the file does. Raises
-        `OSError`."""
+        """Have a line written sooner or later. Blocks as the file does.
+
+        Raises `OSError`."""
         try:
             self._file.write(line)
         except BaseException as error:
@@ -147,8 +148,7 @@ class Files:
             yield number, record, earlier is not None and earlier.has(record)
 
     def count_lines(self) -> int | None:
-        """How many lines there are to read; `None` where only reading them would
-        tell."""
+        """How many lines the input has; `None` if only reading it would tell."""
         if not _is_regular(self.input):
             return None
 

@@ -58,8 +58,9 @@ class _ThreadState(threading.local):
 
 
 class Work:
-    """The functions and exception types that the command line names. Raises
-    `UsageError`."""
+    """The functions and exception types that the command line names.
+
+    Raises `UsageError`."""
 
     def __init__(
         self, function_name: str, resource_name: str | None, unhealthy: tuple[str, ...]

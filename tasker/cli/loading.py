@@ -1,5 +1,4 @@
-"""Finds what the command line names: the function, the resource's factory, exception
-types."""
+"""Finds what the command line names: functions, factories, exception types."""
 
 from __future__ import annotations
 
@@ -41,8 +40,9 @@ def add_current_folder() -> None:
 
 
 def function(name: str, *, with_resource: bool) -> tuple[Callable[..., Any], bool]:
-    """The function called `name`, and whether it wants a context first. Raises
-    `UsageError`."""
+    """The function called `name`, and whether it wants a context first.
+
+    Raises `UsageError`."""
     fn: Any = _load(name, "MODULE:FUNCTION")
     if not callable(fn):
         raise UsageError(f"{name} is {_shown(fn)}, no function")

@@ -260,8 +260,7 @@ class Run:
         self._workers = self._manager.stats().active_workers
 
         try:
-            # All lines may have ended, but a function may outlast the timeout of its
-            # line.
+            # All lines may have ended, but a function may outlast its timeout.
             if killing or self._timed_out:
                 self._manager.kill(GRACE_S)
             else:

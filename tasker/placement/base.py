@@ -142,8 +142,7 @@ class Placement(Protocol):
 
 class InProcessBackend(Backend):
     def __init__(self, settings: Settings) -> None:
-        # The hooks themselves: a function around them could be interrupted at its
-        # entry.
+        # The hooks themselves: a signal can strike where a function is entered (R2).
         self.create: Callable[[], Any] = settings.on_create
         self.destroy: Callable[[Any], object] = settings.on_destroy
         self.judge: Callable[[Any, Any], object] = settings.check_health

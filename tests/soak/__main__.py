@@ -1,23 +1,26 @@
-"""`python -m tests.soak --seconds N --seed S`: random load with all faults at once,
-checked all the while.
+"""`python -m tests.soak --seconds N --seed S`: random load with all faults at once.
 
-Rounds of about a second: each makes a manager with a random configuration, loads it
-from several threads, ends it in a random way, and audits it (see `round`). With
-`--placement processes` resources live in child processes, which are also killed at
-random, and end themselves; they keep journals, from which the same audit is made (see
-`journal`), and neither a child nor a descriptor may stay behind. Now and then
-allocations fail for a round, in a process of its own (see `failing_allocations`). A
-last phase runs many tasks without faults and looks at the memory. Prints one JSON
-object; what else there is to say goes to stderr, the seed first of all.
+A round takes about a second. It makes a manager with a random configuration, loads it
+from several threads, ends it in a random way, and audits it (see `round`).
 
-Memory. Resident memory is read at the end of each round, after a collection: the median
-of the last quarter of the rounds may exceed that of the second quarter by `ROUNDS_GROW`
-MiB. The tasks of the last phase come in batches, of which the first tenth warms up;
-after it, memory may grow by `BATCHES_GROW` MiB.
+With `--placement processes` resources live in child processes. These are also killed at
+random, and end themselves. They keep journals, from which the same audit is made (see
+`journal`). Neither a child nor a descriptor may stay behind.
 
-Exit status: 0 when every invariant held; 1 when one did not, or nothing moved for
-`STILL` seconds, in which case all stacks are dumped; 2 for a wrong option. A seed
-repeats the configurations and the choices, not the thread switches.
+Now and then allocations fail for a round, in a process of its own (see
+`failing_allocations`). A last phase runs many tasks without faults and looks at the
+memory.
+
+The soak prints one JSON object. Everything else goes to stderr, the seed first of all.
+
+Memory. Resident memory is read at the end of each round, after a collection. The median
+of the last quarter of the rounds may exceed that of the second quarter by
+`ROUNDS_GROW_MIB`. The tasks of the last phase come in batches, of which the first tenth
+warms up. After it, memory may grow by `BATCHES_GROW_MIB`.
+
+Exit status: 0 when every invariant held. 1 when one did not, or when nothing moved for
+`STILL_S` seconds; then all stacks are dumped. 2 for a wrong option. A seed repeats the
+configurations and the choices, not the thread switches.
 """
 
 from __future__ import annotations
@@ -35,10 +38,11 @@ from tests.soak.soak import TASKS, TASKS_WITH_CHILDREN, Soak
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Returns the exit status."""
+    """Run the soak, and return the exit status."""
     options = _options(arguments)
     print(
-        f"soak: --seconds {options.seconds:g} --seed {options.seed} --placement {options.placement}",
+        f"soak: --seconds {options.seconds:g} --seed {options.seed}"
+        f" --placement {options.placement}",
         file=sys.stderr,
         flush=True,
     )

@@ -1,4 +1,4 @@
-"""The audit of a round: its ledger against what the closed manager says and holds."""
+"""The audit of a round: its ledger against the closed manager and its figures."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ __all__ = ["audit", "audit_order", "audit_resources"]
 
 
 def audit(ledger: Ledger, *, destroy_errors: range, stuck: bool) -> Counter[str]:
-    """Check everything, once nothing runs any more; returns the totals.
+    """Check everything, once nothing runs any more, and return the totals.
 
-    `destroy_errors` is how often `on_destroy` may have failed. Where tasks were stuck,
-    some threads ended after the manager's report was made, which then misses what they
-    did last.
+    `destroy_errors` is how often `on_destroy` may have failed. If tasks were stuck,
+    some threads ended after the manager had made its report. Then the report misses
+    their last work.
     """
     report: StopReport = ledger.engine.lifecycle.report()
     metrics: TaskMetrics = ledger.engine.counters.metrics()
@@ -60,7 +60,7 @@ def audit(ledger: Ledger, *, destroy_errors: range, stuck: bool) -> Counter[str]
 
 
 def audit_resources(ledger: Ledger) -> None:
-    """What was created is destroyed, unless it was lost."""
+    """Check that each resource is destroyed, unless it was lost."""
     for resource in ledger.resources:
         if not resource.ends and not resource.lost:
             ledger.broken(f"a resource of {resource.owner or 'run_task'} was never destroyed")
@@ -91,7 +91,7 @@ def _audit_accepted(ledger: Ledger, job: Job) -> None:
     if runs > most:
         ledger.broken(f"{job} ran {runs} times, {most} are the most")
     if (future := job.known_future()) is not None:
-        # what is sent to a process that dies may not begin there
+        # A task that is sent to a dying process may not begin there.
         if future.attempts != runs and not (
             ledger.loses and runs < future.attempts <= 1 + ledger.engine.max_retries
         ):
@@ -105,7 +105,7 @@ def _audit_accepted(ledger: Ledger, job: Job) -> None:
 
 
 def _audit_lost(ledger: Ledger, job: Job, attempts: int) -> None:
-    """A task that lost its worker was to be tried again."""
+    """Check that a task that lost its worker was tried again."""
     tried_out = attempts > ledger.engine.max_retries or (
         job.once and job.lost is not None and job.lost.began
     )
@@ -118,7 +118,7 @@ def _audit_lost(ledger: Ledger, job: Job, attempts: int) -> None:
 
 
 def audit_order(ledger: Ledger) -> None:
-    """With one worker tasks start in the order in which they are taken."""
+    """Check that tasks start in the order of their submission, with one worker."""
     ran = [job for job in ledger.accepted() if job.runs and job.form != "run_task"]
     main, priority = [job for job in ran if not job.priority], [job for job in ran if job.priority]
     for lane, earlier, later in (
@@ -139,7 +139,7 @@ def _overtaken(earlier: Iterable[Job], later: Iterable[Job]) -> Job | None:
     """
     started = sorted((job.runs[0], job.offered_at) for job in later)
     starts = [start for start, _ in started]
-    # when the one that was offered last, of those started so far, was offered
+    # For each start: the latest offer among the jobs that have started until then.
     newest = list(accumulate((offered for _, offered in started), max))
 
     for job in earlier:
@@ -170,10 +170,8 @@ def _audit_report(
 
 def _audit_remains(ledger: Ledger) -> None:
     engine, queue = ledger.engine, ledger.engine.queue
-    dead = {
-        False: len(queue._main),
-        True: len(queue._priority),
-    }  # withdrawn after the last compaction
+    # These entries were withdrawn after the last compaction.
+    dead = {False: len(queue._main), True: len(queue._priority)}
     if queue._dead != dead:
         ledger.broken(f"the lanes hold {dead} entries, {queue._dead} dead ones are counted")
     if any(queue._requeued.values()) or queue.room.used():
@@ -183,30 +181,32 @@ def _audit_remains(ledger: Ledger) -> None:
         ledger.broken(f"the closed manager has {children}")
     if engine.crew.members or engine.pool.out or engine.pool.available or engine.run_contexts:
         ledger.broken(
-            f"the closed manager has {len(engine.crew.members)} workers, {engine.pool.out} borrowers, "
-            f"{engine.pool.available} idle resources and {len(engine.run_contexts)} contexts"
+            f"the closed manager has {len(engine.crew.members)} workers,"
+            f" {engine.pool.out} borrowers, {engine.pool.available} idle resources"
+            f" and {len(engine.run_contexts)} contexts"
         )
 
 
 def _audit_totals(ledger: Ledger, metrics: TaskMetrics, drained: bool) -> None:
-    """Compare what `metrics()` says with what callers learnt, where they could."""
+    """Compare `metrics()` with the outcomes that callers know."""
     arrived, completed = metrics.total_tasks_arrived, metrics.total_tasks_completed
     failed, cancelled = metrics.total_tasks_failed, metrics.total_tasks_cancelled
     if completed + failed + cancelled != arrived:
         ledger.broken(
-            f"{completed} completed, {failed} failed and {cancelled} cancelled tasks are not the {arrived} that arrived"
+            f"{completed} completed, {failed} failed and {cancelled} cancelled tasks"
+            f" are not the {arrived} that arrived"
         )
 
     accepted = ledger.accepted()
-    # what met the closing halfway was withdrawn: refused to its caller, and counted as
-    # a task that was cancelled
+    # A submission that met the closing halfway was withdrawn. Its caller saw a refusal,
+    # and the manager counted a cancelled task.
     withdrawn = arrived - len(accepted) - len(ledger.chunks)
     if not 0 <= withdrawn <= sum(job.met_closing or job.form == "mapped" for job in ledger.jobs):
         ledger.broken(f"{len(accepted)} tasks were accepted, metrics() says {arrived} arrived")
     counts = Counter(_outcome(ledger, job, drained) for job in accepted) + Counter(
         map(_chunk_outcome, ledger.chunks)
     )
-    # a task that was killed counts as cancelled if it waited, as failed if it ran
+    # A killed task counts as cancelled if it waited, and as failed if it ran.
     unknown, killed = counts["unknown"], counts["killed"]
 
     for name, shown, least, more in (
@@ -228,10 +228,10 @@ def _audit_totals(ledger: Ledger, metrics: TaskMetrics, drained: bool) -> None:
 
 
 def _retries(ledger: Ledger, job: Job) -> tuple[int, int]:
-    """How often it was put back, at least and at most."""
+    """How often a job was put back, at least and at most."""
     future = job.known_future()
     least = max(0, (len(job.runs) if future is None else future.attempts) - 1)
-    # no future shows what is lost before it begins
+    # No future shows a job that is lost before it begins.
     most = (
         ledger.engine.max_retries
         if ledger.loses and future is None and job.form != "run_task"
@@ -242,7 +242,7 @@ def _retries(ledger: Ledger, job: Job) -> tuple[int, int]:
 
 
 def _chunk_outcome(future: TaskFuture[Any]) -> str:
-    """Of a task of `map()`."""
+    """The outcome of a task of `map()`."""
     if not future.done():
         return "unknown"
     if future.cancelled():
@@ -256,13 +256,14 @@ def _chunk_outcome(future: TaskFuture[Any]) -> str:
 
 
 def _outcome(ledger: Ledger, job: Job, drained: bool) -> str:
-    """What its caller learnt.
+    """The outcome of a job, as its caller learnt it.
 
-    Where the future was dropped, what can be known in other ways.
+    If the future was dropped, it is known in other ways, or unknown.
     """
     if job.form != "dropped":
         return job.outcomes[0] if job.outcomes else "unknown"
-    # what has returned may be lost on its way
+
+    # A result may be lost on its way.
     if not drained or ledger.loses:
         return "unknown"
     return "completed" if job.returned else "failed"

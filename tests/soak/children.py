@@ -1,4 +1,4 @@
-"""Ends children of a manager, and watches how they end.
+"""Ends children of a manager at random, and watches how they end.
 
 It also tells whether they and their descriptors are gone in the end.
 """
@@ -24,17 +24,22 @@ _SIGNALS = [signal.SIGKILL] * 3 + [signal.SIGSEGV]
 
 
 def kill_at_random(chaos: Chaos, ledger: Ledger, rng: random.Random, over: threading.Event) -> None:
-    """Now and then kill one, whatever it does, until the load is over."""
+    """Now and then kill a child, busy or not, until the load is over."""
     pause = rng.choice([0.2, 0.5, 1.0])  # seconds, at most
+
     while not over.wait(rng.random() * pause):
         children: tuple[Any, ...] = ledger.engine.backend._proxies
         if chaos.is_calm() or not children:
             continue
+
         child, number = rng.choice(children), rng.choice(_SIGNALS)
         state = repr(child).rpartition(" ")[2].rstrip(">")
+        # Children take long to start. Most of those that are hit would be starting.
         if state == "starting" and rng.random() < 0.9:
-            continue  # they take their time, and would all be met here
-        ledger.killed.add(child.pid)  # before anybody can learn of it
+            continue
+
+        # The ledger must know it before the manager can notice.
+        ledger.killed.add(child.pid)
         doing = ("busy" if child._context is not None else "idle") if state == "ready" else state
         if not child.is_lost():
             with contextlib.suppress(ProcessLookupError):
@@ -48,7 +53,7 @@ def witnessed(ledger: Ledger) -> Iterator[None]:
 
     It has a reason to kill a child whose call outlives its context.
     """
-    # which needs a POSIX system
+    # This import needs a POSIX system.
     from tasker.placement.processes.proxy import ProcessProxy
 
     kill, announce = ProcessProxy.kill, ProcessProxy._announce
@@ -75,16 +80,17 @@ def witnessed(ledger: Ledger) -> Iterator[None]:
 
 
 def left_behind() -> bool:
-    """Whether this process has a child, alive or not reaped."""
+    """Whether this process has a child that is alive or not reaped."""
     try:
         os.waitpid(-1, os.WNOHANG)
     except ChildProcessError:
         return False
+
     return True
 
 
 def descriptors() -> int | None:
-    """How many are open in this process, where that can be known."""
+    """How many descriptors are open in this process; `None` if that is unknown."""
     try:
         return len(list(Path("/dev/fd").iterdir()))
     except OSError:

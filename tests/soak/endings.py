@@ -21,10 +21,11 @@ from tests.soak.signalling import signalling
 __all__ = ["ENDINGS", "ENDINGS_WITH_CHILDREN", "STUCK"]
 
 STUCK = "kill with stuck tasks"
-SOON = (0.01,)  # seconds to wait for room
+# The wait for room.
+SOON_S = (0.01,)
 
-# the form of the tasks that are submitted until one of them, or of their callbacks, has
-# ended the manager
+# The form of the tasks that end the manager, or whose callbacks do. They are submitted
+# until it is closed.
 FROM_INSIDE = {
     "stop from a task": "async",
     "kill from a task": "async",
@@ -61,7 +62,7 @@ def _kill(load: Load) -> None:
 
 def _kill_stuck(load: Load) -> None:
     for _ in range(load.ledger.most_workers):
-        load.submitter.submit(load.rng, "async", SOON, act="is stuck")
+        load.submitter.submit(load.rng, "async", SOON_S, act="is stuck")
     load.ledger.may_be_killed = True
     _manager(load).kill(load.rng.choice([0, 0.01, 0.1]))
 
@@ -86,7 +87,7 @@ def _from_inside(form: str, act: str, load: Load) -> None:
     load.ledger.may_be_killed = act.startswith("kill")
     deadline = time.monotonic() + patience.SECONDS
     while not load.ledger.engine.queue.closed and time.monotonic() < deadline:
-        load.submitter.submit(load.rng, form, SOON, act=act)
+        load.submitter.submit(load.rng, form, SOON_S, act=act)
         time.sleep(0.001)
 
 
@@ -118,7 +119,7 @@ ENDINGS: dict[str, Callable[[Load], None]] = {
     **{act: partial(_from_inside, form, act) for act, form in FROM_INSIDE.items()},
 }
 
-# where tasks run in child processes, they cannot reach the manager
+# Tasks in child processes cannot reach the manager.
 ENDINGS_WITH_CHILDREN = {
     way: end for way, end in ENDINGS.items() if not way.endswith("from a task")
 }

@@ -1,15 +1,15 @@
-"""`python -m tests.soak.failing_allocations SEED SECONDS`: rounds of the soak in which
-allocations fail.
+"""`python -m tests.soak.failing_allocations SEED SECONDS`: allocations fail anywhere.
 
-It does not matter where they fail. The rounds are a program of their own, because a
-failed allocation strikes any thread of the process, those of the harness as well. Each
-round makes a manager and submits task after task. While some of them are submitted, run
-and settled, the n-th allocation fails, alone or with those that follow it. In the end
-the manager is closed, and the round is audited: what was accepted ran and has an
-outcome, what was refused never ran, each resource was destroyed once, and the figures
-add up. All that the audit goes by is written without allocating anything.
+These rounds of the soak are a program of their own, because a failed allocation strikes
+any thread of the process, those of the harness as well. Each round makes a manager and
+submits task after task. While some of them are submitted, run and settled, the n-th
+allocation fails, alone or with those that follow it.
 
-Prints one JSON object: the faults and the violations.
+In the end the manager is closed, and the round is audited. Each accepted task ran and
+has an outcome, no refused task ran, each resource was destroyed once, and the figures
+add up. The notes for the audit are written without any allocation.
+
+The program prints one JSON object: the faults and the violations.
 """
 
 from __future__ import annotations
@@ -33,16 +33,18 @@ from tests.soak import patience
 
 __all__ = ["can_fail_allocations", "main"]
 
-ROUND = 0.5  # seconds
+ROUND_S = 0.5
 MOST_TASKS = 2_000  # in a round
-STRUCK = 0.002  # seconds for which allocations fail
+
+# Allocations fail for this time.
+STRUCK_S = 0.002
 
 
 def can_fail_allocations() -> bool:
-    """Whether this Python can let allocations fail: a test module of CPython's, and a
-    process that has one GIL.
+    """Whether this Python can let allocations fail.
 
-    Not on 3.12 and 3.13, where CPython itself crashes after a failed allocation.
+    This takes a test module of CPython's, and a process that has one GIL. It is false
+    on 3.12 and 3.13, where CPython itself crashes after a failed allocation.
     """
     return _testcapi() is not None
 
@@ -69,7 +71,7 @@ class Made:
 
 
 class FailingRound:
-    """One manager, and what became of its tasks."""
+    """One manager and its tasks."""
 
     def __init__(self, number: int, rng: random.Random) -> None:
         self.violations: list[str] = []
@@ -143,7 +145,7 @@ class FailingRound:
             self.violations.append(
                 f"task {number} returned {future.result()} after {self._ran[number]} runs"
             )
-        # SystemError: CPython where a call of its own finds no memory
+        # CPython raises SystemError if a call of its own finds no memory.
         if not isinstance(
             error, (MemoryError, SystemError, ValueError, LookupError, WorkerLostError, type(None))
         ):
@@ -157,14 +159,15 @@ class FailingRound:
             time.sleep,
             manager.submit,
             self._task,
-            STRUCK,
+            STRUCK_S,
         )
         future = None
         capi.set_nomemory(first, first + many)
 
         try:
             future = submit(task, number)
-            sleep(seconds)  # while it is run and settled
+            # The task is run and settled meanwhile.
+            sleep(seconds)
         except MemoryError:
             pass
         finally:
@@ -177,7 +180,7 @@ class FailingRound:
         return future
 
     def _close(self, manager: TaskManager[Made]) -> Any:
-        """The report; `None` when closing does not end."""
+        """Return the report, or `None` if closing does not end."""
         reports: list[Any] = []
         thread = threading.Thread(
             target=lambda: reports.append(manager.stop()), name="harness-stop", daemon=True
@@ -216,12 +219,13 @@ class FailingRound:
 
 
 def main(seed: str, seconds: float) -> dict[str, Any]:
-    """Rounds until the time is over or one goes wrong."""
-    faulthandler.dump_traceback_later(
-        seconds + 1.5 * patience.SECONDS, exit=True
-    )  # a harness that hangs itself
+    """Run rounds until the time is over or one goes wrong."""
+    # The harness itself may hang.
+    faulthandler.dump_traceback_later(seconds + 1.5 * patience.SECONDS, exit=True)
+
     logging.disable(logging.CRITICAL)
-    threading.excepthook = lambda _: None  # a worker that falls is replaced
+    # A worker that dies is replaced.
+    threading.excepthook = lambda _: None
     sys.unraisablehook = lambda _: None
     backoff.FIRST_PAUSE_S, backoff.LONGEST_PAUSE_S, backoff.SPACING_S = 0.001, 0.02, 0.001
     rng, deadline = random.Random(seed), time.monotonic() + seconds
@@ -231,7 +235,7 @@ def main(seed: str, seconds: float) -> dict[str, Any]:
     while time.monotonic() < deadline and not violations:
         number += 1
         current = FailingRound(number, rng)
-        current.run(min(ROUND, max(deadline - time.monotonic(), 0.1)))
+        current.run(min(ROUND_S, max(deadline - time.monotonic(), 0.1)))
         struck += current.struck
         tasks += current._submitted
         violations += [f"{violation} ({current._name})" for violation in current.violations[:5]]

@@ -1,5 +1,6 @@
-"""The faults that the soak injects: what the user's functions do wrong, and what
-befalls the engine itself.
+"""The faults that the soak injects.
+
+Some are faults of the user's functions, others befall the engine itself.
 """
 
 from __future__ import annotations
@@ -43,7 +44,7 @@ class Sick(Exception):
 
 
 class Unprintable(Sick):
-    """Cannot even be shown, and refuses notes."""
+    """An error that cannot even be shown, and refuses notes."""
 
     def __str__(self) -> str:
         raise RuntimeError("no text")
@@ -59,7 +60,7 @@ class Fatal(BaseException):
 
 
 class Tripped(BaseException):
-    """Injected into the engine; its log shows the name."""
+    """An error that is injected into the engine; its log shows the name."""
 
 
 class Undecided:
@@ -69,7 +70,7 @@ class Undecided:
         raise RuntimeError("no verdict")
 
 
-# what tasks raise, with the job's number, by the name of the act
+# The errors that tasks raise, with the job's number, by the name of the act.
 ERRORS: dict[str, type[BaseException]] = {
     "raises": ValueError,
     "is sick": Sick,
@@ -82,7 +83,8 @@ ERRORS: dict[str, type[BaseException]] = {
     "raises StopIteration": StopIteration,
 }
 
-BLOCKED = 0.3  # seconds, at most
+# The longest block.
+BLOCKED_S = 0.3
 
 HOOK_ERRORS: tuple[type[BaseException], ...] = (
     OSError,
@@ -91,8 +93,8 @@ HOOK_ERRORS: tuple[type[BaseException], ...] = (
     KeyboardInterrupt,
     Fatal,
 )
-# in the main thread all else is an interrupt, which is for the program: see
-# `tasker._sync.guard`
+# In the main thread every other error is an interrupt, which is for the program: see
+# `tasker._sync.guard`.
 HOOK_ERRORS_IN_MAIN: tuple[type[BaseException], ...] = (OSError, Unprintable)
 
 
@@ -103,7 +105,7 @@ class Chaos:
     """
 
     def __init__(self, seed: str, folder: Path | None = None) -> None:
-        # one for many threads: which of them gets which number is left to chance
+        # One for many threads, so chance decides which of them gets which number.
         self.rng = random.Random(seed)
         self._folder = folder
         self._calm = False
@@ -111,7 +113,7 @@ class Chaos:
         self._struck: list[str] = []
 
     def calm_down(self) -> None:
-        """No more faults."""
+        """End all faults."""
         self._calm = True
         if self._folder is not None:
             (self._folder / "calm").touch()
@@ -145,7 +147,7 @@ class Chaos:
         return Counter(self._struck)
 
     def raise_in(self, hook: str, chance: float) -> None:
-        """Raise something from a function of the user's, perhaps."""
+        """Perhaps raise something from a function of the user's."""
         if self.strikes(f"{hook} raises", chance):
             raise self.rng.choice(self._hook_errors())(hook)
 
@@ -161,7 +163,7 @@ class Chaos:
     def block(self, what: str, chance: float) -> None:
         """Let code of the user's block for a while, perhaps."""
         if self.strikes(f"{what} blocks", chance):
-            time.sleep(self.rng.random() * BLOCKED)
+            time.sleep(self.rng.random() * BLOCKED_S)
 
 
 class Hooks:
@@ -197,9 +199,9 @@ class Hooks:
 
 
 class Log:
-    """Formats what it is told, and blocks or raises now and then.
+    """A logger that formats its messages, and blocks or raises now and then.
 
-    What the engine says of itself is a violation.
+    Some messages of the engine tell of a fault of its own. They are violations.
     """
 
     def __init__(self, chaos: Chaos, ledger: Ledger) -> None:
@@ -219,7 +221,7 @@ class Log:
 
 
 class Listener(logging.Handler):
-    """Hears the tasks that log, in children, and raises now and then."""
+    """A handler for the logs of tasks in children. It raises now and then."""
 
     def __init__(self, chaos: Chaos, ledger: Ledger) -> None:
         super().__init__()
@@ -235,7 +237,7 @@ class Listener(logging.Handler):
 
 
 class Collector:
-    """Counts what it is told, then blocks or raises now and then."""
+    """A collector that counts, then blocks or raises now and then."""
 
     def __init__(self, chaos: Chaos, ledger: Ledger) -> None:
         self._chaos = chaos
@@ -291,9 +293,9 @@ gc.callbacks.append(_note_collection)
 
 
 class Burden:
-    """What a task carries along: to let go of it may block.
+    """An object that a task carries along. Its destructor may block.
 
-    In a child it is nothing.
+    In a child it is a plain number.
     """
 
     def __init__(self, chaos: Chaos, ledger: Ledger) -> None:
@@ -301,8 +303,8 @@ class Burden:
         self._ledger = ledger
 
     def __del__(self) -> None:
-        # the garbage collector runs on any thread; and without the GIL a thread may run
-        # a destructor, wherever it is, for another one that has let go of the object
+        # The garbage collector runs on any thread. Without the GIL a thread at any
+        # point may run a destructor for another thread that has dropped the object.
         if gil_enabled() and not _collecting.now:
             self._ledger.entered("a destructor")
         self._chaos.block("a destructor", 0.03)
@@ -318,7 +320,7 @@ class Burdened(int):
 
 
 def fail(job: Job) -> None:
-    """Raise what the job is to raise."""
+    """Raise the error that the job is to raise."""
     if job.act == "recurses for ever":
         fail(job)
     raise ERRORS[job.act](job.number)
@@ -342,7 +344,8 @@ def trip(chaos: Chaos, holder: Any, name: str) -> None:
 def steal_wake_up(chaos: Chaos, engine: Any) -> None:
     """Take the announcement of a waiting thread, and do not wake it.
 
-    So does a thread that is interrupted before it wakes the other."""
+    A thread that is interrupted before it wakes the other does the same.
+    """
     room = engine.queue.room
     with contextlib.suppress(IndexError):
         engine.queue.idle.announced.pop()

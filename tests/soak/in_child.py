@@ -1,8 +1,7 @@
-"""The faults and the tasks of the soak in a child process: the hooks and the tasks that
-are sent there.
+"""The hooks, the tasks and the faults of the soak in a child process.
 
-Each child throws dice of its own. Whether faults have ended, or creation fails for a
-while, it learns from signs: files in the folder of the round.
+Each child throws dice of its own. Signs tell it that faults have ended, or that
+creation fails for a while. These are files in the folder of the round.
 """
 
 from __future__ import annotations
@@ -34,12 +33,12 @@ __all__ = [
 ]
 
 LOGGER = "tests.soak.tasks"
-# large enough to travel beside the pickle
+# Large enough to travel beside the pickle.
 PATTERN = bytes(range(256)) * 1000
 
 DEATHS = ["is killed", "crashes", "exits with 3", "exits with 0"]
 UNSENDABLE = ["returns a lock", "raises a lock", "raises what cannot be rebuilt"]
-# a child that is lost costs a tenth of a second and more
+# These acts are rare, because a lost child costs a tenth of a second and more.
 ACTS_IN_CHILD = (
     ["returns"] * 500 + ["sleeps"] * 30 + ["logs"] * 40 + ["is laden"] * 20 + ["cannot be sent"] * 5
 )
@@ -65,10 +64,10 @@ class ChaosInChild(Chaos):
             return False
 
     def _hook_errors(self) -> tuple[type[BaseException], ...]:
-        """What hooks raise in this process.
+        """The errors that hooks raise in this process.
 
-        What is raised for `run_task` is raised again in its caller, which may be the
-        main thread of the parent.
+        An error of a `run_task` is raised again in its caller, which may be the main
+        thread of the parent.
         """
         return HOOK_ERRORS if "-worker-" in threading.current_thread().name else HOOK_ERRORS_IN_MAIN
 
@@ -115,7 +114,7 @@ class HooksInChild(Hooks):
 
 
 class TasksInChild(Tasks):
-    """What tasks can do in a child only."""
+    """The tasks, with the acts that only a child can do."""
 
     def _act(self, job: Job, context: Context | None) -> Any:
         act = job.act
@@ -139,7 +138,7 @@ class TasksInChild(Tasks):
         return job.number
 
     def _deafness(self, grace: float) -> float:
-        """Seconds: too long, or until the process is just about to be killed."""
+        """Return seconds: too many, or until the process is just about to be killed."""
         left, rng = current_context().remaining(), self._chaos.rng
         if left is None or rng.random() < 0.3:
             return patience.SECONDS
@@ -152,11 +151,11 @@ class TasksInChild(Tasks):
 
 
 class Locked(Exception):
-    """Cannot be pickled."""
+    """An error that cannot be pickled."""
 
 
 class Unrebuilt(Exception):
-    """Cannot be unpickled: its constructor wants more than it passes on."""
+    """An error that cannot be unpickled: its constructor wants more arguments."""
 
     def __init__(self, number: int, why: str) -> None:
         super().__init__(f"{number}: {why}")

@@ -1,13 +1,19 @@
-"""What children write down of what happens in them, and what the ledger makes of it
-when the round is over.
+"""The notes that children take of their acts, and the reading of them into the ledger.
 
-Each child has a file of its own in the folder of the round. A line is written at once
-and whole, so that what was done before a child is killed is known: the time, what
-happened, and to what.
+They are read when the round is over. Each child has a file of its own in the folder of
+the round. A line is written at once and whole, so it is there even if the child is
+killed right after it. It holds the time, the event, and its details:
 
-    enters HOOK    created OWNER    begins JOB THREAD    ends JOB    returns JOB    destroyed THREAD
-    ended JOB      a task found its context ended        faults NAME
-    dies HOW       the child is about to end itself      leaves    it ends as it should
+    enters HOOK
+    created OWNER
+    begins JOB THREAD
+    ends JOB
+    returns JOB
+    destroyed THREAD
+    ended JOB           a task found its context ended
+    faults NAME
+    dies HOW            the child is about to end itself
+    leaves              the child ends as it should
 """
 
 from __future__ import annotations
@@ -28,7 +34,7 @@ __all__ = ["Journal", "Replay"]
 
 @dataclass(frozen=True)
 class Journal:
-    """To the hooks and tasks in a child, the ledger: it only takes notes."""
+    """The ledger of the hooks and tasks in a child. It only takes notes."""
 
     folder: str
 
@@ -146,7 +152,7 @@ class Replay:
             self._ledger.met_end(job)
 
     def _judge(self, life: _Life) -> None:
-        """A child that nobody has killed destroys its resource; the engine kills only with a reason."""
+        """Check that a child destroyed its resource, or was killed for a reason."""
         ledger, resource, last = self._ledger, life.resource, life.last
         if resource is None or resource.ends:
             return
@@ -188,7 +194,7 @@ class _Life:
     resource: Resource | None = None
     running: Job | None = None
     last: Job | None = None
-    began: float = 0.0  # when that did
+    began: float = 0.0  # the time when `last` began
     dies: bool = False  # by its own hand
     leaves: bool = False
     pid: int = field(init=False)

@@ -1,8 +1,8 @@
-"""What the soak knows for itself of one manager's tasks and resources, and what it sees
-at once to be wrong.
+"""The soak's own notes of one manager's tasks and resources.
 
-Nothing is noted under a lock that a signal handler could meet: notes are appended to
-lists, which is indivisible on every build, and counted at the end (see `audit`).
+Some violations are seen at once. Nothing is noted under a lock that a signal handler
+could meet. Notes are appended to lists, which is indivisible on every build, and
+counted at the end (see `audit`).
 """
 
 from __future__ import annotations
@@ -29,15 +29,15 @@ from tasker import (
 
 __all__ = ["Job", "Ledger", "Loss", "Resource"]
 
-# violations that are kept: more of the same say nothing
-MOST = 10
+# More violations of the same kind would tell nothing new.
+MOST_VIOLATIONS = 10
 
 
 @dataclass(slots=True, eq=False, repr=False)
 class Job:
-    """One submission: what was asked for, and what became of it."""
+    """One submission: its request and its outcome."""
 
-    number: int  # what it returns, or raises with
+    number: int  # its result, or its error's argument
     form: str  # how it is submitted
     act: str  # what it does
     _: KW_ONLY
@@ -45,27 +45,30 @@ class Job:
     once: bool
     limited: bool  # has a timeout that may well end
     offered_at: float = field(default_factory=time.perf_counter)
-    accepted_at: float | None = None  # None: refused, or not known yet
-    runs: list[float] = field(default_factory=list)  # when each began
+    # `None` if it was refused, or if that is not known yet.
+    accepted_at: float | None = None
+    # The time when each run began.
+    runs: list[float] = field(default_factory=list)
     returned: bool = False
-    # one for each time that a caller or a callback was told
+    # One for each time that a caller or a callback was told.
     outcomes: list[str] = field(default_factory=list)
-    # refused by a manager that was open when it was offered
+    # Refused by a manager that was open when it was offered.
     met_closing: bool = False
-    # ended by something other than its own function
+    # Ended by something other than its own function.
     cut_short: bool = False
     asked_to_end: bool = False
-    withdrawn_at: float | None = None  # when cancel() had returned True
-    lost: Loss | None = None  # if it failed with a WorkerLostError
-    load: Any = None  # that it carries to its resource
+    # The time when cancel() had returned True.
+    withdrawn_at: float | None = None
+    # Set if it failed with a WorkerLostError.
+    lost: Loss | None = None
+    # The load that it carries to its resource.
+    load: Any = None
     future: TaskFuture[Any] | None = None
-    reference: weakref.ref[TaskFuture[Any]] | None = None  # of a future that was dropped unseen
+    # To a future that was dropped unseen.
+    reference: weakref.ref[TaskFuture[Any]] | None = None
 
     def known_future(self) -> TaskFuture[Any] | None:
-        """The future.
-
-        `None` where the form has none, or where it was dropped and is collected.
-        """
+        """The future; `None` if there never was one, or if it is collected."""
         return self.future if self.reference is None else self.reference()
 
     def is_done(self) -> bool:
@@ -74,7 +77,7 @@ class Job:
         return future is None or future.done()
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """What a child gets: what is asked for."""
+        """Pickle the request alone: a child needs no more."""
         return _job, (
             self.number,
             self.form,
@@ -98,7 +101,7 @@ def _job(
 
 @dataclass(frozen=True, slots=True)
 class Loss:
-    """What a WorkerLostError says."""
+    """The evidence in a WorkerLostError."""
 
     pid: int | None
     began: bool
@@ -106,9 +109,9 @@ class Loss:
 
 @dataclass(slots=True, eq=False, repr=False)
 class Resource:
-    """Knows who owns it, and whether it is alive and in use."""
+    """It knows its owner, and whether it is alive and in use."""
 
-    # the worker's name; None: it is of the run_task pool
+    # The worker's name, or `None` for a resource of the run_task pool.
     owner: str | None
     in_use: threading.Lock = field(default_factory=threading.Lock)
     ends: list[str] = field(default_factory=list)  # the threads that destroyed it
@@ -125,34 +128,40 @@ class Ledger:
         self.violations: list[str] = []
         self.most_workers = 0
         self.may_be_killed = False
-        self.closed = False  # from when on nothing may run
+        # Once this is true, nothing may run any more.
+        self.closed = False
         self.closed_at: float | None = None
-        self.loses = False  # whether what runs may be lost with its process
-        self.hasty_creation = False  # whether create_timeout may end one
-        self.killed: set[int] = set()  # processes, by the harness
-        # processes that the manager has ended because their call outlived its context
+        # Whether a running task may be lost with its process.
+        self.loses = False
+        # Whether create_timeout may end a creation.
+        self.hasty_creation = False
+        # The processes that the harness has killed.
+        self.killed: set[int] = set()
+        # The processes that the manager has ended because a call outlived its context.
         self.overdue: set[int] = set()
-        # what was seen of each process's end
+        # The observations of each process's end.
         self.fates: dict[int, list[str]] = {}
-        self.heard: set[int] = set()  # jobs whose log records have arrived
+        # The jobs whose log records have arrived.
+        self.heard: set[int] = set()
         self.chunks: list[TaskFuture[Any]] = []  # the tasks of map()
-        self.hangs = False  # whether something was found hung: nothing is waited for any more
+        # Whether something was found hung. Then the soak waits for nothing any more.
+        self.hangs = False
         self.engine: Any = None
         self._locks: list[tuple[str, Any]] = []
         self._live = 0  # resources that workers have now
         self._live_lock = threading.Lock()  # of worker threads only
 
     def broken(self, sentence: str) -> None:
-        """Note a violation: what was seen, as a sentence."""
-        if len(self.violations) < MOST:
+        """Note a violation, told in a sentence."""
+        if len(self.violations) < MOST_VIOLATIONS:
             self.violations.append(f"{self.name}: {sentence}")
 
     def saw(self, process: int, what: str) -> None:
-        """Note what was seen of a process's end."""
+        """Note an observation of a process's end."""
         self.fates.setdefault(process, []).append(f"at {time.perf_counter():.3f} {what}")
 
     def fate(self, process: int | None) -> str:
-        """What was seen of a process's end, as part of a sentence."""
+        """The observations of a process's end, as part of a sentence."""
         return ", ".join(self.fates.get(process or 0, ["nothing was seen of its end"]))
 
     def hung(self, sentence: str) -> None:
@@ -162,9 +171,9 @@ class Ledger:
         faulthandler.dump_traceback(all_threads=True)
 
     def watch(self, engine: Any) -> None:
-        """From now on the ledger knows the engine and the locks of its parts.
+        """Know the engine from now on, and the locks of its parts.
 
-        That is those locks whose holder can be asked for.
+        These are the locks that know their holder.
         """
         parts = {"engine": engine} | vars(engine)
         self._locks = [
@@ -178,10 +187,7 @@ class Ledger:
     def noting_chunks(
         self, submit: Callable[..., TaskFuture[Any]]
     ) -> Callable[..., TaskFuture[Any]]:
-        """As `submit`, which is that of `map()`; its futures are kept.
-
-        No caller sees them.
-        """
+        """Return a `submit` for `map()` whose futures are kept: no caller sees them."""
 
         def noting(*arguments: Any) -> TaskFuture[Any]:
             future = submit(*arguments)
@@ -207,14 +213,14 @@ class Ledger:
         """The jobs that the manager has taken on."""
         return [job for job in self.jobs if job.accepted_at is not None]
 
-    # -- what the manager calls --------------------------------------------------------------------------------------
+    # -- what the manager calls --------------------------------------------------------
 
     def entered(self, what: str) -> None:
-        """A function of the user's is being called: is that allowed here and now?"""
+        """Check that a function of the user's may be called here and now."""
         thread = threading.current_thread()
         ours = thread.name.startswith(f"{self.name}-")
-        # a caller's own thread calls back for what it cancels, and logs what it
-        # forgets; a destructor may come late
+        # A caller's own thread runs the callbacks of tasks that it cancels, and logs
+        # those that it forgets. A destructor may come late.
         if (
             self.closed
             and what != "a destructor"
@@ -223,7 +229,7 @@ class Ledger:
             self.broken(f"{what} ran in {thread.name} after the manager had closed")
         if thread.name == "tasker-timer" or thread.name.endswith("-burst"):
             self.broken(f"{what} ran on the thread {thread.name}")
-        # a signal handler may well have interrupted code that holds a lock
+        # A signal handler may well have interrupted code that holds a lock.
         if thread is not threading.main_thread() and (held := self._locks_held()):
             self.broken(f"{what} ran under a lock of {', '.join(held)}")
 
@@ -260,7 +266,7 @@ class Ledger:
                 self.broken(f"the resource of {resource.owner} was destroyed in {name}")
 
     def take(self, resource: Resource, job: Job) -> None:
-        """A run begins. `give_back` ends it."""
+        """Begin a run. `give_back` ends it."""
         job.runs.append(time.perf_counter())
         self.entered(str(job))
         if job.withdrawn_at is not None:
@@ -281,15 +287,16 @@ class Ledger:
         job.returned = True
 
     def met_end(self, job: Job) -> None:
-        """A job found its context ended."""
+        """Note that a job found its context ended."""
         if not (job.asked_to_end or job.limited or self.may_be_killed):
             self.broken(f"{job} found its context ended")
 
     def told(self, job: Job, result: Any, error: BaseException | None) -> None:
-        """A caller or a callback learnt the outcome of a job."""
+        """Note that a caller or a callback learnt the outcome of a job."""
         if error is None:
             outcome = "completed"
-            if isinstance(result, bytearray):  # from a task that is laden
+            # A laden task returns its load, which begins with its number.
+            if isinstance(result, bytearray):
                 result = int.from_bytes(result[:8], "big")
             if result != job.number:
                 self.broken(f"{job} got the result {result!r} of another")
@@ -309,9 +316,8 @@ class Ledger:
                 error, RecursionError
             )
             late = isinstance(error, TaskTimeoutError) and job.limited
-            late = late or (
-                isinstance(error, ContextCancelledError) and job.asked_to_end
-            )  # and it did not listen
+            # The job was asked to end and did not listen.
+            late = late or (isinstance(error, ContextCancelledError) and job.asked_to_end)
             unsent = isinstance(error, RemoteTaskError) and job.act.split()[0] in (
                 "returns",
                 "raises",

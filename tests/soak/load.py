@@ -1,4 +1,4 @@
-"""What loads the manager of a round, and what watches it.
+"""The load on the manager of a round, and the watching of it.
 
 The load comes from threads, an event loop, a signal handler and the main thread.
 """
@@ -39,7 +39,7 @@ class Load:
         self.ledger = submitter.ledger
         self.rng = rng  # the main thread's
         self.over = threading.Event()
-        self._seed = seed  # of the other threads
+        self._seed = seed  # for the other threads
         self._threads: list[threading.Thread] = []
         self._alarm_after = 0.0  # seconds; 0: no more alarms
         self._process = os.getpid()
@@ -47,7 +47,7 @@ class Load:
     def run(self, seconds: float) -> None:
         """Start all threads, and load the manager from this one too.
 
-        Signal handlers run on this one.
+        Signal handlers run on this thread.
         """
         deadline = time.monotonic() + seconds
         for number in range(self.rng.randint(1, 3)):
@@ -93,7 +93,7 @@ class Load:
         self._threads.append(thread)
         thread.start()
 
-    # -- producers ---------------------------------------------------------------------------------------------------
+    # -- producers ---------------------------------------------------------------------
 
     def _produce(self, rng: random.Random) -> None:
         while not self.over.is_set():
@@ -104,7 +104,7 @@ class Load:
 
     def _burst(self, rng: random.Random, waits: Sequence[float | None]) -> None:
         """Submit some, then wait for some of them."""
-        # with child processes run_task may start one for each
+        # With child processes, run_task may start one for each call.
         most = 30 if self.ledger.loses else 200
         jobs = [
             self.submitter.submit(rng, rng.choice(FORMS), waits)
@@ -133,8 +133,8 @@ class Load:
             jobs = [
                 self.submitter.submit(rng, "async", AT_ONCE) for _ in range(rng.choice([1, 5, 30]))
             ]
-            # awaiting a GeneratorExit closes the coroutine that awaits: so Python
-            # throws it
+            # Awaiting a GeneratorExit closes the awaiting coroutine, because Python
+            # throws it there.
             gentle = [job for job in jobs if job is not None and job.act != "raises GeneratorExit"]
             futures = [job.future for job in gentle if job.future is not None]
             if rng.random() < 0.5:
@@ -145,7 +145,7 @@ class Load:
 
             await asyncio.sleep(rng.random() * 0.005)
 
-    # -- signals -----------------------------------------------------------------------------------------------------
+    # -- signals -----------------------------------------------------------------------
 
     @contextlib.contextmanager
     def alarms(self) -> Iterator[None]:
@@ -176,14 +176,14 @@ class Load:
 
         An interval would leave a slow machine nothing but alarms.
         """
-        # without the GIL CPython may call this in a child before it has told it that it
-        # has been forked
+        # Without the GIL CPython may call this in a child before the child knows that
+        # it was forked.
         if os.getpid() != self._process:
             return
         if self._alarm_after and self.chaos.strikes("a signal in a signal handler", 0.1):
             signal.setitimer(signal.ITIMER_REAL, 0.0002)
-        # where the stack is nearly full, a RecursionError of the handler's own would
-        # look like a fault of the manager
+        # If the stack is nearly full, a RecursionError of the handler's own would look
+        # like a fault of the manager.
         if frame is None or frame.f_code is not fail.__code__:
             self._interfere()
         signal.setitimer(signal.ITIMER_REAL, self._alarm_after)
@@ -200,7 +200,7 @@ class Load:
         ):
             self.submitter.manager.stop()
 
-    # -- watching ----------------------------------------------------------------------------------------------------
+    # -- watching ----------------------------------------------------------------------
 
     def _look(self, rng: random.Random) -> None:
         """Watch the figures, steal wake-ups, collect garbage, join for a moment."""

@@ -1,4 +1,4 @@
-"""How long the soak waits for what has to happen, and the waiting."""
+"""How long the soak waits for an event that has to happen, and the waiting."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 __all__ = ["SECONDS", "eventually"]
 
-# after which something is taken for hung
+# After this time without its event a wait is taken for hung.
 SECONDS = 30.0
 
 

@@ -35,8 +35,8 @@ from tests.soak.submitting import Submitter
 
 __all__ = ["Round"]
 
-# seconds: a short create_timeout, but longer than a hook and a logger that blocks take
-HASTY = 0.5
+# A short create_timeout, but longer than a hook takes with a logger that blocks.
+HASTY_S = 0.5
 
 
 class Round:
@@ -45,7 +45,7 @@ class Round:
     def __init__(self, number: int, seed: int, placement: str = "threads") -> None:
         self.name = f"soak-{number}"
         self.rng = random.Random(f"{seed}/{number}")
-        # where children leave their journals; None: there are none
+        # Children leave their journals there. `None`: there are no children.
         self._folder = Path(mkdtemp(prefix="soak-")) if placement == "processes" else None
         self.chaos = Chaos(f"{seed}/{number}/chaos", self._folder)
         self.ledger = Ledger(self.name)
@@ -56,9 +56,9 @@ class Round:
         self._collector = Collector(self.chaos, self.ledger) if self.rng.random() < 0.3 else None
 
     def engine_reference(self) -> weakref.ref[Any] | None:
-        """For seeing whether the engine is collected.
+        """Return a weak reference, which tells whether the engine is collected.
 
-        `None` where the manager could not be made.
+        `None` if the manager could not be made.
         """
         return None if self.ledger.engine is None else weakref.ref(self.ledger.engine)
 
@@ -69,7 +69,8 @@ class Round:
         try:
             with unreliable_threads(self.chaos, self.name), self._witnessed():
                 if (submitter := self._open()) is None:
-                    self.way = "never opened"  # on_create failed for the run_task pool
+                    # on_create failed for the run_task pool.
+                    self.way = "never opened"
                     self._check_no_thread_is_left()
                     self._read_journals()
                     self._check_no_resource_is_left()
@@ -80,7 +81,8 @@ class Round:
                 self._check_no_child_is_left()
         finally:
             sys.setswitchinterval(interval)
-            self.chaos.calm_down()  # destructors may run later still
+            # Destructors may run later still.
+            self.chaos.calm_down()
             self.faults += self.chaos.counts()
             if self._folder is not None:
                 shutil.rmtree(self._folder, ignore_errors=True)
@@ -126,14 +128,15 @@ class Round:
             return config
 
         self.ledger.loses = True
-        hasty = self.ledger.hasty_creation = config.create_timeout == HASTY
+        hasty = self.ledger.hasty_creation = config.create_timeout == HASTY_S
         hooks = HooksInChild(self._chaos_in_child(), self._journal())
 
         return replace(
             config,
             on_create=hooks.create,
             on_destroy=hooks.destroy,
-            create_timeout=2.0 if hasty else config.create_timeout,  # which is short, for a process
+            # For a process, 2 seconds are short.
+            create_timeout=2.0 if hasty else config.create_timeout,
             placement=Processes(grace=self.rng.choice([0.05, 0.2, 0.5])),
         )
 
@@ -158,7 +161,7 @@ class Round:
             ctx=with_cancel(background()),
             burst_interval=rng.choice([0, 0.005, 0.02, 0.1]),
             max_retries=rng.choice([0, 1, 3]),
-            create_timeout=rng.choice([HASTY, 30.0]),
+            create_timeout=rng.choice([HASTY_S, 30.0]),
             resource_pool_size=rng.choice([None, 0, 2]),
             burst_task_threshold=rng.choice([0, 0, 10]),
             queue_size=rng.choice([0, 0, 5, 50]),
@@ -175,7 +178,8 @@ class Round:
             return
         if not manager.wait_ready(patience.SECONDS):
             broken(
-                f"the base workers had no resources after {patience.SECONDS:g} s without faults: {manager!r}"
+                f"the base workers had no resources after {patience.SECONDS:g} s"
+                f" without faults: {manager!r}"
             )
         if not manager.join(patience.SECONDS):
             broken(f"not at rest after {patience.SECONDS:g} s without load: {manager!r}")
@@ -206,7 +210,7 @@ class Round:
         endings[self.way](load)
         if not self.ledger.engine.lifecycle.wait(patience.SECONDS):
             self.ledger.hung(f"the manager has not closed within {patience.SECONDS:g} s")
-        # a timeout or a cancel() may be about to settle its task at this very moment
+        # A timeout or a cancel() may be about to settle its task at this very moment.
         settled = patience.eventually(
             lambda: all(job.is_done() for job in self.ledger.accepted()), min(patience.SECONDS, 1.0)
         )
@@ -214,7 +218,8 @@ class Round:
             self.ledger.broken("the manager has closed and there are tasks without an outcome")
 
     def _audit(self, load: Load) -> None:
-        stuck = self.way == STUCK and self._folder is None  # a process does not keep its worker
+        # A process that is stuck does not keep its worker.
+        stuck = self.way == STUCK and self._folder is None
         self.ledger.closed = not stuck
         self.ledger.closed_at = time.perf_counter()
         load.submitter.released.set()
@@ -229,7 +234,7 @@ class Round:
         self._check_collector()
 
     def _read_journals(self) -> None:
-        """From now on the ledger knows what children have done."""
+        """Tell the ledger the acts of children."""
         if self._folder is not None:
             replay = Replay(self.ledger, self._folder)
             self.faults += replay.faults
@@ -237,7 +242,7 @@ class Round:
 
     @contextlib.contextmanager
     def _listening(self) -> Iterator[None]:
-        """Hear what tasks log, in children."""
+        """Hear the logs of tasks in children."""
         logger, handler = logging.getLogger(LOGGER), Listener(self.chaos, self.ledger)
         logger.addHandler(handler)
 
@@ -247,7 +252,7 @@ class Round:
             logger.removeHandler(handler)
 
     def _check_no_child_is_left(self) -> None:
-        """Neither one in which a resource lives, nor one that a task has forked."""
+        """Check for children with a resource, and for those that a task has forked."""
         if not patience.eventually(lambda: not left_behind(), 1.0):
             self.ledger.hung("a child process of the closed manager is left")
 

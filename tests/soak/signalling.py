@@ -21,37 +21,39 @@ from tests.soak.ledger import Ledger
 
 __all__ = ["can_suspend", "signalling", "suspend"]
 
-SUSPENDED = 1.5  # seconds
+SUSPENDED_S = 1.5
 _ENDING = [
     getattr(signal, name) for name in ("SIGTERM", "SIGHUP", "SIGINT") if hasattr(signal, name)
 ]
 
 
 def can_suspend() -> bool:
-    """A shell in a terminal would take a stopped soak for one that was put aside."""
+    """Whether the soak may stop itself.
+
+    A shell in a terminal would take a stopped soak for one that was put aside.
+    """
     return hasattr(signal, "SIGSTOP") and not (sys.stdin and sys.stdin.isatty())
 
 
 def suspend(chaos: Chaos) -> None:
-    """Stop this process for a while, as a machine that sleeps would.
+    """Stop this process for a while, as on a machine that sleeps.
 
-    A helper lets it go on.
+    Another process lets it go on.
     """
     chaos.note("the process is suspended")
     began = time.monotonic()
-    script = f"kill -STOP {os.getpid()}; sleep {SUSPENDED}; kill -CONT {os.getpid()}"
+    script = f"kill -STOP {os.getpid()}; sleep {SUSPENDED_S}; kill -CONT {os.getpid()}"
     subprocess.run(["sh", "-c", script], check=True, start_new_session=True)
-    if time.monotonic() - began < SUSPENDED:
+    if time.monotonic() - began < SUSPENDED_S:
         raise RuntimeError("the process was not suspended")
 
 
 @contextlib.contextmanager
 def signalling(chaos: Chaos, ledger: Ledger, rng: random.Random) -> Iterator[None]:
-    """As a supervisor that ends a program: all of its processes get signals that ask to
-    end. The soak ignores them.
+    """Send all processes signals that ask to end, as a supervisor of a program does.
 
-    Its process group gets them as well, if the soak leads it: else there are others in
-    it.
+    The soak itself ignores them. If it leads its process group, the group gets them as
+    well. Otherwise other programs are in the group.
     """
     before = {number: signal.signal(number, lambda *_: None) for number in _ENDING}
     over = threading.Event()

@@ -32,18 +32,26 @@ from tests.soak.tasks import nothing, square
 
 __all__ = ["TASKS", "TASKS_WITH_CHILDREN", "Soak"]
 
-# seconds without any movement, after which the run has hung
-STILL = 60.0
-ROUNDS_GROW = 16  # MiB
-BATCHES_GROW = 8  # MiB
+# After so many seconds without any movement the run has hung.
+STILL_S = 60.0
+
+# The memory that rounds and batches may gain. A guess: more than the noise, less than a
+# leak.
+ROUNDS_GROW_MIB = 16
+BATCHES_GROW_MIB = 8
+
 FAILING_ALLOCATIONS_EVERY = 25  # rounds
-FEW_ROUNDS = 8  # of fewer nothing can be said
-ROUND = (0.4, 1.2)  # seconds of load, at least and at most
-ROUND_WITH_CHILDREN = (0.8, 2.5)  # in child processes
-# of `backoff`: rounds are too short for the usual ones
-PAUSES = ((0.0, 0.0, 0.0), (0.001, 0.02, 0.001), (0.01, 0.1, 0.01))
+FEW_ROUNDS = 8  # fewer have no meaningful memory
+
+# The time of the load, at least and at most. Child processes start slowly.
+ROUND_S = (0.4, 1.2)
+ROUND_WITH_CHILDREN_S = (0.8, 2.5)
+
+# The pauses of `backoff`. Rounds are too short for the usual ones.
+PAUSES_S = ((0.0, 0.0, 0.0), (0.001, 0.02, 0.001), (0.01, 0.1, 0.01))
+
 BATCH = 10_000
-# in the last phase of a run of a minute or more; shorter runs have their share
+# For the last phase of a run of a minute or more. Shorter runs have their share.
 TASKS = 2_000_000
 TASKS_WITH_CHILDREN = 50_000
 
@@ -103,24 +111,24 @@ class Soak:
                 self._run_batches()
 
     def _left(self) -> float:
-        """Seconds."""
+        """The seconds that are left."""
         return self._seconds - (time.monotonic() - self._began)
 
     def _run_round(self, number: int) -> None:
-        backoff.FIRST_PAUSE_S, backoff.LONGEST_PAUSE_S, backoff.SPACING_S = PAUSES[
-            number % len(PAUSES)
+        backoff.FIRST_PAUSE_S, backoff.LONGEST_PAUSE_S, backoff.SPACING_S = PAUSES_S[
+            number % len(PAUSES_S)
         ]
         current = self._round = Round(number, self._seed, self._placement)
 
         try:
             seconds = current.rng.uniform(
-                *(ROUND_WITH_CHILDREN if self._placement == "processes" else ROUND)
+                *(ROUND_WITH_CHILDREN_S if self._placement == "processes" else ROUND_S)
             )
             if number > self._least_rounds:
                 seconds = min(seconds, max(self._left(), 0.1))
             current.run(seconds)
         except Exception as error:
-            # a signal handler's, say: the harness raises none of its own
+            # The harness raises no errors of its own, but a signal handler may.
             traceback.print_exc()
             current.ledger.broken(f"the round met {type(error).__name__}: {error}")
 
@@ -149,14 +157,14 @@ class Soak:
             self._resident.append(resident / _MIB)
 
     def _fail_allocations(self, number: int) -> None:
-        """A round in which allocations fail."""
+        """Run a round in which allocations fail."""
         run = subprocess.run(
             [
                 sys.executable,
                 "-m",
                 "tests.soak.failing_allocations",
                 f"{self._seed}/{number}",
-                str(ROUND[1]),
+                str(ROUND_S[1]),
             ],
             cwd=Path(__file__).parents[2],
             capture_output=True,
@@ -166,7 +174,8 @@ class Soak:
         self._ways["failing allocations"] += 1
         if run.returncode != 0:
             self.violations.append(
-                f"round {number}: failing_allocations ended with {run.returncode}: {run.stderr[-2000:]}"
+                f"round {number}: failing_allocations ended with {run.returncode}:"
+                f" {run.stderr[-2000:]}"
             )
             return
 
@@ -181,10 +190,11 @@ class Soak:
             self._descriptors = descriptors()
         elif not patience.eventually(lambda: (descriptors() or 0) <= (self._descriptors or 0), 1.0):
             self.violations.append(
-                f"round {number}: {descriptors()} descriptors are open, {self._descriptors} after the first round"
+                f"round {number}: {descriptors()} descriptors are open,"
+                f" {self._descriptors} after the first round"
             )
 
-    # -- memory ------------------------------------------------------------------------------------------------------
+    # -- memory ------------------------------------------------------------------------
 
     def _judge_rounds(self) -> None:
         count = len(self._resident)
@@ -193,7 +203,7 @@ class Soak:
 
         early = median(self._resident[count // 4 : count // 2])
         late = median(self._resident[-(count // 4) :])
-        self._note_growth("rounds", early, late, ROUNDS_GROW, rounds=count)
+        self._note_growth("rounds", early, late, ROUNDS_GROW_MIB, rounds=count)
 
     def _run_batches(self) -> None:
         batches = math.ceil(self._tasks / BATCH)
@@ -233,7 +243,7 @@ class Soak:
         figures = {"tasks": batches * BATCH, "seconds": round(time.monotonic() - began, 2)}
         self._memory["batches"] = figures
         if early is not None and late is not None:
-            self._note_growth("batches", early / _MIB, late / _MIB, BATCHES_GROW, **figures)
+            self._note_growth("batches", early / _MIB, late / _MIB, BATCHES_GROW_MIB, **figures)
 
     def _note_growth(
         self, name: str, early: float, late: float, allowed: int, **figures: float
@@ -248,7 +258,7 @@ class Soak:
                 f"{name}: resident memory grew from {early:.1f} to {late:.1f} MiB, {figures}"
             )
 
-    # -- what goes wrong elsewhere -----------------------------------------------------------------------------------
+    # -- errors elsewhere -------------------------------------------------------------
 
     @contextlib.contextmanager
     def _watched(self) -> Iterator[None]:
@@ -268,8 +278,8 @@ class Soak:
     def _watch(self, over: threading.Event) -> None:
         moves, moved_at = None, time.monotonic()
         while not over.wait(0.5):
-            # in case that this thread cannot run either
-            faulthandler.dump_traceback_later(STILL * 1.5, exit=True)
+            # This thread may be unable to run, too.
+            faulthandler.dump_traceback_later(STILL_S * 1.5, exit=True)
             current, now = self._round, time.monotonic()
             if (
                 seen := (
@@ -279,10 +289,10 @@ class Soak:
                 )
             ) != moves:
                 moves, moved_at = seen, now
-            elif now - moved_at > STILL:
+            elif now - moved_at > STILL_S:
                 faulthandler.dump_traceback(all_threads=True)
                 found = current.ledger.violations if current is not None else []
-                self.violations += [*found, f"nothing moved for {STILL:g} s"]
+                self.violations += [*found, f"nothing moved for {STILL_S:g} s"]
                 print(json.dumps(self.report(), indent=1), flush=True)
                 os._exit(1)
 
@@ -290,10 +300,10 @@ class Soak:
 
     @contextlib.contextmanager
     def _overheard(self) -> Iterator[None]:
-        """Hear what no caller sees.
+        """Note the errors that no caller sees.
 
-        That is uncaught exceptions of threads and finalizers, and what the timer thread
-        logs.
+        These are uncaught exceptions of threads and finalizers, and the logs of the
+        timer thread.
         """
         hooks = threading.excepthook, sys.unraisablehook
         logger, handler = logging.getLogger("tasker"), _Overhearing(self.violations)
@@ -317,10 +327,10 @@ class Soak:
             logger.removeHandler(handler)
             threading.excepthook, sys.unraisablehook = hooks
 
-    # -- the report --------------------------------------------------------------------------------------------------
+    # -- the report --------------------------------------------------------------------
 
     def report(self) -> dict[str, Any]:
-        """What is printed."""
+        """Return the report that is printed."""
         machine = describe()
         return {
             "machine": machine["machine"],
@@ -341,7 +351,7 @@ class Soak:
 
 
 class _Overhearing(logging.Handler):
-    """Takes what is logged for a violation: the managers of the soak log elsewhere."""
+    """Takes each log record for a violation: the managers of the soak log elsewhere."""
 
     def __init__(self, violations: list[str]) -> None:
         super().__init__(logging.WARNING)

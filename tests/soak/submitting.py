@@ -23,15 +23,15 @@ from tests.soak.tasks import ACTS, FORKS, Tasks, TasksInThread
 
 __all__ = ["AT_ONCE", "FORMS", "HASTY", "PATIENT", "UNHURRIED", "Submitter"]
 
-# in one round, so that what the harness keeps is the same in all of them
+# For one round. With a limit the harness keeps as much in each of them.
 MOST_JOBS = 15_000
-MOST_JOBS_WITH_CHILDREN = 1_500  # in child processes
+MOST_JOBS_WITH_CHILDREN = 1_500
 
 FORMS = ["async"] * 8 + ["callback"] * 4 + ["blocking"] * 2 + ["dropped"] * 2 + ["run_task"]
-# forms that do not block, for tasks, callbacks and signal handlers
+# Forms that do not block, for tasks, callbacks and signal handlers.
 UNHURRIED = ["async", "callback", "dropped"]
 
-# the waits for room, in seconds, that a submitter chooses from
+# The waits for room, in seconds, that a submitter chooses from.
 PATIENT = (None, 0.01, 0)
 HASTY = (0.01, 0)
 AT_ONCE = (0,)
@@ -40,8 +40,7 @@ AT_ONCE = (0,)
 class Submitter:
     """Submits to one manager.
 
-    The harness refers to the manager here and nowhere else, so that it can be
-    forgotten.
+    The harness refers to the manager only here, so that the manager can be forgotten.
     """
 
     def __init__(
@@ -68,7 +67,7 @@ class Submitter:
             else (ACTS_IN_CHILD, MOST_JOBS_WITH_CHILDREN)
         )
 
-    # -- submitting --------------------------------------------------------------------------------------------------
+    # -- submitting --------------------------------------------------------------------
 
     def submit(
         self, rng: random.Random, form: str, waits: Sequence[float | None], *, act: str = ""
@@ -123,17 +122,21 @@ class Submitter:
         act = act or rng.choice(self._choices)
         may_be_limited = form not in ("dropped", "run_task", "mapped")
         if (act == "is deaf" and not may_be_limited) or (act in FORKS and form == "run_task"):
-            # the child of a thread of the harness would go on with the load
+            # The child of a thread of the harness would go on with the load.
             act = "returns"
         if act == "returns a burden" and form in ("async", "mapped"):
-            act = "returns"  # the harness keeps these results
+            # The harness keeps these results.
+            act = "returns"
+
         limited = (may_be_limited and rng.random() < 0.2) or act == "is deaf"
         timeout = rng.choice([0.0005, 0.005, 5.0]) if limited else None
         if act == "is deaf":
             timeout = rng.choice([0.005, 0.05, 0.5])
         if form == "blocking" and timeout is None and None not in waits:
-            timeout = patience.SECONDS  # every wait of a hasty submitter ends
-            limited = self.ledger.loses  # there this may be too short
+            # Every wait of a hasty submitter ends. With child processes this may be too
+            # short.
+            timeout = patience.SECONDS
+            limited = self.ledger.loses
 
         job = Job(
             self.chaos.rng.getrandbits(60),
@@ -177,6 +180,7 @@ class Submitter:
                 raise
             if type(error) is KeyboardInterrupt and not error.args:
                 raise  # a real one
+
             self.ledger.told(job, None, error)
         else:
             self.ledger.told(job, result, None)
@@ -225,7 +229,7 @@ class Submitter:
         with contextlib.suppress(IndexError):
             _cancel(self._recent[rng.randrange(len(self._recent) or 1)])
 
-    # -- callbacks ---------------------------------------------------------------------------------------------------
+    # -- callbacks ---------------------------------------------------------------------
 
     def _done(self, job: Job, future: TaskFuture[Any]) -> None:
         error = CancelledError() if future.cancelled() else future.exception(0)
@@ -241,7 +245,7 @@ class Submitter:
 
         self.chaos.raise_in("a callback", 0.05)
 
-    # -- tasks -------------------------------------------------------------------------------------------------------
+    # -- tasks -------------------------------------------------------------------------
 
     def _function(self, rng: random.Random) -> Callable[..., Any]:
         return self._tasks.run_with_context if rng.random() < 0.2 else self._tasks.run

@@ -1,4 +1,4 @@
-"""What the tasks of the soak do, on a thread of the manager's."""
+"""The tasks of the soak, on a thread of the manager's."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ ACTS = (
 )
 ACTS += [*ERRORS] + ["is sick"] * 2 + ["returns a burden"] * 6
 
-# what the child does, and its exit status, by the name of the act
+# The end of the child, and its exit status, by the name of the act.
 FORKS: dict[str, tuple[Callable[[], object], int]] = {
     "forks a child that calls os._exit": (partial(os._exit, 3), 3),
     "forks a child that calls sys.exit": (partial(sys.exit, 4), 4),
@@ -66,7 +66,7 @@ class Tasks:
         return result
 
     def _act(self, job: Job, context: Context | None) -> Any:
-        """Do what the job says, and return what the task is to return."""
+        """Do the job's act, and return the result of the task."""
         act = job.act
         if act == "sleeps":
             (time.sleep if context is None else context.wait)(self._chaos.rng.random() * 0.003)
@@ -78,7 +78,7 @@ class Tasks:
 
 
 class Submits(Protocol):
-    """What tasks know of the submitter, which knows them."""
+    """The part of the submitter that tasks use."""
 
     chaos: Chaos
     ledger: Ledger
@@ -91,7 +91,7 @@ class Submits(Protocol):
 
 
 class TasksInThread(Tasks):
-    """Those that have the manager at hand."""
+    """The tasks that have the manager at hand."""
 
     def __init__(self, submitter: Submits) -> None:
         super().__init__(submitter.chaos, submitter.ledger)
@@ -144,7 +144,7 @@ class TasksInThread(Tasks):
 
 
 def nothing(_: None = None) -> None:
-    """Make a resource that is none, or destroy it."""
+    """Make no resource at all, or destroy none."""
 
 
 def square(_: None, number: int) -> int:

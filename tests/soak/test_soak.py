@@ -1,4 +1,4 @@
-"""The soak: it passes, it says what it did, and it sees an engine that is broken."""
+"""The soak: it passes, it tells its work, and it finds an engine that is broken."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def python(*arguments: str) -> subprocess.CompletedProcess[str]:
         text=True,
         timeout=120,
         check=False,
-        # it sends signals to its process group, and stops itself
+        # The soak sends signals to its process group, and stops itself.
         start_new_session=True,
     )
 
@@ -51,15 +51,17 @@ def soak_with(
 
     It ends after the first round in which that shows.
     """
-    # a slow machine, too, gets to the second round, which is compared with the first
+    # The second round is compared with the first. A slow machine, too, gets to it.
     seconds = 50
     code = f"""
 import sys
 from tests.soak import patience, soak
 from tests.soak.__main__ import main
-patience.SECONDS = {patience}  # what is lost is waited for no longer
+patience.SECONDS = {patience}  # the wait for a lost task
 {textwrap.dedent(broken)}
-sys.exit(main(["--seconds", "{seconds}", "--seed", "{SEED}", "--tasks", "0", "--placement", "{placement}"]))
+sys.exit(main([
+    "--seconds", "{seconds}", "--seed", "{SEED}", "--tasks", "0", "--placement", "{placement}"
+]))
 """
     return python("-c", code)
 
@@ -173,7 +175,7 @@ def test_a_wrong_option_is_one_line_and_status_2(arguments, words, capsys):
                 count(shard, failed=2 * failed, **others)
             Shard.count = twice
             """,
-            # at rest the engine corrects what does not add up
+            # At rest the engine corrects figures that do not add up.
             r"are not the|metrics\(\) says",
             id="a failure is counted twice",
         ),
@@ -213,8 +215,8 @@ def test_a_short_soak_of_child_processes_kills_some_and_passes():
     assert report["violations"] == []
 
 
-# few tasks, all of which are done (on a slow machine most would be cancelled before
-# they start), every fifth of which ends its process, perhaps
+# Few tasks, so that all of them are done. On a slow machine most of many tasks would be
+# cancelled before they start. Every fifth one may end its process.
 LOSING = """
 import tests.soak.load, tests.soak.round, tests.soak.submitting
 tests.soak.submitting.MOST_JOBS_WITH_CHILDREN = 150
@@ -310,7 +312,7 @@ def test_memory_that_grows_is_found_out():
 def test_a_run_in_which_nothing_moves_ends_with_all_stacks():
     run = soak_with(
         """
-        soak.STILL = 1.0
+        soak.STILL_S = 1.0
         soak.Round.run = lambda current, seconds: __import__("threading").Event().wait(10)
         """
     )
@@ -395,7 +397,8 @@ def test_who_ends_a_child_and_whether_with_reason_is_seen():
     with witnessed(ledger), TaskManager(config) as manager:
         assert manager.queue_task(square, 6) == 36
         (first,) = manager._engine.backend._proxies
-        os.kill(first.pid, signal.SIGSTOP)  # as if the machine were too busy for it
+        # This looks as if the machine were too busy for the child.
+        os.kill(first.pid, signal.SIGSTOP)
         late = manager.submit(square, 7, timeout=0.01)
         assert isinstance(late.exception(SECONDS), TaskTimeoutError)
         assert manager.queue_task(square, 8) == 64

@@ -290,7 +290,7 @@ class SayAndWait:
 
 def leave_a_speaker(resource: object, gate: Gate) -> None:
     """A program that goes on and says something once the gate is open."""
-    script = 'eventually [ -e "$0" ]; do sleep 0.01; done; echo still here >&2'
+    script = 'until [ -e "$0" ]; do sleep 0.01; done; echo still here >&2'
     program = subprocess.Popen(["sh", "-c", script, str(gate.path)])
     program.returncode = 0  # nobody waits for it
 

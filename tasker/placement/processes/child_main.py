@@ -80,8 +80,9 @@ class _Outbox:
             self._wire.send(kind, body, buffers=buffers)
 
     def note(self, result: object) -> None:
-        """Send the result of a step. Raises `RemoteTaskError` when it cannot be
-        serialized."""
+        """Send the result of a step.
+
+        Raises `RemoteTaskError` when it cannot be serialized."""
         body, buffers = pickling.pack_result(result)
         with self._lock:
             self._wire.send(protocol.NOTE, body, buffers=buffers)

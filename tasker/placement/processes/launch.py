@@ -27,8 +27,8 @@ from tasker.placement.processes.python import STARTING
 
 __all__ = ["DETACHED", "above_standard", "is_standard", "launch", "lifeline", "pipe"]
 
-# Signals that ask a process to end. A terminal, a supervisor or `kill` means the
-# parent.
+# Signals that ask a process to end. A terminal, a supervisor and `kill` send them, and
+# mean the parent.
 DETACHED = (signal.SIGHUP, signal.SIGINT, signal.SIGTERM)
 
 _PROGRAM = (
@@ -60,8 +60,7 @@ def launch(
         _PROGRAM.format(set_path, f"{arguments}, group={group}"),
         *_path(),
     ]
-    # The child inherits the mask, so none of these reaches it before it has its
-    # handlers.
+    # The child inherits the mask, so none comes before it has its handlers.
     before = signal.pthread_sigmask(signal.SIG_BLOCK, DETACHED)
     try:
         return subprocess.Popen(

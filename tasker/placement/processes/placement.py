@@ -38,11 +38,10 @@ class Processes:
     A task gets as long after the end of its context, and a child after its resource was
     destroyed."""
     kill_group: bool = True
-    """Whether the programs that a child has started are killed with it, however it
-    ends.
+    """Whether the programs that a child has started are killed with it.
 
-    These are all processes in the group that the child leads. A program that has left
-    the group (`start_new_session=True`) lives on."""
+    They are killed however the child ends: all processes in the group that it leads. A
+    program that has left the group (`start_new_session=True`) lives on."""
     executable: str | os.PathLike[str] | None = None
     """The Python that children run. It must have this Python's version.
 
@@ -68,8 +67,7 @@ class Processes:
         if os.name != "posix":
             raise ConfigError("placement must be Threads() here: Processes() needs a POSIX system")
 
-        # Imported here: it would add a fifth to the import of tasker, for most programs
-        # in vain.
+        # Imported here, as it would make the import of tasker a fifth slower.
         from tasker.placement.processes.proxy import ProcessProxy
         from tasker.placement.processes.python import python
         from tasker.placement.remote.backend import RemoteBackend

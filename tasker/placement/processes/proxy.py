@@ -178,8 +178,7 @@ class ProcessProxy(ResourceProxy):
 
     def _tell(self, order: int, number: int) -> None:
         if self._control is not None:
-            # The child is dead, or does not read its orders. Then it is killed in the
-            # end.
+            # The child is dead, or reads no orders. Then it is killed in the end.
             with contextlib.suppress(OSError):
                 os.write(self._control, protocol.ORDER.pack(order, number))
 
@@ -284,8 +283,7 @@ class ProcessProxy(ResourceProxy):
                 os.waitid(os.P_PID, self.pid, os.WEXITED | os.WNOWAIT)
 
     def _announce(self, exit_code: int | None) -> None:
-        """The process is dead: note it, and wake and tell the threads that wait for
-        it."""
+        """The process is dead: note it, wake the owner, and tell the manager."""
         self._stderr.finish(patient=False)
 
         with self._lock:

@@ -121,8 +121,7 @@ def _ask(path: str) -> str:
     listener = new_thread(lambda: said.extend(asked.communicate()), "tasker-listener")
     try:
         listener.start()
-        # A timeout of `subprocess` would stand still with a clock that a test has
-        # stopped.
+        # A timeout of `subprocess` would stand still with a test's stopped clock.
         listener.join(_ANSWER_S)
     finally:
         # It has ended, or it does not answer.

@@ -84,8 +84,7 @@ class Stderr:
         if self._reader is not None:
             os.set_blocking(self._reader, False)
             with contextlib.suppress(BlockingIOError):
-                # At most what the largest pipe holds, as other processes may go on
-                # writing.
+                # At most what the largest pipe holds: other processes may write on.
                 for _ in range(16):
                     if not self._receive():
                         break

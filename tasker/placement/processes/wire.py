@@ -31,8 +31,7 @@ _HEAD = struct.Struct("<BxxxIQ")
 _END = b"\xa5"
 # The largest pipe that Linux by default allows without privileges.
 _PIPE_BYTES = 1 << 20
-# Up to this size it is cheaper to join the parts of a message than to pass a list of
-# them.
+# Up to this size it is cheaper to join the parts than to pass a list of them.
 _JOIN_BYTES = 16384
 # What a pipe holds by default on Linux.
 _READ_BYTES = 65536
@@ -135,8 +134,7 @@ class Wire:
         return data
 
     def _enlarge(self) -> None:
-        """Enlarge the pipe, where the system can: large messages come in fewer
-        pieces."""
+        """Enlarge the pipe, if possible: large messages come in fewer pieces."""
         self._is_large = True
         with contextlib.suppress(ImportError, AttributeError, OSError):
             import fcntl
@@ -149,8 +147,7 @@ class Wire:
         return taken
 
     def _take_bytes(self, size: int) -> bytes:
-        # `BytesIO` lends out its bytes for writing as long as nothing else refers to
-        # them.
+        # `BytesIO` lends its bytes for writing while nothing else refers to them.
         file = io.BytesIO(bytes(size))
         with file.getbuffer() as view:
             self._fill(view)

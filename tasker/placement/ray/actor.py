@@ -1,5 +1,6 @@
-"""`ResourceActor`: what runs in a Ray actor. It is a `Host`, with methods for its
-manager.
+"""`ResourceActor`: what runs in a Ray actor.
+
+It is a `Host`, with methods that the manager calls.
 
 `create`, `run` and `destroy` run one at a time, in the actor's own thread. The methods
 in `CONTROL` run beside them, in other threads. So an order overtakes the running call.

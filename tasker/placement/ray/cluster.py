@@ -1,5 +1,4 @@
-"""The actors of a manager on a Ray cluster, and this process's connection to the
-cluster.
+"""The actors of a manager on a Ray cluster, and the connection to the cluster.
 
 All managers share one `_Connection`. The first manager that finds none connects. When
 the last one leaves, the connection ends, if it was made here.
@@ -233,8 +232,7 @@ def _resolved(address: str) -> tuple[str, str]:
 
 
 def _reach(address: str, patience: float) -> None:
-    """Raise `ConfigError` if nothing answers there. Ray itself would try for
-    minutes."""
+    """Raise `ConfigError` if nothing answers. Ray itself would try for minutes."""
     host, _, port = address.removeprefix("ray://").rpartition(":")
     try:
         socket.create_connection((host.strip("[]"), int(port)), timeout=patience).close()

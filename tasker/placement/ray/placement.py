@@ -21,15 +21,14 @@ __all__ = ["Ray"]
 
 @dataclass(frozen=True, kw_only=True)
 class Ray:
-    """Each worker's resource lives in an actor of its own on a Ray cluster, where its
-    tasks run.
+    """Each worker's resource lives in an actor of a Ray cluster, where its tasks run.
 
-    Connects to the cluster at `address`, unless this process is connected already, and
-    configures nothing there. `tasker` and the modules of your functions must be
-    installed on its nodes, or come with the `runtime_env`. The fields below `grace` are
-    Ray's own options of actors; `None` leaves each to Ray. Needs the extra `ray`.
-    Raises `ConfigError` for a wrong field. Ray itself checks some of them, when a
-    manager is made."""
+    Each worker has an actor of its own. Connects to the cluster at `address`, unless
+    this process is connected already, and configures nothing there. `tasker` and the
+    modules of your functions must be installed on its nodes, or come with the
+    `runtime_env`. The fields below `grace` are Ray's own options of actors; `None`
+    leaves each to Ray. Needs the extra `ray`. Raises `ConfigError` for a wrong field.
+    Ray itself checks some of them, when a manager is made."""
 
     address: str | None = "auto"
     """The address of the cluster.
@@ -38,8 +37,7 @@ class Ray:
     a local one, for tests and laptops, which is shut down with the last manager that
     uses it."""
     grace: float | timedelta = 0.5
-    """Seconds that a task gets after its context has ended, before its actor is
-    killed."""
+    """Seconds from the end of a task's context until its actor is killed."""
     num_cpus: float | None = None
     """How many CPUs of its node are reserved for each actor; fractions are allowed."""
     num_gpus: float | None = None
@@ -53,8 +51,7 @@ class Ray:
     label_selector: Mapping[str, str] | None = None
     """Labels that a node must have."""
     scheduling_strategy: Any = None
-    """"DEFAULT", "SPREAD", or one of the strategies in
-    `ray.util.scheduling_strategies`."""
+    """"DEFAULT", "SPREAD", or a strategy from `ray.util.scheduling_strategies`."""
     runtime_env: Mapping[str, Any] | None = None
     """What a node gets before an actor runs there.
 

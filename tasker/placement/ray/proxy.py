@@ -65,8 +65,7 @@ class Cluster(Protocol):
         ...
 
     def drop(self, actor: Any, node: str, error: BaseException | None) -> None:
-        """The actor is lost: kill it if it still runs, and avoid the node if that is
-        dead.
+        """The actor is lost: kill it if it runs, and avoid its node if that is dead.
 
         `error` is what Ray says of it. `node` is empty if the actor has not run."""
         ...
@@ -150,7 +149,7 @@ class ActorProxy(ResourceProxy):
             for note in notes:
                 error, result = _opened(note)
                 if error is not None:
-                    # A result is missing. The next one would be taken for it.
+                    # A result is missing: the next would be taken for it.
                     self.kill()
                     return error
 

@@ -192,8 +192,9 @@ class RemoteBackend(Backend):
             self._proxies = tuple(each for each in self._proxies if each is not proxy)
 
     def _found_impossible(self, error: Exception) -> Exception:
-        """Store why no resource can be made. The first error counts: all say the
-        same."""
+        """Store why no resource can be made.
+
+        The first error counts, as all are the same."""
         with self._lock:
             if self.impossible is None:
                 self.impossible = error

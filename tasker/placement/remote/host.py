@@ -199,8 +199,9 @@ class Host:
     # -- another thread ----------------------------------------------------------------
 
     def obey(self, order: int, number: int) -> None:
-        """Follow an order of the manager's, about the call of this number or about
-        all."""
+        """Follow an order of the manager's.
+
+        It is about the call of this number, or about all calls."""
         if order == protocol.STOPPING:
             self._stopping = True
             return

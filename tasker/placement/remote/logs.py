@@ -35,8 +35,7 @@ def levels() -> dict[str, int]:
 
 
 def forward_records(name: str, levels: Mapping[str, int], send: Callable[[bytes], object]) -> None:
-    """Call `send` with each record that is made here from now on and passes these
-    levels.
+    """From now on call `send` with each record made here that passes these levels.
 
     `name` is the name of the worker."""
     logging.getLogger().addHandler(_Forwarder(name, send))

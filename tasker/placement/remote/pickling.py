@@ -1,5 +1,4 @@
-"""Calls and their outcomes as bytes, for the way between a manager and a remote
-resource.
+"""Calls and their outcomes as bytes.
 
 A call is packed at its submission, in the submitter's thread. A call that cannot be
 serialized is refused there. Later changes to its arguments are not seen, except in
@@ -64,8 +63,7 @@ _INSTALL = "install cloudpickle (the extra: tasker-pool[processes])"
 
 
 class RemoteTraceback(Exception):
-    """The traceback of an error where it was raised: the `__cause__` of that error
-    here."""
+    """The traceback of an error on the other side: its `__cause__` here."""
 
     def __init__(self, text: str, packed: bytes = b"") -> None:
         super().__init__(text)

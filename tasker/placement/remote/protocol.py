@@ -1,5 +1,4 @@
-"""The messages between a manager and its children: their kinds, orders, the first
-message."""
+"""The messages between a manager and its children: kinds, orders, the first one."""
 
 from __future__ import annotations
 

@@ -78,8 +78,7 @@ class ResourceProxy:
         self.name = name
         self._grace = grace
         self._on_lost = on_lost
-        # Reentrant: a signal handler may end the context of the call that it
-        # interrupts.
+        # Reentrant: a signal handler may end the context of the running call.
         self._lock = new_lock()
         self._state = STARTING
         self._is_lost = False
@@ -252,8 +251,7 @@ class ResourceProxy:
             raise error
 
     def _failure(self, when: str, *, began: bool = True) -> BaseException:
-        """The error of what was asked of a place that is lost. Waits until it knows
-        why."""
+        """The error of a request to a place that is lost. Waits until it knows why."""
         why, exit_code = self._why_lost()
         if self._killed_for:
             return _ENDINGS[self._killed_for](
@@ -386,8 +384,7 @@ class ResourceProxy:
         raise NotImplementedError
 
     def _why_lost(self) -> tuple[str, int | None]:
-        """Why the place is lost, in words, and its exit code. Waits until that is
-        known."""
+        """Why the place is lost, and its exit code. Waits until that is known."""
         raise NotImplementedError
 
     def _last_words(self) -> str:

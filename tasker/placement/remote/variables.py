@@ -25,8 +25,7 @@ Variables = tuple[tuple[str, str, bytes], ...]
 
 # Their variables stay. `multiprocessing` has another name for `__main__`.
 _STAYING = ("__main__", "__mp_main__", "warnings", "_warnings", "_py_warnings")
-# Where each variable was found. It never shrinks: such variables live as long as
-# modules.
+# Where each variable was found, if it was. They live as long as modules, so it stays.
 _places: dict[contextvars.ContextVar[Any], tuple[str, str] | None] = {}
 
 
