@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 
 from tasker import Config, Placement, Processes, Ray, TaskManager, Threads
-from tests.conftest import Log
+from tests.conftest import Log, kill
 from tests.placement import hooks
 from tests.placement.hooks import PATIENCE, Gate, Journal
 
@@ -157,7 +157,7 @@ def make(placement: Placement, journal: Journal, log: Log, nothing_is_left_behin
     yield make
     for manager in managers:
         if "closed" not in repr(manager):
-            assert manager.kill(PATIENCE).abandoned == ()
+            kill(manager)
     created, destroyed = journal.of("created"), journal.of("destroyed")
     assert len(set(destroyed)) == len(destroyed), "a resource was destroyed twice"
     assert set(destroyed) <= set(created)
