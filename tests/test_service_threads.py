@@ -245,6 +245,8 @@ def test_a_tick_does_not_finish_a_task_whose_outcome_is_not_stored_yet(make, mon
     assert first.result(PATIENCE)
 
 
+MANY = 20_000  # tasks: so many slices that each test sees some, and few enough for a busy machine
+
 # -- kill with many tasks ---------------------------------------------------------------------------------------------
 
 
@@ -288,7 +290,7 @@ def many(make, factory):
     manager = make(worker_count=1, max_worker_count=1)
     gate, _ = running(manager)
     (worker,) = manager._engine.crew.members
-    waiting = [manager.submit(lambda _: 1) for _ in range(100_000)]
+    waiting = [manager.submit(lambda _: 1) for _ in range(MANY)]
     yield SimpleNamespace(manager=manager, gate=gate, waiting=waiting)
     gate.set()
     worker.thread.join(PATIENCE)
@@ -296,7 +298,7 @@ def many(make, factory):
 
 def test_kill_fails_waiting_tasks_in_slices(many, monkeypatch):
     engine = many.manager._engine
-    looks, slices = [], []
+    looks, slices, asked = [], [], threading.Event()
     kill_waiting, cancel_running = engine.lifecycle._kill_waiting, engine.lifecycle._cancel_running
 
     def watched():
@@ -307,13 +309,18 @@ def test_kill_fails_waiting_tasks_in_slices(many, monkeypatch):
 
     monkeypatch.setattr(tasker.queue, "monotonic", Clock(tasker.lifecycle._SLICE / 4))  # looked at once for a batch
     monkeypatch.setattr(engine.lifecycle, "_kill_waiting", watched)
-    monkeypatch.setattr(
-        engine.lifecycle, "_cancel_running", lambda: (looks.append(engine.lifecycle._kill_at()), cancel_running())
-    )
+
+    def look():
+        looks.append(engine.lifecycle._kill_at())
+        assert len(looks) != 4 or asked.wait(PATIENCE)
+        cancel_running()
+
+    monkeypatch.setattr(engine.lifecycle, "_cancel_running", look)
     killer = threading.Thread(target=many.manager.kill, args=(PATIENCE,))
     killer.start()
     eventually(lambda: len(looks) > 3, "some slices")
     many.manager._engine.lifecycle.request_kill(PATIENCE / 2)  # a shorter one is noticed while tasks wait
+    asked.set()
     many.gate.set()
     killer.join(PATIENCE)
     assert max(slices) <= 6 * tasker.queue._BATCH
@@ -331,12 +338,12 @@ def test_a_kill_that_has_no_time_for_all_that_waits_returns_and_the_rest_fails_a
     report = many.manager.kill(0.0)
     left = sum(engine.queue.waiting())
     assert left > 0
-    assert report.cancelled == report.never_started == 100_000
+    assert report.cancelled == report.never_started == MANY
     go_on.set()
     for future in many.waiting:
         assert isinstance(future.exception(PATIENCE), TaskManagerKilledError)
     eventually(lambda: not any(engine.queue.waiting()), "empty lanes")
-    assert engine.lifecycle.report().cancelled == 100_000
+    assert engine.lifecycle.report().cancelled == MANY
 
 
 # -- hiring many ------------------------------------------------------------------------------------------------------
