@@ -20,6 +20,7 @@ import tasker._sync.timer
 from tasker import Config, TaskManager
 from tasker.testing import leak_check
 from tasker.threadpool import ThreadPoolExecutor
+from tests.support.closing import kill
 from tests.support.errors import Sick
 from tests.support.recording import Factory, Log, Resource
 from tests.support.waiting import PATIENCE
@@ -65,7 +66,7 @@ def new_manager(factory: Factory, log: Log) -> Iterator[Callable[..., TaskManage
     yield new_manager
     for manager in managers:
         if not manager.closed:
-            assert manager.kill(PATIENCE).abandoned == ()
+            kill(manager)
 
 
 @pytest.fixture(params=["view", "pool"])

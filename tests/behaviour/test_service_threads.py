@@ -1,6 +1,6 @@
 """The threads that serve everybody (housekeeper, timer) wait for nothing of the user's and look up often.
 
-Loggers and collectors may block, a thread may take long to start, a hundred thousand tasks may wait: closing, healing,
+Loggers and collectors may block, a thread may take long to start, many thousands of tasks may wait: closing, healing,
 scaling and deadlines come all the same, and what is urgent comes first.
 """
 
@@ -260,6 +260,9 @@ def test_a_tick_does_not_finish_a_task_whose_outcome_is_not_stored_yet(new_manag
 
 # -- kill with many tasks ---------------------------------------------------------------------------------------------
 
+# so many tasks that a kill takes several slices, and few enough for a busy machine
+MANY = 20_000
+
 
 def test_kill_tells_running_tasks_before_it_fails_waiting_ones(new_manager, monkeypatch):
     manager = new_manager(worker_count=1, max_worker_count=1)
@@ -305,7 +308,7 @@ def many(new_manager, factory):
     manager = new_manager(worker_count=1, max_worker_count=1)
     gate, _ = running(manager)
     (worker,) = manager._engine.crew.members
-    waiting = [manager.submit(lambda _: 1) for _ in range(100_000)]
+    waiting = [manager.submit(lambda _: 1) for _ in range(MANY)]
     yield SimpleNamespace(manager=manager, gate=gate, waiting=waiting)
     gate.set()
     worker.thread.join(PATIENCE)
@@ -314,7 +317,7 @@ def many(new_manager, factory):
 @pytest.mark.slow
 def test_kill_fails_waiting_tasks_in_slices(many, monkeypatch):
     engine = many.manager._engine
-    looks, slices = [], []
+    looks, slices, asked = [], [], threading.Event()
     kill_waiting, cancel_running = engine.lifecycle._kill_waiting, engine.lifecycle._cancel_running
 
     def watched():
@@ -327,17 +330,19 @@ def test_kill_fails_waiting_tasks_in_slices(many, monkeypatch):
         tasker._pool.queue, "monotonic", Clock(tasker._pool.lifecycle._SLICE_S / 4)
     )  # looked at once for a batch
     monkeypatch.setattr(engine.lifecycle, "_kill_waiting", watched)
-    monkeypatch.setattr(
-        engine.lifecycle,
-        "_cancel_running",
-        lambda: (looks.append(engine.lifecycle._kill_at()), cancel_running()),
-    )
+
+    def look():
+        looks.append(engine.lifecycle._kill_at())
+        assert len(looks) != 4 or asked.wait(PATIENCE)
+        cancel_running()
+
+    monkeypatch.setattr(engine.lifecycle, "_cancel_running", look)
     killer = threading.Thread(target=many.manager.kill, args=(PATIENCE,))
     killer.start()
     eventually(lambda: len(looks) > 3, "some slices")
-    many.manager._engine.lifecycle.request_kill(
-        PATIENCE / 2
-    )  # a shorter one is noticed while tasks wait
+    # a shorter one is noticed while tasks wait
+    many.manager._engine.lifecycle.request_kill(PATIENCE / 2)
+    asked.set()
     many.gate.set()
     killer.join(PATIENCE)
     assert max(slices) <= 6 * tasker._pool.queue._BATCH_LENGTH
@@ -360,12 +365,12 @@ def test_a_kill_that_has_no_time_for_all_that_waits_returns_and_the_rest_fails_a
     report = many.manager.kill(0.0)
     left = sum(engine.queue.waiting())
     assert left > 0
-    assert report.cancelled == report.never_started == 100_000
+    assert report.cancelled == report.never_started == MANY
     go_on.set()
     for future in many.waiting:
         assert isinstance(future.exception(PATIENCE), TaskManagerKilledError)
     eventually(lambda: not any(engine.queue.waiting()), "empty lanes")
-    assert engine.lifecycle.report().cancelled == 100_000
+    assert engine.lifecycle.report().cancelled == MANY
 
 
 # -- hiring many ------------------------------------------------------------------------------------------------------

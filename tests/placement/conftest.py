@@ -17,6 +17,7 @@ import pytest
 
 from tasker import Placement, TaskManager, Threads
 from tests.support import remote_tasks
+from tests.support.closing import kill
 from tests.support.journal import Gate, Journal
 from tests.support.placements import PLACEMENTS, REMOTE, manager_on
 from tests.support.processes import children
@@ -108,7 +109,7 @@ def placed_manager(
     yield placed_manager
     for manager in managers:
         if not manager.closed:
-            assert manager.kill(PATIENCE).abandoned == ()
+            kill(manager)
     created, destroyed = journal.of("created"), journal.of("destroyed")
     assert len(set(destroyed)) == len(destroyed), "a resource was destroyed twice"
     assert set(destroyed) <= set(created)

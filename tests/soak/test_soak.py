@@ -142,11 +142,11 @@ def test_a_wrong_option_is_one_line_and_status_2(arguments, words, capsys):
     [
         pytest.param(
             """
+            from itertools import count
             from tasker._pool.queue import TaskQueue
-            from random import random
-            put_back = TaskQueue.put_back
+            put_back, retries = TaskQueue.put_back, count()
             def lose_some(queue, task):
-                if random() < 0.5:
+                if next(retries) % 2:
                     put_back(queue, task)
             TaskQueue.put_back = lose_some
             """,
@@ -155,14 +155,15 @@ def test_a_wrong_option_is_one_line_and_status_2(arguments, words, capsys):
         ),
         pytest.param(
             """
-            from random import random
+            from collections import deque
+            from itertools import count
             from tasker._pool.usercode import UserCode
-            destroy = UserCode.destroy
-            def perhaps_twice(user, resource, reason=None):
-                if random() < 0.1:
-                    destroy(user, resource, reason)
-                return destroy(user, resource, reason)
-            UserCode.destroy = perhaps_twice
+            destroy, resources = UserCode.destroy_held, count()
+            def some_twice(user, held, reason=None, hint=""):
+                if next(resources) % 5 == 0:
+                    destroy(user, deque(held), reason, hint)
+                return destroy(user, held, reason, hint)
+            UserCode.destroy_held = some_twice
             """,
             "destroyed twice",
             id="a resource is destroyed twice",
