@@ -27,7 +27,7 @@ from tasker.threadpool import ThreadPoolExecutor
 if interval := os.environ.get("TASKER_SWITCH_INTERVAL"):  # seconds: 1e-6 has threads switch as often as can be
     sys.setswitchinterval(float(interval))
 
-PATIENCE = 20.0  # seconds after which a wait in a test has failed; nothing that passes waits that long
+PATIENCE = 50.0  # seconds after which a wait in a test has failed; nothing that passes waits that long
 
 
 class Resource(DummyResource):

@@ -21,7 +21,7 @@ import tasker
 from tests.test_readme import _matches
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
-PATIENCE = 50.0  # seconds, less than pytest's: a program that hangs is ended, and what it printed is shown
+PATIENCE = 150.0  # seconds, less than pytest's: a program that hangs is ended, and what it printed is shown
 
 OUTPUTS = {
     "calculator.py": """\

@@ -19,7 +19,7 @@ from typing import Any
 
 from tasker import Context, current_context, current_resource
 
-PATIENCE = 30.0  # seconds after which a wait has failed; nothing that passes waits that long
+PATIENCE = 50.0  # seconds after which a wait has failed; nothing that passes waits that long
 
 variable: contextvars.ContextVar[str] = contextvars.ContextVar("variable")
 
