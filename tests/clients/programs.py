@@ -8,7 +8,7 @@ import textwrap
 
 __all__ = ["run"]
 
-PATIENCE = 50.0  # seconds; several such libraries take some to be imported on a busy machine
+PATIENCE = 150.0  # seconds; several such libraries take some to be imported on a busy machine
 
 
 def run(*parts: str) -> str:

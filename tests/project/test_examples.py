@@ -24,9 +24,8 @@ from tests.support.placements import on_posix, with_ray
 pytestmark = pytest.mark.slow
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
-PATIENCE = (
-    50.0  # seconds, less than pytest's: a program that hangs is ended, and what it printed is shown
-)
+# seconds, less than pytest's: a program that hangs is ended, and what it printed is shown
+PATIENCE = 150.0
 
 OUTPUTS = {
     "calculator.py": """\

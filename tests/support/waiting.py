@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 # seconds after which a wait in a test has failed; nothing that passes waits that long
-PATIENCE = 30.0
+PATIENCE = 50.0
 
 
 def eventually(condition: Callable[[], Any], what: str = "the condition") -> None:

@@ -196,7 +196,7 @@ def test_who_waits_for_deadlines_waits_until_they_are_there(clock):
     for seconds in (1, 2):
         eventually(lambda: clock._changed._waiters)
         with_timeout(background(), seconds)
-    thread.join(PATIENCE / 2)  # it gives up later than that
+    thread.join(tasker.testing.clock.PATIENCE_S / 2)  # it gives up later than that
     assert seen == [2]
     with pytest.raises(AssertionError, match=r"2 deadlines were set within 0\.01 s, not 3"):
         clock.wait_for_deadlines(3, timeout=0.01)
