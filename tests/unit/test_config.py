@@ -679,7 +679,7 @@ def test_a_wrong_factory_is_refused_by_that_name():
             Config.from_context_manager(factory, worker_count=1)
     with pytest.raises(ConfigError, match="worker_count"):
         Config.from_context_manager(Records().open, worker_count=0)
-    with pytest.raises(TypeError):
+    with pytest.raises(TypeError, match="takes no on_create"):
         Config.from_context_manager(Records().open, worker_count=1, on_create=list)
 
 
