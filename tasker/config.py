@@ -237,7 +237,8 @@ class Config(Record, Generic[R]):
         Every other field goes by name. Raises `ConfigError` as the constructor does."""
         for given in {"on_create", "on_destroy"} & options.keys():
             raise TypeError(
-                f"from_context_manager() takes no {given}: it enters and exits what the factory makes"
+                f"from_context_manager() takes no {given}: "
+                "it enters and exits what the factory makes"
             )
 
         _check_makes("factory", "a context manager", factory, entered=True)
