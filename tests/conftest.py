@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import os
+import signal
 import sys
 import threading
 import time
@@ -26,6 +27,11 @@ from tasker.threadpool import ThreadPoolExecutor
 
 if interval := os.environ.get("TASKER_SWITCH_INTERVAL"):  # seconds: 1e-6 has threads switch as often as can be
     sys.setswitchinterval(float(interval))
+
+for number in ("SIGALRM", "SIGUSR1"):
+    # what tests restore when they have sent such signals: one that is on its way must find a handler
+    if hasattr(signal, number) and threading.current_thread() is threading.main_thread():
+        signal.signal(getattr(signal, number), lambda *_: None)
 
 PATIENCE = 50.0  # seconds after which a wait in a test has failed; nothing that passes waits that long
 
