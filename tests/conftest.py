@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import os
+import signal
 import sys
 import threading
 import time
@@ -25,10 +26,14 @@ from tests.support.errors import Sick
 from tests.support.recording import Factory, Log, Resource
 from tests.support.waiting import PATIENCE
 
-if interval := os.environ.get(
-    "TASKER_SWITCH_INTERVAL"
-):  # seconds: 1e-6 has threads switch as often as can be
+# seconds: 1e-6 has threads switch as often as can be
+if interval := os.environ.get("TASKER_SWITCH_INTERVAL"):
     sys.setswitchinterval(float(interval))
+
+for number in ("SIGALRM", "SIGUSR1"):
+    # what tests restore when they have sent such signals: one that is on its way must find a handler
+    if hasattr(signal, number) and threading.current_thread() is threading.main_thread():
+        signal.signal(getattr(signal, number), lambda *_: None)
 
 
 @pytest.fixture
