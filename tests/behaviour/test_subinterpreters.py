@@ -22,8 +22,9 @@ import atexit, os, threading, time
 import tasker._pool.exit_and_fork
 from tasker import *
 OPTIONS = dict(on_create=dict, on_destroy=dict.clear, worker_count=1, max_worker_count=1, burst_interval=0)
-def say(*what):
-    print(*what, flush=True)
+def say(*what):  # in one piece: two threads may do so at once
+    sys.stdout.write(" ".join(map(str, what)) + chr(10))
+    sys.stdout.flush()
 """
 OPEN = "<sys>:0: RuntimeWarning: remaining subinterpreters; close them with Interpreter.close()\n"
 
