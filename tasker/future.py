@@ -57,7 +57,7 @@ from tasker.current import in_task
 from tasker.errors import DeadlineExceededError, TaskTimeoutError, name_of, shown
 from tasker.guard import pass_on, tell
 from tasker.interrupts import deliver_later
-from tasker.locks import holds, new_lock
+from tasker.locks import holds, holds_any, new_lock
 from tasker.logger import GuardedLogger, line_of
 from tasker.metrics import Stamps
 from tasker.parking import Seat, give_way, new_sleeper
@@ -844,18 +844,26 @@ class _UnseenFailure:
 
     def __del__(self) -> None:
         if not getattr(self, "seen", True) and not sys.is_finalizing():
-            # what is raised in here Python drops: an error that cannot be read still has a type, and an interrupt comes
-            # a moment later
-            line, what = "", "tasker: a task failed and nobody asked for its result or exception"
-            with contextlib.suppress(BaseException):
-                line = line_of(self.error)
+            log = partial(_log_unseen, self.error, self.logger)
+            # what is raised in here Python drops: an interrupt comes a moment later
             try:
-                if line:
-                    self.logger.error(what, error=self.error)
+                # the collector may have come by in the middle of something, where a user's logger must not block
+                if holds_any():
+                    timer.aside.run(log)
                 else:
-                    self.logger.error(f"{what}: %s", type(self.error).__name__)
+                    log()
             except BaseException as interrupt:
                 deliver_later(interrupt)
+
+
+def _log_unseen(error: BaseException, logger: GuardedLogger) -> None:
+    line, what = "", "tasker: a task failed and nobody asked for its result or exception"
+    with contextlib.suppress(BaseException):  # an error that cannot be read still has a type
+        line = line_of(error)
+    if line:
+        logger.error(what, error=error)
+    else:
+        logger.error(f"{what}: %s", type(error).__name__)
 
 
 def _called_by_asyncio() -> bool:
