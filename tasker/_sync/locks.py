@@ -11,7 +11,7 @@ import threading
 from collections.abc import Callable, Iterable
 from typing import Any
 
-__all__ = ["have_locks", "holds", "locks_of", "new_lock", "release_locks"]
+__all__ = ["have_locks", "holds", "holds_any", "locks_of", "new_lock", "release_locks"]
 
 # Each of these functions returns objects that have locks among their attributes.
 have_locks: list[Callable[[], Iterable[object]]] = []
@@ -68,6 +68,13 @@ def locks_of(part: object) -> dict[str, Any]:
 
 def _is_lock(value: object) -> bool:
     return all(hasattr(type(value), name) for name in ("acquire", "release", "__enter__"))
+
+
+def holds_any() -> bool:
+    """Whether the calling thread holds any of tasker's locks that can say so."""
+    return any(
+        holds(lock) for parts in have_locks for part in parts() for lock in locks_of(part).values()
+    )
 
 
 def release_locks() -> None:

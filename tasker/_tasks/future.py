@@ -136,7 +136,7 @@ from tasker._sync.clock import monotonic
 from tasker._sync.guard import notify, pass_on
 from tasker._sync.guarded_logger import GuardedLogger, line_of
 from tasker._sync.interrupts import deliver_later
-from tasker._sync.locks import holds, new_lock
+from tasker._sync.locks import holds, holds_any, new_lock
 from tasker._sync.parking import Parker, give_way, new_sleep_lock
 from tasker._sync.recurring import kind_of
 from tasker._sync.threads import leave_child
@@ -1119,20 +1119,34 @@ class _UnseenFailure:
         self.seen = False
 
     def __del__(self) -> None:
-        if not getattr(self, "seen", True) and not sys.is_finalizing():
-            # Python drops an exception that leaves this. So an error that cannot be
-            # read is logged by its type, and an interrupt comes a moment later.
-            line, what = "", "tasker: a task failed and nobody asked for its result or exception"
-            with contextlib.suppress(BaseException):
-                line = line_of(self.error)
+        if getattr(self, "seen", True) or sys.is_finalizing():
+            return
 
-            try:
-                if line:
-                    self.logger.error(what, error=self.error)
-                else:
-                    self.logger.error(f"{what}: %s", type(self.error).__name__)
-            except BaseException as interrupt:
-                deliver_later(interrupt)
+        log = partial(_log_unseen, self.error, self.logger)
+
+        # Python drops what is raised in here. An interrupt comes a moment later.
+        try:
+            # The garbage collector may have come by in the middle of lines that hold a
+            # lock (I7). There a user's logger must not block.
+            if holds_any():
+                timer.runner.run(log)
+            else:
+                log()
+        except BaseException as interrupt:
+            deliver_later(interrupt)
+
+
+def _log_unseen(error: BaseException, logger: GuardedLogger) -> None:
+    line, what = "", "tasker: a task failed and nobody asked for its result or exception"
+
+    # an error that cannot be read still has a type
+    with contextlib.suppress(BaseException):
+        line = line_of(error)
+
+    if line:
+        logger.error(what, error=error)
+    else:
+        logger.error(f"{what}: %s", type(error).__name__)
 
 
 def _called_by_asyncio() -> bool:

@@ -8,6 +8,7 @@ things whose destructor records where it runs.
 from __future__ import annotations
 
 import contextvars
+import gc
 import threading
 from functools import partial
 from types import SimpleNamespace
@@ -510,3 +511,26 @@ def test_the_error_of_a_kill_is_no_reason_to_keep_anything(busy, grave):
     )
     del future, error
     grave.check(*KINDS)
+
+
+def test_a_failure_that_nobody_saw_is_not_logged_under_a_lock(new_manager):
+    logged = []
+
+    class Logger:
+        debug = info = warning = lambda *_: None
+
+        def error(self, *_):
+            logged.append(threading.current_thread())
+
+    def fail(resource):
+        raise LookupError
+
+    manager = new_manager(logger=Logger())
+    kept = [manager.submit(fail)]
+    assert manager.join(PATIENCE)
+    eventually(lambda: manager.stats().running_tasks == 0)  # nor does the worker refer to it
+    with manager._engine.counters._lock:  # where the garbage collector comes by
+        kept.clear()
+        gc.collect()
+        assert threading.current_thread() not in logged
+    eventually(lambda: logged)
