@@ -31,12 +31,13 @@ from tasker.future import TaskFuture, new_task
 from tasker.hints import explain_call
 from tasker.interrupts import deliver_later
 from tasker.lifecycle import CLOSED, OPEN, STOPPING, Lifecycle
+from tasker.locks import holds_lock
 from tasker.logger import GuardedLogger
 from tasker.metrics import BuiltinCollector, Stamps, TaskMetrics
 from tasker.news import News
 from tasker.parking import Seat
 from tasker.placement.base import Site
-from tasker.process import holds_lock, is_needed_here, new_locks, watch
+from tasker.process import is_needed_here, new_locks, watch
 from tasker.queue import TaskQueue
 from tasker.resources import Loan, ResourcePool
 from tasker.scaling import Limits

@@ -36,11 +36,11 @@ from tasker import context, deadlock, future, guard, timer
 from tasker.clock import monotonic
 from tasker.errors import TaskManagerShutdownError
 from tasker.lifecycle import Lifecycle
-from tasker.locks import have_locks, holds, locks_of, new_lock
+from tasker.locks import have_locks, holds_lock, locks_of, new_lock
 from tasker.logger import ours
 from tasker.threads import daemons_allowed, is_ours, join_all, new_thread, refuse_threads
 
-__all__ = ["holds_lock", "is_needed_here", "new_locks", "watch"]
+__all__ = ["is_needed_here", "new_locks", "watch"]
 
 EXIT_TIMEOUT = 5.0  # seconds that interpreter exit gives all managers to drain
 _EXIT_KILL = 0.2  # seconds that it then gives running tasks to notice that they are killed
@@ -180,11 +180,6 @@ def _shared_parts() -> tuple[object, ...]:
 def _all_parts() -> list[object]:
     """What has locks."""
     return [*_shared_parts(), *(part for engine in _all_watched() for part in engine.own_parts())]
-
-
-def holds_lock(*parts: object) -> bool:
-    """Whether the calling thread holds a lock that is an attribute of one of these."""
-    return any(holds(lock) for part in parts for lock in locks_of(part).values())
 
 
 def new_locks(*parts: object) -> None:

@@ -12,8 +12,8 @@ import pytest
 
 import tasker.recurring
 from tasker import TaskManager, ThreadPoolExecutor
+from tasker.locks import holds_lock
 from tasker.logger import GuardedLogger, ours
-from tasker.process import holds_lock
 from tests.conftest import PATIENCE, Log, Sick, eventually
 
 

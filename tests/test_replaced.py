@@ -18,7 +18,8 @@ import tasker.future
 import tasker.guard
 import tasker.timer
 from tasker import ThreadPoolExecutor, background, current_resource, with_cancel
-from tasker.process import holds_lock, new_locks
+from tasker.locks import holds_lock
+from tasker.process import new_locks
 from tasker.threads import _Thread, new_thread
 from tests.conftest import PATIENCE, eventually
 
