@@ -177,10 +177,11 @@ class Config(Record, Generic[R]):
         `None` at a normal end. A resource that `run_task` does not keep gets what its task raised. What `__exit__`
         returns is not looked at: it swallows nothing. Every other field goes by name. Raises `ConfigError` as the
         constructor does."""
-        for given in {"on_create", "on_destroy"} & options.keys():
-            raise TypeError(
-                f"from_context_manager() takes no {given}: entering and exiting what the factory makes is that"
-            )
+        for given in ("on_create", "on_destroy"):
+            if given in options:
+                raise TypeError(
+                    f"from_context_manager() takes no {given}: entering and exiting what the factory makes is that"
+                )
         _check_makes("factory", "a context manager", factory, entered=True)
         _check_callable("factory", factory, arguments=0)
         managers = _EnteredManagers(factory)
