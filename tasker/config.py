@@ -235,11 +235,12 @@ class Config(Record, Generic[R]):
         task raised. What `__exit__` returns is ignored: it swallows nothing.
 
         Every other field goes by name. Raises `ConfigError` as the constructor does."""
-        for given in {"on_create", "on_destroy"} & options.keys():
-            raise TypeError(
-                f"from_context_manager() takes no {given}: "
-                "it enters and exits what the factory makes"
-            )
+        for given in ("on_create", "on_destroy"):
+            if given in options:
+                raise TypeError(
+                    f"from_context_manager() takes no {given}: "
+                    "it enters and exits what the factory makes"
+                )
 
         _check_makes("factory", "a context manager", factory, entered=True)
         _check_callable("factory", factory, arguments=0)

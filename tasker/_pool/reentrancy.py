@@ -21,11 +21,11 @@ from tasker._pool.housekeeper import Housekeeper
 from tasker._pool.resources import ResourcePool
 from tasker._sync import guard, timer
 from tasker._sync.callback_runner import CallbackRunner
-from tasker._sync.locks import holds, locks_of
+from tasker._sync.locks import holds_lock
 from tasker._tasks import future
 from tasker.placement.base import Backend
 
-__all__ = ["holds_lock", "is_held_up", "is_inside", "is_needed", "is_own_thread"]
+__all__ = ["is_held_up", "is_inside", "is_needed", "is_own_thread"]
 
 
 class EngineForReentrancy(Protocol):
@@ -83,8 +83,3 @@ def is_needed() -> bool:
             engine.is_held_up_here() for engine in all_watched() if not engine.lifecycle.has_ended()
         )
     )
-
-
-def holds_lock(*parts: object) -> bool:
-    """Whether it holds a lock that is an attribute of one of these."""
-    return any(holds(lock) for part in parts for lock in locks_of(part).values())

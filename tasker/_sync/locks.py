@@ -11,7 +11,15 @@ import threading
 from collections.abc import Callable, Iterable
 from typing import Any
 
-__all__ = ["have_locks", "holds", "holds_any", "locks_of", "new_lock", "release_locks"]
+__all__ = [
+    "have_locks",
+    "holds",
+    "holds_any",
+    "holds_lock",
+    "locks_of",
+    "new_lock",
+    "release_locks",
+]
 
 # Each of these functions returns objects that have locks among their attributes.
 have_locks: list[Callable[[], Iterable[object]]] = []
@@ -70,11 +78,14 @@ def _is_lock(value: object) -> bool:
     return all(hasattr(type(value), name) for name in ("acquire", "release", "__enter__"))
 
 
+def holds_lock(*parts: object) -> bool:
+    """Whether the calling thread holds a lock that is an attribute of one of these."""
+    return any(holds(lock) for part in parts for lock in locks_of(part).values())
+
+
 def holds_any() -> bool:
     """Whether the calling thread holds any of tasker's locks that can say so."""
-    return any(
-        holds(lock) for parts in have_locks for part in parts() for lock in locks_of(part).values()
-    )
+    return any(holds_lock(*parts()) for parts in have_locks)
 
 
 def release_locks() -> None:

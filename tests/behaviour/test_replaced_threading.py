@@ -19,7 +19,7 @@ import tasker._tasks.current
 import tasker._tasks.future
 from tasker import ThreadPoolExecutor, background, current_resource, with_cancel
 from tasker._pool.exit_and_fork import new_locks
-from tasker._pool.reentrancy import holds_lock
+from tasker._sync.locks import holds_lock
 from tasker._sync.threads import _Thread, new_thread
 from tests.support.waiting import PATIENCE, eventually
 

@@ -12,8 +12,8 @@ import pytest
 
 import tasker._sync.recurring
 from tasker import TaskManager, ThreadPoolExecutor
-from tasker._pool.reentrancy import holds_lock
 from tasker._sync.guarded_logger import GuardedLogger, ours
+from tasker._sync.locks import holds_lock
 from tests.support.errors import Sick
 from tests.support.recording import Log
 from tests.support.waiting import PATIENCE, eventually

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from tasker._pool import reentrancy
-from tasker._sync.locks import new_lock
+from tasker._sync.locks import holds_lock, new_lock
 
 HERE = threading.current_thread()
 ELSEWHERE = threading.Thread()
@@ -80,7 +80,7 @@ def test_a_lock_that_another_thread_holds_is_not_held_here():
     thread.start()
     taken.wait()
     try:
-        assert not reentrancy.holds_lock(part)
+        assert not holds_lock(part)
     finally:
         over.set()
         thread.join()
