@@ -168,6 +168,9 @@ class Told:
     info = warning = error = debug
 
 
+pytestmark = pytest.mark.usefixtures("no_collection")
+
+
 @pytest.fixture(autouse=True)
 def at_once(monkeypatch):
     """No pauses, and a timer of this test's own, whose thread begins in it."""
