@@ -27,7 +27,7 @@ from tests.support.errors import Sick
 from tests.support.recording import Factory
 from tests.support.waiting import PATIENCE, eventually
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("no_collection")]
 
 PLACES = int(os.environ.get("TASKER_FALLS", "60"))
 
