@@ -44,7 +44,7 @@ _LEAVING = (KeyboardInterrupt, SystemExit)
 _KILLING = (*_LEAVING, asyncio.CancelledError)
 
 
-class Closing(Protocol):
+class LifecycleForAsyncio(Protocol):
     """A lifecycle, as seen from here."""
 
     awaiting: list[Any]
@@ -312,7 +312,7 @@ class _Landing(Message):
 
 
 async def close(
-    lifecycle: Closing,
+    lifecycle: LifecycleForAsyncio,
     kind: type[BaseException] | None,
     stop: Callable[[], None],
     *,
@@ -343,7 +343,7 @@ async def close(
     _raise(cancelled)
 
 
-async def _end(lifecycle: Closing) -> None:
+async def _end(lifecycle: LifecycleForAsyncio) -> None:
     waiter = waiter_here()
     lifecycle.awaiting.append(waiter)  # then look (R1)
 

@@ -33,7 +33,7 @@ from tasker._pool.metrics import Counters
 from tasker._pool.news import News
 from tasker._pool.queue import TaskQueue
 from tasker._pool.resources import ResourcePool
-from tasker._pool.scaling import Limits, Window, decide
+from tasker._pool.scaling import Limits, Sampler, decide
 from tasker._pool.turns import Turns
 from tasker._pool.usercode import UserCode
 from tasker._pool.watchers import Watchers
@@ -127,7 +127,7 @@ class Housekeeper:
         self._stuck = False
         # When to look at waits again.
         self._look_at = 0.0
-        self._window = Window(interval, self._scaled_at)
+        self._sampler = Sampler(interval, self._scaled_at)
 
         # When the last tick began.
         self._began = self._scaled_at
@@ -449,7 +449,7 @@ class Housekeeper:
         engine = self._engine
         arrived, finished = engine.counters.progress()
 
-        sample = self._window.tick(
+        sample = self._sampler.tick(
             now,
             arrived=arrived,
             finished=finished,

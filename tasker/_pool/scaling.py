@@ -16,7 +16,7 @@ resource; those being created are not counted on.
 The rule of Go v1 stands beside it: a backlog above `threshold` hires `threshold_hires`
 at once.
 
-`Window` turns the counts of each tick into the sample that `decide` uses.
+`Sampler` turns the counts of each tick into the sample that `decide` uses.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from collections import deque
 
 from tasker._base.record import Record
 
-__all__ = ["Limits", "Sample", "Window", "decide"]
+__all__ = ["Limits", "Sample", "Sampler", "decide"]
 
 # The time in which a backlog should be gone. A guess: a wait that a person notices, and
 # long against the thread starts that it costs to hire.
@@ -124,7 +124,7 @@ class _Tick(Record):
     idle: int
 
 
-class Window:
+class Sampler:
     """The counts of the ticks of the last second. For one thread."""
 
     def __init__(self, interval: float, now: float) -> None:

@@ -51,7 +51,7 @@ resource What FACTORY() returns. If it has close(), that is called in the end; e
          yields the resource once, in a try: what broke it, or Ctrl-C, is raised there.
 status   0: every line is done. 1: some failed. 2: a wrong option. 130: Ctrl-C (143:
          SIGTERM); what was finished is written, and lines that were begun in vain are in
-         --errors. 141: whoever read the results has gone.
+         --errors. 141: the reader of the results has gone.
 
 example
   # app.py

@@ -90,9 +90,9 @@ def test_long_idleness_ends_no_base_worker(new_manager, monkeypatch):
     engine = manager._engine
     assert manager.wait_ready(PATIENCE)
     before, samples = engine.crew.members, []
-    tick = engine.housekeeper._window.tick
+    tick = engine.housekeeper._sampler.tick
     monkeypatch.setattr(
-        engine.housekeeper._window,
+        engine.housekeeper._sampler,
         "tick",
         lambda *args, **kw: samples.append(1) or tick(*args, **kw),
     )

@@ -46,7 +46,7 @@ def _imported(path: Path) -> set[str]:
 
 
 @pytest.mark.parametrize("package", ["benchmarks", "tests.soak"])
-def test_no_import_runs_in_a_circle(package: str) -> None:
+def test_no_import_of_programs_runs_in_a_circle(package: str) -> None:
     graph = _imports_within(package)
     assert any(graph.values())
     TopologicalSorter(graph).prepare()  # names the circle in its error

@@ -12,7 +12,7 @@ import pytest
 
 import tasker._pool.housekeeper
 import tasker._pool.scaling
-from tasker._pool.scaling import HORIZON_S, WINDOW_S, Limits, Sample, Window, decide
+from tasker._pool.scaling import HORIZON_S, WINDOW_S, Limits, Sample, Sampler, decide
 
 SEED = int(os.environ.get("TASKER_SEED", "1"))
 NEVER = float("inf")
@@ -165,8 +165,8 @@ def test_no_sample_ever_leads_out_of_the_limits():
 # -- the window ----------------------------------------------------------------------------------------------------
 
 
-def tick(window, now, *, arrived=0, finished=0, backlog=0, workers=2, holding=2, idle=0):
-    return window.tick(
+def tick(sampler, now, *, arrived=0, finished=0, backlog=0, workers=2, holding=2, idle=0):
+    return sampler.tick(
         now,
         arrived=arrived,
         finished=finished,
@@ -178,20 +178,20 @@ def tick(window, now, *, arrived=0, finished=0, backlog=0, workers=2, holding=2,
 
 
 def test_rates_and_pace_are_those_of_the_window():
-    window = Window(0.1, 100.0)
+    sampler = Sampler(0.1, 100.0)
     for i in range(
         1, 51
     ):  # 20 arrive a second, two workers are busy half of the time and finish 20 a second
-        seen = tick(window, 100 + i / 10, arrived=2 * i, finished=2 * i, idle=1)
+        seen = tick(sampler, 100 + i / 10, arrived=2 * i, finished=2 * i, idle=1)
     assert seen.arrival_rate == pytest.approx(20)
     assert seen.pace == pytest.approx(20)
     for i in range(51, 71):  # then nothing arrives for two seconds, and nothing is done
-        seen = tick(window, 100 + i / 10, arrived=100, finished=100, idle=2)
+        seen = tick(sampler, 100 + i / 10, arrived=100, finished=100, idle=2)
     assert (seen.arrival_rate, seen.pace) == (0.0, 0.0)
 
 
 def test_the_first_tick_counts_from_the_beginning_and_from_nothing():
-    seen = tick(Window(0.1, 5.0), 5.1, arrived=2, finished=1, idle=1)
+    seen = tick(Sampler(0.1, 5.0), 5.1, arrived=2, finished=1, idle=1)
     assert seen.arrival_rate == pytest.approx(20)
     assert seen.pace == pytest.approx(
         1.5 / 0.05
@@ -199,93 +199,93 @@ def test_the_first_tick_counts_from_the_beginning_and_from_nothing():
 
 
 def test_ticks_further_apart_than_the_window_show_what_came_since_the_last():
-    window = Window(0.1, 0.0)
+    sampler = Sampler(0.1, 0.0)
     for i in range(1, 6):
-        tick(window, 2.0 * i)
-    assert tick(window, 12.0, arrived=10).arrival_rate == pytest.approx(5)
+        tick(sampler, 2.0 * i)
+    assert tick(sampler, 12.0, arrived=10).arrival_rate == pytest.approx(5)
 
 
 def test_the_pace_is_that_of_busy_workers_however_long_it_was_quiet_before():
-    window = Window(0.1, 0.0)
+    sampler = Sampler(0.1, 0.0)
     for i in range(1, 30):
-        tick(window, i / 10, idle=2)
+        tick(sampler, i / 10, idle=2)
     # somewhen in the last tenth of a second 200 tasks of 50 ms came; four in a second would be a pace of two
-    assert 10 < tick(window, 3.0, arrived=200, finished=4, backlog=194).pace < 60
+    assert 10 < tick(sampler, 3.0, arrived=200, finished=4, backlog=194).pace < 60
 
 
 def test_the_pace_counts_tasks_under_way_as_half_done():
-    window = Window(0.1, 0.0)
-    tick(window, 0.1, idle=2)
-    seen = tick(window, 0.2, arrived=9, backlog=7)  # both busy for half of that tick, say
+    sampler = Sampler(0.1, 0.0)
+    tick(sampler, 0.1, idle=2)
+    seen = tick(sampler, 0.2, arrived=9, backlog=7)  # both busy for half of that tick, say
     assert seen.pace == pytest.approx(1 / 0.1)
-    seen = tick(window, 0.3, arrived=9, backlog=7)
+    seen = tick(sampler, 0.3, arrived=9, backlog=7)
     assert seen.pace == pytest.approx(1 / 0.3)
-    window = Window(0.1, 0.0)
+    sampler = Sampler(0.1, 0.0)
     for i in range(1, 30):  # the same two for three seconds: no telling when they end
-        seen = tick(window, i / 10, arrived=9, backlog=7)
+        seen = tick(sampler, i / 10, arrived=9, backlog=7)
     assert seen.pace == 0.0
 
 
 def test_the_low_water_mark_needs_a_full_window():
-    window = Window(0.1, 0.0)
-    lows = [tick(window, i / 10, idle=2).idle_low for i in range(1, 15)]
+    sampler = Sampler(0.1, 0.0)
+    lows = [tick(sampler, i / 10, idle=2).idle_low for i in range(1, 15)]
     assert lows[:8] == [0] * 8
     assert lows[-1] == 2
-    assert tick(window, 1.5, idle=1).idle_low == 1
-    lows = [tick(window, i / 10, idle=2).idle_low for i in range(16, 28)]
+    assert tick(sampler, 1.5, idle=1).idle_low == 1
+    lows = [tick(sampler, i / 10, idle=2).idle_low for i in range(16, 28)]
     assert lows[:9] == [1] * 9  # for as long as that tick is in the window
     assert lows[-1] == 2
 
 
 def test_counts_that_were_taken_at_different_moments_make_no_nonsense():
-    window = Window(0.1, 0.0)
+    sampler = Sampler(0.1, 0.0)
     seen = tick(
-        window, 0.1, workers=2, holding=5, idle=7
+        sampler, 0.1, workers=2, holding=5, idle=7
     )  # some that were told to leave have not left
     assert (seen.workers, seen.creating, seen.idle) == (2, 0, 2)
-    assert tick(window, 0.1).workers == 2  # and no time has passed
-    assert tick(Window(0.1, 5.0), 5.0) is None
+    assert tick(sampler, 0.1).workers == 2  # and no time has passed
+    assert tick(Sampler(0.1, 5.0), 5.0) is None
 
 
 def test_a_late_tick_is_not_trusted():
-    window = Window(0.1, 0.0)
+    sampler = Sampler(0.1, 0.0)
     for i in range(1, 20):
-        seen = tick(window, i / 10, arrived=10 * i, finished=10 * i, idle=1)
+        seen = tick(sampler, i / 10, arrived=10 * i, finished=10 * i, idle=1)
     assert seen.idle_low == 1
     # asleep for an hour; what came meanwhile says nothing of now, nor does it that a worker is idle
-    assert tick(window, 3600.0, arrived=10**6, finished=500, backlog=10**6, idle=1) is None
-    seen = tick(window, 3600.1, arrived=10**6 + 10, finished=510, idle=1)
+    assert tick(sampler, 3600.0, arrived=10**6, finished=500, backlog=10**6, idle=1) is None
+    seen = tick(sampler, 3600.1, arrived=10**6 + 10, finished=510, idle=1)
     assert seen.arrival_rate == pytest.approx(100)
     assert seen.idle_low == 0  # the window begins anew
 
 
 def test_a_tick_is_late_after_more_than_twice_the_interval():
-    assert tick(Window(0.25, 0.0), 0.5) is not None
-    assert tick(Window(0.25, 0.0), 0.515625) is None
+    assert tick(Sampler(0.25, 0.0), 0.5) is not None
+    assert tick(Sampler(0.25, 0.0), 0.515625) is None
 
 
 def test_where_every_tick_is_late_they_are_trusted_after_all():
-    window = Window(0.1, 0.0)
-    seen = [tick(window, 0.3 * i, arrived=3 * i, finished=3 * i, backlog=50) for i in range(1, 10)]
+    sampler = Sampler(0.1, 0.0)
+    seen = [tick(sampler, 0.3 * i, arrived=3 * i, finished=3 * i, backlog=50) for i in range(1, 10)]
     assert seen[0] is None
     assert all(each.arrival_rate == pytest.approx(10) for each in seen[1:])
     assert decide(sample(backlog=50, pace=seen[-1].pace, workers=2), LIMITS) > 0
 
 
 def test_a_long_interval_has_a_long_window():
-    window = Window(5.0, 0.0)
-    assert [tick(window, 5.0 * i, idle=2).idle_low for i in range(1, 5)] == [0, 0, 2, 2]
+    sampler = Sampler(5.0, 0.0)
+    assert [tick(sampler, 5.0 * i, idle=2).idle_low for i in range(1, 5)] == [0, 0, 2, 2]
 
 
 # -- whole pools ---------------------------------------------------------------------------------------------------
 
 
 class Pool:
-    """Tasks, workers and ticks on a simulated clock, hired and retired by `Window` and `decide` as `Housekeeper` does it."""
+    """Tasks, workers and ticks on a simulated clock, hired and retired by `Sampler` and `decide` as `Housekeeper` does it."""
 
     def __init__(self, base, most, *, interval=0.1, create=0.0, **threshold):
         self.limits = Limits(base=base, most=most, **threshold)
-        self.window = Window(interval, 0.0)
+        self.sampler = Sampler(interval, 0.0)
         self.interval = interval
         self.create = create  # seconds that on_create takes
         self.now = 0.0
@@ -348,7 +348,7 @@ class Pool:
     def tick(self):
         self.ticks += 1
         self.at(self.now + self.interval, self.tick)
-        seen = self.window.tick(
+        seen = self.sampler.tick(
             self.now,
             arrived=self.arrived,
             finished=self.finished,
@@ -593,6 +593,6 @@ def test_late_ticks_do_not_make_a_steady_load_swing():
 
 
 def test_the_thread_and_the_simulation_decide_by_the_same_code():
-    assert tasker._pool.housekeeper.Window is Window
+    assert tasker._pool.housekeeper.Sampler is Sampler
     assert tasker._pool.housekeeper.decide is decide
     assert tasker._pool.scaling.WINDOW_S == WINDOW_S < 2.0
