@@ -52,10 +52,20 @@ if TYPE_CHECKING:
         name: str
         ctx: Context
         check_health: Callable[[Exception], bool] | Callable[[Exception, R], bool]
+        on_check: Callable[[R], object] | None
+        check_after: float | timedelta | None
+        keepalive: float | timedelta | None
+        check_timeout: float | timedelta | None
+        on_reset: Callable[[R], object] | None
+        on_abort: Callable[[R], object] | None
+        abandon_after: float | timedelta | None
+        eject_after: int | None
         max_worker_count: int | None
         burst_interval: float | timedelta
         max_retries: int
         create_timeout: float | timedelta
+        timeout: float | timedelta | None
+        run_timeout: float | timedelta | None
         resource_pool_size: int | None
         run_task_limit: int | None
         logger: Logger
@@ -101,6 +111,53 @@ class Config(Record, Generic[R]):
     arguments, as in `lambda error, conn: not conn.closed`, it is called with the error
     and the resource. Else it is called with the error alone. It runs in the thread that
     has raised the error."""
+    on_check: Callable[[R], object] | None = None
+    """Shows whether an idle resource is well: `False`, or raising, means that it is
+    not.
+
+    Then the resource is replaced, which costs no task an attempt. It is called by the
+    resource's owner before a task is taken, if the resource was idle for longer than
+    `check_after`, or if another one has broken since it was last known to be well. A
+    busy pool never calls it."""
+    check_after: float | timedelta | None = None
+    """Seconds of idleness after which `on_check` is called before the next task.
+
+    `None`: 1 second."""
+    keepalive: float | timedelta | None = None
+    """Seconds between two calls of `on_check` while a resource is idle.
+
+    `None`: it is not called as long as there is no task."""
+    check_timeout: float | timedelta | None = None
+    """Seconds that `on_check` may take. `None`: 5 seconds.
+
+    The resource of one that takes longer is not well. A child process or actor is
+    killed; elsewhere `on_abort` is called. Until it returns it costs a worker, never a
+    task."""
+    on_reset: Callable[[R], object] | None = None
+    """Cleans a resource after each task: rolls back, clears cookies.
+
+    It is called by the resource's owner after the outcome of the task is there, and
+    before the next task. Raising means that the resource is broken."""
+    on_abort: Callable[[R], object] | None = None
+    """Makes a running task return, such as `sqlite3.Connection.interrupt`.
+
+    It is called once, from another thread, when the context of the running task ends
+    (its timeout, `cancel()`, `kill()`), or when `on_check` takes too long. It may come
+    when the task has just returned, never when the next one runs. An error that it
+    raises is logged. What the task then raises is judged by `check_health` as
+    always."""
+    abandon_after: float | timedelta | None = None
+    """Seconds after the end of its context in which a running task has to return.
+
+    The thread of one that does not is abandoned, and another worker is hired in its
+    place. If it returns after all, it destroys its resource and ends. At most
+    `max_worker_count` are abandoned at a time. `None`: a worker waits for its task for
+    ever."""
+    eject_after: int | None = None
+    """Failures in a row after which a resource on which tasks fail is replaced.
+
+    That is, tasks whose functions succeed on other resources meanwhile. At most a tenth
+    of the resources, at least one, is replaced so in 30 seconds. `None`: none is."""
     max_worker_count: int | None = None
     """Most workers at any time, those still creating included.
 
@@ -116,6 +173,10 @@ class Config(Record, Generic[R]):
     """Seconds in which no worker holds a resource, after which queued tasks fail.
 
     They fail with `ResourceCreationError`."""
+    timeout: float | timedelta | None = None
+    """The `timeout` of tasks that are submitted without one. `None`: no limit."""
+    run_timeout: float | timedelta | None = None
+    """The `run_timeout` of tasks that are submitted without one. `None`: no limit."""
     resource_pool_size: int | None = None
     """Resources kept for `run_task`.
 
@@ -180,6 +241,20 @@ class Config(Record, Generic[R]):
             given="the error, or with the error and the resource",
         )
 
+        for name in ("on_check", "on_reset", "on_abort"):
+            hook = getattr(self, name)
+            if hook is not None:
+                _check_callable(name, hook, arguments=1, given="the resource")
+        for name in ("check_after", "keepalive", "check_timeout"):
+            self._check_needs_check(name)
+        for name in ("keepalive", "check_timeout", "abandon_after", "timeout", "run_timeout"):
+            if getattr(self, name) is not None:
+                checks.seconds(name, getattr(self, name), zero=False)
+        if self.check_after is not None:
+            checks.seconds("check_after", self.check_after)
+        if self.eject_after is not None:
+            checks.whole_number("eject_after", self.eject_after, least=1)
+
         checks.whole_number("worker_count", self.worker_count, least=1)
         if not isinstance(self.name, str) or not self.name:
             raise ConfigError(f"name must be a non-empty string, not {shown(self.name)}")
@@ -215,6 +290,11 @@ class Config(Record, Generic[R]):
         _check_methods("logger", self.logger, _LOGGER_METHODS)
         if self.collector is not None:
             _check_methods("collector", self.collector, _COLLECTOR_METHODS)
+
+    def _check_needs_check(self, name: str) -> None:
+        value = getattr(self, name)
+        if value is not None and self.on_check is None:
+            raise ConfigError(f"{name} must be None where there is no on_check, not {shown(value)}")
 
     @classmethod
     def from_context_manager(

@@ -62,6 +62,10 @@ class UserCode(Generic[R]):
         self.collects: bool = config.collector is not None
         self.may_lose: bool = backend.may_lose
         self.judges: bool = config.check_health is not always_healthy
+        self.checks: bool = config.on_check is not None
+        self.resets: bool = config.on_reset is not None
+        # whether a worker has something to do between two tasks
+        self.serves_between: bool = self.may_lose or self.checks or self.resets
         self.destroy_errors: int = 0
         # whether the manager was killed: that is why its resources end
         self.killed: bool = False
@@ -252,6 +256,21 @@ class UserCode(Generic[R]):
                 error=trouble,
             )
             return False
+
+    def reset(self, owner: str, resource: R) -> BaseException | None:
+        """Clean a resource after a task. Returns the error that has broken it."""
+        try:
+            refuse("on_reset", self._backend.reset(resource))
+            leave_child()
+        except BaseException as error:
+            leave_child(error)
+            pass_on(error)
+            self._logger.fault(
+                "warning", "%s: on_reset raised; the resource is replaced", owner, error=error
+            )
+            return error
+
+        return None
 
     def leave_to_parent(self) -> None:
         """In a forked child nothing of this is called: it is the parent's (R5)."""

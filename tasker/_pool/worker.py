@@ -10,8 +10,8 @@ CREATING: the worker tries to make a resource until it has one or is not employe
 more. Before each attempt it pauses for as long as its last failures demand (see
 `backoff`). A wake-up does not end the pause. SERVING: the worker takes tasks, and parks
 when there is none. It goes back to CREATING when `check_health` calls its resource
-broken, or when it is told, or finds, that the resource is lost. It leaves when it was
-dismissed (retired while idle), or when the queue is closed and empty.
+broken, or when that is `unfit` (it is lost, say). It leaves when it was dismissed
+(retired while idle), or when the queue is closed and empty.
 
 This thread creates the resource, uses it and destroys it (I3). Whatever the user's
 functions raise is caught where they are called (I7). The worker counts in a shard of
@@ -52,6 +52,7 @@ from tasker._tasks.spent import spent_argument
 from tasker._tasks.unrun import suspects
 from tasker._tasks.wrapping import users_function, users_traceback, wrapper
 from tasker.errors import TaskManagerKilledError, WorkerLostError, put_note
+from tasker.slot import Reason
 
 __all__ = ["EngineForWorker", "Worker"]
 
@@ -113,8 +114,12 @@ class Worker(Generic[R]):
         # Whether it pauses before it makes a resource. Then it can leave at once.
         self.pausing: bool = False
         self.dismissed: bool = False
-        # Whether its resource is known to be lost.
-        self.lost: bool = False
+        # Why its resource serves no longer, once it does not.
+        self.unfit: Reason | None = None
+        # Why its next resource is made.
+        self._reason = Reason.HIRED
+        # The attempts of the task that it took, as they were then. For `_goes_on`.
+        self._attempts_before = 0
 
         # Its resources in a row that failed: they were not made, or they broke or were
         # lost before they had done a task well.
@@ -160,7 +165,7 @@ class Worker(Generic[R]):
         """Note that its resource is lost; returns whether the worker is idle.
 
         An idle worker makes another resource now. A busy one finds out by itself."""
-        self.lost = True
+        self.unfit = Reason.LOST
         # The announcement is taken back, so that no task is meant for it.
         idle = self._queue.idle.take_back(self.parker)
 
@@ -193,12 +198,13 @@ class Worker(Generic[R]):
                 self.holds_resource = True
                 self._completed_before = self.shard.finished()[0]
                 # A loss from now on is reported by `resource_lost`.
-                self.lost = self._engine.user.is_lost(self.resource)
+                self.unfit = Reason.LOST if self._engine.user.is_lost(self.resource) else None
                 self._engine.resource_made()
 
                 self._serve(self.resource)
 
                 self._failures = self._failures_with_this()
+                self._reason = self.unfit or Reason.BROKEN
                 self._destroy()
 
         # Not raised by the user's code, which is guarded where it is called.
@@ -306,7 +312,7 @@ class Worker(Generic[R]):
         All that a task costs is in this loop. `_give_up_task` relies on the order in
         which it counts."""
         shard, engine, read_clock = self.shard, self._engine, monotonic
-        take = self._take_unless_lost if engine.user.may_lose else self._queue.take
+        take = self._take_if_fit if engine.user.serves_between else self._queue.take
         collects, may_retry = engine.user.collects, engine.may_retry
         durations, values = shard.durations, engine.values
         suspect = suspects(resource)
@@ -414,18 +420,37 @@ class Worker(Generic[R]):
                 if len(durations) >= FULL_LENGTH:
                     durations = shard.fold()
 
-    def _take_unless_lost(self, worker: Worker[R]) -> TaskFuture[Any] | None:
-        """As the queue's `take`, where resources may be lost.
+    def _take_if_fit(self, worker: Worker[R]) -> TaskFuture[Any] | None:
+        """As the queue's `take`, where there is something to do between two tasks."""
+        last, self.task = self.task, None
+        ran = last is not None and last.attempts != self._attempts_before
+        last = None
 
-        The last task may have lost the resource, even after it answered. The next one
-        would only find that out, at the price of an attempt."""
-        if not self._engine.user.is_lost(self.resource):
-            return self._queue.take(worker)
+        if not self._goes_on(ran=ran):
+            return None
 
-        self.lost = True
-        self.task = None
-        self._engine.user.was_lost(self.name)
-        return None
+        task = self._queue.take(self)
+        if task is not None:
+            self._attempts_before = task.attempts
+        return task
+
+    def _goes_on(self, *, ran: bool) -> bool:
+        """Whether the resource may serve another task.
+
+        `ran`: whether it has just served one."""
+        user = self._engine.user
+        if self.unfit is not None:
+            return False
+
+        # The last task may have lost the resource, even after it answered. The next one
+        # would only find that out, at the price of an attempt.
+        if user.is_lost(self.resource):
+            self.unfit = Reason.LOST
+            user.was_lost(self.name)
+        elif ran and user.resets and (error := user.reset(self.name, self.resource)) is not None:
+            self.unfit, self._broken_by = Reason.BROKEN, error
+
+        return self.unfit is None
 
     @wrapper
     def look_at_result(
@@ -531,9 +556,9 @@ class Worker(Generic[R]):
     def _next_task(self) -> TaskFuture[Any] | None:
         """Park until there is a task.
 
-        `None`: it was dismissed, its resource is lost, or the queue is closed and
+        `None`: it was dismissed, its resource is unfit, or the queue is closed and
         empty."""
-        while self._employed() and not self.lost:
+        while self._employed() and self.unfit is None:
             task = self._queue.idle.park(self.parker, self._look)
             if task is not None and task is not _LEAVE:
                 self._queue.wake_next()
@@ -549,11 +574,13 @@ class Worker(Generic[R]):
         self._queue.waking = False
 
         # A task would only find out that there is no resource.
-        if self.dismissed or self.lost:
+        if self.dismissed or self.unfit is not None:
             return _LEAVE  # type: ignore[no-any-return]
 
         task = self._queue.take(self)
-        if task is None and self._queue.is_drained():
+        if task is not None:
+            self._attempts_before = task.attempts
+        elif self._queue.is_drained():
             return _LEAVE  # type: ignore[no-any-return]
         return task
 

@@ -35,6 +35,12 @@ class Settings(Protocol):
     @property
     def check_health(self) -> Callable[..., object]: ...
     @property
+    def on_check(self) -> Callable[[Any], object] | None: ...
+    @property
+    def on_reset(self) -> Callable[[Any], object] | None: ...
+    @property
+    def on_abort(self) -> Callable[[Any], object] | None: ...
+    @property
     def name(self) -> str: ...
     @property
     def ctx(self) -> Any: ...
@@ -47,8 +53,9 @@ class Settings(Protocol):
 class Backend:
     """The resources of one manager.
 
-    `create`, `destroy`, `judge` and `call` run in the thread that owns the resource,
-    and may block. Everything else runs in any thread, and must not block."""
+    `create`, `destroy`, `judge`, `check`, `reset` and `call` run in the thread of the
+    resource's owner, and may block. Everything else runs in any thread, and must not
+    block."""
 
     create: Callable[[], Any]
     """Makes a resource, and returns it or its proxy.
@@ -63,6 +70,10 @@ class Backend:
 
     It gets an error and a resource that is not lost. Raises what `check_health`
     raises."""
+    check: Callable[[Any], object]
+    """Calls `on_check`, and returns what it returns. Only where there is one."""
+    reset: Callable[[Any], object]
+    """Calls `on_reset`. Only where there is one."""
 
     may_lose: bool = False
     """Whether a resource may be lost before its owner lets go of it."""
@@ -146,6 +157,10 @@ class InProcessBackend(Backend):
         self.create: Callable[[], Any] = settings.on_create
         self.destroy: Callable[[Any], object] = settings.on_destroy
         self.judge: Callable[[Any, Any], object] = settings.check_health
+        if settings.on_check is not None:
+            self.check: Callable[[Any], object] = settings.on_check
+        if settings.on_reset is not None:
+            self.reset: Callable[[Any], object] = settings.on_reset
 
 
 class Threads(Record):
