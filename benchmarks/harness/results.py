@@ -40,7 +40,7 @@ class Row:
         if self.target is None:
             return None
         if self.target.of == "tasker":
-            return self.target.is_met_by(self.counters[TASKER].median)
+            return self.target.is_met_by(self.figures[TASKER].median)
         return None if self.ratio is None else self.target.is_met_by(self.ratio.median)
 
     def to_json(self) -> dict[str, Any]:
@@ -56,7 +56,7 @@ class Row:
             "meaning": self.meaning,
             "target": None if self.target is None else asdict(self.target),
             "met": self.met(),
-            "counters": {name: _four_digits(value) for name, value in self.counters.items()},
+            "figures": {name: _four_digits(value) for name, value in self.figures.items()},
             "notes": list(self.notes),
         }
         return {key: value for key, value in data.items() if value not in (None, "", [])}
@@ -68,7 +68,7 @@ class Row:
             name=data["name"],
             title=data["title"],
             unit=data["unit"],
-            figures={name: Spread(*values) for name, values in data["counters"].items()},
+            figures={name: Spread(*values) for name, values in data["figures"].items()},
             ratio=Spread(*data["ratio"]) if "ratio" in data else None,
             meaning=data.get("meaning", ""),
             target=Target(**data["target"]) if "target" in data else None,

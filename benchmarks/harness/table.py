@@ -43,11 +43,11 @@ def figure(value: float) -> str:
 
 
 def _lines(rows: Sequence[Row]) -> list[list[str]]:
-    shown = [name for name in NAMES if any(name in row.counters for row in rows)]
+    shown = [name for name in NAMES if any(name in row.figures for row in rows)]
     lines = [["measurement", "tasker to ThreadPoolExecutor", "target", "met", *shown]]
 
     for row in rows:
-        medians = {name: figure(value.median) for name, value in row.counters.items()}
+        medians = {name: figure(value.median) for name, value in row.figures.items()}
         beside = ", ".join(
             f"{name}: {value}" for name, value in medians.items() if name not in NAMES
         )

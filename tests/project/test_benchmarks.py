@@ -98,12 +98,12 @@ def test_both_forms_are_compared_with_the_others_and_with_each_other() -> None:
         ("submit-4-cost", 2.0),
     ]
     without, asking, cost = rows
-    assert {name: value.median for name, value in without.counters.items()} == {
+    assert {name: value.median for name, value in without.figures.items()} == {
         TASKER: 2.0,
         BASELINE: 8.0,
         "beside": 1.0,
     }
-    assert {name: value.median for name, value in asking.counters.items()} == {
+    assert {name: value.median for name, value in asking.figures.items()} == {
         TASKER: 4.0,
         BASELINE: 8.0,
         "beside": 1.0,
@@ -287,7 +287,7 @@ def test_a_quick_pass_prints_a_table_and_writes_a_file(tmp_path: Path) -> None:
         "processes-result",
     } <= names
     assert ("cores-map-30" in names) is not results.on["python"]["gil"]
-    assert all(TASKER in row.counters or row.name.endswith("-baseline") for row in results.rows)
+    assert all(TASKER in row.figures or row.name.endswith("-baseline") for row in results.rows)
 
 
 def test_one_command_measures_on_several_pythons(

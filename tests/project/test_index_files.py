@@ -279,7 +279,7 @@ def test_a_parser_killed_in_mid_file_is_replaced_and_no_file_is_lost(
 
     assert len(killed) == 1
     assert (report.taken, report.failed) == (5, {})
-    assert report.counters["tasks"] == "5 arrived, 5 completed, 0 failed, 1 retried"
+    assert report.figures["tasks"] == "5 arrived, 5 completed, 0 failed, 1 retried"
     assert len(index.search("held")) == 1
     assert_sound(index.db)
 
@@ -314,7 +314,7 @@ def test_a_parser_that_is_garbled_is_replaced_and_no_file_is_lost(
     report = refresh(index, tree, workers=1, start_parser=parser_that(action))
 
     assert (report.taken, report.failed) == (5, {})
-    assert "1 retried" in report.counters["tasks"]
+    assert "1 retried" in report.figures["tasks"]
     assert len(index.search("held")) == 1
 
 
@@ -330,7 +330,7 @@ def test_a_parser_that_dies_is_replaced_and_no_file_is_lost(
     report = refresh(index, tree, workers=1, start_parser=parser_that("os._exit(1)"))
 
     assert (report.taken, report.failed) == (5, {})
-    assert "1 retried" in report.counters["tasks"]
+    assert "1 retried" in report.figures["tasks"]
     assert len(index.search("held")) == 1
 
 
@@ -424,7 +424,7 @@ def test_files_that_cannot_be_parsed_are_reported_and_cost_nothing_else(
     assert "MemoryError" in report.failed[str(tree / "deep.py")]
     assert report.taken == 5
     assert len(index.search("surrogate")) == 1
-    assert "0 retried" in report.counters["tasks"]
+    assert "0 retried" in report.figures["tasks"]
     assert len(parsers) <= 3  # none of them was a death
 
     write_tree(tree, {"syntax.py": '"""Mended."""'})
