@@ -24,6 +24,7 @@ from typing import Any
 
 import pytest
 
+from benchmarks.harness.postgres_server import PostgresServer, missing_for_postgres
 from tasker import Config, TaskManager, unhealthy_on
 from tests.support.waiting import PATIENCE, eventually
 
@@ -104,61 +105,14 @@ class Kitchen:
 # -- PostgreSQL ------------------------------------------------------------------------------------------------------
 
 
-def _postgres_program(name: str) -> str:
-    found = [
-        shutil.which(name),
-        *map(str, sorted(Path("/usr/lib/postgresql").glob(f"*/bin/{name}"), reverse=True)),
-    ]
-    return next(filter(None, found), "")
-
-
 @pytest.fixture(scope="module")
 def postgres() -> Iterator[str]:
     """The directory with the socket of a server of our own; its user is `app`, its database `postgres`."""
     pytest.importorskip("psycopg")
-    initdb, server = _postgres_program("initdb"), _postgres_program("postgres")
-    if not (initdb and server and os.name == "posix"):
-        pytest.skip("needs initdb and postgres, the programs of a PostgreSQL server")
-    account: dict[str, Any] = {}
-    # the path of a socket has 107 characters at most; and what is root's own nobody else may enter
-    directory = mkdtemp(dir="/tmp" if os.getuid() == 0 else None)
-    if os.getuid() == 0:  # which it refuses
-        import pwd
-
-        nobody = pwd.getpwnam("nobody")
-        os.chown(directory, nobody.pw_uid, nobody.pw_gid)
-        account = {"user": nobody.pw_uid, "group": nobody.pw_gid, "extra_groups": []}
-    data = f"{directory}/data"
-    try:
-        subprocess.run(
-            [initdb, "-D", data, "-U", "app", "-A", "trust", "-E", "UTF8", "--no-sync"],
-            check=True,
-            cwd=directory,
-            stdout=subprocess.DEVNULL,
-            **account,
-        )
-        with Path(directory, "log").open("w") as log:
-            running = subprocess.Popen(
-                [server, "-D", data, "-k", directory, "-h", "", "-F"],
-                cwd=directory,
-                stderr=log,
-                **account,
-            )
-        try:
-            ready = Path(directory, "data", "postmaster.pid")
-            eventually(
-                lambda: (
-                    running.poll() is not None or (ready.exists() and "ready" in ready.read_text())
-                ),
-                "the server",
-            )
-            assert running.poll() is None, Path(directory, "log").read_text()
-            yield directory
-        finally:
-            running.send_signal(signal.SIGINT)
-            running.wait(PATIENCE)
-    finally:
-        shutil.rmtree(directory)
+    if missing := missing_for_postgres():
+        pytest.skip(missing)
+    with PostgresServer() as server:
+        yield server.directory
 
 
 # -- psycopg ---------------------------------------------------------------------------------------------------------
