@@ -17,15 +17,19 @@ from pathlib import Path
 
 import pytest
 
-import tasker
+from tests.support.examples import (
+    EXAMPLES,
+    PATIENCE,
+    assert_prints,
+    command,
+    environment,
+    hide,
+    run_example,
+)
 from tests.support.output import output_matches
 from tests.support.placements import on_posix, with_ray
 
 pytestmark = pytest.mark.slow
-
-EXAMPLES = Path(__file__).parents[2] / "examples"
-# seconds, less than pytest's: a program that hangs is ended, and what it printed is shown
-PATIENCE = 150.0
 
 OUTPUTS = {
     "calculator.py": """\
@@ -86,52 +90,6 @@ all that was accepted is done: True
 fetching ended by itself: True
 drained: True, failed: 0, threads left behind: 0
 """
-
-
-def command(name: str, *arguments: str) -> list[str]:
-    # a connection, file or socket that is left open is written to stderr, which is to stay empty
-    return [sys.executable, "-W", "always::ResourceWarning", str(EXAMPLES / name), *arguments]
-
-
-def environment(*folders: Path) -> dict[str, str]:
-    """That of the tests, with `tasker` as they found it, installed or not, and the modules in `folders` before all."""
-    path = [str(folder) for folder in (*folders, Path(tasker.__file__).parents[1])]
-    return {**os.environ, "PYTHONPATH": os.pathsep.join(path), "PYTHONIOENCODING": "utf-8"}
-
-
-def run_example(
-    name: str, *arguments: str, cwd: Path, modules: Path | None = None
-) -> subprocess.CompletedProcess[str]:
-    """Run an example to its end in the folder `cwd`, with the modules in the folder `modules` in place of others."""
-    return subprocess.run(
-        command(name, *arguments),
-        cwd=cwd,
-        env=environment(*([modules] if modules else [])),
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        encoding="utf-8",
-        timeout=PATIENCE,
-    )
-
-
-def assert_prints(
-    name: str, expected: str, *arguments: str, cwd: Path, modules: Path | None = None
-) -> None:
-    """An example ends well, prints `expected` (`...` stands for any characters) and nothing to stderr."""
-    done = run_example(name, *arguments, cwd=cwd, modules=modules)
-    assert done.returncode == 0, (
-        f"{name}: exit status {done.returncode}\n{done.stdout}{done.stderr}"
-    )
-    assert done.stderr == "", f"{name}: written to stderr\n{done.stderr}"
-    assert output_matches(done.stdout, expected), (
-        f"{name}: printed\n{done.stdout}\nand not\n{expected}"
-    )
-
-
-def hide(module: str, folder: Path) -> None:
-    """Write a module that is as missing as one that is not installed, for programs that look in `folder` first."""
-    error = f"raise ModuleNotFoundError(\"No module named '{module}'\", name='{module}')\n"
-    (folder / f"{module}.py").write_text(error, encoding="utf-8")
 
 
 @pytest.mark.parametrize("name", OUTPUTS)

@@ -5,7 +5,6 @@ Most of it with both kinds of parsers: `placement` says which."""
 from __future__ import annotations
 
 import functools
-import importlib.util
 import itertools
 import os
 import re
@@ -23,23 +22,15 @@ from typing import Any, TypeAlias
 
 import pytest
 
+from tests.support.examples import load
+
 pytestmark = pytest.mark.slow
 
 ROOT = Path(__file__).resolve().parents[2]
 EXAMPLE = ROOT / "examples" / "index_files.py"
 
 
-def load(path: Path) -> Any:
-    """Import an example: a program in a folder that is no package."""
-    spec = importlib.util.spec_from_file_location(path.stem, path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = sys.modules[path.stem] = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-index_files = load(EXAMPLE)
+index_files = load(EXAMPLE.name)
 Index: TypeAlias = Any
 Parser: TypeAlias = Any
 
