@@ -15,7 +15,7 @@ from tasker._tasks.context import (
     with_timeout,
     with_value,
 )
-from tasker._tasks.current import current_context, current_resource
+from tasker._tasks.current import current_context, current_resource, current_slot
 from tasker._tasks.future import TaskFuture
 from tasker.config import Config, unhealthy_on
 from tasker.errors import (
@@ -35,6 +35,7 @@ from tasker.errors import (
 from tasker.logger import Logger
 from tasker.manager import TaskManager
 from tasker.placement.base import Placement, Threads
+from tasker.slot import Reason, Slot
 from tasker.snapshots import MetricsCollector, StopReport, TaskMetrics, TaskStats
 
 if typing.TYPE_CHECKING:
@@ -59,8 +60,10 @@ __all__ = [
     "Processes",
     "QueueFullError",
     "Ray",
+    "Reason",
     "RemoteTaskError",
     "ResourceCreationError",
+    "Slot",
     "StopReport",
     "TaskFuture",
     "TaskLifecycleTimestamps",
@@ -78,6 +81,7 @@ __all__ = [
     "background",
     "current_context",
     "current_resource",
+    "current_slot",
     "unhealthy_on",
     "with_cancel",
     "with_deadline",

@@ -17,11 +17,12 @@ from tasker._base.record import Record, field
 from tasker._sync.locks import new_lock
 from tasker._tasks import current
 from tasker._tasks.context import Context, background
-from tasker._tasks.health import takes_resource
+from tasker._tasks.hooks import takes_resource, takes_slot
 from tasker._tasks.unrun import maker_kind, refuse
 from tasker.errors import ConfigError, shown
 from tasker.logger import Logger
 from tasker.placement.base import Placement, Threads
+from tasker.slot import Slot
 from tasker.snapshots import MetricsCollector
 
 __all__ = ["Config", "unhealthy_on"]
@@ -86,10 +87,12 @@ class Config(Record, Generic[R]):
     the value and what is allowed. A field keeps the value that was given; the manager
     resolves `None`."""
 
-    on_create: Callable[[], R]
+    on_create: Callable[[], R] | Callable[[Slot], R]
     """Makes a resource, in the thread of the worker that will own it.
 
-    For `run_task` see `resource_pool_size`."""
+    If the function requires an argument, as in `lambda slot: Model(gpu=slot.index)`, it
+    gets a `Slot`: which of the manager's resources it makes, and why. For `run_task`
+    see `resource_pool_size`."""
     on_destroy: Callable[[R], object]
     """Frees a resource, exactly once and in the same thread.
 
@@ -232,7 +235,7 @@ class Config(Record, Generic[R]):
 
     def __post_init__(self) -> None:
         _check_makes("on_create", "a resource", self.on_create, entered=False)
-        _check_callable("on_create", self.on_create, arguments=0)
+        _check_creates("on_create", self.on_create)
         _check_callable("on_destroy", self.on_destroy, arguments=1)
         _check_callable(
             "check_health",
@@ -299,7 +302,8 @@ class Config(Record, Generic[R]):
     @classmethod
     def from_context_manager(
         cls,
-        factory: Callable[[], AbstractContextManager[T]],
+        factory: Callable[[], AbstractContextManager[T]]
+        | Callable[[Slot], AbstractContextManager[T]],
         *,
         worker_count: int,
         **options: Unpack[ConfigOptions[T]],
@@ -307,7 +311,8 @@ class Config(Record, Generic[R]):
         """A `Config` whose resources are what `with factory() as resource` yields.
 
         Entering creates a resource, exiting destroys it. `factory` is called, entered
-        and exited in the thread that owns the resource.
+        and exited in the thread that owns the resource. It gets a `Slot` if it requires
+        an argument, as `on_create` does.
 
         `__exit__` gets the error that broke the resource, as at the end of a `with`
         block. It gets `TaskManagerKilledError` when the manager was killed, and `None`
@@ -323,14 +328,17 @@ class Config(Record, Generic[R]):
                 )
 
         _check_makes("factory", "a context manager", factory, entered=True)
-        _check_callable("factory", factory, arguments=0)
+        _check_creates("factory", factory)
 
-        managers = _EnteredManagers(factory)
+        managers = _EnteredManagers[T](factory)
 
         # `cls` has the R of `Config`, which is unknown here: `factory` decides it.
         made = cast("type[Config[T]]", cls)
         return made(
-            on_create=managers.enter, on_destroy=managers.exit, worker_count=worker_count, **options
+            on_create=managers.enter_slot if takes_slot(factory) else managers.enter,
+            on_destroy=managers.exit,
+            worker_count=worker_count,
+            **options,
         )
 
 
@@ -342,7 +350,7 @@ class _EnteredManagers(Generic[R]):
     same object, as `dataclasses.asdict` copies the two hooks of a config separately.
     `_lock` guards the dictionary; no code of the user's runs under it."""
 
-    def __init__(self, factory: Callable[[], AbstractContextManager[R]]) -> None:
+    def __init__(self, factory: Callable[..., AbstractContextManager[R]]) -> None:
         self._factory = factory
         self._entered: dict[int, list[tuple[int, AbstractContextManager[R]]]] = {}
         self._lock = new_lock()
@@ -358,7 +366,13 @@ class _EnteredManagers(Generic[R]):
         return _EnteredManagers, (self._factory,)
 
     def enter(self) -> R:
-        manager = self._factory()
+        return self._enter()
+
+    def enter_slot(self, slot: Slot) -> R:
+        return self._enter(slot)
+
+    def _enter(self, *slot: Slot) -> R:
+        manager = self._factory(*slot)
         refuse("factory", manager)
         resource = manager.__enter__()
 
@@ -455,6 +469,15 @@ def _check_callable(
     field_name: str, value: object, *, arguments: int, given: str | None = None
 ) -> None:
     check_callable(field_name, value, arguments, given=given, thorough=True, error=ConfigError)
+
+
+def _check_creates(field_name: str, value: Any) -> None:
+    _check_callable(
+        field_name,
+        value,
+        arguments=1 if callable(value) and takes_slot(value) else 0,
+        given="no arguments, or with a Slot",
+    )
 
 
 def _check_methods(field_name: str, value: object, names: tuple[str, ...]) -> None:

@@ -32,7 +32,6 @@ from tasker._pool.scaling import Limits
 from tasker._pool.worker import Worker
 from tasker._sync.clock import monotonic
 from tasker._sync.interrupts import deliver_later
-from tasker._sync.threads import leave_child
 from tasker._tasks import standard
 from tasker._tasks.future import TaskFuture, task_made_of
 from tasker._tasks.wrapping import wrapper
@@ -370,8 +369,7 @@ class _InitializedWorker(Worker[Any]):
             return False
 
         try:
-            self._engine.user.create(self._held)
-            leave_child()
+            self._make()
         except BaseException:
             self._engine.initializer_failed()
             return False

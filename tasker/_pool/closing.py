@@ -19,7 +19,8 @@ from tasker._pool.housekeeper import Housekeeper
 from tasker._pool.lifecycle import Lifecycle
 from tasker._pool.metrics import Counters
 from tasker._pool.queue import TaskQueue
-from tasker._pool.resources import ResourcePool
+from tasker._pool.resources import Loan, ResourcePool
+from tasker._pool.slots import Slots
 from tasker._pool.turns import Turns
 from tasker._pool.usercode import UserCode
 from tasker._pool.watchers import Watchers
@@ -50,6 +51,7 @@ class EngineClosing(Generic[R]):
     counters: Counters
     crew: Crew[R]
     pool: ResourcePool[R]
+    slots: Slots
     turns: Turns
     runner: CallbackRunner
     backoff: Backoff
@@ -77,6 +79,11 @@ class EngineClosing(Generic[R]):
             self.pool.clear_own()
         finally:
             self.lifecycle.request_stop()
+
+    def end_elsewhere(self, loan: Loan[R]) -> None:
+        """Destroy an idle resource of `run_task`, in another thread than its own."""
+        self.user.destroy_elsewhere(loan.resource, loan.slot)
+        self.slots.free(loan)
 
     def kill(self, timeout: float) -> StopReport:
         self.lifecycle.request_kill(checks.seconds("timeout", timeout))
@@ -108,6 +115,7 @@ class EngineClosing(Generic[R]):
             self.counters,
             self.runner,
             self.pool,
+            self.slots,
             self.user,
             self.backoff,
         )

@@ -33,6 +33,7 @@ from tasker._pool.queue import TaskQueue
 from tasker._pool.resources import ResourcePool
 from tasker._pool.run_task import Known, RunTask
 from tasker._pool.scaling import Limits
+from tasker._pool.slots import Slots
 from tasker._pool.state import EngineState
 from tasker._pool.turns import Turns
 from tasker._pool.usercode import UserCode
@@ -106,6 +107,7 @@ class Engine(RunTask[R], EngineState[R], EngineClosing[R]):
 
         create_timeout = checks.seconds("create_timeout", config.create_timeout)
         self.backoff: Backoff = Backoff(create_timeout)
+        self.slots: Slots = Slots()
         limits = self._limits()
         self.crew: Crew[R] = Crew(
             config.name,
@@ -123,7 +125,8 @@ class Engine(RunTask[R], EngineState[R], EngineClosing[R]):
         self.pool: ResourcePool[R] = ResourcePool(
             config.name,
             size,
-            self.backend.create,
+            self.slots,
+            self.user.maker,
             self.user.destroy,
             self._wake_housekeeper,
             # a proxy is bound to no thread, and greenlets have one thread among them
@@ -160,8 +163,8 @@ class Engine(RunTask[R], EngineState[R], EngineClosing[R]):
             # no thread for the housekeeper, or Ctrl-C: leave nothing behind
             self.lifecycle.request_kill(0.0)
             if self.housekeeper.thread.ident is None:
-                for resource in self.pool.close():
-                    self.user.destroy(resource)
+                for loan in self.pool.close():
+                    self.user.destroy(loan.resource, loan.slot)
                 self.backend.closed()
             raise
 

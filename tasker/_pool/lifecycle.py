@@ -37,7 +37,7 @@ from tasker._pool.crew import Crew
 from tasker._pool.metrics import Counters
 from tasker._pool.news import News
 from tasker._pool.queue import TaskQueue
-from tasker._pool.resources import ResourcePool
+from tasker._pool.resources import Loan, ResourcePool
 from tasker._pool.turns import Turns
 from tasker._pool.usercode import UserCode
 from tasker._pool.worker import Worker
@@ -84,6 +84,8 @@ class EngineForLifecycle(deadlock.EngineForDeadlock, Protocol):
     settling: set[Any]
     fallen: list[Any]
     exiting: bool
+
+    def end_elsewhere(self, loan: Loan[Any]) -> None: ...
 
     def closed(self) -> None: ...
 
@@ -237,10 +239,7 @@ class Lifecycle:
             self._closing_since = self._stepped_at
             engine.backend.stopping()
             engine.runner.run(
-                *(
-                    partial(engine.user.destroy_elsewhere, resource)
-                    for resource in engine.pool.close()
-                )
+                *(partial(engine.end_elsewhere, loan) for loan in engine.pool.close())
             )
         engine.crew.wake_all(engine.queue.idle)
         engine.queue.wake_submitters()

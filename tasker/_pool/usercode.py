@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
+from functools import partial
 from typing import Any, Generic, Literal, TypeVar
 
 from tasker._sync.guard import is_interrupt, pass_on
@@ -18,12 +19,13 @@ from tasker._sync.handover import hand_on
 from tasker._sync.locks import new_lock
 from tasker._sync.threads import leave_child
 from tasker._tasks import current
-from tasker._tasks.health import takes_resource
+from tasker._tasks.hooks import takes_resource
 from tasker._tasks.unrun import look_at, refuse
 from tasker._tasks.wrapping import wrapper
 from tasker.config import Config, always_healthy
 from tasker.errors import TaskManagerKilledError, WorkerLostError, origin_of, shown
 from tasker.placement.base import Backend, Threads
+from tasker.slot import Slot
 from tasker.snapshots import Stamps, TaskMetrics
 
 __all__ = ["Event", "UserCode"]
@@ -77,12 +79,12 @@ class UserCode(Generic[R]):
         self.create_error: BaseException | None = None
         self.create_trouble: str = ""
 
-    def create(self, held: deque[R]) -> None:
+    def create(self, held: deque[R], slot: Slot) -> None:
         """Make a resource and put it into a deque, in one step (R2).
 
         Raises what `on_create` raises; the caller gives that to `creation_failed`."""
         try:
-            hand_on(self._backend.create, held.append)
+            hand_on(self.maker(slot), held.append)
         except BaseException as error:
             leave_child(error)
             raise
@@ -96,6 +98,13 @@ class UserCode(Generic[R]):
         self.create_error = None
         if self._backend.is_unentered(held[-1]):
             self._report_unentered()
+
+    def maker(self, slot: Slot) -> Callable[[], R]:
+        """The function that makes the resource of a slot.
+
+        It adds no frame to that of the hook: a signal could strike there (R2)."""
+        create = self._backend.create
+        return partial(create, slot) if self._backend.takes_slot else create
 
     def take_create_error(self) -> BaseException | None:
         """Forget the last error of `on_create`. The caller lets go of it."""
@@ -139,32 +148,39 @@ class UserCode(Generic[R]):
         No error reports that."""
         self._logger.outage("%s: the resource is lost and is replaced", owner)
 
-    def destroy(self, resource: R, reason: BaseException | None = None) -> BaseException | None:
+    def destroy(
+        self, resource: R, slot: Slot | None, reason: BaseException | None = None
+    ) -> BaseException | None:
         """Free a resource; the `reason` is the error that broke it, if one has.
 
         Returns the interrupt that ended `on_destroy`, if one has. The caller raises it
         when its counts are right. Raises only what strikes from outside, and only if
         `on_destroy` was not called."""
         try:
-            return self.destroy_held(deque([resource]), reason)
+            return self.destroy_held(deque([resource]), slot, reason)
         finally:
             # its traceback may hold this frame (R4)
             del reason
 
-    def destroy_elsewhere(self, resource: R) -> BaseException | None:
+    def destroy_elsewhere(self, resource: R, slot: Slot | None) -> BaseException | None:
         """As `destroy`, for an idle resource of `run_task` that another thread made."""
-        return self.destroy_held(deque([resource]), hint=_ELSEWHERE if self._may_be_bound else "")
+        hint = _ELSEWHERE if self._may_be_bound else ""
+        return self.destroy_held(deque([resource]), slot, hint=hint)
 
     def destroy_held(
-        self, held: deque[R], reason: BaseException | None = None, hint: str = ""
+        self,
+        held: deque[R],
+        slot: Slot | None,
+        reason: BaseException | None = None,
+        hint: str = "",
     ) -> BaseException | None:
         """As `destroy`. The resource is taken out of a deque in one step (R2)."""
         running = current.thread_state.running
-        outer = running.ending
+        outer, outer_hook = running.ending, running.hook
         try:
             if reason is None and self.killed:
                 reason = TaskManagerKilledError(f"{self._name} was killed")
-            running.ending = reason
+            running.ending, running.hook = reason, (slot, running.loan)
             refuse("on_destroy", hand_on(held.pop, self._backend.destroy))
         except BaseException as error:
             if held:
@@ -189,7 +205,7 @@ class UserCode(Generic[R]):
                 # its traceback holds this frame (R4)
                 del interrupt
         finally:
-            running.ending = outer
+            running.ending, running.hook = outer, outer_hook
             del reason
         return None
 

@@ -38,6 +38,7 @@ from tasker._pool.backoff import Backoff
 from tasker._pool.metrics import FULL_LENGTH, Shard
 from tasker._pool.queue import TaskQueue
 from tasker._pool.resources import NO_RESOURCE
+from tasker._pool.slots import Slots
 from tasker._pool.usercode import Event, UserCode
 from tasker._sync.clock import monotonic
 from tasker._sync.guarded_logger import GuardedLogger
@@ -52,7 +53,7 @@ from tasker._tasks.spent import spent_argument
 from tasker._tasks.unrun import suspects
 from tasker._tasks.wrapping import users_function, users_traceback, wrapper
 from tasker.errors import TaskManagerKilledError, WorkerLostError, put_note
-from tasker.slot import Reason
+from tasker.slot import Reason, Slot
 
 __all__ = ["EngineForWorker", "Worker"]
 
@@ -66,6 +67,7 @@ class EngineForWorker(Protocol[R]):
     """The parts of an engine that its workers use."""
 
     queue: TaskQueue
+    slots: Slots
     user: UserCode[R]
     logger: GuardedLogger
     settling: set[TaskFuture[Any]]
@@ -100,6 +102,8 @@ class Worker(Generic[R]):
         # because appending to a list needs memory: without any the resource would be
         # lost.
         self._held: deque[R] = deque()
+        # From before it makes a resource until that is destroyed, or was not made.
+        self.slot: Slot | None = None
         # The error that broke the resource, until that is destroyed.
         self._broken_by: BaseException | None = None
         self.holds_resource: bool = False
@@ -233,7 +237,7 @@ class Worker(Generic[R]):
 
     def has_heritage(self) -> bool:
         """Whether it has left a task or a resource behind."""
-        return self.task is not None or bool(self._held)
+        return self.task is not None or bool(self._held) or self.slot is not None
 
     def _destroy(self) -> None:
         self.holds_resource = False
@@ -241,8 +245,9 @@ class Worker(Generic[R]):
 
         if self._held:
             # If this raises, the destruction has not begun.
-            self._engine.user.destroy_held(self._held, self._broken_by)
+            self._engine.user.destroy_held(self._held, self.slot, self._broken_by)
             leave_child()
+        self._engine.slots.free(self)
         self._broken_by = None
 
     def _create(self) -> bool:
@@ -252,13 +257,10 @@ class Worker(Generic[R]):
 
         while self._pause():
             try:
-                self._engine.user.create(self._held)
-                leave_child()
+                self._make()
                 return True
             except BaseException as error:
                 self._broken_by = error
-                # There may be a resource all the same: the exception came from outside,
-                # a moment too late.
                 self._destroy()
 
                 # The closing manager itself gave the attempt up: it is no failure.
@@ -270,6 +272,20 @@ class Worker(Generic[R]):
 
         self.creating = False
         return False
+
+    def _make(self) -> None:
+        """Try to make a resource."""
+        engine = self._engine
+        slot = engine.slots.take(self, self.name, self._reason)
+        try:
+            engine.user.create(self._held, slot)
+            leave_child()
+        except BaseException:
+            # There may be a resource all the same: the exception came from outside, a
+            # moment too late.
+            if not self._held:
+                engine.slots.free(self, unused=True)
+            raise
 
     def _pause(self) -> bool:
         """Pause for as long as the last failures demand.

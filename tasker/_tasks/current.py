@@ -2,7 +2,9 @@
 
 A worker's thread sets `running.worker` once. `run_task` sets `running.loan` for as long
 as its function runs, and then puts back the loan that was there before. So its calls
-may be nested, and the innermost counts.
+may be nested, and the innermost counts. `running.hook` is set while a hook runs that is
+called for a resource of `run_task`, or in another thread than its worker's. It counts
+as long as the hook has not come to a `run_task` of its own.
 """
 
 from __future__ import annotations
@@ -14,8 +16,16 @@ from typing import Any, Protocol
 from tasker._sync import guard, timer
 from tasker._sync.threads import local_to_threads
 from tasker._tasks.context import Context
+from tasker.slot import Slot
 
-__all__ = ["current_context", "current_resource", "current_worker", "in_task", "thread_state"]
+__all__ = [
+    "current_context",
+    "current_resource",
+    "current_slot",
+    "current_worker",
+    "in_task",
+    "thread_state",
+]
 
 
 class OnWorker(Protocol):
@@ -24,6 +34,7 @@ class OnWorker(Protocol):
     name: str
     task: Any
     resource: Any
+    slot: Slot | None
 
     def current_context(self) -> Context:
         """The context of its task. Makes it if there is none."""
@@ -38,6 +49,7 @@ class InCaller(Protocol):
     """A loan, as seen from here."""
 
     resource: Any
+    slot: Slot | None
     owner: Any
     outer: Any
 
@@ -45,7 +57,7 @@ class InCaller(Protocol):
 class Running:
     """What one thread runs. Only this thread reads and writes it."""
 
-    __slots__ = ("ending", "imports", "loan", "worker")
+    __slots__ = ("ending", "hook", "imports", "loan", "worker")
 
     def __init__(self) -> None:
         # Why the resource that the thread destroys ends, if not as usual.
@@ -56,6 +68,8 @@ class Running:
 
         self.worker: OnWorker | None = None
         self.loan: InCaller | None = None
+        # The slot of the resource whose hook it runs, and `loan` when the hook began.
+        self.hook: tuple[Slot | None, InCaller | None] | None = None
 
 
 class _ThreadState:
@@ -126,3 +140,25 @@ def current_resource() -> Any:
         raise RuntimeError("current_resource() was called outside of a task")
 
     return worker.resource
+
+
+def current_slot() -> Slot:
+    """The slot of the resource that the calling thread uses, makes or destroys.
+
+    It is for tasks, and for what their functions call, and for hooks such as
+    `on_check` and `on_destroy`. It works wherever the resource lives. Raises
+    `RuntimeError` elsewhere. Never blocks."""
+    running = thread_state.running
+    hook, loan, worker = running.hook, running.loan, running.worker
+    slot: Slot | None = None
+
+    if hook is not None and hook[1] is loan:
+        slot = hook[0]
+    elif loan is not None:
+        slot = loan.slot
+    elif worker is not None:
+        slot = worker.slot
+
+    if slot is None:
+        raise RuntimeError("current_slot() was called outside of a task and of a hook")
+    return slot

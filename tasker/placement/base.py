@@ -20,6 +20,7 @@ from collections.abc import Callable
 from typing import Any, Protocol
 
 from tasker._base.record import Record
+from tasker._tasks.hooks import takes_slot
 from tasker._tasks.unrun import is_unentered
 
 __all__ = ["Backend", "Placement", "Settings", "Threads"]
@@ -29,7 +30,7 @@ class Settings(Protocol):
     """A `Config`, as seen from here."""
 
     @property
-    def on_create(self) -> Callable[[], Any]: ...
+    def on_create(self) -> Callable[..., Any]: ...
     @property
     def on_destroy(self) -> Callable[[Any], object]: ...
     @property
@@ -57,10 +58,13 @@ class Backend:
     resource's owner, and may block. Everything else runs in any thread, and must not
     block."""
 
-    create: Callable[[], Any]
+    create: Callable[..., Any]
     """Makes a resource, and returns it or its proxy.
 
-    Raises what `on_create` raises, or what the place raises."""
+    It gets the slot if `takes_slot`. Raises what `on_create` raises, or what the place
+    raises."""
+    takes_slot: bool
+    """Whether `create` is called with the slot."""
     destroy: Callable[[Any], object]
     """Frees a resource. `thread_state.running.ending` holds the reason.
 
@@ -154,7 +158,8 @@ class Placement(Protocol):
 class InProcessBackend(Backend):
     def __init__(self, settings: Settings) -> None:
         # The hooks themselves: a signal can strike where a function is entered (R2).
-        self.create: Callable[[], Any] = settings.on_create
+        self.create: Callable[..., Any] = settings.on_create
+        self.takes_slot: bool = takes_slot(settings.on_create)
         self.destroy: Callable[[Any], object] = settings.on_destroy
         self.judge: Callable[[Any, Any], object] = settings.check_health
         if settings.on_check is not None:

@@ -10,7 +10,7 @@ import pytest
 
 import tasker._pool.backoff
 from tasker import Config, ResourceCreationError, TaskTimeoutError, unhealthy_on
-from tasker._tasks.health import takes_resource
+from tasker._tasks.hooks import takes_resource
 from tests.support.errors import Sick
 from tests.support.waiting import PATIENCE, eventually
 

@@ -30,6 +30,7 @@ from tasker._pool.engine import Engine
 from tasker._pool.metrics import Counters, Shard
 from tasker._pool.queue import TaskQueue
 from tasker._pool.resources import ResourcePool
+from tasker._pool.slots import Slots
 from tasker._sync.guard import _call_each
 from tasker._sync.handover import do_both, hand_on, move_all, set_from
 from tasker._sync.locks import holds, new_lock
@@ -66,8 +67,11 @@ STRETCHES = [
     (Shard._replace, "if self._published is not before", "self._published = after"),
     (Counters._count_queued, "if queued > self._queued", "self._queued = queued"),
     (Counters._forget_samples, "while self._samples[1][0]", "self._samples.popleft()"),
-    (ResourcePool.borrow, "loan.resource = shelf[-1]", "self._kept -= 1"),
-    (ResourcePool.hand_back, "resource, loan.resource =", "shelf.append(resource)"),
+    (ResourcePool.borrow, "loan.resource, loan.slot = shelf[-1]", "self._kept -= 1"),
+    (ResourcePool.discard, "loan.resource, loan.slot = idle, slot", "self._kept -= 1"),
+    (ResourcePool.hand_back, "idle = loan.resource, loan.slot", "shelf.append(idle)"),
+    (Slots.take, "if self._next[index] == generation", "owner.slot = slot"),
+    (Slots.free, "slot = owner.slot", "owner.slot = None"),
 ]
 
 

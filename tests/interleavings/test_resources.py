@@ -5,8 +5,9 @@ from __future__ import annotations
 import pytest
 
 from tasker import TaskManagerShutdownError
-from tasker._pool.resources import ResourcePool
+from tasker._pool.resources import ResourcePool, _new_loan
 from tests.support.exploring import World, catches, exhaust, sample
+from tests.support.pools import resource_pool, taken
 
 pytestmark = pytest.mark.slow
 
@@ -22,7 +23,7 @@ class HandBackAndClose(World):
         self.created = 0
         self.destroyed = []
         self.empty = 0
-        self.pool = ResourcePool("pool", 1, self.create, self.destroy, self.told_empty)
+        self.pool = resource_pool(1, self.create, self.destroy, self.told_empty)
         self.out_at_close = None
         self.loan = self.pool.borrow()
 
@@ -40,13 +41,15 @@ class HandBackAndClose(World):
         self.pool.hand_back(self.loan, healthy=self.healthy)
 
     def close(self):
-        for resource in self.pool.close():
-            self.destroyed.append(resource)
+        for loan in self.pool.close():
+            self.destroyed.append(loan.resource)
+            self.pool._slots.free(loan)
         self.out_at_close = self.pool.out
 
     def check(self):
         assert sorted(self.destroyed) == [*range(1, self.created + 1)]
         assert self.pool.available == self.pool.out == 0
+        assert taken(self.pool._slots) == []
         assert self.empty or not self.out_at_close  # who waits for the borrowers is told
 
 
@@ -86,14 +89,15 @@ def hand_back_that_looks_before_it_locks(self, loan, *, healthy):
         self._loans.discard(loan)
         if keep:
             self._kept += 1
-            self._here.shelf.append(loan.resource)
+            self._here.shelf.append((loan.resource, loan.slot))
     if not keep:
-        self._destroy(loan.resource)
+        self._destroy(loan.resource, loan.slot, None)
+        self._slots.free(loan)
 
 
 def close_without_the_lock(self):
     (shelf,) = self._shelves.values()
-    idle = list(shelf)
+    idle = [_new_loan(*each) for each in shelf]
     self._closed = True
     self._kept = 0
     shelf.clear()
@@ -101,6 +105,7 @@ def close_without_the_lock(self):
 
 
 def end_that_looks_before_it_locks(self, loan):
+    self._slots.free(loan)
     last = self._closed and self._loans == {loan}
     with self._lock:
         self._loans.discard(loan)

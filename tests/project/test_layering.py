@@ -15,7 +15,7 @@ import tasker
 PACKAGE = Path(tasker.__file__).parent
 
 LAYERS = {  # from the ground up; a name with a star is all of a folder
-    "the ground": ("_base.*", "errors", "checks", "logger", "snapshots", "stamps"),
+    "the ground": ("_base.*", "errors", "checks", "logger", "slot", "snapshots", "stamps"),
     "threads": ("_sync.*",),
     "tasks": ("_tasks.*",),
     "where resources live": ("placement.*", "config"),

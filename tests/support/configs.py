@@ -103,15 +103,19 @@ WRONG = [
     ),
     *(
         ("on_create", value, "called with no arguments")
-        for value in (None, 1, "connect", lambda size: size)
+        for value in (None, 1, "connect", lambda slot, size: size)
     ),
-    ("on_create", lambda *, size: size, "called with no arguments"),
+    ("on_create", lambda *, slot: slot, "called with no arguments, or with a Slot"),
     *(
         ("on_destroy", value, "called with 1 argument")
         for value in (None, 1, lambda: 0, lambda a, b: 0)
     ),
     ("on_destroy", lambda resource, *, force: 0, "called with 1 argument"),
-    ("on_create", functools.partial(lambda host, port: 0, "localhost"), "called with no arguments"),
+    (
+        "on_create",
+        functools.partial(lambda host, port, slot: 0, "localhost"),
+        "called with no arguments",
+    ),
     (
         "on_destroy",
         functools.partial(lambda pool, resource, reason: 0, "pool"),

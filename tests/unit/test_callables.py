@@ -20,7 +20,7 @@ from tasker._base.callables import (
     plainly_takes,
 )
 from tasker._sync.guarded_logger import _takes_exc_info
-from tasker._tasks.health import takes_resource
+from tasker._tasks.hooks import takes_resource
 from tasker._tasks.signature import wants_context
 
 

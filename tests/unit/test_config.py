@@ -60,6 +60,8 @@ def test_three_fields_are_required_and_the_rest_have_their_documented_defaults()
     assert fields == {
         "name": "tasker",
         "ctx": background(),
+        **dict.fromkeys(("on_check", "check_after", "keepalive", "check_timeout", "on_reset")),
+        **dict.fromkeys(("on_abort", "abandon_after", "eject_after", "timeout", "run_timeout")),
         "max_worker_count": None,
         "burst_interval": 0.1,
         "max_retries": 3,
@@ -670,7 +672,7 @@ def test_nothing_of_an_error_is_kept_after_the_exit_that_it_was_given(
 def test_a_wrong_factory_is_refused_by_that_name():
     for factory, says in (
         (None, "called with no arguments"),
-        (lambda size: size, "called with no arguments"),
+        (lambda slot, size: size, "called with no arguments, or with a Slot"),
         (coroutine, "asyncio"),
         (asynchronous_session, "outside of asyncio"),
         (generator, "decorate it with @contextlib.contextmanager"),

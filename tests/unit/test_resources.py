@@ -12,9 +12,9 @@ import threading
 import pytest
 
 from tasker import TaskManagerShutdownError
-from tasker._pool.resources import ResourcePool
 from tests.support.bytecodes import Interrupter
 from tests.support.locks import HookedLock
+from tests.support.pools import resource_pool, taken
 from tests.support.threads import in_another_thread
 from tests.support.waiting import PATIENCE
 
@@ -41,20 +41,21 @@ def pool_of(factory, emptied):
     pools = []
 
     def make(size, create=factory.create, destroy=factory.destroy):
-        pools.append(ResourcePool("pool", size, create, destroy, emptied))
+        pools.append(resource_pool(size, create, destroy, emptied))
         return pools[-1]
 
     yield make
     for pool in pools:
-        for resource in pool.close():
-            factory.destroy(resource)
+        close(pool, factory)
         assert pool.out == 0
         assert pool.available == 0
+        assert taken(pool._slots) == []
 
 
 def close(pool, factory):
-    for resource in pool.close():
-        factory.destroy(resource)
+    for loan in pool.close():
+        factory.destroy(loan.resource)
+        pool._slots.free(loan)
 
 
 # -- borrowing -----------------------------------------------------------------------------------------------------
@@ -131,8 +132,8 @@ def test_an_unhealthy_resource_is_destroyed_and_not_kept(pool_of, factory):
 
 def test_none_is_a_resource_like_any_other(emptied):
     made = []
-    pool = ResourcePool(
-        "pool", 1, lambda: made.append(1), lambda resource, reason: made.remove(1), emptied
+    pool = resource_pool(
+        1, lambda: made.append(1), lambda resource, reason: made.remove(1), emptied
     )
     for healthy in (True, False):
         loan = pool.borrow()
@@ -210,7 +211,7 @@ def test_a_creation_that_fails_while_filling_leaks_none_of_those_before(factory,
                 raise error
             return factory.create()
 
-        pool = ResourcePool("pool", 5, create, factory.destroy, emptied)
+        pool = resource_pool(5, create, factory.destroy, emptied)
         with pytest.raises(type(error)) as caught:
             pool.fill()
         assert caught.value is error
@@ -237,7 +238,7 @@ def test_a_creation_that_fails_after_closing_tells_that_the_last_is_back(emptied
         assert pool.close() == []
         raise OSError("down")
 
-    pool = ResourcePool("pool", 2, create, print, emptied)
+    pool = resource_pool(2, create, print, emptied)
     with pytest.raises(OSError, match="down"):
         pool.borrow()
     assert (pool.out, emptied.told) == (0, 1)
@@ -251,7 +252,7 @@ def test_a_destruction_that_raises_still_ends_the_borrowing(factory, emptied, cl
         factory.destroy(resource)
         raise OSError("cannot close")
 
-    pool = ResourcePool("pool", 2, factory.create, destroy, emptied)
+    pool = resource_pool(2, factory.create, destroy, emptied)
     loan = pool.borrow()
     if closed:
         pool.close()
@@ -269,13 +270,14 @@ def test_closing_returns_what_is_idle_and_refuses_borrowers(pool_of, factory):
     out = pool.borrow()
     idle = pool.close()
     assert len(idle) == 2
-    assert out.resource not in idle
+    assert out.resource not in [loan.resource for loan in idle]
     assert pool.close() == []
     with pytest.raises(TaskManagerShutdownError, match="pool is stopping or closed"):
         pool.borrow()
     assert (pool.out, len(factory.created)) == (1, 3)
-    for resource in idle:
-        factory.destroy(resource)
+    for loan in idle:
+        factory.destroy(loan.resource)
+        pool._slots.free(loan)
     pool.hand_back(out, healthy=True)
 
 
@@ -381,7 +383,7 @@ def test_nothing_of_the_users_runs_under_the_lock(factory):
 
         ran.append(in_another_thread(ask))
 
-    pool = ResourcePool("pool", 1, create, destroy, empty)
+    pool = resource_pool(1, create, destroy, empty)
     pool.hand_back(pool.borrow(), healthy=True)
     pool.hand_back(pool.borrow(), healthy=False)
     out = pool.borrow()
@@ -400,7 +402,7 @@ def test_a_creation_and_a_destruction_may_borrow_themselves(factory, emptied):
             pool.hand_back(pool.borrow(), healthy=True)
         return factory.create()
 
-    pool = ResourcePool("pool", 1, create, factory.destroy, emptied)
+    pool = resource_pool(1, create, factory.destroy, emptied)
     pool.hand_back(pool.borrow(), healthy=True)
     assert pool.out == 0
     assert factory.live == pool.available == 1
@@ -487,7 +489,7 @@ def test_a_second_hand_back_completes_one_that_was_interrupted_anywhere(
     while interrupted:
         moment += 1
         emptied.told = 0
-        pool = ResourcePool("pool", 1, factory.create, factory.destroy, emptied, shared=shared)
+        pool = resource_pool(1, factory.create, factory.destroy, emptied, shared=shared)
         loan = pool.borrow()
         if closed:
             pool.close()
@@ -505,6 +507,7 @@ def test_a_second_hand_back_completes_one_that_was_interrupted_anywhere(
         )
         assert (emptied.told > 0) is closed, interrupter.where
         close(pool, factory)
+        assert taken(pool._slots) == [], interrupter.where
     assert moment > 4, "no trace function was called"
 
 
@@ -521,7 +524,7 @@ def test_a_borrowing_that_is_interrupted_anywhere_leaves_nothing_out(
     moment, interrupted = 0, True
     while interrupted:
         moment += 1
-        pool = ResourcePool("pool", 1, factory.create, factory.destroy, emptied, shared=shared)
+        pool = resource_pool(1, factory.create, factory.destroy, emptied, shared=shared)
         if state == "idle":
             pool.fill()
         elif state == "closed":
@@ -537,6 +540,7 @@ def test_a_borrowing_that_is_interrupted_anywhere_leaves_nothing_out(
         assert pool.out == 0, interrupter.where
         assert factory.live == pool.available, interrupter.where
         close(pool, factory)
+        assert taken(pool._slots) == [], interrupter.where
     assert moment > 3, "no trace function was called"
 
 
@@ -551,7 +555,7 @@ def test_an_interrupt_at_the_entry_of_a_destruction_leaves_the_loan_to_the_secon
             raise interrupts.pop()
         factory.destroy(resource)
 
-    pool = ResourcePool("pool", 0, factory.create, destroy, emptied)
+    pool = resource_pool(0, factory.create, destroy, emptied)
     loan = pool.borrow()
     pool.close()
     with pytest.raises(KeyboardInterrupt):
@@ -569,7 +573,7 @@ def destroyer(factory):
 
 
 def test_a_thread_takes_from_its_own_shelf_alone(factory, emptied):
-    pool = ResourcePool("pool", 3, factory.create, destroyer(factory), emptied, shared=False)
+    pool = resource_pool(3, factory.create, destroyer(factory), emptied, shared=False)
     mine = pool.borrow()
     resource = mine.resource
     pool.hand_back(mine, healthy=True)
@@ -600,7 +604,7 @@ def test_to_clear_a_shelf_is_completed_by_a_second_time_wherever_it_was_interrup
     moment, interrupted = 0, True
     while interrupted:
         moment += 1
-        pool = ResourcePool("pool", 2, factory.create, destroyer(factory), emptied, shared=False)
+        pool = resource_pool(2, factory.create, destroyer(factory), emptied, shared=False)
         loans = [pool.borrow(), pool.borrow()]
         for loan in loans:
             pool.hand_back(loan, healthy=True)
@@ -613,4 +617,5 @@ def test_to_clear_a_shelf_is_completed_by_a_second_time_wherever_it_was_interrup
         assert pool.out == 0, interrupter.where
         pool.clear_own()
         assert (pool.available, factory.live) == (0, 0), interrupter.where
+        assert taken(pool._slots) == [], interrupter.where
     assert moment > 4, "no trace function was called"

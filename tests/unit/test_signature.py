@@ -22,7 +22,7 @@ from tasker import Context
 from tasker._base.callables import check_callable
 from tasker._sync.guarded_logger import _takes_exc_info
 from tasker._tasks import signature
-from tasker._tasks.health import takes_resource
+from tasker._tasks.hooks import takes_resource
 from tasker._tasks.signature import wants_context
 
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import os
 import sys
-import threading
 from collections.abc import Callable
 from typing import Any
 
@@ -18,7 +17,7 @@ from tasker._sync.locks import new_lock
 from tasker._sync.threads import greenlets
 from tasker._tasks import current
 from tasker._tasks.context import Context
-from tasker._tasks.health import takes_resource
+from tasker._tasks.hooks import takes_resource, takes_slot
 from tasker._tasks.wrapping import wrapper
 from tasker.errors import ConfigError, EndlessError, TaskManagerKilledError, WorkerLostError, shown
 from tasker.placement.base import Backend, Settings
@@ -28,6 +27,7 @@ from tasker.placement.remote.logs import levels
 from tasker.placement.remote.pickling import Packed, RemoteTraceback
 from tasker.placement.remote.proxy import ResourceProxy
 from tasker.placement.remote.variables import pack_variables
+from tasker.slot import Reason, Slot
 
 __all__ = ["RemoteBackend"]
 
@@ -44,6 +44,7 @@ class RemoteBackend(Backend):
     the tuple of proxies is replaced."""
 
     may_lose = True
+    takes_slot = True
 
     def __init__(self, settings: Settings, new_proxy: Callable[[str], ResourceProxy]) -> None:
         if current.thread_state.running.imports:
@@ -65,6 +66,7 @@ class RemoteBackend(Backend):
         self._propagates = settings.propagate_contextvars
         self._create_timeout = checks.seconds("create_timeout", settings.create_timeout)
         self._hooks = _pack_hooks(settings)
+        self._takes_slot = takes_slot(settings.on_create)
         self._values = _pack_values(settings.ctx)
 
         self._lock = new_lock()
@@ -75,16 +77,14 @@ class RemoteBackend(Backend):
         self._killed = False
 
         self.impossible: Exception | None = None
-        self.create: Callable[[], Any] = self._create
+        self.create: Callable[[Slot], Any] = self._create
         self.destroy: Callable[[Any], object] = self._destroy
         self.judge: Callable[[Any, Any], object] = self._judge
 
     # -- the owner's thread ------------------------------------------------------------
 
-    def _create(self) -> ResourceProxy:
-        name = threading.current_thread().name
-        if not name.startswith(f"{self._name}-"):
-            name = self._callers
+    def _create(self, slot: Slot) -> ResourceProxy:
+        name = self._callers if slot.reason is Reason.CALL else slot.worker
 
         if self._killed:
             raise TaskManagerKilledError(f"{self._name} was killed before the resource was created")
@@ -99,7 +99,7 @@ class RemoteBackend(Backend):
             proxy.kill()
 
         try:
-            proxy.create(self._setup(name), self._create_timeout)
+            proxy.create(self._setup(name, slot), self._create_timeout)
         except BaseException as error:
             self._forget(proxy)
             if isinstance(error, EndlessError):
@@ -200,7 +200,7 @@ class RemoteBackend(Backend):
                 self.impossible = error
             return self.impossible
 
-    def _setup(self, name: str) -> protocol.Setup:
+    def _setup(self, name: str, slot: Slot) -> protocol.Setup:
         return protocol.Setup(
             name=name,
             path=[entry for entry in sys.path if isinstance(entry, str)],
@@ -210,6 +210,8 @@ class RemoteBackend(Backend):
             levels=levels(),
             values=self._values,
             stopping=self._stopping,
+            slot=slot,
+            takes_slot=self._takes_slot,
             hooks=self._hooks,
         )
 

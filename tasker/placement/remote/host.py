@@ -45,6 +45,7 @@ from tasker.errors import (
 from tasker.placement.remote import pickling, protocol
 from tasker.placement.remote.pickling import Outcome, Verdict
 from tasker.placement.remote.variables import set_variables
+from tasker.slot import Slot
 
 __all__ = ["Host"]
 
@@ -72,16 +73,20 @@ class Host:
             self._imported(_context_of, setup.values), lambda: self._stopping
         )
         self._hooks = setup.hooks
+        self._takes_slot = setup.takes_slot
         self._on_destroy: Callable[[Any], object]
         # Only one that takes the resource.
         self._check_health: Callable[[Exception, Any], object] | None = None
         self._deadline: float | None = None
 
-        # What `current_context()` looks at.
+        # What `current_context()` looks at, and its like.
         self.resource: Any = None
+        self.slot: Slot | None = setup.slot
         self.owner: Any = self
         self.outer: Any = None
         self.context: TaskContext | None = None
+        # All hooks that this thread runs are of this resource.
+        current.thread_state.running.hook = setup.slot, None
 
     # -- the resource's thread ---------------------------------------------------------
 
@@ -114,7 +119,7 @@ class Host:
     @wrapper
     def _create(self) -> bool:
         create, self._on_destroy, self._check_health = self._unpacked("on_create", self._hooks, ())
-        self.resource = create()
+        self.resource = create(self.slot) if self._takes_slot else create()
         refuse("on_create", self.resource)
 
         return is_unentered(self.resource)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import struct
 from typing import NamedTuple
 
+from tasker.slot import Slot
+
 __all__ = ["Inheritance", "Setup"]
 
 # To the child, through the wire. Each is answered before the next is sent. DESTROY
@@ -54,6 +56,9 @@ class Setup(NamedTuple):
     values: list[bytes]
     """The manager's context: each `(key, value)` packed, those of the root first."""
     stopping: bool
+    slot: Slot
+    takes_slot: bool
+    """Whether `on_create` is called with the slot."""
     hooks: bytes
     """`(on_create, on_destroy, check_health)`, packed.
 
