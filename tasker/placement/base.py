@@ -75,7 +75,8 @@ class Backend:
     It gets an error and a resource that is not lost. Raises what `check_health`
     raises."""
     check: Callable[[Any], object]
-    """Calls `on_check`, and returns what it returns. Only where there is one."""
+    """Calls `on_check`, and returns what it returns, or only whether that is not
+    `False`. Only where there is one."""
     reset: Callable[[Any], object]
     """Calls `on_reset`. Only where there is one."""
 
@@ -97,6 +98,9 @@ class Backend:
     def is_lost(self, resource: Any) -> bool:
         """Whether the place where the resource lives is gone."""
         return False
+
+    def end_check(self, resource: Any) -> None:
+        """`on_check` takes too long: end it, where that can be done from outside."""
 
     def pack(self, fn: Callable[..., Any], args: tuple[Any, ...], wants_context: bool) -> Any:
         """A task in the form that `call` takes, where tasks are not called as they are.

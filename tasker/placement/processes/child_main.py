@@ -1,6 +1,6 @@
 """The program of a child process. `launch` has a Python call `main`.
 
-    CREATING --RESULT--> IDLE <--CALL, RESULT or ERROR--> BUSY
+    CREATING --RESULT--> IDLE <--CALL, CHECK or RESET, RESULT or ERROR--> BUSY
                           '--DESTROY--> the resource is destroyed, RESULT, exit
 
 The main thread receives requests and sends answers. Its `Host` does the work between
@@ -113,8 +113,11 @@ def _serve(wire: Wire, outbox: _Outbox, host: Host, begun: memoryview) -> None:
             outbox.reply(host.destroy(pickle.loads(body)))
             return
 
-        number, remaining, done = protocol.CALL_HEAD.unpack_from(body)
-        outcome = host.run(number, remaining, done, body[protocol.CALL_HEAD.size :], buffers)
+        if kind == protocol.CALL:
+            number, remaining, done = protocol.CALL_HEAD.unpack_from(body)
+            outcome = host.run(number, remaining, done, body[protocol.CALL_HEAD.size :], buffers)
+        else:
+            outcome = host.check() if kind == protocol.CHECK else host.reset()
         # What the call has printed appears before its outcome. `suppress` would cost
         # more than the flush. The stream may be closed, or replaced by another object.
         try:  # noqa: SIM105

@@ -2,8 +2,9 @@
 
 It is a `Host`, with methods that the manager calls.
 
-`create`, `run` and `destroy` run one at a time, in the actor's own thread. The methods
-in `CONTROL` run beside them, in other threads. So an order overtakes the running call.
+`create`, `run`, `check`, `reset` and `destroy` run one at a time, in the actor's own
+thread. The methods in `CONTROL` run beside them, in other threads. So an order
+overtakes the running call.
 `live` never returns, so its failure says that the actor is dead. The resource is made
 by a method, not by the constructor, as Ray drops the causes of a constructor's errors.
 
@@ -89,6 +90,16 @@ class ResourceActor:
             if self._followed:
                 with self._noting:
                     self._noting.notify_all()
+
+    def check(self) -> Answered:
+        """Call `on_check`."""
+        assert self._host is not None
+        return self._with_records(self._host.check())
+
+    def reset(self) -> Answered:
+        """Call `on_reset`."""
+        assert self._host is not None
+        return self._with_records(self._host.reset())
 
     def destroy(self, reason: bytes | None) -> Answered:
         """Free the resource. `reason` is the packed error that broke it, if one has."""

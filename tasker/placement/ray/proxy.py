@@ -128,8 +128,10 @@ class ActorProxy(ResourceProxy):
             reply = actor.create.remote(
                 pickle.dumps(what._replace(argv=[], environment={}, inheritance=None))
             )
-        else:
+        elif kind == protocol.DESTROY:
             reply = actor.destroy.remote(what)
+        else:
+            reply = (actor.check if kind == protocol.CHECK else actor.reset).remote()
 
         answered: Answered = self._await(reply)
         if isinstance(answered, bytes):

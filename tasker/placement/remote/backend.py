@@ -39,8 +39,8 @@ _LEAVE_S = 3.0
 class RemoteBackend(Backend):
     """The proxies of one manager, each made by `new_proxy(name)` in its owner's thread.
 
-    Raises `ConfigError` when `on_create`, `on_destroy` or a `check_health` that takes
-    the resource cannot be pickled, or when threads are greenlets. `_lock` is held while
+    Raises `ConfigError` when a hook that runs there cannot be pickled, or when threads
+    are greenlets. `_lock` is held while
     the tuple of proxies is replaced."""
 
     may_lose = True
@@ -80,6 +80,8 @@ class RemoteBackend(Backend):
         self.create: Callable[[Slot], Any] = self._create
         self.destroy: Callable[[Any], object] = self._destroy
         self.judge: Callable[[Any, Any], object] = self._judge
+        self.check: Callable[[Any], object] = ResourceProxy.check
+        self.reset: Callable[[Any], object] = self._reset
 
     # -- the owner's thread ------------------------------------------------------------
 
@@ -123,11 +125,18 @@ class RemoteBackend(Backend):
         # The verdict came with the error.
         return resource.verdict()
 
+    def _reset(self, resource: ResourceProxy) -> None:
+        # To make another one may take so long. A reset that takes longer gains nothing.
+        resource.reset(self._create_timeout)
+
     def is_unentered(self, resource: ResourceProxy) -> bool:
         return resource.is_unentered
 
     def is_lost(self, resource: ResourceProxy) -> bool:
         return resource.is_lost()
+
+    def end_check(self, resource: ResourceProxy) -> None:
+        resource.kill()
 
     def pack(self, fn: Callable[..., Any], args: tuple[Any, ...], wants_context: bool) -> Packed:
         return pickling.pack_call(
@@ -217,13 +226,18 @@ class RemoteBackend(Backend):
 
 
 def _pack_hooks(settings: Settings) -> bytes:
-    check = settings.check_health if takes_resource(settings.check_health) else None
-    hooks = (settings.on_create, settings.on_destroy, check)
+    hooks = protocol.Hooks(
+        on_create=settings.on_create,
+        on_destroy=settings.on_destroy,
+        check_health=settings.check_health if takes_resource(settings.check_health) else None,
+        on_check=settings.on_check,
+        on_reset=settings.on_reset,
+    )
     try:
         # Together, because they may refer to the same objects.
         return _packed_whole(hooks)
     except Exception as error:
-        for name, hook in zip(("on_create", "on_destroy", "check_health"), hooks, strict=True):
+        for name, hook in hooks._asdict().items():
             try:
                 _packed_whole(hook)
             except Exception as trouble:
@@ -231,9 +245,7 @@ def _pack_hooks(settings: Settings) -> bytes:
                     f"{name} cannot be sent to another process: {shown(hook)}: {trouble}"
                 ) from trouble
 
-        raise ConfigError(
-            f"on_create, on_destroy and check_health cannot be sent to another process: {error}"
-        ) from error
+        raise ConfigError(f"the hooks cannot be sent to another process: {error}") from error
 
 
 def _pack_values(context: Context) -> list[bytes]:

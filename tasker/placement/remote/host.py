@@ -72,11 +72,9 @@ class Host:
         self._values = ManagerValues(
             self._imported(_context_of, setup.values), lambda: self._stopping
         )
-        self._hooks = setup.hooks
+        self._packed_hooks = setup.hooks
+        self._hooks: protocol.Hooks
         self._takes_slot = setup.takes_slot
-        self._on_destroy: Callable[[Any], object]
-        # Only one that takes the resource.
-        self._check_health: Callable[[Exception, Any], object] | None = None
         self._deadline: float | None = None
 
         # What `current_context()` looks at, and its like.
@@ -112,17 +110,38 @@ class Host:
 
         return outcome
 
+    def check(self) -> Outcome:
+        """Call `on_check`. The result is `False` if that returned `False`."""
+        return pickling.outcome_of(self._check)
+
+    def reset(self) -> Outcome:
+        """Call `on_reset`."""
+        return pickling.outcome_of(self._reset)
+
     def destroy(self, reason: bytes | None) -> Outcome:
         """Free the resource. `reason` is the packed error that broke it, if one has."""
         return pickling.outcome_of(self._destroy, reason)
 
     @wrapper
     def _create(self) -> bool:
-        create, self._on_destroy, self._check_health = self._unpacked("on_create", self._hooks, ())
+        self._hooks = self._unpacked("on_create", self._packed_hooks, ())
+        create = self._hooks.on_create
         self.resource = create(self.slot) if self._takes_slot else create()
         refuse("on_create", self.resource)
 
         return is_unentered(self.resource)
+
+    @wrapper
+    def _check(self) -> bool:
+        assert self._hooks.on_check is not None
+        verdict = self._hooks.on_check(self.resource)
+        refuse("on_check", verdict)
+        return verdict is not False
+
+    @wrapper
+    def _reset(self) -> None:
+        assert self._hooks.on_reset is not None
+        refuse("on_reset", self._hooks.on_reset(self.resource))
 
     @wrapper
     def _destroy(self, reason: bytes | None) -> None:
@@ -130,7 +149,7 @@ class Host:
             current.thread_state.running.ending = self._imported(pickling.error_from, reason)
 
         try:
-            refuse("on_destroy", self._on_destroy(self.resource))
+            refuse("on_destroy", self._hooks.on_destroy(self.resource))
         finally:
             current.thread_state.running.ending = None
 
@@ -161,7 +180,7 @@ class Host:
         return result
 
     def _judge(self, error: BaseException) -> Verdict:
-        check = self._check_health
+        check = self._hooks.check_health
         if check is None or not isinstance(error, Exception):
             return True
 

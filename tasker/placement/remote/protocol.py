@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import struct
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 from tasker.slot import Slot
 
-__all__ = ["Inheritance", "Setup"]
+__all__ = ["Hooks", "Inheritance", "Setup"]
 
 # To the child, through the wire. Each is answered before the next is sent. DESTROY
-# carries the packed error that broke the resource, or `None`.
-SETUP, CALL, DESTROY = 1, 2, 3
+# carries the packed error that broke the resource, or `None`; CHECK and RESET nothing.
+SETUP, CALL, DESTROY, CHECK, RESET = 1, 2, 3, 4, 5
 # From the child. The answer:
 RESULT, ERROR = 11, 12
 # Before the answer: a step's result, a log record.
@@ -41,6 +42,17 @@ class Inheritance(NamedTuple):
     """Whether `multiprocessing` logs what it does."""
 
 
+class Hooks(NamedTuple):
+    """The user's functions that run where the resource lives."""
+
+    on_create: Callable[..., Any]
+    on_destroy: Callable[[Any], object]
+    check_health: Callable[[Exception, Any], object] | None
+    """`None` unless it takes the resource."""
+    on_check: Callable[[Any], object] | None
+    on_reset: Callable[[Any], object] | None
+
+
 class Setup(NamedTuple):
     """The first message: how to be like the parent, and how to make the resource."""
 
@@ -60,7 +72,4 @@ class Setup(NamedTuple):
     takes_slot: bool
     """Whether `on_create` is called with the slot."""
     hooks: bytes
-    """`(on_create, on_destroy, check_health)`, packed.
-
-    Unpacking them may need all of the above. `check_health` is `None` unless it takes
-    the resource."""
+    """`Hooks`, packed. Unpacking them may need all of the above."""

@@ -67,7 +67,7 @@ class NoAnswerError(Exception):
 
 
 class ResourceProxy:
-    """One `create`, then `call`s, then one `destroy`.
+    """One `create`, then `call`s, `check`s and `reset`s, then one `destroy`.
 
     Whatever fails, the place is gone in the end."""
 
@@ -222,6 +222,54 @@ class ResourceProxy:
 
         return self._verdict
 
+    def check(self) -> object:
+        """Have the resource checked. Returns `False` if `on_check` did.
+
+        Raises what `on_check` raised there, and `WorkerLostError` when the place is
+        lost."""
+        return self._call_hook(protocol.CHECK, "on_check")
+
+    def reset(self, timeout: float) -> None:
+        """Have the resource reset.
+
+        Raises what `on_reset` raised there, `TimeoutError` after `timeout` seconds, and
+        `WorkerLostError` when the place is lost. After the last two it is gone."""
+        overdue = timer.after(timeout, partial(self._give_up_reset, self._number))
+        try:
+            self._call_hook(protocol.RESET, "on_reset")
+        except WorkerLostError:
+            if overdue.is_set():
+                raise
+            raise TimeoutError(
+                f"on_reset has not returned within {timeout:g} s (create_timeout)"
+            ) from None
+        finally:
+            overdue.cancel()
+
+    def _call_hook(self, kind: int, hook: str) -> Any:
+        self._hook = hook
+        error: BaseException | None
+        try:
+            error, result = self._ask(kind, None, None)
+        except NoAnswerError as unanswered:
+            error, result = self._failure(self._when(unanswered)), None
+        except BaseException:
+            # Ctrl-C in `run_task`. The next call would take the answer for its own.
+            self.kill()
+            raise
+        finally:
+            # From now on it is too late to give it up.
+            with self._lock:
+                self._hook = ""
+
+        try:
+            if error is not None:
+                raise error
+        finally:
+            del error  # (R4)
+
+        return result
+
     def destroy(self, reason: BaseException | None = None) -> None:
         """Have the resource destroyed for this `reason`, and the place end.
 
@@ -316,6 +364,13 @@ class ResourceProxy:
             if self._state == STARTING:
                 self.kill()
 
+    def _give_up_reset(self, number: int) -> None:
+        """End the place if it still resets its resource after the call of this
+        number."""
+        with self._lock:
+            if self._hook == "on_reset" and number == self._number:
+                self.kill()
+
     def stopping(self) -> None:
         """The manager drains. Does not block."""
         with self._lock:
@@ -324,11 +379,11 @@ class ResourceProxy:
     def give_up_hooks(self) -> None:
         """The manager is killed. May be called again. Does not block.
 
-        `on_create` gets no more time, and `on_destroy` gets `grace` seconds."""
+        `on_create` gets no more time, and the other hooks get `grace` seconds."""
         with self._lock:
             if self._state == STARTING:
                 self.kill()
-            elif self._state == ENDING and self._entry is None:
+            elif (self._state == ENDING or self._hook) and self._entry is None:
                 self._entry = timer.after(self._grace, self.kill)
 
     def end_now(self) -> None:
