@@ -13,6 +13,7 @@ from typing import Any, Generic, TypeVar
 from tasker import checks
 from tasker._pool import reentrancy
 from tasker._pool.backoff import Backoff
+from tasker._pool.checking import Checks
 from tasker._pool.crew import Crew
 from tasker._pool.exit_and_fork import new_locks
 from tasker._pool.housekeeper import Housekeeper
@@ -55,6 +56,7 @@ class EngineClosing(Generic[R]):
     turns: Turns
     runner: CallbackRunner
     backoff: Backoff
+    checks: Checks[R]
     watchers: Watchers
     lifecycle: Lifecycle
     housekeeper: Housekeeper
@@ -118,6 +120,7 @@ class EngineClosing(Generic[R]):
             self.slots,
             self.user,
             self.backoff,
+            self.checks,
         )
         return (self, *parts, self.queue.room, self.turns.room, self.logger.faults)
 

@@ -22,6 +22,7 @@ from typing import Any, Literal, TypeVar
 from tasker import checks
 from tasker._base.callables import is_plain
 from tasker._pool.backoff import Backoff
+from tasker._pool.checking import Checks
 from tasker._pool.closing import EngineClosing
 from tasker._pool.crew import Crew
 from tasker._pool.exit_and_fork import watch
@@ -105,6 +106,9 @@ class Engine(RunTask[R], EngineState[R], EngineClosing[R]):
         self.service_logger: BackgroundLogger = BackgroundLogger(self.runner, self.logger)
         self.news: News = News(self.name, self.logger, self.service_logger, self.life_level)
 
+        self.checks: Checks[R] = Checks(
+            config, self.backend, self.user, self.queue, self.service_logger
+        )
         create_timeout = checks.seconds("create_timeout", config.create_timeout)
         self.backoff: Backoff = Backoff(create_timeout)
         self.slots: Slots = Slots()
@@ -132,6 +136,7 @@ class Engine(RunTask[R], EngineState[R], EngineClosing[R]):
             # a proxy is bound to no thread, and greenlets have one thread among them
             shared=config.resource_pool_size is not None or self.packs or greenlets() != "",
             is_lost=self.backend.is_lost if self.backend.may_lose else None,
+            check=self.check_idle if self.user.checks else None,
         )
 
         self.turns: Turns = Turns(config.name, config.run_task_limit)

@@ -431,6 +431,8 @@ class Housekeeper:
             why = engine.user.create_trouble
         elif not lacking:
             why = "none was hired"
+        elif any(worker.checks_too_long for worker in lacking):
+            why = "on_check has not returned"
         elif any(worker.creating for worker in lacking):
             why = engine.backend.late()
         else:

@@ -216,6 +216,10 @@ class TaskQueue:
             self.waking = True
             self.idle.wake_one()
 
+    def length(self) -> int:
+        """Entries in the lanes, dead ones included."""
+        return len(self._main) + len(self._priority)
+
     def drop(self, task: Task) -> None:
         """A taken entry turned out to be dead."""
         self._count_refusal(task)

@@ -2,9 +2,10 @@
 
 A call never waits behind the queue. A resource has one owner at a time: the pool, in
 its idle list, or the `Loan` of one caller. A caller borrows an idle resource or makes
-one. A resource that is handed back is kept if it is healthy, there is room, and the
-pool is open. Otherwise its caller destroys it. `close()` decides once: a later `borrow`
-is refused, and what is handed back later is destroyed.
+one. Where there is `on_check` it checks an idle one first, and destroys it if that is
+not well. A resource that is handed back is kept if it is healthy, there is room, and
+the pool is open. Otherwise its caller destroys it. `close()` decides once: a later
+`borrow` is refused, and what is handed back later is destroyed.
 
 Idle resources lie on shelves. A resource may be bound to the thread that made it
 (sqlite3, Playwright). Then each thread has a shelf of its own, and takes from no other.
@@ -31,6 +32,7 @@ from collections.abc import Callable
 from typing import Any, Generic, TypeVar
 
 from tasker._pool.slots import Slots
+from tasker._sync import timer
 from tasker._sync.guard import raise_interrupt
 from tasker._sync.handover import set_from
 from tasker._sync.locks import new_lock
@@ -70,8 +72,9 @@ class Loan(Generic[R]):
     """The context of the task, if it has asked for it."""
 
 
-# What lies on a shelf.
-Idle = tuple[Any, Slot | None]
+# What lies on a shelf: a resource, its slot, and since when (`timer.now()`), where that
+# matters.
+Idle = tuple[Any, Slot | None, float]
 
 
 def _new_loan(resource: Any = NO_RESOURCE, slot: Slot | None = None) -> Loan[Any]:
@@ -129,9 +132,10 @@ class ResourcePool(Generic[R]):
     `maker(slot)` returns the function that makes a resource. `empty` is called when the
     last borrower hands back to a closed pool. `destroy` is called with a resource that
     is not kept, its slot, and the error that ended its last use, if there was one. It
-    returns the interrupt that has ended it, to be raised here when
-    the loan is over. It raises nothing but the exception of a signal handler, and only
-    before it has done anything."""
+    returns the interrupt that has ended it, to be raised here when the loan is over. It
+    raises nothing but the exception of a signal handler, and only before it has done
+    anything. `check` is called with the loan of an idle resource, and since when that
+    was idle. It returns why the resource is not well, or `None`."""
 
     def __init__(
         self,
@@ -144,6 +148,7 @@ class ResourcePool(Generic[R]):
         *,
         shared: bool = True,
         is_lost: Callable[[R], bool] | None = None,
+        check: Callable[[Loan[R], float], BaseException | None] | None = None,
     ) -> None:
         self._name = name
         self._size = size
@@ -152,6 +157,7 @@ class ResourcePool(Generic[R]):
         self._destroy = destroy
         self._empty = empty
         self._is_lost = is_lost
+        self._check = check
         self._lock = new_lock()
         self._shelves: dict[int, list[Idle]] = {}  # by their `id`
         self._kept = 0  # resources on them
@@ -181,25 +187,33 @@ class ResourcePool(Generic[R]):
         loan: Loan[R] = Loan()
         loan.borrower = threading.get_ident()
         loan.resource, loan.slot = NO_RESOURCE, None
+        healthy = True
 
         try:
             shelf = self._here.shelf
+            since = 0.0
             with self._lock:
                 closed = self._closed
                 if not closed:
                     self._loans.add(loan)
                     if shelf and not new:
-                        loan.resource, loan.slot = shelf[-1]
+                        loan.resource, loan.slot, since = shelf[-1]
                         del shelf[-1]
                         self._kept -= 1
+
+            if self._check is not None:
+                # None is well until its check says so: a Ctrl-C may end that.
+                healthy = False
+                self._let_pass(loan, shelf, since, self._check)
+                healthy = True
 
             if loan.resource is NO_RESOURCE and not closed:
                 self._make(loan)
         except BaseException:
             try:
-                self.hand_back(loan, healthy=True)
+                self.hand_back(loan, healthy=healthy)
             except BaseException:  # Ctrl-C in the middle of it
-                self.hand_back(loan, healthy=True)
+                self.hand_back(loan, healthy=healthy)
                 raise
             raise
 
@@ -208,6 +222,32 @@ class ResourcePool(Generic[R]):
                 f"{self._name} is stopping or closed: the task was not accepted"
             )
         return loan
+
+    def _let_pass(
+        self,
+        loan: Loan[R],
+        shelf: list[Idle],
+        since: float,
+        check: Callable[[Loan[R], float], BaseException | None],
+    ) -> None:
+        """Check the idle resource of a loan, if it has one.
+
+        One that is not well is destroyed, and the next one of the shelf is checked."""
+        while loan.resource is not NO_RESOURCE:
+            trouble = check(loan, since)
+            if trouble is None:
+                return
+
+            interrupt = self._destroy(loan.resource, loan.slot, trouble)
+            loan.resource = NO_RESOURCE
+            self._slots.free(loan)
+            raise_interrupt(interrupt)
+
+            with self._lock:
+                if shelf:
+                    loan.resource, loan.slot, since = shelf[-1]
+                    del shelf[-1]
+                    self._kept -= 1
 
     def _make(self, loan: Loan[R]) -> None:
         slot = self._slots.take(loan, threading.current_thread().name, Reason.CALL)
@@ -233,6 +273,7 @@ class ResourcePool(Generic[R]):
 
         May be called again, and must be if an interrupt ended it."""
         shelf: list[Idle] = self._here.shelf if healthy else []
+        since = 0.0 if self._check is None else timer.now()
 
         with self._lock:
             if healthy and self._is_lost is not None and loan.resource is not NO_RESOURCE:
@@ -244,7 +285,7 @@ class ResourcePool(Generic[R]):
                 and not self._closed
                 and loan.resource is not NO_RESOURCE
             ):
-                idle = loan.resource, loan.slot
+                idle = loan.resource, loan.slot, since
                 loan.resource, loan.slot = NO_RESOURCE, None
                 self._kept += 1
                 shelf.append(idle)
@@ -273,7 +314,7 @@ class ResourcePool(Generic[R]):
             with self._lock:
                 self._loans.add(loan)
                 for shelf in self._shelves.values():
-                    for place, (idle, slot) in enumerate(shelf):
+                    for place, (idle, slot, _) in enumerate(shelf):
                         if idle is resource:
                             loan.resource, loan.slot = idle, slot
                             del shelf[place]
@@ -300,7 +341,7 @@ class ResourcePool(Generic[R]):
                 with self._lock:
                     self._loans.add(loan)
                     if shelf:
-                        loan.resource, loan.slot = shelf[-1]
+                        loan.resource, loan.slot, _ = shelf[-1]
                         del shelf[-1]
                         self._kept -= 1
                 self.hand_back(loan, healthy=False)
@@ -314,7 +355,7 @@ class ResourcePool(Generic[R]):
         Returns what was idle. The caller destroys that, and frees the slots."""
         with self._lock:
             shelves = list(self._shelves.values())
-            loans = [_new_loan(*idle) for shelf in shelves for idle in shelf]
+            loans = [_new_loan(idle, slot) for shelf in shelves for idle, slot, _ in shelf]
             self._closed, self._kept, self._shelves = True, 0, {}
             for shelf in shelves:
                 shelf.clear()

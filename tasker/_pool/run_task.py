@@ -1,9 +1,9 @@
 """`RunTask`: the part of an engine that runs tasks in the threads of their callers.
 
 Such a task takes no lane and no worker. Its caller borrows a resource (see
-`resources`), runs the function, has an error judged as a worker would, and hands the
-resource back. The loan is the call: it names the engine, the context and the call
-around this one, so code inside can ask for them (see `current`).
+`resources`), runs the function, has an error judged as a worker would, resets the
+resource, and hands it back. The loan is the call: it names the engine, the context and
+the call around this one, so code inside can ask for them (see `current`).
 
 Where `run_task_limit` bounds the callers, each takes a turn first (see `turns`).
 """
@@ -12,10 +12,12 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Callable
+from functools import partial
 from types import CodeType, FunctionType
 from typing import Any, Generic, TypeVar
 
 from tasker import checks
+from tasker._pool.checking import Checks
 from tasker._pool.metrics import Counters
 from tasker._pool.queue import TaskQueue
 from tasker._pool.resources import Loan, ResourcePool
@@ -32,6 +34,7 @@ from tasker.snapshots import Stamps
 __all__ = ["Known", "RunTask"]
 
 R = TypeVar("R")
+T = TypeVar("T")
 
 # What was found out about the last function: its code, the number of arguments that it
 # was given, and the function itself if it wants its context then. Where there is no
@@ -48,6 +51,7 @@ class RunTask(Generic[R]):
     pool: ResourcePool[R]
     turns: Turns
     user: UserCode[R]
+    checks: Checks[R]
     has_collector: bool
     counters: Counters
     values: ManagerValues
@@ -132,6 +136,10 @@ class RunTask(Generic[R]):
             try:
                 if loan.context is not None:
                     self.run_contexts.discard(loan.context)
+                if healthy and self.user.resets:
+                    # unhealthy until it has returned: a Ctrl-C may end it
+                    healthy = False
+                    healthy = self._reset(loan)
                 self.pool.hand_back(loan, healthy=healthy)
             except BaseException:  # Ctrl-C in the middle of it
                 self.pool.hand_back(loan, healthy=healthy)
@@ -158,6 +166,24 @@ class RunTask(Generic[R]):
             except BaseException:  # Ctrl-C in the middle of it
                 self.turns.give_back(turn)
                 raise
+
+    def check_idle(self, loan: Loan[R], since: float) -> BaseException | None:
+        """Why an idle resource that is borrowed is not well, if it is not."""
+        if not self.checks.is_due(since):
+            return None
+
+        owner = f"{self.name}, run_task"
+        trouble = _call_hook(loan, partial(self.checks.trouble, owner, loan.resource))
+        if trouble is not None:
+            self.user.failed_check(owner, trouble)
+        return trouble
+
+    def _reset(self, loan: Loan[R]) -> bool:
+        """Reset a resource after a task. Returns whether it may serve another."""
+        error = _call_hook(loan, partial(self.user.reset, f"{self.name}, run_task", loan.resource))
+        if error is not None:
+            loan.error = error
+        return error is None
 
     def call_context(self, loan: Loan[R]) -> TaskContext:
         """The context of a `run_task`, made when its own thread first asks."""
@@ -197,3 +223,14 @@ class RunTask(Generic[R]):
             self.user.notify_collector("record_arrival")
         finally:
             self.user.notify_collector(end, stamps)
+
+
+def _call_hook(loan: Loan[Any], hook: Callable[[], T]) -> T:
+    """Call a hook for the resource of a loan: `current_slot()` tells its slot there."""
+    running = current.thread_state.running
+    outer = running.hook
+    try:
+        running.hook = loan.slot, running.loan
+        return hook()
+    finally:
+        running.hook = outer

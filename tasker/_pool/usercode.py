@@ -23,7 +23,7 @@ from tasker._tasks.hooks import takes_resource
 from tasker._tasks.unrun import look_at, refuse
 from tasker._tasks.wrapping import wrapper
 from tasker.config import Config, always_healthy
-from tasker.errors import TaskManagerKilledError, WorkerLostError, origin_of, shown
+from tasker.errors import TaskerError, TaskManagerKilledError, WorkerLostError, origin_of, shown
 from tasker.placement.base import Backend, Threads
 from tasker.slot import Slot
 from tasker.snapshots import Stamps, TaskMetrics
@@ -273,6 +273,24 @@ class UserCode(Generic[R]):
             )
             return False
 
+    def check(self, resource: R) -> BaseException | None:
+        """Call `on_check`. Returns why the resource is not well, if it is not."""
+        try:
+            verdict = self._backend.check(resource)
+            refuse("on_check", verdict)
+            leave_child()
+        except BaseException as error:
+            pass_on(error)
+            return error
+
+        return TaskerError("on_check returned False") if verdict is False else None
+
+    def failed_check(self, owner: str, trouble: BaseException | None) -> None:
+        """A resource did not pass its check."""
+        self._logger.outage(
+            "%s: the resource did not pass its check and is replaced", owner, error=trouble
+        )
+
     def reset(self, owner: str, resource: R) -> BaseException | None:
         """Clean a resource after a task. Returns the error that has broken it."""
         try:
@@ -292,6 +310,7 @@ class UserCode(Generic[R]):
         """In a forked child nothing of this is called: it is the parent's (R5)."""
         self._collector = None
         self._judge = _without_resource(always_healthy)
+        self.checks = self.resets = False
         self._backend.leave_to_parent()
         self._logger.leave_to_parent()
 

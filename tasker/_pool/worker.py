@@ -35,11 +35,13 @@ from concurrent.futures._base import FINISHED
 from typing import Any, Generic, Protocol, TypeVar
 
 from tasker._pool.backoff import Backoff
+from tasker._pool.checking import Checks
 from tasker._pool.metrics import FULL_LENGTH, Shard
 from tasker._pool.queue import TaskQueue
 from tasker._pool.resources import NO_RESOURCE
 from tasker._pool.slots import Slots
 from tasker._pool.usercode import Event, UserCode
+from tasker._sync import timer
 from tasker._sync.clock import monotonic
 from tasker._sync.guarded_logger import GuardedLogger
 from tasker._sync.locks import release_locks
@@ -61,6 +63,8 @@ R = TypeVar("R")
 
 # Found in place of a task: a reason to leave the loop.
 _LEAVE: Any = object()
+# Found in place of a task: the resource is to be checked before it takes one.
+_CHECK: Any = object()
 
 
 class EngineForWorker(Protocol[R]):
@@ -72,6 +76,7 @@ class EngineForWorker(Protocol[R]):
     logger: GuardedLogger
     settling: set[TaskFuture[Any]]
     backoff: Backoff
+    checks: Checks[R]
     max_retries: int
     values: ManagerValues
     may_retry: bool
@@ -117,6 +122,9 @@ class Worker(Generic[R]):
         self.started: bool = False
         # Whether it pauses before it makes a resource. Then it can leave at once.
         self.pausing: bool = False
+        # Whether an `on_check` of its has not returned in time, nor yet. It counts as
+        # one that creates, as it will have no use of this resource.
+        self.checks_too_long: bool = False
         self.dismissed: bool = False
         # Why its resource serves no longer, once it does not.
         self.unfit: Reason | None = None
@@ -124,6 +132,9 @@ class Worker(Generic[R]):
         self._reason = Reason.HIRED
         # The attempts of the task that it took, as they were then. For `_goes_on`.
         self._attempts_before = 0
+        # When its resource was made, or last passed a check or ended a task, by
+        # `timer.now()`. Only where there is `on_check`.
+        self._proved_at = 0.0
 
         # Its resources in a row that failed: they were not made, or they broke or were
         # lost before they had done a task well.
@@ -169,7 +180,10 @@ class Worker(Generic[R]):
         """Note that its resource is lost; returns whether the worker is idle.
 
         An idle worker makes another resource now. A busy one finds out by itself."""
-        self.unfit = Reason.LOST
+        self.unfit = self.unfit or Reason.LOST
+        return self._wake_if_idle()
+
+    def _wake_if_idle(self) -> bool:
         # The announcement is taken back, so that no task is meant for it.
         idle = self._queue.idle.take_back(self.parker)
 
@@ -201,6 +215,7 @@ class Worker(Generic[R]):
                 self.resource = self._held[0]
                 self.holds_resource = True
                 self._completed_before = self.shard.finished()[0]
+                self._proved_at = timer.now()
                 # A loss from now on is reported by `resource_lost`.
                 self.unfit = Reason.LOST if self._engine.user.is_lost(self.resource) else None
                 self._engine.resource_made()
@@ -209,6 +224,8 @@ class Worker(Generic[R]):
 
                 self._failures = self._failures_with_this()
                 self._reason = self.unfit or Reason.BROKEN
+                if self.unfit is Reason.CHECK:
+                    self._engine.user.failed_check(self.name, self._broken_by)
                 self._destroy()
 
         # Not raised by the user's code, which is guarded where it is called.
@@ -318,9 +335,14 @@ class Worker(Generic[R]):
     def _failures_with_this(self) -> int:
         """The failures in a row, should its resource fail now.
 
-        There are none if the resource has done a task well."""
+        There are none if the resource has done a task well, or passed a check."""
         works = self.shard.finished()[0] != self._completed_before
-        return 0 if works else self._failures + 1
+        if works:
+            return 0
+
+        # A failed check adds none. A time of idleness came before it, which bounds how
+        # often that happens, and a task may wait for the next resource.
+        return self._failures + (self.unfit is not Reason.CHECK)
 
     def _serve(self, resource: R) -> None:
         """Run tasks until the resource is broken or the worker leaves.
@@ -464,7 +486,10 @@ class Worker(Generic[R]):
             self.unfit = Reason.LOST
             user.was_lost(self.name)
         elif ran and user.resets and (error := user.reset(self.name, self.resource)) is not None:
-            self.unfit, self._broken_by = Reason.BROKEN, error
+            self.unfit = Reason.LOST if user.is_lost(self.resource) else Reason.BROKEN
+            self._broken_by = error
+        elif ran and user.checks:
+            self._proved_at = timer.now()
 
         return self.unfit is None
 
@@ -574,8 +599,13 @@ class Worker(Generic[R]):
 
         `None`: it was dismissed, its resource is unfit, or the queue is closed and
         empty."""
+        checks = self._engine.user.checks
         while self._employed() and self.unfit is None:
-            task = self._queue.idle.park(self.parker, self._look)
+            task = (
+                self._park_between_checks()
+                if checks
+                else self._queue.idle.park(self.parker, self._look)
+            )
             if task is not None and task is not _LEAVE:
                 self._queue.wake_next()
                 return task
@@ -599,6 +629,76 @@ class Worker(Generic[R]):
         elif self._queue.is_drained():
             return _LEAVE  # type: ignore[no-any-return]
         return task
+
+    # -- checks (see `checking`) -------------------------------------------------------
+
+    def _park_between_checks(self) -> TaskFuture[Any] | None:
+        """Park until there is a task, or the resource has passed a check."""
+        keepalive = self._engine.checks.keepalive
+        if keepalive is None:
+            found = self._queue.idle.park(self.parker, self._look_or_check)
+        else:
+            alarm = timer.at(self._proved_at + keepalive, self._wake_if_idle)
+            try:
+                found = self._queue.idle.park(self.parker, self._look_or_check)
+            finally:
+                alarm.cancel()
+
+        return self._check_and_take() if found is _CHECK else found
+
+    def _look_or_check(self) -> TaskFuture[Any] | None:
+        # As `_look`. No task is taken before the resource has passed its check.
+        checks = self._engine.checks
+        if self.unfit is not None or not self._employed():
+            return self._look()
+
+        # In this order: see `TaskQueue`, "Waking".
+        self._queue.waking = False
+        due = self._is_check_due()
+        if (due and checks.claim(self.name)) or checks.is_to_be_kept_alive(self._proved_at):
+            return _CHECK  # type: ignore[no-any-return]
+
+        return None if due else self._look()
+
+    def _is_check_due(self) -> bool:
+        """Whether its resource has to pass a check before the next task."""
+        return self._engine.checks.is_due(self._proved_at)
+
+    def _check_and_take(self) -> TaskFuture[Any] | None:
+        """Check the resource, then take a task, if there is one and all is well."""
+        try:
+            if not self._passes_check():
+                return None
+
+            task = self._queue.take(self)
+            if task is not None:
+                self._attempts_before = task.attempts
+            return task
+        finally:
+            # The task is out of its lane, or another worker is woken for it.
+            self._engine.checks.end_claim(self.name)
+
+    def _passes_check(self) -> bool:
+        """Call `on_check`. A resource that does not pass is unfit."""
+        trouble = self._engine.checks.trouble(self.name, self.resource, self._check_is_late)
+        self.checks_too_long = False
+
+        if trouble is not None:
+            self.unfit, self._broken_by = Reason.CHECK, trouble
+        else:
+            # It is known to work.
+            self._completed_before = -1
+            self._proved_at = timer.now()
+
+        # It may have been lost after it passed.
+        return self.unfit is None
+
+    def _check_is_late(self) -> None:
+        self.creating_since = monotonic()
+        self.checks_too_long = self.creating = True
+        self.holds_resource = False
+
+    # -- the end -----------------------------------------------------------------------
 
     def _give_up_task(self, error: BaseException) -> None:
         """The loop itself failed: see to the task in its hand.
