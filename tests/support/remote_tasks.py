@@ -49,6 +49,51 @@ def cannot_create() -> None:
     raise OSError("down for ever")
 
 
+def check(resource: Resource) -> bool:
+    resource.journal.note("checked", resource.key, os.getpid() == resource.pid)
+    return not resource.broken
+
+
+def check_lossily(resource: Resource) -> None:
+    if not check(resource):
+        raise Lossy(7, "gone")
+
+
+def check_fatally(resource: Resource) -> None:
+    if not check(resource):
+        os._exit(7)
+
+
+def check_behind(gate: Gate, resource: Resource) -> bool:
+    """The first one stands before a gate."""
+    if check(resource) and not gate.is_reached():
+        gate.pass_through()
+    return True
+
+
+def reset(resource: Resource) -> None:
+    resource.journal.note("reset", resource.key, resource.uses, os.getpid() == resource.pid)
+    resource.uses = 0
+
+
+def reset_lossily(resource: Resource) -> None:
+    reset(resource)
+    if resource.broken:
+        raise Lossy(7, "cannot roll back")
+
+
+def reset_fatally(resource: Resource) -> None:
+    reset(resource)
+    if resource.broken:
+        os._exit(7)
+
+
+def reset_behind(gate: Gate, resource: Resource) -> None:
+    reset(resource)
+    if resource.broken:
+        gate.pass_through()
+
+
 @contextmanager
 def entered(journal: Journal) -> Iterator[str]:
     journal.note("entered", os.getpid())
@@ -70,6 +115,12 @@ def is_with_a_resource() -> bool:
 
 def is_current(resource: object) -> bool:
     return current_resource() is resource
+
+
+def spoil(resource: Resource) -> str:
+    """Breaks its resource, and does not say so."""
+    resource.broken = True
+    return resource.key
 
 
 def process_of(resource: object) -> int:

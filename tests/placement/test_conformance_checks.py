@@ -1,0 +1,196 @@
+"""A resource is checked and reset where it lives, and what these hooks do costs no task. Each test has its manager."""
+
+from __future__ import annotations
+
+import threading
+from functools import partial
+
+import pytest
+
+from tasker import Config, ConfigError
+from tasker.slot import Reason
+from tasker.testing import ManualClock
+from tests.support import remote_tasks
+from tests.support.errors import Lossy
+from tests.support.journal import Session, assert_adds_up, assert_destroyed_once
+from tests.support.waiting import PATIENCE, eventually
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture
+def clock():
+    with ManualClock() as clock:
+        yield clock
+
+
+def is_idle(manager):
+    eventually(lambda: manager.stats().idle_workers == 1, "an idle worker")
+
+
+def spoiled(manager, clock):
+    """The key of the manager's resource, which is broken and was idle for long."""
+    key = manager.queue_task(remote_tasks.spoil)
+    is_idle(manager)
+    clock.advance(2)
+    return key
+
+
+# -- checks ------------------------------------------------------------------------------------------------------------
+
+
+def test_an_idle_resource_is_checked_where_it_lives(placed_manager, journal, clock):
+    manager = placed_manager(on_check=remote_tasks.check)
+    first = manager.queue_task(remote_tasks.key)
+    assert journal.of("checked") == []
+    is_idle(manager)
+    clock.advance(2)
+    assert manager.queue_task(remote_tasks.key) == first
+    assert journal.of("checked") == [f"{first} True"]
+    manager.stop()
+    assert_destroyed_once(journal, 1)
+
+
+@pytest.mark.usefixtures("endless_pauses")
+@pytest.mark.parametrize("on_check", ["check", "check_lossily"])
+def test_a_failed_check_replaces_the_resource_and_costs_the_task_no_attempt(
+    placed_manager, journal, clock, log, on_check
+):
+    manager = placed_manager(on_check=getattr(remote_tasks, on_check), max_retries=0)
+    broken = spoiled(manager, clock)
+    future = manager.submit(remote_tasks.key)
+    assert future.result(PATIENCE) != broken
+    assert future.attempts == 1
+    assert manager._engine.crew.members[0]._reason is Reason.CHECK
+    (told,) = log.loud()
+    assert "did not pass its check and is replaced" in told
+    manager.stop()
+    assert_destroyed_once(journal, 2)
+    assert_adds_up(manager, arrived=2, completed=2)
+
+
+def test_a_context_manager_is_exited_with_what_its_check_raised(placed_manager, journal, clock):
+    opened = Config.from_context_manager(partial(Session, journal), worker_count=1)
+    manager = placed_manager(
+        on_create=opened.on_create,
+        on_destroy=opened.on_destroy,
+        on_check=partial(remote_tasks.fail, error=OSError("gone")),
+    )
+    is_idle(manager)
+    clock.advance(2)
+    assert manager.queue_task(remote_tasks.give, 1) == 1
+    assert manager.stop().destroy_errors == 0
+    assert journal.of("exited") == ["OSError gone", "None None"]
+
+
+def test_a_check_that_hangs_is_ended_with_its_place(
+    placed_manager, is_remote, journal, clock, gate, log
+):
+    manager = placed_manager(on_check=partial(remote_tasks.check_behind, gate), max_retries=0)
+    first = manager.queue_task(remote_tasks.key)
+    is_idle(manager)
+    clock.advance(2)
+    future = manager.submit(remote_tasks.key)
+    gate.await_reached()
+    clock.advance(5)
+    if not is_remote:
+        gate.open()
+    assert future.result(PATIENCE) != first
+    assert future.attempts == 1
+    assert manager._engine.crew.members[0]._reason is Reason.CHECK
+    eventually(lambda: log.telling(of="(check_timeout)"), "the log")
+    assert manager.stop().drained
+    assert len(journal.of("created")) == 2
+
+
+def test_a_check_that_ends_its_place_costs_the_task_no_attempt(
+    placed_manager, is_remote, journal, clock
+):
+    if not is_remote:
+        pytest.skip("it would end this process")
+    manager = placed_manager(on_check=remote_tasks.check_fatally, max_retries=0)
+    broken = spoiled(manager, clock)
+    future = manager.submit(remote_tasks.key)
+    assert future.result(PATIENCE) != broken
+    assert future.attempts == 1
+
+
+def test_run_task_checks_and_resets_its_resource_too(placed_manager, journal, clock):
+    manager = placed_manager(
+        resource_pool_size=1, on_check=remote_tasks.check, on_reset=remote_tasks.reset
+    )
+    kept = manager.run_task(remote_tasks.key)
+    assert journal.of("reset") == [f"{kept} 0 True"]
+    assert manager.run_task(remote_tasks.spoil) == kept
+    clock.advance(2)
+    assert manager.run_task(remote_tasks.key) != kept
+    assert journal.of("checked") == [f"{kept} True"]
+    manager.stop()
+    assert_destroyed_once(journal, 3)
+
+
+# -- resets ------------------------------------------------------------------------------------------------------------
+
+
+def test_a_resource_is_reset_after_each_task_where_it_lives(placed_manager, journal):
+    manager = placed_manager(on_reset=remote_tasks.reset)
+    key = manager.queue_task(remote_tasks.key)
+    futures = [manager.submit(remote_tasks.count_uses) for _ in range(3)]
+    assert [future.result(PATIENCE) for future in futures] == [1, 1, 1]
+    assert type(manager.submit(remote_tasks.fail, Lossy(7, "x")).exception(PATIENCE)) is not None
+    manager.stop()
+    assert journal.of("reset") == [f"{key} {uses} True" for uses in (0, 1, 1, 1, 0)]
+    assert_destroyed_once(journal, 1)
+
+
+@pytest.mark.parametrize(
+    ("on_reset", "reason"), [("reset_lossily", Reason.BROKEN), ("reset_fatally", Reason.LOST)]
+)
+def test_a_failed_reset_replaces_the_resource_and_the_outcome_stands(
+    placed_manager, is_remote, journal, on_reset, reason
+):
+    if on_reset == "reset_fatally" and not is_remote:
+        pytest.skip("it would end this process")
+    manager = placed_manager(on_reset=getattr(remote_tasks, on_reset), max_retries=0)
+    broken = manager.queue_task(remote_tasks.spoil)
+    future = manager.submit(remote_tasks.key)
+    assert future.result(PATIENCE) != broken
+    assert future.attempts == 1
+    assert manager._engine.crew.members[0]._reason is reason
+    manager.stop()
+    assert len(journal.of("created")) == 2
+
+
+def test_a_reset_that_hangs_is_ended_with_its_place(placed_manager, is_remote, journal, gate, log):
+    if not is_remote:
+        pytest.skip("no thread can be ended")
+    manager = placed_manager(
+        on_reset=partial(remote_tasks.reset_behind, gate), max_retries=0, create_timeout=3
+    )
+    broken = manager.queue_task(remote_tasks.spoil)
+    gate.await_reached()
+    future = manager.submit(remote_tasks.key)
+    assert future.result(PATIENCE) != broken
+    assert future.attempts == 1
+    assert log.telling(of="on_reset has not returned within 3 s (create_timeout)")
+
+
+def test_kill_ends_the_place_of_a_reset_that_hangs(placed_manager, is_remote, gate):
+    manager = placed_manager(on_reset=partial(remote_tasks.reset_behind, gate))
+    manager.queue_task(remote_tasks.spoil)
+    gate.await_reached()
+    report = manager.kill(PATIENCE if is_remote else 0)
+    assert report.abandoned == (() if is_remote else ("tasker-worker-1",))
+
+
+# -- what cannot be sent -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("hook", ["on_check", "on_reset"])
+def test_a_hook_that_cannot_be_sent_is_named(placed_manager, is_remote, hook):
+    lock = threading.Lock()
+    if not is_remote:
+        placed_manager(**{hook: partial(remote_tasks.give, lock)})
+        return
+    with pytest.raises(ConfigError, match=f"{hook} cannot be sent to another process"):
+        placed_manager(**{hook: partial(remote_tasks.give, lock)})
