@@ -259,6 +259,12 @@ argument(
     right=[None, "/usr/bin/python3", Path("python3")],
 )
 argument(
+    "Processes.environment",
+    lambda world, value: Processes(environment=value),
+    wrong=MAPPINGS,
+    right=[None, {}, {"A": "1"}, lambda slot: {}],
+)
+argument(
     "Ray.grace",
     lambda world, value: Ray(grace=value),
     wrong=seconds("0 or more", finite=True),
@@ -302,7 +308,7 @@ argument(
     "Ray.runtime_env",
     lambda world, value: Ray(runtime_env=value),
     wrong=MAPPINGS,
-    right=[None, {"pip": ["x"]}],
+    right=[None, {"pip": ["x"]}, lambda slot: {}],
 )
 argument(
     "Ray.scheduling_strategy",  # at objects Ray looks, when a manager is made

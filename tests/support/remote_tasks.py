@@ -10,9 +10,10 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
-from tasker import Context, current_context, current_resource
+from tasker import Context, Slot, current_context, current_resource, current_slot
 from tests.support.errors import Faithful, Lossy, Sick
 from tests.support.journal import Gate, Journal, Resource
 from tests.support.waiting import PATIENCE, eventually
@@ -101,6 +102,29 @@ def entered(journal: Journal) -> Iterator[str]:
     journal.note("left", os.getpid())
 
 
+@contextmanager
+def entered_in_slot(journal: Journal, slot: Slot) -> Iterator[str]:
+    journal.note("entered", slot.index)
+    yield "resource"
+    journal.note("left", current_slot().index)
+
+
+def create_in_slot(journal: Journal, slot: Slot) -> Resource:
+    assert current_slot() == slot
+    journal.note("slot", slot.index, slot.generation, slot.reason, slot.worker)
+    return journal.create()
+
+
+def destroy_in_slot(resource: Resource) -> None:
+    resource.journal.note("freed", current_slot().index)
+    resource.journal.destroy(resource)
+
+
+def judge_in_slot(error: Exception, resource: Resource) -> bool:
+    resource.journal.note("judged", current_slot().index)
+    return False
+
+
 # -- tasks ---------------------------------------------------------------------------------------------------------
 
 
@@ -121,6 +145,14 @@ def spoil(resource: Resource) -> str:
     """Breaks its resource, and does not say so."""
     resource.broken = True
     return resource.key
+
+
+def slot_of(resource: object, *items: object) -> Slot:
+    return current_slot()
+
+
+def index_of_slot() -> int:
+    return current_slot().index
 
 
 def process_of(resource: object) -> int:
@@ -410,3 +442,9 @@ def log_and_create() -> None:
 
 def log_destroying(resource: object) -> None:
     logger.warning("destroying")
+
+
+def environment_at_start(resource: object) -> dict[str, str]:
+    """The environment with which this process was started."""
+    begun = Path("/proc/self/environ").read_text().split("\0")
+    return dict(each.split("=", 1) for each in begun if each)

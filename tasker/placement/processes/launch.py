@@ -17,6 +17,7 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 
 from tasker._sync.locks import new_lock
@@ -37,7 +38,12 @@ _PROGRAM = (
 
 
 def launch(
-    python: str, descriptors: dict[str, int], *, error: int | None, group: bool
+    python: str,
+    descriptors: dict[str, int],
+    environment: Mapping[str, str],
+    *,
+    error: int | None,
+    group: bool,
 ) -> subprocess.Popen[bytes]:
     """Start the program of a child.
 
@@ -65,7 +71,7 @@ def launch(
     try:
         return subprocess.Popen(
             command,
-            env={**os.environ, STARTING: str(os.getpid())},
+            env={**environment, STARTING: str(os.getpid())},
             stdin=subprocess.DEVNULL,
             stdout=_standard(1),
             stderr=_standard(2) if error is None else error,

@@ -8,15 +8,18 @@ parent sees it, and `child_main` is the program that the child runs.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any
+from typing import Any, TypeGuard
 
 from tasker import checks
+from tasker._base.callables import check_callable
+from tasker._tasks.unrun import refuse
 from tasker.errors import ConfigError, shown
 from tasker.placement.base import Backend, Settings
 from tasker.placement.processes import beginning
+from tasker.slot import Slot
 
 __all__ = ["Processes"]
 
@@ -49,12 +52,33 @@ class Processes:
     Python is embedded. `None`: the one given to `multiprocessing.set_executable`, or
     else `sys.executable`."""
 
+    environment: Mapping[str, str] | Callable[[Slot], Mapping[str, str]] | None = None
+    """What the environment of a child has beside that of its parent.
+
+    A function of the slot gives each child its own, as in
+    `lambda slot: {"CUDA_VISIBLE_DEVICES": str(slot.index)}`. It is called in the
+    parent, by the worker's thread. The child begins with this environment, so it is in
+    force before anything is imported."""
+
     def __post_init__(self) -> None:
         checks.seconds("grace", self.grace)
         checks.flag("kill_group", self.kill_group)
         if not isinstance(self.executable, str | os.PathLike | None) or self.executable == "":
             raise ConfigError(
                 f"executable must be None or the path of a Python, not {shown(self.executable)}"
+            )
+
+        given: Any = self.environment
+        if callable(given):
+            check_callable(
+                "environment", given, 1, given="the slot", thorough=True, error=ConfigError
+            )
+        elif _is_mapping(given):
+            _check_variables(given)
+        elif given is not None:
+            raise ConfigError(
+                "environment must be None or a mapping of names to strings, "
+                f"or a function of the slot that returns one, not {shown(given)}"
             )
 
     def open(self, settings: Settings, lost: Callable[[Any], None]) -> Backend:
@@ -78,5 +102,44 @@ class Processes:
         grace = checks.patience("grace", self.grace)
         return RemoteBackend(
             settings,
-            lambda name: ProcessProxy(name, grace, lost, python=program, group=self.kill_group),
+            lambda name, slot: ProcessProxy(
+                name,
+                grace,
+                lost,
+                python=program,
+                group=self.kill_group,
+                environment=self._environment_of(slot),
+            ),
         )
+
+    def _environment_of(self, slot: Slot) -> Mapping[str, str] | None:
+        if not callable(self.environment):
+            return self.environment
+
+        made: object = self.environment(slot)
+        refuse("environment", made)
+        if not _is_mapping(made):
+            raise ConfigError(
+                f"environment must return a mapping of names to strings, not {shown(made)}"
+            )
+
+        return _check_variables(made)
+
+
+def _is_mapping(value: object) -> TypeGuard[Mapping[Any, Any]]:
+    return isinstance(value, Mapping)
+
+
+def _check_variables(variables: Mapping[Any, Any]) -> Mapping[str, str]:
+    """Raise `ConfigError` for what cannot be a part of an environment.
+
+    The error quotes only what is wrong: the other values may be secrets."""
+    for name, value in variables.items():
+        if not isinstance(name, str) or not name or "=" in name or "\0" in name:
+            raise ConfigError(f"environment must map names to strings: {shown(name)} is no name")
+        if not isinstance(value, str) or "\0" in value:
+            raise ConfigError(
+                f"environment must map names to strings: {name} cannot be {shown(value)}"
+            )
+
+    return variables

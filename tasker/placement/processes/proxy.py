@@ -22,7 +22,7 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from tasker._sync import timer
@@ -60,15 +60,18 @@ class ProcessProxy(ResourceProxy):
         *,
         python: str = sys.executable,
         group: bool = True,
+        environment: Mapping[str, str] | None = None,
     ) -> None:
         """Start `python` as the child process.
 
-        `group`: the programs that the child has started end with it. Raises `OSError`
-        or `RuntimeError` when the system has no more processes or threads."""
+        `group`: the programs that the child has started end with it. `environment` is
+        what its environment has beside this one's. Raises `OSError` or `RuntimeError`
+        when the system has no more processes or threads."""
         super().__init__(name, grace, on_lost)
         # As `subprocess` has it, once the process is dead and its exit code is known.
         self.exit_code: int | None = None
         self._group = group
+        self._environment: dict[str, str] = {**os.environ, **(environment or {})}
         # Whether another process may have its number by now.
         self._ended = False
         self._dead = threading.Event()
@@ -120,6 +123,8 @@ class ProcessProxy(ResourceProxy):
                     kind, protocol.CALL_HEAD.pack(*head), packed.body, buffers=packed.buffers
                 )
             else:
+                if kind == protocol.SETUP:
+                    what = what._replace(environment=self._environment)
                 self._wire.send(kind, pickle.dumps(what))
             return self._answer(progress)
         except (EOFError, OSError):
@@ -229,7 +234,9 @@ class ProcessProxy(ResourceProxy):
                 "orders": orders,
                 "mark": self._mark.descriptor,
             }
-            process = launch(python, streams, error=self._stderr.end, group=self._group)
+            process = launch(
+                python, streams, self._environment, error=self._stderr.end, group=self._group
+            )
         except BaseException:
             # No more descriptors, or processes, for now.
             for end in ends:

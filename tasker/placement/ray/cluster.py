@@ -17,7 +17,7 @@ import signal
 import socket
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from importlib import import_module
 from typing import Any
 
@@ -25,11 +25,13 @@ from tasker._sync.callback_runner import CallbackRunner
 from tasker._sync.clock import monotonic
 from tasker._sync.guarded_logger import GuardedLogger
 from tasker._sync.locks import new_lock
+from tasker._tasks.unrun import refuse
 from tasker.errors import ConfigError, shown
 from tasker.placement.base import Backend, Settings
 from tasker.placement.ray.actor import CONTROL, THREADS, ResourceActor
 from tasker.placement.ray.proxy import ActorProxy
 from tasker.placement.remote.backend import RemoteBackend
+from tasker.slot import Slot
 
 __all__ = ["RayBackend"]
 
@@ -55,7 +57,12 @@ class RayBackend(RemoteBackend):
         grace: float,
         options: dict[str, Any],
     ) -> None:
-        super().__init__(settings, lambda name: ActorProxy(name, grace, lost, self))
+        super().__init__(settings, lambda name, slot: ActorProxy(name, grace, lost, self, slot))
+        environment = options.get("runtime_env")
+        # The function of the slot that makes it.
+        self._environment_of: Callable[[Slot], object] | None = None
+        if callable(environment):
+            self._environment_of = options.pop("runtime_env")
         self._options = options
         # The nodes that were lost, and when.
         self._lost_nodes: dict[str, float] = {}
@@ -89,7 +96,10 @@ class RayBackend(RemoteBackend):
 
     # -- called by proxies (proxy.Cluster) ---------------------------------------------
 
-    def new_actor(self) -> Any:
+    def new_actor(self, slot: Slot) -> Any:
+        options = dict(self._options)
+        if self._environment_of is not None:
+            options["runtime_env"] = _checked(self._environment_of(slot))
         # Otherwise Ray would start a cluster.
         if not self.ray.is_initialized():
             raise ConnectionError("this process is not connected to Ray any more")
@@ -99,7 +109,6 @@ class RayBackend(RemoteBackend):
         self._resources = {
             name: amount for name, amount in has.items() if not name.startswith("node:")
         }
-        options = dict(self._options)
         with self._lock:
             excluded = [
                 node for node, when in self._lost_nodes.items() if now - when < AVOID_NODE_S
@@ -136,6 +145,14 @@ class RayBackend(RemoteBackend):
     def lacking(self) -> str:
         wanted = self._options or "with Ray's defaults"
         return f"the cluster has given no actor {wanted} (it has {self._resources})"
+
+
+def _checked(environment: object) -> object:
+    refuse("runtime_env", environment)
+    if not isinstance(environment, Mapping):
+        raise ConfigError(f"runtime_env must return a mapping, not {shown(environment)}")
+
+    return environment  # pyright: ignore[reportUnknownVariableType]
 
 
 # -- the connection --------------------------------------------------------------------

@@ -13,8 +13,10 @@ from datetime import timedelta
 from typing import Any
 
 from tasker import checks
+from tasker._base.callables import check_callable
 from tasker.errors import ConfigError, shown
 from tasker.placement.base import Backend, Settings
+from tasker.slot import Slot
 
 __all__ = ["Ray"]
 
@@ -52,10 +54,11 @@ class Ray:
     """Labels that a node must have."""
     scheduling_strategy: Any = None
     """"DEFAULT", "SPREAD", or a strategy from `ray.util.scheduling_strategies`."""
-    runtime_env: Mapping[str, Any] | None = None
+    runtime_env: Mapping[str, Any] | Callable[[Slot], Mapping[str, Any]] | None = None
     """What a node gets before an actor runs there.
 
-    Packages, files, environment variables."""
+    Packages, files, environment variables. A function of the slot gives each actor its
+    own. It is called by the worker's thread, before the actor is made."""
 
     def __post_init__(self) -> None:
         checks.seconds("grace", self.grace)
@@ -70,7 +73,18 @@ class Ray:
             if value is not None and not checks.is_amount(value):
                 raise ConfigError(f"{name} must be None or a number, 0 or more, not {shown(value)}")
 
-        for name in ("resources", "label_selector", "runtime_env"):
+        environment: Any = self.runtime_env
+        if callable(environment):
+            check_callable(
+                "runtime_env", environment, 1, given="the slot", thorough=True, error=ConfigError
+            )
+        elif not isinstance(environment, Mapping | None):
+            raise ConfigError(
+                "runtime_env must be None or a mapping, "
+                f"or a function of the slot that returns one, not {shown(environment)}"
+            )
+
+        for name in ("resources", "label_selector"):
             if not isinstance(getattr(self, name), Mapping | None):
                 raise ConfigError(
                     f"{name} must be None or a mapping, not {shown(getattr(self, name))}"

@@ -27,6 +27,7 @@ from tasker.placement.remote import pickling, protocol
 from tasker.placement.remote.logs import handle_record
 from tasker.placement.remote.pickling import Outcome
 from tasker.placement.remote.proxy import Answer, NoAnswerError, ResourceProxy
+from tasker.slot import Slot
 
 __all__ = ["ActorProxy", "Cluster"]
 
@@ -46,10 +47,11 @@ class Cluster(Protocol):
     ray: Any
     """The module."""
 
-    def new_actor(self) -> Any:
+    def new_actor(self, slot: Slot) -> Any:
         """A new actor, on a node that is not known to be lost.
 
-        Raises `ConnectionError`, and what Ray raises for its options."""
+        Raises `ConnectionError`, and what Ray raises for its options. Calls a function
+        of the user's."""
         ...
 
     def kill(self, actor: Any) -> None:
@@ -81,7 +83,12 @@ class ActorProxy(ResourceProxy):
     KIND: str = "an actor"
 
     def __init__(
-        self, name: str, grace: float, on_lost: Callable[[Any], None], cluster: Cluster
+        self,
+        name: str,
+        grace: float,
+        on_lost: Callable[[Any], None],
+        cluster: Cluster,
+        slot: Slot,
     ) -> None:
         super().__init__(name, grace, on_lost)
         self._cluster = cluster
@@ -91,7 +98,7 @@ class ActorProxy(ResourceProxy):
         self._why = ""
         # The node where it runs; empty until it runs.
         self._node = ""
-        self._actor = cluster.new_actor()
+        self._actor = cluster.new_actor(slot)
         self._run = self._actor.run.remote
         self._actor.live.remote().future().add_done_callback(self._ended)
 
@@ -123,11 +130,8 @@ class ActorProxy(ResourceProxy):
                     return error, None
         elif kind == protocol.SETUP:
             self._node = self._await(actor.where.remote())
-            # The node has an environment of its own, and need not see what is in this
-            # one.
-            reply = actor.create.remote(
-                pickle.dumps(what._replace(argv=[], environment={}, inheritance=None))
-            )
+            # What belongs to this process stays here.
+            reply = actor.create.remote(pickle.dumps(what._replace(argv=[], inheritance=None)))
         elif kind == protocol.DESTROY:
             reply = actor.destroy.remote(what)
         else:

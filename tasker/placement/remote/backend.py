@@ -7,7 +7,6 @@ closes.
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Callable
 from typing import Any
@@ -37,7 +36,8 @@ _LEAVE_S = 3.0
 
 
 class RemoteBackend(Backend):
-    """The proxies of one manager, each made by `new_proxy(name)` in its owner's thread.
+    """The proxies of one manager, each made by `new_proxy(name, slot)` in its owner's
+    thread.
 
     Raises `ConfigError` when a hook that runs there cannot be pickled, or when threads
     are greenlets. `_lock` is held while
@@ -46,7 +46,7 @@ class RemoteBackend(Backend):
     may_lose = True
     takes_slot = True
 
-    def __init__(self, settings: Settings, new_proxy: Callable[[str], ResourceProxy]) -> None:
+    def __init__(self, settings: Settings, new_proxy: Callable[[str, Slot], ResourceProxy]) -> None:
         if current.thread_state.running.imports:
             raise EndlessError(
                 "a module that a child process (or an actor) imports for its parent makes a "
@@ -93,7 +93,7 @@ class RemoteBackend(Backend):
         if self.impossible is not None:
             raise self.impossible.with_traceback(None)
 
-        proxy = self._new_proxy(name)
+        proxy = self._new_proxy(name, slot)
         with self._lock:
             self._proxies = (*self._proxies, proxy)
         # (R1)
@@ -214,7 +214,7 @@ class RemoteBackend(Backend):
             name=name,
             path=[entry for entry in sys.path if isinstance(entry, str)],
             argv=list(sys.argv),
-            environment=dict(os.environ),
+            environment={},
             inheritance=inheritance(),
             levels=levels(),
             values=self._values,

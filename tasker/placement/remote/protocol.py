@@ -62,6 +62,7 @@ class Setup(NamedTuple):
     """`sys.path`."""
     argv: list[str]
     environment: dict[str, str]
+    """All of it. Only a child process gets one."""
     inheritance: Inheritance | None
     levels: dict[str, int]
     """The levels of those loggers that have one."""
