@@ -7,10 +7,11 @@ The model is the resource: loading it takes long, asking it is quick. Each worke
 it once and then answers batch after batch. Models on GPUs are served like this. There
 are as many workers as models fit, and no model is loaded for a single question.
 
-With Ray `--gpus 1` (or 0.25, for four workers on one) gives each worker's actor a GPU
-of the cluster. CUDA_VISIBLE_DEVICES names it, so a framework finds it as "cuda:0". This
-model has no use for a GPU. It is Bayes' rule with the names that occur in the files. It
-learns from every second file and is asked about the others.
+`--gpus 1` (or 0.25, for four workers on one) gives each worker a GPU: in processes by
+the number of its slot, with Ray one of the cluster. CUDA_VISIBLE_DEVICES names it, so a
+framework finds it as "cuda:0". This model has no use for a GPU. It is Bayes' rule with
+the names that occur in the files. It learns from every second file and is asked about
+the others.
 
 `--seconds` limits one batch. A model that takes longer is killed with its worker, and
 loaded again.
@@ -111,6 +112,12 @@ def placement_named(name: str, gpus: float) -> Placement:
     if name == "ray":
         return Ray(address=os.environ.get("RAY_ADDRESS"), num_gpus=gpus or None)
 
+    if name == "processes" and gpus:
+        # Each child sees its own GPU alone, before it imports any framework.
+        return Processes(
+            environment=lambda slot: {"CUDA_VISIBLE_DEVICES": str(int(slot.index * gpus))}
+        )
+
     return Processes() if name == "processes" else Threads()
 
 
@@ -119,7 +126,7 @@ def main() -> int:
         description="Say from which package of the standard library source files are."
     )
     cli.add_argument("--placement", choices=("threads", "processes", "ray"), default="processes")
-    cli.add_argument("--gpus", type=float, default=0, help="of each worker, with ray")
+    cli.add_argument("--gpus", type=float, default=0, help="of each worker, not with threads")
     cli.add_argument("--workers", type=int, default=2, help="default: %(default)s")
     cli.add_argument(
         "--seconds", type=float, default=60, help="for one batch; default: %(default)s"

@@ -61,7 +61,8 @@ def fields() -> Iterator[tuple[Where, str, str]]:
     for where, thing in public().items():
         if inspect.isclass(thing):
             for owner in _ours(thing):
-                for name, kind in inspect.get_annotations(owner).items():
+                members = dict.fromkeys(getattr(owner, "__members__", ()), "a member")
+                for name, kind in {**members, **inspect.get_annotations(owner)}.items():
                     if not name.startswith("_") and _is_field(owner, name):
                         yield where, name, str(kind)
 
@@ -71,6 +72,8 @@ def _ours(kind: type) -> list[type]:
 
 
 def _is_field(owner: type, name: str) -> bool:
+    if name in getattr(owner, "__members__", ()):
+        return True
     if name not in inspect.get_annotations(owner):
         return False
     # the default of a field may be a function, and the type of a method may be declared

@@ -17,6 +17,7 @@ from pathlib import Path
 
 import pytest
 
+from tasker import Slot
 from tests.support.examples import (
     EXAMPLES,
     PATIENCE,
@@ -24,6 +25,7 @@ from tests.support.examples import (
     command,
     environment,
     hide,
+    load,
     run_example,
 )
 from tests.support.output import output_matches
@@ -379,6 +381,12 @@ def test_recognize_loads_a_model_a_worker_and_is_mostly_right(
     placement: str, tmp_path: Path
 ) -> None:
     assert_recognizes(placement, cwd=tmp_path)
+
+
+def test_recognize_shows_each_child_the_gpu_of_its_slot() -> None:
+    placement = load("recognize.py").placement_named("processes", 0.5)
+    seen = [placement.environment(Slot(index=index, worker="")) for index in range(4)]
+    assert seen == [{"CUDA_VISIBLE_DEVICES": gpu} for gpu in "0011"]
 
 
 def test_recognize_says_in_a_line_that_a_batch_took_too_long_and_exits_with_2(

@@ -17,10 +17,13 @@ from tasker import (
     Config,
     Logger,
     MetricsCollector,
+    Reason,
+    Slot,
     TaskLifecycleTimestamps,
     TaskManager,
     TaskMetrics,
     background,
+    current_slot,
     unhealthy_on,
     with_cancel,
 )
@@ -62,6 +65,24 @@ def connect() -> Connection:
 @contextmanager
 def connected() -> Generator[Connection, None, None]:
     yield Connection()
+
+
+def connect_in(slot: Slot) -> Connection:
+    assert_type(slot.index, int)
+    assert_type(slot.worker, str)
+    assert_type(slot.generation, int)
+    assert_type(slot.reason, Reason)
+    return Connection()
+
+
+class Numbered(Connection):
+    def __init__(self, slot: Slot) -> None:
+        self.number = slot.index
+
+
+@contextmanager
+def connected_in(slot: Slot) -> Generator[Connection, None, None]:
+    yield connect_in(slot)
 
 
 class Session(AbstractContextManager["Session"]):
@@ -295,3 +316,20 @@ def verdicts(m: TaskManager[Connection]) -> None:
     kinds: tuple[type[Exception], ...] = (ValueError, KeyError)
     assert verdict(ValueError())
     assert not unhealthy_on(*kinds)(KeyError())
+
+
+def a_resource_knows_its_slot() -> None:
+    assert_type(
+        Config(on_create=connect_in, on_destroy=Connection.close, worker_count=1),
+        Config[Connection],
+    )
+    assert_type(
+        Config(on_create=Numbered, on_destroy=Numbered.close, worker_count=1), Config[Numbered]
+    )
+    by_lambda = Config(
+        on_create=lambda slot: Numbered(slot), on_destroy=Numbered.close, worker_count=1
+    )
+    assert_type(by_lambda, Config[Numbered])
+    assert_type(Config.from_context_manager(connected_in, worker_count=1), Config[Connection])
+    assert_type(current_slot(), Slot)
+    assert_type(current_slot().reason == "call", bool)

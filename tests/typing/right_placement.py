@@ -73,9 +73,12 @@ def a_cluster_is_a_placement(m: TaskManager[Connection]) -> None:
         scheduling_strategy="SPREAD",
         runtime_env={"pip": []},
     )
+    Ray(runtime_env=lambda slot: {"env_vars": {"PORT": str(9000 + slot.index)}})
     assert_type(Ray().address, str | None)
 
 
 def a_grace_is_a_time(m: TaskManager[Connection]) -> None:
     Processes(grace=timedelta(seconds=2))
+    Processes(environment={"OMP_NUM_THREADS": "1"})
+    Processes(environment=lambda slot: {"CUDA_VISIBLE_DEVICES": str(slot.index)})
     assert_type(Processes().grace, float | timedelta)

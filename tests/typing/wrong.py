@@ -16,12 +16,14 @@ from tasker import (
     Context,
     Logger,
     MetricsCollector,
+    Slot,
     TaskFuture,
     TaskLifecycleTimestamps,
     TaskManager,
     TaskMetrics,
     TaskStats,
     background,
+    current_slot,
     unhealthy_on,
     with_cancel,
     with_deadline,
@@ -52,6 +54,14 @@ class Connections:
 class Browser:
     def quit(self) -> None:
         pass
+
+
+def of_name(name: str) -> Connection:
+    return Connection()
+
+
+def of_two(slot: Slot, name: str) -> Connection:
+    return Connection()
 
 
 def is_open(error: Exception, browser: Browser) -> bool:
@@ -244,6 +254,11 @@ def configs(
     Config(on_create=c, on_destroy=Browser.quit, worker_count=1)  # type: ignore[misc]  # pyright: ignore[reportArgumentType]
     Config(on_create=Connection(), on_destroy=d, worker_count=1)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
     Config(on_create=c, on_destroy=lambda: None, worker_count=1)  # type: ignore[arg-type, misc]  # pyright: ignore[reportArgumentType]
+    Config(on_create=of_name, on_destroy=d, worker_count=1)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    Config(on_create=of_two, on_destroy=d, worker_count=1)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    index: str = current_slot().index  # type: ignore[assignment]  # pyright: ignore[reportAssignmentType]
+    current_slot(1)  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
+    current_slot().index = 1  # type: ignore[misc]  # pyright: ignore[reportAttributeAccessIssue]
     Config(on_create=c, on_destroy=d, worker_count="4")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
     Config(on_create=c, on_destroy=d, worker_count=1, workers=1)  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
     Config(on_create=c, on_destroy=d, worker_count=1, check_health=True)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
