@@ -46,7 +46,7 @@ from tasker._tasks import standard
 from tasker._tasks.current import current_context, current_worker
 from tasker._tasks.future import DoneCallback, TaskFuture, new_task, task_made_of
 from tasker._tasks.standard import Standard, StandardParts
-from tasker._tasks.wrapping import Progress, users_traceback, wrapper
+from tasker._tasks.wrapping import Progress, unsupervised, users_traceback, wrapper
 from tasker.errors import shown
 
 __all__ = ["CallExecutor", "ManagerExecutor", "look"]
@@ -166,6 +166,7 @@ class CallExecutor(StandardParts):
         self._accept_task(_call, tuple(call), functools.partial(task_made_of, item.future))
 
     def _call_of(self, fn: Any, args: tuple[Any, ...]) -> standard.Call:
+        fn, args = unsupervised(fn, args)
         if fn is _call:
             function, positional, keywords = args
             return function, positional, keywords or {}

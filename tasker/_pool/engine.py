@@ -36,6 +36,7 @@ from tasker._pool.run_task import Known, RunTask
 from tasker._pool.scaling import Limits
 from tasker._pool.slots import Slots
 from tasker._pool.state import EngineState
+from tasker._pool.supervisor import Kind, Supervisor
 from tasker._pool.turns import Turns
 from tasker._pool.usercode import UserCode
 from tasker._pool.watchers import Watchers
@@ -146,7 +147,10 @@ class Engine(RunTask[R], EngineState[R], EngineClosing[R]):
         interval = checks.seconds("burst_interval", config.burst_interval)
         self.housekeeper: Housekeeper = Housekeeper(self, interval, create_timeout, limits)
 
+        self.supervisor: Supervisor[R] = Supervisor(self.user, self._kinds())
         self._bounded = config.queue_size > 0
+        # whether a task without options is not put as it is, either
+        self._prepares = self._bounded or bool(self.supervisor.kinds)
         self._propagates = config.propagate_contextvars
         self._known: Known = (None, 0, None)
         self._harmless = type(None)
@@ -241,7 +245,7 @@ class Engine(RunTask[R], EngineState[R], EngineClosing[R]):
         """Put a task into its lane, or raise. If it raises, the task is not accepted,
         whichever bytecode an interrupt strikes."""
         try:
-            if options or self._bounded:
+            if options or self._prepares:
                 self._put(task, **options)
             else:
                 self.queue.put(task)
@@ -289,6 +293,8 @@ class Engine(RunTask[R], EngineState[R], EngineClosing[R]):
             task._priority = checks.flag("priority", priority)
         if once is not False:
             task._once = checks.flag("once", once)
+        if self.supervisor.kinds:
+            self.supervisor.supervise(task)
 
         if timeout is None and not self._bounded and queue_timeout is None:
             self.queue.put(task)
@@ -400,6 +406,10 @@ class Engine(RunTask[R], EngineState[R], EngineClosing[R]):
             threshold=config.burst_task_threshold,
             threshold_hires=config.burst_worker_count,
         )
+
+    def _kinds(self) -> list[Kind]:
+        """What is done about a call that is stuck."""
+        return []
 
     def _new_worker(self, name: str, leave: Callable[[Worker[R]], None]) -> Worker[R]:
         return Worker(name, self, self.counters.new_shard(), leave)

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import Any
 
-from tasker._tasks.wrapping import Progress, users_function
+from tasker._tasks.wrapping import Progress, unsupervised, users_function
 
 __all__ = ["spent_argument"]
 
@@ -24,7 +24,7 @@ def spent_argument(fn: Callable[..., Any] | None, args: tuple[Any, ...] | None) 
 
     `None` if none has. Called when a retry is due, not on the hot path. Runs no user
     code."""
-    for name, value in _arguments(fn, args or ()):
+    for name, value in _arguments(*unsupervised(fn, args or ())):
         if _is_iterator(value) and not _is_only_written(value):
             return f"{name} is an iterator ({type(value).__qualname__})"
 

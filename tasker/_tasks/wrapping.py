@@ -4,6 +4,9 @@ One adds keywords to a call, another runs a chunk of several. The first argument
 a task is the user's function. Tracebacks, errors and looks at the stack take that one
 for the task's function. The last argument of a chunk is its `Progress`: what it has
 done so far.
+
+A *supervising* wrapper has the arguments after the first as the user gave them. It may
+stand around another wrapper.
 """
 
 from __future__ import annotations
@@ -15,11 +18,20 @@ from typing import Any, TypeVar
 
 from tasker._sync.threads import leave_child
 
-__all__ = ["WRAPPERS", "Progress", "users_function", "users_traceback", "wrapper"]
+__all__ = [
+    "WRAPPERS",
+    "Progress",
+    "supervising",
+    "unsupervised",
+    "users_function",
+    "users_traceback",
+    "wrapper",
+]
 
 F = TypeVar("F", bound=Callable[..., Any])
 
 WRAPPERS: set[CodeType] = set()
+_SUPERVISING: set[CodeType] = set()
 
 
 def wrapper(function: F) -> F:
@@ -28,12 +40,27 @@ def wrapper(function: F) -> F:
     return function
 
 
+def supervising(function: F) -> F:
+    """Mark a plain function as a supervising wrapper."""
+    _SUPERVISING.add(function.__code__)
+    return wrapper(function)
+
+
+def unsupervised(fn: Any, args: Any) -> tuple[Any, Any]:
+    """The function and the arguments of a task, without a supervising wrapper."""
+    if args and getattr(fn, "__code__", None) in _SUPERVISING:
+        return args[0], args[1:]
+
+    return fn, args
+
+
 def users_function(
     fn: Callable[..., Any] | None, args: tuple[Any, ...] | None
 ) -> Callable[..., Any] | None:
     """The user's function of a task that calls `fn` with `args`.
 
     `None` when the task has been emptied."""
+    fn, args = unsupervised(fn, args)
     return args[0] if args and getattr(fn, "__code__", None) in WRAPPERS else fn
 
 
