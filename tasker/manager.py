@@ -18,6 +18,7 @@ from typing import (
     overload,
 )
 
+from tasker._pool.aborting import AbortingEngine
 from tasker._pool.closing import KILL_TIMEOUT_S
 from tasker._pool.engine import Engine
 from tasker._tasks.context import Context
@@ -605,7 +606,7 @@ class TaskManager(Generic[R]):
 def _new_engine(config: Config[R]) -> Engine[R]:
     """An engine for where the resources of this configuration live."""
     if isinstance(config.placement, Threads):
-        return Engine(config)
+        return Engine(config) if config.on_abort is None else AbortingEngine(config)
 
     from tasker._pool.remote import RemoteEngine
 

@@ -16,6 +16,7 @@ import weakref
 from collections.abc import Callable, Mapping
 from concurrent.futures import CancelledError
 from contextvars import copy_context
+from functools import partial
 from types import FunctionType
 from typing import Any, Literal, TypeVar
 
@@ -48,6 +49,7 @@ from tasker._sync.interrupts import deliver_later
 from tasker._sync.parking import Parker
 from tasker._sync.threads import greenlets
 from tasker._tasks import current, deadlock
+from tasker._tasks.abort import Abort
 from tasker._tasks.context import Callback, Context, ManagerValues
 from tasker._tasks.current import in_task
 from tasker._tasks.future import TaskFuture, new_task
@@ -409,7 +411,17 @@ class Engine(RunTask[R], EngineState[R], EngineClosing[R]):
 
     def _kinds(self) -> list[Kind]:
         """What is done about a call that is stuck."""
-        return []
+        return [] if self.backend.abort is None else [self._new_abort]
+
+    def _new_abort(
+        self, context: Context, resource: R, fn: Callable[..., Any], worker: Worker[R] | None
+    ) -> Abort:
+        owner = f"{self.name}, run_task" if worker is None else worker.name
+        return Abort(context, partial(self.user.abort, owner, resource), self._run_apart)
+
+    def _run_apart(self, job: Callable[[], object]) -> None:
+        self.runner.run_apart(job)
+        self.queue.stir()
 
     def _new_worker(self, name: str, leave: Callable[[Worker[R]], None]) -> Worker[R]:
         return Worker(name, self, self.counters.new_shard(), leave)

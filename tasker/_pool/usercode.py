@@ -306,6 +306,16 @@ class UserCode(Generic[R]):
 
         return None
 
+    def abort(self, owner: str, resource: R) -> None:
+        """Make the call that uses a resource return."""
+        assert self._backend.abort is not None
+        try:
+            refuse("on_abort", self._backend.abort(resource))
+            leave_child()
+        except BaseException as error:
+            pass_on(error)
+            self._logger.fault("warning", "%s: on_abort raised", owner, error=error)
+
     def leave_to_parent(self) -> None:
         """In a forked child nothing of this is called: it is the parent's (R5)."""
         self._collector = None

@@ -6,7 +6,8 @@ Jobs wait in a deque. One thread at a time takes them in order, and ends when th
 none. That thread may fail to start, or a job may keep it for longer than `STUCK_S`.
 Then `heal()` gives the rest another thread, so a callback that blocks for ever holds up
 other callbacks for no longer than that. A manager's burst thread calls `heal()` in each
-tick, the timer in each of its turns.
+tick, the timer in each of its turns. A job that is likely to block gets a thread of its
+own from the start (`run_apart`).
 
 To drop an object may run user code as well: its destructor, or that of an object to
 which it refers. `let_go` takes such objects over. The same thread drops them, one by
@@ -79,6 +80,12 @@ class CallbackRunner:
         if jobs:
             move_all(jobs, self._jobs)
             self._ensure_runner()
+
+    def run_apart(self, job: Job) -> None:
+        """Run a job that may block, on a thread that runs nothing else.
+
+        Returns at once. Never raises."""
+        self.run(partial(self._start_apart, job))
 
     def let_go(self, things: list[Any]) -> None:
         """Drop the objects in the list, on another thread, where destructors may block.
@@ -197,16 +204,40 @@ class CallbackRunner:
     def _run_jobs(self, thread: threading.Thread) -> None:
         while self._jobs and self._is_wanted(thread):
             self._taken_at = monotonic()
+            self._run_job(self._jobs.popleft)
 
-            try:
-                hand_on(self._jobs.popleft, call)
-            except BaseException as error:
-                leave_child(error)
-                if type(error) is MemoryError:
-                    release_locks()
-                self._logger.fault("error", "%s: a job raised", self._name, error=error)
+    def _run_job(self, take: Callable[[], Job]) -> None:
+        try:
+            hand_on(take, call)
+        except BaseException as error:
+            leave_child(error)
+            if type(error) is MemoryError:
+                release_locks()
+            self._logger.fault("error", "%s: a job raised", self._name, error=error)
 
-            leave_child()
+        leave_child()
+
+    def _start_apart(self, job: Job) -> None:
+        """Give a job a thread of its own. If none can be started, run it here."""
+        thread = new_thread(self._work_apart, self._name, ([job],))
+        with self._lock:
+            self._busy.append(thread)
+
+        try:
+            thread.start()
+        except (RuntimeError, MemoryError):
+            with self._lock:
+                self._busy.remove(thread)
+            job()
+
+    def _work_apart(self, jobs: list[Job]) -> None:
+        try:
+            self._run_job(jobs.pop)
+        finally:
+            with self._lock:
+                self._busy.remove(threading.current_thread())
+            if not self.waits():
+                self.at_rest()
 
     def _drop_garbage(self, thread: threading.Thread) -> None:
         while self._is_wanted(thread) and not self._jobs:

@@ -79,6 +79,10 @@ class Backend:
     `False`. Only where there is one."""
     reset: Callable[[Any], object]
     """Calls `on_reset`. Only where there is one."""
+    abort: Callable[[Any], object] | None = None
+    """Calls `on_abort`, in any thread. It may block.
+
+    `None` where there is none, or where the place calls it by itself."""
 
     may_lose: bool = False
     """Whether a resource may be lost before its owner lets go of it."""
@@ -170,6 +174,7 @@ class InProcessBackend(Backend):
             self.check: Callable[[Any], object] = settings.on_check
         if settings.on_reset is not None:
             self.reset: Callable[[Any], object] = settings.on_reset
+        self.abort: Callable[[Any], object] | None = settings.on_abort
 
 
 class Threads(Record):
