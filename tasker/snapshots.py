@@ -42,6 +42,10 @@ class TaskStats(Record):
     The task may be one that timed out and has not returned."""
     available_resources: int = 0
     """Idle resources in the `run_task` pool."""
+    abandoned_workers: int = 0
+    """Workers whose tasks have not returned `abandon_after` after their contexts ended.
+
+    They are no part of `active_workers`. One that returns is not counted any more."""
 
 
 class StopReport(Record):
@@ -51,7 +55,8 @@ class StopReport(Record):
     drained: bool
     """Whether every accepted task ran to its own end and everything is closed.
 
-    `False` after a kill, or while the manager is still closing."""
+    `False` after a kill, while the manager is still closing, or if the thread of a task
+    was abandoned (`abandon_after`) and had not returned at the end."""
     completed: int
     """Tasks that returned."""
     failed: int
@@ -65,8 +70,9 @@ class StopReport(Record):
     abandoned: tuple[str, ...]
     """Names of the threads left behind.
 
-    Such a thread was busy after `kill()`, or is in an `on_create` that does not return.
-    It still destroys its resource when it comes back."""
+    Such a thread was busy after `kill()`, was abandoned before (`abandon_after`), or is
+    in an `on_create` that does not return. It still destroys its resource when it comes
+    back."""
 
 
 Stamps = tuple[float, float, float]

@@ -155,9 +155,9 @@ class EngineClosing(Generic[R]):
         self.lifecycle.end_after_fork()
 
         forked_by = [
-            worker for worker in self.crew.members if worker.thread is threading.current_thread()
+            worker for worker in self.crew.everyone() if worker.thread is threading.current_thread()
         ]
-        self.crew.members = ()
+        self.crew.members = self.crew.abandoned = ()
         for worker in forked_by:
             if worker.task is not None:
                 # or the worker would settle it, coming back from the task

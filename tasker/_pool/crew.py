@@ -5,6 +5,10 @@ resource. So workers that create their resource count, and there are never more 
 than `most` (I5). A worker whose thread does not start is removed again. No worker is
 "base" or "burst": the number that exceeds the base is the burst.
 
+A worker that does not return from a call may be *abandoned* (see `abandonment`). Then
+it is no member any more, and another one is hired. There are never more than `most` of
+these, either.
+
 `_lock` guards the membership and the numbering. `members` is a tuple that is replaced
 under it, so a reader takes no lock. Threads are started, and workers dismissed, outside
 of the lock. The thread of a removed worker is added to `_gone` before the worker leaves
@@ -18,7 +22,7 @@ import itertools
 import math
 import threading
 from collections.abc import Callable
-from typing import Generic, TypeVar
+from typing import Generic, Protocol, TypeVar
 
 from tasker._pool.worker import Worker
 from tasker._sync.callback_runner import BackgroundLogger
@@ -32,6 +36,13 @@ R = TypeVar("R")
 
 # The burst thread starts threads for so long, then looks at other things. One tick.
 _SLICE_S = 0.1
+
+
+class Returning(Protocol):
+    """A call that returns, or is abandoned."""
+
+    may_return: bool
+    """The right to either (R3)."""
 
 
 class Crew(Generic[R]):
@@ -61,6 +72,8 @@ class Crew(Generic[R]):
         self._lock = new_lock()
         self._numbers = itertools.count(1)
         self.members: tuple[Worker[R], ...] = ()
+        # Workers that were members, whose threads were given up.
+        self.abandoned: tuple[Worker[R], ...] = ()
         # Threads of removed workers, which are about to end.
         self._gone: list[threading.Thread] = []
 
@@ -128,7 +141,7 @@ class Crew(Generic[R]):
 
     def bury(self) -> None:
         """Remove workers whose threads have ended without calling `leave`."""
-        for worker in self.members:
+        for worker in self.everyone():
             # Parked means alive. To ask all threads costs more than all the rest.
             if worker.parker.parked:
                 continue
@@ -162,6 +175,30 @@ class Crew(Generic[R]):
         if self._remove(worker):
             self._left(worker)
 
+    def abandon(self, worker: Worker[R], call: Returning) -> bool:
+        """Take out a worker that does not return from a call.
+
+        `False` if it has returned, or if there are enough of these."""
+        with self._lock:
+            members = tuple(member for member in self.members if member is not worker)
+            abandoned = (*self.abandoned, worker)
+            if len(members) == len(self.members) or len(abandoned) > self.most:
+                return False
+
+            try:
+                del call.may_return
+            except AttributeError:
+                return False
+            # No call since the right was taken (R2). In this order: see `everyone`.
+            self.abandoned = abandoned
+            self.members = members
+            return True
+
+    def everyone(self) -> tuple[Worker[R], ...]:
+        """The members, and those that were abandoned."""
+        # In this order: one that is abandoned meanwhile is found twice, not missed.
+        return (*self.members, *self.abandoned)
+
     def join_gone(self, timeout: float) -> None:
         """Wait until the threads of removed workers have ended.
 
@@ -191,9 +228,10 @@ class Crew(Generic[R]):
 
     def _remove(self, worker: Worker[R]) -> bool:
         with self._lock:
-            if worker not in self.members:
+            if worker not in self.everyone():
                 return False
 
             self._gone.append(worker.thread)
             self.members = tuple(member for member in self.members if member is not worker)
+            self.abandoned = tuple(other for other in self.abandoned if other is not worker)
             return True

@@ -22,6 +22,7 @@ from typing import Any, Literal, TypeVar
 
 from tasker import checks
 from tasker._base.callables import is_plain
+from tasker._pool.abandonment import Abandonment
 from tasker._pool.backoff import Backoff
 from tasker._pool.checking import Checks
 from tasker._pool.closing import EngineClosing
@@ -411,7 +412,25 @@ class Engine(RunTask[R], EngineState[R], EngineClosing[R]):
 
     def _kinds(self) -> list[Kind]:
         """What is done about a call that is stuck."""
-        return [] if self.backend.abort is None else [self._new_abort]
+        kinds: list[Kind] = []
+        after = self.config.abandon_after
+        if after is not None and not self.packs:
+            kinds.append(partial(self._new_abandonment, checks.seconds("abandon_after", after)))
+        if self.backend.abort is not None:
+            # Its end waits for `on_abort`, which may be stuck as well.
+            kinds.append(self._new_abort)
+
+        return kinds
+
+    def _new_abandonment(
+        self,
+        after: float,
+        context: Context,
+        resource: R,
+        fn: Callable[..., Any],
+        worker: Worker[R] | None,
+    ) -> Abandonment | None:
+        return None if worker is None else Abandonment(self, context, worker, after)
 
     def _new_abort(
         self, context: Context, resource: R, fn: Callable[..., Any], worker: Worker[R] | None
@@ -446,6 +465,11 @@ class Engine(RunTask[R], EngineState[R], EngineClosing[R]):
         # a thread that did not start would not start at once, either: the tick will try
         if worker.thread.ident is not None:
             self._wake_housekeeper()
+
+    def worker_abandoned(self) -> None:
+        """A worker is no member of the crew any more, but has not left."""
+        self.worker_changed()
+        self._wake_housekeeper()
 
     def resource_lost(self, resource: R) -> None:
         """The child or actor in which a resource lives is gone.

@@ -132,6 +132,8 @@ class Lifecycle:
         # find the event's lock taken by its own thread.
         self.awaiting: list[Any] = []
         self.abandoned: tuple[str, ...] = ()
+        # Whether the crew had abandoned some of those before.
+        self._lacks_some = False
 
     @property
     def state(self) -> int:
@@ -212,7 +214,7 @@ class Lifecycle:
         left = sum(self._engine.queue.waiting()) if self._killed and closed else 0
 
         return StopReport(
-            drained=closed and not self._killed,
+            drained=closed and not self._killed and not self._lacks_some,
             completed=totals.completed,
             failed=totals.failed,
             cancelled=totals.cancelled + left,
@@ -429,7 +431,9 @@ class Lifecycle:
     def _close(self, abandoned: tuple[str, ...]) -> None:
         engine = self._engine
         engine.crew.join_gone(_JOIN_S)
-        self.abandoned = abandoned
+        given_up = tuple(worker.name for worker in engine.crew.abandoned)
+        self._lacks_some = bool(given_up)
+        self.abandoned = given_up + abandoned
         self._log_end()
 
         self._is_closed = True
@@ -457,10 +461,8 @@ class Lifecycle:
         self._logged = ""
         engine = self._engine
         parker, is_free = Parker(), engine.runner.idle()
-        if (
-            engine.news.closed(self._report(closed=True), engine.backoff.made_at, parker.wake)
-            and is_free
-        ):
+        how, report = "killed" if self._killed else "drained", self._report(closed=True)
+        if engine.news.closed(how, report, engine.backoff.made_at, parker.wake) and is_free:
             if engine.exiting:
                 engine.runner.run_here()
             else:

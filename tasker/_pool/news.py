@@ -78,7 +78,9 @@ class News:
             "%s: %s, tasks waiting: %d, running: %d", self._name, how, waiting, running
         )
 
-    def closed(self, report: StopReport, made_at: float, then: Callable[[], object]) -> bool:
+    def closed(
+        self, how: str, report: StopReport, made_at: float, then: Callable[[], object]
+    ) -> bool:
         """Everything has ended. `made_at`: when a resource was made for the last time.
 
         Returns whether there is anything to log. `then` is called in the background
@@ -93,7 +95,7 @@ class News:
             "%s: stopped (%s), tasks completed: %d, failed: %d, cancelled: %d, never started: %d, "
             "errors of on_destroy: %d, threads abandoned: %d",
             self._name,
-            "drained" if report.drained else "killed",
+            how,
             report.completed,
             report.failed,
             report.cancelled,

@@ -44,7 +44,7 @@ def is_own_thread(engine: EngineForReentrancy) -> bool:
     """Whether it is one of the engine's: a worker or the housekeeper."""
     thread = threading.current_thread()
     return thread is engine.housekeeper.thread or any(
-        worker.thread is thread for worker in engine.crew.members
+        worker.thread is thread for worker in engine.crew.everyone()
     )
 
 

@@ -54,6 +54,7 @@ class EngineState(Generic[R]):
             priority_tasks=priority,
             running_tasks=running,
             available_resources=self.pool.available,
+            abandoned_workers=len(self.crew.abandoned),
         )
 
     def metrics(self) -> TaskMetrics:

@@ -67,7 +67,9 @@ class UserCode(Generic[R]):
         self.checks: bool = config.on_check is not None
         self.resets: bool = config.on_reset is not None
         # whether a worker has something to do between two tasks
-        self.serves_between: bool = self.may_lose or self.checks or self.resets
+        self.serves_between: bool = (
+            self.may_lose or self.checks or self.resets or config.abandon_after is not None
+        )
         self.destroy_errors: int = 0
         # whether the manager was killed: that is why its resources end
         self.killed: bool = False

@@ -176,6 +176,10 @@ class Worker(Generic[R]):
         self.dismissed = True
         self.parker.wake()
 
+    def broken_by(self, error: BaseException | None) -> None:
+        """Note the error that has broken its resource. For the worker's own thread."""
+        self._broken_by = error
+
     def resource_lost(self) -> bool:
         """Note that its resource is lost; returns whether the worker is idle.
 
@@ -477,7 +481,8 @@ class Worker(Generic[R]):
 
         `ran`: whether it has just served one."""
         user = self._engine.user
-        if self.unfit is not None:
+        # Dismissed: its thread was abandoned in the meantime.
+        if self.unfit is not None or self.dismissed:
             return False
 
         # The last task may have lost the resource, even after it answered. The next one
