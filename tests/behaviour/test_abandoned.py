@@ -152,6 +152,7 @@ def test_a_task_that_is_abandoned_is_not_retried(manager, clock, stuck):
     clock.advance(AFTER)
     stuck.gate.set()
     assert type(future.exception(PATIENCE)) is ContextCancelledError
+    eventually(lambda: abandoned(manager) == 0)
     assert manager.stop(PATIENCE).drained
     assert future.attempts == 1
     assert len(stuck.inside) == 1
@@ -191,7 +192,7 @@ def test_an_abort_that_blocks_is_abandoned_with_its_task(new_manager, clock, stu
     assert type(future.exception(PATIENCE)) is ContextCancelledError
     assert abandoned(manager) == 1
     assert manager.queue_task(lambda resource: 7) == 7
-    stuck.gate.set()
+    stuck.let_go()
     eventually(lambda: abandoned(manager) == 0)
 
 
@@ -304,6 +305,7 @@ def test_an_abandoned_thread_is_still_inside_of_its_task(new_manager, clock, stu
     assert found == [True, True, "QueueFullError", False]
     go.set()
     assert waits.result(PATIENCE) == 7
+    stuck.let_go()
 
 
 def test_a_task_that_waits_for_an_abandoned_one_gets_its_outcome(new_manager, clock, stuck):
@@ -314,6 +316,7 @@ def test_a_task_that_waits_for_an_abandoned_one_gets_its_outcome(new_manager, cl
     future.cancel()
     clock.advance(AFTER)
     assert type(waits.result(PATIENCE)) is ContextCancelledError
+    stuck.let_go()
 
 
 def test_what_an_abandoned_thread_destroys_ends_with_its_context(new_manager, clock, stuck):

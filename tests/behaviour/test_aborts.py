@@ -73,22 +73,6 @@ def test_a_timeout_aborts_the_running_task_and_its_resource_serves_on(manager, d
     assert thread is not threading.current_thread()
 
 
-def test_the_outcome_of_a_timeout_is_there_before_the_abort(new_manager):
-    began, told, states = threading.Event(), threading.Event(), []
-
-    def abort(resource):
-        states.append(future.done())
-        told.set()
-
-    manager = new_manager(worker_count=1, on_abort=abort)
-    with ManualClock() as clock:
-        future = manager.submit(lambda resource: (began.set(), told.wait(PATIENCE)), timeout=1)
-        assert began.wait(PATIENCE)
-        clock.advance(1)
-        assert told.wait(PATIENCE)
-    assert states == [True]
-
-
 def test_cancel_aborts_the_running_task(manager, deaf):
     future = manager.submit(deaf)
     assert deaf.began.wait(PATIENCE)

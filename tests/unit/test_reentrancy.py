@@ -29,7 +29,7 @@ def an_engine(
     member = SimpleNamespace(thread=worker, is_started_here=lambda: starts_worker)
     return SimpleNamespace(
         housekeeper=SimpleNamespace(thread=housekeeper),
-        crew=SimpleNamespace(members=(member,)),
+        crew=SimpleNamespace(members=(member,), everyone=lambda: (member,)),
         runner=SimpleNamespace(runs_this_thread=lambda: calls_back),
         pool=SimpleNamespace(lends_to_this_thread=lambda: lends),
         own_parts=lambda: () if own is None else (own,),
