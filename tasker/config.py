@@ -118,18 +118,20 @@ class Config(Record, Generic[R]):
     """Shows whether an idle resource is well: `False`, or raising, means that it is
     not.
 
-    Then the resource is replaced, which costs no task an attempt. It is called by the
-    resource's owner before a task is taken, if the resource was idle for longer than
-    `check_after`, or if another one has broken since it was last known to be well. A
-    busy pool never calls it."""
+    Then the resource is replaced, which costs no task an attempt. `False` itself means
+    that, no other value. It is called by the resource's owner before a task is taken,
+    if the resource was idle for `check_after`, or if another one has broken since it
+    was last known to be well. A busy pool never calls it."""
     check_after: float | timedelta | None = None
     """Seconds of idleness after which `on_check` is called before the next task.
 
     `None`: 1 second."""
     keepalive: float | timedelta | None = None
-    """Seconds between two calls of `on_check` while a resource is idle.
+    """Seconds between two calls of `on_check` while a worker is idle.
 
-    `None`: it is not called as long as there is no task."""
+    `None`: it is not called as long as there is no task. The idle resources of
+    `run_task` are checked only when they are borrowed: they have no thread of their
+    own."""
     check_timeout: float | timedelta | None = None
     """Seconds that `on_check` may take. `None`: 5 seconds.
 
@@ -140,7 +142,9 @@ class Config(Record, Generic[R]):
     """Cleans a resource after each task: rolls back, clears cookies.
 
     It is called by the resource's owner after the outcome of the task is there, and
-    before the next task. Raising means that the resource is broken."""
+    before the next task. Raising means that the resource is broken. It is not called
+    after a task that broke the resource. In a child process or actor it has
+    `create_timeout` seconds, then the place is killed."""
     on_abort: Callable[[R], object] | None = None
     """Makes a running task return, such as `sqlite3.Connection.interrupt`.
 

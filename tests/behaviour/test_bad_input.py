@@ -182,6 +182,8 @@ FIELDS = {  # beyond what test_config has: the extremes, and what cannot print i
     ),
     "on_create": (unprintable("no arguments"), [list, Incomparable]),
     "on_destroy": (unprintable("1 argument"), [list.clear, len]),
+    "on_check": (unprintable("the resource"), [None, bool, Incomparable()]),
+    "on_reset": (unprintable("the resource"), [None, len, Incomparable()]),
     "check_health": (
         unprintable("the error, or with the error and the resource"),
         [bool, isinstance],
@@ -201,6 +203,20 @@ for _field, (_wrong, _right) in FIELDS.items():
             *(Bad(value, says) for field, value, says in WRONG_FIELDS if field == _field),
         ],
         right=_right,
+    )
+for _field, _least in {
+    "check_after": "0 or more",
+    "keepalive": "more than 0",
+    "check_timeout": "more than 0",
+}.items():
+    argument(
+        f"Config.{_field}",
+        lambda world, value, field=_field: config(on_check=bool, **{field: value}),
+        lambda world, value, field=_field: dataclasses.replace(
+            config(on_check=bool), **{field: value}
+        ),
+        wrong=seconds(_least, finite=True),
+        right=[None, 1e-9, *TIMES],
     )
 argument(
     "Config.from_context_manager.factory",

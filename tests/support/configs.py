@@ -38,6 +38,10 @@ def generator():
     yield
 
 
+def generator_of_one(resource):
+    yield
+
+
 def is_healthy(error):
     return True
 
@@ -126,13 +130,19 @@ WRONG = [
         for value in (None, 1, Sick("x"), lambda: 0, lambda a, b, c: 0, lambda error, *, conn: 0)
     ),
     ("check_health", lambda error, conn, reason: True, "missing a required argument: 'reason'"),
+    *(
+        (field, value, "called with the resource")
+        for field in ("on_check", "on_reset")
+        for value in (1, "SELECT 1", lambda: 0, lambda a, b: 0, lambda resource, *, force: 0)
+    ),
+    *((field, generator_of_one, "generator function") for field in ("on_check", "on_reset")),
     ("on_create", session, "Config.from_context_manager"),
     ("on_create", functools.partial(session, "elsewhere"), "Config.from_context_manager"),
     ("on_create", generator, "@contextlib.contextmanager; Config.from_context_manager"),
     ("on_create", asynchronous_session, "outside of asyncio"),
     *(
         (field, value, "asyncio.run")
-        for field in ("on_create", "on_destroy", "check_health")
+        for field in ("on_create", "on_destroy", "check_health", "on_check", "on_reset")
         for value in (coroutine, functools.partial(coroutine), AsyncMock(), asynchronous_generator)
     ),
 ]

@@ -22,6 +22,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from types import SimpleNamespace
 from typing import Any
 from unittest import mock
 
@@ -338,6 +339,7 @@ class Queued(World):
     has_collector = False
     orphaned = None
     locked: bool | None = None
+    user: Any = SimpleNamespace(checks=False)
 
     def __init__(self) -> None:
         super().__init__()

@@ -280,6 +280,19 @@ def test_every_wrong_value_is_refused_with_the_field_the_value_and_what_is_allow
         assert allowed in message, (field, value, message)
 
 
+@pytest.mark.parametrize("field", ["check_after", "keepalive", "check_timeout"])
+def test_a_time_of_checks_is_refused_where_there_is_no_check(field):
+    with pytest.raises(
+        ConfigError, match=rf"^{field} must be None where there is no on_check, not 1\.5"
+    ):
+        config(**{field: 1.5})
+    assert getattr(config(on_check=bool, **{field: 1.5}), field) == 1.5
+    zero = "more than 0" if field != "check_after" else "0 or more"
+    for wrong in (-1, float("nan"), float("inf"), "1", True, *([0] if "more" in zero[:4] else [])):
+        with pytest.raises(ConfigError, match=f"^{field} must be a number of seconds .*{zero}"):
+            config(on_check=bool, **{field: wrong})
+
+
 def test_methods_of_a_logger_or_a_collector_that_a_call_would_not_run_are_refused_by_name():
     def generator(*_):
         yield
