@@ -313,7 +313,7 @@ def test_a_check_that_took_too_long_has_failed_whatever_it_returns(checked, chec
 
 
 def test_where_all_checks_hang_tasks_fail_after_create_timeout_and_stop_names_the_threads(
-    checked, check, clock
+    checked, check, clock, factory
 ):
     manager = checked(create_timeout=0.1)
     check.gates[0] = threading.Event()
@@ -326,9 +326,10 @@ def test_where_all_checks_hang_tasks_fail_after_create_timeout_and_stop_names_th
     assert "on_check has not returned" in str(error)
     assert manager.stop().abandoned == ("tasker-worker-1",)
     check.gates[0].set()
+    eventually(lambda: not factory.created[0].alive, "the end of the resource")
 
 
-def test_a_check_that_hangs_does_not_hold_up_kill(checked, check, clock):
+def test_a_check_that_hangs_does_not_hold_up_kill(checked, check, clock, factory):
     manager = checked()
     check.gates[0] = threading.Event()
     clock.advance(2)
@@ -338,6 +339,7 @@ def test_a_check_that_hangs_does_not_hold_up_kill(checked, check, clock):
     assert (report.abandoned, report.cancelled) == (("tasker-worker-1",), 1)
     assert future.done()
     check.gates[0].set()
+    eventually(lambda: not factory.created[0].alive, "the end of the resource")
 
 
 # -- while nothing happens ---------------------------------------------------------------------------------------------
@@ -392,6 +394,20 @@ def test_a_task_that_comes_while_its_only_worker_checks_is_run_by_it(checked, ch
     check.gates[0].set()
     assert future.result(PATIENCE) == 0
     assert check.calls == [0]
+
+
+def test_a_task_is_not_meant_for_a_worker_that_checks(checked, check, clock, monkeypatch):
+    manager = checked(worker_count=2, keepalive=30)
+    idle = manager._engine.queue.idle
+    nearest = idle.announced[-1]
+    (worker,) = [each for each in manager._engine.crew.members if each.parker is nearest]
+    check.gates[worker.resource.number] = threading.Event()
+    # nothing heals what is lost
+    monkeypatch.setattr(tasker._pool.housekeeper.Housekeeper, "_heal", lambda self: None)
+    worker._proved_at -= 30
+    worker._wake_if_idle()
+    assert check.begun.acquire(timeout=PATIENCE)
+    assert manager.submit(number).result(PATIENCE) != worker.resource.number
 
 
 @pytest.mark.parametrize(("verdict", "rests"), [(True, True), (False, False)])

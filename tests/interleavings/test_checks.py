@@ -145,7 +145,29 @@ class PassAndPut(Checked):
         assert self.queue.waiting() == (0, 0)
 
 
-@pytest.mark.parametrize("world", [CheckAndPut, KeepAliveAndPut, FailAndGet])
+class PassAndLook(Checked):
+    """A check passes, and its task is taken, while another worker looks for one."""
+
+    threads = ("pass_", "look")
+
+    def __init__(self):
+        super().__init__()
+        self.first = self.task()
+        self.queue.put(self.first)
+        self.passing, self.sleepy = self.checking("passing"), self.idle("sleepy")
+
+    def pass_(self):
+        self.taken.append(self.passing._next_task())
+
+    def look(self):
+        self.found = self.sleepy._look_or_check()
+
+    def check(self):
+        assert self.found is None
+        assert (self.taken, self.checks_of) == ([self.first], ["passing"])
+
+
+@pytest.mark.parametrize("world", [CheckAndPut, KeepAliveAndPut, FailAndGet, PassAndLook])
 def test_a_task_is_taken_by_a_worker_that_has_checked_its_resource(world):
     exhaust(world, preemptions=1)
 
@@ -158,32 +180,30 @@ def test_each_task_is_taken_after_a_check_whatever_the_schedule(world):
 # -- what it would find ------------------------------------------------------------------------------------------------
 
 
-def look_that_clears_the_flag_last(self):
-    checks = self._engine.checks
-    found = checks.claim(self.name)
-    self._queue.waking = False
-    return tasker._pool.worker._CHECK if found else None
+def claim_whatever_is_claimed(self, worker):
+    return self._queue.length() > 0
 
 
-def check_that_gives_its_claim_up_last(self):
-    task = self._queue.take(self) if self._passes_check() else None
-    self._queue.wake_next()
+def keep_the_claim(self, worker):
+    pass
+
+
+def check_that_gives_its_claim_up_first(self):
+    passes = self._passes_check()
     self._engine.checks.end_claim(self.name)
-    return task
-
-
-def wake_that_takes_no_announcement_back(self):
-    self.parker.wake()
+    return self._queue.take(self) if passes else None
 
 
 @pytest.mark.parametrize(
-    ("name", "broken", "world"),
+    ("where", "name", "broken", "world"),
     [
-        ("_look_or_check", look_that_clears_the_flag_last, PassAndPut),
-        ("_check_and_take", check_that_gives_its_claim_up_last, FailAndGet),
-        ("_wake_if_idle", wake_that_takes_no_announcement_back, KeepAliveAndPut),
+        (Checks, "claim", claim_whatever_is_claimed, PassAndLook),
+        (Checks, "end_claim", keep_the_claim, FailAndGet),
+        (Worker, "_check_and_take", check_that_gives_its_claim_up_first, PassAndLook),
     ],
 )
-def test_a_step_in_the_wrong_order_is_caught(monkeypatch, name, broken, world):
-    monkeypatch.setattr(Worker, name, broken)
-    assert catches(world, preemptions=1)
+def test_claims_that_do_not_count_or_end_at_the_wrong_time_are_caught(
+    monkeypatch, where, name, broken, world
+):
+    monkeypatch.setattr(where, name, broken)
+    assert catches(world)
