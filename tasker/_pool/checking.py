@@ -15,7 +15,8 @@ wakes another worker, so no task waits for a check that hangs.
 A check has `check_timeout`. When that is over, its resource is not well, whatever the
 check returns later. A child process or actor is killed. In a thread the worker counts
 as one without a resource until `on_check` returns: it holds up neither a stop nor the
-tasks that fail after `create_timeout`.
+tasks that fail after `create_timeout`. There the check is aborted and abandoned as a
+task is (see `supervisor`).
 
 `_lock` guards the claims, and decides whether a check is late or over. The timer thread
 takes it, too. No code of the user's runs under it.
@@ -25,7 +26,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, Protocol, TypeVar
 
 from tasker import checks
 from tasker._pool.queue import TaskQueue
@@ -40,6 +41,7 @@ from tasker.placement.base import Backend
 __all__ = ["Checks"]
 
 R = TypeVar("R")
+T = TypeVar("T")
 
 # The defaults of `Config.check_after` and `Config.check_timeout`, in seconds. The first
 # is a guess: a connection that served a second ago mostly lives, and an idle second
@@ -62,6 +64,14 @@ class _Call:
         self.is_over = False
 
 
+class CallWithin(Protocol):
+    """Of the supervisor: see there."""
+
+    def __call__(
+        self, seconds: float, worker: Any, resource: Any, fn: Callable[[Any], T], /
+    ) -> T: ...
+
+
 class Checks(Generic[R]):
     """The checks of one manager."""
 
@@ -72,9 +82,11 @@ class Checks(Generic[R]):
         user: UserCode[R],
         queue: TaskQueue,
         logger: BackgroundLogger,
+        call_within: CallWithin,
     ) -> None:
         self._backend = backend
         self._user = user
+        self._call_within = call_within
         self._queue = queue
         self._logger = logger
         self._after = _seconds_or(CHECK_AFTER_S, "check_after", config.check_after)
@@ -118,11 +130,12 @@ class Checks(Generic[R]):
             self._claims.pop(worker, None)
 
     def trouble(
-        self, owner: str, resource: R, late: Callable[[], object] = bool
+        self, owner: str, resource: R, late: Callable[[], object] = bool, worker: Any = None
     ) -> BaseException | None:
         """Call `on_check` in the owner's thread. Returns why the resource is not well.
 
-        `late` is called under a lock, by the timer, when that takes too long."""
+        `worker`: the owner, if that is not a thread in `run_task`. `late` is called
+        under a lock, by the timer, when the check takes too long."""
         call = _Call()
         alarms: list[timer.TimerEntry] = []
         try:
@@ -136,7 +149,7 @@ class Checks(Generic[R]):
                 # The burst thread rests through a check that is quick.
                 alarms.append(timer.after(PATIENCE_S, self._queue.stir))
 
-            trouble = self._user.check(resource)
+            trouble = self._call_within(self._timeout, worker, resource, self._user.check)
         finally:
             with self._lock:
                 call.is_over = True

@@ -110,8 +110,14 @@ class Engine(RunTask[R], EngineState[R], EngineClosing[R]):
         self.service_logger: BackgroundLogger = BackgroundLogger(self.runner, self.logger)
         self.news: News = News(self.name, self.logger, self.service_logger, self.life_level)
 
+        self.supervisor: Supervisor[R] = Supervisor(self.user, self._kinds())
         self.checks: Checks[R] = Checks(
-            config, self.backend, self.user, self.queue, self.service_logger
+            config,
+            self.backend,
+            self.user,
+            self.queue,
+            self.service_logger,
+            self.supervisor.call_within,
         )
         create_timeout = checks.seconds("create_timeout", config.create_timeout)
         self.backoff: Backoff = Backoff(create_timeout)
@@ -150,7 +156,6 @@ class Engine(RunTask[R], EngineState[R], EngineClosing[R]):
         interval = checks.seconds("burst_interval", config.burst_interval)
         self.housekeeper: Housekeeper = Housekeeper(self, interval, create_timeout, limits)
 
-        self.supervisor: Supervisor[R] = Supervisor(self.user, self._kinds())
         self._bounded = config.queue_size > 0
         # whether a task without options is not put as it is, either
         self._prepares = self._bounded or bool(self.supervisor.kinds)

@@ -75,6 +75,9 @@ class Supervisor(Generic[R]):
         self, seconds: float, worker: Worker[R] | None, resource: R, fn: Callable[[R], T]
     ) -> T:
         """Call a hook. If it takes longer than so many seconds, it is stuck."""
+        if not self._stuck:
+            return fn(resource)
+
         with with_timeout(background(), seconds) as context:
             made = [kind(context, resource, fn, worker) for kind in self._stuck]
             result: T = self._call(context, resource, fn, (), made, wants_context=False)

@@ -685,7 +685,7 @@ class Worker(Generic[R]):
 
     def _passes_check(self) -> bool:
         """Call `on_check`. A resource that does not pass is unfit."""
-        trouble = self._engine.checks.trouble(self.name, self.resource, self._check_is_late)
+        trouble = self._engine.checks.trouble(self.name, self.resource, self._check_is_late, self)
         self.checks_too_long = False
 
         if trouble is not None:

@@ -96,7 +96,7 @@ def test_a_worker_whose_task_does_not_return_is_replaced(manager, clock, stuck, 
     assert other[0] is not thread
     assert other[1] != [resource]
     stats = manager.stats()
-    assert (stats.active_workers, stats.running_tasks, stats.abandoned_workers) == (1, 0, 1)
+    assert (stats.active_workers, stats.abandoned_workers) == (1, 1)
     assert thread.is_alive()
 
 
@@ -212,6 +212,25 @@ def test_a_hook_that_is_stuck_is_abandoned(manager, clock, stuck):
     stuck.gate.set()
     future.exception(PATIENCE)
     eventually(lambda: abandoned(manager) == 0)
+
+
+def test_a_check_that_is_stuck_is_abandoned(new_manager, clock, stuck):
+    manager = new_manager(
+        worker_count=1, max_worker_count=1, on_check=stuck, check_timeout=7, abandon_after=AFTER
+    )
+    manager.queue_task(lambda resource: 7)
+    eventually(lambda: manager.stats().idle_workers)
+    clock.advance(2)
+    future = manager.submit(lambda resource: threading.current_thread())
+    stuck.await_inside()
+    clock.advance(7)
+    assert abandoned(manager) == 0
+    clock.advance(AFTER)
+    assert abandoned(manager) == 1
+    assert future.result(PATIENCE) is not stuck.inside[0][0]
+    assert future.attempts == 1
+    stuck.let_go()
+    assert abandoned(manager) == 0
 
 
 # -- how many ---------------------------------------------------------------------------------------------------------

@@ -358,6 +358,44 @@ def test_a_coroutine_that_an_abort_returns_is_reported(new_manager, log):
     assert "on_abort returned a coroutine" in log.telling("on_abort raised")[0]
 
 
+def test_a_check_that_takes_too_long_is_aborted(new_manager, deaf, factory):
+    with ManualClock() as clock:
+        manager = new_manager(
+            worker_count=1, max_worker_count=1, on_check=deaf, on_abort=deaf.abort, check_timeout=7
+        )
+        [resource] = manager.queue_task(lambda resource: [resource])
+        eventually(lambda: manager.stats().idle_workers)
+        clock.advance(2)
+        future = manager.submit(lambda resource: [resource])
+        assert deaf.began.wait(PATIENCE)
+        clock.advance(7)
+        assert future.result(PATIENCE) != [resource]
+    assert future.attempts == 1
+    assert [aborted for aborted, _ in deaf.aborts] == [resource]
+
+
+def test_a_check_of_run_task_that_takes_too_long_is_aborted(new_manager, deaf):
+    with ManualClock() as clock:
+        manager = new_manager(
+            worker_count=1, on_check=deaf, on_abort=deaf.abort, resource_pool_size=None
+        )
+        found = []
+
+        def calls():
+            found.extend(manager.run_task(lambda resource: [resource]))
+            clock.advance(2)
+            found.extend(manager.run_task(lambda resource: [resource]))
+            manager._engine.pool.clear_own()
+
+        caller = threading.Thread(target=calls)
+        caller.start()
+        assert deaf.began.wait(PATIENCE)
+        clock.advance(5)
+        caller.join(PATIENCE)
+    assert found[0] is not found[1]
+    assert [aborted for aborted, _ in deaf.aborts] == [found[0]]
+
+
 def test_a_runaway_query_ends_at_its_timeout():
     config = Config(
         on_create=lambda: sqlite3.connect(":memory:", check_same_thread=False),
