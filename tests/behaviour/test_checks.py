@@ -346,13 +346,13 @@ def test_a_check_that_hangs_does_not_hold_up_kill(checked, check, clock, factory
 
 
 def test_an_idle_resource_is_checked_again_and_again(checked, check, clock):
-    checked(keepalive=30)
+    manager = checked(keepalive=30)
     clock.advance(29)
     assert check.calls == []
     for done in range(1, 4):
         clock.advance(30 if done > 1 else 1)
         assert check.begun.acquire(timeout=PATIENCE)
-        clock.wait_for_deadlines(1)
+        are_idle(manager)
         assert check.calls == [0] * done
 
 
@@ -368,7 +368,7 @@ def test_a_check_that_keeps_a_resource_alive_is_its_proof(checked, check, clock)
     manager = checked(keepalive=30, check_after=10)
     clock.advance(30)
     assert check.begun.acquire(timeout=PATIENCE)
-    clock.wait_for_deadlines(1)
+    are_idle(manager)
     clock.advance(9)
     assert manager.queue_task(number) == 0
     assert check.calls == [0]
@@ -418,13 +418,14 @@ def test_the_burst_thread_rests_through_quick_checks_and_hears_of_failed_ones(
     monkeypatch.setattr(tasker._pool.housekeeper, "REST_S", threading.TIMEOUT_MAX)
     monkeypatch.setattr(tasker._pool.checking, "PATIENCE_S", 1000.0)
     check.verdicts[0] = verdict
-    queue = checked(keepalive=30)._engine.queue
+    manager = checked(keepalive=30)
+    queue = manager._engine.queue
     eventually(lambda: queue.resting, "the burst thread to rest")
     ended = []
     monkeypatch.setattr(queue, "wake_housekeeper", lambda: ended.append(1))
     clock.advance(30)
     assert check.begun.acquire(timeout=PATIENCE)
-    clock.wait_for_deadlines(1)
+    are_idle(manager)
     assert (ended == []) is rests
     monkeypatch.undo()
     queue.wake_housekeeper()
