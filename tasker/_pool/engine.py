@@ -120,7 +120,7 @@ class Engine(RunTask[R], EngineState[R], EngineClosing[R]):
             self.supervisor.call_within,
         )
         create_timeout = checks.seconds("create_timeout", config.create_timeout)
-        self.backoff: Backoff = Backoff(create_timeout)
+        self.backoff: Backoff = Backoff(create_timeout, lambda: self.crew.holding() > 0)
         self.slots: Slots = Slots()
         limits = self._limits()
         self.crew: Crew[R] = Crew(
@@ -147,6 +147,7 @@ class Engine(RunTask[R], EngineState[R], EngineClosing[R]):
             shared=config.resource_pool_size is not None or self.packs or greenlets() != "",
             is_lost=self.backend.is_lost if self.backend.may_lose else None,
             check=self.check_idle if self.user.checks else None,
+            made=self.backoff.made_elsewhere,
         )
 
         self.turns: Turns = Turns(config.name, config.run_task_limit)
@@ -352,8 +353,8 @@ class Engine(RunTask[R], EngineState[R], EngineClosing[R]):
 
     # -- what workers use (worker.EngineForWorker) -------------------------------------
 
-    def resource_made(self) -> None:
-        self.backoff.resource_made()
+    def resource_made(self, worker: Worker[R]) -> None:
+        self.backoff.made(worker.candidate)
         self.worker_changed()
         try:
             base = self.crew.base
@@ -466,6 +467,7 @@ class Engine(RunTask[R], EngineState[R], EngineClosing[R]):
             self._worker_leaving(worker)
 
     def _worker_left(self, worker: Worker[R]) -> None:
+        self.backoff.left(worker.candidate)
         self.worker_changed()
         # a thread that did not start would not start at once, either: the tick will try
         if worker.thread.ident is not None:

@@ -313,6 +313,7 @@ class Housekeeper:
             # Or the closing would wait for ended threads.
             engine.crew.bury()
 
+        engine.backoff.heal()
         engine.queue.ripen(monotonic())
         # Tasks wait and workers sleep: a wake-up got lost.
         if any(engine.queue.waiting()) and engine.queue.idle.announced:

@@ -129,13 +129,14 @@ class ResourcePool(Generic[R]):
     `is_lost`: whether a resource is gone, where that may happen. It is called under the
     lock. So a lost resource either is not kept, or `discard` finds it on its shelf.
 
-    `maker(slot)` returns the function that makes a resource. `empty` is called when the
-    last borrower hands back to a closed pool. `destroy` is called with a resource that
-    is not kept, its slot, and the error that ended its last use, if there was one. It
-    returns the interrupt that has ended it, to be raised here when the loan is over. It
-    raises nothing but the exception of a signal handler, and only before it has done
-    anything. `check` is called with the loan of an idle resource, and since when that
-    was idle. It returns why the resource is not well, or `None`."""
+    `maker(slot)` returns the function that makes a resource. `made` is called when it
+    has made one. `empty` is called when the last borrower hands back to a closed pool.
+    `destroy` is called with a resource that is not kept, its slot, and the error that
+    ended its last use, if there was one. It returns the interrupt that has ended it, to
+    be raised here when the loan is over. It raises nothing but the exception of a
+    signal handler, and only before it has done anything. `check` is called with the
+    loan of an idle resource, and since when that was idle. It returns why the resource
+    is not well, or `None`."""
 
     def __init__(
         self,
@@ -149,6 +150,7 @@ class ResourcePool(Generic[R]):
         shared: bool = True,
         is_lost: Callable[[R], bool] | None = None,
         check: Callable[[Loan[R], float], BaseException | None] | None = None,
+        made: Callable[[], object] = bool,
     ) -> None:
         self._name = name
         self._size = size
@@ -158,6 +160,7 @@ class ResourcePool(Generic[R]):
         self._empty = empty
         self._is_lost = is_lost
         self._check = check
+        self._made = made
         self._lock = new_lock()
         self._shelves: dict[int, list[Idle]] = {}  # by their `id`
         self._kept = 0  # resources on them
@@ -209,6 +212,7 @@ class ResourcePool(Generic[R]):
 
             if loan.resource is NO_RESOURCE and not closed:
                 self._make(loan)
+                self._made()
         except BaseException:
             try:
                 self.hand_back(loan, healthy=healthy)

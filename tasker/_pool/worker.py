@@ -7,11 +7,11 @@ pass of the inner loop runs one task.
                 '-----------'-------^
 
 CREATING: the worker tries to make a resource until it has one or is not employed any
-more. Before each attempt it pauses for as long as its last failures demand (see
-`backoff`). A wake-up does not end the pause. SERVING: the worker takes tasks, and parks
-when there is none. It goes back to CREATING when `check_health` calls its resource
-broken, or when that is `unfit` (it is lost, say). It leaves when it was dismissed
-(retired while idle), or when the queue is closed and empty.
+more. Before each attempt it asks whether it may, and sleeps until then (see `backoff`).
+SERVING: the worker takes tasks, and parks when there is none. It goes back to CREATING
+when `check_health` calls its resource broken, or when that is `unfit` (it is lost,
+say). It leaves when it was dismissed (retired while idle), or when the queue is closed
+and empty.
 
 This thread creates the resource, uses it and destroys it (I3). Whatever the user's
 functions raise is caught where they are called (I7). The worker counts in a shard of
@@ -34,7 +34,7 @@ from collections.abc import Callable
 from concurrent.futures._base import FINISHED
 from typing import Any, Generic, Protocol, TypeVar
 
-from tasker._pool.backoff import Backoff
+from tasker._pool.backoff import Backoff, Candidate
 from tasker._pool.checking import Checks
 from tasker._pool.metrics import FULL_LENGTH, Shard
 from tasker._pool.queue import TaskQueue
@@ -82,8 +82,8 @@ class EngineForWorker(Protocol[R]):
     may_retry: bool
     """Whether any task may run more than once."""
 
-    def resource_made(self) -> None:
-        """A worker has a resource now: wake the threads that wait for one."""
+    def resource_made(self, worker: Worker[R]) -> None:
+        """It has a resource now: wake the threads that wait for one."""
 
 
 class Worker(Generic[R]):
@@ -98,6 +98,7 @@ class Worker(Generic[R]):
     ) -> None:
         self.name = name
         self.parker: Parker = Parker()
+        self.candidate = Candidate(self.parker)
         self.shard = shard
 
         # The task that it runs, or has just run.
@@ -120,7 +121,7 @@ class Worker(Generic[R]):
         self.began: bool = False
         # Whether its thread is known to be there.
         self.started: bool = False
-        # Whether it pauses before it makes a resource. Then it can leave at once.
+        # Whether it waits until it may make a resource. Then it can leave at once.
         self.pausing: bool = False
         # Whether an `on_check` of its has not returned in time, nor yet. It counts as
         # one that creates, as it will have no use of this resource.
@@ -222,7 +223,7 @@ class Worker(Generic[R]):
                 self._proved_at = timer.now()
                 # A loss from now on is reported by `resource_lost`.
                 self.unfit = Reason.LOST if self._engine.user.is_lost(self.resource) else None
-                self._engine.resource_made()
+                self._engine.resource_made(self)
 
                 self._serve(self.resource)
 
@@ -275,8 +276,11 @@ class Worker(Generic[R]):
         """Make a resource. `False`: there is none, and none is wanted any more."""
         self.creating_since = monotonic()
         self.creating = True
+        backoff = self._engine.backoff
+        if self._failures:
+            backoff.broke(self.candidate, self._failures)
 
-        while self._pause():
+        while self._may_create():
             try:
                 self._make()
                 return True
@@ -289,10 +293,24 @@ class Worker(Generic[R]):
                     break
 
                 self._failures += 1
+                backoff.failed(self.candidate, self._failures)
                 self._engine.user.creation_failed(error)
 
         self.creating = False
         return False
+
+    def _may_create(self) -> bool:
+        """Sleep until a resource may be made.
+
+        `False`: none is wanted any more."""
+        self.pausing = True
+        wanted = self._employed()
+        while wanted and (pause := self._engine.backoff.may_try(self.candidate)):
+            self.parker.sleep(pause)
+            wanted = self._employed()
+        self.pausing = False
+
+        return wanted
 
     def _make(self) -> None:
         """Try to make a resource."""
@@ -307,34 +325,6 @@ class Worker(Generic[R]):
             if not self._held:
                 engine.slots.free(self, unused=True)
             raise
-
-    def _pause(self) -> bool:
-        """Pause for as long as the last failures demand.
-
-        Returns whether a resource is still wanted."""
-        if not self._failures:
-            return self._employed()
-
-        backoff = self._engine.backoff
-        self.pausing = True
-        until = monotonic() + backoff.worker_pause(self._failures)
-        wanted = self._sleep_until(until) and self._sleep_until(backoff.take_turn())
-        self.pausing = False
-
-        return wanted
-
-    def _sleep_until(self, until: float) -> bool:
-        """Sleep until then, through any wake-up.
-
-        `False` as soon as it is not employed any more."""
-        while self._employed():
-            left = until - monotonic()
-            if left <= 0:
-                return True
-
-            self.parker.sleep(left)
-
-        return False
 
     def _failures_with_this(self) -> int:
         """The failures in a row, should its resource fail now.

@@ -7,6 +7,7 @@ import time
 
 import pytest
 
+import tasker._pool.backoff
 from tasker import ResourceCreationError, TaskManagerKilledError, TaskTimeoutError
 from tasker._pool.backoff import Backoff
 from tasker.errors import ContextCancelledError
@@ -112,9 +113,7 @@ def test_a_resource_that_has_done_a_task_well_is_replaced_at_once(new_manager, p
 
 def test_the_pause_grows_with_every_failure_whatever_its_kind(new_manager, factory, monkeypatch):
     asked = []
-    monkeypatch.setattr(
-        Backoff, "worker_pause", lambda backoff, failures: asked.append(failures) or 0.0
-    )
+    monkeypatch.setattr(Backoff, "_pause", lambda backoff, failures: asked.append(failures) or 0.0)
     factory.fail_next = [OSError("down")]
     manager = new_manager(worker_count=1, max_worker_count=1, max_retries=0)
     for _ in range(2):
@@ -161,7 +160,7 @@ def test_tasks_wait_as_long_as_resources_can_be_made_even_if_they_break_between_
     new_manager, monkeypatch
 ):
     """create_timeout is for resources that cannot be made: here one is made and broken again and again."""
-    monkeypatch.setattr(Backoff, "worker_pause", lambda backoff, failures: 0.0)
+    monkeypatch.setattr(tasker._pool.backoff, "jitter", lambda: 0.0)
     monkeypatch.setattr(Backoff, "task_pause", lambda backoff, failures, attempts: 0.0)
     manager = new_manager(worker_count=1, max_worker_count=1, max_retries=10**6, create_timeout=0.3)
     engine, ticks, gate, accepted = manager._engine, [], threading.Event(), []
@@ -190,13 +189,166 @@ def test_tasks_wait_as_long_as_resources_can_be_made_even_if_they_break_between_
     assert future.result(PATIENCE) == "well"
 
 
+# -- the pool --------------------------------------------------------------------------------------------------------
+
+
+class Backend:
+    """An `on_create` that fails until it `is_up`, and who is in it."""
+
+    def __init__(self, factory):
+        self.create_one = factory.create
+        self.is_up, self.lock = False, threading.Lock()
+        self.tried, self.inside, self.most = [], 0, 0
+
+    def create(self):
+        with self.lock:
+            self.tried.append(threading.current_thread())
+            self.inside += 1
+            self.most = max(self.most, self.inside)
+        time.sleep(0.002)  # so that others come in, if they may
+        try:
+            if not self.is_up:
+                raise OSError("down")
+            return self.create_one()
+        finally:
+            with self.lock:
+                self.inside -= 1
+
+    def forget(self):
+        with self.lock:
+            self.tried, self.most = [], 0
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("short_pauses")
+def test_in_an_outage_one_worker_at_a_time_tries_and_then_all_have_resources(new_manager, factory):
+    backend = Backend(factory)
+    manager = new_manager(worker_count=16, max_worker_count=16, on_create=backend.create)
+    futures = [manager.submit(lambda resource: resource.number) for _ in range(32)]
+    eventually(lambda: len(backend.tried) > 16 and not backend.inside)
+    backend.forget()
+    eventually(lambda: len(backend.tried) > 10)
+    assert backend.most == 1
+    backend.is_up = True
+    assert manager.wait_ready(PATIENCE)
+    assert manager.stats().creating_workers == 0
+    for future in futures:
+        future.result(PATIENCE)
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("short_pauses")
+def test_an_on_create_that_hangs_in_an_outage_keeps_the_others_for_create_timeout(
+    new_manager, factory
+):
+    gate, calls = threading.Event(), []
+
+    def create():
+        with factory._lock:
+            calls.append(None)
+            number = len(calls)
+        if number <= 4:
+            raise OSError("down")
+        if number == 5:
+            gate.wait(PATIENCE)
+        return factory.create()
+
+    manager = new_manager(worker_count=4, max_worker_count=4, on_create=create, create_timeout=0.2)
+    eventually(lambda: manager.stats().creating_workers == 1)
+    assert manager.queue_task(lambda resource: "well") == "well"
+    gate.set()
+    assert manager.wait_ready(PATIENCE)
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("short_pauses")
+def test_a_worker_that_is_lost_in_an_outage_takes_no_turn_with_it(
+    new_manager, factory, monkeypatch
+):
+    """It falls at the moment at which its attempt has failed."""
+    backend = Backend(factory)
+    manager = new_manager(worker_count=4, max_worker_count=4, on_create=backend.create)
+    eventually(lambda: len(backend.tried) > 6)
+    failed, fell = Backoff.failed, []
+
+    def fall(backoff, candidate, failures):
+        if len(fell) < 2 and candidate in backoff._under_way:
+            fell.append(candidate)
+            raise MemoryError
+        failed(backoff, candidate, failures)
+
+    monkeypatch.setattr(Backoff, "failed", fall)
+    eventually(lambda: len(fell) == 2)
+    backend.forget()
+    eventually(lambda: len(backend.tried) > 2)
+    backend.is_up = True
+    assert manager.wait_ready(PATIENCE)
+
+
+def test_a_logger_that_blocks_the_worker_whose_attempt_failed_keeps_no_other_from_trying(
+    new_manager, factory, log, short_pauses
+):
+    gate, failures = threading.Event(), []
+
+    class Blocking(type(log)):
+        def debug(self, msg, /, *args):
+            if "on_create raised" in msg:
+                failures.append(threading.current_thread())
+                if len(failures) == 3:  # the first that is the pool's
+                    gate.wait(PATIENCE)
+            super().debug(msg, *args)
+
+    factory.fail_next = [OSError("down")] * 3
+    manager = new_manager(worker_count=2, max_worker_count=2, logger=Blocking())
+    assert manager.queue_task(lambda resource: "well", timeout=PATIENCE / 2) == "well"
+    gate.set()
+    assert manager.wait_ready(PATIENCE)
+
+
+@pytest.mark.parametrize("end", ["stop", "kill"])
+@pytest.mark.usefixtures("endless_pauses")
+def test_all_that_wait_in_an_outage_leave_at_once(new_manager, factory, end):
+    factory.fail_always = OSError("down")
+    manager = new_manager(worker_count=8, max_worker_count=8)
+    eventually(lambda: all(worker.pausing for worker in manager._engine.crew.members))
+    report = getattr(manager, end)(PATIENCE)
+    assert (report.abandoned, report.destroy_errors) == ((), 0)
+
+
+@pytest.mark.usefixtures("endless_pauses")
+def test_a_worker_that_is_hired_in_an_outage_does_not_try(new_manager, factory):
+    factory.fail_always = OSError("down")
+    manager = new_manager(worker_count=1, max_worker_count=3)
+    eventually(lambda: all(worker.pausing for worker in manager._engine.crew.members))
+    factory.fail_always = None
+    assert manager._engine.crew.hire(2) == 2
+    eventually(lambda: [worker.pausing for worker in manager._engine.crew.members] == [True] * 3)
+    assert factory.created == []
+
+
+def test_run_task_tells_of_the_resources_that_it_makes(new_manager, factory, monkeypatch):
+    told = []
+    monkeypatch.setattr(Backoff, "made_elsewhere", lambda backoff: told.append(None))
+    factory.any_thread = True
+    manager = new_manager(worker_count=1, resource_pool_size=1)
+    for _ in range(3):
+        manager.run_task(lambda resource: None)
+    assert len(told) == 1, "the one that was made"
+    factory.fail_always = OSError("down")
+    with pytest.raises(Sick):
+        manager.run_task(sick)
+    with pytest.raises(ResourceCreationError):
+        manager.run_task(sick)
+    assert len(told) == 1
+
+
 # -- tasks -----------------------------------------------------------------------------------------------------------
 
 
 @pytest.fixture
 def pausing(new_manager, factory, monkeypatch):
     """`pausing(**options)`: a manager with one worker, which is idle, and a task that waits for its next attempt."""
-    monkeypatch.setattr(Backoff, "worker_pause", lambda backoff, failures: 0.0)
+    monkeypatch.setattr(tasker._pool.backoff, "jitter", lambda: 0.0)
     monkeypatch.setattr(Backoff, "task_pause", lambda backoff, failures, attempts: 1000.0)
 
     def make_pausing(task=sick, manager_options=None, **options):
