@@ -179,7 +179,9 @@ class Config(Record, Generic[R]):
     create_timeout: float | timedelta = 30.0
     """Seconds in which no worker holds a resource, after which queued tasks fail.
 
-    They fail with `ResourceCreationError`."""
+    They fail with `ResourceCreationError`. In that time one worker at a time tries to
+    make a resource. When its `on_create` takes longer than this, another one tries,
+    too."""
     timeout: float | timedelta | None = None
     """The `timeout` of tasks that are submitted without one. `None`: no limit."""
     run_timeout: float | timedelta | None = None

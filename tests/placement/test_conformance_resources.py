@@ -14,6 +14,7 @@ from tasker import (
     ResourceCreationError,
     TaskManager,
 )
+from tasker._pool.usercode import UserCode
 from tests.support import remote_tasks
 from tests.support.errors import Sick
 from tests.support.journal import Gate, Session, assert_adds_up, assert_destroyed_once
@@ -64,6 +65,35 @@ def test_a_resource_that_breaks_at_its_first_use_is_not_replaced_at_once(placed_
         manager._engine.crew.wake_all(manager._engine.queue.idle)
     assert worker.pausing
     assert len(journal.of("created")) == len(journal.of("destroyed")) == 1
+
+
+@pytest.mark.usefixtures("short_pauses")
+def test_in_an_outage_one_worker_tries_and_the_others_follow(
+    placed_manager, journal, gate, monkeypatch
+):
+    create, lock = UserCode.create, threading.Lock()
+    known, trying, together = set(), set(), []
+
+    def watched_create(user, held):
+        me = threading.current_thread()
+        with lock:
+            if me in known:  # the first wave tries at once
+                trying.add(me)
+                together.append(len(trying))
+            known.add(me)
+        try:
+            create(user, held)
+        finally:
+            trying.discard(me)
+
+    monkeypatch.setattr(UserCode, "create", watched_create)
+    manager = placed_manager(worker_count=3, on_create=partial(journal.create_when_open, gate))
+    eventually(lambda: len(together) > 3, "attempts of the outage")
+    gate.open()
+    assert manager.wait_ready(PATIENCE)
+    assert together[:4] == [1, 1, 1, 1]
+    manager.stop()
+    assert_destroyed_once(journal, 3)
 
 
 def test_a_context_manager_is_exited_with_the_error_that_broke_its_resource(

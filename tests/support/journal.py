@@ -52,6 +52,11 @@ class Journal:
             raise OSError("down")
         return self.create()
 
+    def create_when_open(self, gate: Gate) -> Resource:
+        if not gate.is_open():
+            raise OSError("down")
+        return self.create()
+
 
 @dataclass(frozen=True)
 class Gate:
