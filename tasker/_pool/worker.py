@@ -32,6 +32,7 @@ import weakref
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures._base import FINISHED
+from functools import partial
 from typing import Any, Generic, Protocol, TypeVar
 
 from tasker._pool.backoff import Backoff, Candidate
@@ -142,6 +143,9 @@ class Worker(Generic[R]):
         self._failures = 0
         # Tasks completed when it got its resource; -1: the resource is known to work.
         self._completed_before = 0
+
+        # `shard.taken` when a task last failed on its healthy resource.
+        self._failed_at = -1
 
         # For `_give_up_task`: `shard.taken` before it took its task.
         self._taken_before = 0
@@ -529,6 +533,7 @@ class Worker(Generic[R]):
         failures = self._failures_with_this()
         if healthy:
             self._completed_before = -1
+            self._failed_at = self.shard.taken
         else:
             self._broken_by = error
 
@@ -595,11 +600,16 @@ class Worker(Generic[R]):
         `None`: it was dismissed, its resource is unfit, or the queue is closed and
         empty."""
         checks = self._engine.user.checks
+        look = self._look_or_check if checks else self._look
+        # What fails at once would be idle first, again and again, and get every task.
+        if self._failed_at == self.shard.taken:
+            look = partial(self._look_from_cold_end, look)
+
         while self._employed() and self.unfit is None:
             task = (
-                self._park_between_checks()
+                self._park_between_checks(look)
                 if checks
-                else self._queue.idle.park(self.parker, self._look)
+                else self._queue.idle.park(self.parker, look)
             )
             if task is not None and task is not _LEAVE:
                 self._queue.wake_next()
@@ -625,17 +635,26 @@ class Worker(Generic[R]):
             return _LEAVE  # type: ignore[no-any-return]
         return task
 
+    def _look_from_cold_end(
+        self, look: Callable[[], TaskFuture[Any] | None]
+    ) -> TaskFuture[Any] | None:
+        """As `look`, where its last task failed: other workers are woken before it."""
+        self._queue.idle.go_to_cold_end(self.parker)
+        return look()
+
     # -- checks (see `checking`) -------------------------------------------------------
 
-    def _park_between_checks(self) -> TaskFuture[Any] | None:
+    def _park_between_checks(
+        self, look: Callable[[], TaskFuture[Any] | None]
+    ) -> TaskFuture[Any] | None:
         """Park until there is a task, or the resource has passed a check."""
         keepalive = self._engine.checks.keepalive
         if keepalive is None:
-            found = self._queue.idle.park(self.parker, self._look_or_check)
+            found = self._queue.idle.park(self.parker, look)
         else:
             alarm = timer.at(self._proved_at + keepalive, self._wake_if_idle)
             try:
-                found = self._queue.idle.park(self.parker, self._look_or_check)
+                found = self._queue.idle.park(self.parker, look)
             finally:
                 alarm.cancel()
 

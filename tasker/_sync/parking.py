@@ -233,6 +233,14 @@ class ParkingLot:
             self.take_back(parker)
         return found
 
+    def go_to_cold_end(self, parker: Parker) -> None:
+        """Let all others be woken before this thread, which is about to look.
+
+        It announces itself anew before that, so no wake-up is lost (R1). If its
+        announcement was taken already, it stays so."""
+        if self.take_back(parker):
+            self.announced.appendleft(parker)
+
     def wake_one(self) -> None:
         """Wake the thread that came last."""
         try:

@@ -8,6 +8,7 @@ import pytest
 
 from tasker import TaskManagerShutdownError
 from tasker._pool.queue import TaskQueue
+from tasker._pool.worker import Worker
 from tasker._sync.parking import ParkingLot
 from tests.support.exploring import Queued, catches, exhaust, sample
 
@@ -47,6 +48,18 @@ class PutAndGet(Queued):
 class PutAndGetLocked(PutAndGet):
     """The same where threads run at once."""
 
+    locked = True
+
+
+class PutAndGetFromTheColdEnd(PutAndGet):
+    """The same with a worker whose last task failed."""
+
+    def __init__(self):
+        super().__init__()
+        self.consumer._failed_at = self.consumer.shard.taken
+
+
+class PutAndGetFromTheColdEndLocked(PutAndGetFromTheColdEnd):
     locked = True
 
 
@@ -170,9 +183,26 @@ BROKEN_HANDOVERS = [
 ]
 
 
+def look_that_goes_to_the_cold_end_last(self, look):
+    found = look()
+    self._queue.idle.go_to_cold_end(self.parker)
+    return found
+
+
 @pytest.mark.parametrize("world", [PutAndGet, PutAndGetLocked])
 def test_a_worker_that_goes_to_sleep_gets_the_task_that_is_put(world):
     exhaust(world)
+
+
+@pytest.mark.parametrize("world", [PutAndGetFromTheColdEnd, PutAndGetFromTheColdEndLocked])
+def test_a_worker_that_goes_to_sleep_at_the_cold_end_gets_the_task_that_is_put(world):
+    exhaust(world, preemptions=2)
+    sample(world, 100)
+
+
+def test_a_worker_that_looks_before_it_is_at_the_cold_end_is_caught(monkeypatch):
+    monkeypatch.setattr(Worker, "_look_from_cold_end", look_that_goes_to_the_cold_end_last)
+    assert catches(PutAndGetFromTheColdEnd)
 
 
 @pytest.mark.parametrize(("where", "name", "broken"), BROKEN_HANDOVERS)

@@ -343,6 +343,21 @@ def test_a_deque_is_copied_while_others_change_it():
         thread.join(PATIENCE)
 
 
+def test_a_thread_at_the_cold_end_is_woken_last_and_retired_first():
+    parking, parkers = ParkingLot(), [Parker() for _ in range(3)]
+    parking.announced.extend(parkers)
+    parking.go_to_cold_end(parkers[1])
+    parking.wake_one()
+    assert [pending(parker) for parker in parkers] == [False, False, True]
+    assert parking.take_longest() is parkers[1]
+
+
+def test_a_thread_that_is_about_to_be_woken_is_not_announced_a_second_time():
+    parking, parker = ParkingLot(), Parker()
+    parking.go_to_cold_end(parker)
+    assert list(parking.announced) == []
+
+
 def test_only_sleepers_whose_announcement_is_gone_count_as_stranded():
     parking = ParkingLot()
     awake, listed, stranded = Parker(), Parker(), Parker()
