@@ -600,12 +600,13 @@ class Worker(Generic[R]):
         `None`: it was dismissed, its resource is unfit, or the queue is closed and
         empty."""
         checks = self._engine.user.checks
-        look = self._look_or_check if checks else self._look
-        # What fails at once would be idle first, again and again, and get every task.
-        if self._failed_at == self.shard.taken:
-            look = partial(self._look_from_cold_end, look)
-
         while self._employed() and self.unfit is None:
+            look = self._look_or_check if checks else self._look
+            # What fails at once would be idle first, again and again, and get every
+            # task.
+            if self._failed_at == self.shard.taken:
+                look = partial(self._look_from_cold_end, look)
+
             task = (
                 self._park_between_checks(look)
                 if checks
