@@ -40,6 +40,15 @@ def test_a_deaf_task_is_ended_at_its_deadline_with_its_process(placed_manager, j
     assert (metrics.total_tasks_failed, metrics.total_tasks_retried) == (1, 0)
 
 
+def test_the_owner_of_a_deaf_task_is_not_abandoned(placed_manager, gate):
+    manager = placed_manager(abandon_after=0.01)
+    future = manager.submit(deadly_tasks.note_and_stand, gate, timeout=1.0)
+    assert type(future.exception(PATIENCE)) is TaskTimeoutError
+    assert manager.queue_task(remote_tasks.square, 6) == 36
+    assert manager.stats().abandoned_workers == 0
+    assert manager.stop().drained
+
+
 def test_a_task_that_holds_the_gil_is_ended_at_its_deadline(placed_manager):
     manager = placed_manager()
     process = manager.queue_task(remote_tasks.process_of)
@@ -164,9 +173,9 @@ def test_a_stop_ends_a_creation_that_blocks_for_ever_and_waits_for_its_worker(
 ):
     setup = RemoteBackend._setup
 
-    def patient(backend, name):  # or its own time would be over in the same moment
+    def patient(backend, *place):  # or its own time would be over in the same moment
         backend._create_timeout = 600.0
-        return setup(backend, name)
+        return setup(backend, *place)
 
     monkeypatch.setattr(RemoteBackend, "_setup", patient)
     manager = placed_manager(

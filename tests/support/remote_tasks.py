@@ -125,6 +125,26 @@ def judge_in_slot(error: Exception, resource: Resource) -> bool:
     return False
 
 
+@dataclass(frozen=True)
+class Aborter:
+    """An `on_abort` that lets those pass who stand before a gate."""
+
+    gate: Gate
+    journal: Journal
+
+    def __call__(self, resource: Resource) -> None:
+        here = os.getpid() == resource.pid
+        self.journal.note("aborted", resource.key, here, threading.get_ident() != resource.thread)
+        self.gate.open()
+
+
+@dataclass(frozen=True)
+class RaisingAborter(Aborter):
+    def __call__(self, resource: Resource) -> None:
+        super().__call__(resource)
+        raise OSError("cannot abort")
+
+
 # -- tasks ---------------------------------------------------------------------------------------------------------
 
 
@@ -249,6 +269,12 @@ def hold(context: Context, resource: object, gate: Gate) -> str:
 
 
 def pass_deaf(resource: object, gate: Gate) -> str:
+    gate.pass_through()
+    return "passed"
+
+
+def cancel_and_pass_deaf(context: Context, resource: object, gate: Gate) -> str:
+    context.cancel()
     gate.pass_through()
     return "passed"
 

@@ -232,6 +232,7 @@ def _pack_hooks(settings: Settings) -> bytes:
         check_health=settings.check_health if takes_resource(settings.check_health) else None,
         on_check=settings.on_check,
         on_reset=settings.on_reset,
+        on_abort=settings.on_abort,
     )
     try:
         # Together, because they may refer to the same objects.

@@ -3,7 +3,8 @@
 It runs there what the worker sends. Each child process and each actor has one. One
 thread creates the resource, runs the calls, one at a time, and destroys the resource.
 Two messages must not wait for that thread: that the context of a call has ended, and
-that the manager drains. Another thread brings them (`obey`).
+that the manager drains. Another thread brings them (`obey`). A third one calls
+`on_abort` when the context of a call has ended.
 
 `_lock` guards which call runs and how contexts have ended. No code of the user's runs
 under it (I7).
@@ -21,8 +22,9 @@ from tasker._sync import timer
 from tasker._sync.callback_runner import CallbackRunner
 from tasker._sync.guarded_logger import GuardedLogger
 from tasker._sync.locks import new_lock
-from tasker._sync.threads import claim_thread
+from tasker._sync.threads import claim_thread, leave_child
 from tasker._tasks import current
+from tasker._tasks.abort import Abort
 from tasker._tasks.context import (
     Context,
     ManagerValues,
@@ -66,9 +68,9 @@ class Host:
         # How contexts ended, by the number of the call.
         self._ended: dict[int, int] = {}
         self._stopping = setup.stopping
-        self._runner = CallbackRunner(
-            f"{setup.name}-context", GuardedLogger(logging.getLogger("tasker"))
-        )
+        self._name = setup.name
+        self._logger = GuardedLogger(logging.getLogger("tasker"))
+        self._runner = CallbackRunner(f"{setup.name}-context", self._logger)
         self._values = ManagerValues(
             self._imported(_context_of, setup.values), lambda: self._stopping
         )
@@ -161,7 +163,10 @@ class Host:
 
         running = current.thread_state.running
         running.loan = self
+        abort = self._new_abort()
         try:
+            if abort is not None:
+                abort.begin()
             scope = contextvars.Context()
             if variables:
                 self._imported(scope.run, set_variables, variables)
@@ -174,10 +179,23 @@ class Host:
             raise
         finally:
             running.loan = None
+            if abort is not None:
+                abort.end()
         # A generator is refused later, when it is to be sent.
         if type(result) in UNRUN:
             look_at(result, users_function(fn, args) or fn)
         return result
+
+    @wrapper
+    def _new_abort(self) -> Abort | None:
+        """The abort of the call that is about to run, where there is `on_abort`."""
+        if self._hooks.on_abort is None:
+            return None
+
+        context = self.call_context(self)
+        # What has ended already must not begin: nothing would end it any more.
+        context.raise_if_done()
+        return Abort(context, self._abort, self._runner.run_apart)
 
     def _judge(self, error: BaseException) -> Verdict:
         check = self._hooks.check_health
@@ -221,6 +239,15 @@ class Host:
             return self.context
 
     # -- another thread ----------------------------------------------------------------
+
+    def _abort(self) -> None:
+        assert self._hooks.on_abort is not None
+        try:
+            refuse("on_abort", self._hooks.on_abort(self.resource))
+            leave_child()
+        except BaseException as error:
+            leave_child(error)
+            self._logger.fault("warning", "%s: on_abort raised", self._name, error=error)
 
     def obey(self, order: int, number: int) -> None:
         """Follow an order of the manager's.

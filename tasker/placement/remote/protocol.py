@@ -51,6 +51,7 @@ class Hooks(NamedTuple):
     """`None` unless it takes the resource."""
     on_check: Callable[[Any], object] | None
     on_reset: Callable[[Any], object] | None
+    on_abort: Callable[[Any], object] | None
 
 
 class Setup(NamedTuple):
