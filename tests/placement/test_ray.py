@@ -20,6 +20,7 @@ from tasker import (
     TaskManagerKilledError,
     TaskTimeoutError,
     WorkerLostError,
+    current_slot,
 )
 from tests.support import deadly_tasks, remote_tasks
 from tests.support.journal import Gate
@@ -250,6 +251,28 @@ def test_an_environment_that_cannot_be_made_is_told(placed_manager):
     runtime_env = {"working_dir": "/nowhere/at/all"}
     with pytest.raises((ConfigError, ResourceCreationError), match="nowhere"):
         placed_manager(placement=Ray(address=None, runtime_env=runtime_env), resource_pool_size=1)
+
+
+def test_a_runtime_environment_may_be_a_function_of_the_slot(placed_manager):
+    def environment(slot):
+        assert current_slot() == slot
+        return {"env_vars": {"DEVICE": str(slot.index)}}
+
+    manager = placed_manager(placement=Ray(address=None, runtime_env=environment), worker_count=2)
+    assert manager.wait_ready(PATIENCE)
+    device = partial(os.getenv, "DEVICE")
+    for slot, seen in manager.map(remote_tasks.slot_and_call, [device] * 4):
+        assert seen == str(slot.index)
+
+
+@pytest.mark.usefixtures("no_pauses")
+def test_a_function_that_makes_no_environment_fails_like_a_creation(placed_manager):
+    made = [3, {"pip": 3}]
+    manager = placed_manager(
+        placement=Ray(address=None, runtime_env=lambda slot: made.pop(0) if made else {})
+    )
+    assert manager.submit(remote_tasks.square, 6).result(PATIENCE) == 36
+    assert made == []
 
 
 def test_a_constructor_that_fails_lets_go_of_the_connection(placed_manager):

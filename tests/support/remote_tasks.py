@@ -171,6 +171,10 @@ def slot_of(resource: object, *items: object) -> Slot:
     return current_slot()
 
 
+def slot_and_call(resource: object, function: Callable[[], Any]) -> tuple[Slot, Any]:
+    return current_slot(), function()
+
+
 def index_of_slot() -> int:
     return current_slot().index
 
