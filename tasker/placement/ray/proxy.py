@@ -193,7 +193,8 @@ class ActorProxy(ResourceProxy):
             # In this thread: when the interpreter exits, no other can be started.
             self._cluster.kill_now(self._actor)
 
-        if patience:
+        # Its slot is free when this returns. Without a connection Ray tells nothing.
+        if self._cluster.ray.is_initialized():
             self._dead.wait(_KILL_WAIT_S)
 
     # -- any thread --------------------------------------------------------------------
