@@ -54,7 +54,7 @@ class Loan(Generic[R]):
 
     `run_task` notes the last four fields, for code inside of it."""
 
-    __slots__ = ("borrower", "context", "error", "outer", "owner", "resource", "slot")
+    __slots__ = ("borrower", "context", "error", "outer", "owner", "resource", "shelf", "slot")
 
     borrower: int
     """The identifier of its thread."""
@@ -62,6 +62,8 @@ class Loan(Generic[R]):
     """The resource, or NO_RESOURCE."""
     slot: Slot | None
     """The slot of the resource that it makes, has or destroys."""
+    shelf: list[Idle]
+    """Where the resource will lie."""
     error: BaseException
     """The error that ended the use of the resource, if one has."""
     owner: Any
@@ -193,7 +195,7 @@ class ResourcePool(Generic[R]):
         healthy = True
 
         try:
-            shelf = self._here.shelf
+            loan.shelf = shelf = self._here.shelf
             since = 0.0
             with self._lock:
                 closed = self._closed
@@ -276,7 +278,6 @@ class ResourcePool(Generic[R]):
         """End a loan: keep the resource, or destroy it here.
 
         May be called again, and must be if an interrupt ended it."""
-        shelf: list[Idle] = self._here.shelf if healthy else []
         since = 0.0 if self._check is None else timer.now()
 
         with self._lock:
@@ -292,7 +293,7 @@ class ResourcePool(Generic[R]):
                 idle = loan.resource, loan.slot, since
                 loan.resource, loan.slot = NO_RESOURCE, None
                 self._kept += 1
-                shelf.append(idle)
+                loan.shelf.append(idle)
                 self._loans.discard(loan)
                 return
 

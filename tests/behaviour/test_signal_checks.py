@@ -67,9 +67,9 @@ STRETCHES = [
     (Shard._replace, "if self._published is not before", "self._published = after"),
     (Counters._count_queued, "if queued > self._queued", "self._queued = queued"),
     (Counters._forget_samples, "while self._samples[1][0]", "self._samples.popleft()"),
-    (ResourcePool.borrow, "loan.resource, loan.slot = shelf[-1]", "self._kept -= 1"),
+    (ResourcePool.borrow, "loan.resource, loan.slot, since = shelf[-1]", "self._kept -= 1"),
     (ResourcePool.discard, "loan.resource, loan.slot = idle, slot", "self._kept -= 1"),
-    (ResourcePool.hand_back, "idle = loan.resource, loan.slot", "shelf.append(idle)"),
+    (ResourcePool.hand_back, "idle = loan.resource, loan.slot", "loan.shelf.append(idle)"),
     (Slots.take, "if self._next[index] == generation", "owner.slot = slot"),
     (Slots.free, "slot = owner.slot", "owner.slot = None"),
 ]

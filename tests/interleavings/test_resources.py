@@ -89,7 +89,7 @@ def hand_back_that_looks_before_it_locks(self, loan, *, healthy):
         self._loans.discard(loan)
         if keep:
             self._kept += 1
-            self._here.shelf.append((loan.resource, loan.slot))
+            loan.shelf.append((loan.resource, loan.slot, 0.0))
     if not keep:
         self._destroy(loan.resource, loan.slot, None)
         self._slots.free(loan)
@@ -97,7 +97,7 @@ def hand_back_that_looks_before_it_locks(self, loan, *, healthy):
 
 def close_without_the_lock(self):
     (shelf,) = self._shelves.values()
-    idle = [_new_loan(*each) for each in shelf]
+    idle = [_new_loan(resource, slot) for resource, slot, _ in shelf]
     self._closed = True
     self._kept = 0
     shelf.clear()
