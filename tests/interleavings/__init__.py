@@ -16,6 +16,8 @@ A test prints how many interleavings there were (`-rP`); on CPython 3.11 to 3.13
     kill, finishing task           2                      25      settles without the right
     stop, stop                     55 (the requests)      40      tells of the end too early
     stop, kill                     4 (the requests)       15, 15  does not overtake
+    abort, return                  149, 493               100     does not wait; tests and then sets
+    abandon, return                20, 1                  100     without the right, on either side
     fold and retire, metrics()     6 (1 preemption)       100     publishes twice; retires outside the lock
 
 Orders of steps that do not touch the same thing count once. "1 preemption": those in which at most once a thread is

@@ -36,6 +36,7 @@ import tasker._pool.queue
 import tasker._pool.worker
 import tasker._sync.parking
 import tasker._sync.room
+import tasker._tasks.abort
 import tasker._tasks.future
 from tasker import Config
 from tasker._pool.engine import Engine
@@ -281,6 +282,7 @@ def _seams() -> Iterator[None]:
             tasker._pool.worker,
             tasker._pool.housekeeper,
             tasker._pool.lifecycle,
+            tasker._tasks.abort,
         ):
             stack.enter_context(mock.patch.object(module, "Parker", parker))
         stack.enter_context(
