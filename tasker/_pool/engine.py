@@ -442,7 +442,8 @@ class Engine(RunTask[R], EngineState[R], EngineClosing[R]):
         self, context: Context, resource: R, fn: Callable[..., Any], worker: Worker[R] | None
     ) -> Abort:
         owner = f"{self.name}, run_task" if worker is None else worker.name
-        return Abort(context, partial(self.user.abort, owner, resource), self._run_apart)
+        abort = partial(self.user.abort, owner, resource, current.current_slot())
+        return Abort(context, abort, self._run_apart)
 
     def _run_apart(self, job: Callable[[], object]) -> None:
         self.runner.run_apart(job)

@@ -29,6 +29,7 @@ from __future__ import annotations
 import threading
 import weakref
 from collections.abc import Callable
+from functools import partial
 from typing import Any, Generic, TypeVar
 
 from tasker._pool.slots import Slots
@@ -257,11 +258,8 @@ class ResourcePool(Generic[R]):
 
     def _make(self, loan: Loan[R]) -> None:
         slot = self._slots.take(loan, threading.current_thread().name, Reason.CALL)
-        running = current.thread_state.running
-        outer = running.hook
         try:
-            running.hook = slot, running.loan
-            set_from(loan, "resource", self._maker(slot))
+            current.call_hook(slot, partial(set_from, loan, "resource", self._maker(slot)))
             try:
                 refuse("on_create", loan.resource)
             except TypeError:
@@ -271,8 +269,6 @@ class ResourcePool(Generic[R]):
             if loan.resource is NO_RESOURCE:
                 self._slots.free(loan, unused=True)
             raise
-        finally:
-            running.hook = outer
 
     def hand_back(self, loan: Loan[R], *, healthy: bool) -> None:
         """End a loan: keep the resource, or destroy it here.

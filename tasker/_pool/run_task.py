@@ -34,7 +34,6 @@ from tasker.snapshots import Stamps
 __all__ = ["Known", "RunTask"]
 
 R = TypeVar("R")
-T = TypeVar("T")
 
 # What was found out about the last function: its code, the number of arguments that it
 # was given, and the function itself if it wants its context then. Where there is no
@@ -173,14 +172,15 @@ class RunTask(Generic[R]):
             return None
 
         owner = f"{self.name}, run_task"
-        trouble = _call_hook(loan, partial(self.checks.trouble, owner, loan.resource))
+        trouble = current.call_hook(loan.slot, partial(self.checks.trouble, owner, loan.resource))
         if trouble is not None:
             self.user.failed_check(owner, trouble)
         return trouble
 
     def _reset(self, loan: Loan[R]) -> bool:
         """Reset a resource after a task. Returns whether it may serve another."""
-        error = _call_hook(loan, partial(self.user.reset, f"{self.name}, run_task", loan.resource))
+        reset = partial(self.user.reset, f"{self.name}, run_task", loan.resource)
+        error = current.call_hook(loan.slot, reset)
         if error is not None:
             loan.error = error
         return error is None
@@ -223,14 +223,3 @@ class RunTask(Generic[R]):
             self.user.notify_collector("record_arrival")
         finally:
             self.user.notify_collector(end, stamps)
-
-
-def _call_hook(loan: Loan[Any], hook: Callable[[], T]) -> T:
-    """Call a hook for the resource of a loan: `current_slot()` tells its slot there."""
-    running = current.thread_state.running
-    outer = running.hook
-    try:
-        running.hook = loan.slot, running.loan
-        return hook()
-    finally:
-        running.hook = outer

@@ -308,11 +308,12 @@ class UserCode(Generic[R]):
 
         return None
 
-    def abort(self, owner: str, resource: R) -> None:
+    def abort(self, owner: str, resource: R, slot: Slot | None) -> None:
         """Make the call that uses a resource return."""
         assert self._backend.abort is not None
         try:
-            refuse("on_abort", self._backend.abort(resource))
+            abort = partial(self._backend.abort, resource)
+            refuse("on_abort", current.call_hook(slot, abort))
             leave_child()
         except BaseException as error:
             pass_on(error)

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 from tasker._sync import guard, timer
 from tasker._sync.threads import local_to_threads
@@ -19,6 +19,7 @@ from tasker._tasks.context import Context
 from tasker.slot import Slot
 
 __all__ = [
+    "call_hook",
     "current_context",
     "current_resource",
     "current_slot",
@@ -26,6 +27,9 @@ __all__ = [
     "in_task",
     "thread_state",
 ]
+
+
+T = TypeVar("T")
 
 
 class OnWorker(Protocol):
@@ -105,6 +109,17 @@ def in_task() -> bool:
     """Whether the calling thread is a worker's, or in a `run_task`."""
     running = thread_state.running
     return running.worker is not None or running.loan is not None
+
+
+def call_hook(slot: Slot | None, hook: Callable[[], T]) -> T:
+    """Call a hook of the resource in this slot: `current_slot()` tells it there."""
+    running = thread_state.running
+    outer = running.hook
+    try:
+        running.hook = slot, running.loan
+        return hook()
+    finally:
+        running.hook = outer
 
 
 def current_context() -> Context:

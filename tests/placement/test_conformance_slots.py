@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import threading
 from functools import partial
 
 import pytest
@@ -74,6 +75,40 @@ def test_a_check_and_a_destruction_know_the_slot_of_the_broken_one(slotted_manag
         ["1", "0", "call"],
         ["0", "1", "broken"],
     ]
+
+
+def test_checks_and_resets_know_the_slot(slotted_manager, journal):
+    manager = slotted_manager(
+        resource_pool_size=1,
+        on_check=partial(remote_tasks.note_slot, "checked"),
+        check_after=0,
+        on_reset=partial(remote_tasks.note_slot, "reset"),
+    )
+    # The pool of `run_task` is filled first.
+    assert manager.run_task(remote_tasks.slot_of).index == 0
+    assert (journal.of("checked"), journal.of("reset")) == (["0"], ["0"])
+    assert manager.submit(remote_tasks.slot_of).result(PATIENCE).index == 1
+    eventually(lambda: journal.of("reset") == ["0", "1"], "the reset")
+    assert journal.of("checked") == ["0", "1"]
+
+
+def test_an_abort_knows_the_slot(slotted_manager, journal, gate):
+    manager = slotted_manager(on_abort=partial(remote_tasks.abort_in_slot, gate))
+    future = manager.submit(remote_tasks.pass_deaf, gate)
+    gate.await_reached()
+    future.cancel()
+    assert future.result(PATIENCE) == "passed"
+    assert journal.of("aborted") == ["0"]
+
+
+def test_an_abort_of_run_task_knows_the_slot(slotted_manager, journal, gate):
+    manager = slotted_manager(on_abort=partial(remote_tasks.abort_in_slot, gate))
+    caller = threading.Thread(target=lambda: manager.run_task(remote_tasks.pass_deaf, gate))
+    caller.start()
+    gate.await_reached()
+    manager.kill(PATIENCE)
+    caller.join(PATIENCE)
+    assert journal.of("aborted") == ["1"]
 
 
 def test_a_context_manager_is_made_with_its_slot(placed_manager, journal):

@@ -120,6 +120,15 @@ def destroy_in_slot(resource: Resource) -> None:
     resource.journal.destroy(resource)
 
 
+def note_slot(word: str, resource: Resource) -> None:
+    resource.journal.note(word, current_slot().index)
+
+
+def abort_in_slot(gate: Gate, resource: Resource) -> None:
+    note_slot("aborted", resource)
+    gate.open()
+
+
 def judge_in_slot(error: Exception, resource: Resource) -> bool:
     resource.journal.note("judged", current_slot().index)
     return False

@@ -16,6 +16,7 @@ import contextlib
 import contextvars
 import logging
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from tasker._sync import timer
@@ -243,7 +244,8 @@ class Host:
     def _abort(self) -> None:
         assert self._hooks.on_abort is not None
         try:
-            refuse("on_abort", self._hooks.on_abort(self.resource))
+            abort = partial(self._hooks.on_abort, self.resource)
+            refuse("on_abort", current.call_hook(self.slot, abort))
             leave_child()
         except BaseException as error:
             leave_child(error)
