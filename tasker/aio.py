@@ -28,6 +28,7 @@ from tasker import checks
 from tasker._pool.queue import TaskQueue
 from tasker._sync.awaiting import Mailbox, Message, mailbox_here, waiter_here
 from tasker._sync.room import Room
+from tasker._tasks.context import Context
 from tasker._tasks.future import for_asyncio
 from tasker.errors import QueueFullError
 from tasker.window import Future, Plan, Window, iterator_over
@@ -78,21 +79,32 @@ async def submit(
     fn: Callable[..., Any],
     args: tuple[Any, ...],
     options: Mapping[str, Any],
-    queue_timeout: float | None,
 ) -> Any:
-    """The result of a task. `options` are all of `submit` but `queue_timeout`."""
+    """The result of a task. `options` are those of `submit`."""
     # by far the most frequent case
-    if queue_timeout is None and not engine.queue.room.capacity:
+    if "queue_timeout" not in options and not engine.queue.room.capacity:
         return await engine.submit(fn, args, options)
 
     at_once = {**options, "queue_timeout": 0.0}
-    return await (await _with_room(engine, lambda: engine.submit(fn, args, at_once), queue_timeout))
+    return await (
+        await _with_room(
+            engine,
+            lambda: engine.submit(fn, args, at_once),
+            options.get("queue_timeout"),
+            options.get("ctx"),
+        )
+    )
 
 
 async def _with_room(
-    engine: EngineForAsyncio, launch: Callable[[], Future], queue_timeout: float | None = None
+    engine: EngineForAsyncio,
+    launch: Callable[[], Future],
+    queue_timeout: float | None = None,
+    parent: Context | None = None,
 ) -> Future:
-    """What `launch()` returns. It is called again whenever there may be room."""
+    """What `launch()` returns. It is called again whenever there may be room.
+
+    Where the task's `parent` has ended, it needs no room."""
     limit = checks.limit("queue_timeout", queue_timeout)
     room = engine.queue.room
     # not in the manager's own thread, which would wait for itself
@@ -106,25 +118,34 @@ async def _with_room(
 
     try:
         async with asyncio.timeout(limit):
-            return await _in_turn(room, launch)
+            return await _in_turn(room, launch, parent)
     except TimeoutError:
         # its error says how full the queue is
         return launch()
 
 
-async def _in_turn(room: Room[Any], launch: Callable[[], Future]) -> Future:
+async def _in_turn(room: Room[Any], launch: Callable[[], Future], parent: Context | None) -> Future:
     while True:
         waiter = waiter_here()
+        take_back: Callable[[], object] = bool
         try:
+            if parent is not None:
+                take_back = parent.on_done(waiter.wake)
             room.line_up(waiter)
             await waiter
         except BaseException:
             room.give_up(waiter)
             raise
+        finally:
+            take_back()
 
         # refused if the loop did not run for too long: then line up again
         with contextlib.suppress(QueueFullError):
-            return room.in_turn(waiter, launch)
+            future = room.in_turn(waiter, launch)
+            if parent is not None:
+                # its parent may have ended before it was its turn
+                room.give_up(waiter)
+            return future
 
 
 # -- map -------------------------------------------------------------------------------
@@ -177,7 +198,8 @@ async def _pull(engine: EngineForAsyncio, window: _LoopWindow, items: Items) -> 
             taken = await _take(window, items, size)
             if taken and not window.closed:
                 window.room -= len(taken)
-                await _with_room(engine, partial(window.launch, taken))
+                parent = window.plan.options.get("ctx")
+                await _with_room(engine, partial(window.launch, taken), parent=parent)
     except BaseException as error:
         # a CancelledError, too: it may be the input's own, and must not end in silence
         window.fail(error)
@@ -233,7 +255,8 @@ def _raise(error: BaseException | None) -> None:
 
 async def _relaunch(engine: EngineForAsyncio, window: _LoopWindow) -> None:
     try:
-        await _with_room(engine, window.relaunch)
+        parent = window.plan.options.get("ctx")
+        await _with_room(engine, window.relaunch, parent=parent)
     except Exception as error:
         window.relaunch_failed(error)
 

@@ -49,7 +49,7 @@ def seconds(field: str, value: object, *, zero: bool = True, infinite: bool = Fa
     return number
 
 
-def limit(field: str, value: float | None, *, zero: bool = True) -> float | None:
+def limit(field: str, value: object, *, zero: bool = True) -> float | None:
     """Seconds, as by `seconds`; `None` and infinity both mean no limit."""
     if value is None:
         return None

@@ -16,7 +16,7 @@ from tasker._base.callables import check_callable, deferred_kind
 from tasker._base.record import Record, field
 from tasker._sync.locks import new_lock
 from tasker._tasks import current
-from tasker._tasks.context import Context, background
+from tasker._tasks.context import Context, background, check_context
 from tasker._tasks.hooks import takes_resource, takes_slot
 from tasker._tasks.unrun import maker_kind, refuse
 from tasker.errors import ConfigError, shown
@@ -183,9 +183,13 @@ class Config(Record, Generic[R]):
     make a resource. When its `on_create` takes longer than this, another one tries,
     too."""
     timeout: float | timedelta | None = None
-    """The `timeout` of tasks that are submitted without one. `None`: no limit."""
+    """The `timeout` of tasks that are submitted without one. `None`: no limit.
+
+    `math.inf` lifts it for one task."""
     run_timeout: float | timedelta | None = None
-    """The `run_timeout` of tasks that are submitted without one. `None`: no limit."""
+    """The `run_timeout` of tasks that are submitted without one. `None`: no limit.
+
+    It counts from each start of a task. `math.inf` lifts it for one task."""
     resource_pool_size: int | None = None
     """Resources kept for `run_task`.
 
@@ -267,10 +271,7 @@ class Config(Record, Generic[R]):
         checks.whole_number("worker_count", self.worker_count, least=1)
         if not isinstance(self.name, str) or not self.name:
             raise ConfigError(f"name must be a non-empty string, not {shown(self.name)}")
-        if not isinstance(self.ctx, Context):
-            raise ConfigError(
-                f"ctx must be a Context, for example background(), not {shown(self.ctx)}"
-            )
+        check_context("ctx", self.ctx)
 
         for name in ("max_retries", "burst_task_threshold", "queue_size"):
             checks.whole_number(name, getattr(self, name), least=0)

@@ -51,7 +51,7 @@ class QueueFullError(TaskerError):
 
 
 class TaskTimeoutError(TaskerError, TimeoutError):
-    """A task's `timeout` ended before the task did.
+    """A task has not ended within its `timeout` or `run_timeout`, or its `ctx`.
 
     The task was never started, or its context is cancelled now."""
 

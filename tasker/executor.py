@@ -29,12 +29,12 @@ from __future__ import annotations
 import contextlib
 import functools
 from collections import deque
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import CancelledError, Future
 from itertools import islice, starmap
 from operator import attrgetter
 from threading import get_ident
-from types import BuiltinFunctionType, FunctionType, MethodType
+from types import BuiltinFunctionType, FunctionType, MappingProxyType, MethodType
 from typing import TYPE_CHECKING, Any, Generic, ParamSpec, Protocol, TypeVar
 
 from tasker._base.callables import DEFERRED, deferred_kind
@@ -48,6 +48,7 @@ from tasker._tasks.future import DoneCallback, TaskFuture, new_task, task_made_o
 from tasker._tasks.standard import Standard, StandardParts
 from tasker._tasks.wrapping import Progress, unsupervised, users_traceback, wrapper
 from tasker.errors import shown
+from tasker.window import options_of_chunk
 
 __all__ = ["CallExecutor", "ManagerExecutor", "look"]
 
@@ -199,9 +200,10 @@ class ManagerExecutor(CallExecutor):
     `manager.current_resource()` is it. A call is judged and retried like any task. The
     view keeps its manager, which is not stopped when only its views are left."""
 
-    def __init__(self, manager: Managed) -> None:
+    def __init__(self, manager: Managed, options: Mapping[str, Any] = MappingProxyType({})) -> None:
         self._manager = manager
         self._task_engine = manager._engine
+        self._task_options = options
         look()
         self._submit = manager._engine.submit
         self._closed = False
@@ -221,6 +223,9 @@ class ManagerExecutor(CallExecutor):
         make: Callable[..., TaskFuture[Any]],
     ) -> TaskFuture[Any]:
         done = DoneCallback(self._done)
+        options = self._task_options
+        if options and call is _call_each:
+            options = options_of_chunk(options, len(args[-1].steps))
         future: Any = None
 
         try:
@@ -228,7 +233,7 @@ class ManagerExecutor(CallExecutor):
             if self._closed:
                 raise RuntimeError(_AFTER_SHUTDOWN)
 
-            future = self._submit(call, args, {}, [done], make)
+            future = self._submit(call, args, options, [done], make)
             self._keep(future)
             self._entered(done)
             return future  # type: ignore[no-any-return]

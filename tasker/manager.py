@@ -83,57 +83,22 @@ class TaskManager(Generic[R]):
 
     @overload
     def submit(
-        self,
-        fn: Callable[[R], T],
-        /,
-        *,
-        priority: bool = False,
-        once: bool = False,
-        timeout: float | None = None,
-        queue_timeout: float | None = None,
+        self, fn: Callable[[R], T], /, **options: Unpack[SubmitOptions]
     ) -> TaskFuture[T]: ...
     @overload
     def submit(
-        self,
-        fn: Callable[[Context, R], T],
-        /,
-        *,
-        priority: bool = False,
-        once: bool = False,
-        timeout: float | None = None,
-        queue_timeout: float | None = None,
+        self, fn: Callable[[Context, R], T], /, **options: Unpack[SubmitOptions]
     ) -> TaskFuture[T]: ...
     @overload
     def submit(
-        self,
-        fn: Callable[[R, *Ts], T],
-        /,
-        *args: *Ts,
-        priority: bool = False,
-        once: bool = False,
-        timeout: float | None = None,
-        queue_timeout: float | None = None,
+        self, fn: Callable[[R, *Ts], T], /, *args: *Ts, **options: Unpack[SubmitOptions]
     ) -> TaskFuture[T]: ...
     @overload
     def submit(
-        self,
-        fn: Callable[[Context, R, *Ts], T],
-        /,
-        *args: *Ts,
-        priority: bool = False,
-        once: bool = False,
-        timeout: float | None = None,
-        queue_timeout: float | None = None,
+        self, fn: Callable[[Context, R, *Ts], T], /, *args: *Ts, **options: Unpack[SubmitOptions]
     ) -> TaskFuture[T]: ...
     def submit(
-        self,
-        fn: Callable[..., Any],
-        /,
-        *args: object,
-        priority: bool = False,
-        once: bool = False,
-        timeout: float | None = None,
-        queue_timeout: float | None = None,
+        self, fn: Callable[..., Any], /, *args: object, **options: Unpack[SubmitOptions]
     ) -> TaskFuture[Any]:
         """Queue `fn(resource, *args)`, or `fn(context, resource, *args)` if `fn` asks
         for a context.
@@ -148,26 +113,31 @@ class TaskManager(Generic[R]):
         - `timeout`: seconds for waiting and running together. When they end the future
           fails with `TaskTimeoutError`. A waiting task then never starts, and a running
           one has its context cancelled.
+        - `run_timeout`: seconds for running, which each attempt has anew. When they end
+          it is as with `timeout`, and there is no other attempt.
+        - `ctx`: the parent of the task's context, `current_context()` in a task, say.
+          The task has its values (before those of `Config.ctx`) and its deadline, if
+          that is earlier. When it is cancelled a waiting task is cancelled, and a
+          running one has its context cancelled. When its deadline passes it is as with
+          `timeout`. If it is done already, the future that this returns is so, too.
         - `queue_timeout`: seconds to wait for room in a bounded queue (`None`: as long
           as it takes; 0: refuse at once). Nothing else here blocks.
 
-        The task is accepted if and only if this returns. Raises
+        `None` for a time means the default of `Config` (`timeout`, `run_timeout`), and
+        `math.inf` no limit. The task is accepted if and only if this returns. Raises
 
         - `TypeError` when `fn` lacks an argument or gets one too many, and for
           coroutine and generator functions;
-        - `ConfigError` for a wrong time or flag;
+        - `ConfigError` for a wrong time, flag or context;
         - `QueueFullError` without room (at once in one of the manager's own tasks);
         - `PoolDeadlockError` in a task when there could never be room;
         - `TaskManagerShutdownError` when the manager is stopping or closed.
 
         Warns where an option is given and `fn` has a parameter of that name of its own,
         which gets nothing: once for each function."""
-        if priority is False and once is False and timeout is None and queue_timeout is None:
-            return self._submit(fn, args, {})
+        if options:
+            return self._submit(fn, args, given_options(fn, args, options))
 
-        options = given_options(
-            fn, args, priority=priority, once=once, timeout=timeout, queue_timeout=queue_timeout
-        )
         return self._submit(fn, args, options)
 
     queue_task: Blocking[R] = blocking_method("queue_task")
@@ -291,10 +261,12 @@ class TaskManager(Generic[R]):
         max_in_flight: int | None = None,
         ordered: bool = True,
         timeout: float | None = None,
+        run_timeout: float | None = None,
         return_exceptions: bool = False,
         chunksize: int = 1,
         priority: bool = False,
         once: bool = False,
+        ctx: Context | None = None,
     ) -> TaskStream[Any]:
         """Run `fn(resource, item)`, or `fn(context, resource, item)`, for each item; an
         iterator over the results.
@@ -305,12 +277,13 @@ class TaskManager(Generic[R]):
           memory stays flat.
         - `ordered`: results in the order of the items; else as they come.
         - `timeout`: seconds for an item, waiting and running. A chunk has them for each
-          of its items.
+          of its items. So it is with `run_timeout`.
         - `return_exceptions`: an item's exception is handed out in the place of its
           result; else it is raised there and ends the stream.
         - `chunksize`: so many items make one task, which counts once in the metrics.
           For many tiny items, 10 or 100.
-        - `priority` and `once`: as for `submit`.
+        - `priority`, `once` and `ctx`: as for `submit`. The stream ends with the error
+          of the first item that `ctx` has ended.
 
         An error of the input is raised after the results of the items that were taken
         before. Ending the stream, by closing or forgetting it or by an exception,
@@ -325,31 +298,57 @@ class TaskManager(Generic[R]):
             max_in_flight=max_in_flight,
             ordered=ordered,
             timeout=timeout,
+            run_timeout=run_timeout,
             return_exceptions=return_exceptions,
             chunksize=chunksize,
             priority=priority,
             once=once,
+            ctx=ctx,
         )
         return new_stream(plan, items)
 
     def _plan(self, fn: Callable[..., Any], **arguments: Any) -> Plan:
         from tasker.window import new_plan
 
+        for name in ("timeout", "run_timeout"):
+            if arguments[name] is None:
+                arguments[name] = getattr(self._engine.config, name)
+
         return new_plan(self, self._submit_asked, self._engine.crew.most, fn, **arguments)
 
-    def executor(self) -> ManagerExecutor:
+    def executor(
+        self,
+        *,
+        timeout: float | None = None,
+        run_timeout: float | None = None,
+        priority: bool = False,
+        once: bool = False,
+        ctx: Context | None = None,
+    ) -> ManagerExecutor:
         """A `ThreadPoolExecutor` on these workers, for code that wants one.
 
         It calls `fn(*args, **kwargs)`; inside, `current_resource()` is the worker's
         resource. Submitting blocks while a bounded queue is full, and raises
-        `TaskManagerShutdownError` when the manager is stopping or closed.
+        `TaskManagerShutdownError` when the manager is stopping or closed. The options
+        are those of `submit`, for each of its calls. In `executor.map` a chunk has the
+        times for each of its calls.
 
         Each view closes by itself. Shutting it down, or leaving its `with` block, waits
         for its own calls (or cancels them) and leaves the manager open. A view keeps
-        the manager from being collected."""
+        the manager from being collected. Raises `ConfigError` for a wrong time, flag or
+        context."""
         from tasker.executor import ManagerExecutor
+        from tasker.window import checked_options
 
-        return ManagerExecutor(self)
+        config = self._engine.config
+        options = checked_options(
+            timeout=config.timeout if timeout is None else timeout,
+            run_timeout=config.run_timeout if run_timeout is None else run_timeout,
+            priority=priority,
+            once=once,
+            ctx=ctx,
+        )
+        return ManagerExecutor(self, options)
 
     # -- in asyncio --------------------------------------------------------------------
 
@@ -372,10 +371,7 @@ class TaskManager(Generic[R]):
         fn: Callable[..., Any],
         /,
         *args: object,
-        priority: bool = False,
-        once: bool = False,
-        timeout: float | None = None,
-        queue_timeout: float | None = None,
+        **options: Unpack[SubmitOptions],
     ) -> Any:
         """Await a task's result: `submit` for asyncio.
 
@@ -386,20 +382,8 @@ class TaskManager(Generic[R]):
         Raises the task's own exception, or what `submit` raises."""
         from tasker import aio  # which imports asyncio
 
-        options: dict[str, Any] = {}
-
-        if (
-            priority is not False
-            or once is not False
-            or timeout is not None
-            or queue_timeout is not None
-        ):
-            options = given_options(
-                fn, args, priority=priority, once=once, timeout=timeout, queue_timeout=queue_timeout
-            )
-            del options["queue_timeout"]
-
-        return await aio.submit(self._engine, fn, args, options, queue_timeout)
+        given = given_options(fn, args, options) if options else {}
+        return await aio.submit(self._engine, fn, args, given)
 
     @overload
     def amap(
@@ -445,10 +429,12 @@ class TaskManager(Generic[R]):
         max_in_flight: int | None = None,
         ordered: bool = True,
         timeout: float | None = None,
+        run_timeout: float | None = None,
         return_exceptions: bool = False,
         chunksize: int = 1,
         priority: bool = False,
         once: bool = False,
+        ctx: Context | None = None,
     ) -> AsyncGenerator[Any, None]:
         """`map` for asyncio: `async for result in manager.amap(fn, items)`.
 
@@ -467,10 +453,12 @@ class TaskManager(Generic[R]):
             max_in_flight=max_in_flight,
             ordered=ordered,
             timeout=timeout,
+            run_timeout=run_timeout,
             return_exceptions=return_exceptions,
             chunksize=chunksize,
             priority=priority,
             once=once,
+            ctx=ctx,
         )
         return aio.results(self._engine, plan.without_waiting_for_room(), aio.items_of(items))
 

@@ -13,12 +13,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future
-from typing import TYPE_CHECKING, Any, Protocol, TypedDict, TypeVar, TypeVarTuple, overload
+from typing import TYPE_CHECKING, Any, Protocol, TypedDict, TypeVar, TypeVarTuple, Unpack, overload
 
 from tasker._base.callables import check_callable
 from tasker._tasks.context import Context
 from tasker._tasks.future import DoneCallback, TaskFuture
 from tasker._tasks.hints import warn_of_own_parameters
+from tasker.errors import name_of
 
 __all__ = [
     "Async",
@@ -38,13 +39,19 @@ Callback = Callable[[T | None, BaseException | None], object]
 
 if TYPE_CHECKING:
 
-    class SubmitOptions(TypedDict, total=False):
+    class LimitOptions(TypedDict, total=False):
+        """The options of the twelve methods: those of `submit` but the kind of task."""
+
+        timeout: float | None
+        run_timeout: float | None
+        queue_timeout: float | None
+        ctx: Context | None
+
+    class SubmitOptions(LimitOptions, total=False):
         """The options of `TaskManager.submit`."""
 
         priority: bool
         once: bool
-        timeout: float | None
-        queue_timeout: float | None
 
 
 class Blocking(Protocol[R_co]):
@@ -55,18 +62,14 @@ class Blocking(Protocol[R_co]):
         self,
         fn: Callable[[R_co], T],
         /,
-        *,
-        timeout: float | None = None,
-        queue_timeout: float | None = None,
+        **options: Unpack[LimitOptions],
     ) -> T: ...
     @overload
     def __call__(
         self,
         fn: Callable[[Context, R_co], T],
         /,
-        *,
-        timeout: float | None = None,
-        queue_timeout: float | None = None,
+        **options: Unpack[LimitOptions],
     ) -> T: ...
     @overload
     def __call__(
@@ -74,8 +77,7 @@ class Blocking(Protocol[R_co]):
         fn: Callable[[R_co, *Ts], T],
         /,
         *args: *Ts,
-        timeout: float | None = None,
-        queue_timeout: float | None = None,
+        **options: Unpack[LimitOptions],
     ) -> T: ...
     @overload
     def __call__(
@@ -83,8 +85,7 @@ class Blocking(Protocol[R_co]):
         fn: Callable[[Context, R_co, *Ts], T],
         /,
         *args: *Ts,
-        timeout: float | None = None,
-        queue_timeout: float | None = None,
+        **options: Unpack[LimitOptions],
     ) -> T: ...
 
 
@@ -98,9 +99,7 @@ class WithCallback(Protocol[R_co]):
         fn: Callable[[R_co], T],
         callback: Callback[T],
         /,
-        *,
-        timeout: float | None = None,
-        queue_timeout: float | None = None,
+        **options: Unpack[LimitOptions],
     ) -> None: ...
     @overload
     def __call__(
@@ -108,9 +107,7 @@ class WithCallback(Protocol[R_co]):
         fn: Callable[[Context, R_co], T],
         callback: Callback[T],
         /,
-        *,
-        timeout: float | None = None,
-        queue_timeout: float | None = None,
+        **options: Unpack[LimitOptions],
     ) -> None: ...
     @overload
     def __call__(
@@ -119,8 +116,7 @@ class WithCallback(Protocol[R_co]):
         callback: Callback[T],
         /,
         *args: *Ts,
-        timeout: float | None = None,
-        queue_timeout: float | None = None,
+        **options: Unpack[LimitOptions],
     ) -> None: ...
     @overload
     def __call__(
@@ -129,8 +125,7 @@ class WithCallback(Protocol[R_co]):
         callback: Callback[T],
         /,
         *args: *Ts,
-        timeout: float | None = None,
-        queue_timeout: float | None = None,
+        **options: Unpack[LimitOptions],
     ) -> None: ...
 
 
@@ -142,18 +137,14 @@ class Async(Protocol[R_co]):
         self,
         fn: Callable[[R_co], T],
         /,
-        *,
-        timeout: float | None = None,
-        queue_timeout: float | None = None,
+        **options: Unpack[LimitOptions],
     ) -> TaskFuture[T]: ...
     @overload
     def __call__(
         self,
         fn: Callable[[Context, R_co], T],
         /,
-        *,
-        timeout: float | None = None,
-        queue_timeout: float | None = None,
+        **options: Unpack[LimitOptions],
     ) -> TaskFuture[T]: ...
     @overload
     def __call__(
@@ -161,8 +152,7 @@ class Async(Protocol[R_co]):
         fn: Callable[[R_co, *Ts], T],
         /,
         *args: *Ts,
-        timeout: float | None = None,
-        queue_timeout: float | None = None,
+        **options: Unpack[LimitOptions],
     ) -> TaskFuture[T]: ...
     @overload
     def __call__(
@@ -170,8 +160,7 @@ class Async(Protocol[R_co]):
         fn: Callable[[Context, R_co, *Ts], T],
         /,
         *args: *Ts,
-        timeout: float | None = None,
-        queue_timeout: float | None = None,
+        **options: Unpack[LimitOptions],
     ) -> TaskFuture[T]: ...
 
 
@@ -183,11 +172,10 @@ def blocking_method(name: str, *, priority: bool = False, once: bool = False) ->
         fn: Callable[..., Any],
         /,
         *args: object,
-        timeout: float | None = None,
-        queue_timeout: float | None = None,
+        **options: Unpack[LimitOptions],
     ) -> Any:
         # with a list of what waits, so that to wait takes no lock
-        future = self._submit(fn, args, _options(fn, args, kind, timeout, queue_timeout), [])
+        future = self._submit(fn, args, _options(fn, args, kind, options), [])
         try:
             return future.result()
         except BaseException:
@@ -204,7 +192,8 @@ def blocking_method(name: str, *, priority: bool = False, once: bool = False) ->
         f"""Run a task{_kind(priority, once)} and return its result.
 
         Blocks until the task has ended; raises the task's own exception. `timeout`
-        (seconds, waiting and running together) ends that with `TaskTimeoutError`. On
+        (seconds, waiting and running together) and `run_timeout` (seconds of running)
+        end that with `TaskTimeoutError`. On
         Ctrl-C the task is cancelled. Inside of a task it raises `PoolDeadlockError`,
         and cancels the new task, when that could never be served. See `submit` for the
         arguments and other errors.""",
@@ -220,8 +209,7 @@ def callback_method(name: str, *, priority: bool = False, once: bool = False) ->
         callback: Callback[Any],
         /,
         *args: object,
-        timeout: float | None = None,
-        queue_timeout: float | None = None,
+        **options: Unpack[LimitOptions],
     ) -> None:
         check_callable("callback", callback, 2, given="(result, error)")
 
@@ -231,7 +219,7 @@ def callback_method(name: str, *, priority: bool = False, once: bool = False) ->
         self._submit(
             fn,
             args,
-            _options(fn, args, kind, timeout, queue_timeout),
+            _options(fn, args, kind, options),
             [DoneCallback(when_done, callback)],
         )
 
@@ -255,11 +243,11 @@ def async_method(name: str, *, priority: bool = False, once: bool = False) -> An
         fn: Callable[..., Any],
         /,
         *args: object,
-        timeout: float | None = None,
-        queue_timeout: float | None = None,
+        **options: Unpack[LimitOptions],
     ) -> TaskFuture[Any]:
-        options = _options(fn, args, kind, timeout, queue_timeout)
-        return self._submit(fn, args, options)  # type: ignore[no-any-return]
+        return self._submit(  # type: ignore[no-any-return]
+            fn, args, _options(fn, args, kind, options)
+        )
 
     return _named(
         method,
@@ -274,23 +262,44 @@ def _options(
     fn: Callable[..., Any],
     args: tuple[object, ...],
     kind: Mapping[str, Any],
-    timeout: float | None,
-    queue_timeout: float | None,
+    options: Mapping[str, Any],
 ) -> Mapping[str, Any]:
-    if timeout is None and queue_timeout is None:
+    if not options:
         return kind
 
-    options = given_options(fn, args, timeout=timeout, queue_timeout=queue_timeout)
-    return {**kind, **options}
+    return {**kind, **given_options(fn, args, options, LIMITS)}
+
+
+# Each option of a task, with the value that says nothing.
+LIMITS: dict[str, object] = {
+    "timeout": None,
+    "run_timeout": None,
+    "queue_timeout": None,
+    "ctx": None,
+}
+OPTIONS: dict[str, object] = {**LIMITS, "priority": False, "once": False}
 
 
 def given_options(
-    fn: Callable[..., Any], args: tuple[object, ...], **options: Any
+    fn: Callable[..., Any],
+    args: tuple[object, ...],
+    options: Mapping[str, Any],
+    allowed: Mapping[str, object] = OPTIONS,
 ) -> dict[str, Any]:
-    """The options of a submission. Warns where `fn` may have been meant to get one."""
-    given = [name for name, value in options.items() if value is not None and value is not False]
+    """The options of a submission that say something.
+
+    Warns where `fn` may have been meant to get one. Raises `TypeError` for one that
+    there is not."""
+    for name in options:
+        if name not in allowed:
+            raise TypeError(
+                f"{name}= is no option of a task; there are {', '.join(allowed)}. "
+                f"To give {name_of(fn)}() keyword arguments, use functools.partial or a lambda"
+            )
+
+    given = {name: value for name, value in options.items() if value is not allowed[name]}
     warn_of_own_parameters(fn, len(args) + 1, given)
-    return options
+    return given
 
 
 def _flags(priority: bool, once: bool) -> Mapping[str, Any]:

@@ -31,7 +31,7 @@ from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar
 from tasker._sync.parking import Parker
 from tasker._tasks import deadlock
 from tasker._tasks.current import in_task
-from tasker.window import Future, Plan, Window, iterator_over
+from tasker.window import Future, Plan, Window, error_of, iterator_over
 
 __all__ = ["TaskStream", "new_stream"]
 
@@ -129,7 +129,7 @@ def _one_by_one(window: _ThreadWindow) -> Generator[Any, None, None]:
         while flying:
             future = next(iter(flying))
             if future._final is not FINISHED:
-                future.exception()
+                error_of(future)
             if future._final is FINISHED and future._exception is None:
                 future = None
                 yield flying.popitem(last=False)[0]._result

@@ -13,11 +13,13 @@ from __future__ import annotations
 import sys
 from collections import OrderedDict, deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import CancelledError
+from datetime import timedelta
 from typing import TYPE_CHECKING, Any, TypedDict
 
 from tasker import checks
 from tasker._base.record import Record
-from tasker._tasks.context import Context
+from tasker._tasks.context import Context, check_context
 from tasker._tasks.current import current_worker
 from tasker._tasks.future import TaskFuture
 from tasker._tasks.hints import explain_call
@@ -26,7 +28,16 @@ from tasker._tasks.unrun import look_at, suspects
 from tasker._tasks.wrapping import Progress, users_traceback, wrapper
 from tasker.errors import ConfigError, DeadlineExceededError, shown
 
-__all__ = ["Future", "Plan", "Window", "iterator_over", "new_plan"]
+__all__ = [
+    "Future",
+    "Plan",
+    "Window",
+    "checked_options",
+    "error_of",
+    "iterator_over",
+    "new_plan",
+    "options_of_chunk",
+]
 
 Future = TaskFuture[Any]
 
@@ -46,9 +57,11 @@ if TYPE_CHECKING:
         max_in_flight: int | None
         ordered: bool
         timeout: float | None
+        run_timeout: float | None
         chunksize: int
         priority: bool
         once: bool
+        ctx: Context | None
 
 
 class Plan(Record):
@@ -72,10 +85,7 @@ class Plan(Record):
 
     def submit_chunk(self, chunk: Progress, waiting: list[Any] | None) -> Future:
         """Submit a task for several items; `waiting` is what waits for its outcome."""
-        options = self.options
-        if "timeout" in options:
-            options = {**options, "timeout": options["timeout"] * len(chunk.steps)}
-
+        options = options_of_chunk(self.options, len(chunk.steps))
         return self.submit(_run_chunk, True, (self.fn, self.wants_context, chunk), options, waiting)
 
 
@@ -119,11 +129,9 @@ def new_plan(
     *,
     max_in_flight: int | None,
     ordered: bool,
-    timeout: float | None,
     return_exceptions: bool,
     chunksize: int,
-    priority: bool,
-    once: bool,
+    **options: Any,
 ) -> Plan:
     """Check the arguments of `map`."""
     checks.whole_number("chunksize", chunksize, least=1)
@@ -134,12 +142,7 @@ def new_plan(
             f"max_in_flight must be None or at least chunksize ({chunksize}), not {max_in_flight}"
         )
 
-    options: dict[str, Any] = {}
-    if timeout is not None:
-        options["timeout"] = checks.seconds("timeout", timeout, zero=False, infinite=True)
-    for name, wanted in (("priority", priority), ("once", once)):
-        if checks.flag(name, wanted):
-            options[name] = True
+    checked = checked_options(**options)
     checks.flag("ordered", ordered)
     checks.flag("return_exceptions", return_exceptions)
     # the most that islice() counts
@@ -151,12 +154,50 @@ def new_plan(
         submit=submit,
         fn=fn,
         wants_context=wants,
-        options=options,
+        options=checked,
         max_in_flight=max_in_flight,
         chunksize=chunksize,
         ordered=ordered,
         return_exceptions=return_exceptions,
     )
+
+
+def checked_options(
+    *,
+    timeout: float | timedelta | None,
+    run_timeout: float | timedelta | None,
+    priority: bool,
+    once: bool,
+    ctx: Context | None,
+) -> dict[str, Any]:
+    """The options of many tasks, those that say something."""
+    options: dict[str, Any] = {}
+    for name, seconds in (("timeout", timeout), ("run_timeout", run_timeout)):
+        if seconds is not None:
+            options[name] = checks.seconds(name, seconds, zero=False, infinite=True)
+    for name, wanted in (("priority", priority), ("once", once)):
+        if checks.flag(name, wanted):
+            options[name] = True
+    if ctx is not None:
+        options["ctx"] = check_context("ctx", ctx)
+
+    return options
+
+
+def options_of_chunk(options: Mapping[str, Any], steps: int) -> Mapping[str, Any]:
+    """The options of one task for several items: it has the time of all of them."""
+    times = {name: options[name] * steps for name in ("timeout", "run_timeout") if name in options}
+    return {**options, **times} if times else options
+
+
+def error_of(future: Future) -> BaseException | None:
+    """Wait for the outcome; the error, if that is one.
+
+    One that its parent has cancelled has an error as well."""
+    try:
+        return future.exception()
+    except CancelledError as cancelled:
+        return cancelled.with_traceback(None)
 
 
 def iterator_over(items: Iterable[Any]) -> Iterator[Any]:
@@ -220,7 +261,7 @@ class Window:
     def land(self, future: Future) -> list[Any]:
         """The results to hand out of a settled task. If `error` is set after that, it
         is to be raised once they are handed out."""
-        error = future.exception()
+        error = error_of(future)
         chunk = self.flying.pop(future)
         if chunk is None:
             results: list[Any] = [future._result] if error is None else []

@@ -51,7 +51,7 @@ from tasker._sync.parking import Parker
 from tasker._sync.threads import greenlets
 from tasker._tasks import current, deadlock
 from tasker._tasks.abort import Abort
-from tasker._tasks.context import Callback, Context, ManagerValues
+from tasker._tasks.context import Callback, Context, ManagerValues, check_context
 from tasker._tasks.current import in_task
 from tasker._tasks.future import TaskFuture, new_task
 from tasker._tasks.signature import wants_context
@@ -158,8 +158,15 @@ class Engine(RunTask[R], EngineState[R], EngineClosing[R]):
         self.housekeeper: Housekeeper = Housekeeper(self, interval, create_timeout, limits)
 
         self._bounded = config.queue_size > 0
+        self._timeout = checks.limit("timeout", config.timeout)
+        self._run_timeout = checks.limit("run_timeout", config.run_timeout)
         # whether a task without options is not put as it is, either
-        self._prepares = self._bounded or bool(self.supervisor.kinds)
+        self._prepares = (
+            self._bounded
+            or bool(self.supervisor.kinds)
+            or self._timeout is not None
+            or self._run_timeout is not None
+        )
         self._propagates = config.propagate_contextvars
         self._known: Known = (None, 0, None)
         self._harmless = type(None)
@@ -296,38 +303,55 @@ class Engine(RunTask[R], EngineState[R], EngineClosing[R]):
         priority: bool = False,
         once: bool = False,
         timeout: float | None = None,
+        run_timeout: float | None = None,
         queue_timeout: float | None = None,
+        ctx: Context | None = None,
     ) -> None:
         if priority is not False:
             task._priority = checks.flag("priority", priority)
         if once is not False:
             task._once = checks.flag("once", once)
-        if self.supervisor.kinds:
+        limit = _limit("timeout", timeout, self._timeout)
+        run_limit = _limit("run_timeout", run_timeout, self._run_timeout)
+        room = checks.limit("queue_timeout", queue_timeout)
+        parent = None if ctx is None else check_context("ctx", ctx)
+
+        if run_limit is not None:
+            task._run_timeout = run_limit
+        if run_limit is not None or self.supervisor.kinds:
             self.supervisor.supervise(task)
 
-        if timeout is None and not self._bounded and queue_timeout is None:
+        if limit is None and parent is None and not self._bounded:
             self.queue.put(task)
         else:
-            self._submit_with_limits(task, timeout, queue_timeout)
+            self._put_with_limits(task, limit, parent, room)
 
-    def _submit_with_limits(
-        self, task: TaskFuture[Any], timeout: float | None, queue_timeout: float | None
+    def _put_with_limits(
+        self,
+        task: TaskFuture[Any],
+        timeout: float | None,
+        parent: Context | None,
+        room: float | None,
     ) -> None:
-        room = checks.limit("queue_timeout", queue_timeout)
-        limit = checks.limit("timeout", timeout, zero=False)
-
         try:
             if self._bounded:
-                self._reserve(task, room)
-            if limit is not None:
-                task._set_timeout(limit)
+                self._reserve(task, room, parent)
+            if timeout is not None:
+                task._set_timeout(timeout)
+            if parent is not None:
+                task._set_parent(parent, self.values)
             self.queue.put(task)
         except BaseException:  # refused, or Ctrl-C
             self.queue.free_slot(task)
+            task._leave_parent()
             raise
 
-    def _reserve(self, task: TaskFuture[Any], timeout: float | None) -> None:
-        if not self._wait_for_room(task, 0.0 if self.runs_this_thread() else timeout):
+    def _reserve(
+        self, task: TaskFuture[Any], timeout: float | None, parent: Context | None
+    ) -> None:
+        has_room = self._wait_for_room(task, 0.0 if self.runs_this_thread() else timeout, parent)
+        # a task whose parent has ended needs none: it never waits
+        if not has_room and not (parent is not None and parent.cancelled()):
             workers = len(self.crew.members)
             raise QueueFullError(
                 f"{self.name}: queue full: {self.queue.room}, {self.busy()} of {workers} workers "
@@ -340,16 +364,29 @@ class Engine(RunTask[R], EngineState[R], EngineClosing[R]):
 
         task._queued_at = monotonic()
 
-    def _wait_for_room(self, task: TaskFuture[Any], timeout: float | None) -> bool:
-        if in_task() and timeout is None:
-            if self.queue.reserve(task, 0.0):
-                return True
+    def _wait_for_room(
+        self, task: TaskFuture[Any], timeout: float | None, parent: Context | None
+    ) -> bool:
+        """Get the task a slot. `False`: the time is up, or its parent has ended."""
+        endless = timeout is None and (parent is None or parent.deadline() is None)
+        may_deadlock = endless and in_task()
+        if parent is None and not may_deadlock:
+            return self.queue.reserve(task, timeout)
+        if self.queue.reserve(task, 0.0):
+            return True
 
-            parker = Parker()
+        parker = Parker()
+        take_back: Callable[[], object] = bool
+        try:
+            if parent is not None:
+                take_back = parent.on_done(parker.wake)
+            if not may_deadlock:
+                return self.queue.reserve(task, timeout, parker)
+
             with deadlock.Wait(deadlock.Slot(self), parker.wake):
                 return self.queue.reserve(task, None, parker)
-
-        return self.queue.reserve(task, timeout)
+        finally:
+            take_back()
 
     # -- what workers use (worker.EngineForWorker) -------------------------------------
 
@@ -502,6 +539,11 @@ class Engine(RunTask[R], EngineState[R], EngineClosing[R]):
 
     def _ensure_housekeeper(self) -> None:
         self.housekeeper.ensure()
+
+
+def _limit(field: str, given: float | None, default: float | None) -> float | None:
+    """Seconds; `None`: no limit. An infinite time is no limit, whatever the default."""
+    return default if given is None else checks.limit(field, given, zero=False)
 
 
 def _weakly(method: Callable[[], None]) -> Callback:

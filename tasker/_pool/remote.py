@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 
 from tasker._pool.engine import Engine
 from tasker._sync.clock import monotonic
+from tasker._tasks.context import check_context
 from tasker._tasks.future import TaskFuture, new_task
 from tasker._tasks.signature import wants_context
 from tasker.config import Config
@@ -40,7 +41,7 @@ class RemoteEngine(Engine[R]):
     ) -> TaskFuture[Any]:
         """Accept a task, or raise: `TypeError` where a call cannot be packed.
 
-        Its context variables are packed with it."""
+        Its context variables, and the values of its parent, are packed with it."""
         if self.queue.closed:
             raise self.queue.refusal()
 
@@ -59,7 +60,10 @@ class RemoteEngine(Engine[R]):
         if self.queue.closed:
             raise self.queue.refusal()
 
-        packed = self.backend.pack(fn, args, wants_context)
+        parent = options.get("ctx")
+        if parent is not None:
+            check_context("ctx", parent)
+        packed = self.backend.pack(fn, args, wants_context, parent)
         task = make(self, self._call, (packed,), True, monotonic(), waiting)
         self._accept(task, options)
         return task

@@ -22,6 +22,7 @@ from tasker._tasks import current
 from tasker._tasks.context import Context, background, with_timeout
 from tasker._tasks.future import TaskFuture
 from tasker._tasks.hints import explain_call
+from tasker._tasks.run_limit import RunLimit
 from tasker._tasks.unrun import suspects
 from tasker._tasks.wrapping import supervising, users_function, users_traceback, wrapper
 
@@ -103,7 +104,13 @@ class Supervisor(Generic[R]):
     ) -> list[Supervision | None]:
         running = current.thread_state.running
         worker: Any = None if running.loan is not None else running.worker
-        return [kind(context, resource, fn, worker) for kind in self.kinds]
+        made = [kind(context, resource, fn, worker) for kind in self.kinds]
+
+        task = None if worker is None else worker.task
+        if task is not None and task._run_timeout:
+            # It ends first, so its time does not count what the others wait for.
+            made.append(RunLimit(context, task, task._run_timeout))
+        return made
 
     @wrapper
     def _call(

@@ -24,7 +24,7 @@ from __future__ import annotations
 
 import functools
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from types import TracebackType
 from typing import Any, Protocol, Self
 
@@ -37,7 +37,13 @@ from tasker._sync.guarded_logger import ours
 from tasker._sync.locks import new_lock
 from tasker._sync.parking import new_sleep_lock
 from tasker._sync.recurring import kind_of
-from tasker.errors import ContextCancelledError, DeadlineExceededError, name_of, shown
+from tasker.errors import (
+    ConfigError,
+    ContextCancelledError,
+    DeadlineExceededError,
+    name_of,
+    shown,
+)
 
 __all__ = ["Context", "background", "with_cancel", "with_deadline", "with_timeout", "with_value"]
 
@@ -55,6 +61,24 @@ class Sleeper(Protocol):
     def release(self) -> object: ...
 
 
+class Dependant(Protocol):
+    """A task that ends with a context (see `parent`)."""
+
+    def parent_ended(
+        self,
+        error: EndedError,
+        cause: BaseException | None,
+        contexts: list[Context],
+        things: list[Any],
+    ) -> None:
+        """The context has ended.
+
+        Puts the context of the task, if it runs, into `contexts`: the caller ends it.
+        Puts into `things` what the caller is to let go of. Does not block, and runs no
+        code of the user's. Harmless when called again."""
+        ...
+
+
 class Context:
     """A cancellation signal, a deadline and values for the code that does the work.
 
@@ -70,6 +94,8 @@ class Context:
     _cause: BaseException | None = None
     _key: object = None
     _value: object = None
+    # Where values are looked for when the contexts above have none.
+    _behind: Context | None = None
     _followers: _Followers | None = None
     _entry: timer.TimerEntry | None = None
 
@@ -110,11 +136,9 @@ class Context:
         """The value that the nearest `with_value(..., key, value)` above gave to `key`.
 
         `None` where there is none."""
-        context: Context | None = self
-        while context is not None:
+        for context in self._line():
             if context._key is not None and context._key == key:
                 return context._value
-            context = context._parent
 
         return None
 
@@ -265,16 +289,41 @@ class Context:
                 followers = self._followers = made
         return followers
 
-    def _items(self) -> list[tuple[object, object]]:
-        """Keys and values, those of the root first."""
-        items: list[tuple[object, object]] = []
+    def _line(self) -> Iterator[Context]:
+        """This context and those from which it has its values, the nearest first."""
+        behind: list[Context] = []
         context: Context | None = self
         while context is not None:
-            if context._key is not None:
-                items.append((context._key, context._value))
+            yield context
+            if context._behind is not None:
+                behind.append(context._behind)
             context = context._parent
+            if context is None and behind:
+                context = behind.pop()
 
+    def _items(self) -> list[tuple[object, object]]:
+        """Keys and values, those of the root first."""
+        items = [
+            (context._key, context._value) for context in self._line() if context._key is not None
+        ]
         return items[::-1]
+
+    def _add_dependant(self, dependant: Dependant) -> EndedError | None:
+        """Have it told when the context is done.
+
+        If the context is done already, this returns its error in place of that."""
+        with self._lock:
+            followers = self._followed()
+            error = self._error
+            if error is None:
+                followers.dependants[dependant] = None
+
+        return error
+
+    def _remove_dependant(self, dependant: Dependant) -> None:
+        with self._lock:
+            if self._followers is not None:
+                self._followers.dependants.pop(dependant, None)
 
     def _end(
         self, error: EndedError, cause: BaseException | None, things: list[Any]
@@ -305,6 +354,8 @@ class Context:
                 callbacks += followers.callbacks
                 _release(followers.sleepers)
                 ending.extend(reversed(followers.children))
+                dependants = [*followers.dependants][::-1]
+                _end_dependants(dependants, error, cause, ending, things)
 
         if self._parent is not None:
             self._parent._forget(self)
@@ -365,11 +416,13 @@ class Context:
 class _Followers:
     """The objects that learn of the end of a context."""
 
-    __slots__ = ("callbacks", "children", "sleepers")
+    __slots__ = ("callbacks", "children", "dependants", "sleepers")
 
     def __init__(self) -> None:
-        # A dictionary keeps the order, so children end in the order they were made.
+        # A dictionary keeps the order, so children end in the order they were made. One
+        # of many leaves it as fast as one of few.
         self.children: dict[Context, None] = {}
+        self.dependants: dict[Dependant, None] = {}
         self.callbacks: list[Callback] = []
         self.sleepers: list[Sleeper] = []
 
@@ -415,6 +468,17 @@ class ManagerValues(Context):
 
     def _can_end(self) -> bool:
         return False
+
+
+class InheritedValues(ManagerValues):
+    """What a task inherits that was given a parent.
+
+    Values come from the parent, then from the manager. Whether it is stopping is asked
+    of the manager."""
+
+    def __init__(self, parent: Context, values: ManagerValues) -> None:
+        super().__init__(parent, values.is_stopping)
+        self._behind = values
 
 
 class TaskContext(Context):
@@ -532,6 +596,39 @@ def _release(sleepers: list[Sleeper]) -> None:
     except BaseException:
         _release(sleepers)
         raise
+
+
+def _end_dependants(
+    dependants: list[Dependant],
+    error: EndedError,
+    cause: BaseException | None,
+    contexts: list[Context],
+    things: list[Any],
+) -> None:
+    """Tell all of them, from the end of the list, also when a Ctrl-C strikes meanwhile.
+
+    Empties the list."""
+    try:
+        while dependants:
+            dependants[-1].parent_ended(error, cause, contexts, things)
+            dependants.pop()
+    except BaseException:
+        try:
+            if dependants:
+                # It may have been in the middle of it, so it is told once more.
+                dependants.pop().parent_ended(error, cause, contexts, things)
+        finally:
+            _end_dependants(dependants, error, cause, contexts, things)
+        raise
+
+
+def check_context(field: str, value: object) -> Context:
+    """`value`, a context. Raises `ConfigError` otherwise."""
+    if not isinstance(value, Context):
+        raise ConfigError(
+            f"{field} must be a Context, for example background(), not {shown(value)}"
+        )
+    return value
 
 
 def _deadline_error() -> DeadlineExceededError:

@@ -131,6 +131,7 @@ class Future(Protocol):
 
     _engine: Any
     _deadline: float | None
+    _context: Any
     _exception: BaseException | None
     _fn: Any
     _args: Any
@@ -562,7 +563,12 @@ def _mark_the_youngest() -> None:
 
 
 def _expires(future: Future) -> bool:
-    return future._deadline is not None
+    if future._deadline is not None:
+        return True
+
+    # Where only its runs are limited, it has a deadline while it runs.
+    context = None if future._waits_for_start() else future._context
+    return context is not None and context._deadline is not None
 
 
 def _name(task: Any) -> str:

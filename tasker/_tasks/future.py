@@ -54,7 +54,9 @@ task is final. "The settler" is the thread that took `_may_settle`.
 
 Fixed before the task is in its lane. Written by the submitter, read by any thread.
 
-- `_engine`, `_wants_context`, `_priority`, `_once`, `_timeout`, `_deadline`.
+- `_engine`, `_wants_context`, `_priority`, `_once`, `_timeout`, `_run_timeout`,
+  `_deadline`.
+- `_values`: emptied by the thread that wakes the waiters.
 - `_queued_at`: written again by a submitter that waited for room.
 
 The rights. Any thread may take them, or look whether they are there.
@@ -142,8 +144,16 @@ from tasker._sync.recurring import kind_of
 from tasker._sync.threads import leave_child
 from tasker._sync.timer import TimerEntry
 from tasker._tasks import deadlock
-from tasker._tasks.context import Callback, EndedError, ManagerValues, TaskContext, new_task_context
+from tasker._tasks.context import (
+    Callback,
+    Context,
+    EndedError,
+    ManagerValues,
+    TaskContext,
+    new_task_context,
+)
 from tasker._tasks.current import in_task
+from tasker._tasks.parent import Tie
 from tasker.errors import DeadlineExceededError, TaskTimeoutError, name_of, shown
 from tasker.snapshots import Stamps
 
@@ -257,7 +267,10 @@ class TaskFuture(Future[T]):
     _once = False
     _queued_at: float
     _timeout = 0.0
+    _run_timeout = 0.0
     _deadline: float | None = None
+    # What it inherits, if it has a parent.
+    _values: Tie | None = None
 
     # The run. The context is there as long as the task runs, if it has one.
     _started_at: float
@@ -443,7 +456,7 @@ class TaskFuture(Future[T]):
         """Give a running task its context.
 
         The context is ended already if that was asked for before it was there."""
-        context = self._context = new_task_context(values, self._deadline)
+        context = self._context = new_task_context(self._values or values, self._deadline)
 
         # (R1) A thread that cancels or settles the task does it the other way round.
         if self._cancel_asked or self._final is not None:
@@ -458,26 +471,74 @@ class TaskFuture(Future[T]):
     def _set_timeout(self, seconds: float) -> None:
         """End the task so many seconds from now. Called before the task is put."""
         self._timeout = seconds
-        self._deadline = deadline = timer.now() + seconds
+        self._set_deadline(timer.now() + seconds)
+
+    def _set_parent(self, parent: Context, values: ManagerValues) -> None:
+        """End the task with this context. Called before the task is put."""
+        tie = self._values = Tie(parent, values, self)
+        self._announce(tie)
+        tie.begin()
+
+        deadline = parent._deadline
+        if deadline is not None and (self._deadline is None or deadline < self._deadline):
+            # Its own, too: a task that has ended watches the deadline of its context no
+            # more.
+            self._timeout = 0.0
+            self._set_deadline(deadline)
+
+        # It may have been settled before it was tied (R1).
+        if self._final is not None:
+            self._tell_waiters()
+
+    def _leave_parent(self) -> None:
+        """The submission is about to raise."""
+        if (tie := self._values) is not None:
+            tie.wake()
+
+    def _set_deadline(self, deadline: float) -> None:
+        self._deadline = deadline
         self._announce(timer.at(deadline, self._expire))
 
     def _expire(self) -> None:
         """The deadline passed. Runs on the timer thread."""
+        what = (
+            f"the task's timeout of {self._timeout:g} s ended"
+            if self._timeout
+            else "the deadline of the task's ctx passed"
+        )
+        self._fail_from_outside(
+            self._timed_out(what), DeadlineExceededError("the task's timeout ended")
+        )
+
+    def _run_too_long(self, seconds: float) -> None:
+        """The `run_timeout` of this attempt has passed. Runs on the timer thread."""
+        self._fail_from_outside(
+            self._timed_out(f"the task's run_timeout of {seconds:g} s ended"),
+            DeadlineExceededError("the task's run_timeout ended"),
+        )
+
+    def _timed_out(self, what: str) -> TaskTimeoutError:
         where = (
             "while running: its context is cancelled"
             if self.attempts
             else "while queued: it never started"
         )
-        error = TaskTimeoutError(f"the task's timeout of {self._timeout:g} s ended {where}")
-        self._fail_from_outside(error, DeadlineExceededError("the task's timeout ended"))
+        return TaskTimeoutError(f"{what} {where}")
 
-    def _fail_from_outside(self, error: BaseException, ending: EndedError) -> bool:
+    def _fail_from_outside(
+        self,
+        error: BaseException,
+        ending: EndedError,
+        contexts: list[Context] | None = None,
+    ) -> bool:
         """Settle a waiting or running task and end its context.
 
         Called in a thread that must not run user code. So another thread runs it:
         callbacks, a collector (it is called first), destructors of the objects to which
         the task refers. The caller has the task itself let go of there. `False` when
-        the task is settled already."""
+        the task is settled already.
+
+        With `contexts`, its context is put there, for the caller to end."""
         engine = self._engine
         things: list[Any] = []
         # The timeout of a refused task may outlive it, and has no effect then.
@@ -490,7 +551,7 @@ class TaskFuture(Future[T]):
             # on their way.
             engine.settling.add(self)
             self._cancel_asked = True
-            things += (self._fn, self._args, self._variables)
+            things += self._contents()
 
             # Before the call is emptied: a worker that took the task would call
             # nothing.
@@ -498,7 +559,12 @@ class TaskFuture(Future[T]):
             if was_waiting:
                 engine.entry_died(self)
             self._store(error)
-            jobs = [] if self._context is None else self._context._end(ending, error, things)
+            # Read once: the worker empties it.
+            context, jobs = self._context, []
+            if context is not None and contexts is not None:
+                contexts.append(context)
+            elif context is not None:
+                jobs = context._end(ending, error, things)
 
             if engine.has_collector:
                 jobs.insert(0, partial(self._fail_in_other_thread, error, was_waiting))
@@ -574,8 +640,11 @@ class TaskFuture(Future[T]):
         context = self._context
         return [] if context is None else context._end(ending, cause, things)
 
-    def _withdraw(self) -> bool:
-        """Cancel a waiting task; `False` when it was started or settled."""
+    def _withdraw(self, *, aside: bool = False) -> bool:
+        """Cancel a waiting task; `False` when it was started or settled.
+
+        The callbacks run in this thread, or on another one if `aside`. Then the caller
+        has the contents of the task let go of there."""
         if self._orphaned() is not None or not self._take_start():
             return False
 
@@ -584,16 +653,25 @@ class TaskFuture(Future[T]):
         settles = self._take_settle()
         self._engine.entry_died(self)
         if settles:
+            tell = self._tell_aside if aside else notify
+            if aside:
+                # Once the task is counted, the manager could close before the callbacks
+                # are on their way.
+                self._engine.settling.add(self)
             self._engine.record_cancelled()
             try:
-                notify(lambda: self._calls_of(self._publish(None, state=CANCELLED_AND_NOTIFIED)))
+                tell(lambda: self._calls_of(self._publish(None, state=CANCELLED_AND_NOTIFIED)))
             except BaseException:
                 # An interrupt in the middle of it. The other waiters are woken all the
                 # same.
-                notify(lambda: self._calls_of(self._finish()))
+                tell(lambda: self._calls_of(self._finish()))
                 raise
 
         return settles
+
+    def _tell_aside(self, take: Callable[[], list[Callback]]) -> None:
+        self._engine.run_in_other_thread(take())
+        self._engine.settling.discard(self)
 
     def _calls_of(self, callbacks: list[DoneCallback]) -> list[Callback]:
         return [partial(self._call_back, [callback]) for callback in callbacks]
@@ -618,6 +696,10 @@ class TaskFuture(Future[T]):
             self._engine.record_cancelled()
             self._store(None, state=CANCELLED_AND_NOTIFIED)
             self._finish()
+
+    def _contents(self) -> list[Any]:
+        """The objects of the user's to which a task refers."""
+        return [self._fn, self._args, self._variables]
 
     def _look(self) -> str | None:
         """How it is settled; `None` if it is not.

@@ -106,10 +106,17 @@ class Backend:
     def end_check(self, resource: Any) -> None:
         """`on_check` takes too long: end it, where that can be done from outside."""
 
-    def pack(self, fn: Callable[..., Any], args: tuple[Any, ...], wants_context: bool) -> Any:
+    def pack(
+        self,
+        fn: Callable[..., Any],
+        args: tuple[Any, ...],
+        wants_context: bool,
+        parent: Any = None,
+    ) -> Any:
         """A task in the form that `call` takes, where tasks are not called as they are.
 
-        Raises `TypeError` if the task has no such form."""
+        `parent`: the context that it was submitted with. Raises `TypeError` if the task
+        has no such form."""
         raise NotImplementedError
 
     def call(self, context: Any, resource: Any, packed: Any) -> Any:

@@ -39,10 +39,10 @@ class ManualClock:
     """Time for deadlines that stands still until `advance()` is called.
 
     Use it as `with ManualClock() as clock:`. Inside of the block these go by it: the
-    `timeout` of a task, `with_timeout()`, `with_deadline()` (in seconds of
-    `clock.now()`, which begins at the last whole second of `time.monotonic()`), and of
-    every context `remaining()` and `wait(seconds)`; of checks `check_after`,
-    `keepalive` and `check_timeout`.
+    `timeout` and `run_timeout` of a task, `with_timeout()`, `with_deadline()` (in
+    seconds of `clock.now()`, which begins at the last whole second of
+    `time.monotonic()`), and of every context `remaining()` and `wait(seconds)`; of
+    checks `check_after`, `keepalive` and `check_timeout`.
 
     Everything else goes on in real time: `time.sleep()` and `time.monotonic()`; waiting
     for an outcome or a state (`future.result(timeout)`, `join`, `wait_ready`, `stop`,
@@ -78,7 +78,7 @@ class ManualClock:
 
         Those are of the timeouts of tasks, of contexts, of `ctx.wait()`, and of the
         checks of resources. A context whose deadline is its parent's has none of its
-        own."""
+        own, but a task has."""
         with self._changed:
             return sum(entry.is_set() for _, _, entry in self._heap)
 

@@ -39,6 +39,8 @@ from tasker import (
     with_timeout,
     with_value,
 )
+from tasker.methods import LIMITS as METHOD_OPTIONS
+from tasker.methods import OPTIONS
 from tests.support.configs import WRONG as WRONG_FIELDS
 from tests.support.configs import Collector, config
 from tests.support.contexts import told_by
@@ -159,6 +161,10 @@ def argument(name, *calls, wrong, right=(), called="", **more):
 NUMBERS = [1, 10_000, sys.maxsize, 10**400]
 TIMES = [PATIENCE, Fraction(61, 2), timedelta(days=1), timedelta.max, sys.maxsize, 1e308]
 FOREVER = [*TIMES, math.inf, 10**400, None]
+LIMITS = [
+    *seconds("more than 0"),
+    *(Bad(value, "more than 0") for value in (0, 0.0, timedelta(0))),
+]
 
 FIELDS = {  # beyond what test_config has: the extremes, and what cannot print itself
     "worker_count": (whole(1), NUMBERS[:-2]),
@@ -373,16 +379,18 @@ for _method in ("submit", "asubmit", *TWELVE, "run_task"):
         shows=task,
     )
     if _method != "run_task":
+        for _time in ("timeout", "run_timeout"):
+            argument(
+                f"TaskManager.{_method}.{_time}",
+                lambda world, value, call=_call, time=_time: call(world, task, **{time: value}),
+                wrong=LIMITS,
+                right=FOREVER,
+            )
         argument(
-            f"TaskManager.{_method}.timeout",
-            lambda world, value, call=_call: call(world, task, timeout=value),
-            wrong=[
-                *seconds("more than 0"),
-                Bad(0, "more than 0"),
-                Bad(0.0, "more than 0"),
-                Bad(timedelta(0), "than 0"),
-            ],
-            right=FOREVER,
+            f"TaskManager.{_method}.ctx",
+            lambda world, value, call=_call: call(world, task, ctx=value),
+            wrong=PARENTS[1:],
+            right=[None, background(), with_cancel(background())],
         )
     argument(
         f"TaskManager.{_method}.queue_timeout",
@@ -466,15 +474,23 @@ for _method, _map in (("map", mapped), ("amap", amapped)):
         ],
         right=[[], "ab", {1: 2}, range(3), iter("ab")],
     )
+    for _time in ("timeout", "run_timeout"):
+        argument(
+            f"TaskManager.{_method}.{_time}",
+            lambda world, value, map=_map, time=_time: map(
+                world, map_task, range(2), **{time: value}
+            ),
+            lambda world, value, map=_map, time=_time: map(
+                world, map_task, range(2), chunksize=2, **{time: value}
+            ),
+            wrong=LIMITS,
+            right=FOREVER,
+        )
     argument(
-        f"TaskManager.{_method}.timeout",
-        lambda world, value, map=_map: map(world, map_task, range(2), timeout=value),
-        lambda world, value, map=_map: map(world, map_task, range(2), timeout=value, chunksize=2),
-        wrong=[
-            *seconds("more than 0"),
-            *(Bad(value, "more than 0") for value in (0, 0.0, timedelta(0))),
-        ],
-        right=FOREVER,
+        f"TaskManager.{_method}.ctx",
+        lambda world, value, map=_map: map(world, map_task, range(2), ctx=value),
+        wrong=PARENTS[1:],
+        right=[None, background(), with_cancel(background())],
     )
     for _number in ("max_in_flight", "chunksize"):
         argument(
@@ -494,6 +510,27 @@ for _method, _map in (("map", mapped), ("amap", amapped)):
             wrong=FLAGS,
             right=[True, False],
         )
+
+for _time in ("timeout", "run_timeout"):
+    argument(
+        f"TaskManager.executor.{_time}",
+        lambda world, value, time=_time: world.manager.executor(**{time: value}),
+        wrong=LIMITS,
+        right=FOREVER,
+    )
+for _flag in ("priority", "once"):
+    argument(
+        f"TaskManager.executor.{_flag}",
+        lambda world, value, flag=_flag: world.manager.executor(**{flag: value}),
+        wrong=FLAGS,
+        right=[True, False],
+    )
+argument(
+    "TaskManager.executor.ctx",
+    lambda world, value: world.manager.executor(ctx=value),
+    wrong=PARENTS[1:],
+    right=[None, background(), with_cancel(background())],
+)
 
 # -- waiting, closing
 
@@ -677,9 +714,17 @@ def parameters():
             if not name.startswith("_")
         }
     for name, function in functions.items():
-        yield from (
-            f"{name}.{each}" for each in inspect.signature(function).parameters if each != "self"
-        )
+        for each, parameter in inspect.signature(function).parameters.items():
+            options = {
+                "submit": OPTIONS,
+                "asubmit": OPTIONS,
+                **dict.fromkeys(TWELVE, METHOD_OPTIONS),
+            }
+            of = options.get(name.removeprefix("TaskManager."))
+            if parameter.kind is inspect.Parameter.VAR_KEYWORD and of is not None:
+                yield from (f"{name}.{option}" for option in of)
+            elif each != "self":
+                yield f"{name}.{each}"
 
 
 @pytest.mark.slow

@@ -38,7 +38,7 @@ import tasker._sync.parking
 import tasker._sync.room
 import tasker._tasks.abort
 import tasker._tasks.future
-from tasker import Config
+from tasker import Config, Context
 from tasker._pool.engine import Engine
 from tasker._pool.lifecycle import CLOSED, OPEN
 from tasker._sync.callback_runner import CallbackRunner
@@ -153,6 +153,7 @@ def _made(world: type[World]) -> Callable[[], World]:
 
         with mock.patch.multiple(threading, Lock=lock, RLock=reentrant_lock, Event=Gate):
             tasker._tasks.future._first_waiter = threading.RLock()
+            Context._lock = threading.RLock()
             return world()
 
     return make
@@ -288,6 +289,7 @@ def _seams() -> Iterator[None]:
         stack.enter_context(
             mock.patch.object(tasker._tasks.future, "_first_waiter", None)
         )  # see _made
+        stack.enter_context(mock.patch.object(Context, "_lock", None))  # see _made
         stack.enter_context(mock.patch.object(tasker._pool.queue, "ParkingLot", parking))
         stack.enter_context(mock.patch.object(tasker._pool.metrics, "Shard", shard))
         for module in (tasker._sync.parking, tasker._pool.queue, tasker._sync.room):

@@ -19,6 +19,7 @@ class Owner:
         self.orphaned = None
         self.settling = set()
         self.told, self.jobs = [], []
+        self.values = VALUES
 
     def future(self):
         return new_task(self, len, (), False, 1.0)

@@ -478,11 +478,14 @@ def submit_with_every_option(m: TaskManager[Connection]) -> None:
     )
     assert_type(m.submit(watch, priority=True, timeout=None, queue_timeout=None), TaskFuture[bool])
     assert_type(m.submit(row, 1, "one", once=True, timeout=5.0), TaskFuture[Row])
+    assert_type(m.submit(row, 1, "one", run_timeout=5, ctx=background()), TaskFuture[Row])
+    assert_type(m.submit(watch, run_timeout=None, ctx=None), TaskFuture[bool])
     assert_type(m.submit(watch_row, 1, "one", priority=False, queue_timeout=0), TaskFuture[Row])
 
 
 def blocking_methods(m: TaskManager[Connection]) -> None:
     assert_type(m.queue_task(ping, timeout=5), int)
+    assert_type(m.queue_task(ping, run_timeout=5, ctx=background()), int)
     assert_type(m.queue_task_once(watch, timeout=5.0, queue_timeout=1), bool)
     assert_type(m.queue_task_with_priority(row, 1, "one", timeout=5), Row)
     assert_type(m.queue_task_with_priority_once(watch_row, 1, "one", queue_timeout=1), Row)
@@ -491,6 +494,7 @@ def blocking_methods(m: TaskManager[Connection]) -> None:
 
 def async_methods(m: TaskManager[Connection]) -> None:
     assert_type(m.queue_task_async(ping, timeout=5), TaskFuture[int])
+    assert_type(m.queue_task_async(ping, run_timeout=5, ctx=background()), TaskFuture[int])
     assert_type(m.queue_task_once_async(watch, timeout=5.0, queue_timeout=1), TaskFuture[bool])
     assert_type(m.queue_task_with_priority_async(row, 1, "one", timeout=5), TaskFuture[Row])
     assert_type(
@@ -517,6 +521,7 @@ def callback_methods(m: TaskManager[Connection]) -> None:
         assert error is None
 
     m.queue_task_with_callback(ping, on_int, timeout=5)
+    m.queue_task_with_callback(ping, on_int, run_timeout=5, ctx=background())
     m.queue_task_once_with_callback(watch, on_bool, timeout=5.0, queue_timeout=1)
     m.queue_task_with_priority_with_callback(row, on_row, 1, "one", timeout=5)
     m.queue_task_with_priority_once_with_callback(watch_row, on_row, 1, "one", queue_timeout=1)

@@ -8,7 +8,7 @@ from collections.abc import Callable, Coroutine, Generator
 from contextlib import AsyncExitStack, contextmanager
 from typing import Any, NamedTuple, ParamSpec, TypeVar, assert_type, overload
 
-from tasker import Config, Context, TaskFuture, TaskManager, TaskTimeoutError
+from tasker import Config, Context, TaskFuture, TaskManager, TaskTimeoutError, background
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -159,6 +159,7 @@ def options(m: TaskManager[Connection]) -> Coroutine[Any, Any, None]:
         )
         assert_type(await m.asubmit(watch, timeout=None, queue_timeout=None), bool)
         assert_type(await m.asubmit(row, 1, "one", once=True, timeout=30.0), Row)
+        assert_type(await m.asubmit(row, 1, "one", run_timeout=30, ctx=background()), Row)
         assert_type(await m.asubmit(watch_row, 1, "one", priority=False, queue_timeout=0), Row)
 
     return main()

@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Coroutine, Iterator
 from typing import Any, ParamSpec, TypeVar, assert_type
 
-from tasker import Config, Context, TaskManager, ThreadPoolExecutor, current_context
+from tasker import Config, Context, TaskManager, ThreadPoolExecutor, background, current_context
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -77,6 +77,7 @@ def prepare(name: str, level: int) -> None:
 
 
 def submit_to_a_view(m: TaskManager[Connection]) -> None:
+    m.executor(timeout=60, run_timeout=30, priority=True, once=True, ctx=background())
     with m.executor() as view:
         assert_type(view.submit(answer).result(timeout=30), int)
         assert_type(view.submit(nothing).result(), None)

@@ -15,7 +15,7 @@ from collections.abc import (
 )
 from typing import Any, ParamSpec, TypeVar, assert_type, overload
 
-from tasker import Context, TaskManager, TaskStream
+from tasker import Context, TaskManager, TaskStream, background
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -294,6 +294,7 @@ def every_option(m: TaskManager[Connection]) -> None:
         TaskStream[int],
     )
     assert_type(m.map(watch, [1], max_in_flight=None, timeout=None, ordered=True), TaskStream[bool])
+    assert_type(m.map(watch, [1], run_timeout=5, ctx=background()), TaskStream[bool])
 
 
 def exceptions_that_are_raised(m: TaskManager[Connection]) -> None:

@@ -159,6 +159,8 @@ def tasks(m: TaskManager[Connection]) -> None:
     m.queue_task_async(ping, once=True)  # type: ignore[call-overload]  # pyright: ignore[reportCallIssue]
     m.run_task(ping, timeout=5)  # type: ignore[call-overload]  # pyright: ignore[reportCallIssue]
     m.submit(ping, priority="high")  # type: ignore[call-arg, call-overload]  # pyright: ignore[reportArgumentType, reportCallIssue]
+    m.submit(ping, run_timeout="5")  # type: ignore[call-arg, call-overload]  # pyright: ignore[reportArgumentType, reportCallIssue]
+    m.submit(ping, ctx=5)  # type: ignore[call-arg, call-overload]  # pyright: ignore[reportArgumentType, reportCallIssue]
     m.submit(ping, queue_timeout=[1])  # type: ignore[call-arg, call-overload]  # pyright: ignore[reportArgumentType, reportCallIssue]
     m.submit(ping, retries=3)  # type: ignore[call-overload]  # pyright: ignore[reportCallIssue]
 

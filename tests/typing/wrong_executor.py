@@ -34,6 +34,7 @@ def ping(db: Connection) -> int:
 
 def views(m: TaskManager[Connection]) -> None:
     # the arguments
+    m.executor(timeout="5")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
     m.executor().submit(answer, 1)  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
     m.executor().submit(power)  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
     m.executor().submit(power, "3")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]

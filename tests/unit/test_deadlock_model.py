@@ -28,7 +28,7 @@ UNTIL = {"all": ALL_COMPLETED, "any": FIRST_COMPLETED, "error": FIRST_EXCEPTION}
 
 
 class Task:
-    _exception = None
+    _exception = _context = None
 
     def __init__(self, pool, deadline):
         self._engine = pool

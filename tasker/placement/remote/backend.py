@@ -138,10 +138,16 @@ class RemoteBackend(Backend):
     def end_check(self, resource: ResourceProxy) -> None:
         resource.kill()
 
-    def pack(self, fn: Callable[..., Any], args: tuple[Any, ...], wants_context: bool) -> Packed:
-        return pickling.pack_call(
-            fn, args, wants_context, pack_variables() if self._propagates else ()
-        )
+    def pack(
+        self,
+        fn: Callable[..., Any],
+        args: tuple[Any, ...],
+        wants_context: bool,
+        parent: Context | None = None,
+    ) -> Packed:
+        variables = pack_variables() if self._propagates else ()
+        values = [] if parent is None else _pack_values(parent)
+        return pickling.pack_call(fn, args, wants_context, variables, values)
 
     @wrapper
     def call(self, context: Context, resource: ResourceProxy, packed: Packed) -> Any:
@@ -250,7 +256,7 @@ def _pack_hooks(settings: Settings) -> bytes:
 
 
 def _pack_values(context: Context) -> list[bytes]:
-    """The values of the manager's context that can be sent, those of the root first."""
+    """The values of a context that can be sent, those of the root first."""
     packed: list[bytes] = []
     for key, value in context._items():
         try:

@@ -28,6 +28,7 @@ from tasker._tasks import current
 from tasker._tasks.abort import Abort
 from tasker._tasks.context import (
     Context,
+    InheritedValues,
     ManagerValues,
     TaskContext,
     background,
@@ -75,6 +76,8 @@ class Host:
         self._values = ManagerValues(
             self._imported(_context_of, setup.values), lambda: self._stopping
         )
+        # What the running call inherits.
+        self._call_values: ManagerValues = self._values
         self._packed_hooks = setup.hooks
         self._hooks: protocol.Hooks
         self._takes_slot = setup.takes_slot
@@ -109,6 +112,7 @@ class Host:
         outcome = pickling.outcome_of(self._call, body, buffers, done, judge=self._judge)
         with self._lock:
             self.context = None
+            self._call_values = self._values
             self._ended.clear()
 
         return outcome
@@ -158,7 +162,10 @@ class Host:
 
     @wrapper
     def _call(self, body: Any, buffers: Any, done: int) -> Any:
-        fn, args, wants_context, variables = self._unpacked("the call", body, buffers)
+        fn, args, wants_context, variables, values = self._unpacked("the call", body, buffers)
+        if values:
+            parent = self._imported(_context_of, values)
+            self._call_values = InheritedValues(parent, self._values)
         if args and isinstance(args[-1], Progress):
             args[-1].forward, args[-1].done = self._note, done
 
@@ -234,7 +241,7 @@ class Host:
         """The context of the running call, which is made if need be."""
         with self._lock:
             if self.context is None:
-                self.context = new_task_context(self._values, self._deadline)
+                self.context = new_task_context(self._call_values, self._deadline)
                 if self._number in self._ended:
                     self._end_context(self.context, self._ended[self._number])
             return self.context

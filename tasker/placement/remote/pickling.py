@@ -164,14 +164,20 @@ def unpack(body: Any, buffers: Sequence[Any] = ()) -> Any:
 
 
 def pack_call(
-    fn: Callable[..., Any], args: tuple[Any, ...], wants_context: bool, variables: Any
+    fn: Callable[..., Any],
+    args: tuple[Any, ...],
+    wants_context: bool,
+    variables: Any,
+    values: Sequence[bytes] = (),
 ) -> Packed:
-    """Pack the call of a task. Raises a `TypeError` that names what has no pickle."""
+    """Pack the call of a task, with the packed values of its parent.
+
+    Raises a `TypeError` that names what has no pickle."""
     users = users_function(fn, args)
     name = str(getattr(users, "__qualname__", None) or type(users).__qualname__)
     try:
         body, buffers = pack_value(
-            (fn, tuple([_apart(each) for each in args]), wants_context, variables)
+            (fn, tuple([_apart(each) for each in args]), wants_context, variables, values)
         )
     except Exception as error:
         raise _refusal(users, args[1:] if users is not fn else args, error) from error
