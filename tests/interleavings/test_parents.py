@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from tasker import ContextCancelledError, DeadlineExceededError, background, with_cancel
-from tasker._tasks.context import Context
+from tasker._tasks.context import Context, new_task_context
 from tasker._tasks.future import TaskFuture
 from tasker._tasks.parent import Tie
 from tests.support.contexts import told_by
@@ -142,10 +142,15 @@ class EndAndSubmission(Tied):
 
 @pytest.mark.parametrize(
     "world",
-    [EndAndStart, DeadlineAndStart, EndAndReturn, DeadlineAndReturn, EndAndRetry, EndAndSubmission],
+    [EndAndStart, EndAndReturn, EndAndRetry, EndAndSubmission],
 )
 def test_a_task_ends_with_its_parent_exactly_once(world):
     exhaust(world, preemptions=2)
+
+
+@pytest.mark.parametrize("world", [DeadlineAndStart, DeadlineAndReturn])
+def test_a_task_fails_at_the_deadline_of_its_parent_exactly_once(world):
+    exhaust(world, preemptions=1)
 
 
 def test_an_end_that_looks_once_for_a_task_that_is_put_back_is_caught(monkeypatch):
@@ -171,13 +176,9 @@ def test_a_tie_that_looks_at_its_parent_first_is_caught(monkeypatch):
 
 
 def test_a_context_that_is_made_without_a_look_is_caught(monkeypatch):
-    make = TaskFuture._make_context
-
     def make_and_do_not_look(self, values):
-        asked, self._cancel_asked = self._cancel_asked, False
-        context = make(self, values)
-        self._cancel_asked = asked or self._cancel_asked
-        return context
+        self._context = new_task_context(values)
+        return self._context
 
     monkeypatch.setattr(TaskFuture, "_make_context", make_and_do_not_look)
     assert catches(EndAndStart)

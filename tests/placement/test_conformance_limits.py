@@ -73,7 +73,9 @@ def test_a_parent_that_is_cancelled_cancels_what_waits_and_tells_what_runs(
 def test_a_parent_whose_deadline_passes_fails_what_waits_and_what_runs(
     placed_manager, journal, gate
 ):
-    manager, parent = placed_manager(), with_timeout(background(), 1.0)
+    manager = placed_manager()
+    manager.queue_task(remote_tasks.key)
+    parent = with_timeout(background(), 2.0)
     running = manager.submit(remote_tasks.until_cancelled, gate, journal, ctx=parent)
     gate.await_reached()
     waiting = manager.submit(remote_tasks.note, "waiting", ctx=parent)
@@ -83,7 +85,7 @@ def test_a_parent_whose_deadline_passes_fails_what_waits_and_what_runs(
     assert journal.of("ran") == []
     [ended] = journal.of("ended")
     assert ended.startswith("True DeadlineExceededError ")
-    assert_adds_up(manager, arrived=2, failed=2)
+    assert_adds_up(manager, arrived=3, completed=1, failed=2)
 
 
 # -- run_timeout -------------------------------------------------------------------------------------------------------
