@@ -94,7 +94,10 @@ def places_of_looks(code: CodeType) -> set[int]:
 
 
 def inside(function, begin: str, end: str) -> dict[int, str]:
-    """The bytecodes of a stretch by their offset, but for the last one: what looks there does so after the step."""
+    """The bytecodes of a stretch by their offset, but for the last one: what looks there does so after the step.
+
+    A return is not one of them: it ends the step. On 3.11 another thread may come in there, as the frame of a function
+    that was looked at is kept when it ends, which needs memory, so that the garbage collector may run."""
     lines, first = inspect.getsourcelines(function)
     start = next(place for place, line in enumerate(lines) if begin in line)
     stop = next(place for place in range(start, len(lines)) if end in lines[place])
@@ -105,7 +108,8 @@ def inside(function, begin: str, end: str) -> dict[int, str]:
             continue
         if not start <= line <= stop:
             break
-        found[each.offset] = each.opname
+        if not each.opname.startswith("RETURN"):
+            found[each.offset] = each.opname
         if line == stop and looks(each.opname):
             break
     found.popitem()

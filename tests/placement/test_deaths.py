@@ -209,16 +209,21 @@ def test_the_status_of_a_child_that_others_have_reaped_is_not_known(tmp_path):
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
 def test_a_child_that_nothing_watches_any_more_is_ended(placed_manager, monkeypatch):
-    def follow(self, process):
-        raise MemoryError
+    struck, follow = [], tasker.placement.processes.proxy.Stderr.follow
 
-    monkeypatch.setattr(tasker.placement.processes.proxy.Stderr, "follow", follow)
+    def follow_later(self, process):
+        if len(struck) < 2:
+            struck.append(process)
+            raise MemoryError
+        follow(self, process)
+
+    monkeypatch.setattr(tasker.placement.processes.proxy.Stderr, "follow", follow_later)
     manager = placed_manager(max_retries=0)
     futures = [manager.submit(remote_tasks.process_of) for _ in range(2)]
-    monkeypatch.undo()
     for future in futures:
         assert future.exception(PATIENCE) is None or type(future.exception()) is WorkerLostError
     assert manager.submit(remote_tasks.square, 6).exception(PATIENCE) is None
+    assert len(struck) == 2
 
 
 @pytest.mark.parametrize("lowest", [0, 3])

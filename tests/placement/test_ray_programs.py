@@ -97,7 +97,7 @@ assert ray.is_initialized()
 print("alive", ray.get(ray.put(7)))
 forgotten = TaskManager(config(placement=Ray()))  # left to the end of the program
 forgotten.queue_task(process_of)
-lost = TaskManager(config(placement=Ray(), max_retries=0, create_timeout=1))
+lost = TaskManager(config(placement=Ray(), max_retries=0, create_timeout=15))
 lost.queue_task(process_of)
 if len(sys.argv) > 1:  # the connection is ended under both
     ray.shutdown()

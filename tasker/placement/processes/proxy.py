@@ -274,6 +274,8 @@ class ProcessProxy(ResourceProxy):
             # No memory, or other code has closed the descriptors. No thread watches the
             # child any more, so it must not live on.
             self.kill()
+            with contextlib.suppress(BaseException):
+                exit_code = self._reap_killed()
             raise
         finally:
             self._announce(exit_code)
@@ -315,6 +317,13 @@ class ProcessProxy(ResourceProxy):
 
         assert ended is not None
         return ended.si_status if ended.si_code == os.CLD_EXITED else -ended.si_status
+
+    def _reap_killed(self) -> int:
+        """Reap it by its number, as the pidfd may be closed."""
+        with self._lock:
+            self._ended = True
+
+        return os.waitstatus_to_exitcode(os.waitpid(self.pid, 0)[1])
 
     def _let_go(self) -> None:
         """Close what the thread that waits for the death has used."""
