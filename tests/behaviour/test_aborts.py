@@ -398,7 +398,7 @@ def test_a_check_of_run_task_that_takes_too_long_is_aborted(new_manager, deaf):
 
 def test_a_runaway_query_ends_at_its_timeout():
     config = Config(
-        on_create=lambda: sqlite3.connect(":memory:", check_same_thread=False),
+        on_create=lambda: sqlite3.connect(":memory:"),
         on_destroy=sqlite3.Connection.close,
         worker_count=1,
         on_abort=sqlite3.Connection.interrupt,
