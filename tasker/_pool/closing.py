@@ -22,6 +22,7 @@ from tasker._pool.metrics import Counters
 from tasker._pool.queue import TaskQueue
 from tasker._pool.resources import Loan, ResourcePool
 from tasker._pool.slots import Slots
+from tasker._pool.suspicion import Suspicion
 from tasker._pool.turns import Turns
 from tasker._pool.usercode import UserCode
 from tasker._pool.watchers import Watchers
@@ -57,6 +58,7 @@ class EngineClosing(Generic[R]):
     runner: CallbackRunner
     backoff: Backoff
     checks: Checks[R]
+    suspicion: Suspicion
     watchers: Watchers
     lifecycle: Lifecycle
     housekeeper: Housekeeper
@@ -121,6 +123,7 @@ class EngineClosing(Generic[R]):
             self.user,
             self.backoff,
             self.checks,
+            self.suspicion,
         )
         return (self, *parts, self.queue.room, self.turns.room, self.logger.faults)
 

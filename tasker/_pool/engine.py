@@ -39,6 +39,7 @@ from tasker._pool.scaling import Limits
 from tasker._pool.slots import Slots
 from tasker._pool.state import EngineState
 from tasker._pool.supervisor import Kind, Supervisor
+from tasker._pool.suspicion import Suspicion
 from tasker._pool.turns import Turns
 from tasker._pool.usercode import UserCode
 from tasker._pool.watchers import Watchers
@@ -150,6 +151,7 @@ class Engine(RunTask[R], EngineState[R], EngineClosing[R]):
             made=self.backoff.made_elsewhere,
         )
 
+        self.suspicion: Suspicion = Suspicion(self, create_timeout)
         self.turns: Turns = Turns(config.name, config.run_task_limit)
         self.lifecycle: Lifecycle = Lifecycle(
             self, create_timeout, self._wake_housekeeper, self._ensure_housekeeper
@@ -400,6 +402,9 @@ class Engine(RunTask[R], EngineState[R], EngineClosing[R]):
         except MemoryError:
             # a line that is not logged costs no worker
             pass
+
+    def resource_broke(self, owner: Worker[R] | None, *, counts: bool) -> None:
+        self.suspicion.broke(owner, counts=counts)
 
     def worker_changed(self) -> None:
         """A worker has got a resource, is parked, or has left."""

@@ -34,6 +34,7 @@ from tasker._pool.news import News
 from tasker._pool.queue import TaskQueue
 from tasker._pool.resources import ResourcePool
 from tasker._pool.scaling import Limits, Sampler, decide
+from tasker._pool.suspicion import Suspicion
 from tasker._pool.turns import Turns
 from tasker._pool.usercode import UserCode
 from tasker._pool.watchers import Watchers
@@ -93,6 +94,7 @@ class EngineForHousekeeper(Protocol):
     settling: set[Any]
     fallen: list[Worker[Any]]
     backoff: Backoff
+    suspicion: Suspicion
     lifecycle: Lifecycle
     user: UserCode[Any]
     watchers: Watchers
@@ -230,6 +232,7 @@ class Housekeeper:
         if is_late and not self._was_late:
             self._held_at += late
             self._engine.lifecycle.excuse(late)
+            self._engine.suspicion.excuse(late)
 
         self._was_late = is_late
 
@@ -315,6 +318,7 @@ class Housekeeper:
 
         engine.backoff.heal()
         engine.queue.ripen(monotonic())
+        engine.suspicion.tick(self._began)
         # Tasks wait and workers sleep: a wake-up got lost.
         if any(engine.queue.waiting()) and engine.queue.idle.announced:
             engine.queue.idle.wake_all()

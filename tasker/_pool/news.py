@@ -58,6 +58,14 @@ class News:
 
         self._log("%s: ready, workers with resources: %d", self._name, base)
 
+    def suspects_replaced(self, count: int) -> None:
+        """Several resources broke within a second. Any thread may call it."""
+        self._log_in_background(
+            "%s: resources break one after the other, idle ones that are replaced: %d",
+            self._name,
+            count,
+        )
+
     # -- the burst thread --------------------------------------------------------------
 
     def hired(self, count: int, workers: int) -> None:

@@ -11,6 +11,11 @@ behind the first task of its lane that was never taken, not to the front. So the
 behind it get their turn, whatever it does to resources, and however long it takes to
 make one. A task in `_later` counts as waiting in its lane.
 
+A retry is not for a suspect (see `suspicion`), which passes over it and takes the first
+task behind it. So as long as retries wait, takers take the lock (`_excluding`). A
+suspect that is woken and finds only retries parks again. It need not pass the wake-up
+on: a worker that proves to be well looks at the lanes next.
+
 Waking. Submitters wake one worker at a time: while `waking` says that one is on its way
 they wake no other. That worker clears the flag, *then* looks at the lanes (R1). When it
 has taken a task and there are more, it wakes the next worker. So a burst of tasks costs
@@ -76,6 +81,10 @@ class Hand(Protocol):
 
     task: Any
 
+    def is_suspect(self) -> bool:
+        """Whether it may get no retries. Called under a lock."""
+        ...
+
 
 class TaskQueue:
     """The tasks that wait.
@@ -102,8 +111,11 @@ class TaskQueue:
         self._killed = False
         self._error: TaskManagerShutdownError | None = None
 
-        # Whether takers take the lock: a compaction holds it, or they get nothing more.
+        # Whether takers take the lock: another thread moves entries, retries wait, or
+        # takers get nothing more.
         self._excluding = False
+        # Whether a thread moves entries, so that a lane may look empty that is not.
+        self._moving = False
         # The tasks that a compaction has in its hands.
         self._kept: list[Task] = []
         # Without the GIL each take costs it, and this type of lock is faster there.
@@ -182,6 +194,7 @@ class TaskQueue:
         It is never refused: the caller looks at the lanes again."""
         # It is counted if it is in, and only then.
         with self._take_lock, self._dead_lock:
+            self._excluding = True
             (self._priority if task._priority else self._main).appendleft(task)
             self._requeued[task._priority] += 1
 
@@ -201,6 +214,7 @@ class TaskQueue:
         `retried`: the worker was about to put it back after an attempt."""
         with self._take_lock, self._dead_lock:
             if not any(entry is task for entry in self.entries()):
+                self._excluding = True
                 (self._priority if task._priority else self._main).appendleft(task)
                 self._requeued[task._priority] += retried
 
@@ -244,7 +258,7 @@ class TaskQueue:
         if self._later or self._main or self._priority:
             return False
 
-        return not (self._kept or self._swept or self._excluding > self._killed)
+        return not (self._kept or self._swept or self._moving)
 
     # -- threads that settle a waiting task --------------------------------------------
 
@@ -296,7 +310,7 @@ class TaskQueue:
         dead: list[Task] = []
 
         # An error has ended the last compaction.
-        if self._kept or self._excluding > self._killed:
+        if self._kept or self._moving:
             with self._take_lock:
                 self._end_compaction_locked()
 
@@ -324,11 +338,12 @@ class TaskQueue:
 
         with self._take_lock, self._dead_lock:
             # So that no task ends while this thread refers to it.
-            self._excluding = True
+            self._excluding = self._moving = True
             try:
                 ripened = self._ripen(now)
             finally:
-                self._excluding = self._killed
+                self._moving = False
+                self._include_locked()
 
         for _ in range(ripened):
             self.idle.wake_one()
@@ -366,6 +381,12 @@ class TaskQueue:
         # out counts it afterwards, and one that puts an entry back counts it before.
         with self._dead_lock:
             return max(0, sum(self._count_waiting()) - self._requeued[False] - self._requeued[True])
+
+    def retries(self) -> int:
+        """About how many tasks in the lanes were taken before.
+
+        Never more than there are, but for a moment."""
+        return self._requeued[False] + self._requeued[True] - len(self._later)
 
     def fail_waiting(
         self,
@@ -423,8 +444,10 @@ class TaskQueue:
 
         with self._take_lock:
             lane = self._priority or self._main
-            if not lane or self._killed:
+            if not lane:
                 return None
+            if self._excluding:
+                return self._choose_locked(hand)
 
             # A priority task was put since the first look, perhaps before the main
             # task.
@@ -433,6 +456,33 @@ class TaskQueue:
             task = hand.task = lane[0]
             lane.popleft()
             return task
+
+    def _choose_locked(self, hand: Hand) -> Task | None:
+        """As `_take_locked`, where not every task is for every hand."""
+        self._include_locked()
+        suspect = hand.is_suspect()
+
+        while not self._killed and (found := self._find_locked(suspect)):
+            lane, place, task = found
+            # A taker that looked at the flag before may have taken the first task. From
+            # here to the removal is one step (R2).
+            with contextlib.suppress(IndexError):
+                if lane[place] is task:
+                    hand.task = task
+                    del lane[place]
+                    return task
+
+        return None
+
+    def _find_locked(self, suspect: bool) -> tuple[deque[Task], int, Task] | None:
+        """The first task for a hand, with its lane and its place there."""
+        found = _first(self._priority, suspect)
+        if found is None and (found := _first(self._main, suspect)) is not None:
+            # A priority task was put since the first look, perhaps before the main
+            # task.
+            found = _first(self._priority, suspect) or found
+
+        return found
 
     def _take_freeing(self, hand: Hand) -> Task | None:
         task = self._take(hand)
@@ -479,7 +529,7 @@ class TaskQueue:
 
     def _compact(self, lane: deque[Task], dead: list[Task]) -> None:
         with self._take_lock:
-            self._excluding = True
+            self._excluding = self._moving = True
             for _ in range(len(lane)):
                 # A taker had looked at the flag before.
                 if not lane:
@@ -520,7 +570,15 @@ class TaskQueue:
             with self._dead_lock:
                 lane.extendleft(islice(map(call, repeat(kept.pop)), len(kept)))
 
-        self._excluding = self._killed
+        self._moving = False
+        self._include_locked()
+
+    def _include_locked(self) -> None:
+        """Let takers go without the lock if they may. Retries that pause count, too."""
+        self._excluding = self._moving or self._requeued[False] > 0 or self._requeued[True] > 0
+        # In this order: a kill sets the one, then the other (R1).
+        if self._killed:
+            self._excluding = True
 
     def refusal(self) -> TaskManagerShutdownError:
         if self._error is not None:
@@ -529,6 +587,18 @@ class TaskQueue:
         return TaskManagerShutdownError(
             f"{self._name} is stopping or closed: the task was not accepted"
         )
+
+
+def _first(lane: deque[Task], suspect: bool) -> tuple[deque[Task], int, Task] | None:
+    """The first task of a lane that a hand may take, and its place."""
+    # Not over the lane itself, because submitters append to it.
+    with contextlib.suppress(IndexError):
+        for place in range(len(lane)):
+            task = lane[place]
+            if not (suspect and task.attempts):
+                return lane, place, task
+
+    return None
 
 
 def _behind_first_new(lane: deque[Task]) -> int:

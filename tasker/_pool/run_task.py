@@ -21,6 +21,7 @@ from tasker._pool.checking import Checks
 from tasker._pool.metrics import Counters
 from tasker._pool.queue import TaskQueue
 from tasker._pool.resources import Loan, ResourcePool
+from tasker._pool.suspicion import Suspicion
 from tasker._pool.turns import Turn, Turns
 from tasker._pool.usercode import Event, UserCode
 from tasker._sync.clock import monotonic
@@ -51,6 +52,7 @@ class RunTask(Generic[R]):
     turns: Turns
     user: UserCode[R]
     checks: Checks[R]
+    suspicion: Suspicion
     has_collector: bool
     counters: Counters
     values: ManagerValues
@@ -120,6 +122,7 @@ class RunTask(Generic[R]):
                     explain_call(error, error.__traceback__.tb_next, fn, args, wants)
                 healthy = self.user.is_healthy(error, loan.resource)
                 if not healthy:
+                    self.suspicion.broke(None, counts=not self.user.is_lost(loan.resource))
                     self.user.broke(f"{self.name}, run_task", error)
             finally:
                 self._run_task_failed(started)

@@ -86,6 +86,9 @@ class EngineForWorker(Protocol[R]):
     def resource_made(self, worker: Worker[R]) -> None:
         """It has a resource now: wake the threads that wait for one."""
 
+    def resource_broke(self, owner: Any, *, counts: bool) -> None:
+        """A worker's resource broke: see `Suspicion.broke`."""
+
 
 class Worker(Generic[R]):
     """One worker. `start()` is called once; its thread does everything from then on."""
@@ -132,6 +135,10 @@ class Worker(Generic[R]):
         self.unfit: Reason | None = None
         # Why its next resource is made.
         self._reason = Reason.HIRED
+        # `shard.finished()` when another resource broke: until that changes its own is
+        # a suspect. The same when its own was condemned.
+        self._doubt: tuple[int, int] | None = None
+        self._condemned: tuple[int, int] | None = None
         # The attempts of the task that it took, as they were then. For `_goes_on`.
         self._attempts_before = 0
         # When its resource was made, or last passed a check or ended a task, by
@@ -200,6 +207,28 @@ class Worker(Generic[R]):
             self.parker.wake()
         return idle
 
+    def suspect(self) -> None:
+        """Another resource broke: doubt its own until there is a proof."""
+        self._doubt = self.shard.finished()
+
+    def trust(self) -> None:
+        """Here is a proof: its resource is new, or has passed a check."""
+        self._doubt = self._condemned = None
+
+    def is_suspect(self) -> bool:
+        """Whether its resource may be broken like another one.
+
+        To have finished a task, be it by an error that does not break the resource, is
+        a proof."""
+        return self._doubt is not None and self._doubt == self.shard.finished()
+
+    def condemn(self) -> None:
+        """Replace its resource, which is a suspect, before it is idle again.
+
+        Unless there is a proof until then."""
+        self._condemned = self._doubt
+        self._wake_if_idle()
+
     def serves(self, engine: object) -> bool:
         """Whether it runs a task, and works for this engine."""
         return self._engine is engine and self.task is not None
@@ -222,6 +251,8 @@ class Worker(Generic[R]):
             while self._employed() and self._create():
                 self.creating = False
                 self.resource = self._held[0]
+                # First, because only what is held becomes a suspect.
+                self.trust()
                 self.holds_resource = True
                 self._completed_before = self.shard.finished()[0]
                 self._proved_at = timer.now()
@@ -339,8 +370,9 @@ class Worker(Generic[R]):
             return 0
 
         # A failed check adds none. A time of idleness came before it, which bounds how
-        # often that happens, and a task may wait for the next resource.
-        return self._failures + (self.unfit is not Reason.CHECK)
+        # often that happens, and a task may wait for the next resource. One that is
+        # replaced because it may be broken has not failed.
+        return self._failures + (self.unfit not in (Reason.CHECK, Reason.SUSPECT))
 
     def _serve(self, resource: R) -> None:
         """Run tasks until the resource is broken or the worker leaves.
@@ -485,8 +517,10 @@ class Worker(Generic[R]):
             self.unfit = Reason.LOST
             user.was_lost(self.name)
         elif ran and user.resets and (error := user.reset(self.name, self.resource)) is not None:
-            self.unfit = Reason.LOST if user.is_lost(self.resource) else Reason.BROKEN
+            lost = user.is_lost(self.resource)
+            self.unfit = Reason.LOST if lost else Reason.BROKEN
             self._broken_by = error
+            self._engine.resource_broke(self, counts=not lost)
         elif ran and user.checks:
             self._proved_at = timer.now()
 
@@ -536,6 +570,9 @@ class Worker(Generic[R]):
             self._failed_at = self.shard.taken
         else:
             self._broken_by = error
+            # Before the task is put back, or a suspect could take it.
+            lost = engine.user.is_lost(self.resource)
+            engine.resource_broke(self, counts=task.attempts == 1 and not lost)
 
         if not healthy and self._is_to_retry(task, error) and task._requeue():
             self._retried = task
@@ -625,6 +662,8 @@ class Worker(Generic[R]):
         # wake-up may have been about that.
         self._queue.waking = False
 
+        if self._condemned is not None and self._condemned == self.shard.finished():
+            self.unfit = Reason.SUSPECT
         # A task would only find out that there is no resource.
         if self.dismissed or self.unfit is not None:
             return _LEAVE  # type: ignore[no-any-return]
@@ -677,7 +716,7 @@ class Worker(Generic[R]):
 
     def _is_check_due(self) -> bool:
         """Whether its resource has to pass a check before the next task."""
-        return self._engine.checks.is_due(self._proved_at)
+        return self.is_suspect() or self._engine.checks.is_due(self._proved_at)
 
     def _check_and_take(self) -> TaskFuture[Any] | None:
         """Check the resource, then take a task, if there is one and all is well."""
@@ -700,8 +739,10 @@ class Worker(Generic[R]):
 
         if trouble is not None:
             self.unfit, self._broken_by = Reason.CHECK, trouble
+            self._engine.resource_broke(self, counts=True)
         else:
             # It is known to work.
+            self.trust()
             self._completed_before = -1
             self._proved_at = timer.now()
 

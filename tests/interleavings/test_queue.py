@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from types import SimpleNamespace
-
 import pytest
 
 from tasker import TaskManagerShutdownError
@@ -11,6 +9,7 @@ from tasker._pool.queue import TaskQueue
 from tasker._pool.worker import Worker
 from tasker._sync.parking import ParkingLot
 from tests.support.exploring import Queued, catches, exhaust, sample
+from tests.support.hands import Hand
 
 pytestmark = pytest.mark.slow
 
@@ -96,7 +95,7 @@ class PutTwicePastABusyWorker(PutTwice):
     threads = ("put_twice", "get", "take")
 
     def take(self):
-        if (task := self.queue.take(SimpleNamespace())) is not None:
+        if (task := self.queue.take(Hand())) is not None:
             self.taken.append(task)
 
     def check(self):

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
-from types import SimpleNamespace
 
 import pytest
 
 from tasker._pool.queue import TaskQueue
 from tasker._tasks.context import ContextCancelledError
 from tests.support.exploring import Managed, Queued, catches, exhaust, sample
+from tests.support.hands import Hand
 
 pytestmark = pytest.mark.slow
 
@@ -160,7 +160,7 @@ class RetryAndEnd(Managed):
     def finish(self):
         """What ticks and a worker do afterwards."""
         self.tick()
-        while (task := self.queue.take(SimpleNamespace())) is not None:
+        while (task := self.queue.take(Hand())) is not None:
             if not task._start(0.0):
                 self.queue.drop(task)
                 continue

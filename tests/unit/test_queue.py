@@ -6,7 +6,6 @@ import math
 import threading
 import time
 from collections import deque
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -16,6 +15,7 @@ from tasker import TaskManagerShutdownError
 from tasker._pool.queue import TaskQueue
 from tasker._sync.parking import Parker
 from tasker._tasks.future import TaskFuture, new_task
+from tests.support.hands import Hand
 from tests.support.waiting import PATIENCE, eventually
 
 
@@ -67,7 +67,7 @@ def put(queue, count, *, priority=False):
 
 def take_all(queue):
     taken = []
-    while (each := queue.take(SimpleNamespace())) is not None:
+    while (each := queue.take(Hand())) is not None:
         taken.append(each)
     return taken
 
@@ -76,13 +76,13 @@ def test_priority_first_and_first_in_first_out_in_each_lane(queue):
     main, urgent = put(queue, 3), put(queue, 3, priority=True)
     assert queue.waiting() == (3, 3)
     assert take_all(queue) == urgent + main
-    assert queue.take(SimpleNamespace()) is None
+    assert queue.take(Hand()) is None
 
 
 def test_a_task_that_is_put_back_goes_to_the_front_of_its_own_lane(queue):
     main, urgent = put(queue, 2), put(queue, 2, priority=True)
     for first in (urgent[0], main[0]):
-        queue._take(SimpleNamespace()) if first is urgent[0] else None
+        queue._take(Hand()) if first is urgent[0] else None
     taken = [urgent[0]]
     queue.put_back(urgent[0])
     assert take_all(queue) == [*taken, urgent[1], *main]
@@ -107,8 +107,8 @@ def test_a_main_task_is_never_taken_while_a_priority_task_waits_that_was_put_bef
         looked = False
 
     queue._priority = Lane()
-    assert queue.take(SimpleNamespace()) is urgent
-    assert queue.take(SimpleNamespace()) is main
+    assert queue.take(Hand()) is urgent
+    assert queue.take(Hand()) is main
 
 
 class Untouchable:
@@ -135,10 +135,10 @@ def test_taking_needs_a_lock_on_builds_without_the_gil_alone(gil, monkeypatch):
     monkeypatch.setattr(queue, "_dead_lock", Untouchable())
     monkeypatch.setattr(queue, "_take_lock", Untouchable())
     if gil:
-        assert queue.take(SimpleNamespace()) is first
+        assert queue.take(Hand()) is first
     else:
         with pytest.raises(AssertionError, match="a lock was taken"):
-            queue.take(SimpleNamespace())
+            queue.take(Hand())
 
 
 def test_one_sleeper_is_woken_for_each_task(queue):
@@ -146,7 +146,7 @@ def test_one_sleeper_is_woken_for_each_task(queue):
     found = []
 
     def work(parker):
-        found.append(queue.idle.park(parker, lambda: queue.take(SimpleNamespace())))
+        found.append(queue.idle.park(parker, lambda: queue.take(Hand())))
         queue.wake_next()
 
     threads = [threading.Thread(target=work, args=(parker,)) for parker in parkers]
@@ -165,10 +165,10 @@ def test_submitters_wake_one_worker_and_leave_waking_more_to_it(queue):
     queue.idle.announced.extend(parkers)
     put(queue, 2)
     assert list(queue.idle.announced) == parkers[:2]
-    queue.take(SimpleNamespace())
+    queue.take(Hand())
     queue.wake_next()
     assert list(queue.idle.announced) == parkers[:1]
-    queue.take(SimpleNamespace())
+    queue.take(Hand())
     queue.wake_next()  # nothing is left: nobody is woken, and the next submitter wakes again
     assert list(queue.idle.announced) == parkers[:1]
     put(queue, 1)
@@ -189,7 +189,7 @@ def test_a_task_put_between_announcement_and_sleep_is_not_missed(queue):
     looks, parker = [], Parker()
 
     def look():
-        found = queue.take(SimpleNamespace())
+        found = queue.take(Hand())
         looks.append(found)
         if len(looks) == 1:
             put(queue, 1)  # after the worker looked in vain, before it sleeps
@@ -248,7 +248,7 @@ def test_a_submission_that_a_worker_took_before_the_closing_looked_is_accepted(q
         def append(self, item):
             super().append(item)
             queue.close()
-            assert queue.take(SimpleNamespace())._start(0.0)
+            assert queue.take(Hand())._start(0.0)
 
     queue._main = Lane()
     queue.put(early)
@@ -317,9 +317,7 @@ def test_a_worker_that_takes_during_a_compaction_waits_for_it():
     class Lane(deque):
         def popleft(self):
             if len(self) == 5 and not threads:
-                threads.append(
-                    threading.Thread(target=lambda: taken.append(queue.take(SimpleNamespace())))
-                )
+                threads.append(threading.Thread(target=lambda: taken.append(queue.take(Hand()))))
                 threads[0].start()
                 threads[0].join(0.05)
                 assert not taken
@@ -358,29 +356,29 @@ def test_a_worker_that_fell_asleep_during_a_compaction_is_woken_for_what_was_kep
 def test_a_dead_entry_that_is_taken_is_dropped_from_the_count(queue):
     dead, live = put(queue, 2)
     dead.cancel()
-    assert queue.take(SimpleNamespace()) is dead
+    assert queue.take(Hand()) is dead
     assert not dead._start(0.0)
     queue.drop(dead)
     assert queue.waiting() == (1, 0)
-    assert queue.take(SimpleNamespace()) is live
+    assert queue.take(Hand()) is live
 
 
 @pytest.mark.parametrize("priority", [False, True])
 def test_counts_of_waiting_tasks_that_were_never_taken(queue, priority):
     first, second = put(queue, 2, priority=priority)
     assert queue.waiting_new() == 2
-    assert queue.take(SimpleNamespace())._start(0.0)
+    assert queue.take(Hand())._start(0.0)
     assert first._requeue()
     queue.put_back(first)
     assert (sum(queue.waiting()), queue.waiting_new()) == (2, 1)
-    assert queue.take(SimpleNamespace()) is first
+    assert queue.take(Hand()) is first
     assert first._start(0.0)
     queue.taken_again(first)
     assert (sum(queue.waiting()), queue.waiting_new()) == (1, 1)
     assert first._requeue()
     queue.put_back(first)
     assert first.cancel()
-    assert queue.take(SimpleNamespace()) is first
+    assert queue.take(Hand()) is first
     queue.drop(first)
     assert (sum(queue.waiting()), queue.waiting_new()) == (1, 1)
     assert second.cancel()
@@ -390,7 +388,7 @@ def test_counts_of_waiting_tasks_that_were_never_taken(queue, priority):
 def test_tasks_that_die_while_they_wait_again_are_neither_new_nor_counted_for_ever(queue, priority):
     tasks = put(queue, 3, priority=priority)
     for each in tasks[:2]:  # each was started once
-        assert queue.take(SimpleNamespace()) is each
+        assert queue.take(Hand()) is each
         assert each._start(0.0)
     for each in tasks[:2]:
         assert each._requeue()
@@ -398,7 +396,7 @@ def test_tasks_that_die_while_they_wait_again_are_neither_new_nor_counted_for_ev
     assert (sum(queue.waiting()), queue.waiting_new()) == (3, 1)
     for each in tasks[:2]:
         assert each.cancel()
-    for dead in (queue.take(SimpleNamespace()), queue.take(SimpleNamespace())):
+    for dead in (queue.take(Hand()), queue.take(Hand())):
         queue.drop(dead)
     assert (sum(queue.waiting()), queue.waiting_new()) == (1, 1)
 
@@ -410,11 +408,11 @@ def test_slots_are_given_back_when_a_task_is_taken_or_dies():
         assert queue.reserve(each, 0)
         queue.put(each)
     assert not queue.reserve(tasks[2], 0)
-    assert queue.take(SimpleNamespace()) is tasks[0]
+    assert queue.take(Hand()) is tasks[0]
     assert queue.reserve(tasks[2], 0)
     queue.put(tasks[2])
     assert tasks[1].cancel()
-    assert queue.take(SimpleNamespace()) is tasks[1]  # dead: its slot is not given back twice
+    assert queue.take(Hand()) is tasks[1]  # dead: its slot is not given back twice
     assert queue.reserve(tasks[3], 0)
     assert not queue.reserve(task(queue), 0)
 
@@ -424,7 +422,7 @@ def test_a_re_queued_task_needs_no_slot():
     first, second = task(queue), task(queue)
     assert queue.reserve(first, 0)
     queue.put(first)
-    assert queue.take(SimpleNamespace())._start(0.0)
+    assert queue.take(Hand())._start(0.0)
     assert queue.reserve(second, 0)
     queue.put(second)
     assert first._requeue()
@@ -434,7 +432,7 @@ def test_a_re_queued_task_needs_no_slot():
 
 def test_a_retry_of_a_task_that_was_settled_meanwhile_is_dropped(queue):
     future = put(queue, 1)[0]
-    assert queue.take(SimpleNamespace())._start(0.0)
+    assert queue.take(Hand())._start(0.0)
     assert future._take_settle()  # a timeout, say, before the worker puts the task back
     assert future._requeue() is False
     assert not future._waits_for_start()
@@ -444,7 +442,7 @@ def test_a_retry_that_meets_a_cancellation_is_settled_once(queue):
     """Every order of `_requeue` and `cancel` between their announcements and their looks."""
     for moment in ("before", "between", "after"):
         future = put(queue, 1)[0]
-        assert queue.take(SimpleNamespace())._start(0.0)
+        assert queue.take(Hand())._start(0.0)
         if moment == "before":
             assert future.cancel() is False
             assert future._requeue() is False
@@ -465,7 +463,7 @@ def test_a_retry_that_meets_a_cancellation_is_settled_once(queue):
             queue.put_back(future)
             assert future.cancel() is True
         assert queue.waiting() == (0, 0)
-        assert not queue.take(SimpleNamespace())._start(0.0)
+        assert not queue.take(Hand())._start(0.0)
         queue.drop(future)
         assert queue.waiting() == (0, 0)
         assert future._engine.cancelled == 1
@@ -476,7 +474,7 @@ def test_a_retry_that_meets_a_cancellation_is_settled_once(queue):
 
 def start_first(queue, count):
     """Take the first tasks, as workers whose resources break."""
-    tasks = [queue.take(SimpleNamespace()) for _ in range(count)]
+    tasks = [queue.take(Hand()) for _ in range(count)]
     assert all(each._start(0.0) for each in tasks)
     return tasks
 
@@ -623,7 +621,7 @@ def test_a_retry_whose_pause_is_over_wakes_a_worker(queue):
     parker, found = Parker(), []
 
     def park():
-        return queue.idle.park(parker, lambda: queue.take(SimpleNamespace()), PATIENCE)
+        return queue.idle.park(parker, lambda: queue.take(Hand()), PATIENCE)
 
     worker = threading.Thread(target=lambda: found.append(park()))
     worker.start()
@@ -655,7 +653,7 @@ def test_a_submitter_that_sleeps_is_woken_by_room_and_by_closing(full, how, time
     thread.start()
     eventually(lambda: full.room._line)
     if how == "taken":
-        assert full.take(SimpleNamespace())
+        assert full.take(Hand())
     elif how == "settled":
         assert full._main[0].cancel()
     else:

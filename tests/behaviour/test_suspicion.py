@@ -1,0 +1,443 @@
+"""One resource broke, so others may be broken: who gets the retry, whose resource is replaced, and that nobody waits
+for ever."""
+
+from __future__ import annotations
+
+import threading
+import time
+
+import pytest
+
+from tasker import TaskManagerKilledError
+from tasker.testing import ManualClock
+from tests.support.errors import Sick
+from tests.support.waiting import PATIENCE, eventually
+
+
+class Server:
+    """What the resources are connected to. A restart breaks the connections of that time."""
+
+    def __init__(self, factory):
+        self.factory = factory
+        self.dead = 0  # resources up to this number
+        self.down = False
+
+    def restart(self):
+        self.dead = len(self.factory.created)
+
+    def is_dead(self, resource):
+        return resource.number < self.dead
+
+    def call(self, resource, answer=None):
+        if self.down or self.is_dead(resource):
+            raise Sick(resource.number)
+        return answer
+
+
+@pytest.fixture
+def server(factory):
+    return Server(factory)
+
+
+@pytest.fixture
+def clock():
+    with ManualClock() as clock:
+        yield clock
+
+
+@pytest.fixture
+def pool_of(new_manager, no_pauses):
+    """`pool_of(count)`: a manager so many workers of which are idle."""
+
+    def pool_of(count, **options):
+        manager = new_manager(worker_count=count, max_worker_count=count, **options)
+        eventually(lambda: manager.stats().idle_workers == count)
+        return manager
+
+    return pool_of
+
+
+class Poison:
+    """A task that breaks each resource that it meets."""
+
+    def __init__(self):
+        self.met = []
+
+    def __call__(self, resource):
+        self.met.append(resource.number)
+        raise Sick(resource.number)
+
+
+class Held:
+    """A task that keeps its resource until `gate` is set."""
+
+    def __init__(self, manager, then=lambda resource: resource.number, **options):
+        self.gate, self.began, self.then = threading.Event(), threading.Event(), then
+        self.future = manager.submit(self, **options)
+        assert self.began.wait(PATIENCE)
+
+    def __call__(self, resource):
+        self.began.set()
+        self.gate.wait(PATIENCE)
+        return self.then(resource)
+
+    def end(self):
+        self.gate.set()
+        return self.future.result(PATIENCE)
+
+
+def sick_once(then="well"):
+    """A task that breaks its first resource, and lists those that it met."""
+    met = []
+
+    def task(resource):
+        met.append(resource.number)
+        if len(met) == 1:
+            raise Sick(resource.number)
+        return then
+
+    task.met = met
+    return task
+
+
+def numbers(manager):
+    return sorted(worker.resource.number for worker in manager._engine.crew.members)
+
+
+# -- all of them die ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("busy", [0, 8, 16])
+def test_no_task_fails_when_all_connections_die_at_once_and_the_backend_is_well(
+    pool_of, server, busy
+):
+    manager = pool_of(16, max_retries=1)
+    held = [Held(manager, server.call) for _ in range(busy)]
+    server.restart()
+    futures = [manager.submit(server.call, number) for number in range(1000)]
+    for each in held:
+        each.gate.set()
+    assert [future.result(PATIENCE) for future in futures] == list(range(1000))
+    assert [each.future.result(PATIENCE) for each in held] == [None] * busy
+    assert max(future.attempts for future in futures) <= 2
+
+
+def test_tasks_that_run_at_most_once_fail_on_a_dead_connection_and_no_more_than_there_are(
+    pool_of, server
+):
+    manager = pool_of(16)
+    server.restart()
+    futures = [manager.submit(server.call, once=True) for _ in range(1000)]
+    errors = [error for future in futures if (error := future.exception(PATIENCE)) is not None]
+    assert 1 <= len(errors) <= 16
+    assert {type(error) for error in errors} == {Sick}
+    assert len({error.args for error in errors}) == len(errors)
+    assert {future.attempts for future in futures} == {1}
+
+
+@pytest.mark.parametrize("stopping", [False, True])
+def test_no_task_fails_when_connections_die_while_tasks_run(pool_of, server, stopping):
+    # a task may meet one that died a round ago, and one that dies in this round
+    manager = pool_of(4, max_retries=2)
+    futures = []
+    for round_ in range(20):
+        futures += [manager.submit(server.call, round_) for _ in range(20)]
+        server.restart()
+        if not stopping or round_ < 19:
+            assert manager.join(PATIENCE)
+    assert manager.stop().drained
+    assert [future.exception(0) for future in futures] == [None] * 400
+
+
+# -- who gets the retry -----------------------------------------------------------------------------------------------
+
+
+def test_a_retry_goes_to_the_new_resource_and_not_to_an_idle_older_one(pool_of, clock):
+    manager = pool_of(4)
+    for number in range(5):
+        task = sick_once()
+        assert manager.submit(task).result(PATIENCE) == "well"
+        assert task.met[1] == 4 + number, "not the newest resource"
+        manager.submit(lambda resource: None).result(PATIENCE)
+        clock.advance(2)
+
+
+def test_a_suspect_that_has_finished_a_task_gets_the_retry_while_none_can_be_made(pool_of, factory):
+    manager = pool_of(2)
+    other = Held(manager)
+    factory.fail_always = OSError("down")
+    task = sick_once()
+    future = manager.submit(task)
+    eventually(lambda: manager.metrics().total_tasks_retried == 1)
+    assert not future.done()
+    other.end()  # its own end is the proof
+    assert future.result(PATIENCE) == "well"
+    assert task.met == [1 - other.future.result(0), other.future.result(0)]
+
+
+def test_an_error_that_does_not_break_a_suspect_is_a_proof(pool_of, factory):
+    manager = pool_of(2)
+
+    def fail(resource):
+        raise ValueError
+
+    other = Held(manager, fail)
+    factory.fail_always = OSError("down")
+    future = manager.submit(sick_once())
+    eventually(lambda: manager.metrics().total_tasks_retried == 1)
+    other.gate.set()
+    assert future.result(PATIENCE) == "well"
+
+
+@pytest.mark.parametrize("priority", [False, True])
+@pytest.mark.parametrize("queue_size", [0, 2])
+def test_a_suspect_passes_over_a_retry_and_gets_it_when_it_has_finished_a_task(
+    pool_of, factory, priority, queue_size
+):
+    manager = pool_of(2, queue_size=queue_size)
+    factory.fail_always = OSError("down")
+    order = []
+    retry = manager.submit(sick_once(), priority=priority)
+    retry.add_done_callback(lambda _: order.append("retry"))
+    eventually(lambda: manager.metrics().total_tasks_retried == 1)
+
+    passes_over = Held(manager, lambda resource: order.append("behind it"), priority=priority)
+    last = manager.submit(lambda resource: order.append("last"), priority=priority)
+    assert (retry.done(), sum(manager._engine.queue.waiting())) == (False, 2)
+    passes_over.end()
+    last.result(PATIENCE)
+    assert retry.result(PATIENCE) == "well"
+    assert order == ["behind it", "retry", "last"]
+
+
+@pytest.mark.parametrize("end", ["cancel", "timeout"])
+def test_a_retry_that_ends_while_it_waits_leaves_nothing_behind(pool_of, factory, end):
+    manager = pool_of(2)
+    factory.fail_always = OSError("down")
+    retry = manager.submit(sick_once(), timeout=3600)
+    eventually(lambda: manager.metrics().total_tasks_retried == 1)
+    retry.cancel() if end == "cancel" else retry._expire()
+    assert retry.done()
+    assert manager.queue_task(lambda resource: "goes on", timeout=PATIENCE) == "goes on"
+    queue = manager._engine.queue
+    assert manager.join(PATIENCE)
+    assert (queue.waiting(), queue.retries(), queue._excluding) == ((0, 0), 0, False)
+
+
+def test_the_loss_of_trust_ends_with_the_resource(pool_of, factory):
+    manager = pool_of(3)
+    assert manager.submit(sick_once()).result(PATIENCE) == "well"
+    suspects = [worker for worker in manager._engine.crew.members if worker.is_suspect()]
+    assert sorted(worker.resource.number for worker in suspects) == [0, 1]
+    for worker in suspects:
+        worker.condemn()
+    eventually(lambda: manager.stats().idle_workers == 3)
+    assert not any(worker.is_suspect() for worker in suspects)
+
+
+# -- poison and plague ------------------------------------------------------------------------------------------------
+
+
+def test_a_task_that_breaks_every_resource_fails_alone_and_costs_no_others(pool_of, clock):
+    manager = pool_of(8, max_retries=3)
+    poison = Poison()
+    future = manager.submit(poison)
+    assert isinstance(future.exception(PATIENCE), Sick)
+    assert future.attempts == len(set(poison.met)) == 4
+    eventually(lambda: manager.stats().idle_workers == 8)
+    untouched = {*range(8)} - {*poison.met}
+    assert len(untouched) == 7
+    assert untouched <= {*numbers(manager)}
+
+
+@pytest.mark.parametrize("count", [2, 5])
+def test_several_such_tasks_at_once_cost_the_idle_others_once(pool_of, clock, factory, count):
+    manager = pool_of(16, max_retries=3)
+    poisons = [Poison() for _ in range(count)]
+    futures = [manager.submit(poison) for poison in poisons]
+    assert {type(future.exception(PATIENCE)) for future in futures} == {Sick}
+    assert {future.attempts for future in futures} == {4}
+    eventually(lambda: manager.stats().idle_workers == 16)
+    assert len(factory.created) <= 16 + 4 * count + 14
+
+
+def test_poison_without_end_is_one_plague(pool_of, clock, factory):
+    manager = pool_of(4, max_retries=0)
+    for _ in range(50):
+        assert isinstance(manager.submit(Poison()).exception(PATIENCE), Sick)
+        clock.advance(0.9)
+    eventually(lambda: manager.stats().idle_workers == 4)
+    assert len(factory.created) <= 4 + 50 + 3
+
+
+def break_one(manager):
+    """Have a task break a resource once it has been made: the newest, if none is busy."""
+    eventually(lambda: manager.stats().idle_workers == 8)
+    assert isinstance(manager.submit(Poison(), once=True).exception(PATIENCE), Sick)
+
+
+def test_idle_resources_are_replaced_when_a_second_one_breaks_within_a_second(pool_of, clock, log):
+    manager = pool_of(8)
+    break_one(manager)
+    clock.advance(1.0)
+    break_one(manager)
+    eventually(lambda: min(numbers(manager)) >= 8)
+    eventually(lambda: log.telling(of="one after the other, idle ones that are replaced: 7"))
+
+
+def test_idle_resources_are_kept_when_the_second_one_breaks_later(pool_of, clock):
+    manager = pool_of(8)
+    for _ in range(3):
+        break_one(manager)
+        clock.advance(1.1)
+    eventually(lambda: manager.stats().idle_workers == 8)
+    assert sum(number < 8 for number in numbers(manager)) == 7
+
+
+def test_a_plague_leaves_those_that_have_proved_to_be_well_and_those_that_are_busy(pool_of, clock):
+    manager = pool_of(4)
+    busy = [Held(manager) for _ in range(2)]
+    assert isinstance(manager.submit(Poison(), once=True).exception(PATIENCE), Sick)
+    proved = busy[0].end()
+    assert isinstance(manager.submit(Poison(), once=True).exception(PATIENCE), Sick)
+    eventually(lambda: manager.stats().idle_workers == 3)
+    still_busy = busy[1].end()
+    eventually(lambda: manager.stats().idle_workers == 4)
+    assert still_busy in numbers(manager)
+    assert proved in numbers(manager) or len(numbers(manager)) == 4
+
+
+def test_what_breaks_in_run_task_makes_workers_suspects_and_counts(pool_of, server, clock):
+    manager = pool_of(4)
+    server.restart()
+    for _ in range(2):
+        with pytest.raises(Sick):
+            manager.run_task(Poison())
+    eventually(lambda: min(numbers(manager), default=0) >= 4)
+
+
+@pytest.mark.usefixtures("endless_pauses")
+def test_a_resource_that_is_replaced_as_a_suspect_has_not_failed(new_manager, factory, clock):
+    manager = new_manager(worker_count=4, max_worker_count=4, max_retries=0)
+    eventually(lambda: manager.stats().idle_workers == 4)
+    for _ in range(2):
+        assert isinstance(manager.submit(Poison()).exception(PATIENCE), Sick)
+    # the two that were broken pause for ever, the two that were suspects do not
+    eventually(lambda: manager.stats().idle_workers == 2 and len(factory.created) == 6)
+    eventually(lambda: manager.stats().creating_workers == 2)
+
+
+# -- nobody waits for ever --------------------------------------------------------------------------------------------
+
+
+def test_a_suspect_gets_the_retry_when_the_server_gives_no_more_resources(pool_of, factory):
+    manager = pool_of(2, create_timeout=0.2)
+    factory.fail_always = OSError("too many connections")
+    task = sick_once()
+    assert manager.submit(task).result(PATIENCE) == "well"
+    assert len({*task.met}) == 2
+
+
+def test_a_retry_does_not_wait_for_an_urgent_task_that_has_taken_the_new_resource(pool_of, factory):
+    manager = pool_of(3)
+    creating, gate = threading.Event(), threading.Event()
+    create = factory.create
+
+    def create_slowly():
+        creating.set()
+        gate.wait(PATIENCE)
+        return create()
+
+    manager._engine.backend.create = create_slowly
+    task = sick_once()
+    future = manager.submit(task)
+    assert creating.wait(PATIENCE)
+    others = [Held(manager) for _ in range(2)]
+    urgent = threading.Event()
+    first = manager.submit(lambda resource: urgent.wait(PATIENCE), priority=True)
+    gate.set()
+    eventually(first.running)
+    assert not future.done()
+    # here both suspects are busy; one that becomes idle has proved to be well
+    others[0].end()
+    assert future.result(PATIENCE) == "well"
+    urgent.set()
+    others[1].end()
+
+
+class Fallen(BaseException):
+    """Ends a worker."""
+
+
+@pytest.mark.parametrize("stopping", [False, True])
+def test_an_idle_suspect_is_replaced_when_no_worker_is_on_its_way_to_a_resource(
+    pool_of, monkeypatch, stopping
+):
+    manager = pool_of(3)
+    broken = Held(manager, Poison())
+    if not stopping:
+        monkeypatch.setattr(manager._engine, "heal_crew", lambda: manager._engine.crew.bury())
+    (worker,) = [worker for worker in manager._engine.crew.members if worker.task is not None]
+
+    def fall():
+        raise Fallen
+
+    monkeypatch.setattr(worker, "_create", fall)
+    broken.then = sick_once()
+    broken.gate.set()
+    if stopping:
+        manager._engine.lifecycle.request_stop()
+    assert broken.future.result(PATIENCE) == "well"
+
+
+def test_stop_runs_a_retry_that_waits(pool_of, factory):
+    manager = pool_of(2)
+    factory.fail_next = [OSError("down")] * 3
+    future = manager.submit(sick_once())
+    assert manager.stop(PATIENCE).drained
+    assert future.result(0) == "well"
+
+
+def test_stop_lets_a_suspect_run_a_retry_in_the_end(pool_of, factory):
+    manager = pool_of(2, create_timeout=0.2)
+    factory.fail_always = OSError("down")
+    future = manager.submit(sick_once())
+    assert manager.stop(PATIENCE).drained
+    assert future.result(0) == "well"
+
+
+def test_kill_ends_a_retry_that_waits(pool_of, factory):
+    manager = pool_of(2)
+    factory.fail_always = OSError("down")
+    future = manager.submit(sick_once())
+    eventually(lambda: manager.metrics().total_tasks_retried == 1)
+    assert manager.kill(PATIENCE).abandoned == ()
+    assert isinstance(future.exception(0), TaskManagerKilledError)
+
+
+def test_a_task_that_waits_for_a_retry_gets_its_result(pool_of, factory):
+    manager = pool_of(2, create_timeout=0.3)
+
+    def wait_for_another(resource):
+        factory.fail_always = OSError("down")
+        inner = manager.submit(sick_once())
+        eventually(lambda: manager.metrics().total_tasks_retried == 1)
+        factory.fail_always = None
+        return inner.result(PATIENCE)
+
+    assert manager.submit(wait_for_another).result(PATIENCE) == "well"
+
+
+def test_suspects_that_can_take_nothing_sleep(pool_of, factory):
+    manager = pool_of(4, burst_interval=0)
+    factory.fail_always = OSError("down")
+    future = manager.submit(sick_once())
+    eventually(lambda: manager.metrics().total_tasks_retried == 1)
+    looks = []
+    for worker in manager._engine.crew.members:
+        worker._look = lambda look=worker._look: looks.append(time.monotonic()) or look()
+    housekeeper, beats = manager._engine.housekeeper, manager._engine.housekeeper._beats
+    eventually(lambda: housekeeper._beats >= beats + 5)
+    assert len(looks) <= 10 * (housekeeper._beats - beats + 1) * 4
+    factory.fail_always = None
+    assert future.result(PATIENCE) == "well"
