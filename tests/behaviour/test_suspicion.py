@@ -231,8 +231,8 @@ def test_the_loss_of_trust_ends_with_the_resource(pool_of, factory):
     assert sorted(worker.resource.number for worker in suspects) == [0, 1]
     for worker in suspects:
         worker.condemn()
-    eventually(lambda: manager.stats().idle_workers == 3)
-    assert not any(worker.is_suspect() for worker in suspects)
+    eventually(lambda: not any(worker.is_suspect() for worker in suspects))
+    eventually(lambda: numbers(manager) == [3, 4, 5])
 
 
 # -- poison and plague ------------------------------------------------------------------------------------------------

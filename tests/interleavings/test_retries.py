@@ -7,6 +7,7 @@ import math
 import pytest
 
 from tasker._pool.queue import TaskQueue
+from tasker._pool.suspicion import Suspicion
 from tasker._tasks.context import ContextCancelledError
 from tests.support.exploring import Managed, Queued, catches, exhaust, sample
 from tests.support.hands import Hand
@@ -253,3 +254,109 @@ def test_a_task_that_is_ended_while_it_is_retried_has_one_outcome_whatever_the_s
 def test_retries_that_are_miscounted_are_caught(monkeypatch, name, broken):
     monkeypatch.setattr(TaskQueue, name, broken)
     assert catches(RetryAndCancel, preemptions=1)
+
+
+# -- suspects --------------------------------------------------------------------------------------------------------
+
+
+class SuspectTakes(Managed):
+    """A worker's resource breaks, and it makes another. Another worker, whose resource is a suspect then, takes tasks.
+
+    The other one has a retry only if it finished a task after the failure."""
+
+    threads = ("fail_and_go_on", "serve")
+
+    def __init__(self):
+        super().__init__(check_health=lambda error: False, max_retries=9, worker_count=2)
+        # where threads switch between any two lines, a take without the lock may get one
+        self.queue._take = self.queue.take = self.queue._take_locked
+        self.suspect = self.crew._enlist(lambda: True)
+        self.worker.holds_resource = self.suspect.holds_resource = True
+        self.worker.task = self.future = self.task()
+        assert self.future._start(0.0)
+        self.worker.shard.taken += 1
+        self.another = self.task()
+        self.queue.put(self.another)
+        self.failing = self.proved = False
+
+    def fail_and_go_on(self):
+        self.failing = True
+        self.worker._failed(self.future, ValueError("broken"))
+        self.worker.trust()
+        while self.run(self.worker, self.next_of(self.worker)):
+            pass
+
+    def serve(self):
+        while self.run(self.suspect, task := self.next_of(self.suspect)):
+            assert self.proved or task is not self.future, "a suspect got the retry"
+            self.proved = self.failing
+
+    def next_of(self, worker):
+        return self.queue.take(worker)
+
+    def run(self, worker, task):
+        if task is not None:
+            assert task._start(0.0)
+            if task.attempts > 1:
+                self.queue.taken_again(task)
+            worker._succeeded_with_collector(task, 42)
+            worker.task = None
+        return task is not None
+
+    def check(self):
+        assert (self.future.result(0), self.another.result(0)) == (42, 42)
+        assert self.future.attempts == 2
+        assert self.queue.is_empty()
+
+
+class SuspectParks(SuspectTakes):
+    """The same when both sleep in between, until the queue is drained."""
+
+    threads = ("fail_and_go_on", "serve", "wake")
+
+    def __init__(self):
+        super().__init__()
+        self.queue.close()
+        self.left = 0
+
+    def next_of(self, worker):
+        task = worker._next_task()
+        self.left += task is None
+        return task
+
+    def wake(self):
+        """What the steps of the closing do."""
+        while self.left < 2:
+            self.engine.housekeeper._parker.sleep(0.1)
+            self.crew.wake_all(self.queue.idle)
+
+
+def broke_without_suspects(self, owner, *, counts):
+    pass
+
+
+def put_back_without_the_flag(self, task):
+    with self._take_lock, self._dead_lock:
+        self._main.appendleft(task)
+        self._requeued[False] += 1
+    self.idle.wake_one()
+
+
+def test_a_suspect_gets_no_retry_and_the_retry_is_run():
+    exhaust(SuspectTakes, preemptions=1)
+
+
+def test_a_suspect_gets_no_retry_whatever_the_schedule():
+    sample(SuspectParks, 40)
+
+
+@pytest.mark.parametrize(
+    ("owner", "name", "broken"),
+    [
+        (Suspicion, "broke", broke_without_suspects),
+        (TaskQueue, "put_back", put_back_without_the_flag),
+    ],
+)
+def test_a_suspect_that_gets_a_retry_is_caught(monkeypatch, owner, name, broken):
+    monkeypatch.setattr(owner, name, broken)
+    assert catches(SuspectTakes, preemptions=1)

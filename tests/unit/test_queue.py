@@ -65,6 +65,13 @@ def put(queue, count, *, priority=False):
     return tasks
 
 
+def start_first(queue, count):
+    """Take the first tasks, as workers whose resources break."""
+    tasks = [queue.take(Hand()) for _ in range(count)]
+    assert all(each._start(0.0) for each in tasks)
+    return tasks
+
+
 def take_all(queue):
     taken = []
     while (each := queue.take(Hand())) is not None:
@@ -469,14 +476,120 @@ def test_a_retry_that_meets_a_cancellation_is_settled_once(queue):
         assert future._engine.cancelled == 1
 
 
+# -- retries and suspects --------------------------------------------------------------------------------------------
+
+
+def retry(queue, *tasks):
+    """The first tasks broke their resources. The last one to do so is the first one again."""
+    for each in reversed(tasks):
+        assert each._requeue()
+        queue.put_back(each)
+
+
+@pytest.mark.parametrize("priority", [False, True])
+def test_a_suspect_passes_over_retries_and_others_take_them_first(queue, priority):
+    tasks = put(queue, 5, priority=priority)
+    retry(queue, *start_first(queue, 2))
+    suspect = Hand(suspect=True)
+    assert queue.take(suspect) is suspect.task is tasks[2]
+    assert queue.take(Hand()) is tasks[0]
+    assert queue.take(suspect) is tasks[3]
+    assert queue.take(Hand()) is tasks[1]
+    assert queue.take(suspect) is tasks[4]
+
+
+def test_a_suspect_takes_main_tasks_where_only_retries_are_urgent(queue):
+    main, urgent = put(queue, 2), put(queue, 1, priority=True)
+    retry(queue, *start_first(queue, 1))
+    assert queue.take(Hand(suspect=True)) is main[0]
+    assert queue.take(Hand()) is urgent[0]
+
+
+def test_a_suspect_that_finds_nothing_but_retries_may_not_leave(queue):
+    put(queue, 1)
+    (first,) = start_first(queue, 1)
+    retry(queue, first)
+    queue.close()
+    suspect = Hand(suspect=True)
+    suspect.task = "the last one"
+    assert queue.take(suspect) is suspect.task is None
+    assert not queue.is_drained()
+    assert queue.take(Hand()) is first
+    assert queue.is_drained()
+
+
+def test_an_urgent_task_that_is_put_while_a_suspect_looks_comes_first(queue):
+    main = put(queue, 2)
+    retry(queue, *start_first(queue, 1))
+    urgent = []
+
+    class Lane(deque):
+        def __getitem__(self, place):
+            if not urgent:  # the priority lane was empty, and there is a main task
+                urgent.extend(put(queue, 1, priority=True))
+            return super().__getitem__(place)
+
+    queue._main = Lane(queue._main)
+    assert queue.take(Hand(suspect=True)) is urgent[0]
+    assert queue.take(Hand(suspect=True)) is main[1]
+
+
+def test_takers_take_no_lock_once_the_retries_are_gone(monkeypatch):
+    queue = TaskQueue("queue", locked=False)
+    tasks = put(queue, 4)
+    retry(queue, *start_first(queue, 1))
+    assert queue.take(Hand())._start(0.0)
+    queue.taken_again(tasks[0])
+    assert queue.take(Hand()) is tasks[1]
+    monkeypatch.setattr(queue, "_take_lock", Untouchable())
+    assert queue.take(Hand()) is tasks[2]
+
+
+@pytest.mark.parametrize("end", ["cancelled", "started"])
+def test_the_queue_is_empty_when_its_last_retry_is_gone(queue, end):
+    put(queue, 1)
+    (first,) = start_first(queue, 1)
+    retry(queue, first)
+    assert queue.retries() == 1
+    if end == "cancelled":
+        assert first.cancel()
+        queue.compact()
+    else:
+        assert queue.take(Hand())._start(0.0)
+        queue.taken_again(first)
+    assert queue.retries() == 0
+    assert queue.is_empty()
+
+
+def test_a_kill_ends_the_taking_of_retries_too(queue):
+    put(queue, 2)
+    retry(queue, *start_first(queue, 1))
+    queue.kill()
+    assert queue.take(Hand()) is None
+    assert not queue.fail_waiting(TaskFuture._withdraw, list.clear)
+    assert queue.take(Hand()) is None
+
+
+def test_a_taker_that_was_past_the_flag_takes_nothing_twice(queue):
+    """The first task goes while a taker with the lock looks, as it may where threads switch between any two lines."""
+    tasks = put(queue, 4)
+    retry(queue, *start_first(queue, 1))
+    taken = []
+
+    class Lane(deque):
+        def __getitem__(self, place):
+            found = super().__getitem__(place)
+            if not taken and place == 1:
+                taken.append(self.popleft())
+            return found
+
+    queue._main = Lane(queue._main)
+    taken.append(queue.take(Hand(suspect=True)))
+    assert taken == tasks[:2]
+    assert take_all(queue) == tasks[2:]
+
+
 # -- retries that pause ----------------------------------------------------------------------------------------------
-
-
-def start_first(queue, count):
-    """Take the first tasks, as workers whose resources break."""
-    tasks = [queue.take(Hand()) for _ in range(count)]
-    assert all(each._start(0.0) for each in tasks)
-    return tasks
 
 
 def pause(queue, tasks, seconds=3600.0):
