@@ -402,6 +402,7 @@ def test_stop_lets_a_suspect_run_a_retry_in_the_end(pool_of, factory):
     manager = pool_of(2, create_timeout=0.2)
     factory.fail_always = OSError("down")
     future = manager.submit(sick_once())
+    eventually(lambda: manager.metrics().total_tasks_retried == 1)
     assert manager.stop(PATIENCE).drained
     assert future.result(0) == "well"
 
