@@ -3,8 +3,9 @@
 A call never waits behind the queue. A resource has one owner at a time: the pool, in
 its idle list, or the `Loan` of one caller. A caller borrows an idle resource or makes
 one. Where there is `on_check` it checks an idle one first, and destroys it if that is
-not well. A resource that is handed back is kept if it is healthy, there is room, and
-the pool is open. Otherwise its caller destroys it. `close()` decides once: a later
+not well. It also destroys one that was condemned while it was idle (see `suspicion`). A
+resource that is handed back is kept if it is healthy, there is room, and the pool is
+open. Otherwise its caller destroys it. `close()` decides once: a later
 `borrow` is refused, and what is handed back later is destroyed.
 
 Idle resources lie on shelves. A resource may be bound to the thread that made it
@@ -26,6 +27,7 @@ or destroyed under it (I7).
 
 from __future__ import annotations
 
+import math
 import threading
 import weakref
 from collections.abc import Callable
@@ -40,7 +42,7 @@ from tasker._sync.locks import new_lock
 from tasker._sync.threads import known_thread, local_to_threads, still_known
 from tasker._tasks import current
 from tasker._tasks.unrun import refuse
-from tasker.errors import TaskManagerShutdownError
+from tasker.errors import TaskerError, TaskManagerShutdownError
 from tasker.slot import Reason, Slot
 
 __all__ = ["NO_RESOURCE", "Loan", "ResourcePool"]
@@ -76,8 +78,11 @@ class Loan(Generic[R]):
 
 
 # What lies on a shelf: a resource, its slot, and since when (`timer.now()`), where that
-# matters.
+# matters. The time is replaced if the resource may be broken like another one, and if
+# it is to be destroyed for that reason.
 Idle = tuple[Any, Slot | None, float]
+_SUSPECT = -math.inf
+_CONDEMNED = math.inf
 
 
 def _new_loan(resource: Any = NO_RESOURCE, slot: Slot | None = None) -> Loan[Any]:
@@ -207,10 +212,10 @@ class ResourcePool(Generic[R]):
                         del shelf[-1]
                         self._kept -= 1
 
-            if self._check is not None:
+            if self._check is not None or since == _CONDEMNED:
                 # None is well until its check says so: a Ctrl-C may end that.
                 healthy = False
-                self._let_pass(loan, shelf, since, self._check)
+                self._let_pass(loan, shelf, since)
                 healthy = True
 
             if loan.resource is NO_RESOURCE and not closed:
@@ -230,18 +235,16 @@ class ResourcePool(Generic[R]):
             )
         return loan
 
-    def _let_pass(
-        self,
-        loan: Loan[R],
-        shelf: list[Idle],
-        since: float,
-        check: Callable[[Loan[R], float], BaseException | None],
-    ) -> None:
+    def _let_pass(self, loan: Loan[R], shelf: list[Idle], since: float) -> None:
         """Check the idle resource of a loan, if it has one.
 
         One that is not well is destroyed, and the next one of the shelf is checked."""
         while loan.resource is not NO_RESOURCE:
-            trouble = check(loan, since)
+            trouble: BaseException | None = None
+            if self._check is not None:
+                trouble = self._check(loan, since)
+            elif since == _CONDEMNED:
+                trouble = TaskerError("others broke within a second: it may be broken, too")
             if trouble is None:
                 return
 
@@ -326,6 +329,18 @@ class ResourcePool(Generic[R]):
             self.hand_back(loan, healthy=False)
 
         return found
+
+    def suspect(self, *, condemn: bool) -> None:
+        """Another resource broke: those that are idle may be broken, too.
+
+        `condemn`: the next borrower of one that was a suspect before destroys it."""
+        with self._lock:
+            for shelf in self._shelves.values():
+                for place, (resource, slot, since) in enumerate(shelf):
+                    if condemn and since == _SUSPECT:
+                        shelf[place] = resource, slot, _CONDEMNED
+                    elif since != _CONDEMNED:
+                        shelf[place] = resource, slot, _SUSPECT
 
     def clear_own(self) -> None:
         """Destroy what is on the calling thread's own shelf.

@@ -177,6 +177,7 @@ class RunTask(Generic[R]):
         owner = f"{self.name}, run_task"
         trouble = current.call_hook(loan.slot, partial(self.checks.trouble, owner, loan.resource))
         if trouble is not None:
+            self.suspicion.broke(None, counts=True)
             self.user.failed_check(owner, trouble)
         return trouble
 
@@ -186,6 +187,7 @@ class RunTask(Generic[R]):
         error = current.call_hook(loan.slot, reset)
         if error is not None:
             loan.error = error
+            self.suspicion.broke(None, counts=not self.user.is_lost(loan.resource))
         return error is None
 
     def call_context(self, loan: Loan[R]) -> TaskContext:

@@ -7,14 +7,16 @@ resource is none. A suspect takes no retry (see `queue`), so no task meets two b
 resources for one reason. It takes all other tasks, and each that it finishes is a
 proof. With an `on_check` it is checked first.
 
-Where there is no check, idle resources prove nothing. So they are replaced in a
-*plague*: when two resources have broken within `PLAGUE_S`. Retries do not count. They
+Where there is no check, idle resources prove nothing. So the older ones are replaced in
+a *plague*: when two resources have broken within `PLAGUE_S`. Retries do not count. They
 run on resources that are well, so their breakages speak against the task. A task
 therefore counts once at most, and one that breaks every resource that it meets costs no
 others. Several such tasks look like a plague. That may cost the idle resources once,
 but not again and again: a plague lasts until none has broken for `PLAGUE_S`, and idle
 resources are replaced only when it begins. The loss of a child process or actor does
-not count either: each place knows by itself whether it is gone.
+not count either: each place knows by itself whether it is gone. A worker replaces its
+resource. An idle one of `run_task` is destroyed by its next borrower, because it may be
+bound to a thread.
 
 A retry must not wait for ever. Most often the worker whose resource it broke makes
 another, and takes it. The burst thread's tick looks whether as many workers are on
@@ -36,6 +38,7 @@ from tasker._pool.backoff import Backoff
 from tasker._pool.crew import Crew
 from tasker._pool.news import News
 from tasker._pool.queue import TaskQueue
+from tasker._pool.resources import ResourcePool
 from tasker._pool.usercode import UserCode
 from tasker._pool.worker import Worker
 from tasker._sync import timer
@@ -55,6 +58,7 @@ class EngineForSuspicion(Protocol):
 
     queue: TaskQueue
     crew: Crew[Any]
+    pool: ResourcePool[Any]
     user: UserCode[Any]
     backoff: Backoff
     news: News
@@ -91,7 +95,9 @@ class Suspicion:
                     worker.suspect()
 
         # Where there is a check, each suspect is checked before its next task.
-        if begins and not engine.user.checks:
+        condemn = begins and not engine.user.checks
+        engine.pool.suspect(condemn=condemn)
+        if condemn:
             idle = _condemn(older)
             if idle:
                 engine.news.suspects_replaced(idle)

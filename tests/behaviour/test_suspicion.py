@@ -258,7 +258,7 @@ def test_several_such_tasks_at_once_cost_the_idle_others_once(pool_of, clock, fa
     assert {type(future.exception(PATIENCE)) for future in futures} == {Sick}
     assert {future.attempts for future in futures} == {4}
     eventually(lambda: manager.stats().idle_workers == 16)
-    assert len(factory.created) <= 16 + 4 * count + 14
+    assert len(factory.created) <= 16 + 4 * count + 15
 
 
 def test_poison_without_end_is_one_plague(pool_of, clock, factory):
@@ -325,6 +325,113 @@ def test_a_resource_that_is_replaced_as_a_suspect_has_not_failed(new_manager, fa
     # the two that were broken pause for ever, the two that were suspects do not
     eventually(lambda: manager.stats().idle_workers == 2 and len(factory.created) == 6)
     eventually(lambda: manager.stats().creating_workers == 2)
+
+
+# -- run_task -------------------------------------------------------------------------------------------------------
+
+
+def number_of(resource):
+    return resource.number
+
+
+@pytest.mark.parametrize("shared", [False, True])
+def test_an_idle_resource_of_run_task_is_destroyed_by_its_next_borrower_in_a_plague(
+    pool_of, factory, clock, shared
+):
+    factory.any_thread = shared
+    manager = pool_of(8, resource_pool_size=2 if shared else None)
+    old = {manager.run_task(number_of) for _ in range(3)}
+    assert manager.stats().available_resources == (2 if shared else 1)
+    break_one(manager)
+    assert manager.run_task(number_of) in old, "one breakage is no plague"
+    assert manager.run_task(number_of) in old
+    break_one(manager)
+    assert manager.run_task(number_of) in old, "it has done a task since the first breakage"
+    if shared:
+        with pytest.raises(Sick):
+            manager.run_task(Poison())
+        assert manager.run_task(number_of) not in old, "the other one was condemned"
+    assert manager.stop(PATIENCE).drained
+
+
+@pytest.mark.parametrize("shared", [False, True])
+def test_idle_resources_of_run_task_that_were_condemned_are_destroyed_by_who_may_use_them(
+    pool_of, factory, clock, shared
+):
+    factory.any_thread = shared
+    manager = pool_of(8, resource_pool_size=3 if shared else None)
+    old = manager.run_task(number_of)
+    break_one(manager)
+    break_one(manager)
+    assert old in {resource.number for resource in factory.created if resource.alive}
+    new = manager.run_task(number_of)
+    assert new > 10
+    assert manager.stats().available_resources == 1
+    assert manager.run_task(number_of) == new
+    assert manager.stop(PATIENCE).drained
+
+
+# -- with a check ---------------------------------------------------------------------------------------------------
+
+
+class Check:
+    """An `on_check` that writes down which resources it was called with. Those up to `dead` do not pass."""
+
+    def __init__(self):
+        self.dead = 0
+        self.asked = []
+
+    def __call__(self, resource):
+        self.asked.append(resource.number)
+        return resource.number >= self.dead
+
+
+def test_a_suspect_is_checked_before_its_next_task_and_none_is_replaced(pool_of, clock, factory):
+    check = Check()
+    manager = pool_of(8, on_check=check, check_after=3600)
+    break_one(manager)
+    break_one(manager)
+    eventually(lambda: manager.stats().idle_workers == 8)
+    assert check.asked == []
+    assert len(factory.created) == 10
+
+    held = [Held(manager) for _ in range(8)]
+    for each in held:
+        each.end()
+    assert sorted(check.asked) == sorted({*numbers(manager)} - {9})
+    assert len({*check.asked}) == len(check.asked) == 7
+
+
+def test_no_task_meets_a_dead_connection_but_the_first_where_there_is_a_check(
+    pool_of, server, clock
+):
+    check = Check()
+    manager = pool_of(8, on_check=check, check_after=3600)
+    server.restart()
+    check.dead = 8
+    assert isinstance(manager.submit(server.call, once=True).exception(PATIENCE), Sick)
+    futures = [manager.submit(server.call, number, once=True) for number in range(100)]
+    assert [future.result(PATIENCE) for future in futures] == list(range(100))
+
+
+def test_a_suspect_that_passes_its_check_gets_the_retry_while_none_can_be_made(
+    pool_of, factory, clock
+):
+    manager = pool_of(2, on_check=Check(), check_after=3600)
+    factory.fail_always = OSError("down")
+    task = sick_once()
+    assert manager.submit(task).result(PATIENCE) == "well"
+    assert {*task.met} == {0, 1}
+
+
+def test_an_idle_suspect_of_run_task_is_checked(pool_of, factory, clock):
+    check = Check()
+    factory.any_thread = True
+    manager = pool_of(8, resource_pool_size=1, on_check=check, check_after=3600)
+    first = manager.run_task(number_of)
+    break_one(manager)
+    assert (manager.run_task(number_of), check.asked) == (first, [first])
+    assert (manager.run_task(number_of), check.asked) == (first, [first])
 
 
 # -- nobody waits for ever --------------------------------------------------------------------------------------------
