@@ -113,7 +113,11 @@ def work(manager: TaskManager, log: Told) -> list:
     return futures
 
 
-def run(suffix: str, place: int) -> Striker:
+# what a worker has to do between two tasks, and while it is idle
+IN_SERVICE = {"on_check": bool, "check_after": 0, "keepalive": 0.005, "on_reset": id}
+
+
+def run(suffix: str, place: int, **hooks: object) -> Striker:
     factory, log = Factory(), Told()
     with Striker(suffix, place) as striker:
         manager = TaskManager(
@@ -125,6 +129,7 @@ def run(suffix: str, place: int) -> Striker:
                 burst_interval=0.01,
                 check_health=lambda error: not isinstance(error, Sick),
                 logger=log,
+                **hooks,
             )
         )
         striker.armed = True
@@ -173,12 +178,21 @@ def at_once(monkeypatch):
 )
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
 @pytest.mark.timeout(600)
-@pytest.mark.parametrize("suffix", ["-worker-1", "-burst", "-timer"])
-def test_an_exception_between_any_two_bytecodes_costs_a_turn_and_no_task(suffix):
-    total = run(suffix, -1).count
+@pytest.mark.parametrize(
+    ("suffix", "hooks"),
+    [
+        ("-worker-1", {}),
+        ("-burst", {}),
+        ("-timer", {}),
+        ("-worker-1", IN_SERVICE),
+        ("-timer", IN_SERVICE),
+    ],
+)
+def test_an_exception_between_any_two_bytecodes_costs_a_turn_and_no_task(suffix, hooks):
+    total = run(suffix, -1, **hooks).count
     assert total > 100
     for place in range(1, total, max(1, total // PLACES) if PLACES else 1):
-        print(run(suffix, place).struck)
+        print(run(suffix, place, **hooks).struck)
 
 
 @pytest.mark.skipif(
