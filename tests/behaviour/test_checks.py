@@ -67,8 +67,22 @@ def checked(new_manager, check, clock):
     return checked
 
 
+@pytest.fixture
+def no_healing(monkeypatch):
+    """No tick makes good what the workers leave undone."""
+    monkeypatch.setattr(tasker._pool.housekeeper.Housekeeper, "_heal", lambda self: None)
+
+
 def are_idle(manager):
     eventually(lambda: manager.stats().idle_workers == manager.stats().base_workers, "idle workers")
+
+
+def nearest(manager):
+    """The idle worker that is woken first."""
+    engine = manager._engine
+    parker = engine.queue.idle.announced[-1]
+    (worker,) = [worker for worker in engine.crew.members if worker.parker is parker]
+    return worker
 
 
 def number(resource):
@@ -127,14 +141,17 @@ def test_a_busy_pool_never_checks(checked, check, clock, check_after):
     assert check.calls == []
 
 
+@pytest.mark.usefixtures("no_healing")
 def test_a_cancelled_task_is_no_proof(checked, check, clock):
     manager = checked(check_after=5)
+    queue = manager._engine.queue
     for _ in range(3):
         clock.advance(2)
-        manager._engine.queue.waking = True  # as if a worker was on its way
+        queue.waking = True  # as if a worker was on its way
         manager.submit(number).cancel()
-        manager._engine.queue.waking = False
-        manager._engine.queue.idle.wake_all()
+        queue.waking = False
+        queue.idle.wake_all()
+        eventually(lambda: not queue.entries(), "the worker to drop it")
         are_idle(manager)
     assert manager.queue_task(number) == 0
     assert check.calls == [0]
@@ -279,6 +296,25 @@ def test_a_task_that_meets_dead_connections_is_served_by_the_first_that_is_well(
     assert len(check.calls) == len(set(check.calls)) <= 8
 
 
+@pytest.mark.usefixtures("no_healing")
+def test_another_takes_the_task_of_a_worker_that_makes_a_resource_after_a_failed_check(
+    checked, check, clock, factory, monkeypatch
+):
+    manager = checked(worker_count=2)
+    clock.advance(2)
+    dead = nearest(manager).resource.number
+    check.verdicts[dead] = False
+    gate, create = threading.Event(), factory.create
+    monkeypatch.setattr(
+        manager._engine.backend, "create", lambda: gate.wait(PATIENCE) and create()
+    )
+    try:
+        assert manager.submit(number).result(PATIENCE) == 1 - dead
+    finally:
+        gate.set()
+    assert check.calls == [dead, 1 - dead]
+
+
 # -- checks that hang --------------------------------------------------------------------------------------------------
 
 
@@ -396,14 +432,11 @@ def test_a_task_that_comes_while_its_only_worker_checks_is_run_by_it(checked, ch
     assert check.calls == [0]
 
 
-def test_a_task_is_not_meant_for_a_worker_that_checks(checked, check, clock, monkeypatch):
+@pytest.mark.usefixtures("no_healing")
+def test_a_task_is_not_meant_for_a_worker_that_checks(checked, check):
     manager = checked(worker_count=2, keepalive=30)
-    idle = manager._engine.queue.idle
-    nearest = idle.announced[-1]
-    (worker,) = [each for each in manager._engine.crew.members if each.parker is nearest]
+    worker = nearest(manager)
     check.gates[worker.resource.number] = threading.Event()
-    # nothing heals what is lost
-    monkeypatch.setattr(tasker._pool.housekeeper.Housekeeper, "_heal", lambda self: None)
     worker._proved_at -= 30
     worker._wake_if_idle()
     assert check.begun.acquire(timeout=PATIENCE)
