@@ -261,12 +261,7 @@ class Worker(Generic[R]):
                 self._engine.resource_made(self)
 
                 self._serve(self.resource)
-
-                self._failures = self._failures_with_this()
-                self._reason = self.unfit or Reason.BROKEN
-                if self.unfit is Reason.CHECK:
-                    self._engine.user.failed_check(self.name, self._broken_by)
-                self._destroy()
+                self._give_up_resource()
 
         # Not raised by the user's code, which is guarded where it is called.
         except BaseException as error:
@@ -295,6 +290,16 @@ class Worker(Generic[R]):
     def has_heritage(self) -> bool:
         """Whether it has left a task or a resource behind."""
         return self.task is not None or bool(self._held) or self.slot is not None
+
+    def _give_up_resource(self) -> None:
+        """Its resource serves no longer: note why, and destroy it."""
+        self._failures = self._failures_with_this()
+        self._reason = self.unfit or Reason.BROKEN
+
+        # Here, when another worker was woken for the task: a logger may block.
+        if self.unfit is Reason.CHECK:
+            self._engine.user.failed_check(self.name, self._broken_by)
+        self._destroy()
 
     def _destroy(self) -> None:
         self.holds_resource = False

@@ -305,9 +305,7 @@ def test_another_takes_the_task_of_a_worker_that_makes_a_resource_after_a_failed
     dead = nearest(manager).resource.number
     check.verdicts[dead] = False
     gate, create = threading.Event(), factory.create
-    monkeypatch.setattr(
-        manager._engine.backend, "create", lambda: gate.wait(PATIENCE) and create()
-    )
+    monkeypatch.setattr(manager._engine.backend, "create", lambda: gate.wait(PATIENCE) and create())
     try:
         assert manager.submit(number).result(PATIENCE) == 1 - dead
     finally:

@@ -6,7 +6,7 @@ import threading
 
 import pytest
 
-from tasker import TaskTimeoutError
+from tasker import TaskTimeoutError, current_slot
 from tasker.slot import Reason
 from tests.support.errors import Sick
 from tests.support.waiting import PATIENCE, eventually
@@ -234,6 +234,33 @@ def test_an_interrupt_in_a_reset_of_run_task_is_raised_and_the_resource_destroye
     assert not factory.created[number].alive
     assert pooled._engine.pool.out == 0
     assert pooled.run_task(reset.task) != number
+
+
+def test_checks_and_resets_know_the_slot_of_their_resource(new_manager, factory):
+    factory.any_thread = True
+    seen = []
+
+    def task(resource):
+        seen.append(("task", current_slot().index))
+        return current_slot().index
+
+    manager = new_manager(
+        worker_count=1,
+        max_worker_count=1,
+        resource_pool_size=1,
+        check_after=0,
+        on_check=lambda resource: seen.append(("check", current_slot().index)),
+        on_reset=lambda resource: seen.append(("reset", current_slot().index)),
+    )
+    eventually(lambda: manager.stats().idle_workers == 1, "an idle worker")
+    pooled = manager.run_task(task)
+    assert seen == [("check", pooled), ("task", pooled), ("reset", pooled)]
+    del seen[:]
+
+    inner = manager.queue_task(lambda resource: (manager.run_task(task), current_slot().index)[1])
+    manager.stop()
+    assert inner != pooled
+    assert [slot for _, slot in seen] == [inner, pooled, pooled, pooled, inner]
 
 
 def test_a_run_task_inside_of_another_resets_its_own_resource(pooled, reset):
