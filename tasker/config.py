@@ -150,16 +150,16 @@ class Config(Record, Generic[R]):
 
     It is called once, from another thread, when the context of the running task ends
     (its timeout, `cancel()`, `kill()`), or when `on_check` takes too long. It may come
-    when the task has just returned, never when the next one runs. An error that it
-    raises is logged. What the task then raises is judged by `check_health` as
-    always."""
+    when the task has just returned, never when the next one runs: that waits until it
+    has returned. An error that it raises is logged. What the task then raises is judged
+    by `check_health` as always. In a child process or actor it runs there."""
     abandon_after: float | timedelta | None = None
     """Seconds after the end of its context in which a running task has to return.
 
     The thread of one that does not is abandoned, and another worker is hired in its
     place. If it returns after all, it destroys its resource and ends. At most
     `max_worker_count` are abandoned at a time. `None`: a worker waits for its task for
-    ever."""
+    ever. It is not for child processes and actors, which are killed."""
     eject_after: int | None = None
     """Failures in a row after which a resource on which tasks fail is replaced.
 
@@ -240,8 +240,8 @@ class Config(Record, Generic[R]):
     """Where the resources live and the tasks run.
 
     `Threads()`: in this process. `Processes()`: each resource in a child process of its
-    own. `Ray()`: each in an actor on a cluster. `on_create`, `on_destroy` and a
-    `check_health` that takes the resource run there, too. All else runs here."""
+    own. `Ray()`: each in an actor on a cluster. `on_create`, and all hooks that take
+    the resource, run there, too. All else runs here."""
 
     def __post_init__(self) -> None:
         _check_makes("on_create", "a resource", self.on_create, entered=False)
