@@ -183,11 +183,11 @@ class Config(Record, Generic[R]):
     make a resource. When its `on_create` takes longer than this, another one tries,
     too."""
     timeout: float | timedelta | None = None
-    """The `timeout` of tasks that are submitted without one. `None`: no limit.
+    """Seconds: the `timeout` of tasks that are submitted without one. `None`: no limit.
 
     `math.inf` lifts it for one task."""
     run_timeout: float | timedelta | None = None
-    """The `run_timeout` of tasks that are submitted without one. `None`: no limit.
+    """Seconds: the `run_timeout` of tasks that have none. `None`: no limit.
 
     It counts from each start of a task. `math.inf` lifts it for one task."""
     resource_pool_size: int | None = None

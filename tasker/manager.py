@@ -330,8 +330,8 @@ class TaskManager(Generic[R]):
         It calls `fn(*args, **kwargs)`; inside, `current_resource()` is the worker's
         resource. Submitting blocks while a bounded queue is full, and raises
         `TaskManagerShutdownError` when the manager is stopping or closed. The options
-        are those of `submit`, for each of its calls. In `executor.map` a chunk has the
-        times for each of its calls.
+        are those of `submit` for each of its calls, times in seconds. In the view's
+        `map` a chunk has the times of all its calls.
 
         Each view closes by itself. Shutting it down, or leaving its `with` block, waits
         for its own calls (or cancels them) and leaves the manager open. A view keeps
@@ -371,7 +371,12 @@ class TaskManager(Generic[R]):
         fn: Callable[..., Any],
         /,
         *args: object,
-        **options: Unpack[SubmitOptions],
+        priority: bool = False,
+        once: bool = False,
+        timeout: float | None = None,
+        run_timeout: float | None = None,
+        queue_timeout: float | None = None,
+        ctx: Context | None = None,
     ) -> Any:
         """Await a task's result: `submit` for asyncio.
 
@@ -382,8 +387,19 @@ class TaskManager(Generic[R]):
         Raises the task's own exception, or what `submit` raises."""
         from tasker import aio  # which imports asyncio
 
-        given = given_options(fn, args, options) if options else {}
-        return await aio.submit(self._engine, fn, args, given)
+        options = given_options(
+            fn,
+            args,
+            {
+                "priority": priority,
+                "once": once,
+                "timeout": timeout,
+                "run_timeout": run_timeout,
+                "queue_timeout": queue_timeout,
+                "ctx": ctx,
+            },
+        )
+        return await aio.submit(self._engine, fn, args, options)
 
     @overload
     def amap(

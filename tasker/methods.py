@@ -172,10 +172,15 @@ def blocking_method(name: str, *, priority: bool = False, once: bool = False) ->
         fn: Callable[..., Any],
         /,
         *args: object,
-        **options: Unpack[LimitOptions],
+        timeout: float | None = None,
+        run_timeout: float | None = None,
+        queue_timeout: float | None = None,
+        ctx: Context | None = None,
     ) -> Any:
         # with a list of what waits, so that to wait takes no lock
-        future = self._submit(fn, args, _options(fn, args, kind, options), [])
+        future = self._submit(
+            fn, args, _options(fn, args, kind, timeout, run_timeout, queue_timeout, ctx), []
+        )
         try:
             return future.result()
         except BaseException:
@@ -209,7 +214,10 @@ def callback_method(name: str, *, priority: bool = False, once: bool = False) ->
         callback: Callback[Any],
         /,
         *args: object,
-        **options: Unpack[LimitOptions],
+        timeout: float | None = None,
+        run_timeout: float | None = None,
+        queue_timeout: float | None = None,
+        ctx: Context | None = None,
     ) -> None:
         check_callable("callback", callback, 2, given="(result, error)")
 
@@ -219,7 +227,7 @@ def callback_method(name: str, *, priority: bool = False, once: bool = False) ->
         self._submit(
             fn,
             args,
-            _options(fn, args, kind, options),
+            _options(fn, args, kind, timeout, run_timeout, queue_timeout, ctx),
             [DoneCallback(when_done, callback)],
         )
 
@@ -243,10 +251,13 @@ def async_method(name: str, *, priority: bool = False, once: bool = False) -> An
         fn: Callable[..., Any],
         /,
         *args: object,
-        **options: Unpack[LimitOptions],
+        timeout: float | None = None,
+        run_timeout: float | None = None,
+        queue_timeout: float | None = None,
+        ctx: Context | None = None,
     ) -> TaskFuture[Any]:
         return self._submit(  # type: ignore[no-any-return]
-            fn, args, _options(fn, args, kind, options)
+            fn, args, _options(fn, args, kind, timeout, run_timeout, queue_timeout, ctx)
         )
 
     return _named(
@@ -262,42 +273,49 @@ def _options(
     fn: Callable[..., Any],
     args: tuple[object, ...],
     kind: Mapping[str, Any],
-    options: Mapping[str, Any],
+    timeout: float | None,
+    run_timeout: float | None,
+    queue_timeout: float | None,
+    ctx: Context | None,
 ) -> Mapping[str, Any]:
-    if not options:
+    if timeout is None and run_timeout is None and queue_timeout is None and ctx is None:
         return kind
 
-    return {**kind, **given_options(fn, args, options, LIMITS)}
+    limits = {
+        "timeout": timeout,
+        "run_timeout": run_timeout,
+        "queue_timeout": queue_timeout,
+        "ctx": ctx,
+    }
+    return {**kind, **given_options(fn, args, limits)}
 
 
 # Each option of a task, with the value that says nothing.
-LIMITS: dict[str, object] = {
+OPTIONS: Mapping[str, object] = {
+    "priority": False,
+    "once": False,
     "timeout": None,
     "run_timeout": None,
     "queue_timeout": None,
     "ctx": None,
 }
-OPTIONS: dict[str, object] = {**LIMITS, "priority": False, "once": False}
 
 
 def given_options(
-    fn: Callable[..., Any],
-    args: tuple[object, ...],
-    options: Mapping[str, Any],
-    allowed: Mapping[str, object] = OPTIONS,
+    fn: Callable[..., Any], args: tuple[object, ...], options: Mapping[str, Any]
 ) -> dict[str, Any]:
     """The options of a submission that say something.
 
     Warns where `fn` may have been meant to get one. Raises `TypeError` for one that
     there is not."""
     for name in options:
-        if name not in allowed:
+        if name not in OPTIONS:
             raise TypeError(
-                f"{name}= is no option of a task; there are {', '.join(allowed)}. "
+                f"{name}= is no option of a task; there are {', '.join(OPTIONS)}. "
                 f"To give {name_of(fn)}() keyword arguments, use functools.partial or a lambda"
             )
 
-    given = {name: value for name, value in options.items() if value is not allowed[name]}
+    given = {name: value for name, value in options.items() if value is not OPTIONS[name]}
     warn_of_own_parameters(fn, len(args) + 1, given)
     return given
 

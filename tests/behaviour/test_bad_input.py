@@ -39,7 +39,6 @@ from tasker import (
     with_timeout,
     with_value,
 )
-from tasker.methods import LIMITS as METHOD_OPTIONS
 from tasker.methods import OPTIONS
 from tests.support.configs import WRONG as WRONG_FIELDS
 from tests.support.configs import Collector, config
@@ -51,6 +50,7 @@ from tests.support.wrong_values import (
     AMOUNTS,
     ANYTHING,
     FLAGS,
+    LIMITS,
     MAPPINGS,
     NOTHING,
     PARENTS,
@@ -161,10 +161,7 @@ def argument(name, *calls, wrong, right=(), called="", **more):
 NUMBERS = [1, 10_000, sys.maxsize, 10**400]
 TIMES = [PATIENCE, Fraction(61, 2), timedelta(days=1), timedelta.max, sys.maxsize, 1e308]
 FOREVER = [*TIMES, math.inf, 10**400, None]
-LIMITS = [
-    *seconds("more than 0"),
-    *(Bad(value, "more than 0") for value in (0, 0.0, timedelta(0))),
-]
+CONTEXTS = [None, background(), with_cancel(background())]
 
 FIELDS = {  # beyond what test_config has: the extremes, and what cannot print itself
     "worker_count": (whole(1), NUMBERS[:-2]),
@@ -179,6 +176,9 @@ FIELDS = {  # beyond what test_config has: the extremes, and what cannot print i
     "placement": (unprintable("Threads(), Processes() or Ray()"), [Threads(), Processes(), Ray()]),
     "burst_interval": (seconds("0 or more", finite=True), [0, 0.0, *TIMES]),
     "create_timeout": (seconds("more than 0", finite=True), [1e-9, *TIMES]),
+    **dict.fromkeys(
+        ("timeout", "run_timeout"), ([*LIMITS, Bad(math.inf, "finite")], [None, *TIMES])
+    ),
     "name": (unprintable("non-empty string"), ["a", "x" * 10_000, "two\nlines"]),
     "ctx": (unprintable("Context"), [background()]),
     "logger": ([*unprintable("debug"), Bad(AsynchronousLog(), "asyncio")], [Log()]),
@@ -390,7 +390,7 @@ for _method in ("submit", "asubmit", *TWELVE, "run_task"):
             f"TaskManager.{_method}.ctx",
             lambda world, value, call=_call: call(world, task, ctx=value),
             wrong=PARENTS[1:],
-            right=[None, background(), with_cancel(background())],
+            right=CONTEXTS,
         )
     argument(
         f"TaskManager.{_method}.queue_timeout",
@@ -490,7 +490,7 @@ for _method, _map in (("map", mapped), ("amap", amapped)):
         f"TaskManager.{_method}.ctx",
         lambda world, value, map=_map: map(world, map_task, range(2), ctx=value),
         wrong=PARENTS[1:],
-        right=[None, background(), with_cancel(background())],
+        right=CONTEXTS,
     )
     for _number in ("max_in_flight", "chunksize"):
         argument(
@@ -511,26 +511,19 @@ for _method, _map in (("map", mapped), ("amap", amapped)):
             right=[True, False],
         )
 
-for _time in ("timeout", "run_timeout"):
+for _option, _wrong, _right in (
+    ("timeout", LIMITS, FOREVER),
+    ("run_timeout", LIMITS, FOREVER),
+    ("priority", FLAGS, [True, False]),
+    ("once", FLAGS, [True, False]),
+    ("ctx", PARENTS[1:], CONTEXTS),
+):
     argument(
-        f"TaskManager.executor.{_time}",
-        lambda world, value, time=_time: world.manager.executor(**{time: value}),
-        wrong=LIMITS,
-        right=FOREVER,
+        f"TaskManager.executor.{_option}",
+        lambda world, value, option=_option: world.manager.executor(**{option: value}),
+        wrong=_wrong,
+        right=_right,
     )
-for _flag in ("priority", "once"):
-    argument(
-        f"TaskManager.executor.{_flag}",
-        lambda world, value, flag=_flag: world.manager.executor(**{flag: value}),
-        wrong=FLAGS,
-        right=[True, False],
-    )
-argument(
-    "TaskManager.executor.ctx",
-    lambda world, value: world.manager.executor(ctx=value),
-    wrong=PARENTS[1:],
-    right=[None, background(), with_cancel(background())],
-)
 
 # -- waiting, closing
 
@@ -714,15 +707,9 @@ def parameters():
             if not name.startswith("_")
         }
     for name, function in functions.items():
-        for each, parameter in inspect.signature(function).parameters.items():
-            options = {
-                "submit": OPTIONS,
-                "asubmit": OPTIONS,
-                **dict.fromkeys(TWELVE, METHOD_OPTIONS),
-            }
-            of = options.get(name.removeprefix("TaskManager."))
-            if parameter.kind is inspect.Parameter.VAR_KEYWORD and of is not None:
-                yield from (f"{name}.{option}" for option in of)
+        for each in inspect.signature(function).parameters:
+            if (name, each) == ("TaskManager.submit", "options"):
+                yield from (f"{name}.{option}" for option in OPTIONS)
             elif each != "self":
                 yield f"{name}.{each}"
 

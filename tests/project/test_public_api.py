@@ -145,7 +145,12 @@ def test_each_of_the_twelve_methods_knows_its_name(name: str) -> None:
     assert ("priority" in method.__doc__) == ("priority" in name)
     assert ("never retried" in method.__doc__) == ("once" in name)
     parameters = inspect.signature(method).parameters.values()
-    assert [p.name for p in parameters if p.kind is p.VAR_KEYWORD] == ["options"]
+    assert [p.name for p in parameters if p.kind is p.KEYWORD_ONLY] == [
+        "timeout",
+        "run_timeout",
+        "queue_timeout",
+        "ctx",
+    ]
 
 
 def test_there_are_twelve_methods_and_no_more() -> None:

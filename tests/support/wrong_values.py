@@ -185,6 +185,13 @@ FLAGS = [
 ]
 
 
+# a limit of time
+LIMITS = [
+    *seconds("more than 0"),
+    *(Bad(value, "more than 0") for value in (0, 0.0, timedelta(0))),
+]
+
+
 AMOUNTS = [
     *(
         Bad(value, "a number, 0 or more")
