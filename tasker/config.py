@@ -175,13 +175,16 @@ class Config(Record, Generic[R]):
 
     0 turns scaling off. Lost workers are still replaced."""
     max_retries: int = 3
-    """Most re-queues of one task after unhealthy errors; 0 means none."""
+    """Most re-queues of one task after unhealthy errors; 0 means none.
+
+    Each attempt after the first runs on a resource that is known to be well: it was
+    made, has passed a check, or has finished a task, after the failure."""
     create_timeout: float | timedelta = 30.0
     """Seconds in which no worker holds a resource, after which queued tasks fail.
 
     They fail with `ResourceCreationError`. In that time one worker at a time tries to
     make a resource. When its `on_create` takes longer than this, another one tries,
-    too."""
+    too. After as long without a new resource a retry may run on any."""
     timeout: float | timedelta | None = None
     """Seconds: the `timeout` of tasks that are submitted without one. `None`: no limit.
 

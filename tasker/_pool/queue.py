@@ -11,7 +11,7 @@ behind the first task of its lane that was never taken, not to the front. So the
 behind it get their turn, whatever it does to resources, and however long it takes to
 make one. A task in `_later` counts as waiting in its lane.
 
-A retry is not for a suspect (see `suspicion`), which passes over it and takes the first
+A retry is not for a suspect (I11), which passes over it and takes the first
 task behind it. So as long as retries wait, takers take the lock (`_excluding`). A
 suspect that is woken and finds only retries parks again. It need not pass the wake-up
 on: a worker that proves to be well looks at the lanes next.
