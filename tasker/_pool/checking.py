@@ -134,9 +134,11 @@ class Checks(Generic[R]):
     ) -> BaseException | None:
         """Call `on_check` in the owner's thread. Returns why the resource is not well.
 
+        No variable of the caller's must hold that when the caller has ended (R4).
         `worker`: the owner, if that is not a thread in `run_task`. `late` is called
         under a lock, by the timer, when the check takes too long."""
         call = _Call()
+        troubles: list[BaseException] = []
         alarms: list[timer.TimerEntry] = []
         try:
             alarms.append(
@@ -149,7 +151,8 @@ class Checks(Generic[R]):
                 # The burst thread rests through a check that is quick.
                 alarms.append(timer.after(PATIENCE_S, self._queue.stir))
 
-            trouble = self._call_within(self._timeout, worker, resource, self._user.check)
+            check = partial(self._user.check, troubles)
+            self._call_within(self._timeout, worker, resource, check)
         finally:
             with self._lock:
                 call.is_over = True
@@ -157,12 +160,16 @@ class Checks(Generic[R]):
                 alarm.cancel()
 
         if call.is_late:
-            trouble = TimeoutError(
-                f"on_check has not returned within {self._timeout:g} s (check_timeout)"
-            )
-        if trouble is not None:
-            self._queue.stir()
-        return trouble
+            troubles[:] = [
+                TimeoutError(
+                    f"on_check has not returned within {self._timeout:g} s (check_timeout)"
+                )
+            ]
+        if not troubles:
+            return None
+
+        self._queue.stir()
+        return troubles.pop()
 
     def _found_late(
         self, call: _Call, owner: str, resource: Any, late: Callable[[], object]

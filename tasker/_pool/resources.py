@@ -67,7 +67,7 @@ class Loan(Generic[R]):
     """The slot of the resource that it makes, has or destroys."""
     shelf: list[Idle]
     """Where the resource will lie."""
-    error: BaseException
+    error: BaseException | None
     """The error that ended the use of the resource, if one has."""
     owner: Any
     """The engine."""
@@ -143,8 +143,8 @@ class ResourcePool(Generic[R]):
     ended its last use, if there was one. It returns the interrupt that has ended it, to
     be raised here when the loan is over. It raises nothing but the exception of a
     signal handler, and only before it has done anything. `check` is called with the
-    loan of an idle resource, and since when that was idle. It returns why the resource
-    is not well, or `None`."""
+    loan of an idle resource, and since when that was idle. It returns whether the
+    resource is well. If not, the error is in the loan."""
 
     def __init__(
         self,
@@ -157,7 +157,7 @@ class ResourcePool(Generic[R]):
         *,
         shared: bool = True,
         is_lost: Callable[[R], bool] | None = None,
-        check: Callable[[Loan[R], float], BaseException | None] | None = None,
+        check: Callable[[Loan[R], float], bool] | None = None,
         made: Callable[[], object] = bool,
     ) -> None:
         self._name = name
@@ -240,16 +240,17 @@ class ResourcePool(Generic[R]):
 
         One that is not well is destroyed, and the next one of the shelf is checked."""
         while loan.resource is not NO_RESOURCE:
-            trouble: BaseException | None = None
             if self._check is not None:
-                trouble = self._check(loan, since)
+                if self._check(loan, since):
+                    return
             elif since == _CONDEMNED:
-                trouble = TaskerError("others broke within a second: it may be broken, too")
-            if trouble is None:
+                loan.error = TaskerError("others broke within a second: it may be broken, too")
+            else:
                 return
 
-            interrupt = self._destroy(loan.resource, loan.slot, trouble)
-            loan.resource = NO_RESOURCE
+            interrupt = self._destroy(loan.resource, loan.slot, loan.error)
+            # Its traceback may lead to a frame that has the loan (R4).
+            loan.resource, loan.error = NO_RESOURCE, None
             self._slots.free(loan)
             raise_interrupt(interrupt)
 

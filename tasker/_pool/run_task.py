@@ -169,26 +169,37 @@ class RunTask(Generic[R]):
                 self.turns.give_back(turn)
                 raise
 
-    def check_idle(self, loan: Loan[R], since: float) -> BaseException | None:
-        """Why an idle resource that is borrowed is not well, if it is not."""
+    def check_idle(self, loan: Loan[R], since: float) -> bool:
+        """Whether an idle resource that is borrowed is well.
+
+        If not, the loan has the error, and the caller takes it out (R4)."""
         if not self.checks.is_due(since):
-            return None
+            return True
 
         owner = f"{self.name}, run_task"
-        trouble = current.call_hook(loan.slot, partial(self.checks.trouble, owner, loan.resource))
-        if trouble is not None:
-            self.suspicion.broke(None, counts=True)
-            self.user.failed_check(owner, trouble)
-        return trouble
+        loan.error = current.call_hook(
+            loan.slot, partial(self.checks.trouble, owner, loan.resource)
+        )
+        if loan.error is None:
+            return True
+
+        self.suspicion.broke(None, counts=True)
+        self.user.failed_check(owner, loan.error)
+        return False
 
     def _reset(self, loan: Loan[R]) -> bool:
         """Reset a resource after a task. Returns whether it may serve another."""
         reset = partial(self.user.reset, f"{self.name}, run_task", loan.resource)
-        error = current.call_hook(loan.slot, reset)
-        if error is not None:
-            loan.error = error
+        try:
+            loan.error = current.call_hook(loan.slot, reset)
+            if loan.error is None:
+                return True
+
             self.suspicion.broke(None, counts=not self.user.is_lost(loan.resource))
-        return error is None
+            return False
+        finally:
+            # It has the error, whose traceback leads to this frame (R4).
+            del loan
 
     def call_context(self, loan: Loan[R]) -> TaskContext:
         """The context of a `run_task`, made when its own thread first asks."""

@@ -275,17 +275,20 @@ class UserCode(Generic[R]):
             )
             return False
 
-    def check(self, resource: R) -> BaseException | None:
-        """Call `on_check`. Returns why the resource is not well, if it is not."""
+    def check(self, troubles: list[BaseException], resource: R) -> None:
+        """Call `on_check`, and note why the resource is not well, if it is not.
+
+        In a list: the traceback of an error leads to all frames that called this, so no
+        variable of theirs must hold it (R4)."""
         try:
             verdict = self._backend.check(resource)
             refuse("on_check", verdict)
             leave_child()
+            if verdict is False:
+                raise TaskerError("on_check returned False")
         except BaseException as error:
             pass_on(error)
-            return error
-
-        return TaskerError("on_check returned False") if verdict is False else None
+            troubles.append(error)
 
     def failed_check(self, owner: str, trouble: BaseException | None) -> None:
         """A resource did not pass its check."""
@@ -294,7 +297,9 @@ class UserCode(Generic[R]):
         )
 
     def reset(self, owner: str, resource: R) -> BaseException | None:
-        """Clean a resource after a task. Returns the error that has broken it."""
+        """Clean a resource after a task. Returns the error that has broken it.
+
+        No variable of the caller's must hold that when the caller has ended (R4)."""
         try:
             refuse("on_reset", self._backend.reset(resource))
             leave_child()

@@ -521,15 +521,23 @@ class Worker(Generic[R]):
         if user.is_lost(self.resource):
             self.unfit = Reason.LOST
             user.was_lost(self.name)
-        elif ran and user.resets and (error := user.reset(self.name, self.resource)) is not None:
-            lost = user.is_lost(self.resource)
-            self.unfit = Reason.LOST if lost else Reason.BROKEN
-            self._broken_by = error
-            self._engine.resource_broke(self, counts=not lost)
-        elif ran and user.checks:
+        elif ran:
             self._proved_at = timer.now()
+            if user.resets:
+                self._reset()
 
         return self.unfit is None
+
+    def _reset(self) -> None:
+        """Call `on_reset`. If that raises, the resource is unfit."""
+        user = self._engine.user
+        # In no variable: see there.
+        self._broken_by = user.reset(self.name, self.resource)
+
+        if self._broken_by is not None:
+            lost = user.is_lost(self.resource)
+            self.unfit = Reason.LOST if lost else Reason.BROKEN
+            self._engine.resource_broke(self, counts=not lost)
 
     @wrapper
     def look_at_result(
@@ -739,12 +747,14 @@ class Worker(Generic[R]):
 
     def _passes_check(self) -> bool:
         """Call `on_check`. A resource that does not pass is unfit."""
-        trouble = self._engine.checks.trouble(self.name, self.resource, self._check_is_late, self)
+        engine = self._engine
+        # In no variable: see there.
+        self._broken_by = engine.checks.trouble(self.name, self.resource, self._check_is_late, self)
         self.checks_too_long = False
 
-        if trouble is not None:
-            self.unfit, self._broken_by = Reason.CHECK, trouble
-            self._engine.resource_broke(self, counts=True)
+        if self._broken_by is not None:
+            self.unfit = Reason.CHECK
+            engine.resource_broke(self, counts=True)
         else:
             # It is known to work.
             self.trust()

@@ -352,6 +352,8 @@ def test_errors_in_the_steps_of_closing_delay_it_by_some_ticks_and_that_is_all(
     [
         "on_create",
         "check_health",
+        "on_check",
+        "on_reset",
         "logger",
         "record_arrival",
         "record_completion",
@@ -387,6 +389,9 @@ def test_closing_from_any_hook_does_not_lock_up(new_manager, factory, method, pl
         worker_count=1,
         on_create=lambda: (started.wait(PATIENCE), close("on_create"), factory.create())[-1],
         check_health=lambda error: close("check_health", True),
+        on_check=lambda resource: close("on_check"),
+        keepalive=0.01,
+        on_reset=lambda resource: close("on_reset"),
         logger=Everything(),
         collector=Everything(),
     )

@@ -95,7 +95,7 @@ def test_what_the_child_of_a_task_has_printed_is_there_once():
 def test_the_child_of_run_task_goes_on_without_touching_what_is_the_parents():
     for end, outcome in (("lambda: 'returned'", "returned"), ("lambda: 1 / 0", "division by zero")):
         lines = lines_of(f"""
-    manager = make()
+    manager = make(on_reset=lambda r: note("reset"))
     try:
         outcome = manager.run_task(lambda r: fork({end}))
     except ZeroDivisionError as error:
@@ -114,6 +114,8 @@ PLACES = {
     "on_create": "make(on_create=lambda: fork(end), resource_pool_size=0).wait_ready()",
     "on_destroy": "make(on_destroy=lambda r: fork(end), resource_pool_size=0).stop()",
     "check_health": "make(check_health=lambda e: fork(end) or True).submit(lambda r: 1 / 0).exception()",
+    "on_check": "manager = make(on_check=lambda r: fork(end) and None, keepalive=0.1)",
+    "on_reset": "make(on_reset=lambda r: fork(end)).submit(len)",
     "a done callback": "make().submit(len, once=True).add_done_callback(lambda done: fork(end))",
     "a callback": "make().queue_task_with_callback(lambda r: 0, lambda result, error: fork(end))",
     "a callback of a timeout": (

@@ -321,8 +321,9 @@ def test_a_task_that_nobody_waited_for_keeps_no_context(new_manager, watch):
     assert future.done()
 
 
-def test_a_worker_that_has_just_parked_holds_nothing(new_manager, watch, kind):
-    manager = new_manager(worker_count=1)
+@pytest.mark.parametrize("hooks", [{}, {"on_check": bool, "check_after": 0, "on_reset": id}])
+def test_a_worker_that_has_just_parked_holds_nothing(new_manager, watch, kind, hooks):
+    manager = new_manager(worker_count=1, **hooks)
     (worker,) = manager._engine.crew.members
     future = manager.submit(kind(watch, "return"), argument(watch))
     future.result(PATIENCE)
@@ -334,6 +335,36 @@ def test_a_worker_that_has_just_parked_holds_nothing(new_manager, watch, kind):
     del future
     if gil_enabled():
         assert watch.alive() == []
+
+
+@pytest.mark.usefixtures("no_pauses")
+@pytest.mark.parametrize("where", ["worker", "run_task"])
+@pytest.mark.parametrize("aborts", [{}, {"on_abort": id}])
+def test_what_a_check_and_a_reset_have_raised_is_freed_with_their_resource(
+    new_manager, factory, watch, where, aborts
+):
+    factory.any_thread = True
+    failing = ["check", "reset"]
+
+    def fail(hook):
+        if failing and failing[0] == hook:
+            raise watch.of(failing.pop(0), Failure())
+
+    manager = new_manager(
+        worker_count=1,
+        resource_pool_size=1,
+        on_check=lambda resource: fail("check"),
+        check_after=0,
+        on_reset=lambda resource: fail("reset"),
+        **aborts,
+    )
+    (worker,) = manager._engine.crew.members
+    call = manager.queue_task if where == "worker" else manager.run_task
+    for _ in range(4):
+        eventually(lambda: worker.parker.parked)
+        call(lambda resource: None)
+    assert watch.names() == {"check", "reset"}
+    eventually(lambda: call(lambda resource: True) and not watch.alive())
 
 
 # -- the other forms -------------------------------------------------------------------------------------------------
