@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import signal
 import subprocess
 import sys
 import time
@@ -18,6 +17,9 @@ from types import TracebackType
 from typing import Any
 
 __all__ = ["PostgresServer", "missing_for_postgres"]
+
+# Stops the server when its input ends: when it is told to, or this process is gone.
+GUARD = '"$@" & read -r _; kill -INT $!; wait $!'
 
 # Seconds in which it starts or stops. A guess: a busy machine needs a few.
 PATIENCE = 50.0
@@ -72,8 +74,9 @@ class PostgresServer:
         options = ["-k", self.directory, "-h", "", "-F"]
         with Path(self.directory, "log").open("a") as log:
             self._process = subprocess.Popen(
-                [_program("postgres"), "-D", self._data, *options],
+                ["/bin/sh", "-c", GUARD, "sh", _program("postgres"), "-D", self._data, *options],
                 cwd=self.directory,
+                stdin=subprocess.PIPE,
                 stderr=log,
                 **self._account,
             )
@@ -86,13 +89,24 @@ class PostgresServer:
 
     def stop(self) -> None:
         """End all connections and the server, as `pg_ctl stop` does."""
-        self._process.send_signal(signal.SIGINT)
-        self._process.wait(PATIENCE)
+        self._process.communicate(timeout=PATIENCE)
 
     def restart(self) -> None:
         """Stop and start it."""
         self.stop()
         self.start()
+
+    def end_connections(self) -> None:
+        """End all connections, and return when they are ended."""
+        import psycopg
+
+        others = "from pg_stat_activity where backend_type = 'client backend'"
+        others += " and pid <> pg_backend_pid()"
+        with psycopg.connect(self.conninfo, autocommit=True) as conn:
+            told = conn.execute(f"select pid, pg_terminate_backend(pid) {others}").fetchall()
+            pids = [pid for pid, _ in told]
+            while conn.execute(f"select {others} and pid = any(%s)", (pids,)).fetchone():
+                time.sleep(0.002)
 
     @property
     def _data(self) -> str:
