@@ -419,7 +419,8 @@ def test_count_words_refuses_a_wrong_number_of_workers_in_a_line_and_exits_with_
 
 @pytest.mark.parametrize("path", sorted(EXAMPLES.glob("*.py")), ids=lambda path: path.name)
 def test_every_example_is_run_by_a_test_and_begins_by_saying_how_to_run_it(path: Path) -> None:
-    tests = [Path(__file__), Path(__file__).with_name("test_index_files.py")]
+    others = ("test_index_files.py", "test_programs_in_service.py")
+    tests = [Path(__file__), *map(Path(__file__).with_name, others)]
     assert any(f'"{path.name}"' in test.read_text(encoding="utf-8") for test in tests)
     module = ast.parse(path.read_text(encoding="utf-8"))
     assert f"\n    python examples/{path.name}" in (ast.get_docstring(module, clean=False) or "")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 
@@ -24,6 +25,13 @@ def is_alive(process: int) -> bool:
         ] not in "ZX"
     except OSError:
         return False
+
+
+def command_lines() -> Iterator[bytes]:
+    """Of all processes of this machine."""
+    for line in Path("/proc").glob("[0-9]*/cmdline"):
+        with contextlib.suppress(OSError):  # the process has ended meanwhile
+            yield line.read_bytes()
 
 
 def descriptors() -> set[str]:
