@@ -113,11 +113,46 @@ def work(manager: TaskManager, log: Told) -> list:
     return futures
 
 
+class Stuck:
+    """Tasks that are aborted, and some that do not hear it and are abandoned."""
+
+    def __init__(self):
+        self.told = threading.Event()
+        self.user = None
+        self.wrong = []
+        self.hooks = {"on_abort": self.abort, "abandon_after": 0.02}
+
+    def abort(self, resource):
+        before = self.user
+        self.told.set()
+        if self.user not in (before, None):
+            self.wrong.append((before, self.user))
+
+    def use(self, resource, number, deaf):
+        self.user = number
+        if deaf:
+            threading.Event().wait(0.06)
+        else:
+            self.told.wait(0.1)
+            self.told.clear()
+        self.user = None
+
+    def work(self, manager, log):
+        futures = []
+        for number, deaf in enumerate([False, True, False]):
+            futures.append(manager.submit(self.use, number, deaf, timeout=0.01))
+            futures.append(manager.submit(lambda resource: 1))
+            for future in futures:
+                future.exception(PATIENCE)
+        assert self.wrong == []
+        return futures
+
+
 # what a worker has to do between two tasks, and while it is idle
 IN_SERVICE = {"on_check": bool, "check_after": 0, "keepalive": 0.005, "on_reset": id}
 
 
-def run(suffix: str, place: int, **hooks: object) -> Striker:
+def run(suffix: str, place: int, work=work, **hooks: object) -> Striker:
     factory, log = Factory(), Told()
     with Striker(suffix, place) as striker:
         manager = TaskManager(
@@ -135,6 +170,7 @@ def run(suffix: str, place: int, **hooks: object) -> Striker:
         striker.armed = True
         futures = work(manager, log)
         assert manager.join(PATIENCE), f"not at rest: {striker.struck}"
+        eventually(lambda: not manager.stats().abandoned_workers, "the return of the abandoned")
         report = manager.stop(PATIENCE)
     assert report.drained, striker.struck
     assert all(future.done() for future in futures)
@@ -193,6 +229,22 @@ def test_an_exception_between_any_two_bytecodes_costs_a_turn_and_no_task(suffix,
     assert total > 100
     for place in range(1, total, max(1, total // PLACES) if PLACES else 1):
         print(run(suffix, place, **hooks).struck)
+
+
+@pytest.mark.skipif(
+    (3, 12) <= sys.version_info < (3, 14),
+    reason="CPython crashes where one of several threads is traced by bytecodes",
+)
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("suffix", ["-worker-1", "-timer"])
+def test_an_exception_between_any_two_bytecodes_leaves_no_abort_and_no_worker_behind(suffix):
+    stuck = Stuck()
+    total = run(suffix, -1, stuck.work, **stuck.hooks).count
+    assert total > 100
+    for place in range(1, total, max(1, total // PLACES) if PLACES else 1):
+        stuck = Stuck()
+        print(run(suffix, place, stuck.work, **stuck.hooks).struck)
 
 
 @pytest.mark.skipif(
