@@ -485,7 +485,8 @@ class Engine(RunTask[R], EngineState[R], EngineClosing[R]):
     ) -> Abort:
         owner = f"{self.name}, run_task" if worker is None else worker.name
         abort = partial(self.user.abort, owner, resource, current.current_slot())
-        return Abort(context, abort, self._run_apart)
+        called = bool if worker is None else worker.aborted
+        return Abort(context, abort, self._run_apart, called)
 
     def _run_apart(self, job: Callable[[], object]) -> None:
         self.runner.run_apart(job)

@@ -68,7 +68,11 @@ class UserCode(Generic[R]):
         self.resets: bool = config.on_reset is not None
         # whether a worker has something to do between two tasks
         self.serves_between: bool = (
-            self.may_lose or self.checks or self.resets or config.abandon_after is not None
+            self.may_lose
+            or self.checks
+            or self.resets
+            or backend.abort is not None
+            or config.abandon_after is not None
         )
         self.destroy_errors: int = 0
         # whether the manager was killed: that is why its resources end

@@ -139,6 +139,8 @@ class Worker(Generic[R]):
         # a suspect. The same when its own was condemned.
         self._doubt: tuple[int, int] | None = None
         self._condemned: tuple[int, int] | None = None
+        # Whether its last call was aborted: then its own is a suspect, too.
+        self._was_aborted = False
         # The attempts of the task that it took, as they were then. For `_goes_on`.
         self._attempts_before = 0
         # When its resource was made, or last passed a check or ended a task, by
@@ -214,6 +216,10 @@ class Worker(Generic[R]):
     def trust(self) -> None:
         """Here is a proof: its resource is new, or has passed a check."""
         self._doubt = self._condemned = None
+
+    def aborted(self) -> None:
+        """`on_abort` was called for its call, which ends now. For its own thread."""
+        self._was_aborted = True
 
     def is_suspect(self) -> bool:
         """Whether its resource may be broken like another one.
@@ -526,6 +532,9 @@ class Worker(Generic[R]):
             if user.resets:
                 self._reset()
 
+        if self._was_aborted:
+            self._was_aborted = False
+            self.suspect()
         return self.unfit is None
 
     def _reset(self) -> None:

@@ -25,7 +25,8 @@ class Abort:
     """The abort of one call.
 
     `abort` calls `on_abort`, and raises nothing. `run` has another thread call a
-    function, without waiting for it."""
+    function, without waiting for it. `called` is called by the thread of the call, as
+    that ends, if `on_abort` was called."""
 
     # Not a slot: see R3.
     _may_abort: bool
@@ -35,10 +36,12 @@ class Abort:
         context: Context,
         abort: Callable[[], object],
         run: Callable[[Callable[[], object]], object],
+        called: Callable[[], object] = bool,
     ) -> None:
         self._context = context
         self._abort = abort
         self._run = run
+        self._called = called
         self._may_abort = True
         # The thread that calls `on_abort`, or is about to.
         self._thread: threading.Thread | None = None
@@ -67,6 +70,9 @@ class Abort:
         else:
             # No call since the right was taken (R2): another `end` sees this.
             self._is_over = True
+
+        if self.was_called:
+            self._called()
 
     def _wait(self) -> None:
         # Announced, then looked at (R1).

@@ -343,6 +343,17 @@ def test_what_an_aborted_task_raises_is_judged(new_manager, factory):
     assert manager.queue_task(lambda resource: [resource]) != resource
 
 
+def test_the_resource_of_an_aborted_task_is_a_suspect_until_it_has_finished_another(manager, deaf):
+    [worker] = manager._engine.crew.members
+    future = manager.submit(deaf)
+    assert deaf.began.wait(PATIENCE)
+    future.cancel()
+    future.result(PATIENCE)
+    eventually(lambda: worker.is_suspect())
+    manager.queue_task(lambda resource: 7)
+    eventually(lambda: not worker.is_suspect())
+
+
 def test_a_coroutine_that_an_abort_returns_is_reported(new_manager, log):
     async def aborts():
         pass
