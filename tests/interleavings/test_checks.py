@@ -42,11 +42,22 @@ class Checked(Queued):
         self.taken = []
         self.user = SimpleNamespace(checks=True, check=self.look_at)
         settings = SimpleNamespace(check_after=0, check_timeout=None, keepalive=self.keepalive)
-        self.checks = Checks(settings, None, self.user, self.queue, self.logger)
+        self.checks = Checks(
+            settings,
+            None,
+            self.user,
+            self.queue,
+            self.logger,
+            lambda seconds, worker, resource, check: check(resource),
+        )
 
-    def look_at(self, resource):
+    def look_at(self, troubles, resource):
         self.checks_of.append(resource)
-        return self.troubles.get(resource)
+        if resource in self.troubles:
+            troubles.append(self.troubles[resource])
+
+    def resource_broke(self, owner, *, counts):
+        pass
 
     def idle(self, name):
         worker = self.worker()
@@ -57,7 +68,7 @@ class Checked(Queued):
         """A worker that has claimed a task, and is about to check its resource."""
         worker = self.idle(name)
         assert self.checks.claim(name)
-        worker._park_between_checks = worker._check_and_take
+        worker._park_between_checks = lambda look: worker._check_and_take()
         return worker
 
 
