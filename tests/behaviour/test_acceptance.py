@@ -19,10 +19,11 @@ from pathlib import Path
 import pytest
 
 import tasker
-from tasker import TaskManager
+from tasker import TaskManager, background, with_cancel
 from tasker._sync.interrupts import deliver_later
 from tasker.threadpool import ThreadPoolExecutor
 from tests.support.bytecodes import PACKAGE, StruckError, in_a_with, takes_lock
+from tests.support.contexts import told_by
 from tests.support.waiting import PATIENCE, eventually
 
 pytestmark = [
@@ -97,6 +98,7 @@ def with_callback(manager, task, number):
     manager.queue_task_with_callback(task, lambda result, error: None, number)
 
 
+PARENT = with_cancel(background())
 SUBMISSIONS = {
     "submit": ({}, lambda manager, task, number: manager.submit(task, number)),
     "with limits": (
@@ -108,6 +110,12 @@ SUBMISSIONS = {
         {"queue_size": 3},
         lambda manager, task, number: manager.submit(
             task, number, timeout=PATIENCE, queue_timeout=PATIENCE
+        ),
+    ),
+    "with a parent": (
+        {"queue_size": 3},
+        lambda manager, task, number: manager.submit(
+            task, number, ctx=PARENT, run_timeout=PATIENCE
         ),
     ),
     "callback": ({}, with_callback),
@@ -156,6 +164,7 @@ class World:
         )
         assert figures.total_tasks_arrived == ended
         assert figures.total_tasks_completed == len(self.ran)
+        assert not told_by(PARENT).dependants
 
 
 def bytecodes(world: World, number: int) -> int:

@@ -37,6 +37,7 @@ from tasker._sync.locks import holds, new_lock
 from tasker._sync.parking import gil_enabled
 from tasker._tasks.context import _release
 from tasker._tasks.future import TaskFuture
+from tasker._tasks.run_limit import RunLimit
 from tests.support.errors import Sick
 
 PACKAGE = tasker.__path__[0]
@@ -64,6 +65,13 @@ STRETCHES = [
         "followers = self._followers  # again",
         "followers = self._followers = made",
     ),
+    (
+        Context._add_dependant,
+        "error = self._error",
+        "followers.dependants[dependant] = None",
+    ),
+    (RunLimit.end, "del self._may_end", "self._has_returned = True"),
+    (RunLimit._time_is_up, "del self._may_end", "self._is_up = True"),
     (Shard._replace, "if self._published is not before", "self._published = after"),
     (Counters._count_queued, "if queued > self._queued", "self._queued = queued"),
     (Counters._forget_samples, "while self._samples[1][0]", "self._samples.popleft()"),

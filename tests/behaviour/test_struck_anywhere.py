@@ -18,7 +18,7 @@ from pathlib import Path
 import pytest
 
 import tasker
-from tasker import Config, TaskManager, TaskTimeoutError
+from tasker import Config, TaskManager, TaskTimeoutError, background, with_timeout
 from tasker._pool.metrics import Shard
 from tasker._pool.worker import Worker
 from tasker._sync.parking import gil_enabled
@@ -98,6 +98,8 @@ def work(manager: TaskManager, log: Told) -> list:
         manager.submit(sick),
         manager.submit(lambda resource: gate.wait(0.05), timeout=PATIENCE),
         manager.submit(lambda resource: None, timeout=0.01),
+        manager.submit(lambda resource: gate.wait(0.05), run_timeout=0.01),
+        manager.submit(lambda resource: None, ctx=with_timeout(background(), 0.01)),
     ]
     called: list[object] = []
     for future in futures:
