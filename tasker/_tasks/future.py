@@ -506,16 +506,12 @@ class TaskFuture(Future[T]):
             if self._timeout
             else "the deadline of the task's ctx passed"
         )
-        self._fail_from_outside(
-            self._timed_out(what), DeadlineExceededError("the task's timeout ended")
-        )
+        self._fail_from_outside(self._timed_out(what), DeadlineExceededError(what))
 
     def _run_too_long(self, seconds: float) -> None:
         """The `run_timeout` of this attempt has passed. Runs on the timer thread."""
-        self._fail_from_outside(
-            self._timed_out(f"the task's run_timeout of {seconds:g} s ended"),
-            DeadlineExceededError("the task's run_timeout ended"),
-        )
+        what = f"the task's run_timeout of {seconds:g} s ended"
+        self._fail_from_outside(self._timed_out(what), DeadlineExceededError(what))
 
     def _timed_out(self, what: str) -> TaskTimeoutError:
         where = (

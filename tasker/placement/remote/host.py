@@ -280,7 +280,7 @@ class Host:
         error: ContextCancelledError | DeadlineExceededError
         cause: BaseException | None = None
         if order == protocol.DEADLINE:
-            error = DeadlineExceededError("the task's timeout ended")
+            error = DeadlineExceededError("the task's deadline passed")
         elif order == protocol.KILLED:
             error = ContextCancelledError("the manager was killed")
             cause = TaskManagerKilledError("the manager was killed while the task was running")
