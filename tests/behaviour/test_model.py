@@ -33,7 +33,15 @@ from hypothesis.stateful import (
 )
 
 import tasker._pool.lifecycle
-from tasker import Config, TaskFuture, TaskManager, background, with_cancel
+from tasker import (
+    Config,
+    Slot,
+    TaskFuture,
+    TaskManager,
+    background,
+    current_slot,
+    with_cancel,
+)
 from tasker.testing import ManualClock
 from tests.support.errors import Sick
 from tests.support.recording import Factory, Log, Resource
@@ -381,13 +389,19 @@ class Programs(RuleBasedStateMachine):
         self.starts: list[int] = []
         self.gates: dict[int, SimpleQueue[Callable[[], object] | None]] = {}
         self.contexts: dict[int, Any] = {}
+        # the indices of resources: of those that live, of those that lived when all was quiet, and
+        # of those that were made and destroyed since
+        self.living: set[int] = set()
+        self.before: set[int] = set()
+        self.made: set[int] = set()
+        self.ended: set[int] = set()
         self.futures: list[TaskFuture[Any]] = []
         self.called_back: list[int] = []
         self.parent = with_cancel(background())
         self.manager = TaskManager(
             Config(
-                on_create=self.factory.create,
-                on_destroy=self.factory.destroy,
+                on_create=self.create,
+                on_destroy=self.destroy,
                 worker_count=workers,
                 max_worker_count=workers,
                 burst_interval=0,
@@ -402,6 +416,41 @@ class Programs(RuleBasedStateMachine):
         )
         self.agree()
         self.submit_all(scripts, inside=False)
+
+    # -- resources ---------------------------------------------------------------------------------------------------
+
+    def create(self, slot: Slot) -> Resource:
+        with self.lock:
+            if slot.index in self.living:
+                self.factory.misuses.append(f"{slot} is another one's")
+            self.living.add(slot.index)
+            self.made.add(slot.index)
+        try:
+            made = self.factory.create()
+        except BaseException:
+            self.end(slot)
+            raise
+        made.slot = slot
+        return made
+
+    def destroy(self, resource: Resource) -> None:
+        if current_slot() is not resource.slot:
+            self.factory.misuses.append(f"{current_slot()} is not {resource.slot}")
+        self.factory.destroy(resource)
+        self.end(resource.slot)
+
+    def end(self, slot: Slot) -> None:
+        with self.lock:
+            self.living.discard(slot.index)
+            self.ended.add(slot.index)
+
+    def left_out(self) -> set[int]:
+        """The indices that were free since all was quiet, while a larger one was given."""
+        with self.lock:
+            smaller = {free for index in self.made for free in range(index)}
+            left_out = smaller - self.before - self.made - self.ended
+            self.before, self.made, self.ended = set(self.living), set(), set()
+        return left_out
 
     # -- what tasks do ---------------------------------------------------------------------------------------------
 
@@ -556,6 +605,7 @@ class Programs(RuleBasedStateMachine):
                 break  # no waiting will change that
             time.sleep(0.0005)
         self.same(seen, expected)
+        self.same(self.left_out(), set())
 
     def picture(self) -> dict[str, Any]:
         running = [call.number for call in self.model.running]

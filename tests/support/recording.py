@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import threading
 
+from tasker import Slot
 from tasker.testing import DummyResource, ResourceFactory
 from tasker.testing.factory import numbered
 
 
 class Resource(DummyResource):
     """A resource that knows which thread made it, and whether it is broken."""
+
+    slot: Slot
+    """Where a test has noted it."""
 
     def __init__(self, number: int) -> None:
         super().__init__(number)
