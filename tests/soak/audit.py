@@ -10,6 +10,7 @@ from typing import Any
 
 from tasker import StopReport, TaskFuture, TaskManagerKilledError, TaskMetrics
 from tests.soak.ledger import Job, Ledger
+from tests.support.pools import taken
 
 __all__ = ["audit", "audit_order", "audit_resources"]
 
@@ -179,6 +180,8 @@ def _audit_remains(ledger: Ledger) -> None:
     children: tuple[Any, ...] = getattr(engine.backend, "_proxies", ())
     if children:
         ledger.broken(f"the closed manager has {children}")
+    if indices := taken(engine.slots):
+        ledger.broken(f"the closed manager has resources in slots {indices}")
     if engine.crew.members or engine.pool.out or engine.pool.available or engine.run_contexts:
         ledger.broken(
             f"the closed manager has {len(engine.crew.members)} workers,"

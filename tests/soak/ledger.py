@@ -25,6 +25,7 @@ from tasker import (
     TaskManagerKilledError,
     TaskTimeoutError,
     WorkerLostError,
+    current_slot,
 )
 
 __all__ = ["Job", "Ledger", "Loss", "Resource"]
@@ -115,6 +116,7 @@ class Resource:
     owner: str | None
     in_use: threading.Lock = field(default_factory=threading.Lock)
     ends: list[str] = field(default_factory=list)  # the threads that destroyed it
+    index: int = -1  # of its slot
     lost: bool = False  # with its process
 
 
@@ -148,6 +150,8 @@ class Ledger:
         self.hangs = False
         self.engine: Any = None
         self._locks: list[tuple[str, Any]] = []
+        # The living resources by the indices of their slots.
+        self._slots: dict[int, Resource] = {}
         self._live = 0  # resources that workers have now
         self._live_lock = threading.Lock()  # of worker threads only
 
@@ -240,6 +244,10 @@ class Ledger:
         name = threading.current_thread().name
         resource = Resource(name if name.startswith(f"{self.name}-worker-") else None)
         self.resources.append(resource)
+        resource.index = current_slot().index
+        # One step (R2): a signal may have its handler make a resource here.
+        if self._slots.setdefault(resource.index, resource) is not resource:
+            self.broken(f"two living resources are in slot {resource.index}")
         if resource.owner is not None:
             with self._live_lock:
                 self._live += 1
@@ -259,6 +267,9 @@ class Ledger:
 
         if resource.in_use.locked():
             self.broken("a resource was destroyed while it was used")
+        if current_slot().index != resource.index:
+            self.broken(f"slot {resource.index} was {current_slot()} when it was destroyed")
+        self._slots.pop(resource.index, None)
         if resource.owner is not None:
             with self._live_lock:
                 self._live -= 1

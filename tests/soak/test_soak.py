@@ -159,14 +159,40 @@ def test_a_wrong_option_is_one_line_and_status_2(arguments, words, capsys):
             from itertools import count
             from tasker._pool.usercode import UserCode
             destroy, resources = UserCode.destroy_held, count()
-            def some_twice(user, held, reason=None, hint=""):
+            def some_twice(user, held, *more, **others):
                 if next(resources) % 5 == 0:
-                    destroy(user, deque(held), reason, hint)
-                return destroy(user, held, reason, hint)
+                    destroy(user, deque(held), *more, **others)
+                return destroy(user, held, *more, **others)
             UserCode.destroy_held = some_twice
             """,
             "destroyed twice",
             id="a resource is destroyed twice",
+        ),
+        pytest.param(
+            """
+            from tasker._pool.slots import Slots
+            take = Slots.take
+            def without_a_mark(slots, *owner):
+                slot = take(slots, *owner)
+                slots._next[slot.index] = slot.generation
+                return slot
+            Slots.take = without_a_mark
+            """,
+            "two living resources are in slot",
+            id="a slot is given twice",
+        ),
+        pytest.param(
+            """
+            from itertools import count
+            from tasker._pool.slots import Slots
+            free, resources = Slots.free, count()
+            def free_some(slots, owner, **how):
+                if next(resources) % 5:
+                    free(slots, owner, **how)
+            Slots.free = free_some
+            """,
+            "has resources in slots",
+            id="a slot is not freed",
         ),
         pytest.param(
             """
