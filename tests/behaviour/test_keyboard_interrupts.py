@@ -23,6 +23,7 @@ from tasker._pool.usercode import UserCode
 from tasker._sync.guarded_logger import GuardedLogger
 from tests.support.bytecodes import Interrupter
 from tests.support.errors import Sick
+from tests.support.pools import taken
 from tests.support.waiting import PATIENCE, eventually
 
 pytestmark = pytest.mark.slow
@@ -131,6 +132,7 @@ def test_an_interrupt_at_every_moment_of_a_submission_strands_nothing(name, new_
         assert manager.join(PATIENCE), interrupter.where
         assert engine.queue.room.used() == 0, interrupter.where
         assert engine.pool.out == 0, interrupter.where
+        assert len(taken(engine.slots)) == 1 + engine.pool.available, interrupter.where
         assert engine.turns.room.used() == 0, interrupter.where
         assert engine.turns._waiting == set(), interrupter.where
         assert engine.run_contexts == set(), interrupter.where
@@ -165,7 +167,7 @@ def test_an_interrupt_gets_out_of_a_destruction_only_before_on_destroy_is_called
         moment += 1
         with Interrupter(moment, everywhere=False) as interrupter:
             try:
-                user.destroy(moment)
+                user.destroy(moment, None)
             except KeyboardInterrupt:
                 assert moment not in destroyed, interrupter.where
             else:

@@ -24,6 +24,7 @@ from tasker._pool.worker import Worker
 from tasker._sync.parking import gil_enabled
 from tests.support.bytecodes import PACKAGE, StruckError, in_a_with, takes_lock
 from tests.support.errors import Sick
+from tests.support.pools import taken
 from tests.support.recording import Factory
 from tests.support.waiting import PATIENCE, eventually
 
@@ -175,6 +176,7 @@ def run(suffix: str, place: int, work=work, **hooks: object) -> Striker:
         eventually(lambda: not manager.stats().abandoned_workers, "the return of the abandoned")
         report = manager.stop(PATIENCE)
     assert report.drained, striker.struck
+    assert taken(manager._engine.slots) == [], striker.struck
     assert all(future.done() for future in futures)
     for future in futures:
         error = future.exception()
