@@ -484,7 +484,7 @@ class Engine(RunTask[R], EngineState[R], EngineClosing[R]):
         self, context: Context, resource: R, fn: Callable[..., Any], worker: Worker[R] | None
     ) -> Abort:
         owner = f"{self.name}, run_task" if worker is None else worker.name
-        abort = partial(self.user.abort, owner, resource, current.current_slot())
+        abort = partial(self.user.abort, owner, resource, current.slot_here())
         called = bool if worker is None else worker.aborted
         return Abort(context, abort, self._run_apart, called)
 

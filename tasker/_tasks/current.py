@@ -25,6 +25,7 @@ __all__ = [
     "current_slot",
     "current_worker",
     "in_task",
+    "slot_here",
     "thread_state",
 ]
 
@@ -163,17 +164,18 @@ def current_slot() -> Slot:
     It is for tasks, and for what their functions call, and for hooks such as
     `on_check` and `on_destroy`. It works wherever the resource lives. Raises
     `RuntimeError` elsewhere. Never blocks."""
-    running = thread_state.running
-    hook, loan, worker = running.hook, running.loan, running.worker
-    slot: Slot | None = None
-
-    if hook is not None and hook[1] is loan:
-        slot = hook[0]
-    elif loan is not None:
-        slot = loan.slot
-    elif worker is not None:
-        slot = worker.slot
-
+    slot = slot_here()
     if slot is None:
         raise RuntimeError("current_slot() was called outside of a task and of a hook")
     return slot
+
+
+def slot_here() -> Slot | None:
+    """As `current_slot`; `None` outside of a task and of a hook."""
+    running = thread_state.running
+    hook, loan, worker = running.hook, running.loan, running.worker
+    if hook is not None and hook[1] is loan:
+        return hook[0]
+
+    owner = worker if loan is None else loan
+    return None if owner is None else owner.slot
