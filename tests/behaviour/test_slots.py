@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import contextlib
+import os
+import random
 import threading
 
 import pytest
 
 from tasker import Config, Reason, ResourceCreationError, Slot, TaskManager, current_slot
 from tests.support.errors import Sick
+from tests.support.pools import taken
 from tests.support.threads import in_another_thread
 from tests.support.waiting import PATIENCE, eventually
+
+SEED = int(os.environ.get("TASKER_STRESS_SEED", str(random.SystemRandom().randrange(10**6))))
 
 
 class Slotted:
@@ -23,7 +28,8 @@ class Slotted:
         self.slots: dict[int, Slot] = {}
 
     def create(self, slot):
-        assert slot.index not in self.living
+        if slot.index in self.living:
+            self.factory.misuses.append(f"{slot} is another one's")
         self.made.append(slot)
         made = self.factory.create()
         self.living[slot.index] = self.slots[made.number] = slot
@@ -174,6 +180,54 @@ def test_a_worker_that_was_dismissed_frees_its_slot(manager_of, slotted):
     eventually(lambda: len(slotted.living) == 1)
     manager._engine.crew.hire(2)
     eventually(lambda: sorted(slotted.living) == [0, 1, 2])
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("no_pauses", "hasty")
+@pytest.mark.parametrize("size", [0, 2, None])
+def test_in_a_crowd_no_two_share_an_index_and_indices_stay_small(
+    manager_of, slotted, factory, size
+):
+    print(f"TASKER_STRESS_SEED={SEED}")
+    chance, workers, callers = random.Random(f"{SEED} {size}"), 4, 3
+    manager = manager_of(
+        2,
+        max_worker_count=workers,
+        burst_interval=0.001,
+        max_retries=1,
+        resource_pool_size=size,
+    )
+
+    def work(resource, sick):
+        if sick:
+            raise Sick
+
+    def call():
+        mine = random.Random(threading.current_thread().name)
+        for _ in range(100):
+            with contextlib.suppress(Sick, ResourceCreationError):
+                manager.run_task(work, mine.random() < 0.3)
+
+    threads = [threading.Thread(target=call, name=f"{SEED} {n}") for n in range(callers)]
+    for thread in threads:
+        thread.start()
+    for _ in range(300):
+        manager.submit(work, chance.random() < 0.3)
+        if chance.random() < 0.1:
+            factory.fail_next.append(OSError("down"))
+    for thread in threads:
+        thread.join(PATIENCE)
+    assert manager.join(PATIENCE)
+    manager.stop()
+
+    assert {slot.reason for slot in slotted.made} >= {Reason.HIRED, Reason.BROKEN}
+    idle = callers if size is None else size
+    assert max(slot.index for slot in slotted.made) < workers + callers + idle
+    assert len({(slot.index, slot.generation) for slot in slotted.slots.values()}) == len(
+        factory.created
+    )
+    assert slotted.living == {}
+    assert taken(manager._engine.slots) == []
 
 
 # -- which hooks get it --------------------------------------------------------------------
