@@ -1,4 +1,4 @@
-"""`Slots`: the numbers of a manager's living resources.
+"""`Slots`: the numbers of a manager's living resources (I12).
 
 A slot has an owner: the worker that makes and uses the resource, or a loan of
 `run_task`. To take one is to mark its index as taken and to store it in its owner, in
