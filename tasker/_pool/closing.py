@@ -19,6 +19,7 @@ from tasker._pool.exit_and_fork import new_locks
 from tasker._pool.housekeeper import Housekeeper
 from tasker._pool.lifecycle import Lifecycle
 from tasker._pool.metrics import Counters
+from tasker._pool.outliers import Outliers
 from tasker._pool.queue import TaskQueue
 from tasker._pool.resources import Loan, ResourcePool
 from tasker._pool.slots import Slots
@@ -59,6 +60,7 @@ class EngineClosing(Generic[R]):
     backoff: Backoff
     checks: Checks[R]
     suspicion: Suspicion
+    outliers: Outliers
     watchers: Watchers
     lifecycle: Lifecycle
     housekeeper: Housekeeper
@@ -124,6 +126,7 @@ class EngineClosing(Generic[R]):
             self.backoff,
             self.checks,
             self.suspicion,
+            self.outliers,
         )
         return (self, *parts, self.queue.room, self.turns.room, self.logger.faults)
 

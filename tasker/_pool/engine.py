@@ -32,6 +32,7 @@ from tasker._pool.housekeeper import Housekeeper
 from tasker._pool.lifecycle import Lifecycle
 from tasker._pool.metrics import Counters
 from tasker._pool.news import News
+from tasker._pool.outliers import Outliers
 from tasker._pool.queue import TaskQueue
 from tasker._pool.resources import ResourcePool
 from tasker._pool.run_task import Known, RunTask
@@ -112,6 +113,9 @@ class Engine(RunTask[R], EngineState[R], EngineClosing[R]):
         self.news: News = News(self.name, self.logger, self.service_logger, self.life_level)
 
         self.supervisor: Supervisor[R] = Supervisor(self.user, self._kinds())
+        self.outliers: Outliers = Outliers(config.eject_after, lambda: len(self.crew.members))
+        if config.eject_after is not None:
+            self.supervisor.kinds.append(self.outliers.watch)
         self.checks: Checks[R] = Checks(
             config,
             self.backend,
@@ -394,6 +398,7 @@ class Engine(RunTask[R], EngineState[R], EngineClosing[R]):
 
     def resource_made(self, worker: Worker[R]) -> None:
         self.backoff.made(worker.candidate)
+        self.outliers.forget(worker.name)
         self.worker_changed()
         try:
             base = self.crew.base
@@ -512,6 +517,7 @@ class Engine(RunTask[R], EngineState[R], EngineClosing[R]):
 
     def _worker_left(self, worker: Worker[R]) -> None:
         self.backoff.left(worker.candidate)
+        self.outliers.forget(worker.name)
         self.worker_changed()
         # a thread that did not start would not start at once, either: the tick will try
         if worker.thread.ident is not None:

@@ -87,7 +87,7 @@ class Supervisor(Generic[R]):
     @supervising
     def call(self, context: Context, resource: R, fn: Callable[..., Any], *args: Any) -> Any:
         """Call a function that does not want its context."""
-        made = self._supervisions(context, resource, fn)
+        made = self._supervisions(context, resource, users_function(fn, args))
         return self._call(context, resource, fn, args, made, wants_context=False)
 
     @supervising
@@ -95,13 +95,11 @@ class Supervisor(Generic[R]):
         self, context: Context, resource: R, fn: Callable[..., Any], *args: Any
     ) -> Any:
         """Call a function that wants its context."""
-        made = self._supervisions(context, resource, fn)
+        made = self._supervisions(context, resource, users_function(fn, args))
         return self._call(context, resource, fn, args, made, wants_context=True)
 
     @wrapper
-    def _supervisions(
-        self, context: Context, resource: R, fn: Callable[..., Any]
-    ) -> list[Supervision | None]:
+    def _supervisions(self, context: Context, resource: R, fn: Any) -> list[Supervision | None]:
         running = current.thread_state.running
         worker: Any = None if running.loan is not None else running.worker
         made = [kind(context, resource, fn, worker) for kind in self.kinds]

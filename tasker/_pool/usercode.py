@@ -73,6 +73,7 @@ class UserCode(Generic[R]):
             or self.resets
             or backend.abort is not None
             or config.abandon_after is not None
+            or config.eject_after is not None
         )
         self.destroy_errors: int = 0
         # whether the manager was killed: that is why its resources end
@@ -298,6 +299,16 @@ class UserCode(Generic[R]):
         """A resource did not pass its check."""
         self._logger.outage(
             "%s: the resource did not pass its check and is replaced", owner, error=trouble
+        )
+
+    def was_outlier(self, owner: str, error: BaseException | None) -> None:
+        """Tasks failed on a resource that succeed on others. `error`: the last one."""
+        self._logger.fault(
+            "warning",
+            "%s: tasks failed on the resource that succeed on others (eject_after), "
+            "and it is replaced",
+            owner,
+            error=error,
         )
 
     def reset(self, owner: str, resource: R) -> BaseException | None:

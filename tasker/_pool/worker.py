@@ -305,6 +305,8 @@ class Worker(Generic[R]):
         # Here, when another worker was woken for the task: a logger may block.
         if self.unfit is Reason.CHECK:
             self._engine.user.failed_check(self.name, self._broken_by)
+        elif self.unfit is Reason.OUTLIER:
+            self._engine.user.was_outlier(self.name, self._broken_by)
         self._destroy()
 
     def _destroy(self) -> None:

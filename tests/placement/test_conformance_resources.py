@@ -74,7 +74,7 @@ def test_in_an_outage_one_worker_tries_and_the_others_follow(
     create, lock = UserCode.create, threading.Lock()
     known, trying, together = set(), set(), []
 
-    def watched_create(user, held):
+    def watched_create(*args):
         me = threading.current_thread()
         with lock:
             if me in known:  # the first wave tries at once
@@ -82,7 +82,7 @@ def test_in_an_outage_one_worker_tries_and_the_others_follow(
                 together.append(len(trying))
             known.add(me)
         try:
-            create(user, held)
+            create(*args)
         finally:
             trying.discard(me)
 
@@ -94,6 +94,27 @@ def test_in_an_outage_one_worker_tries_and_the_others_follow(
     assert together[:4] == [1, 1, 1, 1]
     manager.stop()
     assert_destroyed_once(journal, 3)
+
+
+def test_a_resource_on_which_tasks_fail_that_succeed_on_others_is_replaced(
+    placed_manager, journal, log
+):
+    manager = placed_manager(worker_count=3, on_create=journal.create_bad_at_first, eject_after=5)
+    assert manager.wait_ready(PATIENCE)
+    bad = journal.of("created")[0]
+    for _ in range(1000):
+        futures = [manager.submit(remote_tasks.fail_if_bad) for _ in range(9)]
+        for future in futures:
+            future.exception(PATIENCE)
+        if bad in journal.of("destroyed"):
+            break
+    assert journal.of("destroyed") == [bad]
+    assert manager.wait_ready(PATIENCE)
+    for future in [manager.submit(remote_tasks.fail_if_bad) for _ in range(30)]:
+        assert future.exception(PATIENCE) is None
+    assert [line for line in log.loud() if "eject_after" in line] == log.loud()
+    manager.stop()
+    assert_destroyed_once(journal, 4)
 
 
 def test_a_context_manager_is_exited_with_the_error_that_broke_its_resource(

@@ -52,6 +52,11 @@ class Journal:
             raise OSError("down")
         return self.create()
 
+    def create_bad_at_first(self) -> Resource:
+        resource = self.create()
+        resource.broken = self.of("created")[0] == resource.key
+        return resource
+
     def create_when_open(self, gate: Gate) -> Resource:
         if not gate.is_open():
             raise OSError("down")

@@ -257,6 +257,12 @@ def note(resource: Resource, word: object) -> None:
     resource.journal.note("ran", word)
 
 
+def fail_if_bad(resource: Resource) -> None:
+    if resource.broken:
+        raise ValueError("bad")
+    time.sleep(0.002)  # so that the bad one gets tasks as well
+
+
 def count_uses(resource: Resource) -> int:
     resource.uses += 1
     return resource.uses
