@@ -1,10 +1,10 @@
 """`python -m benchmarks.outage`: a backend that is down, and how a pool comes back.
 
 A line is printed for each number of workers: the attempts to make a resource while the
-backend is down, which are the first wave and then so many a second; the last pause
-between two attempts; the most attempts at once after the first wave; and the seconds
-until nine tenths of the workers, and all of them, have resources after the backend is
-back.
+backend is down, which are the first wave, begun before one had failed, and then so many
+a second; the last pause between two attempts; the most attempts at once after the first
+wave; and the seconds until nine tenths of the workers, and all of them, have resources
+after the backend is back.
 """
 
 from __future__ import annotations
@@ -31,23 +31,30 @@ class Backend:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self.under_way = 0
+        self.first_wave = 0
         self.tried: list[float] = []
         self.connected: list[float] = []
-        self.most = 0
+        self.has_refused = False
         self.is_up = False
+        # After the first wave, and while it is down.
+        self.under_way = 0
+        self.most = 0
 
     def connect(self) -> object:
         """Make a resource."""
         with self._lock:
+            comes_later = self.has_refused
+            self.first_wave += not comes_later
             self.tried.append(time.monotonic())
-            self.under_way += 1
-            self.most = max(self.most, self.under_way)
+            self.under_way += comes_later
+            if not self.is_up:
+                self.most = max(self.most, self.under_way)
 
         time.sleep(CONNECT_S)
         with self._lock:
-            self.under_way -= 1
+            self.under_way -= comes_later
             if not self.is_up:
+                self.has_refused = True
                 raise ConnectionRefusedError("the backend is down")
             self.connected.append(time.monotonic())
             return object()
@@ -78,20 +85,17 @@ def _measured(workers: int, down: float) -> str:
 
     with TaskManager(config) as manager:
         began = time.monotonic()
-        while len(backend.tried) < workers or backend.under_way:
-            time.sleep(0.001)
-        first_wave, backend.most = len(backend.tried), 0
-
-        time.sleep(max(0.0, began + down - time.monotonic()))
+        time.sleep(down)
         backend.is_up, back = True, time.monotonic()
-        tried, most = [when for when in backend.tried if when < back], backend.most
+        tried = [when for when in backend.tried if when < back]
         if not manager.wait_ready(60):
             return f"{workers:>7} were not ready within 60 s"
 
     after = [when - back for when in backend.connected]
     return (
-        f"{workers:>7} {first_wave:>11} {(len(tried) - first_wave) / (back - began):>15.2f}"
-        f" {tried[-1] - tried[-2]:>9.2f} s {most:>8}"
+        f"{workers:>7} {backend.first_wave:>11}"
+        f" {(len(tried) - backend.first_wave) / (back - began):>15.2f}"
+        f" {tried[-1] - tried[-2]:>9.2f} s {backend.most:>8}"
         f" {after[-(-workers * 9 // 10) - 1]:>12.2f} s {after[-1]:>12.2f} s"
     )
 

@@ -163,8 +163,10 @@ class Config(Record, Generic[R]):
     eject_after: int | None = None
     """Failures in a row after which a resource on which tasks fail is replaced.
 
-    That is, tasks whose functions succeed on other resources meanwhile. At most a tenth
-    of the resources, at least one, is replaced so in 30 seconds. `None`: none is."""
+    That is, tasks whose functions succeed on other resources meanwhile. The row has to
+    be longer where they fail there as well now and then, or are hardly known yet. At
+    most a tenth of the resources, at least one, is replaced so in 30 seconds. Tasks of
+    `run_task` do not count. `None`: no resource is replaced for that reason."""
     max_worker_count: int | None = None
     """Most workers at any time, those still creating included.
 

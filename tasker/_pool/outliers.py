@@ -43,8 +43,8 @@ __all__ = ["Outliers", "Watch"]
 _PART = 10
 _WINDOW_S = 30.0
 
-# The logarithm of how likely a row is that chance does not explain. A guess: a pool that
-# does a thousand tasks a second meets such a row by chance once in three hours.
+# The logarithm of how likely a row is that chance does not explain. A guess: a pool of
+# a thousand tasks a second meets such a row by chance once in three hours.
 _NO_CHANCE = math.log(1e-7)
 
 # A function's counts are halved when they are this many, so that old ones lose weight.

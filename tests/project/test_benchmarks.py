@@ -14,6 +14,7 @@ import pytest
 
 import benchmarks
 import tasker
+from benchmarks import black_hole, outage
 from benchmarks.__main__ import _names, main
 from benchmarks.context_variables import VARIABLES, a_few_set
 from benchmarks.cores import compute, steps_of
@@ -330,3 +331,27 @@ def test_a_task_of_pure_python_takes_at_least_a_step() -> None:
     assert steps_of(0.001) == 1
     assert steps_of(1_000) > steps_of(1)
     assert compute(3) == ((0 * 31 + 0) * 31 + 1) * 31 + 2
+
+
+def test_the_drill_of_an_outage_prints_a_line_for_each_number_of_workers(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert outage.main(["--workers", "1", "8", "--down", "0.5"]) == 0
+    head, *lines = capsys.readouterr().out.splitlines()
+    assert head == outage.HEAD
+    assert [line.split()[0] for line in lines] == ["1", "8"]
+    assert all(line.split()[5] == "1" for line in lines), "one worker tries at a time"
+
+
+def test_the_drill_of_the_black_hole_prints_a_line_for_each_load(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert black_hole.main(["--seconds", "0.5"]) == 0
+    head, *lines = capsys.readouterr().out.splitlines()
+    assert head == black_hole.HEAD
+    assert [line.split()[:2] for line in lines] == [
+        ["full", "None"],
+        ["full", "5"],
+        ["half", "None"],
+        ["half", "5"],
+    ]
