@@ -348,7 +348,7 @@ class Engine(RunTask[R], EngineState[R], EngineClosing[R]):
                 task._set_parent(parent, self.values)
             self.queue.put(task)
         except BaseException:  # refused, or Ctrl-C
-            self.queue.free_slot(task)
+            self.queue.free_seat(task)
             task._leave_parent()
             raise
 
@@ -373,7 +373,7 @@ class Engine(RunTask[R], EngineState[R], EngineClosing[R]):
     def _wait_for_room(
         self, task: TaskFuture[Any], timeout: float | None, parent: Context | None
     ) -> bool:
-        """Get the task a slot. `False`: the time is up, or its parent has ended."""
+        """Get the task a seat. `False`: the time is up, or its parent has ended."""
         endless = timeout is None and (parent is None or parent.deadline() is None)
         may_deadlock = endless and in_task()
         if parent is None and not may_deadlock:
@@ -389,7 +389,7 @@ class Engine(RunTask[R], EngineState[R], EngineClosing[R]):
             if not may_deadlock:
                 return self.queue.reserve(task, timeout, parker)
 
-            with deadlock.Wait(deadlock.Slot(self), parker.wake):
+            with deadlock.Wait(deadlock.Seat(self), parker.wake):
                 return self.queue.reserve(task, None, parker)
         finally:
             take_back()

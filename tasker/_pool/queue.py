@@ -139,7 +139,7 @@ class TaskQueue:
         self._swept: list[Task] = []
         # Called before `put` to a bounded queue.
         self.reserve: Callable[..., bool] = self.room.enter
-        self.free_slot: Callable[[Task], None] = self.room.leave
+        self.free_seat: Callable[[Task], None] = self.room.leave
 
     # -- submitters --------------------------------------------------------------------
 
@@ -263,13 +263,13 @@ class TaskQueue:
     # -- threads that settle a waiting task --------------------------------------------
 
     def entry_died(self, task: Task) -> None:
-        """A waiting task was settled: count its entry as dead and free its slot."""
+        """A waiting task was settled: count its entry as dead and free its seat."""
         with self._dead_lock:
             self._dead[task._priority] += 1
             self._requeued[task._priority] -= task.attempts > 0
 
         if self.room.capacity:
-            self.free_slot(task)
+            self.free_seat(task)
 
     # -- the burst thread --------------------------------------------------------------
 
@@ -487,7 +487,7 @@ class TaskQueue:
     def _take_freeing(self, hand: Hand) -> Task | None:
         task = self._take(hand)
         if task is not None:
-            self.free_slot(task)
+            self.free_seat(task)
         return task
 
     def _sweep(self) -> bool:

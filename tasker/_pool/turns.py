@@ -1,6 +1,6 @@
 """`Turns`: the turns of callers in `run_task`, and the line of those that wait for one.
 
-`run_task_limit` is the number of turns. A turn is a slot of a `Room`, so it is handed
+`run_task_limit` is the number of turns. A turn is a seat of a `Room`, so it is handed
 to the caller that has waited longest, and no caller overtakes another. A caller has its
 turn from before it borrows a resource until it has handed that back.
 

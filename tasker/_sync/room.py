@@ -1,31 +1,31 @@
-"""`Room`: a bounded number of slots, and the line of those that wait for one.
+"""`Room`: a bounded number of seats, and the line of those that wait for one.
 
-The slots are those of a bounded queue, or the turns in `run_task`.
+The seats are those of a bounded queue, or the turns in `run_task`.
 
-    new --there is room and no line--> has a slot
-      '--> in the line --a slot is freed, it is first--> called --it comes--> has a slot
+    new --there is room and no line--> has a seat
+      '--> in the line --a seat is freed, it is first--> called --it comes--> has a seat
                '--timeout, closing, Ctrl-C, cancellation--> gone <--'
 
-A slot is handed over. A slot that is freed belongs to the first in the line from that
-moment on, before the first is awake. A newcomer takes a slot only when there is no
+A seat is handed over. A seat that is freed belongs to the first in the line from that
+moment on, before the first is awake. A newcomer takes a seat only when there is no
 line. So all are served in the order in which they came, and none is overtaken. One that
-is called and leaves gives its slot to the next.
+is called and leaves gives its seat to the next.
 
 Threads and coroutines stand in the same line. A thread's place in it is a `Parker`, a
 coroutine's is what it awaits. A thread that is called comes. A coroutine comes when its
-loop runs, which may be never. So when one has not come for `ABSENT_S` seconds, its slot
+loop runs, which may be never. So when one has not come for `ABSENT_S` seconds, its seat
 goes to the next, and all coroutines of its loop leave the line. They line up again when
 the loop runs.
 
 A place stays in the line until it is called, and called until it comes or leaves. So
-the burst thread's tick does what a Ctrl-C leaves undone in between: a slot was freed
+the burst thread's tick does what a Ctrl-C leaves undone in between: a seat was freed
 and not given away, or a wake-up was not sent.
 
-`_lock` is held while a slot is given away or taken, for a few lines. The wake-ups come
-after it. A thread that frees a slot does so first, then looks at the line. A thread
-that lines up does so first, then looks for a slot (R1). The lock is reentrant: a signal
+`_lock` is held while a seat is given away or taken, for a few lines. The wake-ups come
+after it. A thread that frees a seat does so first, then looks at the line. A thread
+that lines up does so first, then looks for a seat (R1). The lock is reentrant: a signal
 handler may come between any two of those lines, and do all of this itself. The worst
-that comes of it is a slot too many for a moment.
+that comes of it is a seat too many for a moment.
 """
 
 from __future__ import annotations
@@ -66,22 +66,22 @@ class Place(Protocol):
 
 
 class Room(Generic[H]):
-    """`capacity` slots, each held by a task that waits in the queue, say.
+    """`capacity` seats, each held by a task that waits in the queue, say.
 
     Holders are compared by identity."""
 
     def __init__(self, capacity: int) -> None:
         self.capacity = capacity
 
-        # Once closed, no slot is given any more, and none waits for one.
+        # Once closed, no seat is given any more, and none waits for one.
         self.closed = False
 
-        # A set, so that freeing a slot twice frees one.
+        # A set, so that freeing a seat twice frees one.
         self._holders: set[H] = set()
 
         self._line: deque[Place] = deque()
 
-        # Those that have a slot and have not come yet, and since when they have it.
+        # Those that have a seat and have not come yet, and since when they have it.
         self._called: dict[Place, float] = {}
 
         # By thread, the place of the coroutine for which it submits, whose turn it is.
@@ -89,7 +89,7 @@ class Room(Generic[H]):
         self._lock: Any = new_lock()
 
     def enter(self, task: H, timeout: float | None, parker: Parker | None = None) -> bool:
-        """Get the task a slot, or find the room closed.
+        """Get the task a seat, or find the room closed.
 
         Blocks for at most `timeout` seconds (`None`: as long as it takes). `False` when
         there was no room by then, or when others woke the `parker` on which to wait."""
@@ -118,7 +118,7 @@ class Room(Generic[H]):
                     raise
 
     def leave(self, task: H) -> None:
-        """Free the slot of a task, if it has one.
+        """Free the seat of a task, if it has one.
 
         The task was taken from the queue, was settled, or was not put there after
         all."""
@@ -156,7 +156,7 @@ class Room(Generic[H]):
     def in_turn(self, place: Place, submit: Callable[[], T]) -> T:
         """Call `submit`, which submits in this thread, and return its result.
 
-        If `place` is called, its slot is for that task."""
+        If `place` is called, its seat is for that task."""
         me = threading.get_ident()
         self._turns[me] = place
         try:
@@ -167,7 +167,7 @@ class Room(Generic[H]):
                 self.give_up(place)
 
     def heal(self) -> None:
-        """Give free slots away, and wake once more those that are called.
+        """Give free seats away, and wake once more those that are called.
 
         Once the room is closed, wake all. Called by the burst thread's tick, and when
         the closing begins."""
@@ -186,21 +186,21 @@ class Room(Generic[H]):
             place.wake()
 
     def is_wanted(self) -> bool:
-        """Whether any wait for a slot, or were called and have not come yet."""
+        """Whether any wait for a seat, or were called and have not come yet."""
         return bool(self._line or self._called)
 
     def may_enter(self) -> bool:
-        """Whether there is a free slot, or one on its way to the place that was called.
+        """Whether there is a free seat, or one on its way to the place that was called.
 
         Also `True` once the room is closed, as then none has to wait."""
-        return self.closed or bool(self._called) or self._has_slot()
+        return self.closed or bool(self._called) or self._has_seat()
 
     def holders(self) -> set[H]:
-        """Those that have a slot now."""
+        """Those that have a seat now."""
         return self._holders.copy()
 
     def used(self) -> int:
-        """Slots that are taken, or given to those that are called."""
+        """Seats that are taken, or given to those that are called."""
         return len(self._holders) + len(self._called)
 
     def __str__(self) -> str:
@@ -223,7 +223,7 @@ class Room(Generic[H]):
         return True
 
     def _take(self, task: H, place: Place | None) -> bool:
-        """Take the slot for which `place` was called, or a free one if no line
+        """Take the seat for which `place` was called, or a free one if no line
         stands."""
         with self._lock:
             if place in self._called:
@@ -231,7 +231,7 @@ class Room(Generic[H]):
                 self._holders.add(task)
                 return True
 
-            if not self._line and self._has_slot():
+            if not self._line and self._has_seat():
                 self._holders.add(task)
                 return True
 
@@ -245,12 +245,12 @@ class Room(Generic[H]):
             place.wake()
 
     def _call(self) -> list[Place]:
-        """With the lock: give the free slots to the first in the line.
+        """With the lock: give the free seats to the first in the line.
 
         The caller is to wake them."""
         called: list[Place] = []
         with contextlib.suppress(IndexError):
-            while self._has_slot():
+            while self._has_seat():
                 place = self._line[0]
                 self._called[place] = monotonic()
                 called.append(place)
@@ -265,7 +265,7 @@ class Room(Generic[H]):
         with contextlib.suppress(ValueError):
             self._line.remove(place)
 
-    def _has_slot(self) -> bool:
+    def _has_seat(self) -> bool:
         return self.used() < self.capacity
 
     def _dismiss_absent(self) -> list[Place]:

@@ -9,8 +9,8 @@ deadlines wherever they interrupt. The thread writes down when it will wake, *th
 looks into the deque once more, then sleeps. A thread that sets a deadline appends its
 entry, *then* looks when the timer thread will wake (R1).
 
-An entry is a slot that can be cleared, so a finished task is not kept until the
-deadline that it no longer has. The timer thread drops the cleared entries when they are
+An entry can be cleared, so a finished task is not kept until the deadline that it no
+longer has. The timer thread drops the cleared entries when they are
 half of the heap. What fires must be tasker's own and short. It may refer to objects of
 the user's, so the thread hands what has fired to `runner`, which drops it on a thread
 that may block.

@@ -66,7 +66,7 @@ __all__ = [
     "Outcomes",
     "Ready",
     "Rest",
-    "Slot",
+    "Seat",
     "Wait",
     "Waits",
     "any_free",
@@ -207,8 +207,8 @@ class Outcomes:
         return (" and " if self._until == ALL_COMPLETED else " or ").join(names)
 
 
-class Slot:
-    """A slot in the bounded queue of a manager."""
+class Seat:
+    """A seat in the bounded queue of a manager."""
 
     __slots__ = ("_pool",)
 

@@ -212,7 +212,7 @@ class EngineForFuture(Protocol):
     def entry_died(self, future: TaskFuture[Any]) -> None:
         """A waiting task will not be taken (again).
 
-        Its entry in the lane is empty from now on, and its slot is free."""
+        Its entry in the lane is empty from now on, and its seat is free."""
 
     def record_cancelled(self) -> None:
         """Count a task that was cancelled while it waited."""

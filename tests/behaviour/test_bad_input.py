@@ -112,7 +112,7 @@ class World:
             "ended": totals.total_tasks_completed
             + totals.total_tasks_failed
             + totals.total_tasks_cancelled,
-            "slots": engine.queue.room.used(),
+            "seats": engine.queue.room.used(),
             "entries": engine.queue.entries(),
             "closed": engine.queue.closed,
             "watchers": len(engine.watchers),
@@ -777,7 +777,7 @@ def faults(world: World, argument: Argument) -> list[str]:
 )
 def test_a_wrong_value_is_refused_by_name_and_changes_nothing(world, argument):
     assert faults(world, argument) == []
-    # and all that is there still works: every slot of the queue is free, the worker and the pool are
+    # and all that is there still works: every seat of the queue is free, the worker and the pool are
     manager = world.manager
     world.gate.set()
     assert world.running.result(PATIENCE) is True

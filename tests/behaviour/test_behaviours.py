@@ -82,7 +82,7 @@ BEHAVIOURS: dict[int, tuple[str, tuple[str, ...]]] = {
         "cancelled entries delay nobody",
         (
             "behaviour/test_behaviours_of_no_module.py::test_cancelled_entries_do_not_delay_the_task_behind_them",
-            "unit/test_manager.py::test_a_cancelled_task_gives_its_slot_back_at_once",
+            "unit/test_manager.py::test_a_cancelled_task_gives_its_seat_back_at_once",
         ),
     ),
     # scaling

@@ -476,7 +476,7 @@ def full(new_manager):
 
 
 def ends(manager):
-    """All slots are free in the end, and everything is counted."""
+    """All seats are free in the end, and everything is counted."""
     manager.gate.set()
     assert manager.waiting.result(PATIENCE) == "waited"
     assert manager.submit(lambda resource: 1).result(PATIENCE) == 1

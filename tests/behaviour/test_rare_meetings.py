@@ -32,8 +32,8 @@ def test_a_submitter_whose_wake_up_got_lost_does_not_wait_for_ever(new_manager, 
     eventually(lambda: room._line)
     room.leave = (
         room._holders.discard
-    )  # as who is interrupted between freeing a slot and giving it to the next
-    manager._engine.queue.free_slot = room.leave
+    )  # as who is interrupted between freeing a seat and giving it to the next
+    manager._engine.queue.free_seat = room.leave
     gate.set()
     if end == "stops":
         manager.stop()

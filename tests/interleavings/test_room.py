@@ -1,4 +1,4 @@
-"""A slot that is freed goes to the one that waits longest, whatever comes between: no slot is lost, nor given twice."""
+"""A seat that is freed goes to the one that waits longest, whatever comes between: no seat is lost, nor given twice."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tests.support.exploring import World, catches, exhaust, sample
 pytestmark = pytest.mark.slow
 
 
-class Slots(list[Any]):
+class Seats(list[Any]):
     """As a set or a dictionary, whose changes frontrun does not see."""
 
     def add(self, item):
@@ -39,7 +39,7 @@ class Slots(list[Any]):
 
 
 class Handover(World):
-    """One that frees its slot, and one that wants it."""
+    """One that frees its seat, and one that wants it."""
 
     threads = ("free", "want")
     capacity = 1
@@ -47,7 +47,7 @@ class Handover(World):
     def __init__(self):
         super().__init__()
         self.room = tasker._sync.room.Room(self.capacity)
-        self.room._holders, self.room._called = Slots(), Slots()
+        self.room._holders, self.room._called = Seats(), Seats()
         for number in range(self.capacity):
             assert self.room.enter(f"first {number}", 0)
         self.entered = []
@@ -70,7 +70,7 @@ class Handover(World):
 
 
 class TwoWant(Handover):
-    """One that frees its slot, and two that want it one after the other."""
+    """One that frees its seat, and two that want it one after the other."""
 
     threads = ("free", "want", "want_too")
 
@@ -84,7 +84,7 @@ class TwoWant(Handover):
 
 
 class TwoFree(TwoWant):
-    """Two that free a slot each, and two that want one."""
+    """Two that free a seat each, and two that want one."""
 
     threads = ("free", "free_too", "want", "want_too")
     capacity = 2
@@ -94,7 +94,7 @@ class TwoFree(TwoWant):
 
 
 class Impatient(Handover):
-    """One that frees its slot, and one that may leave at the very moment at which it is its own."""
+    """One that frees its seat, and one that may leave at the very moment at which it is its own."""
 
     def want(self):
         self.enter("want", 1.0)
@@ -117,7 +117,7 @@ class ImpatientAndPatient(TwoWant):
 
 
 class Closing(Handover):
-    """One that waits for a slot, and the closing."""
+    """One that waits for a seat, and the closing."""
 
     threads = ("close", "want")
 
@@ -139,16 +139,16 @@ def test_all_that_wait_for_room_get_it_one_after_the_other():
     exhaust(TwoWant, preemptions=1)
 
 
-def test_one_that_leaves_when_it_is_called_loses_no_slot():
+def test_one_that_leaves_when_it_is_called_loses_no_seat():
     exhaust(Impatient, clock="explored")
 
 
 @pytest.mark.parametrize("world", [TwoWant, TwoFree])
-def test_no_slot_is_lost_whatever_the_schedule(world):
+def test_no_seat_is_lost_whatever_the_schedule(world):
     sample(world, 100)
 
 
-def test_no_slot_is_lost_by_those_that_leave_whatever_the_schedule():
+def test_no_seat_is_lost_by_those_that_leave_whatever_the_schedule():
     sample(ImpatientAndPatient, 100, clock="explored")
 
 
@@ -178,6 +178,6 @@ def test_a_handover_that_forgets_one_that_waits_is_caught(monkeypatch, name, bro
     assert catches(Handover)
 
 
-def test_one_that_leaves_when_it_is_called_and_keeps_the_slot_is_caught(monkeypatch):
+def test_one_that_leaves_when_it_is_called_and_keeps_the_seat_is_caught(monkeypatch):
     monkeypatch.setattr(Room, "give_up", give_up_without_giving_on)
     assert catches(ImpatientAndPatient, clock="explored", preemptions=2)

@@ -13,7 +13,7 @@ from tasker._tasks.deadlock import (
     Outcomes,
     Ready,
     Rest,
-    Slot,
+    Seat,
     Stuck,
     Wait,
     Waits,
@@ -23,7 +23,7 @@ from tasker._tasks.deadlock import (
 SEED = int(os.environ.get("TASKER_SEED", "1"))
 WORLDS = int(os.environ.get("TASKER_WORLDS", "6000"))
 
-AWAITED = ("all", "any", "error", "slot", "ready", "rest", "closing")
+AWAITED = ("all", "any", "error", "seat", "ready", "rest", "closing")
 UNTIL = {"all": ALL_COMPLETED, "any": FIRST_COMPLETED, "error": FIRST_EXCEPTION}
 
 
@@ -129,7 +129,7 @@ class World:
             awaited = Outcomes(of, UNTIL[kind])
         else:
             of = pool
-            awaited = {"slot": Slot, "ready": Ready, "rest": Rest, "closing": Closing}[kind](pool)
+            awaited = {"seat": Seat, "ready": Ready, "rest": Rest, "closing": Closing}[kind](pool)
         wait = Wait(awaited, bool)
         wait.task = getattr(waiter, "task", None)
         if rng.random() < 0.2 or not isinstance(waiter, Worker):
@@ -172,7 +172,7 @@ class World:
                 task in ended and task not in ended_before for task in of
             )
         held_up = [worker for worker in of.members if worker in waiting]
-        if kind == "slot":
+        if kind == "seat":
             return of.has_room() or any(task in ended for task in of.lane)
         if kind == "ready":
             got = [

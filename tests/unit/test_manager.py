@@ -368,7 +368,7 @@ def test_a_full_queue_refuses_at_once_or_waits_for_room(new_manager):
     ]
 
 
-def test_a_cancelled_task_gives_its_slot_back_at_once(new_manager):
+def test_a_cancelled_task_gives_its_seat_back_at_once(new_manager):
     manager = new_manager(worker_count=1, max_worker_count=1, queue_size=1)
     started, gate = threading.Event(), threading.Event()
     manager.submit(lambda resource: started.set() or gate.wait(PATIENCE))

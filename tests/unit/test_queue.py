@@ -1,4 +1,4 @@
-"""`TaskQueue` by itself: order, wake-ups, closing, dead entries, slots. Both ways of taking, on every build."""
+"""`TaskQueue` by itself: order, wake-ups, closing, dead entries, seats. Both ways of taking, on every build."""
 
 from __future__ import annotations
 
@@ -419,12 +419,12 @@ def test_slots_are_given_back_when_a_task_is_taken_or_dies():
     assert queue.reserve(tasks[2], 0)
     queue.put(tasks[2])
     assert tasks[1].cancel()
-    assert queue.take(Hand()) is tasks[1]  # dead: its slot is not given back twice
+    assert queue.take(Hand()) is tasks[1]  # dead: its seat is not given back twice
     assert queue.reserve(tasks[3], 0)
     assert not queue.reserve(task(queue), 0)
 
 
-def test_a_re_queued_task_needs_no_slot():
+def test_a_re_queued_task_needs_no_seat():
     queue = TaskQueue("queue", 1)
     first, second = task(queue), task(queue)
     assert queue.reserve(first, 0)
@@ -750,7 +750,7 @@ def test_a_retry_whose_pause_is_over_wakes_a_worker(queue):
 
 @pytest.fixture
 def full():
-    """A queue of one slot, which is taken."""
+    """A queue of one seat, which is taken."""
     queue = TaskQueue("queue", 1)
     first = task(queue)
     assert queue.reserve(first, 0)

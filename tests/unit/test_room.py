@@ -1,4 +1,4 @@
-"""`Room` by itself: slots, the line, and what becomes of those that leave it."""
+"""`Room` by itself: seats, the line, and what becomes of those that leave it."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from tests.support.waiting import PATIENCE, eventually
 
 @pytest.fixture
 def full():
-    """A room of one slot, which `first` has."""
+    """A room of one seat, which `first` has."""
     room = Room(1)
     assert room.enter("first", 0)
     return room
@@ -78,10 +78,10 @@ def close(room):
     room.heal()
 
 
-# -- slots ---------------------------------------------------------------------------------------------------------
+# -- seats ---------------------------------------------------------------------------------------------------------
 
 
-def test_a_slot_is_taken_and_freed_once_however_often_that_is_said():
+def test_a_seat_is_taken_and_freed_once_however_often_that_is_said():
     room = Room(2)
     assert room.enter("a", 0)
     assert room.enter("b", 0)
@@ -147,7 +147,7 @@ def test_threads_and_coroutines_are_served_in_the_order_in_which_they_came(full)
     assert served == list(range(12))
 
 
-def test_a_newcomer_does_not_take_the_slot_of_one_that_is_called_and_has_yet_to_wake_up(full):
+def test_a_newcomer_does_not_take_the_seat_of_one_that_is_called_and_has_yet_to_wake_up(full):
     waiting = Place()
     full.line_up(waiting)
     full.leave("first")
@@ -158,9 +158,9 @@ def test_a_newcomer_does_not_take_the_slot_of_one_that_is_called_and_has_yet_to_
     assert not full.is_wanted()
 
 
-def test_a_newcomer_does_not_take_a_free_slot_for_which_others_wait():
+def test_a_newcomer_does_not_take_a_free_seat_for_which_others_wait():
     room = Room(1)
-    room._line.append(Place())  # it has yet to look for a slot
+    room._line.append(Place())  # it has yet to look for a seat
     assert not room.enter("newcomer", 0)
 
 
@@ -202,7 +202,7 @@ def test_what_was_closed_before_a_coroutine_is_in_the_line_wakes_it(full):
 
 
 @pytest.mark.parametrize("called", [True, False])
-def test_the_slot_of_one_that_leaves_when_it_is_called_goes_to_the_next(full, called):
+def test_the_seat_of_one_that_leaves_when_it_is_called_goes_to_the_next(full, called):
     places = [Place(), Place()]
     for place in places:
         full.line_up(place)
@@ -216,7 +216,7 @@ def test_the_slot_of_one_that_leaves_when_it_is_called_goes_to_the_next(full, ca
     assert not full.is_wanted()
 
 
-def test_a_thread_that_is_called_at_its_deadline_has_its_slot(full, clock):
+def test_a_thread_that_is_called_at_its_deadline_has_its_seat(full, clock):
     def free_too_late(parker, timeout):
         clock.now += timeout
         full.leave("first")
@@ -228,7 +228,7 @@ def test_a_thread_that_is_called_at_its_deadline_has_its_slot(full, clock):
     assert not full.is_wanted()
 
 
-def test_a_submission_in_turn_that_fails_gives_its_slot_to_the_next(full):
+def test_a_submission_in_turn_that_fails_gives_its_seat_to_the_next(full):
     places = [Place(), Place()]
     for place in places:
         full.line_up(place)
@@ -269,7 +269,7 @@ def test_a_thread_never_loses_its_turn(full, clock):
 # -- what interrupts ------------------------------------------------------------------------------------------------
 
 
-def test_a_slot_that_was_freed_and_not_given_away_is_given_away_by_the_tick(full):
+def test_a_seat_that_was_freed_and_not_given_away_is_given_away_by_the_tick(full):
     place = Place()
     full.line_up(place)
     full._holders.remove("first")  # and now a Ctrl-C
@@ -316,7 +316,7 @@ traced = pytest.mark.skipif(
 @traced
 @pytest.mark.usefixtures("no_collection")
 @pytest.mark.parametrize("ends", ["room", "timeout"])
-def test_an_interrupt_at_every_moment_of_a_wait_loses_no_slot(monkeypatch, ends):
+def test_an_interrupt_at_every_moment_of_a_wait_loses_no_seat(monkeypatch, ends):
     moment, where = 0, "the beginning"
     while where is not None:
         moment += 1
@@ -345,7 +345,7 @@ def test_an_interrupt_at_every_moment_of_a_wait_loses_no_slot(monkeypatch, ends)
 @traced
 @pytest.mark.usefixtures("no_collection")
 @pytest.mark.parametrize("what", ["free another", "submit"])
-def test_a_signal_handler_at_every_moment_of_a_handover_loses_no_slot(what):
+def test_a_signal_handler_at_every_moment_of_a_handover_loses_no_seat(what):
     moment, where = 0, "the beginning"
     while where is not None:
         moment += 1
@@ -394,7 +394,7 @@ def test_no_more_than_there_is_room_for_are_in_it_whoever_comes_and_goes(capacit
                 inside.add(task)
                 most.append(len(inside))
                 entered.append(task)
-                inside.discard(task)  # before the slot is free
+                inside.discard(task)  # before the seat is free
                 room.leave(task)
                 if rng.random() < 0.3:
                     room.leave(task)
