@@ -385,7 +385,7 @@ class TaskQueue:
     def retries(self) -> int:
         """About how many tasks in the lanes were taken before.
 
-        Never more than there are, but for a moment."""
+        Fewer, even less than none, while entries that pause are dead."""
         return self._requeued[False] + self._requeued[True] - len(self._later)
 
     def fail_waiting(

@@ -121,7 +121,7 @@ class Suspicion:
         Called before the workers are woken. `now` is when the tick began."""
         engine = self._engine
         retries = engine.queue.retries()
-        if not retries:
+        if retries <= 0:
             return
 
         members = engine.crew.members

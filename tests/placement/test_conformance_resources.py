@@ -53,6 +53,17 @@ def test_an_unhealthy_error_replaces_the_resource_and_the_task_is_tried_again(
     assert_adds_up(manager, arrived=2, completed=2, retried=2)
 
 
+def test_a_retry_runs_on_a_resource_that_was_made_after_the_failure(placed_manager, journal):
+    manager = placed_manager(worker_count=3)
+    assert manager.wait_ready(PATIENCE)
+    for sick in (1, 3):  # the attempts before are counted
+        assert manager.queue_task(remote_tasks.count_uses) >= 1
+        older = {*journal.of("created")}
+        last, attempts = manager.submit(remote_tasks.sick_at_first, sick).result(PATIENCE)
+        assert attempts == sick + 1
+        assert last not in older
+
+
 @pytest.mark.usefixtures("endless_pauses")
 def test_a_resource_that_breaks_at_its_first_use_is_not_replaced_at_once(placed_manager, journal):
     manager = placed_manager(worker_count=1)
