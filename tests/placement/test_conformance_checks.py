@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import signal
 import threading
 from functools import partial
 
 import pytest
 
-from tasker import Config, ConfigError
+from tasker import Config, ConfigError, Ray
 from tasker.slot import Reason
 from tasker.testing import ManualClock
 from tests.support import remote_tasks
@@ -194,3 +195,32 @@ def test_a_hook_that_cannot_be_sent_is_named(placed_manager, is_remote, hook):
         return
     with pytest.raises(ConfigError, match=f"{hook} cannot be sent to another process"):
         placed_manager(**{hook: partial(remote_tasks.give, lock)})
+
+
+# -- Ctrl-C ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("hook", ["on_check", "on_reset"])
+def test_an_interrupt_of_run_task_in_a_hook_costs_the_resource(
+    placed_manager, placement, journal, gate, clock, hook
+):
+    if isinstance(placement, Ray):
+        pytest.skip("its wait for an answer goes on")
+    behind = {"on_check": remote_tasks.check_behind, "on_reset": remote_tasks.reset_behind}[hook]
+    manager = placed_manager(resource_pool_size=1, **{hook: partial(behind, gate)})
+
+    def interrupt():
+        gate.await_reached()
+        signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)
+
+    thread = threading.Thread(target=interrupt)
+    thread.start()
+    clock.advance(2)
+    with pytest.raises(KeyboardInterrupt):
+        manager.run_task(remote_tasks.spoil)
+    thread.join()
+    assert manager._engine.pool.out == manager._engine.pool.available == 0
+    gate.open()
+    assert manager.run_task(remote_tasks.give, 1) == 1
+    manager.stop()
+    assert len(journal.of("created")) == 3
