@@ -21,10 +21,11 @@ from tasker import (
     with_value,
 )
 from tasker.testing import ManualClock
-from tests.support.contexts import told_by
+from tests.support.contexts import pass_deadline, told_by
 from tests.support.errors import Sick
 from tests.support.methods import KINDS
 from tests.support.snippets import needs_fork, printed_by
+from tests.support.threads import in_another_thread
 from tests.support.waiting import PATIENCE, eventually
 
 
@@ -160,6 +161,20 @@ def test_what_runs_has_its_context_ended_for_the_same_reason(new_manager, parent
     assert ctx.cause() is why
 
 
+def test_what_runs_is_aborted(new_manager, parent):
+    begun, aborted = threading.Event(), threading.Event()
+
+    def deaf(resource):
+        begun.set()
+        return aborted.wait(PATIENCE)
+
+    manager = new_manager(on_abort=lambda resource: aborted.set())
+    future = manager.submit(deaf, ctx=parent)
+    assert begun.wait(PATIENCE)
+    parent.cancel()
+    assert future.result(PATIENCE) is True
+
+
 def test_what_runs_is_not_tried_again(new_manager, parent, no_pauses):
     started = threading.Event()
 
@@ -207,9 +222,10 @@ def test_callbacks_run_in_order_on_a_thread_that_is_not_the_one_that_cancels(one
 
 def test_a_callback_that_blocks_holds_up_no_deadline(one_worker, parent):
     gate = threading.Event()
-    limited = with_timeout(parent, 0.001)
+    limited = with_timeout(parent, 3600)
     futures = [one_worker.submit(lambda resource: 1, ctx=limited) for _ in range(2)]
     futures[0].add_done_callback(lambda future: gate.wait(PATIENCE))
+    pass_deadline(limited)
     assert isinstance(futures[0].exception(PATIENCE), TaskTimeoutError)
     with with_timeout(background(), 0.001) as other:
         assert other.wait(PATIENCE)
@@ -439,8 +455,12 @@ class Sleeps:
 
 def test_a_destructor_that_blocks_holds_up_no_deadline(one_worker):
     gate = threading.Event()
-    limited = with_timeout(background(), 0.001)
-    late = one_worker.submit(lambda resource, thing: None, Sleeps(gate), ctx=limited)
+    limited = with_timeout(background(), 3600)
+    # without the GIL an object is freed by the thread that made it, if that still runs
+    late = in_another_thread(
+        lambda: one_worker.submit(lambda resource, thing: None, Sleeps(gate), ctx=limited)
+    )
+    pass_deadline(limited)
     assert isinstance(late.exception(PATIENCE), TaskTimeoutError)
     with with_timeout(background(), 0.001) as other:
         assert other.wait(PATIENCE)

@@ -137,6 +137,21 @@ def test_what_has_been_used_up_is_not_tried_again(new_manager):
     assert future.attempts == 1
 
 
+def test_it_aborts_the_task(new_manager, clock):
+    begun, aborted = threading.Event(), threading.Event()
+
+    def deaf(resource):
+        begun.set()
+        assert aborted.wait(PATIENCE)
+
+    manager = new_manager(on_abort=lambda resource: aborted.set())
+    future = manager.submit(deaf, run_timeout=10)
+    assert begun.wait(PATIENCE)
+    clock.advance(10)
+    assert "run_timeout of 10 s" in str(future.exception(PATIENCE))
+    assert aborted.wait(PATIENCE)
+
+
 # -- several attempts --------------------------------------------------------------------------------------------------
 
 
