@@ -90,7 +90,7 @@ class Abandonment:
 
     def release(self) -> None:
         """The context has ended. Called by the thread that ends it; does not block."""
-        self._entry = entry = timer.at(timer.now() + self._after, self._time_is_up)
+        self._entry = entry = timer.later(self._after, self._time_is_up)
         # The call may have returned meanwhile (R1).
         if not hasattr(self, "may_return"):
             entry.cancel()

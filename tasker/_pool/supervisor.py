@@ -80,7 +80,7 @@ class Supervisor(Generic[R]):
             return fn(resource)
 
         with with_timeout(background(), seconds) as context:
-            made = [kind(context, resource, fn, worker) for kind in self._stuck]
+            made = _made(self._stuck, context, resource, fn, worker)
             result: T = self._call(context, resource, fn, (), made, wants_context=False)
             return result
 
@@ -99,10 +99,10 @@ class Supervisor(Generic[R]):
         return self._call(context, resource, fn, args, made, wants_context=True)
 
     @wrapper
-    def _supervisions(self, context: Context, resource: R, fn: Any) -> list[Supervision | None]:
+    def _supervisions(self, context: Context, resource: R, fn: Any) -> list[Supervision]:
         running = current.thread_state.running
         worker: Any = None if running.loan is not None else running.worker
-        made = [kind(context, resource, fn, worker) for kind in self.kinds]
+        made = _made(self.kinds, context, resource, fn, worker)
 
         task = None if worker is None else worker.task
         if task is not None and task._run_timeout:
@@ -117,18 +117,16 @@ class Supervisor(Generic[R]):
         resource: R,
         fn: Callable[..., Any],
         args: tuple[Any, ...],
-        made: list[Supervision | None],
+        supervisions: list[Supervision],
         *,
         wants_context: bool,
     ) -> Any:
-        supervisions = [each for each in made if each is not None]
         error: BaseException | None = None
 
         try:
             # What has ended already must not begin: nothing would end it any more.
             context.raise_if_done()
-            for supervision in supervisions:
-                supervision.begin()
+            _begin(supervisions)
 
             result = fn(context, resource, *args) if wants_context else fn(resource, *args)
             leave_child()
@@ -152,9 +150,28 @@ class Supervisor(Generic[R]):
                 del error
 
 
+# The traceback of a task's error leads to the frames of its call. Nothing may lead from
+# there to the task, which holds the error (R4). So its supervisions are in a list that
+# `_end` empties, and in no other variable.
+
+
+@wrapper
+def _made(
+    kinds: Iterable[Kind], context: Context, resource: Any, fn: Any, worker: Worker[Any] | None
+) -> list[Supervision]:
+    made = (kind(context, resource, fn, worker) for kind in kinds)
+    return [each for each in made if each is not None]
+
+
+@wrapper
+def _begin(supervisions: list[Supervision]) -> None:
+    for supervision in supervisions:
+        supervision.begin()
+
+
 @wrapper
 def _end(supervisions: list[Supervision], error: BaseException | None) -> None:
-    """End them, the last one first."""
+    """End them, the last one first. Empties the list."""
     while supervisions:
         supervisions[-1].end(error)
         supervisions.pop()

@@ -62,6 +62,7 @@ __all__ = [
     "ensure_running",
     "follow",
     "heal_runner_later",
+    "later",
     "now",
     "runner",
     "runs",
@@ -330,6 +331,11 @@ def after(seconds: float, fire: Callable[[], object]) -> TimerEntry:
 
     Seconds in which no other thread could act do not count. Never blocks or raises."""
     return _timer.at(monotonic() + seconds, fire, patient=True)
+
+
+def later(seconds: float, fire: Callable[[], object]) -> TimerEntry:
+    """As `after`, but by a test's clock, where there is one."""
+    return after(seconds, fire) if clock is None else at(now() + seconds, fire)
 
 
 def _on_time(when: float, fire: Callable[[], object]) -> TimerEntry:

@@ -40,8 +40,8 @@ from tasker import (
     with_value,
 )
 from tasker.methods import OPTIONS
+from tests.support.configs import HOOKS, Collector, config
 from tests.support.configs import WRONG as WRONG_FIELDS
-from tests.support.configs import Collector, config
 from tests.support.contexts import told_by
 from tests.support.methods import TWELVE
 from tests.support.recording import Log
@@ -179,6 +179,7 @@ FIELDS = {  # beyond what test_config has: the extremes, and what cannot print i
     **dict.fromkeys(
         ("timeout", "run_timeout"), ([*LIMITS, Bad(math.inf, "finite")], [None, *TIMES])
     ),
+    "abandon_after": (seconds("more than 0", finite=True), [None, 1e-9, *TIMES]),
     "name": (unprintable("non-empty string"), ["a", "x" * 10_000, "two\nlines"]),
     "ctx": (unprintable("Context"), [background()]),
     "logger": ([*unprintable("debug"), Bad(AsynchronousLog(), "asyncio")], [Log()]),
@@ -188,8 +189,7 @@ FIELDS = {  # beyond what test_config has: the extremes, and what cannot print i
     ),
     "on_create": (unprintable("no arguments"), [list, Incomparable]),
     "on_destroy": (unprintable("1 argument"), [list.clear, len]),
-    "on_check": (unprintable("the resource"), [None, bool, Incomparable()]),
-    "on_reset": (unprintable("the resource"), [None, len, Incomparable()]),
+    **{hook: (unprintable("the resource"), [None, bool, Incomparable()]) for hook in HOOKS},
     "check_health": (
         unprintable("the error, or with the error and the resource"),
         [bool, isinstance],

@@ -269,9 +269,14 @@ OUTCOMES = [
 ]
 
 
+# What has tasks called by the supervisor.
+SUPERVISED = {"on_abort": id, "abandon_after": 100 * PATIENCE}
+
+
+@pytest.mark.parametrize("hooks", [{}, SUPERVISED], ids=["", "supervised"])
 @pytest.mark.parametrize("outcome", OUTCOMES, ids=lambda outcome: outcome.__name__)
-def test_all_of_a_task_is_freed_with_its_future(new_manager, watch, kind, gate, outcome):
-    manager = new_manager(worker_count=1, max_retries=2, queue_size=1)
+def test_all_of_a_task_is_freed_with_its_future(new_manager, watch, kind, gate, outcome, hooks):
+    manager = new_manager(worker_count=1, max_retries=2, queue_size=1, **hooks)
     outcome(manager, watch, kind, gate)
     freed(manager, watch)
 
@@ -321,7 +326,9 @@ def test_a_task_that_nobody_waited_for_keeps_no_context(new_manager, watch):
     assert future.done()
 
 
-@pytest.mark.parametrize("hooks", [{}, {"on_check": bool, "check_after": 0, "on_reset": id}])
+@pytest.mark.parametrize(
+    "hooks", [{}, SUPERVISED, {"on_check": bool, "check_after": 0, "on_reset": id}]
+)
 def test_a_worker_that_has_just_parked_holds_nothing(new_manager, watch, kind, hooks):
     manager = new_manager(worker_count=1, **hooks)
     (worker,) = manager._engine.crew.members
@@ -435,10 +442,11 @@ def test_all_of_a_task_is_freed_with_the_exception_of_a_blocking_call(new_manage
     freed(manager, watch)
 
 
+@pytest.mark.parametrize("hooks", [{}, SUPERVISED], ids=["", "supervised"])
 @pytest.mark.parametrize("size", [0, 1])
-def test_all_of_a_task_is_freed_after_run_task(new_manager, watch, kind, factory, size):
+def test_all_of_a_task_is_freed_after_run_task(new_manager, watch, kind, factory, size, hooks):
     factory.any_thread = True
-    manager = new_manager(worker_count=1, resource_pool_size=size)
+    manager = new_manager(worker_count=1, resource_pool_size=size, **hooks)
     assert type(manager.run_task(kind(watch, "return"), argument(watch))) is Sentinel
     assert watch.alive() == []
     for does, error in (("fail", Failure), ("sick", Sick)):

@@ -61,6 +61,8 @@ SECONDS = "number of seconds or a timedelta"
 
 NUMBERS = [None, "3", 2.0, 2.5, True, False, float("nan"), [3], 1j]  # no whole numbers, all of them
 
+HOOKS = ("on_check", "on_reset", "on_abort")  # those that are called with the resource
+
 WRONG = [
     *(("worker_count", value, f"{WHOLE}, 1 or more") for value in (*NUMBERS, 0, -1)),
     *(("max_retries", value, f"{WHOLE}, 0 or more") for value in (*NUMBERS, -1)),
@@ -132,17 +134,17 @@ WRONG = [
     ("check_health", lambda error, conn, reason: True, "missing a required argument: 'reason'"),
     *(
         (field, value, "called with the resource")
-        for field in ("on_check", "on_reset")
+        for field in HOOKS
         for value in (1, "SELECT 1", lambda: 0, lambda a, b: 0, lambda resource, *, force: 0)
     ),
-    *((field, generator_of_one, "generator function") for field in ("on_check", "on_reset")),
+    *((field, generator_of_one, "generator function") for field in HOOKS),
     ("on_create", session, "Config.from_context_manager"),
     ("on_create", functools.partial(session, "elsewhere"), "Config.from_context_manager"),
     ("on_create", generator, "@contextlib.contextmanager; Config.from_context_manager"),
     ("on_create", asynchronous_session, "outside of asyncio"),
     *(
         (field, value, "asyncio.run")
-        for field in ("on_create", "on_destroy", "check_health", "on_check", "on_reset")
+        for field in ("on_create", "on_destroy", "check_health", *HOOKS)
         for value in (coroutine, functools.partial(coroutine), AsyncMock(), asynchronous_generator)
     ),
 ]
