@@ -122,6 +122,18 @@ def test_no_task_fails_when_all_connections_die_at_once_and_the_backend_is_well(
     assert max(future.attempts for future in futures) <= 2
 
 
+def test_no_task_fails_where_tasks_come_one_by_one_and_two_of_them_notice(pool_of, server, clock):
+    manager = pool_of(16, max_retries=1)
+    for number in range(16):
+        manager.submit(server.call, number).result(PATIENCE)
+    server.restart()
+    futures = []
+    for number in range(100):
+        futures.append(manager.submit(server.call, number))
+        assert futures[-1].result(PATIENCE) == number
+    assert 1 <= sum(future.attempts == 2 for future in futures) <= 2
+
+
 def test_tasks_that_run_at_most_once_fail_on_a_dead_connection_and_no_more_than_there_are(
     pool_of, server
 ):

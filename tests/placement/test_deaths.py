@@ -91,6 +91,22 @@ def test_a_retry_gets_a_fresh_copy_of_an_iterator(placed_manager, tmp_path):
     assert (future.result(PATIENCE), future.attempts) == ([1, 2, 3], 2)
 
 
+def test_a_task_whose_child_is_killed_is_tried_again_on_a_new_one(placed_manager, journal, gate):
+    manager = placed_manager(worker_count=3)
+    assert manager.wait_ready(PATIENCE)
+    older = {worker.resource.pid for worker in manager._engine.crew.members}
+    future = manager.submit(deadly_tasks.note_and_stand, gate)
+    kill(gate.await_reached())
+    eventually(lambda: len(journal.of("ran")) == 2)
+    gate.open()
+    assert future.result(PATIENCE) is None
+    first, second = map(int, journal.of("ran"))
+    assert first in older
+    assert second not in older
+    # a loss is no sign of a plague
+    assert len(journal.of("created")) == 4
+
+
 def test_a_once_task_whose_child_is_killed_ran_once(placed_manager, journal, gate):
     manager = placed_manager()
     future = manager.queue_task_once_async(deadly_tasks.note_and_stand, gate)
