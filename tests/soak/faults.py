@@ -167,7 +167,7 @@ class Chaos:
 
 
 class Hooks:
-    """`on_create`, `on_destroy` and `check_health`."""
+    """What a `Config` takes of the user's for a resource."""
 
     def __init__(self, chaos: Chaos, ledger: Ledger | Journal) -> None:
         self._chaos = chaos
@@ -196,6 +196,26 @@ class Hooks:
             return self._chaos.rng.choice([None, "", 0, [1], "yes", Undecided()])
 
         return not isinstance(error, Sick)
+
+    def check(self, resource: Resource) -> object:
+        self._interfere("on_check", resource)
+        return not self._chaos.strikes("on_check returns False", 0.05)
+
+    def reset(self, resource: Resource) -> None:
+        self._interfere("on_reset", resource)
+
+    def _interfere(self, hook: str, resource: Resource) -> None:
+        self._ledger.entered(hook)
+        if resource.ends or not resource.in_use.acquire(blocking=False):
+            self._ledger.broken(f"{hook} got a resource that is in use, or was destroyed")
+            return
+
+        try:
+            self._chaos.delay(hook, 0.05)
+            self._chaos.block(hook, 0.02)
+            self._chaos.raise_in(hook, 0.05)
+        finally:
+            resource.in_use.release()
 
 
 class Log:

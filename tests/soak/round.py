@@ -125,7 +125,7 @@ class Round:
     def _config(self) -> Config[Resource]:
         config = self._config_with_threads()
         if self._folder is None:
-            return config
+            return replace(config, **self._service())
 
         self.ledger.loses = True
         hasty = self.ledger.hasty_creation = config.create_timeout == HASTY_S
@@ -168,6 +168,20 @@ class Round:
             logger=Log(self.chaos, self.ledger),
             collector=self._collector,
         )
+
+    def _service(self) -> dict[str, Any]:
+        """What is done for resources between tasks. Nothing, in half of the rounds."""
+        rng, hooks = self.rng, Hooks(self.chaos, self.ledger)
+        if rng.random() < 0.5:
+            return {}
+
+        return {
+            "on_check": hooks.check,
+            "check_after": rng.choice([0, 0.01, None]),
+            "keepalive": rng.choice([None, 0.02]),
+            "check_timeout": rng.choice([None, 0.05]),
+            "on_reset": rng.choice([None, hooks.reset]),
+        }
 
     def _rest(self, load: Load) -> None:
         """Check that without faults and load the manager heals, and all tasks end."""
