@@ -218,6 +218,26 @@ class Hooks:
             resource.in_use.release()
 
 
+class Aborts:
+    """An `on_abort`."""
+
+    def __init__(self, chaos: Chaos, ledger: Ledger) -> None:
+        self._chaos = chaos
+        self._ledger = ledger
+
+    def abort(self, resource: Resource) -> None:
+        self._chaos.note("a call is aborted")
+        self._ledger.entered("on_abort")
+        uses = resource.uses
+
+        try:
+            self._chaos.delay("on_abort", 0.3)
+            self._chaos.raise_in("on_abort", 0.1)
+        finally:
+            if resource.ends or resource.uses != uses:
+                self._ledger.broken("a resource was used or destroyed before on_abort returned")
+
+
 class Log:
     """A logger that formats its messages, and blocks or raises now and then.
 

@@ -118,6 +118,7 @@ class Resource:
     ends: list[str] = field(default_factory=list)  # the threads that destroyed it
     index: int = -1  # of its slot
     lost: bool = False  # with its process
+    uses: int = 0  # runs that have begun
 
 
 class Ledger:
@@ -290,6 +291,7 @@ class Ledger:
             )
         if not resource.in_use.acquire(blocking=False):
             self.broken(f"{job} got a resource that is in use")
+        resource.uses += 1
 
     def give_back(self, resource: Resource, job: Job) -> None:
         resource.in_use.release()

@@ -26,7 +26,16 @@ from tests.soak import patience
 from tests.soak.audit import audit
 from tests.soak.children import left_behind, witnessed
 from tests.soak.endings import ENDINGS, ENDINGS_WITH_CHILDREN, STUCK
-from tests.soak.faults import Chaos, Collector, Hooks, Listener, Log, trip, unreliable_threads
+from tests.soak.faults import (
+    Aborts,
+    Chaos,
+    Collector,
+    Hooks,
+    Listener,
+    Log,
+    trip,
+    unreliable_threads,
+)
 from tests.soak.in_child import LOGGER, ChaosInChild, HooksInChild, TasksInChild
 from tests.soak.journal import Journal, Replay
 from tests.soak.ledger import Ledger, Resource
@@ -137,6 +146,7 @@ class Round:
             on_destroy=hooks.destroy,
             # For a process, 2 seconds are short.
             create_timeout=2.0 if hasty else config.create_timeout,
+            on_abort=None,
             placement=Processes(grace=self.rng.choice([0.05, 0.2, 0.5])),
         )
 
@@ -167,6 +177,7 @@ class Round:
             queue_size=rng.choice([0, 0, 5, 50]),
             logger=Log(self.chaos, self.ledger),
             collector=self._collector,
+            **rng.choice([{}, {"on_abort": Aborts(self.chaos, self.ledger).abort}]),
         )
 
     def _service(self) -> dict[str, Any]:
