@@ -13,7 +13,8 @@ Each drill runs the tasks, each a query, while the server does this to it:
 
 A line is printed for each pool: the tasks that failed, and the milliseconds from the
 moment at which the server was well again until the first task was done, and until the
-last. Figures are means of the rounds. `once` means that tasker may retry no task.
+last. The rounds of the pools are interleaved, and figures are their means. `once` means
+that tasker may retry no task.
 """
 
 from __future__ import annotations
@@ -204,11 +205,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     print("drill    pool                 failed   first done    last done")
     with PostgresServer() as server:
         for drill in options.drills:
-            for pool, open_pool in POOLS.items():
-                rounds = [
-                    measured(server, open_pool, DRILLS[drill], options.tasks)
-                    for _ in range(options.rounds)
-                ]
+            outcomes: dict[str, list[Outcome]] = {pool: [] for pool in POOLS}
+            for _ in range(options.rounds):
+                for pool, open_pool in POOLS.items():
+                    outcome = measured(server, open_pool, DRILLS[drill], options.tasks)
+                    outcomes[pool].append(outcome)
+            for pool, rounds in outcomes.items():
                 print(_line(drill, pool, rounds), flush=True)
 
     return 0
