@@ -316,6 +316,7 @@ def test_another_takes_the_task_of_a_worker_that_makes_a_resource_after_a_failed
 # -- checks that hang --------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_no_task_waits_for_a_check_that_hangs(checked, check, clock):
     manager = checked(worker_count=3)
     clock.advance(2)
@@ -346,6 +347,7 @@ def test_a_check_that_took_too_long_has_failed_whatever_it_returns(checked, chec
     eventually(lambda: log.telling(of="has not returned within 7 s (check_timeout)"), "the log")
 
 
+@pytest.mark.slow
 def test_where_all_checks_hang_tasks_fail_after_create_timeout_and_stop_names_the_threads(
     checked, check, clock, factory
 ):
@@ -363,6 +365,7 @@ def test_where_all_checks_hang_tasks_fail_after_create_timeout_and_stop_names_th
     eventually(lambda: not factory.created[0].alive, "the end of the resource")
 
 
+@pytest.mark.slow
 def test_a_check_that_hangs_does_not_hold_up_kill(checked, check, clock, factory):
     manager = checked()
     check.gates[0] = threading.Event()
@@ -441,6 +444,7 @@ def test_a_task_is_not_meant_for_a_worker_that_checks(checked, check):
     assert manager.submit(number).result(PATIENCE) != worker.resource.number
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("verdict", "rests"), [(True, True), (False, False)])
 def test_the_burst_thread_rests_through_quick_checks_and_hears_of_failed_ones(
     checked, check, clock, monkeypatch, verdict, rests
@@ -462,6 +466,7 @@ def test_the_burst_thread_rests_through_quick_checks_and_hears_of_failed_ones(
     queue.wake_housekeeper()
 
 
+@pytest.mark.slow
 def test_a_check_that_hangs_ends_the_rest(checked, check, clock, monkeypatch):
     monkeypatch.setattr(tasker._pool.housekeeper, "QUIET_S", 0.0)
     monkeypatch.setattr(tasker._pool.housekeeper, "REST_S", threading.TIMEOUT_MAX)
@@ -557,6 +562,7 @@ def test_a_check_may_use_its_manager(new_manager):
     assert manager.stop().drained
 
 
+@pytest.mark.slow
 def test_a_claim_that_is_never_given_up_costs_no_task(checked, check, clock):
     """A claim that is never given up, as that of a worker that fell."""
     manager = checked(worker_count=2)

@@ -55,6 +55,7 @@ def test_it_is_called_once_after_each_task_and_before_the_next(manager, reset):
     assert not manager._engine.crew.members
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("outcome", ["result", "error", "SystemExit", "cancelled", "timed out"])
 def test_it_is_called_whatever_the_outcome_which_is_there_before(new_manager, outcome):
     gate, seen = threading.Event(), []
