@@ -387,18 +387,27 @@ class TaskManager(Generic[R]):
         Raises the task's own exception, or what `submit` raises."""
         from tasker import aio  # which imports asyncio
 
-        options = given_options(
-            fn,
-            args,
-            {
-                "priority": priority,
-                "once": once,
-                "timeout": timeout,
-                "run_timeout": run_timeout,
-                "queue_timeout": queue_timeout,
-                "ctx": ctx,
-            },
-        )
+        options: dict[str, Any] = {}
+        if (
+            priority is not False
+            or once is not False
+            or timeout is not None
+            or run_timeout is not None
+            or queue_timeout is not None
+            or ctx is not None
+        ):
+            options = given_options(
+                fn,
+                args,
+                {
+                    "priority": priority,
+                    "once": once,
+                    "timeout": timeout,
+                    "run_timeout": run_timeout,
+                    "queue_timeout": queue_timeout,
+                    "ctx": ctx,
+                },
+            )
         return await aio.submit(self._engine, fn, args, options)
 
     @overload
