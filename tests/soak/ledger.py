@@ -118,7 +118,7 @@ class Resource:
     ends: list[str] = field(default_factory=list)  # the threads that destroyed it
     index: int = -1  # of its slot
     lost: bool = False  # with its process
-    uses: int = 0  # runs that have begun
+    uses: int = 0  # tasks that have begun
 
 
 class Ledger:
@@ -131,6 +131,8 @@ class Ledger:
         self.violations: list[str] = []
         self.most_workers = 0
         self.may_be_killed = False
+        # Whether the manager has an `on_abort`.
+        self.aborts = False
         # Once this is true, nothing may run any more.
         self.closed = False
         self.closed_at: float | None = None
@@ -291,7 +293,8 @@ class Ledger:
             )
         if not resource.in_use.acquire(blocking=False):
             self.broken(f"{job} got a resource that is in use")
-        resource.uses += 1
+        # The calls of a chunk are one task.
+        resource.uses += job.form != "mapped"
 
     def give_back(self, resource: Resource, job: Job) -> None:
         resource.in_use.release()

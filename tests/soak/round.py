@@ -134,6 +134,7 @@ class Round:
     def _config(self) -> Config[Resource]:
         config = self._config_with_threads()
         if self._folder is None:
+            self.ledger.aborts = config.on_abort is not None
             return replace(config, **self._service())
 
         self.ledger.loses = True
