@@ -1,12 +1,12 @@
 """`Slots`: the numbers of a manager's living resources (I12).
 
 A slot has an owner: the worker that makes and uses the resource, or a loan of
-`run_task`. To take one is to mark its index as taken and to store it in its owner, in
-one step (R2). To free one is the same step backwards. So whatever strikes a thread, a
+`run_task`. The slot is stored in its owner first, and then its index is marked as
+taken. To free it is the same backwards. So whatever strikes a thread, and wherever, a
 taken index has an owner, and the code that destroys what the owner has frees it. To
 free what is free already does nothing.
 
-`_lock` guards `_next`. No code of the user's runs under it (I7). It is reentrant: a
+`_lock` guards the list. No code of the user's runs under it (I7). It is reentrant: a
 signal handler may call `run_task` while its thread takes a slot.
 """
 
@@ -18,8 +18,6 @@ from tasker._sync.locks import new_lock
 from tasker.slot import Reason, Slot
 
 __all__ = ["Owner", "Slots"]
-
-_TAKEN = -1
 
 
 class Owner(Protocol):
@@ -34,42 +32,51 @@ class Slots:
 
     def __init__(self) -> None:
         self._lock = new_lock()
-        # For each index the generation of its next resource, or `_TAKEN`.
-        self._next: list[int] = []
+        # For each index the slot that has it. If it is free, the generation of its next
+        # resource.
+        self._entries: list[Slot | int] = []
 
     def take(self, owner: Owner, worker: str, reason: Reason) -> Slot:
         """Give a slot to an owner, which has none."""
+        slot: Slot | None = None
         with self._lock:
-            while True:
-                index, generation = self._smallest()
-                slot = _new_slot(index, worker, generation, reason)
+            while slot is None:
+                slot = self._try(owner, worker, reason)
 
-                # A signal handler may have taken this one meanwhile.
-                if self._next[index] == generation:
-                    # One step to the end (R2).
-                    self._next[index] = _TAKEN
-                    owner.slot = slot
-                    return slot
+        return slot
+
+    def _try(self, owner: Owner, worker: str, reason: Reason) -> Slot | None:
+        """As `take`. `None`: a signal handler has taken the index meanwhile."""
+        index, generation = self._smallest()
+        slot = _new_slot(index, worker, generation, reason)
+
+        # One step to the end (R2).
+        if self._entries[index] is not generation:
+            return None
+        owner.slot = slot
+        self._entries[index] = slot
+        return slot
 
     def free(self, owner: Owner, *, unused: bool = False) -> None:
         """Take the slot from its owner, if it has one.
 
         `unused`: no resource was made in it."""
         with self._lock:
-            # One step to the end (R2).
+            # One step (R2). If its `take` was struck, the slot may have no entry.
             slot = owner.slot
-            if slot is not None:
-                self._next[slot.index] = slot.generation if unused else slot.generation + 1
-                owner.slot = None
+            if slot is not None and self._entries[slot.index] is slot:
+                self._entries[slot.index] = slot.generation + (not unused)
+            owner.slot = None
 
     def _smallest(self) -> tuple[int, int]:
         """The smallest free index, and the generation of its next resource."""
-        for index, generation in enumerate(self._next):
-            if generation != _TAKEN:
-                return index, generation
+        for index, entry in enumerate(self._entries):
+            if isinstance(entry, int):
+                return index, entry
 
-        self._next.append(0)
-        return len(self._next) - 1, 0
+        first = 0
+        self._entries.append(first)
+        return len(self._entries) - 1, first
 
 
 def _new_slot(index: int, worker: str, generation: int, reason: Reason) -> Slot:

@@ -78,7 +78,7 @@ STRETCHES = [
     (ResourcePool.borrow, "loan.resource, loan.slot, since = shelf[-1]", "self._kept -= 1"),
     (ResourcePool.discard, "loan.resource, loan.slot = idle, slot", "self._kept -= 1"),
     (ResourcePool.hand_back, "idle = loan.resource, loan.slot", "loan.shelf.append(idle)"),
-    (Slots.take, "if self._next[index] == generation", "owner.slot = slot"),
+    (Slots._try, "if self._entries[index] is", "return slot"),
     (Slots.free, "slot = owner.slot", "owner.slot = None"),
 ]
 

@@ -6,7 +6,7 @@ import pytest
 
 from tasker import Reason, Slot
 from tasker._pool.resources import ResourcePool
-from tasker._pool.slots import _TAKEN, Slots
+from tasker._pool.slots import Slots
 from tests.support.exploring import World, catches, exhaust, sample
 from tests.support.pools import taken
 
@@ -99,8 +99,7 @@ def take_that_looks_before_it_locks(self, owner, worker, reason):
     index, generation = self._smallest()
     slot = Slot(index=index, worker=worker, generation=generation, reason=reason)
     with self._lock:
-        self._next[index] = _TAKEN
-        owner.slot = slot
+        owner.slot = self._entries[index] = slot
     return slot
 
 

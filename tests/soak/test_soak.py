@@ -174,7 +174,7 @@ def test_a_wrong_option_is_one_line_and_status_2(arguments, words, capsys):
             take = Slots.take
             def without_a_mark(slots, *owner):
                 slot = take(slots, *owner)
-                slots._next[slot.index] = slot.generation
+                slots._entries[slot.index] = slot.generation
                 return slot
             Slots.take = without_a_mark
             """,

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from tasker._pool.resources import ResourcePool
-from tasker._pool.slots import _TAKEN, Slots
+from tasker._pool.slots import Slots
 
 
 def resource_pool(
@@ -30,4 +30,4 @@ def resource_pool(
 
 def taken(slots: Slots) -> list[int]:
     """The indices that are not free."""
-    return [index for index, generation in enumerate(slots._next) if generation == _TAKEN]
+    return [index for index, entry in enumerate(slots._entries) if not isinstance(entry, int)]
