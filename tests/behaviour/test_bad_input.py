@@ -227,7 +227,7 @@ for _field, _least in {
 argument(
     "Config.from_context_manager.factory",
     lambda world, value: Config.from_context_manager(value, worker_count=1),
-    wrong=callables("no arguments", lambda size: size, lambda *, size: size, says="no arguments"),
+    wrong=callables("no arguments", lambda a, b: a, lambda *, size: size, says="no arguments"),
     right=[threading.Lock],
 )
 argument(
