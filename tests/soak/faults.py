@@ -228,13 +228,18 @@ class Aborts:
     def abort(self, resource: Resource) -> None:
         self._chaos.note("a call is aborted")
         self._ledger.entered("on_abort")
-        uses = resource.uses
+        # The worker, and what it runs. There is none if a caller of run_task uses it.
+        runs = [
+            (worker, worker.task)
+            for worker in self._ledger.engine.crew.members
+            if worker.resource is resource
+        ]
 
         try:
             self._chaos.delay("on_abort", 0.3)
             self._chaos.raise_in("on_abort", 0.1)
         finally:
-            if resource.ends or resource.uses != uses:
+            if resource.ends or any(worker.task is not task for worker, task in runs):
                 self._ledger.broken("a resource was used or destroyed before on_abort returned")
 
 

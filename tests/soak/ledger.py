@@ -118,7 +118,6 @@ class Resource:
     ends: list[str] = field(default_factory=list)  # the threads that destroyed it
     index: int = -1  # of its slot
     lost: bool = False  # with its process
-    uses: int = 0  # tasks that have begun
 
 
 class Ledger:
@@ -293,8 +292,6 @@ class Ledger:
             )
         if not resource.in_use.acquire(blocking=False):
             self.broken(f"{job} got a resource that is in use")
-        # The calls of a chunk are one task.
-        resource.uses += job.form != "mapped"
 
     def give_back(self, resource: Resource, job: Job) -> None:
         resource.in_use.release()
