@@ -265,3 +265,66 @@ def test_finished_jobs_are_not_kept(runner):
 
     eventually(gone)
     second.set()
+
+
+# -- a thread for one job ----------------------------------------------------------------------------------------------
+
+
+def test_jobs_that_run_apart_hold_up_nobody_however_long_they_block(runner, clock):
+    began, go, ran = threading.Semaphore(0), threading.Event(), threading.Event()
+
+    def blocks():
+        began.release()
+        assert go.wait(PATIENCE)
+
+    for _ in range(3):
+        runner.run_apart(blocks)
+    runner.run(ran.set)
+    for _ in range(3):
+        assert began.acquire(timeout=PATIENCE)
+    assert ran.wait(PATIENCE)
+    assert not runner.idle()
+    assert len(runner.busy()) >= 3
+    go.set()
+
+
+def test_a_job_that_runs_apart_knows_its_runner(runner):
+    found = []
+    runner.run_apart(lambda: found.append(runner.runs_this_thread()))
+    eventually(lambda: found == [True])
+
+
+def test_a_job_that_runs_apart_and_raises_is_logged(runner, log):
+    runner.run_apart(lambda: 1 / 0)
+    eventually(lambda: log.telling("a job raised"))
+
+
+def test_without_threads_a_job_does_not_run_apart(runner, monkeypatch):
+    threads, new = [], tasker._sync.callback_runner.new_thread
+
+    def new_thread(target, name, args=()):
+        thread = new(target, name, args)
+        if args:
+
+            def start():
+                raise RuntimeError("can't start new thread")
+
+            thread.start = start
+        return thread
+
+    monkeypatch.setattr(tasker._sync.callback_runner, "new_thread", new_thread)
+    runner.run_apart(lambda: threads.append(threading.current_thread().name))
+    eventually(lambda: threads == ["aside"])
+    eventually(runner.idle)
+
+
+def test_a_job_that_has_run_apart_is_let_go_of(runner):
+    class Job:
+        def __call__(self):
+            pass
+
+    job = Job()
+    reference = weakref.ref(job)
+    runner.run_apart(job)
+    del job
+    eventually(lambda: gc.collect() >= 0 and reference() is None)
