@@ -110,6 +110,7 @@ class Chaos:
         self._folder = folder
         self._calm = False
         self._outage_until = {"outage": 0.0, "late outage": 0.0}
+        self._plague_at = 0.0
         self._struck: list[str] = []
 
     def calm_down(self) -> None:
@@ -130,6 +131,15 @@ class Chaos:
 
     def is_out(self, kind: str = "outage") -> bool:
         return time.monotonic() < self._outage_until[kind]
+
+    def begin_plague(self) -> None:
+        """All resources that were made so far are dead."""
+        self._plague_at = time.monotonic()
+        if self._folder is not None:
+            (self._folder / "plague").write_text(repr(self._plague_at))
+
+    def plague_at(self) -> float:
+        return self._plague_at
 
     def strikes(self, fault: str, chance: float) -> bool:
         """Whether a fault happens now."""

@@ -58,10 +58,16 @@ class ChaosInChild(Chaos):
         return (self._signs / "calm").exists()
 
     def is_out(self, kind: str = "outage") -> bool:
+        return time.monotonic() < self._time_of(kind)
+
+    def plague_at(self) -> float:
+        return self._time_of("plague")
+
+    def _time_of(self, kind: str) -> float:
         try:
-            return time.monotonic() < float((self._signs / kind).read_text())
+            return float((self._signs / kind).read_text())
         except (OSError, ValueError):
-            return False
+            return 0.0
 
     def _hook_errors(self) -> tuple[type[BaseException], ...]:
         """The errors that hooks raise in this process.

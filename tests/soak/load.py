@@ -75,6 +75,8 @@ class Load:
             suspend(self.chaos)
         while time.monotonic() < deadline:
             self._burst(self.rng, HASTY)
+            if self.rng.random() < 0.1:
+                self.chaos.begin_plague()
             time.sleep(self.rng.random() * 0.005)
 
     def join(self) -> None:

@@ -58,6 +58,10 @@ class Tasks:
                 "resources break at their first use", 1.0
             ):
                 raise Sick(job.number)
+            if resource.made_at <= self._chaos.plague_at() and self._chaos.strikes(
+                "all resources die at once", 1.0
+            ):
+                raise Sick(job.number)
             result = self._act(job, context)
         finally:
             self._ledger.give_back(resource, job)
