@@ -9,12 +9,22 @@ import threading
 
 import pytest
 
-from tasker import Config, Reason, ResourceCreationError, Slot, TaskManager, current_slot
+from tasker import (
+    Config,
+    Reason,
+    ResourceCreationError,
+    Slot,
+    TaskManager,
+    TaskTimeoutError,
+    current_slot,
+)
+from tasker.testing import ManualClock
 from tests.support.errors import Sick
 from tests.support.pools import taken
 from tests.support.threads import in_another_thread
 from tests.support.waiting import PATIENCE, eventually
 
+AFTER = 3.0  # seconds
 SEED = int(os.environ.get("TASKER_STRESS_SEED", str(random.SystemRandom().randrange(10**6))))
 
 
@@ -121,7 +131,7 @@ def test_an_idle_resource_of_run_task_keeps_its_slot(manager_of, slotted, size):
 def test_a_thread_that_ends_frees_the_slot_of_what_it_kept(manager_of, slotted):
     manager = manager_of(1, resource_pool_size=None)
     assert in_another_thread(lambda: manager.run_task(slot_of)).index == 1
-    eventually(lambda: [*slotted.living] == [0])
+    eventually(lambda: taken(manager._engine.slots) == [0])
     assert manager.run_task(slot_of).index == 1
 
 
@@ -177,9 +187,30 @@ def test_a_worker_that_was_dismissed_frees_its_slot(manager_of, slotted):
     eventually(lambda: sorted(slotted.living) == [0, 1, 2])
     eventually(lambda: manager.stats().idle_workers == 3)
     manager._engine.crew.retire(2, manager._engine.queue.idle)
-    eventually(lambda: len(slotted.living) == 1)
+    eventually(lambda: len(taken(manager._engine.slots)) == 1)
     manager._engine.crew.hire(2)
     eventually(lambda: sorted(slotted.living) == [0, 1, 2])
+
+
+def test_an_abandoned_worker_keeps_its_slot_until_it_returns(manager_of, slotted):
+    manager = manager_of(1, max_worker_count=2, abandon_after=AFTER)
+    began, gate = threading.Event(), threading.Event()
+
+    def stuck(resource):
+        began.set()
+        assert gate.wait(PATIENCE)
+
+    with ManualClock() as clock:
+        future = manager.submit(stuck, timeout=1)
+        assert began.wait(PATIENCE)
+        clock.advance(1)
+        clock.advance(AFTER)
+        assert isinstance(future.exception(PATIENCE), TaskTimeoutError)
+        assert manager.submit(slot_of).result(PATIENCE).index == 1
+        assert sorted(slotted.living) == [0, 1]
+        gate.set()
+        eventually(lambda: taken(manager._engine.slots) == [1])
+        assert manager.run_task(slot_of).index == 0
 
 
 @pytest.mark.slow
