@@ -118,7 +118,6 @@ class Resource:
     ends: list[str] = field(default_factory=list)  # the threads that destroyed it
     index: int = -1  # of its slot
     lost: bool = False  # with its process
-    uses: int = 0  # runs that have begun
     made_at: float = field(default_factory=time.monotonic)
 
 
