@@ -60,7 +60,7 @@ def configure(profiles: str, flags: list[str]) -> Config[Chrome]:
         on_check=is_well,
         on_reset=reset,
         on_abort=lambda driver: os.killpg(driver.service.process.pid, signal.SIGKILL),
-        run_timeout=5,
+        run_timeout=10,
     )
 
 

@@ -6,10 +6,13 @@ Each is run as a reader would. What cannot be seen from outside is asked of its 
 from __future__ import annotations
 
 import ast
+import contextlib
 import io
 import os
 import re
 import shutil
+import signal
+import subprocess
 import threading
 import tokenize
 from collections.abc import Iterator
@@ -22,10 +25,18 @@ import pytest
 
 from benchmarks.harness.postgres_server import PostgresServer, missing_for_postgres
 from tasker import TaskManager
-from tests.support.examples import EXAMPLES, assert_prints, hide, load, run_example
+from tests.support.examples import (
+    EXAMPLES,
+    assert_prints,
+    command,
+    environment,
+    hide,
+    load,
+    run_example,
+)
 from tests.support.output import output_matches
 from tests.support.placements import on_linux, on_posix
-from tests.support.processes import command_lines
+from tests.support.processes import processes_with
 from tests.support.ssh_server import SshServer
 from tests.support.waiting import PATIENCE, eventually
 
@@ -200,10 +211,12 @@ a guest
 class Site(BaseHTTPRequestHandler):
     """Greets guests, and those that it knows by a cookie. `/endless` ends when the site is closed."""
 
+    visited: threading.Event
     closed: threading.Event
 
     def do_GET(self) -> None:
         if self.path == "/endless":
+            self.visited.set()
             self.closed.wait(PATIENCE)
             return
         known = "known=yes" in self.headers.get("Cookie", "")
@@ -217,9 +230,15 @@ class Site(BaseHTTPRequestHandler):
 
 
 @pytest.fixture
-def site() -> Iterator[str]:
+def visited() -> threading.Event:
+    """Whether somebody has asked for `/endless`."""
+    return threading.Event()
+
+
+@pytest.fixture
+def site(visited: threading.Event) -> Iterator[str]:
     closed = threading.Event()
-    handler = type("Handler", (Site,), {"closed": closed})
+    handler = type("Handler", (Site,), {"visited": visited, "closed": closed})
     with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
         thread = threading.Thread(target=server.serve_forever)
         thread.start()
@@ -230,7 +249,8 @@ def site() -> Iterator[str]:
 
 
 @pytest.fixture
-def flags(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+def flags(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
+    """For the browser; the first marks it among all processes."""
     pytest.importorskip("selenium")
     driver = shutil.which("chromedriver")
     if driver is None or not any(
@@ -238,7 +258,11 @@ def flags(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     ):
         pytest.skip("needs Chromium and chromedriver")
     monkeypatch.setenv("SE_CHROMEDRIVER", driver)
-    return ["--no-sandbox"] if os.getuid() == 0 else []
+    mark = f"--mark={tmp_path}"
+    yield [mark, *(["--no-sandbox"] if os.getuid() == 0 else [])]
+    for process in processes_with(mark):
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(process, signal.SIGKILL)
 
 
 @on_linux
@@ -247,10 +271,28 @@ def test_browsers_show_no_traces_of_another_task_and_end_with_the_page_that_neve
     site: str, flags: list[str], tmp_path: Path
 ) -> None:
     pages = ["/", "/", "/", "/endless", "/", "/"]
-    mark = f"--mark={tmp_path}"
-    arguments = (*flags, mark, *(site + page for page in pages))
+    arguments = (*flags, *(site + page for page in pages))
     assert_prints("browsers.py", BROWSERS, *arguments, cwd=tmp_path)
-    assert not [each for each in command_lines() if mark.encode() in each]
+    assert not processes_with(flags[0])
+
+
+@on_linux
+@pytest.mark.timeout(150)
+def test_ctrl_c_ends_a_browser_in_the_middle_of_a_page_with_the_program(
+    site: str, visited: threading.Event, flags: list[str], tmp_path: Path
+) -> None:
+    with subprocess.Popen(
+        command("browsers.py", *flags, f"{site}/endless"),
+        cwd=tmp_path,
+        env=environment(),
+        stderr=subprocess.PIPE,
+        encoding="utf-8",
+    ) as process:
+        assert visited.wait(PATIENCE)
+        process.send_signal(signal.SIGINT)
+        _, errors = process.communicate(timeout=PATIENCE)
+    assert errors.endswith("KeyboardInterrupt\n"), errors
+    assert not processes_with(flags[0])
 
 
 # -- models ------------------------------------------------------------------------------------------------------------

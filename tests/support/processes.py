@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterator
 from pathlib import Path
 
 
@@ -27,11 +26,14 @@ def is_alive(process: int) -> bool:
         return False
 
 
-def command_lines() -> Iterator[bytes]:
-    """Of all processes of this machine."""
+def processes_with(argument: str) -> set[int]:
+    """All processes of this machine that were started with this argument."""
+    found: set[int] = set()
     for line in Path("/proc").glob("[0-9]*/cmdline"):
         with contextlib.suppress(OSError):  # the process has ended meanwhile
-            yield line.read_bytes()
+            if argument.encode() in line.read_bytes().split(b"\0"):
+                found.add(int(line.parent.name))
+    return found
 
 
 def descriptors() -> set[str]:
