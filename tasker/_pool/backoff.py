@@ -87,14 +87,14 @@ class Candidate:
     __slots__ = ("failed", "in_turn", "parker", "until")
 
     def __init__(self, parker: Parker) -> None:
-        self.parker = parker
+        self.parker: Parker = parker
 
         # Whether its last creation failed.
-        self.failed = False
+        self.failed: bool = False
         # It pauses by itself until then; 0: it does not.
-        self.until = 0.0
+        self.until: float = 0.0
         # Whether that is its turn among those that have paused.
-        self.in_turn = False
+        self.in_turn: bool = False
 
     def pause(self, until: float) -> None:
         self.until, self.in_turn = until, False

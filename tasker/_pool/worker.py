@@ -102,7 +102,7 @@ class Worker(Generic[R]):
     ) -> None:
         self.name = name
         self.parker: Parker = Parker()
-        self.candidate = Candidate(self.parker)
+        self.candidate: Candidate = Candidate(self.parker)
         self.shard = shard
 
         # The task that it runs, or has just run.
