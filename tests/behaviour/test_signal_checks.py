@@ -107,8 +107,8 @@ def inside(function, begin: str, end: str) -> dict[int, str]:
         if not each.opname.startswith("RETURN"):
             found[each.offset] = each.opname
         if line == stop and looks(each.opname):
+            found.popitem()
             break
-    found.popitem()
     return found
 
 
