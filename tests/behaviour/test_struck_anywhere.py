@@ -217,6 +217,8 @@ def at_once(monkeypatch):
     reason="CPython crashes where one of several threads is traced by bytecodes",
 )
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+# struck while it ends, a generator or a destructor goes on to its end, and CPython says so
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize(
     ("suffix", "hooks"),

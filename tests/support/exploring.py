@@ -51,7 +51,7 @@ if not hasattr(frontrun, "explore"):  # an old one, which every Python can insta
     pytest.skip(NEEDED, allow_module_level=True)
 
 SEED = int(os.environ.get("TASKER_STRESS_SEED", str(random.SystemRandom().randrange(10**6))))
-MAX_OPS = 20_000  # instructions of a random schedule that are drawn; the rest takes turns
+MAX_OPS = 200_000  # instructions of a random schedule that are drawn; the rest takes turns
 TOO_MANY = 1_000  # interleavings after which an exploration is given up as not exhaustible
 
 _OPTIONS: dict[str, Any] = {
