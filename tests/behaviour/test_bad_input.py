@@ -180,6 +180,7 @@ FIELDS = {  # beyond what test_config has: the extremes, and what cannot print i
         ("timeout", "run_timeout"), ([*LIMITS, Bad(math.inf, "finite")], [None, *TIMES])
     ),
     "abandon_after": (seconds("more than 0", finite=True), [None, 1e-9, *TIMES]),
+    "eject_after": (whole(1), [None, *NUMBERS[1:]]),
     "name": (unprintable("non-empty string"), ["a", "x" * 10_000, "two\nlines"]),
     "ctx": (unprintable("Context"), [background()]),
     "logger": ([*unprintable("debug"), Bad(AsynchronousLog(), "asyncio")], [Log()]),

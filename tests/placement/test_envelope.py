@@ -110,7 +110,7 @@ def test_buffers_of_an_attempt_that_failed_are_not_sent():
 
 def test_a_call_is_packed_with_all_that_it_needs():
     packed = pack_call(remote_tasks.add_up, (40, 2), True, ("variables",))
-    assert unpack(packed.body) == (remote_tasks.add_up, (40, 2), True, ("variables",))
+    assert unpack(packed.body) == (remote_tasks.add_up, (40, 2), True, ("variables",), ())
     assert (packed.__qualname__, packed.progress, packed.buffers) == ("add_up", None, [])
 
 

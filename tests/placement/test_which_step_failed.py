@@ -27,9 +27,9 @@ def patient(monkeypatch):
     """Only those who wait for a resource run out of time, not the child that makes it in the same moment."""
     setup = RemoteBackend._setup
 
-    def patient(backend, name):
+    def patient(backend, *of_what):
         backend._create_timeout = 600.0
-        return setup(backend, name)
+        return setup(backend, *of_what)
 
     monkeypatch.setattr(RemoteBackend, "_setup", patient)
 
