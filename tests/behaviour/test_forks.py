@@ -112,7 +112,9 @@ def test_the_child_of_run_task_goes_on_without_touching_what_is_the_parents():
 
 PLACES = {
     "on_create": "make(on_create=lambda: fork(end), resource_pool_size=0).wait_ready()",
-    "on_destroy": "make(on_destroy=lambda r: fork(end), resource_pool_size=0).stop()",
+    "on_destroy": (
+        "manager = make(on_destroy=lambda r: fork(end), resource_pool_size=0); manager.wait_ready(); manager.stop()"
+    ),
     "check_health": "make(check_health=lambda e: fork(end) or True).submit(lambda r: 1 / 0).exception()",
     "a done callback": "make().submit(len, once=True).add_done_callback(lambda done: fork(end))",
     "a callback": "make().queue_task_with_callback(lambda r: 0, lambda result, error: fork(end))",
