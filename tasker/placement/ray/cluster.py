@@ -89,9 +89,11 @@ class RayBackend(RemoteBackend):
 
     # -- called by proxies (proxy.Cluster) ---------------------------------------------
 
+    def is_connected(self) -> bool:
+        return bool(self.ray.is_initialized())
+
     def new_actor(self) -> Any:
-        # Otherwise Ray would start a cluster.
-        if not self.ray.is_initialized():
+        if not self.is_connected():
             raise ConnectionError("this process is not connected to Ray any more")
 
         now = monotonic()
@@ -116,9 +118,10 @@ class RayBackend(RemoteBackend):
         self._runner.run(lambda: self.kill_now(actor))
 
     def kill_now(self, actor: Any) -> None:
-        # The actor is dead, or there is no connection any more.
+        # The actor is dead.
         with contextlib.suppress(Exception):
-            self.ray.kill(actor)
+            if self.is_connected():
+                self.ray.kill(actor)
 
     def says_lost(self, error: BaseException) -> bool:
         kinds = self.ray.exceptions
