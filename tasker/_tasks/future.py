@@ -181,10 +181,14 @@ _STORE_POLL_S = 0.001
 # Held while `_waiting` is made. Reentrant: a signal handler may make another task's.
 _first_waiter = new_lock()
 
+# The process that runs this, for `_UnseenFailure`.
+_process = os.getpid()
+
 
 def _start_afresh() -> None:
     """In a forked child (R5)."""
-    global _first_waiter, _unnotified, _of_orphans
+    global _first_waiter, _unnotified, _of_orphans, _process
+    _process = os.getpid()
     _first_waiter = new_lock()
     _unnotified = set()
     _of_orphans = _StandardWaiters()
@@ -1198,6 +1202,11 @@ class _UnseenFailure:
 
     def __del__(self) -> None:
         if getattr(self, "seen", True) or sys.is_finalizing():
+            return
+
+        # In a forked child CPython drops what other threads referred to before it calls
+        # `_start_afresh` (R5). The parent logs it.
+        if os.getpid() != _process:
             return
 
         log = partial(_log_unseen, self.error, self.logger)

@@ -17,6 +17,7 @@ from tests.support.waiting import PATIENCE, eventually
 # -- order -----------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("pauses", ["no_pauses", "short_pauses"])
 def test_tasks_that_are_always_sick_keep_no_other_from_running(new_manager, request, pauses):
     request.getfixturevalue(pauses)

@@ -49,15 +49,18 @@ def stuck(new_manager):
     worker.thread.join(PATIENCE)  # of one that was given up
 
 
+@pytest.mark.slow
 def test_a_kill_gives_up_what_does_not_listen(stuck, stopped):
     assert len(stuck.kill(0.05).abandoned) == 1
 
 
+@pytest.mark.slow
 def test_a_stop_becomes_a_kill_when_its_time_is_over(stuck, stopped, monkeypatch):
     monkeypatch.setattr(tasker._pool.closing, "KILL_TIMEOUT_S", 0.05)
     assert len(stuck.stop(0.05).abandoned) == 1
 
 
+@pytest.mark.slow
 def test_a_task_ends_with_its_timeout_and_a_submission_with_its_queue_timeout(stuck, stopped):
     assert isinstance(stuck.submit(id, timeout=0.05).exception(PATIENCE), TaskTimeoutError)
     waiting = stuck.submit(id)
@@ -66,6 +69,7 @@ def test_a_task_ends_with_its_timeout_and_a_submission_with_its_queue_timeout(st
     assert waiting.cancel()
 
 
+@pytest.mark.slow
 def test_what_waits_for_a_state_or_an_outcome_is_back_in_time(stuck, stopped):
     waiting = stuck.submit(id)
     assert not stuck.join(0.05)
@@ -75,6 +79,7 @@ def test_what_waits_for_a_state_or_an_outcome_is_back_in_time(stuck, stopped):
     assert waiting.cancel()
 
 
+@pytest.mark.slow
 def test_tasks_do_not_wait_for_a_resource_for_ever(new_manager, factory, stopped):
     gate = threading.Event()
     manager = new_manager(
@@ -98,6 +103,7 @@ def test_the_results_of_a_map_are_late_in_time(stopped):
         gate.set()
 
 
+@pytest.mark.slow
 def test_a_context_ends_with_its_timeout_and_at_its_deadline(stopped):
     assert with_timeout(background(), 0.05).wait(PATIENCE)
     assert with_deadline(background(), time.monotonic() + 0.05).wait(PATIENCE)
@@ -120,6 +126,7 @@ def test_where_nobody_has_stopped_the_clock_a_deadline_is_what_was_given():
         context.cancel()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seconds", [1e6, -1e6])
 def test_nothing_is_late_because_the_clock_jumps(new_manager, log, monkeypatch, seconds):
     manager = new_manager(worker_count=1, max_worker_count=1, create_timeout=100.0)

@@ -267,6 +267,7 @@ def test_where_no_resource_can_be_made_tasks_are_let_go_of_elsewhere(new_manager
     assert {name for _, name, _ in grave.dropped} <= {f"{manager._engine.name}-aside", "MainThread"}
 
 
+@pytest.mark.slow
 def test_a_compaction_lets_go_of_dead_entries_elsewhere(busy, grave):
     log = RecordingLog(grave)
     world = busy(logger=log)
@@ -353,6 +354,7 @@ def test_an_initializer_that_raises_lets_go_of_waiting_calls_elsewhere(grave, mo
     assert grave.threads_of("argument") == {f"{pool._task_engine.name}-aside"}
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("endless_pauses")
 @pytest.mark.parametrize("end", ["kill", "timeout", "cancel, then stop"])
 def test_retries_that_pause_are_let_go_of_elsewhere(new_manager, grave, end, monkeypatch):
@@ -436,6 +438,7 @@ def blocking():
     eventually(tasker._sync.timer.runner.is_clean)
 
 
+@pytest.mark.slow
 def test_kill_returns_although_a_destructor_blocks_and_names_its_thread(busy, blocking):
     world = busy()
     waiting = world.manager.submit(lambda *_: None, blocking.thing())
@@ -484,6 +487,7 @@ def test_while_a_destructor_blocks_all_deadlines_are_kept_and_workers_go_on(
     assert not blocking.gate.is_set()
 
 
+@pytest.mark.slow
 def test_a_healthy_stop_does_not_wait_for_a_destructor(new_manager, blocking, monkeypatch):
     monkeypatch.setattr("tasker._pool.lifecycle._JOIN_S", 0.1)
     manager = new_manager(worker_count=1, max_worker_count=1, burst_interval=0.01)

@@ -202,6 +202,7 @@ class Blocks:
         return self.hook(*args)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("end", ["nobody", "stop", "kill"])
 def test_an_on_create_that_blocks_for_ever_holds_up_neither_callers_nor_stop_nor_kill(
     new_manager, factory, end
@@ -241,6 +242,7 @@ def test_an_on_create_that_blocks_for_ever_holds_up_neither_callers_nor_stop_nor
 # -- on_destroy ------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "error", [OSError("cannot destroy"), SystemExit("cannot destroy"), Own("cannot destroy")]
 )
@@ -263,6 +265,7 @@ def test_whatever_on_destroy_raises_is_counted_and_reported_and_the_resource_is_
     assert len(log.telling(of="cannot destroy")) == 4
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", ["stop", "kill"])
 def test_an_on_destroy_that_blocks_holds_up_neither_stop_with_a_timeout_nor_kill(
     new_manager, factory, monkeypatch, how
@@ -308,6 +311,7 @@ def raise_(error):
     raise error
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("check", "healthy", "exits"),
     [
@@ -406,6 +410,7 @@ def test_a_done_callback_may_submit(new_manager):
 # -- logger and collector --------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("error", [OSError("disk full"), SystemExit("disk full")])
 @pytest.mark.parametrize("level", ["debug", "info", "warning", "error", "every level"])
 def test_a_logger_that_raises_costs_its_messages_and_nothing_else(
@@ -476,6 +481,7 @@ class BadCollector:
             setattr(self, name, record(name))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("error", [OSError("unreachable"), SystemExit("unreachable")])
 @pytest.mark.parametrize("method", METHODS)
 def test_a_collector_that_raises_loses_no_task_and_no_count_of_ours(

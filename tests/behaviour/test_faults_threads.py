@@ -97,6 +97,7 @@ def test_a_constructor_whose_burst_thread_cannot_be_started_raises_and_leaves_no
     assert new_manager().queue_task(lambda resource: "another manager") == "another manager"
 
 
+@pytest.mark.slow
 def test_a_replacement_that_cannot_be_started_comes_later_and_loses_no_task(new_manager, refusals):
     manager = new_manager(worker_count=1, max_worker_count=1)
     assert manager.wait_ready(PATIENCE)
@@ -108,6 +109,7 @@ def test_a_replacement_that_cannot_be_started_comes_later_and_loses_no_task(new_
     assert manager.stop().drained
 
 
+@pytest.mark.slow
 def test_a_deadline_set_while_the_timer_thread_cannot_be_started_ends_its_task_once_it_can(
     new_manager, refusals, timer
 ):
@@ -186,6 +188,7 @@ def test_a_program_whose_manager_could_not_be_made_does_not_wait_for_it_at_exit(
     assert (done.stdout, done.returncode, done.stderr) == ("[]\n", 0, "")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("broken", [False, True])
 def test_stop_waits_for_an_on_destroy_that_takes_longer_than_create_timeout(
     new_manager, factory, broken

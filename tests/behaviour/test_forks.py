@@ -112,7 +112,9 @@ def test_the_child_of_run_task_goes_on_without_touching_what_is_the_parents():
 
 PLACES = {
     "on_create": "make(on_create=lambda: fork(end), resource_pool_size=0).wait_ready()",
-    "on_destroy": "make(on_destroy=lambda r: fork(end), resource_pool_size=0).stop()",
+    "on_destroy": (
+        "manager = make(on_destroy=lambda r: fork(end), resource_pool_size=0); manager.wait_ready(); manager.stop()"
+    ),
     "check_health": "make(check_health=lambda e: fork(end) or True).submit(lambda r: 1 / 0).exception()",
     "on_check": "manager = make(on_check=lambda r: fork(end) and None, keepalive=0.1)",
     "on_reset": "make(on_reset=lambda r: fork(end)).submit(len)",

@@ -20,6 +20,7 @@ def sick(resource):
     raise Sick(resource.number)
 
 
+@pytest.mark.slow
 def test_an_unhealthy_error_costs_the_worker_its_resource_and_not_the_caller_the_task(
     new_manager, factory
 ):
@@ -46,6 +47,7 @@ def test_an_unhealthy_error_costs_the_worker_its_resource_and_not_the_caller_the
     assert metrics.total_tasks_arrived == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("retries", [0, 1, 3])
 def test_an_always_sick_task_runs_once_and_then_max_retries_times(new_manager, retries):
     manager = new_manager(max_retries=retries)
@@ -86,6 +88,7 @@ def test_an_error_object_that_is_raised_by_many_tasks_has_one_note_of_ours_and_k
     ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("notes", [None, (), [b"bytes"], "text"])
 def test_notes_that_are_no_list_of_texts_cost_nothing(new_manager, notes):
     manager = new_manager(max_retries=1)
@@ -99,6 +102,7 @@ def test_notes_that_are_no_list_of_texts_cost_nothing(new_manager, notes):
     assert manager.queue_task(lambda resource: "goes on") == "goes on"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("priority", [False, True])
 def test_a_once_task_runs_at_most_once_and_its_resource_is_replaced_all_the_same(
     new_manager, factory, priority
@@ -141,6 +145,7 @@ def test_a_retry_goes_to_the_front_of_its_own_lane(new_manager):
     assert order == ["priority 1", "priority 1", "priority 2", "main 1", "main 1", "main 2"]
 
 
+@pytest.mark.slow
 def test_all_workers_failing_together_recover(new_manager, factory):
     manager = new_manager(worker_count=4, max_worker_count=4)
     barrier = threading.Barrier(4)
@@ -320,6 +325,7 @@ def test_a_check_health_gets_the_resource_if_it_cannot_do_without(check, takes):
     Config(on_create=list, on_destroy=len, worker_count=1, check_health=check)
 
 
+@pytest.mark.slow
 def test_a_verdict_need_not_be_a_bool(new_manager):
     manager = new_manager(check_health=lambda error: [], max_retries=2)
 
@@ -387,6 +393,7 @@ def test_a_task_that_was_asked_to_end_is_not_retried(new_manager):
     assert future.attempts == 1
 
 
+@pytest.mark.slow
 def test_a_creation_that_fails_is_tried_again_until_it_succeeds(new_manager, factory, log):
     factory.fail_next = [OSError("down"), OSError("still down")]
     manager = new_manager(worker_count=1, max_worker_count=1)
@@ -460,6 +467,7 @@ def test_a_creation_that_never_returns_fails_the_queue_as_well(new_manager, fact
     gate.set()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("error", [SystemExit(), KeyboardInterrupt(), MemoryError()])
 def test_no_exception_of_on_create_ends_a_worker(new_manager, factory, error):
     factory.fail_next = [error]
@@ -505,6 +513,7 @@ def test_a_collector_that_raises_costs_nothing_else(new_manager, log, method):
     assert any(f"{method} is broken" in line for line in log.loud())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("level", ["debug", "info", "warning", "error"])
 def test_a_logger_that_raises_costs_nothing_else(new_manager, factory, level):
     class Logger:
@@ -526,6 +535,7 @@ def test_a_logger_that_raises_costs_nothing_else(new_manager, factory, level):
     assert manager.stop().drained
 
 
+@pytest.mark.slow
 def test_a_thread_that_cannot_start_is_rolled_back_and_tried_again(new_manager, monkeypatch):
     real_start = threading.Thread.start
     refused = []

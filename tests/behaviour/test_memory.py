@@ -273,6 +273,7 @@ OUTCOMES = [
 SUPERVISED = {"on_abort": id, "abandon_after": 100 * PATIENCE}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("hooks", [{}, SUPERVISED], ids=["", "supervised"])
 @pytest.mark.parametrize("outcome", OUTCOMES, ids=lambda outcome: outcome.__name__)
 def test_all_of_a_task_is_freed_with_its_future(new_manager, watch, kind, gate, outcome, hooks):
@@ -281,6 +282,7 @@ def test_all_of_a_task_is_freed_with_its_future(new_manager, watch, kind, gate, 
     freed(manager, watch)
 
 
+@pytest.mark.slow
 def test_a_kept_future_keeps_its_result_and_nothing_else(new_manager, watch, kind):
     manager = new_manager(worker_count=1, max_retries=2)
     future = manager.submit(kind(watch, "sick", "return"), argument(watch))
@@ -307,6 +309,7 @@ def test_a_kept_future_of_a_task_that_never_ran_keeps_nothing_of_it(
     assert future.done()
 
 
+@pytest.mark.slow
 def test_a_kept_failure_keeps_its_exception_and_what_its_traceback_holds(new_manager, watch):
     """The frames of the task, that is. The exception once taken out of its traceback, nothing."""
     manager = new_manager(worker_count=1, max_retries=1)
@@ -388,6 +391,7 @@ class Callback:
         self.told.append((type(result).__name__, type(error).__name__))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("does", "told"),
     [
@@ -433,6 +437,7 @@ def test_all_of_a_task_is_freed_with_the_result_of_a_blocking_call(new_manager, 
     freed(manager, watch)
 
 
+@pytest.mark.slow
 def test_all_of_a_task_is_freed_with_the_exception_of_a_blocking_call(new_manager, watch, kind):
     manager = new_manager(worker_count=1, max_retries=1)
     with pytest.raises(Failure):

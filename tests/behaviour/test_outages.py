@@ -389,6 +389,7 @@ def adds_up(manager, **totals):
     assert manager._engine.queue.waiting() == (0, 0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("priority", [False, True])
 def test_a_task_that_pauses_is_waiting_and_others_run(pausing, priority):
     manager, future = pausing(sick_once(), priority=priority)
@@ -456,6 +457,7 @@ def test_stop_waits_for_a_task_that_pauses_and_does_not_shorten_its_pause(pausin
     adds_up(manager, arrived=1, completed=1, retried=1)
 
 
+@pytest.mark.slow
 def test_a_task_that_pauses_fails_when_no_resource_can_be_made(pausing, factory):
     manager, future = pausing(manager_options={"create_timeout": 0.2})
     factory.fail_always = OSError("down")
@@ -489,6 +491,7 @@ def test_a_task_that_is_settled_while_it_pauses_keeps_nothing_alive_for_long(pau
 # -- what waits behind -------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("priority", [False, True])
 @pytest.mark.parametrize("slow", [False, True])
 def test_tasks_that_break_every_resource_keep_nobody_behind_them_from_running(

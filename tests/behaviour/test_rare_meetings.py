@@ -75,6 +75,7 @@ def test_metrics_may_be_asked_by_a_signal_handler_that_interrupted_metrics(new_m
     )
 
 
+@pytest.mark.slow
 def test_stop_does_not_return_before_a_timeout_has_settled_its_task(new_manager):
     manager = new_manager(worker_count=1, max_worker_count=1)
     engine = manager._engine
@@ -141,6 +142,7 @@ def test_metrics_in_a_signal_handler_that_interrupted_a_cancellation_does_not_wa
     assert not another.is_alive()
 
 
+@pytest.mark.slow
 def test_stop_does_not_return_before_the_callbacks_of_a_timeout_have_run(new_manager):
     manager = new_manager(worker_count=1, max_worker_count=1)
     engine = manager._engine

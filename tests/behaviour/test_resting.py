@@ -61,6 +61,7 @@ STIRRING = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", STIRRING)
 @pytest.mark.parametrize("options", [{}, {"queue_size": 3}, {"burst_interval": 0}], ids=repr)
 def test_what_happens_ends_the_rest(new_manager, factory, name, options):
@@ -72,6 +73,7 @@ def test_what_happens_ends_the_rest(new_manager, factory, name, options):
     eventually(lambda: ticks.count or engine.lifecycle.has_ended(), "a tick")
 
 
+@pytest.mark.slow
 def test_one_that_waits_for_a_resource_ends_the_rest(new_manager):
     manager = new_manager(worker_count=1)
     engine = resting(manager)
@@ -130,6 +132,7 @@ def test_a_manager_at_rest_runs_a_job_although_no_thread_could_be_started_at_fir
     assert failed
 
 
+@pytest.mark.slow
 def test_a_pool_that_goes_to_rest_while_a_task_comes_misses_none(monkeypatch):
     """Each task needs a tick, as no thread can be started for it at first, and comes at another moment."""
     start, refusing = threading.Thread.start, []

@@ -110,6 +110,7 @@ def running(manager, count=1):
 # -- loggers that block -----------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_logger_that_blocks_does_not_hold_up_scaling(new_manager, logger):
     manager = new_manager(worker_count=1, max_worker_count=4, burst_interval=0.01, logger=logger)
     manager.queue_task(lambda _: None)  # after which its worker has told that it is ready

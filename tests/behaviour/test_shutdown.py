@@ -76,6 +76,7 @@ def test_after_stop_every_variant_refuses(new_manager):
     assert manager.metrics().total_tasks_arrived == 0
 
 
+@pytest.mark.slow
 def test_stop_drains_retries(new_manager):
     manager = new_manager(worker_count=2, max_worker_count=2)
     gate, tries = threading.Event(), []
@@ -167,6 +168,7 @@ def test_a_creation_that_never_returns_does_not_hold_up_a_stop_for_ever(new_mana
     eventually(lambda: factory.destroyed)
 
 
+@pytest.mark.slow
 def test_a_worker_that_is_about_to_leave_is_not_taken_for_one_that_cannot_create(
     new_manager, factory, monkeypatch
 ):
@@ -327,6 +329,7 @@ def test_kill_leaves_stuck_threads_behind_and_names_them(new_manager, factory):
     ) == (1, 0, 1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("where", ["in on_destroy", "after its last resource"])
 def test_a_kill_without_time_names_no_worker_that_only_has_to_leave(
     new_manager, factory, monkeypatch, where

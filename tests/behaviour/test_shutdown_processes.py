@@ -257,6 +257,7 @@ def test_a_forked_child_is_refused_and_exits_and_the_parent_is_unharmed():
     assert (done.returncode, done.stderr) == (0, "")
 
 
+@pytest.mark.slow
 def test_an_on_destroy_that_never_returns_does_not_hold_up_kill(new_manager, factory):
     factory.any_thread = True
     gate = threading.Event()

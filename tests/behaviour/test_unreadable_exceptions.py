@@ -23,6 +23,7 @@ class Unreadable(Exception):
     __notes__ = __cause__ = __context__ = __traceback__ = property(refuse, refuse)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "where",
     [

@@ -77,6 +77,7 @@ def test_an_item_is_shown_as_it_was_read_whatever_the_function_does_to_it(app, r
     assert json.loads(Path("failed").read_text())["input"] == {"a": [1]}
 
 
+@pytest.mark.slow
 def test_each_attempt_gets_the_item_anew(app, run):
     seen = []
 
@@ -218,6 +219,7 @@ def test_a_function_of_three_arguments_gets_a_context_first(app, run):
     assert run("a\n", "app:fn", "--resource", "app:factory").results == [[False, "resource", "a"]]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["app:Sick", "ConnectionError"])
 def test_an_unhealthy_error_costs_the_resource_and_not_the_line(name, app, run):
     log: list[str] = []
@@ -323,6 +325,7 @@ def test_a_resource_that_cannot_be_made_at_first_or_freed_in_the_end_is_told_of(
     assert "will not close" in ran.err
 
 
+@pytest.mark.slow
 def test_a_line_that_takes_too_long_fails_and_its_function_is_told(app, run):
     def fn(ctx, _, item):
         return item if item == "quick" else ctx.wait(PATIENCE) and "late"

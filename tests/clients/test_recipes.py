@@ -153,6 +153,7 @@ def answer(conn: Any) -> int:
         return conn.execute("select 42").fetchone()[0]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("error", "statements"),
     [
@@ -486,6 +487,7 @@ def run(ssh: Any, command: str) -> str:
     return text
 
 
+@pytest.mark.slow
 def test_paramiko_keeps_a_client_whose_command_failed_and_replaces_one_that_was_cut_off():
     paramiko = pytest.importorskip("paramiko")
     server = SshServer(paramiko)
@@ -547,6 +549,7 @@ def kill_children(process: int) -> None:
                 os.kill(child, signal.SIGKILL)
 
 
+@pytest.mark.slow
 @needs_chromium
 @pytest.mark.timeout(3 * LONG)
 @pytest.mark.usefixtures("profiles")

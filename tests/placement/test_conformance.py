@@ -71,6 +71,7 @@ def test_a_resource_is_the_same_from_task_to_task(shared):
     assert 1 <= len(keys) <= 2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", METHODS)
 def test_each_method_runs_a_task(shared, name):
     method = getattr(shared, name)

@@ -162,6 +162,7 @@ def test_an_exception_that_holds_what_cannot_be_sent_is_told_of(remote):
     assert str(error).startswith(f"{__name__}.Unpicklable: ('text', <unlocked")
 
 
+@pytest.mark.slow
 def test_an_exceptions_notes_and_attributes_come_with_it(remote):
     error = remote.submit(remote_tasks.fail_with_note).exception(PATIENCE)
     assert error.__notes__ == ["a note"]

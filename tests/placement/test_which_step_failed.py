@@ -69,6 +69,7 @@ def test_while_on_destroy_blocks_it_has_not_returned(placed_manager, gate):
     assert "on_create" not in text
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("patient")
 def test_a_child_that_does_not_come_to_on_create_is_told_from_an_on_create_that_does_not_return(
     placed_manager, monkeypatch, log

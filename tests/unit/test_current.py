@@ -79,6 +79,7 @@ def test_what_a_task_changes_is_seen_by_nobody_else(new_manager: Make) -> None:
     assert request.get() == "submitter's"
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("in_request")
 def test_what_an_attempt_changes_is_not_seen_by_the_next(new_manager: Make) -> None:
     seen = []

@@ -432,6 +432,7 @@ class OneConnection:
         return object()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("wait", WAITS.values(), ids=WAITS)
 def test_a_worker_that_gets_no_resource_is_hoped_for_no_longer_than_create_timeout(wait):
     backend = OneConnection(refuses=True)
@@ -450,6 +451,7 @@ def test_a_worker_that_gets_no_resource_is_hoped_for_no_longer_than_create_timeo
         assert manager.queue_task(leaf) == "done"
 
 
+@pytest.mark.slow
 def test_a_worker_that_is_late_with_its_resource_is_waited_for():
     backend = OneConnection(refuses=False)
     options = {"worker_count": 2, "burst_interval": 0, "resource_pool_size": 0}
@@ -464,6 +466,7 @@ def test_a_worker_that_is_late_with_its_resource_is_waited_for():
         assert manager.queue_task(parent) == "done"
 
 
+@pytest.mark.slow
 def test_one_that_never_comes_back_from_on_destroy_is_hoped_for_no_longer_either():
     gate, broken = threading.Event(), threading.Event()
 
@@ -495,6 +498,7 @@ def test_one_that_never_comes_back_from_on_destroy_is_hoped_for_no_longer_either
         manager.stop()
 
 
+@pytest.mark.slow
 def test_there_is_hope_again_once_a_worker_is_free(new_manager, factory):
     manager = new_manager(worker_count=2, create_timeout=0.2)
     assert manager.wait_ready(PATIENCE)
@@ -578,6 +582,7 @@ def test_two_that_are_stopping_and_whose_workers_wait_for_each_other_do_not_do_s
     assert [future.result(PATIENCE) for future in futures] == ["done", "done"]
 
 
+@pytest.mark.slow
 def test_two_pools_that_get_no_other_resource_do_not_hope_for_each_other():
     options = {
         "worker_count": 2,
@@ -595,6 +600,7 @@ def test_two_pools_that_get_no_other_resource_do_not_hope_for_each_other():
     assert [manager.stop().drained for manager in managers] == [True, True]
 
 
+@pytest.mark.slow
 def test_one_that_leaves_is_not_counted_on_nor_in_the_way(new_manager):
     """A worker that was just retired takes nothing any more; another one may be hired in its place."""
     manager = new_manager(worker_count=1, max_worker_count=2, burst_interval=0.01)
@@ -633,6 +639,7 @@ def test_an_unordered_map_whose_oldest_item_waits_for_the_task_may_go_on_with_an
     assert parent[0].result(PATIENCE) == "other"
 
 
+@pytest.mark.slow
 def test_what_a_manager_that_is_being_killed_leaves_undone_ends_by_that(new_manager):
     here, there, gate = new_manager(**ONE), new_manager(**ONE), threading.Event()
     alarms = []
@@ -692,6 +699,7 @@ def test_a_retry_that_runs_elsewhere_is_not_taken_for_what_its_first_worker_does
     assert manager.stop().destroy_errors == 0
 
 
+@pytest.mark.slow
 def test_waits_that_only_go_one_way_are_never_told():
     """Tasks wait for tasks of later managers alone: each wait ends, whatever breaks, comes late, is hired or leaves."""
     rng = random.Random(1)

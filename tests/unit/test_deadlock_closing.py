@@ -201,6 +201,7 @@ def test_room_that_a_timeout_makes_is_waited_for(new_manager):
     assert here.queue_task(parent).result(PATIENCE) == "done"
 
 
+@pytest.mark.slow
 def test_room_that_a_timeout_made_and_another_one_got_is_told(new_manager):
     """No wait closes this circle: a tick finds it."""
     here, there = new_manager(**ONE), new_manager(**ONE, queue_size=1)

@@ -532,13 +532,17 @@ def test_closing_without_waiting_lets_the_calls_end(new_manager, block):
     assert future.result(PATIENCE) == 1
 
 
-def test_closing_a_view_in_one_of_its_own_calls_raises_instead_of_hanging(new_manager):
-    view = new_manager().executor()
+def test_closing_a_view_in_one_of_its_own_calls_raises_instead_of_hanging(new_manager, block):
+    manager = new_manager(worker_count=1, max_worker_count=1)
+    view = manager.executor()
+    gate = block(manager.executor(), 1)
+    future = view.submit(view.shutdown)
+    gate.set()  # in a task it would not wait for a submission that is under way
     with pytest.raises(
         PoolDeadlockError,
         match=r"ManagerExecutor\.shutdown on .* waits for ManagerExecutor\.shutdown",
     ):
-        view.submit(view.shutdown).result(PATIENCE)
+        future.result(PATIENCE)
     with pytest.raises(RuntimeError, match="after shutdown"):
         view.submit(abs, 1)
 

@@ -728,6 +728,7 @@ class Thing:
     """Something that a weak reference can watch."""
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("outcome", ["result", "error", "retry", "cancel", "timeout"])
 @pytest.mark.usefixtures("no_collection")
 def test_arguments_result_and_exception_are_freed_with_the_future(new_manager, outcome):

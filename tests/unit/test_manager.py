@@ -302,6 +302,7 @@ def test_a_callback_finds_its_task_counted(new_manager, fails):
     assert seen == [(0, 1) if fails else (1, 0)]
 
 
+@pytest.mark.slow
 def test_a_backlog_grows_the_pool_and_quiet_shrinks_it_to_its_base(new_manager, factory):
     manager = new_manager(worker_count=2, max_worker_count=6, burst_interval=0.02)
     gate = threading.Event()
@@ -315,6 +316,7 @@ def test_a_backlog_grows_the_pool_and_quiet_shrinks_it_to_its_base(new_manager, 
     assert factory.live == 2
 
 
+@pytest.mark.slow
 def test_an_interval_of_zero_turns_scaling_off(new_manager):
     manager = new_manager(worker_count=1, max_worker_count=8, burst_interval=0)
     gate = threading.Event()

@@ -724,6 +724,7 @@ def test_a_storm_of_signals_that_count_and_look_loses_nothing():
     assert collector.unfinished() == 0
 
 
+@pytest.mark.slow
 def test_a_worker_that_is_held_up_with_a_dead_entry_in_its_hand_is_not_taken_for_a_wrong_count(
     new_manager, monkeypatch
 ):
@@ -755,6 +756,7 @@ def test_a_worker_that_is_held_up_with_a_dead_entry_in_its_hand_is_not_taken_for
     assert manager.metrics().total_tasks_arrived == 2
 
 
+@pytest.mark.slow
 def test_dead_entries_that_an_error_has_counted_too_often_are_forgotten_where_nothing_runs(
     new_manager,
 ):

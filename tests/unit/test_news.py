@@ -105,6 +105,7 @@ def test_whoever_waits_for_a_task_is_told_before_a_logger_that_blocks_hears_of_i
         gate.set()
 
 
+@pytest.mark.slow
 def test_hiring_and_retiring_is_told(new_manager, log):
     manager = new_manager(worker_count=1, max_worker_count=3, burst_interval=0.01, name="main")
     gate = threading.Event()
@@ -177,6 +178,7 @@ def test_a_manager_that_is_closed_in_an_outage_says_so(new_manager, factory, log
     assert log.loud()[-1].startswith("main: closed in an outage, after ")
 
 
+@pytest.mark.slow
 def test_an_outage_with_one_resource_left_is_not_over(
     new_manager, factory, log, short_pauses, settled_soon
 ):

@@ -796,6 +796,7 @@ class Entry:
         return self.alive
 
 
+@pytest.mark.slow
 def test_a_dead_entry_that_is_taken_out_while_somebody_counts_is_not_counted_as_waiting():
     """The lane's length is read first; the count of the dead must not shrink before it is read."""
     queue = TaskQueue("q")

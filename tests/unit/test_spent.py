@@ -97,6 +97,7 @@ AGAIN = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", AGAIN)
 def test_what_can_be_used_again_does_not_keep_a_task_from_its_retries(new_manager, kind):
     manager = new_manager(worker_count=1, max_worker_count=1, max_retries=1)
@@ -137,6 +138,7 @@ def test_a_task_that_was_settled_and_emptied_meanwhile_has_no_argument():
     assert spent_argument(None, None) is None
 
 
+@pytest.mark.slow
 def test_a_task_that_is_not_to_be_retried_anyway_has_no_note(new_manager):
     manager = new_manager(worker_count=1, max_worker_count=1, max_retries=0)
     assert not hasattr(manager.submit(read, 1, iter([1])).exception(PATIENCE), "__notes__")
@@ -184,6 +186,7 @@ def test_arguments_of_an_executors_calls_are_looked_at(new_manager):
     assert [future.attempts for future in futures] == [1, 1]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("chunksize", [1, 2])
 def test_of_items_that_are_iterators_only_the_one_that_failed_counts(new_manager, chunksize):
     manager, attempts = new_manager(worker_count=1, max_worker_count=1), []

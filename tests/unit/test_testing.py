@@ -447,6 +447,7 @@ def test_a_manager_that_is_closing_is_given_the_time_to_close(new_manager):
         lifecycle.wait = lambda timeout: gate.set() or wait(timeout)
 
 
+@pytest.mark.slow
 def test_a_worker_that_was_abandoned_is_named(new_manager, factory, impatient):
     gate, started = threading.Event(), threading.Event()
 
@@ -461,6 +462,7 @@ def test_a_worker_that_was_abandoned_is_named(new_manager, factory, impatient):
     eventually(lambda: factory.live == 0)
 
 
+@pytest.mark.slow
 def test_a_resource_that_run_task_has_is_named(new_manager, factory, impatient):
     gate, started = threading.Event(), threading.Event()
 
@@ -478,6 +480,7 @@ def test_a_resource_that_run_task_has_is_named(new_manager, factory, impatient):
     eventually(lambda: factory.live == 0)
 
 
+@pytest.mark.slow
 def test_a_callback_that_runs_is_named(new_manager, impatient):
     gate, started = threading.Event(), threading.Event()
 
@@ -494,6 +497,7 @@ def test_a_callback_that_runs_is_named(new_manager, impatient):
     gate.set()
 
 
+@pytest.mark.slow
 def test_a_future_without_an_outcome_is_named(new_manager, impatient):
     kept = []
 

@@ -259,6 +259,7 @@ def test_what_make_raises_makes_no_resource():
     resources.check()
 
 
+@pytest.mark.slow
 def test_a_manager_heals_what_the_factory_breaks():
     resources = ResourceFactory()
     resources.fail_destroy(OSError("stuck"))

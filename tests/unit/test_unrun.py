@@ -294,6 +294,7 @@ async def connect():
     return AsyncClient()
 
 
+@pytest.mark.slow
 def test_a_coroutine_that_on_create_returns_is_no_resource(log):
     config = Config(
         on_create=lambda: connect(),

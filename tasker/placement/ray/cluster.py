@@ -96,12 +96,14 @@ class RayBackend(RemoteBackend):
 
     # -- called by proxies (proxy.Cluster) ---------------------------------------------
 
+    def is_connected(self) -> bool:
+        return bool(self.ray.is_initialized())
+
     def new_actor(self, slot: Slot) -> Any:
         options = dict(self._options)
         if self._environment_of is not None:
             options["runtime_env"] = _checked(self._environment_of(slot))
-        # Otherwise Ray would start a cluster.
-        if not self.ray.is_initialized():
+        if not self.is_connected():
             raise ConnectionError("this process is not connected to Ray any more")
 
         now = monotonic()
@@ -125,9 +127,10 @@ class RayBackend(RemoteBackend):
         self._runner.run(lambda: self.kill_now(actor))
 
     def kill_now(self, actor: Any) -> None:
-        # The actor is dead, or there is no connection any more.
+        # The actor is dead.
         with contextlib.suppress(Exception):
-            self.ray.kill(actor)
+            if self.is_connected():
+                self.ray.kill(actor)
 
     def says_lost(self, error: BaseException) -> bool:
         kinds = self.ray.exceptions

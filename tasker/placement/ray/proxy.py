@@ -47,6 +47,13 @@ class Cluster(Protocol):
     ray: Any
     """The module."""
 
+    def is_connected(self) -> bool:
+        """Whether this process is connected to Ray.
+
+        Most calls of Ray's would start a cluster where it is not. So it is asked before
+        each of them."""
+        ...
+
     def new_actor(self, slot: Slot) -> Any:
         """A new actor, on a node that is not known to be lost.
 
@@ -113,8 +120,7 @@ class ActorProxy(ResourceProxy):
     # -- the owner's thread ------------------------------------------------------------
 
     def _ask(self, kind: int, what: Any, progress: Progress | None) -> Answer:
-        # When it is not connected, Ray would start a cluster.
-        if self._is_lost or not self._cluster.ray.is_initialized():
+        if self._is_out_of_reach():
             raise NoAnswerError(began=False)
 
         actor = self._actor
@@ -150,6 +156,9 @@ class ActorProxy(ResourceProxy):
         """Note the results of steps as they come, until the call has ended."""
         ended = False
         while not ended:
+            if self._is_out_of_reach():
+                raise NoAnswerError(began=True)
+
             noted: Noted = self._await(self._actor.notes.remote(number))
             notes, ended = noted
             for note in notes:
@@ -172,7 +181,7 @@ class ActorProxy(ResourceProxy):
                 # An answer that was sent before the loss counts.
                 return ray.get(reply, timeout=_LOOK_S)
             except ray.exceptions.GetTimeoutError:
-                gone = self._is_lost
+                gone = self._is_out_of_reach()
             except Exception as error:
                 if not self._cluster.says_lost(error):
                     raise
@@ -181,6 +190,12 @@ class ActorProxy(ResourceProxy):
                 gone = True
 
         raise NoAnswerError(began=True)
+
+    def _is_out_of_reach(self) -> bool:
+        """Whether the actor is lost, or the connection to Ray has ended."""
+        if not self._is_lost and not self._cluster.is_connected():
+            self._found_lost(ConnectionError("this process is not connected to Ray any more"))
+        return self._is_lost
 
     def _has_begun(self) -> bool:
         return bool(self._node)
@@ -202,7 +217,8 @@ class ActorProxy(ResourceProxy):
     def _tell(self, order: int, number: int) -> None:
         # Ray's errors, when the actor is dead.
         with contextlib.suppress(Exception):
-            self._actor.obey.remote(order, number)
+            if self._cluster.is_connected():
+                self._actor.obey.remote(order, number)
 
     def kill(self) -> None:
         if self._mark_lost(_KILLED):

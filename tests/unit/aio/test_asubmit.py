@@ -298,6 +298,7 @@ def test_those_that_wait_for_room_are_refused_when_the_manager_closes(block, gat
     run(main)
 
 
+@pytest.mark.slow
 def test_a_loop_that_does_not_run_holds_up_no_other(block, gate):
     manager = block(queue_size=1)
     manager.submit(double, 1)

@@ -169,6 +169,7 @@ def test_a_failure_of_what_was_in_flight_is_not_logged(new_manager, log):
 # -- retries, timeouts, chunks ---------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @ORDERS
 @CHUNKS
 def test_an_item_that_broke_its_resource_runs_again_on_another_and_no_other_does(
@@ -185,6 +186,7 @@ def test_an_item_that_broke_its_resource_runs_again_on_another_and_no_other_does
     assert manager.metrics().total_tasks_retried == 3
 
 
+@pytest.mark.slow
 @ORDERS
 @CHUNKS
 def test_once_an_item_that_broke_its_resource_does_not_run_again(new_manager, ordered, chunksize):

@@ -210,6 +210,7 @@ MISHAPS = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("no_collection")
 @EVERY_KIND
 @pytest.mark.parametrize("mishap", MISHAPS, ids=lambda mishap: mishap.__name__)
