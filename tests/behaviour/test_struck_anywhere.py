@@ -217,8 +217,10 @@ def at_once(monkeypatch):
     reason="CPython crashes where one of several threads is traced by bytecodes",
 )
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
-# struck while it ends, a generator or a destructor goes on to its end, and CPython says so
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+# struck while it is closed, a generator goes on to its end, and CPython says so
+@pytest.mark.filterwarnings(
+    "ignore:Exception ignored (in. <|while closing )generator:pytest.PytestUnraisableExceptionWarning"
+)
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize(
     ("suffix", "hooks"),

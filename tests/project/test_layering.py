@@ -91,7 +91,6 @@ def test_imports_point_down(module: str) -> None:
         assert _layer(needed) <= _layer(module), f"{module} imports {needed}, which lies above it"
 
 
-@pytest.mark.slow
 def test_no_import_runs_in_a_circle() -> None:
     graph = {module: {*_needed(module)} - {module} for module in MODULES}
     assert [*graphlib.TopologicalSorter(graph).static_order()]
@@ -103,7 +102,6 @@ def test_module_imports_nothing_but_the_standard_library_and_the_dependencies(mo
     assert roots - sys.stdlib_module_names <= OUTSIDE | OPTIONAL.get(module, set())
 
 
-@pytest.mark.slow
 def test_asyncio_is_imported_by_one_module_which_is_imported_where_it_is_needed() -> None:
     assert [module for module in MODULES if "asyncio" in _imported(module)] == [
         "_sync.awaiting",
@@ -117,7 +115,6 @@ def test_asyncio_is_imported_by_one_module_which_is_imported_where_it_is_needed(
                 assert not {"aio", "awaiting"} & {alias.name for alias in node.names}, module
 
 
-@pytest.mark.slow
 def test_threads_are_made_by_one_module() -> None:
     # made elsewhere, one would take over the context of the request in which it is started
     makers = {"Thread", "Timer", "start_new_thread", "start_joinable_thread"}
@@ -136,7 +133,6 @@ def test_threads_are_made_by_one_module() -> None:
                 assert module == "_sync.threads", f"{module}: use tasker._sync.threads.new_thread"
 
 
-@pytest.mark.slow
 def test_one_module_reads_the_clock_of_the_system() -> None:
     # read elsewhere, a limit would stand still with a clock that a test has stopped
     clocks = {"monotonic", "perf_counter", "time"}
