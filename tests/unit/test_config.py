@@ -182,13 +182,16 @@ class Opened:
     """A context manager at the top level of a module, where pickle finds it."""
 
     open = 0
+    _lock = threading.Lock()  # several workers enter at once
 
     def __enter__(self):
-        Opened.open += 1
+        with self._lock:
+            Opened.open += 1
         return self
 
     def __exit__(self, *_):
-        Opened.open -= 1
+        with self._lock:
+            Opened.open -= 1
 
 
 def test_managers_of_a_config_and_of_its_copy_enter_and_exit_what_is_theirs(copied):
