@@ -19,7 +19,7 @@ from tasker._pool.usercode import UserCode
 from tasker._pool.worker import Worker
 from tasker._sync.threads import leave_child
 from tasker._tasks import current
-from tasker._tasks.context import Context, background, with_timeout
+from tasker._tasks.context import Context, background, check_may_begin, with_timeout
 from tasker._tasks.future import TaskFuture
 from tasker._tasks.hints import explain_call
 from tasker._tasks.run_limit import RunLimit
@@ -125,7 +125,7 @@ class Supervisor(Generic[R]):
 
         try:
             # What has ended already must not begin: nothing would end it any more.
-            context.raise_if_done()
+            check_may_begin(context)
             _begin(supervisions)
 
             result = fn(context, resource, *args) if wants_context else fn(resource, *args)

@@ -41,6 +41,7 @@ from tasker.errors import (
     ConfigError,
     ContextCancelledError,
     DeadlineExceededError,
+    TaskManagerKilledError,
     name_of,
     shown,
 )
@@ -620,6 +621,15 @@ def _end_dependants(
         finally:
             _end_dependants(dependants, error, cause, contexts, things)
         raise
+
+
+def check_may_begin(context: Context) -> None:
+    """Raise if a call would begin although its context has ended.
+
+    A call that a kill has kept from beginning fails as one that waits does."""
+    if isinstance(cause := context.cause(), TaskManagerKilledError):
+        raise TaskManagerKilledError(*cause.args)
+    context.raise_if_done()
 
 
 def check_context(field: str, value: object) -> Context:

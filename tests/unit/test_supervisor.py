@@ -7,7 +7,7 @@ import traceback
 
 import pytest
 
-from tasker import Context, current_context, current_resource
+from tasker import Context, TaskManagerKilledError, current_context, current_resource
 from tasker._pool.supervisor import Supervisor
 from tests.support.errors import Sick
 from tests.support.waiting import PATIENCE, eventually
@@ -241,3 +241,35 @@ def test_a_hook_that_takes_too_long_is_aborted(new_manager):
     with pytest.raises(ZeroDivisionError):
         manager.run_task(calls)
     eventually(manager._engine.runner.idle)
+
+
+@pytest.mark.parametrize("form", ["submit", "run_task"])
+def test_a_call_that_a_kill_keeps_from_beginning_is_killed(new_manager, form):
+    begins, ran = threading.Event(), []
+
+    def until_its_end(context, *call):
+        begins.set()
+        assert context.wait(PATIENCE)
+
+    manager = supervised(new_manager, until_its_end)
+    outcomes: list[BaseException | None] = []
+
+    def run():
+        try:
+            manager.run_task(ran.append)
+        except BaseException as error:
+            outcomes.append(error)
+
+    caller = threading.Thread(target=run)
+    if form == "run_task":
+        caller.start()
+    else:
+        future = manager.submit(ran.append)
+    assert begins.wait(PATIENCE)
+    manager.kill()
+    if form == "run_task":
+        caller.join(PATIENCE)
+    else:
+        outcomes.append(future.exception(PATIENCE))
+    assert [type(error) for error in outcomes] == [TaskManagerKilledError]
+    assert not ran

@@ -32,6 +32,7 @@ from tasker._tasks.context import (
     ManagerValues,
     TaskContext,
     background,
+    check_may_begin,
     new_task_context,
     with_value,
 )
@@ -202,7 +203,7 @@ class Host:
 
         context = self.call_context(self)
         # What has ended already must not begin: nothing would end it any more.
-        context.raise_if_done()
+        check_may_begin(context)
         return Abort(context, self._abort, self._runner.run_apart)
 
     def _judge(self, error: BaseException) -> Verdict:
