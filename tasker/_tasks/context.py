@@ -627,6 +627,8 @@ def check_may_begin(context: Context) -> None:
     """Raise if a call would begin although its context has ended.
 
     A call that a kill has kept from beginning fails as one that waits does."""
+    if context.err() is None:
+        return
     if isinstance(cause := context.cause(), TaskManagerKilledError):
         raise TaskManagerKilledError(*cause.args)
     context.raise_if_done()

@@ -82,6 +82,8 @@ Marks. They only go from `False` to `True`, but for one way back of `_refused`.
 
 - `_cancel_asked`: set by any thread, *before* it looks at `_context` or `_may_start`.
   The worker looks at it *after* it made the context or put back `_may_start` (R1).
+- `_ending`: why the context ends. Set before `_cancel_asked`, by the same thread, if it
+  is not by `cancel()`.
 - `_refused`: set by the submitter when its submission is about to raise. It is set
   before `_may_start` is taken (R1), or `_is_counted` is set before. The submitter
   unsets it if a worker has taken the task. Read by the threads that drop a dead entry,
@@ -283,6 +285,7 @@ class TaskFuture(Future[T]):
     # The marks: it was cancelled while it ran, so it is not retried; its submission
     # raised while it was in its lane; that was counted.
     _cancel_asked = False
+    _ending: tuple[EndedError, BaseException | None] | None = None
     _refused = False
     _is_counted = False
 
@@ -464,7 +467,11 @@ class TaskFuture(Future[T]):
 
         # (R1) A thread that cancels or settles the task does it the other way round.
         if self._cancel_asked or self._final is not None:
-            context.cancel()
+            if self._ending is None:
+                context.cancel()
+            else:
+                # No callbacks: the user does not have it yet.
+                context._end(*self._ending, [])
         return context
 
     def _stamps(self, now: float) -> Stamps:
@@ -550,6 +557,7 @@ class TaskFuture(Future[T]):
             # Once the task is counted, the manager could close before the callbacks are
             # on their way.
             engine.settling.add(self)
+            self._ending = ending, error
             self._cancel_asked = True
             things += self._contents()
 
@@ -635,6 +643,7 @@ class TaskFuture(Future[T]):
         if self._final is not None or self._cancel_asked:
             return []
 
+        self._ending = ending, cause
         self._cancel_asked = True
         # Read once: the worker empties it.
         context = self._context

@@ -36,6 +36,7 @@ class TiedTask(Protocol):
 
     attempts: int
     _cancel_asked: bool
+    _ending: tuple[EndedError, BaseException | None] | None
     _context: TaskContext | None
     _values: Tie | None
 
@@ -99,6 +100,7 @@ class Tie(InheritedValues):
             late = task._timed_out("the deadline of the task's ctx passed")
             task._fail_from_outside(late, error, contexts)
         elif not task._withdraw(aside=True):
+            task._ending = error, cause
             task._cancel_asked = True
             # It may have been put back for a retry since the first look (R1).
             if not task._withdraw(aside=True) and (context := task._context) is not None:

@@ -17,13 +17,14 @@ from tasker import (
     ContextCancelledError,
     DeadlineExceededError,
     TaskerError,
+    TaskManagerKilledError,
     background,
     with_cancel,
     with_deadline,
     with_timeout,
     with_value,
 )
-from tasker._tasks.context import Context, ManagerValues, new_task_context
+from tasker._tasks.context import Context, ManagerValues, check_may_begin, new_task_context
 from tasker.testing import ManualClock
 from tests.support.contexts import MAKERS, live_entries, pass_deadline, told_by
 from tests.support.locks import HookedLock
@@ -738,3 +739,32 @@ def test_a_refused_cause_leaves_the_context_live():
     with pytest.raises(TypeError):
         ctx.cancel("why")
     assert not ctx.cancelled()
+
+
+class EndsWhenLookedAt:
+    """A context that a kill ends while it is looked at."""
+
+    def __init__(self):
+        self.context = with_cancel(background())
+
+    def err(self):
+        try:
+            return self.context.err()
+        finally:
+            self.context.cancel(TaskManagerKilledError("killed"))
+
+    def cause(self):
+        try:
+            return self.context.cause()
+        finally:
+            self.context.cancel(TaskManagerKilledError("killed"))
+
+    def raise_if_done(self):
+        self.context.raise_if_done()
+
+
+def test_a_call_begins_or_is_killed_when_a_kill_comes_as_that_is_decided():
+    context = EndsWhenLookedAt()
+    check_may_begin(context)
+    with pytest.raises(TaskManagerKilledError, match="killed"):
+        check_may_begin(context)

@@ -9,10 +9,11 @@ import threading
 import pytest
 
 import tasker._tasks.future
-from tasker import ContextCancelledError, DeadlineExceededError, TaskTimeoutError
+from tasker import ContextCancelledError, DeadlineExceededError, TaskTimeoutError, background
 from tasker._tasks import deadlock
 from tasker._tasks.current import thread_state
 from tasker._tasks.future import TaskFuture
+from tasker._tasks.parent import Tie
 from tests.support.futures import VALUES
 from tests.support.snippets import needs_fork, printed_by
 from tests.support.threads import in_another_thread
@@ -39,6 +40,27 @@ def test_a_task_that_was_asked_to_end_before_it_had_a_context_gets_an_ended_one(
     assert future.cancel() is False
     assert future._make_context(VALUES).cancelled()
     assert future._requeue() is False
+
+
+def asked_by_a_kill(future, error, cause):
+    future._ask_to_end(error, cause, [])
+
+
+def asked_by_a_deadline(future, error, cause):
+    future._fail_from_outside(cause, error)
+
+
+def asked_by_its_parent(future, error, cause):
+    Tie(background(), VALUES, future).parent_ended(error, cause, [], [])
+
+
+@pytest.mark.parametrize("ask", [asked_by_a_kill, asked_by_a_deadline, asked_by_its_parent])
+def test_a_context_that_is_made_too_late_has_ended_for_the_reason_that_was_given(owner, ask):
+    future, error, cause = owner.future(), ContextCancelledError("ended"), KeyError("why")
+    assert future._start(2.0)
+    ask(future, error, cause)
+    context = future._make_context(VALUES)
+    assert (context.err(), context.cause()) == (error, cause)
 
 
 @pytest.mark.parametrize("collector", [False, True])
