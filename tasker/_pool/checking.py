@@ -36,6 +36,7 @@ from tasker._sync.callback_runner import BackgroundLogger
 from tasker._sync.clock import monotonic
 from tasker._sync.locks import new_lock
 from tasker.config import Config
+from tasker.errors import DeadlineExceededError
 from tasker.placement.base import Backend
 
 __all__ = ["Checks"]
@@ -153,6 +154,9 @@ class Checks(Generic[R]):
 
             check = partial(self._user.check, troubles)
             self._call_within(self._timeout, worker, resource, check)
+        except DeadlineExceededError:
+            # Its time was up before it began: the machine slept, say.
+            call.is_late = True
         finally:
             with self._lock:
                 call.is_over = True

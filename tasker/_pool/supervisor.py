@@ -75,7 +75,9 @@ class Supervisor(Generic[R]):
     def call_within(
         self, seconds: float, worker: Worker[R] | None, resource: R, fn: Callable[[R], T]
     ) -> T:
-        """Call a hook. If it takes longer than so many seconds, it is stuck."""
+        """Call a hook. If it takes longer than so many seconds, it is stuck.
+
+        Raises `DeadlineExceededError` if the time is up before the hook begins."""
         if not self._stuck:
             return fn(resource)
 

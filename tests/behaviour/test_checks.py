@@ -347,6 +347,23 @@ def test_a_check_that_took_too_long_has_failed_whatever_it_returns(checked, chec
     eventually(lambda: log.telling(of="has not returned within 7 s (check_timeout)"), "the log")
 
 
+@pytest.mark.parametrize("stuck", [{"on_abort": number}, {"abandon_after": 5}], ids=str)
+def test_a_check_whose_time_is_up_before_it_begins_has_failed(new_manager, check, factory, stuck):
+    factory.any_thread = True
+    manager = new_manager(
+        worker_count=1, on_check=check, check_after=0, check_timeout=1e-9, **stuck
+    )
+    are_idle(manager)
+    (worker,) = manager._engine.crew.members
+    future = manager.submit(number)
+    assert (future.result(PATIENCE), future.attempts) == (1, 1)
+    assert (worker._reason, manager._engine.crew.members) == (Reason.CHECK, (worker,))
+
+    first = manager.run_task(number)
+    assert manager.run_task(number) > first
+    assert (check.calls, factory.created[first].alive) == ([], False)
+
+
 @pytest.mark.slow
 def test_where_all_checks_hang_tasks_fail_after_create_timeout_and_stop_names_the_threads(
     checked, check, clock, factory
