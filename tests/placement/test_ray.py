@@ -8,6 +8,7 @@ import sys
 import threading
 import types
 from functools import partial
+from unittest.mock import create_autospec
 
 import pytest
 
@@ -17,11 +18,14 @@ from tasker import (
     ContextCancelledError,
     Ray,
     ResourceCreationError,
+    Slot,
     TaskManagerKilledError,
     TaskTimeoutError,
     WorkerLostError,
     current_slot,
 )
+from tasker.placement.ray.cluster import RayBackend
+from tasker.placement.ray.proxy import ActorProxy
 from tests.support import deadly_tasks, remote_tasks
 from tests.support.journal import Gate
 from tests.support.placements import with_ray
@@ -42,6 +46,20 @@ def kill(process):
 
 def until_dead(process):
     eventually(lambda: not is_alive(process), "the process to be gone")
+
+
+# -- without a connection --------------------------------------------------------------------------------------------
+
+
+def test_an_actor_ends_without_a_question_to_ray_where_the_cluster_is_not_connected():
+    cluster = create_autospec(RayBackend, instance=True)
+    cluster.is_connected.return_value = False
+    cluster.ray = None
+    proxy = ActorProxy("worker", 0.1, remote_tasks.forget, cluster, Slot(index=0, worker="worker"))
+    with pytest.raises(WorkerLostError, match="not connected to Ray any more"):
+        proxy.check()
+    proxy.destroy()
+    assert proxy.is_lost()
 
 
 # -- actors that die -------------------------------------------------------------------------------------------------

@@ -209,7 +209,7 @@ class ActorProxy(ResourceProxy):
             self._cluster.kill_now(self._actor)
 
         # Its slot is free when this returns. Without a connection Ray tells nothing.
-        if self._cluster.ray.is_initialized():
+        if self._cluster.is_connected():
             self._dead.wait(_KILL_WAIT_S)
 
     # -- any thread --------------------------------------------------------------------
