@@ -152,7 +152,9 @@ class Config(Record, Generic[R]):
     (its timeout, `cancel()`, `kill()`), or when `on_check` takes too long. It may come
     when the task has just returned, never when the next one runs: that waits until it
     has returned. An error that it raises is logged. What the task then raises is judged
-    by `check_health` as always. In a child process or actor it runs there."""
+    by `check_health` as always. A resource that it breaks is replaced at once. With an
+    `on_check` one that it left whole is checked before its next task. In a child
+    process or actor it runs there."""
     abandon_after: float | timedelta | None = None
     """Seconds after the end of its context in which a running task has to return.
 

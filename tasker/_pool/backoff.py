@@ -4,7 +4,8 @@ A resource *fails* when it cannot be made. It also fails when it breaks or is lo
 before it has done a task well: while the server is down, an `on_create` that connects
 lazily, or through a proxy, succeeds all the same. Each worker counts its failures in a
 row. A resource that has done a task well and then breaks (a connection gone stale) ends
-the row and costs no pause.
+the row and costs no pause. One that an abort has broken, or that was killed to end its
+task, says nothing about the backend. It costs no pause either.
 
 How many creations may be under way at once is the state of the pool:
 

@@ -490,8 +490,7 @@ class Engine(RunTask[R], EngineState[R], EngineClosing[R]):
     ) -> Abort:
         owner = f"{self.name}, run_task" if worker is None else worker.name
         abort = partial(self.user.abort, owner, resource, current.slot_here())
-        called = bool if worker is None else worker.aborted
-        return Abort(context, abort, self._run_apart, called)
+        return Abort(context, abort, self._run_apart, partial(current.note_abort, resource))
 
     def _run_apart(self, job: Callable[[], object]) -> None:
         self.runner.run_apart(job)

@@ -28,6 +28,7 @@ or destroyed under it (I7).
 from __future__ import annotations
 
 import math
+import sys
 import threading
 import weakref
 from collections.abc import Callable
@@ -45,7 +46,7 @@ from tasker._tasks.unrun import refuse
 from tasker.errors import TaskerError, TaskManagerShutdownError
 from tasker.slot import Reason, Slot
 
-__all__ = ["NO_RESOURCE", "Loan", "ResourcePool"]
+__all__ = ["ABORTED", "NO_RESOURCE", "Loan", "ResourcePool", "was_aborted"]
 
 R = TypeVar("R")
 # None may be one
@@ -55,9 +56,19 @@ NO_RESOURCE: Any = object()
 class Loan(Generic[R]):
     """A borrower's right to a resource, from when it asks until it has handed back.
 
-    `run_task` notes the last four fields, for code inside of it."""
+    `run_task` notes the last five fields, for code inside of it."""
 
-    __slots__ = ("borrower", "context", "error", "outer", "owner", "resource", "shelf", "slot")
+    __slots__ = (
+        "aborted",
+        "borrower",
+        "context",
+        "error",
+        "outer",
+        "owner",
+        "resource",
+        "shelf",
+        "slot",
+    )
 
     borrower: int
     """The identifier of its thread."""
@@ -75,12 +86,15 @@ class Loan(Generic[R]):
     """The loan of the call around this one."""
     context: Any
     """The context of the task, if it has asked for it."""
+    aborted: bool
+    """`True` if the task was aborted; not there if not."""
 
 
 # What lies on a shelf: a resource, its slot, and since when (`timer.now()`), where that
-# matters. The time is replaced if the resource may be broken like another one, and if
-# it is to be destroyed for that reason.
+# matters. The time is replaced if the resource may be broken by an abort, or like
+# another one, and if it is to be destroyed for the latter reason.
 Idle = tuple[Any, Slot | None, float]
+ABORTED = -sys.float_info.max
 _SUSPECT = -math.inf
 _CONDEMNED = math.inf
 
@@ -91,6 +105,11 @@ def _new_loan(resource: Any = NO_RESOURCE, slot: Slot | None = None) -> Loan[Any
     loan.resource, loan.slot = resource, slot
 
     return loan
+
+
+def was_aborted(loan: Loan[Any]) -> bool:
+    """Whether the task was aborted."""
+    return getattr(loan, "aborted", False)
 
 
 class _Shared:
@@ -278,7 +297,9 @@ class ResourcePool(Generic[R]):
         """End a loan: keep the resource, or destroy it here.
 
         May be called again, and must be if an interrupt ended it."""
-        since = 0.0 if self._check is None else timer.now()
+        since = 0.0
+        if self._check is not None:
+            since = ABORTED if was_aborted(loan) else timer.now()
 
         with self._lock:
             if healthy and self._is_lost is not None and loan.resource is not NO_RESOURCE:
@@ -340,7 +361,7 @@ class ResourcePool(Generic[R]):
                 for place, (resource, slot, since) in enumerate(shelf):
                     if condemn and since == _SUSPECT:
                         shelf[place] = resource, slot, _CONDEMNED
-                    elif since != _CONDEMNED:
+                    elif since not in (ABORTED, _CONDEMNED):
                         shelf[place] = resource, slot, _SUSPECT
 
     def clear_own(self) -> None:

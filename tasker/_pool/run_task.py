@@ -20,7 +20,7 @@ from tasker import checks
 from tasker._pool.checking import Checks
 from tasker._pool.metrics import Counters
 from tasker._pool.queue import TaskQueue
-from tasker._pool.resources import Loan, ResourcePool
+from tasker._pool.resources import ABORTED, Loan, ResourcePool, was_aborted
 from tasker._pool.suspicion import Suspicion
 from tasker._pool.turns import Turn, Turns
 from tasker._pool.usercode import Event, UserCode
@@ -122,7 +122,7 @@ class RunTask(Generic[R]):
                     explain_call(error, error.__traceback__.tb_next, fn, args, wants)
                 healthy = self.user.is_healthy(error, loan.resource)
                 if not healthy:
-                    self.suspicion.broke(None, counts=not self.user.is_lost(loan.resource))
+                    self._broke(loan)
                     self.user.broke(f"{self.name}, run_task", error)
             finally:
                 self._run_task_failed(started)
@@ -183,7 +183,9 @@ class RunTask(Generic[R]):
         if loan.error is None:
             return True
 
-        self.suspicion.broke(None, counts=True)
+        # Broken by an abort, it says nothing about others.
+        if since != ABORTED:
+            self.suspicion.broke(None, counts=True)
         self.user.failed_check(owner, loan.error)
         return False
 
@@ -195,11 +197,18 @@ class RunTask(Generic[R]):
             if loan.error is None:
                 return True
 
-            self.suspicion.broke(None, counts=not self.user.is_lost(loan.resource))
+            self._broke(loan)
             return False
         finally:
             # It has the error, whose traceback leads to this frame (R4).
             del loan
+
+    def _broke(self, loan: Loan[R]) -> None:
+        """The resource broke.
+
+        If an abort has done that, it says nothing about others."""
+        if not was_aborted(loan):
+            self.suspicion.broke(None, counts=not self.user.is_lost(loan.resource))
 
     def call_context(self, loan: Loan[R]) -> TaskContext:
         """The context of a `run_task`, made when its own thread first asks."""

@@ -18,6 +18,10 @@ not count either: each place knows by itself whether it is gone. A worker replac
 resource. An idle one of `run_task` is destroyed by its next borrower, because it may be
 bound to a thread.
 
+An abort makes a suspect of the one resource on which it was called. If that breaks
+before a proof, the abort has done it, and no others become suspects. The exception is a
+task that aborts itself and is tried again: its retry keeps to the rule.
+
 A retry must not wait for ever. Most often the worker whose resource it broke makes
 another, and takes it. The burst thread's tick looks whether as many workers are on
 their way to a resource as retries wait. If not (one has fallen, or runs an urgent task

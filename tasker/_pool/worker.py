@@ -139,8 +139,10 @@ class Worker(Generic[R]):
         # a suspect. The same when its own was condemned.
         self._doubt: tuple[int, int] | None = None
         self._condemned: tuple[int, int] | None = None
-        # Whether its last call was aborted: then its own is a suspect, too.
+        # Whether the call that ends now was aborted: then its own is a suspect, too.
+        # Afterwards the doubt that this has left.
         self._was_aborted = False
+        self._abort_doubt: tuple[int, int] | None = None
         # The attempts of the task that it took, as they were then. For `_goes_on`.
         self._attempts_before = 0
         # When its resource was made, or last passed a check or ended a task, by
@@ -215,10 +217,10 @@ class Worker(Generic[R]):
 
     def trust(self) -> None:
         """Here is a proof: its resource is new, or has passed a check."""
-        self._doubt = self._condemned = None
+        self._doubt = self._condemned = self._abort_doubt = None
 
     def aborted(self) -> None:
-        """`on_abort` was called for its call, which ends now. For its own thread."""
+        """Its call, which ends now, was aborted. For its own thread."""
         self._was_aborted = True
 
     def is_suspect(self) -> bool:
@@ -259,6 +261,7 @@ class Worker(Generic[R]):
                 self.resource = self._held[0]
                 # First, because only what is held becomes a suspect.
                 self.trust()
+                self._was_aborted = False
                 self.holds_resource = True
                 self._completed_before = self.shard.finished()[0]
                 self._proved_at = timer.now()
@@ -299,7 +302,7 @@ class Worker(Generic[R]):
 
     def _give_up_resource(self) -> None:
         """Its resource serves no longer: note why, and destroy it."""
-        self._failures = self._failures_with_this()
+        before, self._failures = self._failures, self._failures_with_this()
         self._reason = self.unfit or Reason.BROKEN
 
         # Here, when another worker was woken for the task: a logger may block.
@@ -308,6 +311,9 @@ class Worker(Generic[R]):
         elif self.unfit is Reason.OUTLIER:
             self._engine.user.was_outlier(self.name, self._broken_by)
         self._destroy()
+
+        if self._failures > before:
+            self._engine.backoff.broke(self.candidate, self._failures)
 
     def _destroy(self) -> None:
         self.holds_resource = False
@@ -325,8 +331,6 @@ class Worker(Generic[R]):
         self.creating_since = monotonic()
         self.creating = True
         backoff = self._engine.backoff
-        if self._failures:
-            backoff.broke(self.candidate, self._failures)
 
         while self._may_create():
             try:
@@ -384,8 +388,18 @@ class Worker(Generic[R]):
 
         # A failed check adds none. A time of idleness came before it, which bounds how
         # often that happens, and a task may wait for the next resource. One that is
-        # replaced because it may be broken has not failed.
-        return self._failures + (self.unfit not in (Reason.CHECK, Reason.SUSPECT))
+        # replaced because it may be broken, or was broken by an abort, has not failed.
+        no_failure = self.unfit in (Reason.CHECK, Reason.SUSPECT) or self._broke_by_abort()
+        return self._failures + (not no_failure)
+
+    def _broke_by_abort(self) -> bool:
+        """Whether its resource, should it break now, was broken by an abort.
+
+        A call on it was aborted, and there was no proof since. This says nothing about
+        the resources of others, nor about the backend."""
+        return self._was_aborted or (
+            self._abort_doubt is not None and self._abort_doubt == self.shard.finished()
+        )
 
     def _serve(self, resource: R) -> None:
         """Run tasks until the resource is broken or the worker leaves.
@@ -537,6 +551,7 @@ class Worker(Generic[R]):
         if self._was_aborted:
             self._was_aborted = False
             self.suspect()
+            self._abort_doubt = self._doubt
         return self.unfit is None
 
     def _reset(self) -> None:
@@ -548,7 +563,8 @@ class Worker(Generic[R]):
         if self._broken_by is not None:
             lost = user.is_lost(self.resource)
             self.unfit = Reason.LOST if lost else Reason.BROKEN
-            self._engine.resource_broke(self, counts=not lost)
+            if not self._broke_by_abort():
+                self._engine.resource_broke(self, counts=not lost)
 
     @wrapper
     def look_at_result(
@@ -589,16 +605,20 @@ class Worker(Generic[R]):
 
         healthy = engine.user.is_healthy(error, self.resource)
         failures = self._failures_with_this()
+        retry = not healthy and task._may_requeue() and self._is_to_retry(task, error)
         if healthy:
             self._completed_before = -1
             self._failed_at = self.shard.taken
         else:
             self._broken_by = error
+            # Kept, because this task is finished soon.
+            self._was_aborted = by_abort = self._broke_by_abort()
             # Before the task is put back, or a suspect could take it.
-            lost = engine.user.is_lost(self.resource)
-            engine.resource_broke(self, counts=task.attempts == 1 and not lost)
+            if retry or not by_abort:
+                lost = engine.user.is_lost(self.resource)
+                engine.resource_broke(self, counts=task.attempts == 1 and not lost and not by_abort)
 
-        if not healthy and self._is_to_retry(task, error) and task._requeue():
+        if retry and task._requeue():
             self._retried = task
             self.shard.count(retried=1)
             engine.user.notify_collector("record_retry")
@@ -625,7 +645,8 @@ class Worker(Generic[R]):
         # Logged last, because a logger may block. A single early failure is not called
         # `early`: it may be the task's own fault.
         if not healthy:
-            engine.user.broke(self.name, error, early=failures > 1, retried=self.task is None)
+            early = failures > max(1, self._failures)
+            engine.user.broke(self.name, error, early=early, retried=self.task is None)
         return healthy
 
     def _is_to_retry(self, task: TaskFuture[Any], error: BaseException) -> bool:
@@ -759,16 +780,20 @@ class Worker(Generic[R]):
     def _passes_check(self) -> bool:
         """Call `on_check`. A resource that does not pass is unfit."""
         engine = self._engine
+        # Before the check, which may be aborted itself.
+        by_abort = self._broke_by_abort()
         # In no variable: see there.
         self._broken_by = engine.checks.trouble(self.name, self.resource, self._check_is_late, self)
         self.checks_too_long = False
 
         if self._broken_by is not None:
             self.unfit = Reason.CHECK
-            engine.resource_broke(self, counts=True)
+            if not by_abort:
+                engine.resource_broke(self, counts=True)
         else:
             # It is known to work.
             self.trust()
+            self._was_aborted = False
             self._completed_before = -1
             self._proved_at = timer.now()
 

@@ -25,6 +25,7 @@ __all__ = [
     "current_slot",
     "current_worker",
     "in_task",
+    "note_abort",
     "slot_here",
     "thread_state",
 ]
@@ -49,6 +50,10 @@ class OnWorker(Protocol):
         """Look at a result that is its resource, or is yet to be run (see `unrun`)."""
         ...
 
+    def aborted(self) -> None:
+        """The call on its resource, which ends now, was aborted."""
+        ...
+
 
 class InCaller(Protocol):
     """A loan, as seen from here."""
@@ -57,6 +62,7 @@ class InCaller(Protocol):
     slot: Slot | None
     owner: Any
     outer: Any
+    aborted: bool
 
 
 class Running:
@@ -121,6 +127,21 @@ def call_hook(slot: Slot | None, hook: Callable[[], T]) -> T:
         return hook()
     finally:
         running.hook = outer
+
+
+def note_abort(resource: object) -> None:
+    """The call on this resource, which ends now in the calling thread, was aborted.
+
+    Told to the worker or the loan that uses it. A resource that is being borrowed has
+    neither."""
+    running = thread_state.running
+    loan, worker = running.loan, running.worker
+
+    if loan is not None:
+        if loan.resource is resource:
+            loan.aborted = True
+    elif worker is not None and worker.resource is resource:
+        worker.aborted()
 
 
 def current_context() -> Context:

@@ -446,11 +446,15 @@ class TaskFuture(Future[T]):
         self.attempts += 1
         return True
 
+    def _may_requeue(self) -> bool:
+        """Whether a running task may wait again. What is `False` once stays so."""
+        return not self._cancel_asked and hasattr(self, "_may_settle")
+
     def _requeue(self) -> bool:
         """Make a running task wait again.
 
         `True` if it is to be put back into its lane, perhaps as a dead entry."""
-        if self._cancel_asked:
+        if not self._may_requeue():
             return False
 
         # (R1) A thread that cancels or settles the task does it the other way round.

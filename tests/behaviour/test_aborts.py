@@ -15,6 +15,8 @@ from tasker import (
     TaskManager,
     TaskTimeoutError,
 )
+from tasker._pool.backoff import Backoff
+from tasker._pool.suspicion import Suspicion
 from tasker._tasks.abort import Abort
 from tasker.testing import ManualClock
 from tests.support.errors import Sick
@@ -352,6 +354,130 @@ def test_the_resource_of_an_aborted_task_is_a_suspect_until_it_has_finished_anot
     eventually(lambda: worker.is_suspect())
     manager.queue_task(lambda resource: 7)
     eventually(lambda: not worker.is_suspect())
+
+
+class Fragile(Deaf):
+    """An abort of it breaks the resource."""
+
+    def __call__(self, resource):
+        self.told.clear()
+        super().__call__(resource)
+
+    def abort(self, resource):
+        resource.broken = True
+        super().abort(resource)
+
+
+@pytest.fixture
+def fragile():
+    fragile = Fragile(Sick("closed"))
+    yield fragile
+    fragile.told.set()
+
+
+def abort_one(manager, task):
+    task.began.clear()
+    future = manager.submit(task)
+    assert task.began.wait(PATIENCE)
+    future.cancel()
+    return future.exception(PATIENCE)
+
+
+def suspects(manager):
+    return [worker.name for worker in manager._engine.crew.members if worker.is_suspect()]
+
+
+def test_a_resource_made_after_an_abort_has_broken_the_last_is_no_suspect(new_manager, fragile):
+    manager = new_manager(worker_count=1, max_worker_count=1, on_abort=fragile.abort)
+    assert type(abort_one(manager, fragile)) is Sick
+    eventually(lambda: manager.stats().idle_workers == 1)
+    assert suspects(manager) == []
+
+
+def look(resource):
+    """An `on_check` or `on_reset`."""
+    if resource.broken:
+        raise Sick
+
+
+FOUND_LATER = {
+    "by its check": {"check_health": lambda error: True, "on_check": look, "check_after": 600},
+    "by its reset": {"check_health": lambda error: True, "on_reset": look},
+    "by the next task": {"check_health": lambda error: type(error) is not Sick},
+}
+
+
+@pytest.mark.usefixtures("endless_pauses")
+@pytest.mark.parametrize("found", FOUND_LATER)
+def test_a_breakage_of_an_abort_that_is_found_later_is_still_the_aborts(
+    new_manager, log, fragile, found, monkeypatch
+):
+    manager = new_manager(
+        worker_count=1, max_worker_count=1, on_abort=fragile.abort, **FOUND_LATER[found]
+    )
+    broken = []
+    monkeypatch.setattr(Suspicion, "broke", lambda *_, counts: broken.append(counts))
+    if found == "by the next task":
+        fragile.error = ValueError("interrupted")
+    for _ in range(3):
+        abort_one(manager, fragile)
+        if found == "by the next task":
+            future = manager.submit(look, once=True)
+            assert type(future.exception(PATIENCE)) is Sick
+        assert manager.queue_task(lambda resource: resource.broken, timeout=PATIENCE) is False
+    assert broken == []
+    assert log.telling("pausing") == []
+
+
+def test_a_task_that_aborts_itself_is_tried_again_on_what_is_well(new_manager, fragile, no_pauses):
+    manager = new_manager(worker_count=3, max_worker_count=3, on_abort=fragile.abort)
+    assert manager.wait_ready(PATIENCE)
+    doubted = []
+
+    def cancels(context, resource):
+        if not doubted:
+            doubted.append(None)
+            context.cancel()
+            fragile(resource)
+        doubted.append(suspects(manager))
+
+    manager.queue_task(cancels)
+    [_, others] = doubted
+    assert len(others) == 2
+
+
+def test_an_abort_neither_adds_to_a_row_of_failures_nor_ends_it(
+    new_manager, factory, log, fragile, no_pauses, monkeypatch
+):
+    pauses = []
+    monkeypatch.setattr(Backoff, "broke", lambda *_: pauses.append(_))
+    factory.fail_next = [OSError("down"), OSError("down")]
+    manager = new_manager(worker_count=1, max_worker_count=1, on_abort=fragile.abort)
+    [worker] = manager._engine.crew.members
+    for _ in range(2):
+        abort_one(manager, fragile)
+    eventually(lambda: manager.stats().idle_workers == 1)
+    assert worker._failures == 2
+    assert pauses == []
+    assert log.telling("pausing") == []
+
+
+def test_a_check_that_is_aborted_does_speak_against_others(new_manager, deaf, monkeypatch):
+    broken = []
+    monkeypatch.setattr(Suspicion, "broke", lambda *_, counts: broken.append(counts))
+    with ManualClock() as clock:
+        manager = new_manager(
+            worker_count=1, max_worker_count=1, on_check=deaf, on_abort=deaf.abort
+        )
+        manager.queue_task(lambda resource: None)
+        eventually(lambda: manager.stats().idle_workers == 1)
+        clock.advance(2)
+        future = manager.submit(lambda resource: 7)
+        assert deaf.began.wait(PATIENCE)
+        clock.advance(5)
+        assert future.result(PATIENCE) == 7
+    assert len(deaf.aborts) == 1
+    assert broken == [True]
 
 
 def test_a_coroutine_that_an_abort_returns_is_reported(new_manager, log):

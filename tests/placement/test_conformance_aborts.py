@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import threading
+from dataclasses import replace
 
 import pytest
 
-from tasker import TaskTimeoutError
+from tasker import ContextCancelledError, TaskTimeoutError, WorkerLostError
 from tests.support import remote_tasks
-from tests.support.journal import assert_adds_up
-from tests.support.waiting import PATIENCE
+from tests.support.errors import Sick
+from tests.support.journal import assert_adds_up, assert_destroyed_once
+from tests.support.waiting import PATIENCE, eventually
 
 pytestmark = pytest.mark.slow
 
@@ -88,3 +90,96 @@ def test_what_waits_and_what_has_returned_is_not_aborted(placed_manager, journal
     assert running.result(PATIENCE) == "passed"
     assert manager.stop().drained
     assert journal.of("aborted") == []
+
+
+# -- what an abort leaves behind ---------------------------------------------------------------------------------------
+
+
+def abort_one(manager, journal):
+    """Have a task that stands on a resource cancelled, which breaks that. Returns the task's error."""
+    before = len(journal.of("stands"))
+    future = manager.submit(remote_tasks.stand_until_broken)
+    eventually(lambda: len(journal.of("stands")) > before, "the task")
+    future.cancel()
+    return future.exception(PATIENCE)
+
+
+def test_an_aborted_resource_is_checked_before_its_next_task(
+    placed_manager, journal, gate, aborter
+):
+    manager = placed_manager(on_abort=aborter, on_check=remote_tasks.check, check_after=600)
+    key = manager.queue_task(remote_tasks.key)
+    future = manager.submit(remote_tasks.pass_deaf, gate)
+    gate.await_reached()
+    future.cancel()
+    assert future.result(PATIENCE) == "passed"
+    assert journal.of("checked") == []
+    assert [manager.queue_task(remote_tasks.key) for _ in range(2)] == [key] * 2
+    assert journal.of("checked") == [f"{key} True"]
+
+
+def test_a_task_that_ends_by_itself_leaves_no_check_behind(placed_manager, journal, gate, aborter):
+    manager = placed_manager(on_abort=aborter, on_check=remote_tasks.check, check_after=600)
+    gate.open()
+    for _ in range(3):
+        manager.submit(remote_tasks.pass_deaf, gate, timeout=600).result(PATIENCE)
+    assert journal.of("checked") == []
+
+
+def test_an_aborted_resource_of_run_task_is_checked_before_its_next_call(
+    placed_manager, journal, gate, aborter
+):
+    manager = placed_manager(
+        on_abort=aborter, on_check=remote_tasks.check, check_after=600, resource_pool_size=1
+    )
+    key = manager.run_task(remote_tasks.key)
+    assert manager.run_task(remote_tasks.cancel_and_pass_deaf, gate) == "passed"
+    assert journal.of("checked") == []
+    assert [manager.run_task(remote_tasks.key) for _ in range(2)] == [key] * 2
+    assert journal.of("checked") == [f"{key} True"]
+
+
+@pytest.mark.usefixtures("endless_pauses")
+def test_a_new_resource_that_an_abort_breaks_has_not_failed(placed_manager, journal, log):
+    manager = placed_manager(on_abort=remote_tasks.abort_by_breaking)
+    for _ in range(3):
+        assert type(abort_one(manager, journal)) is Sick
+    assert manager.queue_task(remote_tasks.square, 6) == 36
+    assert log.loud() == []
+    manager.stop()
+    assert_destroyed_once(journal, 4)
+
+
+def test_a_resource_that_an_abort_breaks_says_nothing_about_others(placed_manager, journal, log):
+    manager = placed_manager(
+        worker_count=3, on_abort=remote_tasks.abort_by_breaking, resource_pool_size=0
+    )
+    assert manager.wait_ready(PATIENCE)
+    for _ in range(3):
+        abort_one(manager, journal)
+        with pytest.raises(Sick):
+            manager.run_task(remote_tasks.cancel_and_stand_until_broken)
+        assert not any(worker.is_suspect() for worker in manager._engine.crew.members)
+    manager.stop()
+    assert log.telling("within a second") == []
+
+
+@pytest.mark.usefixtures("endless_pauses")
+@pytest.mark.parametrize(
+    ("grace", "on_abort", "error"),
+    [(0.1, None, ContextCancelledError), (600, remote_tasks.abort_fatally, WorkerLostError)],
+    ids=["killed", "aborted"],
+)
+def test_a_new_place_that_ends_with_its_task_has_not_failed(
+    placement, is_remote, placed_manager, journal, grace, on_abort, error
+):
+    if not is_remote:
+        pytest.skip("a thread does not end with its task")
+    manager = placed_manager(
+        placement=replace(placement, grace=grace), worker_count=2, on_abort=on_abort
+    )
+    assert manager.wait_ready(PATIENCE)
+    for _ in range(3):
+        assert type(abort_one(manager, journal)) is error
+        assert not any(worker.is_suspect() for worker in manager._engine.crew.members)
+    assert manager.queue_task(remote_tasks.square, 6) == 36

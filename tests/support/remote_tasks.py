@@ -147,6 +147,15 @@ class Aborter:
         self.gate.open()
 
 
+def abort_by_breaking(resource: Resource) -> None:
+    """Ends what stands `stand_until_broken`."""
+    resource.broken = True
+
+
+def abort_fatally(resource: Resource) -> None:
+    os._exit(7)
+
+
 @dataclass(frozen=True)
 class RaisingAborter(Aborter):
     def __call__(self, resource: Resource) -> None:
@@ -290,6 +299,19 @@ def hold(context: Context, resource: object, gate: Gate) -> str:
 def pass_deaf(resource: object, gate: Gate) -> str:
     gate.pass_through()
     return "passed"
+
+
+def stand_until_broken(resource: Resource) -> None:
+    """Deaf; ends when its resource is broken, and breaks down."""
+    resource.journal.note("stands", resource.key)
+    while not resource.broken:
+        time.sleep(0.002)
+    raise Sick
+
+
+def cancel_and_stand_until_broken(context: Context, resource: Resource) -> None:
+    context.cancel()
+    stand_until_broken(resource)
 
 
 def cancel_and_pass_deaf(context: Context, resource: object, gate: Gate) -> str:

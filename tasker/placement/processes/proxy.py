@@ -133,8 +133,8 @@ class ProcessProxy(ResourceProxy):
     def _answer(self, progress: Progress | None) -> Answer:
         while True:
             kind, body, buffers = self._wire.receive()
-            if kind in (protocol.RESULT, protocol.ERROR):
-                return pickling.opened(kind, body, buffers)
+            if kind not in (protocol.NOTE, protocol.RECORD):
+                return self._opened(kind, body, buffers)
 
             if kind == protocol.RECORD:
                 handle_record(body)

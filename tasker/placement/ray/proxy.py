@@ -25,7 +25,6 @@ from tasker._tasks.wrapping import Progress
 from tasker.placement.ray.actor import Answered, Noted, received, sent
 from tasker.placement.remote import pickling, protocol
 from tasker.placement.remote.logs import handle_record
-from tasker.placement.remote.pickling import Outcome
 from tasker.placement.remote.proxy import Answer, NoAnswerError, ResourceProxy
 from tasker.slot import Slot
 
@@ -145,12 +144,12 @@ class ActorProxy(ResourceProxy):
 
         answered: Answered = self._await(reply)
         if isinstance(answered, bytes):
-            return pickling.opened(answered[0], memoryview(answered)[1:])
+            return self._opened(answered[0], memoryview(answered)[1:])
 
-        outcome, records = answered
+        (answer, body, buffers), records = answered
         for record in records:
             handle_record(record)
-        return _opened(outcome)
+        return self._opened(answer, body, received(buffers))
 
     def _follow(self, number: int, progress: Progress) -> BaseException | None:
         """Note the results of steps as they come, until the call has ended."""
@@ -162,7 +161,8 @@ class ActorProxy(ResourceProxy):
             noted: Noted = self._await(self._actor.notes.remote(number))
             notes, ended = noted
             for note in notes:
-                error, result = _opened(note)
+                kind, body, buffers = note
+                error, result = pickling.opened(kind, body, received(buffers))
                 if error is not None:
                     # A result is missing: the next would be taken for it.
                     self.kill()
@@ -249,11 +249,6 @@ class ActorProxy(ResourceProxy):
             self._is_lost = True
 
         return True
-
-
-def _opened(outcome: Outcome) -> Answer:
-    kind, body, buffers = outcome
-    return pickling.opened(kind, body, received(buffers))
 
 
 def _reason(error: BaseException | None) -> str:

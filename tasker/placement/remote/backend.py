@@ -151,7 +151,11 @@ class RemoteBackend(Backend):
 
     @wrapper
     def call(self, context: Context, resource: ResourceProxy, packed: Packed) -> Any:
-        return resource.call(context, packed)
+        try:
+            return resource.call(context, packed)
+        finally:
+            if resource.was_aborted():
+                current.note_abort(resource)
 
     # -- the manager -------------------------------------------------------------------
 

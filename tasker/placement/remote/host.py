@@ -90,6 +90,8 @@ class Host:
         self.owner: Any = self
         self.outer: Any = None
         self.context: TaskContext | None = None
+        # Whether the call that runs, or ran last, was aborted.
+        self.aborted: bool = False
         # All hooks that this thread runs are of this resource.
         current.thread_state.running.hook = setup.slot, None
 
@@ -110,7 +112,10 @@ class Host:
         with self._lock:
             self._number = number
 
+        self.aborted = False
         outcome = pickling.outcome_of(self._call, body, buffers, done, judge=self._judge)
+        if self.aborted:
+            outcome = outcome[0] | protocol.ABORTED, *outcome[1:]
         with self._lock:
             self.context = None
             self._call_values = self._values
@@ -190,6 +195,7 @@ class Host:
             running.loan = None
             if abort is not None:
                 abort.end()
+                self.aborted = abort.was_called
         # A generator is refused later, when it is to be sent.
         if type(result) in UNRUN:
             look_at(result, users_function(fn, args) or fn)

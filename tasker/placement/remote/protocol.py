@@ -13,8 +13,8 @@ __all__ = ["Hooks", "Inheritance", "Setup"]
 # To the child, through the wire. Each is answered before the next is sent. DESTROY
 # carries the packed error that broke the resource, or `None`; CHECK and RESET nothing.
 SETUP, CALL, DESTROY, CHECK, RESET = 1, 2, 3, 4, 5
-# From the child. The answer:
-RESULT, ERROR = 11, 12
+# From the child. The answer; ABORTED is added to it if `on_abort` was called:
+RESULT, ERROR, ABORTED = 11, 12, 64
 # Before the answer: a step's result, a log record.
 NOTE, RECORD = 13, 14
 

@@ -18,12 +18,12 @@ end. Nothing blocks under it.
 
 A subclass for a kind of place defines `KIND`, `_ask`, `_has_begun`, `_tell`, `kill`,
 `leave_to_parent`, `_where`, `_why_lost` and `_let_end`. It sets `_is_lost` when the
-place is gone, and then calls `_tell_manager`.
+place is gone, and then calls `_tell_manager`. It unpacks answers with `_opened`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
@@ -96,6 +96,8 @@ class ResourceProxy:
         self._order = 0
         # The order that it did not obey in time, so that the place was killed.
         self._killed_for = 0
+        # Whether its answer came after an abort, or none came since it was told to end.
+        self._aborted = False
         # The end of the grace period.
         self._entry: TimerEntry | None = None
         # On the error that the last call has raised.
@@ -186,6 +188,7 @@ class ResourceProxy:
             context._add_sleeper(self)
             error, result = self._ask(protocol.CALL, (head, packed), progress)
         except NoAnswerError as unanswered:
+            self._aborted = bool(self._order)
             when = "while it ran" if unanswered.began else "before it ran"
             error = self._failure(f"{when} {packed.__qualname__}", began=unanswered.began)
             result = False
@@ -221,6 +224,11 @@ class ResourceProxy:
                 del error  # (R4)
 
         return self._verdict
+
+    def was_aborted(self) -> bool:
+        """Whether the last call was aborted, or ended with its place for its
+        context."""
+        return self._aborted or bool(self._killed_for)
 
     def check(self) -> object:
         """Have the resource checked. Returns `False` if `on_check` did.
@@ -298,6 +306,13 @@ class ResourceProxy:
         if error is not None:
             raise error
 
+    def _opened(self, kind: int, body: Any, buffers: Sequence[Any] = ()) -> Answer:
+        """Unpack an answer."""
+        if kind & protocol.ABORTED:
+            self._aborted = True
+            kind ^= protocol.ABORTED
+        return pickling.opened(kind, body, buffers)
+
     def _failure(self, when: str, *, began: bool = True) -> BaseException:
         """The error of a request to a place that is lost. Waits until it knows why."""
         why, exit_code = self._why_lost()
@@ -321,6 +336,7 @@ class ResourceProxy:
         with self._lock:
             self._number += 1
             self._order = self._killed_for = 0
+            self._aborted = False
             self._verdict = True
             self._context = context
             return self._number
