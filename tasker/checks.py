@@ -18,12 +18,23 @@ if TYPE_CHECKING:
 __all__ = ["flag", "is_amount", "patience", "seconds", "whole_number"]
 
 
-def seconds(field: str, value: object, *, zero: bool = True, infinite: bool = False) -> float:
+def seconds(
+    field: str,
+    value: object,
+    *,
+    zero: bool = True,
+    infinite: bool = False,
+    or_none: bool = False,
+) -> float:
     """`value` as float seconds, from a real number or a `timedelta`.
 
     Raises `ConfigError` for another type (a bool is no number here), NaN, a negative
-    value, zero unless `zero`, and infinity unless `infinite`."""
-    allowed = f"a number of seconds or a timedelta, {'0 or more' if zero else 'more than 0'}"
+    value, zero unless `zero`, and infinity unless `infinite`. With `or_none` the error
+    says that `None` is allowed; the caller has looked for that."""
+    allowed = (
+        f"{'None, ' if or_none else ''}a number of seconds or a timedelta, "
+        f"{'0 or more' if zero else 'more than 0'}"
+    )
     given = _in_seconds(value)
     if not _is_real(given):
         raise ConfigError(f"{field} must be {allowed}, not {shown(value)}")
@@ -53,7 +64,7 @@ def limit(field: str, value: object, *, zero: bool = True) -> float | None:
     """Seconds, as by `seconds`; `None` and infinity both mean no limit."""
     if value is None:
         return None
-    number = seconds(field, value, zero=zero, infinite=True)
+    number = seconds(field, value, zero=zero, infinite=True, or_none=True)
     return None if number == math.inf else number
 
 
@@ -69,15 +80,19 @@ def patience(field: str, value: object, *, negative: bool = False) -> float:
     if negative and _is_real(value) and value < 0:
         return 0.0
 
-    return min(seconds(field, value, infinite=True), threading.TIMEOUT_MAX)
+    return min(seconds(field, value, infinite=True, or_none=True), threading.TIMEOUT_MAX)
 
 
-def whole_number(field: str, value: object, *, least: int) -> int:
+def whole_number(field: str, value: object, *, least: int, or_none: bool = False) -> int:
     """`value`, an int of at least `least`.
 
-    Raises `ConfigError` otherwise (a bool is no number here)."""
+    Raises `ConfigError` otherwise (a bool is no number here). `or_none`: as for
+    `seconds`."""
     if isinstance(value, bool) or not isinstance(value, int) or value < least:
-        raise ConfigError(f"{field} must be a whole number, {least} or more, not {shown(value)}")
+        raise ConfigError(
+            f"{field} must be {'None or ' if or_none else ''}a whole number, {least} or more, "
+            f"not {shown(value)}"
+        )
     return value
 
 

@@ -253,27 +253,27 @@ class Config(Record, Generic[R]):
     def __post_init__(self) -> None:
         _check_makes("on_create", "a resource", self.on_create, entered=False)
         _check_creates("on_create", self.on_create)
-        _check_callable("on_destroy", self.on_destroy, arguments=1)
+        _check_callable("on_destroy", self.on_destroy, 1, given="the resource")
         _check_callable(
             "check_health",
             self.check_health,
-            arguments=2 if takes_resource(self.check_health) else 1,
+            2 if takes_resource(self.check_health) else 1,
             given="the error, or with the error and the resource",
         )
 
         for name in ("on_check", "on_reset", "on_abort"):
             hook = getattr(self, name)
             if hook is not None:
-                _check_callable(name, hook, arguments=1, given="the resource")
+                _check_callable(name, hook, 1, given="the resource", or_none=True)
         for name in ("check_after", "keepalive", "check_timeout"):
             self._check_needs_check(name)
         for name in ("keepalive", "check_timeout", "abandon_after", "timeout", "run_timeout"):
             if getattr(self, name) is not None:
-                checks.seconds(name, getattr(self, name), zero=False)
+                checks.seconds(name, getattr(self, name), zero=False, or_none=True)
         if self.check_after is not None:
-            checks.seconds("check_after", self.check_after)
+            checks.seconds("check_after", self.check_after, or_none=True)
         if self.eject_after is not None:
-            checks.whole_number("eject_after", self.eject_after, least=1)
+            checks.whole_number("eject_after", self.eject_after, least=1, or_none=True)
 
         checks.whole_number("worker_count", self.worker_count, least=1)
         if not isinstance(self.name, str) or not self.name:
@@ -284,7 +284,7 @@ class Config(Record, Generic[R]):
             checks.whole_number(name, getattr(self, name), least=0)
         checks.whole_number("burst_worker_count", self.burst_worker_count, least=1)
         if self.max_worker_count is not None:
-            checks.whole_number("max_worker_count", self.max_worker_count, least=1)
+            checks.whole_number("max_worker_count", self.max_worker_count, least=1, or_none=True)
             if self.max_worker_count < self.worker_count:
                 raise ConfigError(
                     "max_worker_count must be None or at least worker_count "
@@ -292,9 +292,11 @@ class Config(Record, Generic[R]):
                 )
 
         if self.resource_pool_size is not None:
-            checks.whole_number("resource_pool_size", self.resource_pool_size, least=0)
+            checks.whole_number(
+                "resource_pool_size", self.resource_pool_size, least=0, or_none=True
+            )
         if self.run_task_limit is not None:
-            checks.whole_number("run_task_limit", self.run_task_limit, least=1)
+            checks.whole_number("run_task_limit", self.run_task_limit, least=1, or_none=True)
 
         checks.flag("propagate_contextvars", self.propagate_contextvars)
         checks.seconds("burst_interval", self.burst_interval)
@@ -306,7 +308,7 @@ class Config(Record, Generic[R]):
 
         _check_methods("logger", self.logger, _LOGGER_METHODS)
         if self.collector is not None:
-            _check_methods("collector", self.collector, _COLLECTOR_METHODS)
+            _check_methods("collector", self.collector, _COLLECTOR_METHODS, or_none=True)
 
     def _check_needs_check(self, name: str) -> None:
         value = getattr(self, name)
@@ -479,27 +481,26 @@ def _check_makes(field_name: str, what: str, value: object, *, entered: bool) ->
     )
 
 
-def _check_callable(
-    field_name: str, value: object, *, arguments: int, given: str | None = None
-) -> None:
-    check_callable(field_name, value, arguments, given=given, thorough=True, error=ConfigError)
+_check_callable = partial(check_callable, thorough=True, error=ConfigError)
 
 
 def _check_creates(field_name: str, value: Any) -> None:
     _check_callable(
         field_name,
         value,
-        arguments=1 if callable(value) and takes_slot(value) else 0,
+        1 if callable(value) and takes_slot(value) else 0,
         given="no arguments, or with a Slot",
     )
 
 
-def _check_methods(field_name: str, value: object, names: tuple[str, ...]) -> None:
+def _check_methods(
+    field_name: str, value: object, names: tuple[str, ...], *, or_none: bool = False
+) -> None:
     missing = [name for name in names if not callable(getattr(value, name, None))]
     if missing:
         wanted = ", ".join(names)
         raise ConfigError(
-            f"{field_name} must have the methods {wanted}; "
+            f"{field_name} must {'be None or ' if or_none else ''}have the methods {wanted}; "
             f"{shown(value)} lacks {', '.join(missing)}"
         )
 

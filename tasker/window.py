@@ -137,7 +137,7 @@ def new_plan(
     checks.whole_number("chunksize", chunksize, least=1)
     if max_in_flight is None:
         max_in_flight = ITEMS_PER_WORKER * most_workers * chunksize
-    elif checks.whole_number("max_in_flight", max_in_flight, least=1) < chunksize:
+    elif checks.whole_number("max_in_flight", max_in_flight, least=1, or_none=True) < chunksize:
         raise ConfigError(
             f"max_in_flight must be None or at least chunksize ({chunksize}), not {max_in_flight}"
         )
@@ -174,12 +174,12 @@ def checked_options(
     options: dict[str, Any] = {}
     for name, seconds in (("timeout", timeout), ("run_timeout", run_timeout)):
         if seconds is not None:
-            options[name] = checks.seconds(name, seconds, zero=False, infinite=True)
+            options[name] = checks.seconds(name, seconds, zero=False, infinite=True, or_none=True)
     for name, wanted in (("priority", priority), ("once", once)):
         if checks.flag(name, wanted):
             options[name] = True
     if ctx is not None:
-        options["ctx"] = check_context("ctx", ctx)
+        options["ctx"] = check_context("ctx", ctx, or_none=True)
 
     return options
 

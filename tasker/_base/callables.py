@@ -151,19 +151,22 @@ def check_callable(
     arguments: int,
     *,
     given: str | None = None,
+    or_none: bool = False,
     thorough: bool = False,
     error: type[Exception] = TypeError,
 ) -> None:
     """Raise `error` unless a call of `value` with so many arguments does its work.
 
-    `given` tells the arguments in words. The signature of a callable that is no
+    `given` tells the arguments in words. With `or_none` the error says that `None` is
+    allowed; the caller has looked for that. The signature of a callable that is no
     function or method is read only if `thorough`, as that may run code of the user's
     (it compares). One whose signature cannot be read is believed."""
     if plainly_takes(value, arguments):
         return
 
     default = "1 argument" if arguments == 1 else f"{arguments or 'no'} arguments"
-    wanted = f"{name} must be a function that can be called with {given or default}"
+    allowed = "None or a function" if or_none else "a function"
+    wanted = f"{name} must be {allowed} that can be called with {given or default}"
     if not callable(value):
         raise error(f"{wanted}, not {shown(value)}")
 

@@ -320,7 +320,7 @@ class Engine(RunTask[R], EngineState[R], EngineClosing[R]):
         limit = _limit("timeout", timeout, self._timeout)
         run_limit = _limit("run_timeout", run_timeout, self._run_timeout)
         room = checks.limit("queue_timeout", queue_timeout)
-        parent = None if ctx is None else check_context("ctx", ctx)
+        parent = None if ctx is None else check_context("ctx", ctx, or_none=True)
 
         if run_limit is not None:
             task._run_timeout = run_limit

@@ -62,7 +62,7 @@ class RemoteEngine(Engine[R]):
 
         parent = options.get("ctx")
         if parent is not None:
-            check_context("ctx", parent)
+            check_context("ctx", parent, or_none=True)
         packed = self.backend.pack(fn, args, wants_context, parent)
         task = make(self, self._call, (packed,), True, monotonic(), waiting)
         self._accept(task, options)

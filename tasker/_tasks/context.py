@@ -634,11 +634,15 @@ def check_may_begin(context: Context) -> None:
     context.raise_if_done()
 
 
-def check_context(field: str, value: object) -> Context:
-    """`value`, a context. Raises `ConfigError` otherwise."""
+def check_context(field: str, value: object, *, or_none: bool = False) -> Context:
+    """`value`, a context. Raises `ConfigError` otherwise.
+
+    With `or_none` the error says that `None` is allowed; the caller has looked for
+    that."""
     if not isinstance(value, Context):
+        allowed = "None or a Context" if or_none else "a Context"
         raise ConfigError(
-            f"{field} must be a Context, for example background(), not {shown(value)}"
+            f"{field} must be {allowed}, for example background(), not {shown(value)}"
         )
     return value
 

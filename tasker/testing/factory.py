@@ -323,7 +323,9 @@ class _Plan:
     def fail(self, error: BaseException | None, nth: int, times: int | None) -> None:
         first = self._calls + checks.whole_number("nth", nth, least=1)
         end = (
-            float("inf") if times is None else first + checks.whole_number("times", times, least=1)
+            float("inf")
+            if times is None
+            else first + checks.whole_number("times", times, least=1, or_none=True)
         )
 
         if error is None:

@@ -148,6 +148,10 @@ class Argument:
     blocks: bool = False
     shows: Any = NOTHING  # the value itself
 
+    @property
+    def takes_none(self) -> bool:
+        return any(value is None for value in self.right)
+
 
 ARGUMENTS: list[Argument] = []
 
@@ -189,7 +193,7 @@ FIELDS = {  # beyond what test_config has: the extremes, and what cannot print i
         [None, Collector()],
     ),
     "on_create": (unprintable("no arguments"), [list, Incomparable]),
-    "on_destroy": (unprintable("1 argument"), [list.clear, len]),
+    "on_destroy": (unprintable("the resource"), [list.clear, len]),
     **{hook: (unprintable("the resource"), [None, bool, Incomparable()]) for hook in HOOKS},
     "check_health": (
         unprintable("the error, or with the error and the resource"),
@@ -314,10 +318,7 @@ argument(
     lambda world, value: Ray(resources=value),
     wrong=[
         *MAPPINGS,
-        *(
-            Bad(each, "resources must map names to numbers")
-            for each in ({3: 1}, {"disk": -1}, {"disk": "1"})
-        ),
+        *(Bad(each, "map names to numbers") for each in ({3: 1}, {"disk": -1}, {"disk": "1"})),
     ],
     right=[None, {}, {"disk": 1, "special": 0.5}],
 )
@@ -732,6 +733,8 @@ def fault(argument: Argument, call: Callable[[], object], bad: Bad) -> str | Non
             argument.called,
             looks(bad.value if argument.shows is NOTHING else argument.shows),
             bad.says,
+            # what must not be is a part of the value
+            "None" if argument.takes_none and "must not" not in message else "",
         ):
             if part not in message:
                 return f"does not say {part!r} but {message[:READABLE]!r}"

@@ -113,10 +113,10 @@ WRONG = [
     ),
     ("on_create", lambda *, slot: slot, "called with no arguments, or with a Slot"),
     *(
-        ("on_destroy", value, "called with 1 argument")
+        ("on_destroy", value, "called with the resource")
         for value in (None, 1, lambda: 0, lambda a, b: 0)
     ),
-    ("on_destroy", lambda resource, *, force: 0, "called with 1 argument"),
+    ("on_destroy", lambda resource, *, force: 0, "called with the resource"),
     (
         "on_create",
         functools.partial(lambda host, port, slot: 0, "localhost"),
@@ -125,7 +125,7 @@ WRONG = [
     (
         "on_destroy",
         functools.partial(lambda pool, resource, reason: 0, "pool"),
-        "called with 1 argument",
+        "called with the resource",
     ),
     *(
         ("check_health", value, "called with the error, or with the error and the resource")

@@ -292,7 +292,9 @@ def test_a_time_of_checks_is_refused_where_there_is_no_check(field):
     assert getattr(config(on_check=bool, **{field: 1.5}), field) == 1.5
     zero = "more than 0" if field != "check_after" else "0 or more"
     for wrong in (-1, float("nan"), float("inf"), "1", True, *([0] if "more" in zero[:4] else [])):
-        with pytest.raises(ConfigError, match=f"^{field} must be a number of seconds .*{zero}"):
+        with pytest.raises(
+            ConfigError, match=f"^{field} must be None, a number of seconds .*{zero}"
+        ):
             config(on_check=bool, **{field: wrong})
 
 

@@ -214,7 +214,7 @@ async def coroutine():
         (
             lambda f: f.fail_destroy(OSError(), times=0),
             ConfigError,
-            "times must be a whole number, 1 or more, not 0",
+            "times must be None or a whole number, 1 or more, not 0",
         ),
         (lambda f: f.destroy(3), ValueError, "3 was not made by this factory"),
         (lambda f: f.record(3), ValueError, "3 was not made by this factory"),

@@ -138,7 +138,7 @@ def test_who_may_not_wait_is_told_how_many_are_there(limited):
 @pytest.mark.parametrize("limit", [None, 1])
 def test_a_wrong_time_is_refused_with_or_without_a_limit(limited, limit):
     manager = limited(limit)
-    with pytest.raises(ConfigError, match="queue_timeout must be a number of seconds"):
+    with pytest.raises(ConfigError, match="queue_timeout must be None, a number of seconds"):
         manager.run_task(lambda resource: 0, queue_timeout=-1)
     assert manager.run_task(lambda resource, one: one, 1, queue_timeout=float("inf")) == 1
 

@@ -93,7 +93,8 @@ class Ray:
         for name, amount in (self.resources or {}).items():
             if not isinstance(name, str) or not checks.is_amount(amount):
                 raise ConfigError(
-                    f"resources must map names to numbers, 0 or more, not {shown(self.resources)}"
+                    "resources must be None or map names to numbers, 0 or more, "
+                    f"not {shown(self.resources)}"
                 )
 
         if isinstance(self.scheduling_strategy, str) and self.scheduling_strategy not in (
