@@ -23,6 +23,7 @@ from tasker.testing import leak_check
 from tasker.threadpool import ThreadPoolExecutor
 from tests.support.closing import kill
 from tests.support.errors import Sick
+from tests.support.interrupts import CtrlC
 from tests.support.recording import Factory, Log, Resource
 from tests.support.waiting import PATIENCE
 
@@ -34,6 +35,10 @@ for number in ("SIGALRM", "SIGUSR1"):
     # what tests restore when they have sent such signals: one that is on its way must find a handler
     if hasattr(signal, number) and threading.current_thread() is threading.main_thread():
         signal.signal(getattr(signal, number), lambda *_: None)
+
+if threading.current_thread() is threading.main_thread():
+    # a job in the background of a script ignores it, and so would the programs that tests start
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture
@@ -136,6 +141,16 @@ def no_collection() -> Iterator[None]:
     gc.disable()
     yield
     gc.enable()
+
+
+@pytest.fixture
+def ctrl_c() -> Iterator[CtrlC]:
+    if not hasattr(signal, "pthread_kill"):
+        pytest.skip("no signal can be sent to a thread here")
+    ctrl_c = CtrlC()
+    previous = signal.signal(signal.SIGINT, ctrl_c.strike)
+    yield ctrl_c
+    signal.signal(signal.SIGINT, previous)
 
 
 @pytest.fixture

@@ -560,12 +560,8 @@ def test_ctrl_c_in_a_run_task_leaves_no_abort_behind(new_manager, deaf):
         on_create=list,
         on_destroy=list.clear,
     )
-    previous = signal.signal(signal.SIGINT, signal.default_int_handler)
-    try:
-        with pytest.raises(KeyboardInterrupt):
-            manager.run_task(lambda resource: os.kill(os.getpid(), signal.SIGINT))
-    finally:
-        signal.signal(signal.SIGINT, previous)
+    with pytest.raises(KeyboardInterrupt):
+        manager.run_task(lambda resource: os.kill(os.getpid(), signal.SIGINT))
     assert manager.kill(PATIENCE).abandoned == ()
     assert deaf.aborts == []
 

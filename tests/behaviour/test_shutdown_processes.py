@@ -53,30 +53,20 @@ def test_closing_from_a_signal_handler_in_the_middle_of_submitting_does_not_lock
 
 
 @posix
-def test_ctrl_c_in_a_blocked_call_raises_at_once_and_cancels_the_task(new_manager):
+def test_ctrl_c_in_a_blocked_call_raises_at_once_and_cancels_the_task(new_manager, ctrl_c):
     manager = new_manager(worker_count=1, max_worker_count=1)
-    started, gate, raised, ran = threading.Event(), threading.Event(), threading.Event(), []
+    started, gate, ran = threading.Event(), threading.Event(), []
     manager.submit(lambda resource: (started.set(), gate.wait(PATIENCE)))
 
     def interrupt_when_it_waits():
         eventually(lambda: started.is_set() and manager.stats().queued_tasks)
-        for _ in range(int(PATIENCE)):
-            os.kill(os.getpid(), signal.SIGINT)
-            if raised.wait(1.0):
-                break  # else it came between Python's last look for signals and the sleep, and was not seen
+        ctrl_c.press()
 
     interrupting = threading.Thread(target=interrupt_when_it_waits)
-    previous = signal.signal(
-        signal.SIGINT, signal.default_int_handler
-    )  # a job in the background ignores it
-    try:
-        interrupting.start()
-        with pytest.raises(KeyboardInterrupt):
-            manager.queue_task(ran.append)
-    finally:
-        raised.set()
-        interrupting.join()
-        signal.signal(signal.SIGINT, previous)
+    interrupting.start()
+    with pytest.raises(KeyboardInterrupt):
+        manager.queue_task(ran.append)
+    interrupting.join()
     gate.set()
     assert manager.join(PATIENCE)
     assert ran == []

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import signal
 import threading
 from functools import partial
 
@@ -202,7 +201,7 @@ def test_a_hook_that_cannot_be_sent_is_named(placed_manager, is_remote, hook):
 
 @pytest.mark.parametrize("hook", ["on_check", "on_reset"])
 def test_an_interrupt_of_run_task_in_a_hook_costs_the_resource(
-    placed_manager, placement, journal, gate, clock, hook
+    placed_manager, placement, journal, gate, clock, ctrl_c, hook
 ):
     if isinstance(placement, Ray):
         pytest.skip("its wait for an answer goes on")
@@ -211,7 +210,7 @@ def test_an_interrupt_of_run_task_in_a_hook_costs_the_resource(
 
     def interrupt():
         gate.await_reached()
-        signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)
+        ctrl_c.press()
 
     thread = threading.Thread(target=interrupt)
     thread.start()

@@ -655,17 +655,13 @@ def test_an_interrupt_that_comes_while_an_unseen_failure_is_logged_comes_a_momen
     # what other tests left is not freed when the interrupt comes: there Python would drop it
     gc.collect()
     manager = new_manager(logger=Interrupted())
-    previous = signal.signal(signal.SIGINT, signal.default_int_handler)
-    try:
-        future = manager.submit(lambda resource: 1 / 0)
-        assert manager.join(PATIENCE)
-        eventually(lambda: manager.stats().idle_workers)  # none of them holds the future any more
-        with pytest.raises(KeyboardInterrupt):  # noqa: PT012
-            del future
-            gc.collect()
-            eventually(lambda: False)
-    finally:
-        signal.signal(signal.SIGINT, previous)
+    future = manager.submit(lambda resource: 1 / 0)
+    assert manager.join(PATIENCE)
+    eventually(lambda: manager.stats().idle_workers)  # none of them holds the future any more
+    with pytest.raises(KeyboardInterrupt):  # noqa: PT012
+        del future
+        gc.collect()
+        eventually(lambda: False)
 
 
 def test_a_failure_that_nobody_looks_at_and_that_cannot_be_printed_costs_nothing(

@@ -350,33 +350,20 @@ def test_a_hook_that_wants_a_turn_while_its_resource_is_made_for_the_last_is_tol
 
 
 @posix_only
-def test_ctrl_c_in_the_line_costs_no_turn(limited):
+def test_ctrl_c_in_the_line_costs_no_turn(limited, ctrl_c):
     manager = limited(1)
-    struck = threading.Event()
-
-    def strike(*_):
-        if not struck.is_set():
-            struck.set()
-            raise KeyboardInterrupt
 
     def interrupt():
         eventually(lambda: in_line(manager) == 1)
-        while not struck.wait(
-            0.05
-        ):  # Python does not see a signal that comes just before it blocks
-            os.kill(os.getpid(), signal.SIGINT)
+        ctrl_c.press()
 
-    previous = signal.signal(signal.SIGINT, strike)
-    try:
-        with Holder(manager):
-            thread = threading.Thread(target=interrupt)
-            thread.start()
-            with pytest.raises(KeyboardInterrupt):
-                manager.run_task(lambda resource: 0)
-            thread.join(PATIENCE)
-            assert not manager._engine.turns.is_wanted()
-    finally:
-        signal.signal(signal.SIGINT, previous)
+    with Holder(manager):
+        thread = threading.Thread(target=interrupt)
+        thread.start()
+        with pytest.raises(KeyboardInterrupt):
+            manager.run_task(lambda resource: 0)
+        thread.join(PATIENCE)
+        assert not manager._engine.turns.is_wanted()
     assert manager.run_task(lambda resource: 1, queue_timeout=0) == 1
     assert nothing_left(manager)
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-import signal
 import sys
 import threading
 
@@ -125,22 +124,10 @@ def test_an_interrupt_from_the_input_ends_it_at_once(new_manager, kind):
     assert hold.cancelled == [size]
 
 
-@pytest.fixture
-def ctrl_c():
-    """SIGINT raises KeyboardInterrupt, also where the tests are a job in the background, which ignores it."""
-    previous = signal.signal(signal.SIGINT, signal.default_int_handler)
-    yield
-    signal.signal(signal.SIGINT, previous)
-
-
-@pytest.mark.skipif(
-    not hasattr(signal, "pthread_kill"), reason="no signal can be sent to a thread here"
-)
 @ORDERS
-@pytest.mark.usefixtures("ctrl_c")
-def test_ctrl_c_while_it_sleeps_ends_it(new_manager, ordered):
+def test_ctrl_c_while_it_sleeps_ends_it(new_manager, ctrl_c, ordered):
     manager = new_manager(worker_count=1, max_worker_count=1)
-    main, asked = threading.get_ident(), threading.Event()
+    asked = threading.Event()
 
     def items():
         yield from range(3)
@@ -152,11 +139,8 @@ def test_ctrl_c_while_it_sleeps_ends_it(new_manager, ordered):
     def function(ctx, resource, item):
         if item:
             assert asked.wait(PATIENCE)
-            for _ in range(int(PATIENCE)):
-                signal.pthread_kill(main, signal.SIGINT)
-                if ctx.wait(1.0):
-                    break  # else it came between Python's last look for signals and the sleep, and was not seen
-            cancelled.append(ctx.cancelled())
+            ctrl_c.press()
+            cancelled.append(ctx.wait(PATIENCE) and ctx.cancelled())
         return item
 
     stream = manager.map(function, items(), max_in_flight=3, ordered=ordered)
