@@ -17,7 +17,7 @@ from tasker._base.record import Record, field
 from tasker._sync.locks import new_lock
 from tasker._tasks import current
 from tasker._tasks.context import Context, background, check_context
-from tasker._tasks.hooks import takes_resource, takes_slot
+from tasker._tasks.hooks import check_maker, takes_resource
 from tasker._tasks.unrun import maker_kind, refuse
 from tasker.errors import ConfigError, shown
 from tasker.logger import Logger
@@ -252,7 +252,7 @@ class Config(Record, Generic[R]):
 
     def __post_init__(self) -> None:
         _check_makes("on_create", "a resource", self.on_create, entered=False)
-        _check_creates("on_create", self.on_create)
+        check_maker("on_create", self.on_create, error=ConfigError)
         _check_callable("on_destroy", self.on_destroy, 1, given="the resource")
         _check_callable(
             "check_health",
@@ -344,14 +344,14 @@ class Config(Record, Generic[R]):
                 )
 
         _check_makes("factory", "a context manager", factory, entered=True)
-        _check_creates("factory", factory)
+        with_slot = check_maker("factory", factory, error=ConfigError)
 
         managers = _EnteredManagers[T](factory)
 
         # `cls` has the R of `Config`, which is unknown here: `factory` decides it.
         made = cast("type[Config[T]]", cls)
         return made(
-            on_create=managers.enter_slot if takes_slot(factory) else managers.enter,
+            on_create=managers.enter_slot if with_slot else managers.enter,
             on_destroy=managers.exit,
             worker_count=worker_count,
             **options,
@@ -482,15 +482,6 @@ def _check_makes(field_name: str, what: str, value: object, *, entered: bool) ->
 
 
 _check_callable = partial(check_callable, thorough=True, error=ConfigError)
-
-
-def _check_creates(field_name: str, value: Any) -> None:
-    _check_callable(
-        field_name,
-        value,
-        1 if callable(value) and takes_slot(value) else 0,
-        given="no arguments, or with a Slot",
-    )
 
 
 def _check_methods(

@@ -10,10 +10,11 @@ count. If these are any arguments, those of the function that it wraps count.
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
-from tasker._base.callables import plainly_takes, signature_of
+from tasker._base.callables import check_callable, plainly_takes, signature_of
 
-__all__ = ["takes_resource", "takes_slot"]
+__all__ = ["check_maker", "takes_resource", "takes_slot"]
 
 
 def takes_resource(check: Callable[..., object]) -> bool:
@@ -24,6 +25,22 @@ def takes_resource(check: Callable[..., object]) -> bool:
 def takes_slot(create: Callable[..., object]) -> bool:
     """Whether an `on_create`, or what makes a context manager, is to get the slot."""
     return _needs_more(create, 0)
+
+
+def check_maker(name: str, make: Any, *, error: type[Exception] = TypeError) -> bool:
+    """Whether what makes resources is to get the slot.
+
+    Raises `error` if it can be called neither without arguments nor with a slot."""
+    with_slot = callable(make) and takes_slot(make)
+    check_callable(
+        name,
+        make,
+        int(with_slot),
+        given="no arguments, or with a Slot",
+        thorough=True,
+        error=error,
+    )
+    return with_slot
 
 
 def _needs_more(hook: Callable[..., object], given: int) -> bool:

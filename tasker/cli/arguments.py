@@ -46,9 +46,11 @@ processes
          Each worker is a process, with a resource of its own, that looks FUNCTION up by
          its name. Python that computes then uses all CPUs. A process that dies is replaced
          and its line tried again.
-resource What FACTORY() returns. If it has close(), that is called in the end; else if it
-         is a context manager it is entered, and exited in the end. A generator function
-         yields the resource once, in a try: what broke it, or Ctrl-C, is raised there.
+resource What FACTORY() returns, or FACTORY(slot) if it requires an argument: slot.index says
+         which of the workers' resources it makes. If it has close(), that is called in the
+         end; else if it is a context manager it is entered, and exited in the end. A
+         generator function yields the resource once, in a try: what broke it, or Ctrl-C, is
+         raised there.
 status   0: every line is done. 1: some failed. 2: a wrong option. 130: Ctrl-C (143:
          SIGTERM); what was finished is written, and lines that were begun in vain are in
          --errors. 141: the reader of the results has gone.

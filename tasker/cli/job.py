@@ -12,7 +12,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import threading
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from dataclasses import dataclass
 from typing import Any
 
@@ -28,6 +28,7 @@ from tasker.config import Config
 from tasker.logger import Logger
 from tasker.placement.base import Placement, Threads
 from tasker.placement.processes.placement import Processes
+from tasker.slot import Slot
 
 __all__ = ["CREATE_TIMEOUT_S", "OURS", "Failure", "Job", "Work"]
 
@@ -73,9 +74,10 @@ class Work:
         self._function, self.wants_context = function(
             function_name, with_resource=self.has_resource
         )
-        self._factory = (
-            contextlib.nullcontext if resource_name is None else resource_factory(resource_name)
-        )
+        self.wants_slot: bool = False
+        self._factory: Callable[[Slot], contextlib.AbstractContextManager[Any]] = _no_resource
+        if resource_name is not None:
+            self._factory, self.wants_slot = resource_factory(resource_name)
         self._unhealthy = tuple(map(exception_type, unhealthy))
 
         self._thread_state = _ThreadState()
@@ -84,14 +86,14 @@ class Work:
         return _arrived, self._names
 
     @contextlib.contextmanager
-    def open(self) -> Generator[Any]:
+    def open(self, slot: Slot) -> Generator[Any]:
         """A new resource, until the end of a `with` block; `None` without a factory.
 
         If the resource is broken, the factory gets the error that the function has
         raised, not the `Failure`."""
         broke: BaseException | None = None
         try:
-            with self._factory() as resource:
+            with self._factory(slot) as resource:
                 try:
                     yield resource
                 except Failure:
@@ -123,6 +125,10 @@ class Work:
             raise Failure(one_line(last_line_of(error)), where(error), breaks) from None
 
         return result_line(record, result)
+
+
+def _no_resource(_: Slot) -> contextlib.AbstractContextManager[Any]:
+    return contextlib.nullcontext()
 
 
 @functools.cache
@@ -169,7 +175,8 @@ class Job:
     def call(self, item: object) -> str:
         """The call for an item, as one would write it."""
         before = ["context"] if self.work.wants_context else []
-        before += [f"{self.options.resource}()"] if self.work.has_resource else []
+        if self.work.has_resource:
+            before += [f"{self.options.resource}({'slot' if self.work.wants_slot else ''})"]
         return f"{self.options.function}({', '.join([*before, repr(item)])})"
 
     def _placement(self) -> Placement:

@@ -15,9 +15,11 @@ from typing import Any
 
 from tasker._base.callables import GENERATOR, check_callable, deferred_kind, signature_of
 from tasker._sync.guarded_logger import last_line_of
+from tasker._tasks.hooks import check_maker
 from tasker._tasks.signature import wants_context
 from tasker.cli.arguments import UsageError
 from tasker.errors import shown
+from tasker.slot import Slot
 
 __all__ = [
     "add_current_folder",
@@ -73,27 +75,24 @@ def function(name: str, *, with_resource: bool) -> tuple[Callable[..., Any], boo
     return fn, False
 
 
-def resource_factory(name: str) -> Callable[[], AbstractContextManager[Any]]:
-    """The factory called `name`, as a factory of context managers.
+def resource_factory(name: str) -> tuple[Callable[[Slot], AbstractContextManager[Any]], bool]:
+    """The factory called `name`, as one of context managers, and whether it wants a
+    slot.
 
     Each gives the resource and frees it. Many resources are context managers whose exit
     does not close them (`sqlite3.Connection`), so close() comes first. Raises
     `UsageError`."""
     factory: Any = _load(name, "MODULE:FACTORY")
-    yields = inspect.isgeneratorfunction(factory)
-    if yields:
+    if inspect.isgeneratorfunction(factory):
         factory = contextlib.contextmanager(factory)
     try:
-        check_callable(name, factory, 0, thorough=True)
+        wants_slot = check_maker(name, factory)
     except TypeError as error:
         raise UsageError(one_line(str(error))) from None
 
-    if yields:
-        return factory  # type: ignore[no-any-return]
-
     @contextlib.contextmanager
-    def opened() -> Generator[Any]:
-        made: Any = factory()
+    def opened(slot: Slot) -> Generator[Any]:
+        made: Any = factory(slot) if wants_slot else factory()
         if callable(getattr(made, "close", None)):
             with contextlib.closing(made):
                 yield made
@@ -103,7 +102,7 @@ def resource_factory(name: str) -> Callable[[], AbstractContextManager[Any]]:
         else:
             yield made
 
-    return opened
+    return opened, wants_slot
 
 
 def exception_type(name: str) -> type[BaseException]:

@@ -14,10 +14,13 @@ from dataclasses import dataclass, field
 from typing import Any, Generic, ParamSpec, TypeVar, cast, overload
 
 from tasker import checks
-from tasker._base.callables import GENERATOR, deferred_kind
+from tasker._base.callables import GENERATOR, check_callable, deferred_kind
 from tasker._tasks.context import Context
+from tasker._tasks.current import current_slot
+from tasker._tasks.hooks import check_maker
 from tasker._tasks.wrapping import wrapper
 from tasker.errors import shown
+from tasker.slot import Slot
 
 __all__ = ["DummyResource", "ResourceFactory", "ResourceRecord"]
 
@@ -94,34 +97,40 @@ class ResourceFactory(Generic[R]):
             m.queue_task(factory.use(my_task))
         factory.check()
 
-    `make` and `free` make and destroy a real resource. Each call of `make` must return
-    another object. Without them the resources are `DummyResource`s. All methods may be
-    called from any thread.
+    `make` and `free` make and destroy a real resource. If `make` requires an argument,
+    it gets the `Slot`, as an `on_create` does. Each call of `make` must return another
+    object. Without them the resources are `DummyResource`s. All methods may be called
+    from any thread.
 
     `any_thread` means that a resource may be used and destroyed in another thread than
     the one that made it. So it is with the resources of `run_task` where
-    `resource_pool_size` is a number."""
+    `resource_pool_size` is a number.
+
+    Raises `TypeError` for a `make` or `free` that cannot be called so."""
 
     @overload
     def __init__(self: ResourceFactory[DummyResource], *, any_thread: bool = False) -> None: ...
     @overload
     def __init__(
         self,
-        make: Callable[[], R],
+        make: Callable[[], R] | Callable[[Slot], R],
         free: Callable[[R], object] | None = None,
         *,
         any_thread: bool = False,
     ) -> None: ...
     def __init__(
         self,
-        make: Callable[[], Any] | None = None,
+        make: Callable[[], Any] | Callable[[Slot], Any] | None = None,
         free: Callable[[Any], object] | None = None,
         *,
         any_thread: bool = False,
     ) -> None:
         if make is None:
             make, free = numbered(DummyResource), DummyResource.close
-        self._make: Callable[[], Any] = make
+        if free is not None:
+            check_callable("free", free, 1, given="the resource", or_none=True, thorough=True)
+        self._make: Callable[..., Any] = make
+        self._makes_for_slots = check_maker("make", make)
         self._free: Callable[[Any], object] | None = free
         self.any_thread = any_thread
         """Whether another thread than the one that made a resource may use it."""
@@ -147,13 +156,14 @@ class ResourceFactory(Generic[R]):
         """Make a resource. Raises what `make` raises, or the error of `fail_create()`.
 
         Raises `ValueError` when `make` returns an object that it returned before and
-        that has not been destroyed."""
+        that has not been destroyed. Where `make` gets the slot, it raises
+        `RuntimeError` if no manager calls it."""
         with self._lock:
             error = self._creations.next()
         if error is not None:
             raise error
 
-        resource: R = self._make()
+        resource: R = self._make(current_slot()) if self._makes_for_slots else self._make()
 
         with self._lock:
             known = self._records.get(id(resource))
@@ -229,7 +239,9 @@ class ResourceFactory(Generic[R]):
     def use(self, fn: Callable[P, T]) -> Callable[P, T]:
         """A task that runs `fn`, and uses the resource meanwhile.
 
-        `fn` is called as `fn(resource, ...)` or `fn(ctx, resource, ...)`.
+        `fn` is called as `fn(resource, ...)` or `fn(ctx, resource, ...)`. An `on_check`
+        or `on_reset` uses the resource in the same way. An `on_abort` does not: another
+        thread calls it, while a task uses the resource.
 
         Raises `TypeError` for a coroutine or generator function."""
 

@@ -213,6 +213,17 @@ def test_a_generator_function_yields_the_resource(app, run):
     assert log == ["made", "closed"]
 
 
+@pytest.mark.parametrize("yields", [False, True])
+def test_a_factory_that_requires_an_argument_gets_the_slot(yields, app, run):
+    def yielded(slot):
+        yield slot
+
+    app.factory = yielded if yields else lambda slot: slot
+    app.fn = lambda slot, item: [item, slot.index, slot.reason]
+    ran = run("a\n", "app:fn", "--resource", "app:factory", "--workers", "1")
+    assert ran.results == [["a", 0, "hired"]]
+
+
 def test_a_function_of_three_arguments_gets_a_context_first(app, run):
     app.factory = lambda: "resource"
     app.fn = lambda ctx, resource, item: [ctx.cancelled(), resource, item]

@@ -40,6 +40,8 @@ def test_a_dry_run_writes_the_calls_and_makes_none(app, run):
     resource = ["--resource", "app:factory", "--dry-run"]
     assert run("a\n", "app:two", *resource).out == "app:two(app:factory(), 'a')\n"
     assert run("a\n", "app:three", *resource).out == "app:three(context, app:factory(), 'a')\n"
+    app.factory = lambda slot: fn(slot)
+    assert run("a\n", "app:two", *resource).out == "app:two(app:factory(slot), 'a')\n"
 
 
 def test_a_dry_run_of_one_that_resumes_shows_what_is_left(app, run):

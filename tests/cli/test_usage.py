@@ -123,8 +123,8 @@ from tasker.cli import main
             "app:number must be a function that can be called with no",
         ),
         (
-            ["map", "app:two", "--resource", "app:fn"],
-            "app:fn must be a function that can be called with no arguments",
+            ["map", "app:two", "--resource", "app:two"],
+            "app:two must be a function that can be called with no arguments, or with a Slot, not",
         ),
         (
             ["map", "app:two", "--resource", "app:coroutine"],

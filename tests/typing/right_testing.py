@@ -7,7 +7,7 @@ import threading
 from collections.abc import Callable
 from typing import assert_type
 
-from tasker import Config, Context, TaskManager, background, with_timeout
+from tasker import Config, Context, Slot, TaskManager, background, with_timeout
 from tasker.testing import DummyResource, ManualClock, ResourceFactory, ResourceRecord, leak_check
 
 
@@ -27,6 +27,10 @@ def ping(db: Connection) -> int:
 
 def add(db: Connection, number: int) -> int:
     return db.ping() + number
+
+
+def on_gpu(slot: Slot) -> Connection:
+    return Connection()
 
 
 def watch(ctx: Context, db: Connection) -> bool:
@@ -69,6 +73,7 @@ def factory_of_real_resources(m: TaskManager[Connection]) -> None:
     )
     databases = ResourceFactory(lambda: sqlite3.connect(":memory:"), sqlite3.Connection.close)
     assert_type(databases, ResourceFactory[sqlite3.Connection])
+    assert_type(ResourceFactory(on_gpu, Connection.close), ResourceFactory[Connection])
     with TaskManager(
         Config(on_create=databases.create, on_destroy=databases.destroy, worker_count=1)
     ) as other:
