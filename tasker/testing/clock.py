@@ -42,7 +42,8 @@ class ManualClock:
     `timeout` and `run_timeout` of a task, `with_timeout()`, `with_deadline()` (in
     seconds of `clock.now()`, which begins at the last whole second of
     `time.monotonic()`), and of every context `remaining()` and `wait(seconds)`; of
-    checks `check_after`, `keepalive` and `check_timeout`.
+    checks `check_after`, `keepalive` and `check_timeout`; `abandon_after`; the one
+    second within which two resources break; the 30 seconds of `eject_after`.
 
     Everything else goes on in real time: `time.sleep()` and `time.monotonic()`; waiting
     for an outcome or a state (`future.result(timeout)`, `join`, `wait_ready`, `stop`,
@@ -76,9 +77,9 @@ class ManualClock:
     def deadlines(self) -> int:
         """How many deadlines are set and neither passed nor cancelled.
 
-        Those are of the timeouts of tasks, of contexts, of `ctx.wait()`, and of the
-        checks of resources. A context whose deadline is its parent's has none of its
-        own, but a task has."""
+        Those are of the timeouts of tasks, of contexts, of `ctx.wait()`, of the checks
+        of resources, and of `abandon_after`. A context whose deadline is its parent's
+        has none of its own, but a task has."""
         with self._changed:
             return sum(entry.is_set() for _, _, entry in self._heap)
 

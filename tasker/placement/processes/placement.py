@@ -84,8 +84,8 @@ class Processes:
     def open(self, settings: Settings, lost: Callable[[Any], None]) -> Backend:
         """A backend for one manager.
 
-        Raises `ConfigError` when `on_create` or `on_destroy` cannot be pickled, when
-        there is no Python for children, when this is no POSIX system, or when gevent or
+        Raises `ConfigError` when a hook that runs there cannot be pickled, when there
+        is no Python for children, when this is no POSIX system, or when gevent or
         eventlet has made greenlets of threads. Also in a child process that imports the
         calling module for its parent."""
         if os.name != "posix":

@@ -111,7 +111,7 @@ class Ray:
 
         Raises `ConfigError` when Ray is missing or too old, when the cluster cannot be
         reached, when an option is wrong, when gevent or eventlet has made greenlets of
-        threads, or when `on_create` or `on_destroy` cannot be pickled."""
+        threads, or when a hook that runs there cannot be pickled."""
         from tasker.placement.ray.cluster import RayBackend
 
         given = {each.name: getattr(self, each.name) for each in fields(self)}

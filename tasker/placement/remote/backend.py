@@ -40,8 +40,7 @@ class RemoteBackend(Backend):
     thread.
 
     Raises `ConfigError` when a hook that runs there cannot be pickled, or when threads
-    are greenlets. `_lock` is held while
-    the tuple of proxies is replaced."""
+    are greenlets. `_lock` is held while the tuple of proxies is replaced."""
 
     may_lose = True
     takes_slot = True
