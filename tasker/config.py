@@ -149,10 +149,11 @@ class Config(Record, Generic[R]):
     """Makes a running task return, such as `sqlite3.Connection.interrupt`.
 
     It is called once, from another thread, when the context of the running task ends
-    (its timeout, `cancel()`, `kill()`), or when `on_check` takes too long. It may come
-    when the task has just returned, never when the next one runs: that waits until it
-    has returned. An error that it raises is logged. What the task then raises is judged
-    by `check_health` as always. A resource that it breaks is replaced at once. With an
+    (its timeout, `cancel()`, `kill()`). It also ends an `on_check` that takes too long,
+    and an `on_check` or `on_reset` that a `kill()` meets. It may come when the task has
+    just returned, never when the next one runs: that waits until it has returned. An
+    error that it raises is logged. What the task then raises is judged by
+    `check_health` as always. A resource that it breaks is replaced at once. With an
     `on_check` one that it left whole is checked before its next task. In a child
     process or actor it runs there."""
     abandon_after: float | timedelta | None = None

@@ -65,12 +65,12 @@ class _Call:
         self.is_over = False
 
 
-class CallWithin(Protocol):
+class CallHook(Protocol):
     """Of the supervisor: see there."""
 
     def __call__(
-        self, seconds: float, worker: Any, resource: Any, fn: Callable[[Any], T], /
-    ) -> T: ...
+        self, worker: Any, resource: Any, fn: Callable[[Any], T], /, *, timeout: float | None
+    ) -> T | None: ...
 
 
 class Checks(Generic[R]):
@@ -83,11 +83,11 @@ class Checks(Generic[R]):
         user: UserCode[R],
         queue: TaskQueue,
         logger: BackgroundLogger,
-        call_within: CallWithin,
+        call_hook: CallHook,
     ) -> None:
         self._backend = backend
         self._user = user
-        self._call_within = call_within
+        self._call_hook = call_hook
         self._queue = queue
         self._logger = logger
         self._after = _seconds_or(CHECK_AFTER_S, "check_after", config.check_after)
@@ -139,21 +139,19 @@ class Checks(Generic[R]):
         `worker`: the owner, if that is not a thread in `run_task`. `late` is called
         under a lock, by the timer, when the check takes too long."""
         call = _Call()
+        deadline = timer.now() + self._timeout
         troubles: list[BaseException] = []
         alarms: list[timer.TimerEntry] = []
         try:
             alarms.append(
-                timer.at(
-                    timer.now() + self._timeout,
-                    partial(self._found_late, call, owner, resource, late),
-                )
+                timer.at(deadline, partial(self._found_late, call, owner, resource, late))
             )
             if self._queue.resting:
                 # The burst thread rests through a check that is quick.
                 alarms.append(timer.after(PATIENCE_S, self._queue.stir))
 
             check = partial(self._user.check, troubles)
-            self._call_within(self._timeout, worker, resource, check)
+            self._call_hook(worker, resource, check, timeout=self._timeout)
         except DeadlineExceededError:
             # Its time was up before it began: the machine slept, say.
             call.is_late = True

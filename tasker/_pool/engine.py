@@ -92,6 +92,7 @@ class Engine(RunTask[R], EngineState[R], EngineClosing[R]):
         self.may_retry: bool = self.max_retries > 0 and self.user.judges
         self.values: ManagerValues = ManagerValues(config.ctx, self.is_stopping)
 
+        # those of calls in `run_task`, and of hooks
         self.run_contexts: set[Context] = set()
         self.settling: set[TaskFuture[Any]] = set()
         # workers that left something behind
@@ -112,7 +113,7 @@ class Engine(RunTask[R], EngineState[R], EngineClosing[R]):
         self.service_logger: BackgroundLogger = BackgroundLogger(self.runner, self.logger)
         self.news: News = News(self.name, self.logger, self.service_logger, self.life_level)
 
-        self.supervisor: Supervisor[R] = Supervisor(self.user, self._kinds())
+        self.supervisor: Supervisor[R] = Supervisor(self.user, self.run_contexts, self._kinds())
         self.outliers: Outliers = Outliers(config.eject_after, lambda: len(self.crew.members))
         if config.eject_after is not None:
             self.supervisor.kinds.append(self.outliers.watch)
@@ -122,7 +123,7 @@ class Engine(RunTask[R], EngineState[R], EngineClosing[R]):
             self.user,
             self.queue,
             self.service_logger,
-            self.supervisor.call_within,
+            self.supervisor.call_hook,
         )
         create_timeout = checks.seconds("create_timeout", config.create_timeout)
         self.backoff: Backoff = Backoff(create_timeout, lambda: self.crew.holding() > 0)

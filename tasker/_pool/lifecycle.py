@@ -21,6 +21,10 @@ are ended. CLOSED follows a moment later, so that the workers that this frees, a
 callbacks, can finish. Threads that are still busy then are abandoned. If there was no
 time at all to fail the waiting tasks, they fail after CLOSED (`finish`).
 
+A hook that began before the kill counts as a running task: `on_check` and `on_reset`
+are aborted, and none is given more time than that. One that begins later belongs to a
+worker that leaves, which resets and frees its resource.
+
 Time in which no thread could run (the machine slept, the process was stopped) does not
 count: see `excuse`.
 """
@@ -112,6 +116,8 @@ class Lifecycle:
         self._stop_wanted = False
         # When to give up running tasks: the earliest counts.
         self._kill_times: list[float] = []
+        # When that was asked for, by the real clock.
+        self._kills_asked: list[float] = []
         self._is_closed = False
 
         self._closing_since: float | None = None
@@ -157,7 +163,8 @@ class Lifecycle:
         """Begin to kill; running tasks get `timeout` seconds. Signal-safe.
 
         Of several timeouts the shortest counts."""
-        # Set before any worker leaves.
+        # Both are set before any worker leaves.
+        self._kills_asked.append(monotonic())
         self._engine.user.killed = True
         self._engine.queue.kill()
         self._engine.turns.close()
@@ -341,9 +348,9 @@ class Lifecycle:
                 return False
 
             # Workers that only have to wake up and leave get the time to do so.
+            asked = min(self._kills_asked)
             return now >= self._kill_at() + _JOIN_S or all(
-                worker.task is not None or (worker.creating and not worker.pausing)
-                for worker in self._engine.crew.members
+                worker.is_busy_since_before(asked) for worker in self._engine.crew.members
             )
 
         # An `on_create` that does not return must not hold up a stop that has nothing

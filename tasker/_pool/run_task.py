@@ -21,9 +21,11 @@ from tasker._pool.checking import Checks
 from tasker._pool.metrics import Counters
 from tasker._pool.queue import TaskQueue
 from tasker._pool.resources import ABORTED, Loan, ResourcePool, was_aborted
+from tasker._pool.supervisor import Supervisor
 from tasker._pool.suspicion import Suspicion
 from tasker._pool.turns import Turn, Turns
 from tasker._pool.usercode import Event, UserCode
+from tasker._pool.worker import Worker
 from tasker._sync.clock import monotonic
 from tasker._tasks import current
 from tasker._tasks.context import Context, ManagerValues, TaskContext, new_task_context
@@ -52,6 +54,7 @@ class RunTask(Generic[R]):
     turns: Turns
     user: UserCode[R]
     checks: Checks[R]
+    supervisor: Supervisor[R]
     suspicion: Suspicion
     has_collector: bool
     counters: Counters
@@ -191,7 +194,7 @@ class RunTask(Generic[R]):
 
     def _reset(self, loan: Loan[R]) -> bool:
         """Reset a resource after a task. Returns whether it may serve another."""
-        reset = partial(self.user.reset, f"{self.name}, run_task", loan.resource)
+        reset = partial(self.reset, f"{self.name}, run_task", loan.resource)
         try:
             loan.error = current.call_hook(loan.slot, reset)
             if loan.error is None:
@@ -202,6 +205,14 @@ class RunTask(Generic[R]):
         finally:
             # It has the error, whose traceback leads to this frame (R4).
             del loan
+
+    def reset(
+        self, owner: str, resource: R, worker: Worker[R] | None = None
+    ) -> BaseException | None:
+        """As `UserCode.reset`. A kill aborts it."""
+        return self.supervisor.call_hook(
+            worker, resource, partial(self.user.reset, owner), timeout=None
+        )
 
     def _broke(self, loan: Loan[R]) -> None:
         """The resource broke.

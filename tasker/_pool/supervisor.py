@@ -6,8 +6,8 @@ method of the supervisor, which asks for the context, begins a `Supervision` of 
 kind, calls the user's function, and ends the supervisions. Where none of that is asked
 for, a task's function is called as it is, and nothing of this runs.
 
-The calls of `run_task` go the same way. So does `on_check`, whose context ends when its
-time is up.
+The calls of `run_task` go the same way. So do `on_check`, whose context ends when its
+time is up, and `on_reset`. Both end when the manager is killed.
 """
 
 from __future__ import annotations
@@ -19,12 +19,19 @@ from tasker._pool.usercode import UserCode
 from tasker._pool.worker import Worker
 from tasker._sync.threads import leave_child
 from tasker._tasks import current
-from tasker._tasks.context import Context, background, check_may_begin, with_timeout
+from tasker._tasks.context import (
+    Context,
+    background,
+    check_may_begin,
+    with_cancel,
+    with_timeout,
+)
 from tasker._tasks.future import TaskFuture
 from tasker._tasks.hints import explain_call
 from tasker._tasks.run_limit import RunLimit
 from tasker._tasks.unrun import suspects
 from tasker._tasks.wrapping import supervising, users_function, users_traceback, wrapper
+from tasker.errors import TaskManagerKilledError
 
 __all__ = ["Kind", "Supervision", "Supervisor"]
 
@@ -51,10 +58,15 @@ Kind = Callable[[Context, Any, Callable[..., Any], Worker[Any] | None], Supervis
 
 
 class Supervisor(Generic[R]):
-    """That of one manager. The first `stuck` of its kinds serve `on_check`, too."""
+    """That of one manager. The first `stuck` of its kinds serve hooks, too.
 
-    def __init__(self, user: UserCode[R], stuck: Iterable[Kind] = ()) -> None:
+    `contexts`: those that a kill ends."""
+
+    def __init__(
+        self, user: UserCode[R], contexts: set[Context], stuck: Iterable[Kind] = ()
+    ) -> None:
         self._user = user
+        self._contexts = contexts
         self._stuck = tuple(stuck)
         # Those of tasks. The one that begins first ends last.
         self.kinds: list[Kind] = [*self._stuck]
@@ -72,19 +84,36 @@ class Supervisor(Generic[R]):
         It asks for the context."""
         return self.call_with_context if wants_context else self.call, (fn, *args)
 
-    def call_within(
-        self, seconds: float, worker: Worker[R] | None, resource: R, fn: Callable[[R], T]
-    ) -> T:
-        """Call a hook. If it takes longer than so many seconds, it is stuck.
+    def call_hook(
+        self, worker: Worker[R] | None, resource: R, fn: Callable[[R], T], *, timeout: float | None
+    ) -> T | None:
+        """Call a hook of a resource, in the thread of its owner.
 
-        Raises `DeadlineExceededError` if the time is up before the hook begins."""
+        It is stuck when the manager is killed, or after `timeout` seconds (`None`:
+        there is no limit). Returns `None`, and does not call it, if the manager is
+        killed already. Raises `DeadlineExceededError` if the time is up before the hook
+        begins."""
         if not self._stuck:
             return fn(resource)
 
-        with with_timeout(background(), seconds) as context:
-            made = _made(self._stuck, context, resource, fn, worker)
-            result: T = self._call(context, resource, fn, (), made, wants_context=False)
-            return result
+        context = (
+            with_cancel(background()) if timeout is None else with_timeout(background(), timeout)
+        )
+        try:
+            # Announced, then looked at (R1).
+            self._contexts.add(context)
+            if self._user.killed:
+                return None
+
+            with context:
+                made = _made(self._stuck, context, resource, fn, worker)
+                result: T = self._call(context, resource, fn, (), made, wants_context=False)
+                return result
+        except TaskManagerKilledError:
+            # A kill came before it began. What the hook raises is caught inside.
+            return None
+        finally:
+            self._contexts.discard(context)
 
     @supervising
     def call(self, context: Context, resource: R, fn: Callable[..., Any], *args: Any) -> Any:

@@ -27,6 +27,7 @@ even that fails, the callback runner does it when the worker has left (`inherit`
 from __future__ import annotations
 
 import contextlib
+import math
 import threading
 import weakref
 from collections import deque
@@ -89,6 +90,9 @@ class EngineForWorker(Protocol[R]):
     def resource_broke(self, owner: Any, *, counts: bool) -> None:
         """A worker's resource broke: see `Suspicion.broke`."""
 
+    def reset(self, owner: str, resource: R, worker: Any) -> BaseException | None:
+        """See `UserCode.reset`."""
+
 
 class Worker(Generic[R]):
     """One worker. `start()` is called once; its thread does everything from then on."""
@@ -127,6 +131,8 @@ class Worker(Generic[R]):
         self.started: bool = False
         # Whether it waits until it may make a resource. Then it can leave at once.
         self.pausing: bool = False
+        # Since when it checks, resets or gives up its resource, by the real clock.
+        self._in_hook_since = math.inf
         # Whether an `on_check` of its has not returned in time, nor yet. It counts as
         # one that creates, as it will have no use of this resource.
         self.checks_too_long: bool = False
@@ -237,6 +243,15 @@ class Worker(Generic[R]):
         self._condemned = self._doubt
         self._wake_if_idle()
 
+    def is_busy_since_before(self, moment: float) -> bool:
+        """Whether it is in code of the user's that had begun before.
+
+        A task, and an `on_create`, count whenever they began."""
+        if self.task is not None or (self.creating and not self.pausing):
+            return True
+
+        return self._in_hook_since < moment
+
     def serves(self, engine: object) -> bool:
         """Whether it runs a task, and works for this engine."""
         return self._engine is engine and self.task is not None
@@ -302,6 +317,7 @@ class Worker(Generic[R]):
 
     def _give_up_resource(self) -> None:
         """Its resource serves no longer: note why, and destroy it."""
+        self._in_hook_since = min(self._in_hook_since, monotonic())
         before, self._failures = self._failures, self._failures_with_this()
         self._reason = self.unfit or Reason.BROKEN
 
@@ -325,6 +341,7 @@ class Worker(Generic[R]):
             leave_child()
         self._engine.slots.free(self)
         self._broken_by = None
+        self._in_hook_since = math.inf
 
     def _create(self) -> bool:
         """Make a resource. `False`: there is none, and none is wanted any more."""
@@ -556,15 +573,18 @@ class Worker(Generic[R]):
 
     def _reset(self) -> None:
         """Call `on_reset`. If that raises, the resource is unfit."""
-        user = self._engine.user
+        engine = self._engine
+        self._in_hook_since = monotonic()
         # In no variable: see there.
-        self._broken_by = user.reset(self.name, self.resource)
+        self._broken_by = engine.reset(self.name, self.resource, self)
 
-        if self._broken_by is not None:
-            lost = user.is_lost(self.resource)
+        if self._broken_by is None:
+            self._in_hook_since = math.inf
+        else:
+            lost = engine.user.is_lost(self.resource)
             self.unfit = Reason.LOST if lost else Reason.BROKEN
             if not self._broke_by_abort():
-                self._engine.resource_broke(self, counts=not lost)
+                engine.resource_broke(self, counts=not lost)
 
     @wrapper
     def look_at_result(
@@ -645,6 +665,7 @@ class Worker(Generic[R]):
         # Logged last, because a logger may block. A single early failure is not called
         # `early`: it may be the task's own fault.
         if not healthy:
+            self._in_hook_since = monotonic()
             early = failures > max(1, self._failures)
             engine.user.broke(self.name, error, early=early, retried=self.task is None)
         return healthy
@@ -782,6 +803,7 @@ class Worker(Generic[R]):
         engine = self._engine
         # Before the check, which may be aborted itself.
         by_abort = self._broke_by_abort()
+        self._in_hook_since = monotonic()
         # In no variable: see there.
         self._broken_by = engine.checks.trouble(self.name, self.resource, self._check_is_late, self)
         self.checks_too_long = False
@@ -791,6 +813,7 @@ class Worker(Generic[R]):
             if not by_abort:
                 engine.resource_broke(self, counts=True)
         else:
+            self._in_hook_since = math.inf
             # It is known to work.
             self.trust()
             self._was_aborted = False

@@ -201,7 +201,7 @@ def test_a_hook_that_is_stuck_is_abandoned(manager, clock, stuck):
 
     def calls_hook(resource):
         [worker] = manager._engine.crew.members
-        supervisor.call_within(1.0, worker, resource, stuck)
+        supervisor.call_hook(worker, resource, stuck, timeout=1.0)
 
     future = manager.submit(calls_hook)
     stuck.await_inside()

@@ -48,7 +48,7 @@ class Checked(Queued):
             self.user,
             self.queue,
             self.logger,
-            lambda seconds, worker, resource, check: check(resource),
+            lambda worker, resource, check, timeout: check(resource),
         )
 
     def look_at(self, troubles, resource):

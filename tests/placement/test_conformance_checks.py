@@ -7,12 +7,15 @@ from functools import partial
 
 import pytest
 
+import tasker._pool.lifecycle
+import tasker.placement.remote.backend
 from tasker import Config, ConfigError, Ray
 from tasker.slot import Reason
 from tasker.testing import ManualClock
 from tests.support import remote_tasks
 from tests.support.errors import Lossy
 from tests.support.journal import Session, assert_adds_up, assert_destroyed_once
+from tests.support.threads import in_another_thread
 from tests.support.waiting import PATIENCE, eventually
 
 pytestmark = pytest.mark.slow
@@ -175,12 +178,44 @@ def test_a_reset_that_hangs_is_ended_with_its_place(placed_manager, is_remote, j
     assert log.telling(of="on_reset has not returned within 3 s (create_timeout)")
 
 
-def test_kill_ends_the_place_of_a_reset_that_hangs(placed_manager, is_remote, gate):
-    manager = placed_manager(on_reset=partial(remote_tasks.reset_behind, gate))
-    manager.queue_task(remote_tasks.spoil)
+def stuck_in(hook, placed_manager, gate, clock, **options):
+    """A manager whose only worker is in that hook."""
+    behind = {"on_check": remote_tasks.check_behind, "on_reset": remote_tasks.reset_behind}[hook]
+    manager = placed_manager(**{hook: partial(behind, gate)}, **options)
+    if hook == "on_reset":
+        manager.queue_task(remote_tasks.spoil)
+    else:
+        is_idle(manager)
+        clock.advance(2)
+        manager.submit(remote_tasks.key)
     gate.await_reached()
-    report = manager.kill(PATIENCE if is_remote else 0)
+    return manager
+
+
+@pytest.mark.parametrize("hook", ["on_check", "on_reset"])
+@pytest.mark.parametrize("seconds", [0, PATIENCE])
+def test_kill_ends_the_place_of_a_hook_that_hangs(
+    placed_manager, is_remote, gate, clock, monkeypatch, hook, seconds
+):
+    if seconds and not is_remote:
+        pytest.skip("no thread can be ended")
+    # What has only to leave may take as long as it likes.
+    monkeypatch.setattr(tasker._pool.lifecycle, "_JOIN_S", 10 * PATIENCE)
+    monkeypatch.setattr(tasker.placement.remote.backend, "_LEAVE_S", PATIENCE)
+    manager = stuck_in(hook, placed_manager, gate, clock)
+    report = in_another_thread(lambda: manager.kill(seconds))
     assert report.abandoned == (() if is_remote else ("tasker-worker-1",))
+
+
+@pytest.mark.parametrize("hook", ["on_check", "on_reset"])
+def test_kill_aborts_a_hook_that_hangs_or_ends_its_place(
+    placed_manager, is_remote, journal, gate, clock, hook
+):
+    aborter = remote_tasks.Aborter(gate, journal)
+    manager = stuck_in(hook, placed_manager, gate, clock, on_abort=aborter)
+    assert manager.kill(PATIENCE).abandoned == ()
+    [key] = journal.of("created")
+    assert journal.of("aborted") == ([] if is_remote else [f"{key} True True"])
 
 
 # -- what cannot be sent -----------------------------------------------------------------------------------------------

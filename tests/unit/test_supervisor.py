@@ -235,8 +235,8 @@ def test_a_hook_that_takes_too_long_is_aborted(new_manager):
         return resource
 
     def calls(resource):
-        assert supervisor.call_within(0.01, None, "resource", stuck) == "resource"
-        supervisor.call_within(PATIENCE, None, 0, plain)
+        assert supervisor.call_hook(None, "resource", stuck, timeout=0.01) == "resource"
+        supervisor.call_hook(None, 0, plain, timeout=PATIENCE)
 
     with pytest.raises(ZeroDivisionError):
         manager.run_task(calls)
