@@ -578,6 +578,7 @@ def create():
 
 def deaf(child):
     print(child.pid, flush=True)
+    began.set()
     {deaf}
 
 def destroy(child):
@@ -597,10 +598,10 @@ began = threading.Event()
 @pytest.mark.parametrize(
     "call",
     [
-        "manager.submit(deaf, timeout=0.5).exception()",
-        "manager.submit(deaf); manager.wait_ready(); sys.exit()",
-        "threading.Thread(target=manager.run_task, args=(deaf,), daemon=True).start()",
-        "manager.submit(deaf); manager.join(0.5); print(manager.kill(0.5).drained)",
+        "manager.submit(deaf, run_timeout=0.5).exception(); began.wait()",
+        "manager.submit(deaf); began.wait(); sys.exit()",
+        "threading.Thread(target=manager.run_task, args=(deaf,), daemon=True).start(); began.wait()",
+        "manager.submit(deaf); began.wait(); print(manager.kill(0.5).drained)",
     ],
     ids=["timeout", "exit", "run_task", "kill"],
 )

@@ -266,7 +266,10 @@ def test_many_failed_checks_are_one_warning(checked, check, clock, log):
 
 
 @pytest.mark.parametrize("tasks", [1, 2, 10])
-def test_so_many_tasks_have_no_more_of_the_idle_workers_check(checked, check, clock, tasks):
+def test_so_many_tasks_have_no_more_of_the_idle_workers_check(
+    checked, check, clock, tasks, monkeypatch
+):
+    monkeypatch.setattr(tasker._pool.checking, "PATIENCE_S", 1000.0)  # no claim is over too early
     manager = checked(worker_count=32)
     queue = manager._engine.queue
     clock.advance(2)

@@ -8,6 +8,7 @@ import time
 import pytest
 
 import tasker._pool.backoff
+import tasker._sync.recurring
 from tasker import ResourceCreationError, TaskManagerKilledError, TaskTimeoutError
 from tasker._pool.backoff import Backoff
 from tasker.errors import ContextCancelledError
@@ -131,8 +132,9 @@ def test_the_pause_grows_with_every_failure_whatever_its_kind(new_manager, facto
 
 @pytest.mark.slow
 def test_an_outage_is_told_once_for_all_workers_and_each_failure_as_debug(
-    new_manager, factory, log, short_pauses
+    new_manager, factory, log, short_pauses, monkeypatch
 ):
+    monkeypatch.setattr(tasker._sync.recurring, "INTERVALS_S", (1000.0,))
     factory.fail_always = OSError("down")
     manager = new_manager(worker_count=4, max_worker_count=4)
     again = "on_create raised, trying again: OSError: down"
@@ -225,7 +227,8 @@ def test_in_an_outage_one_worker_at_a_time_tries_and_then_all_have_resources(new
     backend = Backend(factory)
     manager = new_manager(worker_count=16, max_worker_count=16, on_create=backend.create)
     futures = [manager.submit(lambda resource: resource.number) for _ in range(32)]
-    eventually(lambda: len(backend.tried) > 16 and not backend.inside)
+    # Each has tried: none is still about to, as it was allowed to before the outage began.
+    eventually(lambda: len({*backend.tried}) == 16 and not backend.inside)
     backend.forget()
     eventually(lambda: len(backend.tried) > 10)
     assert backend.most == 1
@@ -254,7 +257,8 @@ def test_an_on_create_that_hangs_in_an_outage_keeps_the_others_for_create_timeou
         return factory.create()
 
     manager = new_manager(worker_count=4, max_worker_count=4, on_create=create, create_timeout=0.2)
-    eventually(lambda: manager.stats().creating_workers == 1)
+    eventually(lambda: manager.stats().idle_workers == 3)
+    assert manager.stats().creating_workers == 1
     assert manager.queue_task(lambda resource: "well") == "well"
     gate.set()
     assert manager.wait_ready(PATIENCE)

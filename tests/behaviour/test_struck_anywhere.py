@@ -111,7 +111,8 @@ def work(manager: TaskManager, log: Told) -> list:
         future.exception(PATIENCE)
     # struck at its very entry, a callback is told of as one that raised
     eventually(
-        lambda: len(called) + log.text.count("callback") >= len(futures) - 1, "the callbacks"
+        lambda: len(called) + "\n".join(log.lines).count("callback") >= len(futures) - 1,
+        "the callbacks",
     )
     return futures
 
@@ -121,24 +122,25 @@ class Stuck:
 
     def __init__(self):
         self.told = threading.Event()
-        self.user = None
+        self.users = {}  # by the number of the resource: that of an abandoned thread is another
         self.wrong = []
         self.hooks = {"on_abort": self.abort, "abandon_after": 0.02}
 
     def abort(self, resource):
-        before = self.user
+        before = self.users.get(resource.number)
         self.told.set()
-        if self.user not in (before, None):
-            self.wrong.append((before, self.user))
+        after = self.users.get(resource.number)
+        if after not in (before, None):
+            self.wrong.append((before, after))
 
     def use(self, resource, number, deaf):
-        self.user = number
+        self.users[resource.number] = number
         if deaf:
             threading.Event().wait(0.06)
         else:
             self.told.wait(0.1)
             self.told.clear()
-        self.user = None
+        self.users[resource.number] = None
 
     def work(self, manager, log):
         futures = []
@@ -190,10 +192,11 @@ def run(suffix: str, place: int, work=work, **hooks: object) -> Striker:
 class Told:
     """A logger that keeps what it is told."""
 
-    text = ""
+    def __init__(self):
+        self.lines = []  # to which any threads may append at once
 
     def debug(self, msg, *args):
-        self.text += f"{msg % args}\n"
+        self.lines.append(msg % args)
 
     info = warning = error = debug
 

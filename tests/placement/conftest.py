@@ -88,7 +88,7 @@ def nothing_is_left_behind(
     monkeypatch.setenv("TMPDIR", str(temporary))
     before = children()
     yield
-    deadline = time.monotonic() + 5.0
+    deadline = time.monotonic() + PATIENCE
     while (left := children() - before) and time.monotonic() < deadline:
         time.sleep(0.005)  # killed, and not reaped yet
     assert not left, f"processes left behind: {left}"

@@ -8,6 +8,7 @@ from dataclasses import replace
 import pytest
 
 from tasker import ContextCancelledError, TaskTimeoutError, WorkerLostError
+from tasker.testing import ManualClock
 from tests.support import remote_tasks
 from tests.support.errors import Sick
 from tests.support.journal import assert_adds_up, assert_destroyed_once
@@ -30,7 +31,10 @@ def was_aborted(journal, key):
 def test_a_timeout_aborts_a_deaf_task_which_keeps_its_resource(placed_manager, journal, gate, kind):
     manager = placed_manager(on_abort=kind(gate, journal))
     key = manager.queue_task(remote_tasks.key)
-    future = manager.submit(remote_tasks.pass_deaf, gate, timeout=1.0)
+    with ManualClock() as clock:
+        future = manager.submit(remote_tasks.pass_deaf, gate, timeout=1000)
+        gate.await_reached()
+        clock.advance(1000)
     assert type(future.exception(PATIENCE)) is TaskTimeoutError
     assert manager.queue_task(remote_tasks.key) == key
     assert was_aborted(journal, key)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import threading
 from functools import partial
 
@@ -10,6 +11,7 @@ import pytest
 import tasker._pool.lifecycle
 import tasker.placement.remote.backend
 from tasker import Config, ConfigError, Ray
+from tasker.placement.remote.proxy import ResourceProxy
 from tasker.slot import Reason
 from tasker.testing import ManualClock
 from tests.support import remote_tasks
@@ -164,18 +166,25 @@ def test_a_failed_reset_replaces_the_resource_and_the_outcome_stands(
     assert len(journal.of("created")) == 2
 
 
-def test_a_reset_that_hangs_is_ended_with_its_place(placed_manager, is_remote, journal, gate, log):
+def test_a_reset_that_hangs_is_ended_with_its_place(
+    placed_manager, is_remote, journal, gate, log, monkeypatch
+):
     if not is_remote:
         pytest.skip("no thread can be ended")
-    manager = placed_manager(
-        on_reset=partial(remote_tasks.reset_behind, gate), max_retries=0, create_timeout=3
-    )
+    reset = ResourceProxy.reset
+    monkeypatch.setattr(ResourceProxy, "reset", lambda proxy, timeout: reset(proxy, timeout / 60))
+    manager = placed_manager(on_reset=partial(remote_tasks.reset_behind, gate), max_retries=0)
     broken = manager.queue_task(remote_tasks.spoil)
-    gate.await_reached()
     future = manager.submit(remote_tasks.key)
     assert future.result(PATIENCE) != broken
     assert future.attempts == 1
-    assert log.telling(of="on_reset has not returned within 3 s (create_timeout)")
+    assert log.telling(of="on_reset has not returned within 0.5 s (create_timeout)")
+
+
+@pytest.fixture
+def hasty(placement, is_remote):
+    """The placement, which soon ends what does not end by itself."""
+    return dataclasses.replace(placement, grace=0.1) if is_remote else placement
 
 
 def stuck_in(hook, placed_manager, gate, clock, **options):
@@ -195,24 +204,24 @@ def stuck_in(hook, placed_manager, gate, clock, **options):
 @pytest.mark.parametrize("hook", ["on_check", "on_reset"])
 @pytest.mark.parametrize("seconds", [0, PATIENCE])
 def test_kill_ends_the_place_of_a_hook_that_hangs(
-    placed_manager, is_remote, gate, clock, monkeypatch, hook, seconds
+    placed_manager, hasty, is_remote, gate, clock, monkeypatch, hook, seconds
 ):
     if seconds and not is_remote:
         pytest.skip("no thread can be ended")
     # What has only to leave may take as long as it likes.
     monkeypatch.setattr(tasker._pool.lifecycle, "_JOIN_S", 10 * PATIENCE)
     monkeypatch.setattr(tasker.placement.remote.backend, "_LEAVE_S", PATIENCE)
-    manager = stuck_in(hook, placed_manager, gate, clock)
+    manager = stuck_in(hook, placed_manager, gate, clock, placement=hasty)
     report = in_another_thread(lambda: manager.kill(seconds))
     assert report.abandoned == (() if is_remote else ("tasker-worker-1",))
 
 
 @pytest.mark.parametrize("hook", ["on_check", "on_reset"])
 def test_kill_aborts_a_hook_that_hangs_or_ends_its_place(
-    placed_manager, is_remote, journal, gate, clock, hook
+    placed_manager, hasty, is_remote, journal, gate, clock, hook
 ):
     aborter = remote_tasks.Aborter(gate, journal)
-    manager = stuck_in(hook, placed_manager, gate, clock, on_abort=aborter)
+    manager = stuck_in(hook, placed_manager, gate, clock, placement=hasty, on_abort=aborter)
     assert manager.kill(PATIENCE).abandoned == ()
     [key] = journal.of("created")
     assert journal.of("aborted") == ([] if is_remote else [f"{key} True True"])

@@ -9,12 +9,15 @@ import pytest
 
 from tasker import (
     Processes,
+    Ray,
     TaskManagerKilledError,
     TaskManagerShutdownError,
     TaskTimeoutError,
+    Threads,
     background,
     with_value,
 )
+from tasker.testing import ManualClock
 from tests.support import remote_tasks
 from tests.support.errors import Sick
 from tests.support.journal import assert_adds_up, assert_destroyed_once
@@ -39,8 +42,10 @@ def test_a_timeout_fails_the_future_and_tells_the_task_which_keeps_its_resource(
 ):
     manager = placed_manager()
     key = manager.queue_task(remote_tasks.key)
-    future = manager.submit(remote_tasks.until_cancelled, gate, journal, timeout=1.0)
-    gate.await_reached()
+    with ManualClock() as clock:
+        future = manager.submit(remote_tasks.until_cancelled, gate, journal, timeout=25)
+        gate.await_reached()
+        clock.advance(25)
     assert type(future.exception(PATIENCE)) is TaskTimeoutError
     assert manager.queue_task(remote_tasks.key) == key
     [ended] = journal.of("ended")
@@ -207,6 +212,7 @@ def test_several_threads_submit_and_each_gets_its_own(placed_manager):
     assert_adds_up(manager, arrived=120, completed=120)
 
 
+@pytest.mark.parametrize("placement", [Threads(), Processes(), Ray(address=None)], ids=repr)
 def test_a_placement_says_what_it_is(placement):
     assert repr(placement).startswith(
         ("Threads()", "Processes(grace=0.5, ", "Ray(address=None, grace=0.5, ")

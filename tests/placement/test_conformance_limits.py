@@ -14,6 +14,7 @@ from tasker import (
     with_timeout,
     with_value,
 )
+from tasker.testing import ManualClock
 from tests.support import deadly_tasks, remote_tasks
 from tests.support.contexts import told_by
 from tests.support.journal import assert_adds_up
@@ -22,6 +23,12 @@ from tests.support.processes import children
 from tests.support.waiting import PATIENCE, eventually
 
 pytestmark = pytest.mark.slow
+
+
+@pytest.fixture
+def clock():
+    with ManualClock() as clock:
+        yield clock
 
 
 # -- a parent ----------------------------------------------------------------------------------------------------------
@@ -71,14 +78,15 @@ def test_a_parent_that_is_cancelled_cancels_what_waits_and_tells_what_runs(
 
 
 def test_a_parent_whose_deadline_passes_fails_what_waits_and_what_runs(
-    placed_manager, journal, gate
+    placed_manager, clock, journal, gate
 ):
     manager = placed_manager()
     manager.queue_task(remote_tasks.key)
-    parent = with_timeout(background(), 2.0)
+    parent = with_timeout(background(), 25)
     running = manager.submit(remote_tasks.until_cancelled, gate, journal, ctx=parent)
     gate.await_reached()
     waiting = manager.submit(remote_tasks.note, "waiting", ctx=parent)
+    clock.advance(25)
     assert type(running.exception(PATIENCE)) is TaskTimeoutError
     assert type(waiting.exception(PATIENCE)) is TaskTimeoutError
     assert manager.stop().drained
@@ -92,15 +100,17 @@ def test_a_parent_whose_deadline_passes_fails_what_waits_and_what_runs(
 
 
 def test_a_task_that_runs_too_long_fails_and_is_told_and_keeps_its_resource(
-    placed_manager, journal, gate
+    placed_manager, clock, journal, gate
 ):
     manager = placed_manager()
     key = manager.queue_task(remote_tasks.key)
-    future = manager.submit(remote_tasks.until_cancelled, gate, journal, run_timeout=1.0)
-    waiting = manager.submit(remote_tasks.key, run_timeout=100.0)
+    future = manager.submit(remote_tasks.until_cancelled, gate, journal, run_timeout=25)
+    waiting = manager.submit(remote_tasks.key, run_timeout=1000)
+    gate.await_reached()
+    clock.advance(25)
     error = future.exception(PATIENCE)
     assert type(error) is TaskTimeoutError
-    assert "run_timeout of 1 s ended while running" in str(error)
+    assert "run_timeout of 25 s ended while running" in str(error)
     assert waiting.result(PATIENCE) == key
     [ended] = journal.of("ended")
     assert ended.startswith("True DeadlineExceededError ")
@@ -116,12 +126,12 @@ def test_each_attempt_has_its_run_timeout(placed_manager, journal):
 @on_posix
 @pytest.mark.parametrize("placement", [Processes(grace=0.1)])
 @pytest.mark.parametrize("limit", ["run_timeout", "ctx"])
-def test_a_deaf_task_is_ended_with_its_process(placed_manager, journal, gate, limit):
+def test_a_deaf_task_is_ended_with_its_process(placed_manager, clock, journal, gate, limit):
     manager = placed_manager()
-    assert manager.wait_ready(PATIENCE)
-    value = 1.0 if limit == "run_timeout" else with_timeout(background(), 1.0)
+    value = 1000 if limit == "run_timeout" else with_timeout(background(), 1000)
     future = manager.submit(deadly_tasks.note_and_stand, gate, **{limit: value})
     process = gate.await_reached()
+    clock.advance(1000)
     assert type(future.exception(PATIENCE)) is TaskTimeoutError
     eventually(lambda: process not in children(), "the process to be gone")
     assert manager.queue_task(remote_tasks.process_of) != process

@@ -8,7 +8,9 @@ import pytest
 
 from tasker import ContextCancelledError, Processes, TaskManagerKilledError, TaskTimeoutError
 from tasker._pool import lifecycle
+from tasker._sync import timer
 from tasker.placement.remote.backend import RemoteBackend
+from tasker.testing import ManualClock
 from tests.support import deadly_tasks, remote_tasks
 from tests.support.errors import Sick
 from tests.support.placements import on_posix
@@ -23,14 +25,22 @@ def placement():
     return Processes(grace=0.1)
 
 
+@pytest.fixture
+def clock():
+    with ManualClock() as clock:
+        yield clock
+
+
 # -- tasks that do not listen ----------------------------------------------------------------------------------------
 
 
-def test_a_deaf_task_is_ended_at_its_deadline_with_its_process(placed_manager, journal, gate):
+def test_a_deaf_task_is_ended_at_its_deadline_with_its_process(
+    placed_manager, clock, journal, gate
+):
     manager = placed_manager()
-    assert manager.wait_ready(PATIENCE)
-    future = manager.submit(deadly_tasks.note_and_stand, gate, timeout=1.0)
+    future = manager.submit(deadly_tasks.note_and_stand, gate, timeout=1000)
     process = gate.await_reached()
+    clock.advance(1000)
     assert type(future.exception(PATIENCE)) is TaskTimeoutError
     eventually(lambda: process not in children(), "the process to be gone")
     assert manager.queue_task(remote_tasks.process_of) != process
@@ -40,19 +50,23 @@ def test_a_deaf_task_is_ended_at_its_deadline_with_its_process(placed_manager, j
     assert (metrics.total_tasks_failed, metrics.total_tasks_retried) == (1, 0)
 
 
-def test_the_owner_of_a_deaf_task_is_not_abandoned(placed_manager, gate):
+def test_the_owner_of_a_deaf_task_is_not_abandoned(placed_manager, clock, gate):
     manager = placed_manager(abandon_after=0.01)
-    future = manager.submit(deadly_tasks.note_and_stand, gate, timeout=1.0)
+    future = manager.submit(deadly_tasks.note_and_stand, gate, timeout=1000)
+    gate.await_reached()
+    clock.advance(1000)
+    clock.advance(1)
     assert type(future.exception(PATIENCE)) is TaskTimeoutError
     assert manager.queue_task(remote_tasks.square, 6) == 36
     assert manager.stats().abandoned_workers == 0
     assert manager.stop().drained
 
 
-def test_a_task_that_holds_the_gil_is_ended_at_its_deadline(placed_manager):
+def test_a_task_that_holds_the_gil_is_ended_at_its_deadline(placed_manager, clock, gate):
     manager = placed_manager()
-    process = manager.queue_task(remote_tasks.process_of)
-    future = manager.submit(deadly_tasks.hold_the_gil, timeout=1.0)
+    future = manager.submit(deadly_tasks.hold_the_gil, gate, timeout=1000)
+    process = gate.await_reached()
+    clock.advance(1000)
     assert type(future.exception(PATIENCE)) is TaskTimeoutError
     eventually(lambda: process not in children(), "the process to be gone")
     assert manager.queue_task(remote_tasks.square, 6) == 36
@@ -83,7 +97,7 @@ def test_a_check_health_that_does_not_answer_is_ended_with_its_process_when_the_
 
 
 def test_a_task_that_listens_keeps_its_process(placed_manager, journal, gate):
-    manager = placed_manager()
+    manager = placed_manager(placement=Processes(grace=PATIENCE))
     future = manager.submit(remote_tasks.until_cancelled, gate, journal)
     process = gate.await_reached()
     future.cancel()
@@ -91,11 +105,13 @@ def test_a_task_that_listens_keeps_its_process(placed_manager, journal, gate):
     assert manager.queue_task(remote_tasks.process_of) == process
 
 
-def test_with_a_long_grace_a_deaf_task_ends_by_itself_after_its_timeout(placed_manager, gate):
+def test_with_a_long_grace_a_deaf_task_ends_by_itself_after_its_timeout(
+    placed_manager, clock, gate
+):
     manager = placed_manager(placement=Processes(grace=PATIENCE))
-    assert manager.wait_ready(PATIENCE)
-    future = manager.submit(remote_tasks.pass_deaf, gate, timeout=1.0)
+    future = manager.submit(remote_tasks.pass_deaf, gate, timeout=1000)
     process = gate.await_reached()
+    clock.advance(1000)
     assert type(future.exception(PATIENCE)) is TaskTimeoutError
     gate.open()
     assert manager.queue_task(remote_tasks.process_of) == process
@@ -198,11 +214,15 @@ def test_a_stop_whose_time_ends_kills_deaf_tasks(placed_manager, gate):
 
 
 def test_a_creation_that_takes_longer_than_create_timeout_is_given_up_and_tried_again(
-    placed_manager, journal, gate, log
+    placed_manager, journal, gate, log, monkeypatch
 ):
+    after, entries = timer.after, []
+    monkeypatch.setattr(timer, "after", lambda *given: entries.append(after(*given)) or entries[-1])
     block = deadly_tasks.BlockFirst(gate, journal)
-    manager = placed_manager(on_create=block, on_destroy=remote_tasks.forget, create_timeout=2.0)
+    manager = placed_manager(on_create=block, on_destroy=remote_tasks.forget)
     process = gate.await_reached()
+    [overdue] = [entry for entry in entries if entry.is_set()]
+    overdue.fire()
     eventually(lambda: process not in children(), "the process to be gone")
     eventually(lambda: manager.stats().idle_workers == 1, "the second creation")
     assert manager.queue_task(remote_tasks.process_of) != process

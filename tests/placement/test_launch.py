@@ -297,7 +297,14 @@ def test_what_a_child_has_started_ends_with_it(tmp_path, how):
     m.wait_ready()
     """
     code += {
-        "deadline": "m.submit(start, True, timeout=0.5).exception()",
+        "deadline": """
+    from tasker.testing import ManualClock
+    with ManualClock() as clock:
+        future = m.submit(start, True, timeout=1000)
+        eventually(lambda: os.path.exists("program") and open("program").read())
+        clock.advance(1000)
+        future.exception()
+    """,
         "death": "m.queue_task(start); os.kill(m.queue_task(process_of), signal.SIGKILL)",
         "stop": "m.queue_task(start); m.stop()",
         "kill": "m.queue_task(start); m.kill()",

@@ -24,8 +24,10 @@ from tasker import (
     WorkerLostError,
     current_slot,
 )
+from tasker._sync import timer
 from tasker.placement.ray.cluster import RayBackend
 from tasker.placement.ray.proxy import ActorProxy
+from tasker.testing import ManualClock
 from tests.support import deadly_tasks, remote_tasks
 from tests.support.journal import Gate
 from tests.support.placements import with_ray
@@ -141,9 +143,10 @@ def test_a_chunk_whose_actor_is_killed_goes_on_where_it_was(placed_manager, jour
 
 def test_a_deaf_task_is_ended_at_its_deadline_with_its_actor(placed_manager, journal, gate):
     manager = placed_manager()
-    assert manager.wait_ready(PATIENCE)
-    future = manager.submit(deadly_tasks.note_and_stand, gate, timeout=1.0)
-    process = gate.await_reached()
+    with ManualClock() as clock:
+        future = manager.submit(deadly_tasks.note_and_stand, gate, timeout=1000)
+        process = gate.await_reached()
+        clock.advance(1000)
     assert type(future.exception(PATIENCE)) is TaskTimeoutError
     until_dead(process)
     assert manager.queue_task(remote_tasks.process_of) != process
@@ -165,11 +168,12 @@ def test_a_deaf_task_that_is_cancelled_is_ended_and_not_tried_again(placed_manag
 
 
 def test_a_frozen_actor_frees_its_caller_at_the_deadline(placed_manager, gate):
-    manager = placed_manager()
-    assert manager.wait_ready(PATIENCE)
-    future = manager.submit(deadly_tasks.note_and_stand, gate, timeout=1.0)
-    process = gate.await_reached()
-    os.kill(process, signal.SIGSTOP)
+    manager, clock = placed_manager(), ManualClock()
+    with clock:
+        future = manager.submit(deadly_tasks.note_and_stand, gate, timeout=1000)
+        process = gate.await_reached()
+        os.kill(process, signal.SIGSTOP)
+        clock.advance(1000)
     try:
         assert type(future.exception(PATIENCE)) is TaskTimeoutError
         assert manager.queue_task(remote_tasks.process_of) != process
@@ -200,11 +204,17 @@ def test_kill_ends_an_actor_whose_creation_blocks_for_ever(placed_manager, gate,
 
 
 def test_a_creation_that_takes_longer_than_create_timeout_is_given_up_and_tried_again(
-    placed_manager, journal, gate, log
+    placed_manager, journal, gate, log, monkeypatch
 ):
+    after, entries = timer.after, []
+    monkeypatch.setattr(timer, "after", lambda *given: entries.append(after(*given)) or entries[-1])
     block = deadly_tasks.BlockFirst(gate, journal)
-    manager = placed_manager(on_create=block, on_destroy=remote_tasks.forget, create_timeout=5.0)
+    manager = placed_manager(
+        on_create=block, on_destroy=remote_tasks.forget, create_timeout=2 * PATIENCE
+    )
     process = gate.await_reached()
+    [overdue] = [entry for entry in entries if entry.is_set()]
+    overdue.fire()
     until_dead(process)
     eventually(lambda: manager.stats().idle_workers == 1, "the second creation")
     assert manager.queue_task(remote_tasks.process_of) != process

@@ -157,7 +157,8 @@ def fork_and_leave(resource: object, error: BaseException | None) -> int:
     return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
 
 
-def hold_the_gil(resource: object) -> int:
+def hold_the_gil(resource: object, gate: Gate) -> int:
+    gate.reach()
     return sum(range(10**12))
 
 

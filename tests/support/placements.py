@@ -12,6 +12,7 @@ import pytest
 from tasker import Config, Placement, Processes, Ray, TaskManager, Threads
 from tests.support import remote_tasks
 from tests.support.journal import Journal
+from tests.support.waiting import PATIENCE
 
 on_posix = pytest.mark.skipif(os.name != "posix", reason="Processes() needs a POSIX system")
 
@@ -19,9 +20,11 @@ on_linux = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="look
 
 with_ray = pytest.mark.skipif(find_spec("ray") is None, reason="needs the extra ray")
 
+# A child on a busy machine may need long to hear of its context's end. Where a test is about
+# the end of the grace period it says how long that is.
 REMOTE = [
-    pytest.param(Processes(), id="processes", marks=on_posix),
-    pytest.param(Ray(address=None), id="ray", marks=with_ray),
+    pytest.param(Processes(grace=PATIENCE), id="processes", marks=on_posix),
+    pytest.param(Ray(address=None, grace=PATIENCE), id="ray", marks=with_ray),
 ]
 PLACEMENTS = [pytest.param(Threads(), id="threads"), *REMOTE]
 
