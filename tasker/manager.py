@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import AsyncGenerator, AsyncIterable, Callable, Iterable
+from datetime import timedelta
 from types import TracebackType
 from typing import (
     TYPE_CHECKING,
@@ -123,8 +124,9 @@ class TaskManager(Generic[R]):
         - `queue_timeout`: seconds to wait for room in a bounded queue (`None`: as long
           as it takes; 0: refuse at once). Nothing else here blocks.
 
-        `None` for a time means the default of `Config` (`timeout`, `run_timeout`), and
-        `math.inf` no limit. The task is accepted if and only if this returns. Raises
+        A time may be a `timedelta`, too. `None` for one means the default of `Config`
+        (`timeout`, `run_timeout`), and `math.inf` no limit. The task is accepted if and
+        only if this returns. Raises
 
         - `TypeError` when `fn` lacks an argument or gets one too many, and for
           coroutine and generator functions;
@@ -171,21 +173,35 @@ class TaskManager(Generic[R]):
     )
 
     @overload
-    def run_task(self, fn: Callable[[R], T], /, *, queue_timeout: float | None = None) -> T: ...
-    @overload
     def run_task(
-        self, fn: Callable[[Context, R], T], /, *, queue_timeout: float | None = None
+        self, fn: Callable[[R], T], /, *, queue_timeout: float | timedelta | None = None
     ) -> T: ...
     @overload
     def run_task(
-        self, fn: Callable[[R, *Ts], T], /, *args: *Ts, queue_timeout: float | None = None
+        self, fn: Callable[[Context, R], T], /, *, queue_timeout: float | timedelta | None = None
     ) -> T: ...
     @overload
     def run_task(
-        self, fn: Callable[[Context, R, *Ts], T], /, *args: *Ts, queue_timeout: float | None = None
+        self,
+        fn: Callable[[R, *Ts], T],
+        /,
+        *args: *Ts,
+        queue_timeout: float | timedelta | None = None,
+    ) -> T: ...
+    @overload
+    def run_task(
+        self,
+        fn: Callable[[Context, R, *Ts], T],
+        /,
+        *args: *Ts,
+        queue_timeout: float | timedelta | None = None,
     ) -> T: ...
     def run_task(
-        self, fn: Callable[..., Any], /, *args: object, queue_timeout: float | None = None
+        self,
+        fn: Callable[..., Any],
+        /,
+        *args: object,
+        queue_timeout: float | timedelta | None = None,
     ) -> Any:
         """Run a task here and now, in the calling thread, and return its result.
 
@@ -260,8 +276,8 @@ class TaskManager(Generic[R]):
         *,
         max_in_flight: int | None = None,
         ordered: bool = True,
-        timeout: float | None = None,
-        run_timeout: float | None = None,
+        timeout: float | timedelta | None = None,
+        run_timeout: float | timedelta | None = None,
         return_exceptions: bool = False,
         chunksize: int = 1,
         priority: bool = False,
@@ -319,8 +335,8 @@ class TaskManager(Generic[R]):
     def executor(
         self,
         *,
-        timeout: float | None = None,
-        run_timeout: float | None = None,
+        timeout: float | timedelta | None = None,
+        run_timeout: float | timedelta | None = None,
         priority: bool = False,
         once: bool = False,
         ctx: Context | None = None,
@@ -373,9 +389,9 @@ class TaskManager(Generic[R]):
         *args: object,
         priority: bool = False,
         once: bool = False,
-        timeout: float | None = None,
-        run_timeout: float | None = None,
-        queue_timeout: float | None = None,
+        timeout: float | timedelta | None = None,
+        run_timeout: float | timedelta | None = None,
+        queue_timeout: float | timedelta | None = None,
         ctx: Context | None = None,
     ) -> Any:
         """Await a task's result: `submit` for asyncio.
@@ -453,8 +469,8 @@ class TaskManager(Generic[R]):
         *,
         max_in_flight: int | None = None,
         ordered: bool = True,
-        timeout: float | None = None,
-        run_timeout: float | None = None,
+        timeout: float | timedelta | None = None,
+        run_timeout: float | timedelta | None = None,
         return_exceptions: bool = False,
         chunksize: int = 1,
         priority: bool = False,
@@ -514,7 +530,7 @@ class TaskManager(Generic[R]):
 
     # -- waiting -----------------------------------------------------------------------
 
-    def join(self, timeout: float | None = None) -> bool:
+    def join(self, timeout: float | timedelta | None = None) -> bool:
         """Wait until no accepted task waits or runs, without closing; `False` after
         `timeout` seconds.
 
@@ -523,7 +539,7 @@ class TaskManager(Generic[R]):
         task of another manager if the wait could never end."""
         return self._engine.watchers.join(timeout)
 
-    def wait_ready(self, timeout: float | None = None) -> bool:
+    def wait_ready(self, timeout: float | timedelta | None = None) -> bool:
         """Wait until the base workers hold resources.
 
         `False` after `timeout` seconds, when closing begins, or when it is known that
@@ -555,7 +571,7 @@ class TaskManager(Generic[R]):
 
     # -- closing -----------------------------------------------------------------------
 
-    def stop(self, timeout: float | None = None) -> StopReport:
+    def stop(self, timeout: float | timedelta | None = None) -> StopReport:
         """Refuse new tasks, finish all accepted ones, destroy all resources, end all
         threads; then return.
 
@@ -574,7 +590,7 @@ class TaskManager(Generic[R]):
         interrupted another call of this manager."""
         return self._engine.stop(timeout)
 
-    def kill(self, timeout: float = KILL_TIMEOUT_S) -> StopReport:
+    def kill(self, timeout: float | timedelta = KILL_TIMEOUT_S) -> StopReport:
         """Fail all waiting tasks with `TaskManagerKilledError`, cancel the contexts of
         the running ones, and close.
 

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future
+from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Protocol, TypedDict, TypeVar, TypeVarTuple, Unpack, overload
 
 from tasker._base.callables import check_callable
@@ -42,9 +43,9 @@ if TYPE_CHECKING:
     class LimitOptions(TypedDict, total=False):
         """The options of the twelve methods: those of `submit` but the kind of task."""
 
-        timeout: float | None
-        run_timeout: float | None
-        queue_timeout: float | None
+        timeout: float | timedelta | None
+        run_timeout: float | timedelta | None
+        queue_timeout: float | timedelta | None
         ctx: Context | None
 
     class SubmitOptions(LimitOptions, total=False):
@@ -172,9 +173,9 @@ def blocking_method(name: str, *, priority: bool = False, once: bool = False) ->
         fn: Callable[..., Any],
         /,
         *args: object,
-        timeout: float | None = None,
-        run_timeout: float | None = None,
-        queue_timeout: float | None = None,
+        timeout: float | timedelta | None = None,
+        run_timeout: float | timedelta | None = None,
+        queue_timeout: float | timedelta | None = None,
         ctx: Context | None = None,
     ) -> Any:
         # with a list of what waits, so that to wait takes no lock
@@ -214,9 +215,9 @@ def callback_method(name: str, *, priority: bool = False, once: bool = False) ->
         callback: Callback[Any],
         /,
         *args: object,
-        timeout: float | None = None,
-        run_timeout: float | None = None,
-        queue_timeout: float | None = None,
+        timeout: float | timedelta | None = None,
+        run_timeout: float | timedelta | None = None,
+        queue_timeout: float | timedelta | None = None,
         ctx: Context | None = None,
     ) -> None:
         check_callable("callback", callback, 2, given="(result, error)")
@@ -251,9 +252,9 @@ def async_method(name: str, *, priority: bool = False, once: bool = False) -> An
         fn: Callable[..., Any],
         /,
         *args: object,
-        timeout: float | None = None,
-        run_timeout: float | None = None,
-        queue_timeout: float | None = None,
+        timeout: float | timedelta | None = None,
+        run_timeout: float | timedelta | None = None,
+        queue_timeout: float | timedelta | None = None,
         ctx: Context | None = None,
     ) -> TaskFuture[Any]:
         return self._submit(  # type: ignore[no-any-return]
@@ -273,9 +274,9 @@ def _options(
     fn: Callable[..., Any],
     args: tuple[object, ...],
     kind: Mapping[str, Any],
-    timeout: float | None,
-    run_timeout: float | None,
-    queue_timeout: float | None,
+    timeout: float | timedelta | None,
+    run_timeout: float | timedelta | None,
+    queue_timeout: float | timedelta | None,
     ctx: Context | None,
 ) -> Mapping[str, Any]:
     if timeout is None and run_timeout is None and queue_timeout is None and ctx is None:

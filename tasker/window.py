@@ -56,8 +56,8 @@ if TYPE_CHECKING:
 
         max_in_flight: int | None
         ordered: bool
-        timeout: float | None
-        run_timeout: float | None
+        timeout: float | timedelta | None
+        run_timeout: float | timedelta | None
         chunksize: int
         priority: bool
         once: bool

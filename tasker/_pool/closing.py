@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from datetime import timedelta
 from typing import Any, Generic, TypeVar
 
 from tasker import checks
@@ -71,7 +72,7 @@ class EngineClosing(Generic[R]):
     def _new_queue(self) -> TaskQueue:
         raise NotImplementedError
 
-    def stop(self, timeout: float | None) -> StopReport:
+    def stop(self, timeout: float | timedelta | None) -> StopReport:
         limit = None if timeout is None else checks.patience("timeout", timeout)
         self.begin_stop()
 
@@ -91,7 +92,7 @@ class EngineClosing(Generic[R]):
         self.user.destroy_elsewhere(loan.resource, loan.slot)
         self.slots.free(loan)
 
-    def kill(self, timeout: float) -> StopReport:
+    def kill(self, timeout: float | timedelta) -> StopReport:
         self.lifecycle.request_kill(checks.seconds("timeout", timeout))
         if not self.closing_needs_this_thread():
             self.lifecycle.wait(None)

@@ -16,6 +16,7 @@ import weakref
 from collections.abc import Callable, Mapping
 from concurrent.futures import CancelledError
 from contextvars import copy_context
+from datetime import timedelta
 from functools import partial
 from types import FunctionType
 from typing import Any, Literal, TypeVar
@@ -309,9 +310,9 @@ class Engine(RunTask[R], EngineState[R], EngineClosing[R]):
         *,
         priority: bool = False,
         once: bool = False,
-        timeout: float | None = None,
-        run_timeout: float | None = None,
-        queue_timeout: float | None = None,
+        timeout: float | timedelta | None = None,
+        run_timeout: float | timedelta | None = None,
+        queue_timeout: float | timedelta | None = None,
         ctx: Context | None = None,
     ) -> None:
         if priority is not False:
@@ -553,7 +554,7 @@ class Engine(RunTask[R], EngineState[R], EngineClosing[R]):
         self.housekeeper.ensure()
 
 
-def _limit(field: str, given: float | None, default: float | None) -> float | None:
+def _limit(field: str, given: float | timedelta | None, default: float | None) -> float | None:
     """Seconds; `None`: no limit. An infinite time is no limit, whatever the default."""
     return default if given is None else checks.limit(field, given, zero=False)
 

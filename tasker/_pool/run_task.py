@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Callable
+from datetime import timedelta
 from functools import partial
 from types import CodeType, FunctionType
 from typing import Any, Generic, TypeVar
@@ -154,7 +155,7 @@ class RunTask(Generic[R]):
             del loan
 
     def run_in_turn(
-        self, fn: Callable[..., Any], args: tuple[Any, ...], queue_timeout: float | None
+        self, fn: Callable[..., Any], args: tuple[Any, ...], queue_timeout: float | timedelta | None
     ) -> Any:
         """`run_task`, when it is the caller's turn."""
         timeout = checks.limit("queue_timeout", queue_timeout)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from datetime import timedelta
 from typing import Any, Protocol
 
 from tasker import checks
@@ -60,7 +61,7 @@ class Watchers:
         for parker in self._parkers.copy():
             parker.wake()
 
-    def wait_ready(self, timeout: float | None) -> bool:
+    def wait_ready(self, timeout: float | timedelta | None) -> bool:
         """Wait until the base workers hold resources.
 
         `False` when that took too long, the manager closed, or they never will."""
@@ -76,7 +77,7 @@ class Watchers:
         self._wait_until(over, timeout, deadlock.Ready(engine))
         return engine.crew.holding() >= engine.crew.base
 
-    def join(self, timeout: float | None) -> bool:
+    def join(self, timeout: float | timedelta | None) -> bool:
         """Wait until no accepted task waits or runs; `False` when it took too long."""
         engine = self._engine
         if engine.runs_this_thread():
@@ -102,7 +103,10 @@ class Watchers:
         self._wrong = wrong
 
     def _wait_until(
-        self, reached: Callable[[], bool], timeout: float | None, awaited: deadlock.Awaited
+        self,
+        reached: Callable[[], bool],
+        timeout: float | timedelta | None,
+        awaited: deadlock.Awaited,
     ) -> bool:
         limit = None if timeout is None else checks.patience("timeout", timeout)
         until = math.inf if limit is None else monotonic() + limit

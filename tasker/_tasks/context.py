@@ -25,6 +25,7 @@ from __future__ import annotations
 import functools
 import os
 from collections.abc import Callable, Iterator
+from datetime import timedelta
 from types import TracebackType
 from typing import Any, Protocol, Self
 
@@ -159,7 +160,7 @@ class Context:
             # A fresh instance: a shared one would collect the traceback of each raise.
             raise type(self._error)(*self._error.args) from self._cause
 
-    def wait(self, timeout: float | None = None) -> bool:
+    def wait(self, timeout: float | timedelta | None = None) -> bool:
         """Sleep for `timeout` seconds (`None`: until done); wake early when it is done.
 
         Returns whether the context is done. Ctrl-C interrupts the sleep (on Windows
@@ -525,7 +526,7 @@ def with_cancel(parent: Context) -> Context:
     return _derive(parent)
 
 
-def with_timeout(parent: Context, seconds: float) -> Context:
+def with_timeout(parent: Context, seconds: float | timedelta) -> Context:
     """A context that ends `seconds` from now, or with `parent`.
 
     0 ends it at once; an infinite time never ends it. Raises `ConfigError` for a wrong

@@ -129,6 +129,7 @@ from concurrent.futures import (
     InvalidStateError,
 )
 from concurrent.futures._base import CANCELLED_AND_NOTIFIED, FINISHED, PENDING, RUNNING, _Waiter
+from datetime import timedelta
 from functools import partial
 from types import FrameType
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
@@ -305,7 +306,7 @@ class TaskFuture(Future[T]):
 
     # -- what callers do ---------------------------------------------------------------
 
-    def result(self, timeout: float | None = None) -> T:
+    def result(self, timeout: float | timedelta | None = None) -> T:
         """The task's result; raises the task's own exception.
 
         Blocks until there is one; Ctrl-C interrupts that (on Windows from Python 3.14
@@ -326,7 +327,7 @@ class TaskFuture(Future[T]):
         # A T may be `None`.
         return self._result  # type: ignore[return-value]  # pyright: ignore[reportReturnType]
 
-    def exception(self, timeout: float | None = None) -> BaseException | None:
+    def exception(self, timeout: float | timedelta | None = None) -> BaseException | None:
         """The exception that the task raised, `None` if it returned.
 
         Blocks and raises as `result()` does."""
@@ -871,7 +872,7 @@ class TaskFuture(Future[T]):
                 )
             leave_child()
 
-    def _wait(self, timeout: float | None) -> None:
+    def _wait(self, timeout: float | timedelta | None) -> None:
         """Sleep until there is an outcome.
 
         Raises `TimeoutError` when there is none, `CancelledError` if it was cancelled,

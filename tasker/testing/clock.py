@@ -95,7 +95,7 @@ class ManualClock:
         while (entry := self._next_due(until)) is not None:
             entry.fire()
 
-    def wait_for_deadlines(self, count: int = 1, timeout: float = PATIENCE_S) -> None:
+    def wait_for_deadlines(self, count: int = 1, timeout: float | timedelta = PATIENCE_S) -> None:
         """Wait until at least `count` deadlines are set.
 
         So a test waits until a task sleeps in `ctx.wait()`, say. Blocks for at most

@@ -215,9 +215,9 @@ def test_the_signature_of_each_of_the_twelve_methods_says_what_it_takes_and_retu
     for wanted in (
         "fn: Callable[",
         "*args: ",
-        "timeout: float | None = None",
-        "run_timeout: float | None = None",
-        "queue_timeout: float | None = None",
+        "timeout: float | datetime.timedelta | None = None",
+        "run_timeout: float | datetime.timedelta | None = None",
+        "queue_timeout: float | datetime.timedelta | None = None",
         "ctx: ",
     ):
         assert wanted in signature

@@ -12,6 +12,7 @@ import concurrent.futures
 import functools
 from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine
 from contextlib import asynccontextmanager
+from datetime import timedelta
 from typing import (
     Any,
     Generic,
@@ -480,6 +481,15 @@ def submit_with_every_option(m: TaskManager[Connection]) -> None:
     assert_type(m.submit(row, 1, "one", once=True, timeout=5.0), TaskFuture[Row])
     assert_type(m.submit(row, 1, "one", run_timeout=5, ctx=background()), TaskFuture[Row])
     assert_type(m.submit(watch, run_timeout=None, ctx=None), TaskFuture[bool])
+    minute = timedelta(minutes=1)
+    assert_type(
+        m.submit(ping, timeout=minute, run_timeout=minute, queue_timeout=minute), TaskFuture[int]
+    )
+    assert_type(m.run_task(ping, queue_timeout=minute), int)
+    assert_type(m.queue_task_async(ping, timeout=minute).result(minute), int)
+    assert_type(with_timeout(background(), minute).wait(minute), bool)
+    assert_type(m.join(minute), bool)
+    assert_type(m.wait_ready(minute), bool)
     assert_type(m.submit(watch_row, 1, "one", priority=False, queue_timeout=0), TaskFuture[Row])
 
 
