@@ -5,6 +5,8 @@ backend is down, which are the first wave, begun before one had failed, and then
 a second; the last pause between two attempts; the most attempts at once after the first
 wave; and the seconds until nine tenths of the workers, and all of them, have resources
 after the backend is back.
+
+The rival is psycopg_pool where that is installed, with connections to the same backend.
 """
 
 from __future__ import annotations
@@ -13,7 +15,9 @@ import argparse
 import logging
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from importlib.util import find_spec
 
 from tasker import Config, TaskManager
 
@@ -23,7 +27,13 @@ DOWN_S = 12.0
 # What it takes to connect, or to be refused.
 CONNECT_S = 0.02
 
-HEAD = "workers  first wave  then, a second  last pause  at once     90 % after      all after"
+# A guess: far above the longest pause of each pool.
+PATIENCE = 120.0
+
+HEAD = (
+    f"{'pool':<14}workers  first wave  then, a second  last pause  at once"
+    "   90 % after    all after"
+)
 
 
 class Backend:
@@ -60,6 +70,64 @@ class Backend:
             return object()
 
 
+# Waits until all workers have resources, and returns whether they have.
+WaitReady = Callable[[], bool]
+
+
+@contextmanager
+def ours(backend: Backend, workers: int) -> Iterator[WaitReady]:
+    config = Config(
+        on_create=backend.connect,
+        on_destroy=lambda resource: None,
+        worker_count=workers,
+        max_worker_count=workers,
+    )
+    with TaskManager(config) as manager:
+        yield lambda: manager.wait_ready(PATIENCE)
+
+
+@contextmanager
+def psycopg_pool(backend: Backend, workers: int) -> Iterator[WaitReady]:
+    from psycopg import Connection, OperationalError
+    from psycopg_pool import ConnectionPool, PoolTimeout
+
+    class Client(Connection):
+        """A connection to the backend instead of to PostgreSQL."""
+
+        def __init__(self) -> None:
+            pass
+
+        @classmethod
+        def connect(cls, *_: object, **__: object) -> Client:
+            try:
+                backend.connect()
+            except ConnectionRefusedError as error:
+                raise OperationalError from error
+            return cls()
+
+        def close(self) -> None:
+            pass
+
+        def __del__(self, *_: object) -> None:
+            pass
+
+    def wait_ready() -> bool:
+        try:
+            pool.wait(PATIENCE)
+        except PoolTimeout:
+            return False
+        return True
+
+    with ConnectionPool(connection_class=Client, min_size=workers, open=False) as pool:
+        yield wait_ready
+
+
+POOLS: dict[str, Callable[[Backend, int], AbstractContextManager[WaitReady]]] = {
+    "tasker": ours,
+    "psycopg_pool": psycopg_pool,
+}
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Measure, and return the exit status."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.outage", description=__doc__)
@@ -67,36 +135,35 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--down", type=float, default=DOWN_S, help="seconds; default: 12")
     options = parser.parse_args(arguments)
 
-    logging.getLogger("tasker").setLevel(logging.CRITICAL)
+    for logger in ("tasker", "psycopg.pool"):
+        logging.getLogger(logger).setLevel(logging.CRITICAL)
     print(HEAD)
     for workers in options.workers:
-        print(_measured(workers, options.down), flush=True)
+        for pool in POOLS:
+            if pool == "psycopg_pool" and find_spec("psycopg_pool") is None:
+                print(f"{pool:<14}{workers:>7}  is not installed")
+            else:
+                print(f"{pool:<14}{_measured(pool, workers, options.down)}", flush=True)
     return 0
 
 
-def _measured(workers: int, down: float) -> str:
+def _measured(pool: str, workers: int, down: float) -> str:
     backend = Backend()
-    config = Config(
-        on_create=backend.connect,
-        on_destroy=lambda resource: None,
-        worker_count=workers,
-        max_worker_count=workers,
-    )
-
-    with TaskManager(config) as manager:
+    with POOLS[pool](backend, workers) as wait_ready:
         began = time.monotonic()
         time.sleep(down)
         backend.is_up, back = True, time.monotonic()
         tried = [when for when in backend.tried if when < back]
-        if not manager.wait_ready(60):
-            return f"{workers:>7} were not ready within 60 s"
+        if not wait_ready():
+            return f"{workers:>7} were not ready within {PATIENCE:g} s"
 
+    pause = f"{tried[-1] - tried[-2]:.2f} s" if len(tried) > 1 else "none"
     after = [when - back for when in backend.connected]
     return (
         f"{workers:>7} {backend.first_wave:>11}"
         f" {(len(tried) - backend.first_wave) / (back - began):>15.2f}"
-        f" {tried[-1] - tried[-2]:>9.2f} s {backend.most:>8}"
-        f" {after[-(-workers * 9 // 10) - 1]:>12.2f} s {after[-1]:>12.2f} s"
+        f" {pause:>11} {backend.most:>8}"
+        f" {after[-(-workers * 9 // 10) - 1]:>10.2f} s {after[-1]:>10.2f} s"
     )
 
 

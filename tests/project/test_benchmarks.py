@@ -14,7 +14,7 @@ import pytest
 
 import benchmarks
 import tasker
-from benchmarks import black_hole, outage
+from benchmarks import black_hole, failover, outage, stuck
 from benchmarks.__main__ import _names, main
 from benchmarks.context_variables import VARIABLES, a_few_set
 from benchmarks.cores import compute, steps_of
@@ -333,25 +333,48 @@ def test_a_task_of_pure_python_takes_at_least_a_step() -> None:
     assert compute(3) == ((0 * 31 + 0) * 31 + 1) * 31 + 2
 
 
-def test_the_drill_of_an_outage_prints_a_line_for_each_number_of_workers(
+def test_the_drill_of_an_outage_prints_a_line_for_each_pool_and_number_of_workers(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     assert outage.main(["--workers", "1", "8", "--down", "0.5"]) == 0
     head, *lines = capsys.readouterr().out.splitlines()
     assert head == outage.HEAD
-    assert [line.split()[0] for line in lines] == ["1", "8"]
-    assert all(line.split()[5] == "1" for line in lines), "one worker tries at a time"
+    assert [line.split()[:2] for line in lines] == [
+        [pool, workers] for workers in ("1", "8") for pool in ("tasker", "psycopg_pool")
+    ]
+    assert {line.split()[6] for line in lines[::2]} == {"1"}, "one worker tries at a time"
 
 
-def test_the_drill_of_the_black_hole_prints_a_line_for_each_load(
+def test_the_drill_of_the_black_hole_prints_a_line_for_each_load_and_pool(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     assert black_hole.main(["--seconds", "0.5"]) == 0
     head, *lines = capsys.readouterr().out.splitlines()
     assert head == black_hole.HEAD
-    assert [line.split()[:2] for line in lines] == [
-        ["full", "None"],
-        ["full", "5"],
-        ["half", "None"],
-        ["half", "5"],
+    assert [[line[:6].strip(), line[6:30].strip()] for line in lines] == [
+        [load, pool] for load in black_hole.LOADS for pool in black_hole.WAYS
     ]
+
+
+def test_the_drill_of_a_failover_loses_no_task_here(capsys: pytest.CaptureFixture[str]) -> None:
+    assert failover.main(["--tasks", "100", "--rounds", "1"]) == 0
+    lines = [line for line in capsys.readouterr().out.splitlines() if failover.HEAD not in line]
+    failed = [(line[:32].strip(), float(line[32:38])) for line in lines]
+    assert [name for name, _ in failed] == [*failover.WAYS] * 2
+    assert [number for name, number in failed if name.startswith("tasker")] == [0, 0]
+
+
+def test_the_drill_of_a_stuck_task_says_whether_its_connection_serves_on(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert stuck.main(["--query", "1", "--rounds", "1"]) == 0
+    _, *lines = capsys.readouterr().out.splitlines()
+    connections = {line[:26].strip(): line[49:].strip() for line in lines}
+    # with both, a busy machine may not be back in time
+    assert connections.pop("tasker, both") in {"the same", "a new one"}
+    assert connections == {
+        "ThreadPoolExecutor": "the same",
+        "tasker, nothing": "the same",
+        "tasker, on_abort": "the same",
+        "tasker, abandon_after=0.5": "a new one",
+    }
