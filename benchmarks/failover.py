@@ -3,8 +3,8 @@
 Sixteen connections serve, and die while they are idle. Then a thousand tasks are
 submitted: all at once, or each when the one before has ended. A line is printed for
 each way to run them: the tasks that failed, the queries on dead connections, and the
-mean seconds from the death until the first task succeeded and until all had ended. A
-task may be tried twice.
+seconds from the death until the first task succeeded and until all had ended. A task
+may be tried twice. The rounds of the ways are interleaved, and figures are their means.
 
 The rivals are written by hand, with the standard library. One keeps a connection for
 each thread. The other one keeps connections in a queue.
@@ -20,6 +20,7 @@ import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager
+from statistics import mean
 from typing import Any
 
 from tasker import Config, TaskManager, unhealthy_on
@@ -152,49 +153,48 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     logging.getLogger("tasker").setLevel(logging.CRITICAL)
     for load, together in (("all at once", True), ("one after the other", False)):
+        outcomes: dict[str, list[Outcome]] = {name: [] for name in WAYS}
+        for _ in range(options.rounds):
+            for name, way in WAYS.items():
+                outcomes[name].append(_measured(way, options.tasks, together=together))
+
         print(f"{load:<32}{HEAD}")
-        for name, way in WAYS.items():
-            figures = _measured(way, options.tasks, options.rounds, together=together)
-            print(f"{name:<32}{figures}", flush=True)
+        for name, rounds in outcomes.items():
+            print(f"{name:<32}{_line(rounds)}", flush=True)
     return 0
 
 
+# The tasks that failed, the queries on dead connections, and the seconds until the
+# first success and until all had ended.
+Outcome = tuple[int, int, float, float]
+
+
 def _measured(
-    way: Callable[[Backend], AbstractContextManager[Submit]],
-    tasks: int,
-    rounds: int,
-    *,
-    together: bool,
-) -> str:
-    failed = refused = 0
-    first = last = 0.0
+    way: Callable[[Backend], AbstractContextManager[Submit]], tasks: int, *, together: bool
+) -> Outcome:
+    backend = Backend()
+    with way(backend) as submit:
+        for future in [submit() for _ in range(WORKERS * 10)]:
+            future.result()
+        backend.restart()
+        died = time.monotonic()
+        if together:
+            futures = [submit() for _ in range(tasks)]
+            outcomes = [future.exception() or future.result() for future in futures]
+        else:
+            outcomes = [
+                future.exception() or future.result() for future in (submit() for _ in range(tasks))
+            ]
+        last = time.monotonic() - died
 
-    for _ in range(rounds):
-        backend = Backend()
-        with way(backend) as submit:
-            for future in [submit() for _ in range(WORKERS * 10)]:
-                future.result()
-            backend.restart()
-            died = time.monotonic()
-            if together:
-                futures = [submit() for _ in range(tasks)]
-                outcomes = [future.exception() or future.result() for future in futures]
-            else:
-                outcomes = [
-                    future.exception() or future.result()
-                    for future in (submit() for _ in range(tasks))
-                ]
-            last += time.monotonic() - died
+    succeeded = [when for when in outcomes if isinstance(when, float)]
+    first = min(succeeded, default=float("inf")) - died
+    return tasks - len(succeeded), len(backend.refused), first, last
 
-        succeeded = [when for when in outcomes if isinstance(when, float)]
-        failed += tasks - len(succeeded)
-        refused += len(backend.refused)
-        first += min(succeeded, default=float("inf")) - died
 
-    return (
-        f"{failed / rounds:>6.1f} {refused / rounds:>13.1f}"
-        f" {first / rounds:>12.3f} s {last / rounds:>8.3f} s"
-    )
+def _line(rounds: Sequence[Outcome]) -> str:
+    failed, refused, first, last = map(mean, zip(*rounds, strict=True))
+    return f"{failed:>6.1f} {refused:>13.1f} {first:>12.3f} s {last:>8.3f} s"
 
 
 if __name__ == "__main__":

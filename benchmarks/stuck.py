@@ -3,7 +3,7 @@
 The pool has one worker, with an SQLite connection. Its task is a query that takes
 `--query` seconds, and it has a timeout. A line is printed for each way to deal with
 that: the seconds from the timeout until the next task has run, in the middle and at
-worst, and whether that one had the same connection.
+worst, and whether that one had the same connection. The rounds are interleaved.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import statistics
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Any
 
 from tasker import Config, TaskManager, TaskTimeoutError
@@ -24,17 +25,12 @@ TIMEOUT_S = 0.2
 ABANDON_S = 0.5
 ROUNDS = 5
 
+HEAD = f"{'':<26} {'median':>9} {'worst':>9}   connection"
+
 ENDLESS = "with recursive n(i) as (select 1 union all select i + 1 from n) select count(*) from n"
 
 # SQLite asks after so many of its steps whether to go on: every few milliseconds.
 STEPS = 100_000
-
-WAYS: dict[str, dict[str, Any]] = {
-    "nothing": {},
-    "on_abort": {"on_abort": sqlite3.Connection.interrupt},
-    f"abandon_after={ABANDON_S}": {"abandon_after": ABANDON_S},
-    "both": {"on_abort": sqlite3.Connection.interrupt, "abandon_after": ABANDON_S},
-}
 
 # The seconds, and whether the next task had the same connection.
 Outcome = tuple[float, bool]
@@ -52,38 +48,13 @@ def query(connection: sqlite3.Connection, seconds: float) -> None:
     connection.execute(ENDLESS)
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Measure, and return the exit status."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.stuck", description=__doc__)
-    parser.add_argument("--query", type=float, default=QUERY_S, help="seconds; default: 3")
-    parser.add_argument("--rounds", type=int, default=ROUNDS, help="default: 5")
-    options = parser.parse_args(arguments)
-
-    logging.getLogger("tasker").setLevel(logging.CRITICAL)
-    print(f"{'':<26} {'median':>9} {'worst':>9}   connection")
-    _print("ThreadPoolExecutor", lambda: _standard(options.query), options.rounds)
-    for name, way in WAYS.items():
-        _print(f"tasker, {name}", lambda way=way: _ours(way, options.query), options.rounds)
-    return 0
-
-
-def _print(name: str, measure: Callable[[], Outcome], rounds: int) -> None:
-    outcomes = [measure() for _ in range(rounds)]
-    seconds = [outcome[0] for outcome in outcomes]
-    connection = "the same" if all(same for _, same in outcomes) else "a new one"
-    print(
-        f"{name:<26} {statistics.median(seconds):>7.3f} s {max(seconds):>7.3f} s   {connection}",
-        flush=True,
-    )
-
-
-def _ours(way: dict[str, Any], seconds: float) -> Outcome:
+def ours(seconds: float, **hooks: Any) -> Outcome:
     config = Config(
         on_create=connect,
         on_destroy=sqlite3.Connection.close,
         worker_count=1,
         max_worker_count=1,
-        **way,
+        **hooks,
     )
 
     with TaskManager(config) as manager:
@@ -98,7 +69,7 @@ def _ours(way: dict[str, Any], seconds: float) -> Outcome:
         return time.monotonic() - began, same
 
 
-def _standard(seconds: float) -> Outcome:
+def standard(seconds: float) -> Outcome:
     connection = connect()
     with ThreadPoolExecutor(1) as pool:
         stuck = pool.submit(query, connection, seconds)
@@ -109,6 +80,41 @@ def _standard(seconds: float) -> Outcome:
 
         following.result()
         return time.monotonic() - began, True
+
+
+WAYS: dict[str, Callable[[float], Outcome]] = {
+    "ThreadPoolExecutor": standard,
+    "tasker, nothing": ours,
+    "tasker, on_abort": partial(ours, on_abort=sqlite3.Connection.interrupt),
+    f"tasker, abandon_after={ABANDON_S}": partial(ours, abandon_after=ABANDON_S),
+    "tasker, both": partial(ours, on_abort=sqlite3.Connection.interrupt, abandon_after=ABANDON_S),
+}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Measure, and return the exit status."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.stuck", description=__doc__)
+    parser.add_argument("--query", type=float, default=QUERY_S, help="seconds; default: 3")
+    parser.add_argument("--rounds", type=int, default=ROUNDS, help="default: 5")
+    options = parser.parse_args(arguments)
+
+    logging.getLogger("tasker").setLevel(logging.CRITICAL)
+    outcomes: dict[str, list[Outcome]] = {name: [] for name in WAYS}
+    for _ in range(options.rounds):
+        for name, measure in WAYS.items():
+            outcomes[name].append(measure(options.query))
+
+    print(HEAD)
+    for name, rounds in outcomes.items():
+        print(_line(name, rounds))
+    return 0
+
+
+def _line(name: str, rounds: Sequence[Outcome]) -> str:
+    seconds = [outcome[0] for outcome in rounds]
+    connection = "the same" if all(same for _, same in rounds) else "a new one"
+    middle, worst = statistics.median(seconds), max(seconds)
+    return f"{name:<26} {middle:>7.3f} s {worst:>7.3f} s   {connection}"
 
 
 if __name__ == "__main__":
