@@ -21,7 +21,8 @@ class Logger(Protocol):
     and structlog do, is given the exception that a record is about, as in
     `warning(msg, *args, exc_info=error)`. A handler that keeps the record keeps that
     exception, and all that its frames refer to. Another method gets the traceback as
-    further lines of its message."""
+    further lines of its message. An error that tasker has raised itself, such as the
+    loss of a child process, is no more than its text in the message."""
 
     def debug(self, msg: str, /, *args: object) -> object:
         """Report what only helps to find a fault, such as each failure of an outage."""

@@ -126,12 +126,13 @@ class UserCode(Generic[R]):
             if was_reported:
                 return
 
-        raised = "on_create raised" if self._backend.is_of_hook(error) else "no resource was made:"
+        own = not self._backend.is_of_hook(error)
+        raised = "no resource was made:" if own else "on_create raised"
         # here: to print an error is to run the user's code
         self.create_trouble = f"{raised} {last_line_of(error)}"
         self.create_error = error
         again = "" if error is self._backend.impossible else ", trying again"
-        self._logger.outage(f"%s: {raised.rstrip(':')}{again}", self._name, error=error)
+        self._logger.outage(f"%s: {raised.rstrip(':')}{again}", self._name, error=error, own=own)
 
     def broke(
         self, owner: str, error: BaseException, *, early: bool = False, retried: bool = False
@@ -201,9 +202,9 @@ class UserCode(Generic[R]):
                     interrupt = error
                 with self._counting:
                     self.destroy_errors += 1
-                self._logger.fault(
-                    "warning", f"%s: on_destroy raised{hint}", self._name, error=error
-                )
+                lost = isinstance(error, WorkerLostError)
+                what = "the resource was not destroyed" if lost else f"on_destroy raised{hint}"
+                self._logger.fault("warning", f"%s: {what}", self._name, error=error)
                 return interrupt
             except BaseException as second:
                 # if it got out of here, the resource would be destroyed a second time
@@ -321,9 +322,9 @@ class UserCode(Generic[R]):
         except BaseException as error:
             leave_child(error)
             pass_on(error)
-            self._logger.fault(
-                "warning", "%s: on_reset raised; the resource is replaced", owner, error=error
-            )
+            own = not self._backend.is_of_hook(error)
+            what = "the resource could not be reset and" if own else "on_reset raised; the resource"
+            self._logger.fault("warning", f"%s: {what} is replaced", owner, error=error, own=own)
             return error
 
         return None

@@ -5,11 +5,15 @@ It is a user's logger with a guard around it, as that may itself fail.
 A record about an exception carries it as `exc_info`, for handlers that print it and for
 tools that group by it. A logger whose methods take no such argument gets the traceback
 in the text instead.
+
+An error that tasker has raised itself has a text that says all, and frames that say
+nothing: a child process was killed, say. Its record is that text alone.
 """
 
 from __future__ import annotations
 
 import logging
+import os.path
 import traceback
 from collections.abc import Callable
 from types import FunctionType, MethodType
@@ -18,6 +22,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from tasker._base.callables import CO_VARKEYWORDS, signature_of
 from tasker._sync.guard import is_interrupt, pass_on
 from tasker._sync.recurring import OUTAGE, Faults
+from tasker.errors import TaskerError
 
 if TYPE_CHECKING:
     from tasker.logger import Logger
@@ -31,6 +36,8 @@ _LEVELS = {
     "warning": logging.WARNING,
     "error": logging.ERROR,
 }
+# Where the code of tasker is.
+_HERE = os.path.join(os.path.dirname(os.path.dirname(__file__)), "")
 
 
 class GuardedLogger:
@@ -71,26 +78,32 @@ class GuardedLogger:
         /,
         *args: object,
         error: BaseException | None = None,
+        own: bool = False,
         kind: str = "",
     ) -> None:
         """Log a fault at its level, if the last of its kind was long enough ago.
 
-        Else it is debug. `kind=""` means that the message is the kind."""
+        Else it is debug. `kind=""` means that the message is the kind. `own`: tasker
+        has raised the error itself, although its type is not tasker's."""
         more = self.faults.came(kind or msg, msg, args)
         if more is None:
-            self._log("debug", msg, args, error)
+            self._log("debug", msg, args, error, own=own)
         else:
-            self._log(level, msg, args, error, more)
+            self._log(level, msg, args, error, more, own=own)
 
-    def outage(self, msg: str, /, *args: object, error: BaseException | None = None) -> None:
+    def outage(
+        self, msg: str, /, *args: object, error: BaseException | None = None, own: bool = False
+    ) -> None:
         """Log that a worker lacks its resource, as `fault` does.
 
         All such faults of a manager at a time are one outage. Each is logged as debug
-        as well. The warning is one line for a logger that takes no `exc_info`."""
+        as well, unless a warning has just said all. The warning is one line for a
+        logger that takes no `exc_info`."""
         more = self.faults.came(OUTAGE, held=True)
         if more is not None:
-            self._log("warning", msg, args, error, more, brief=True)
-        self._log("debug", msg, args, error)
+            self._log("warning", msg, args, error, more, brief=True, own=own)
+        if more is None or not (error is None or _says_all(error, own)):
+            self._log("debug", msg, args, error, own=own)
 
     def drops(self, level: str) -> bool:
         """Whether a standard logger makes no record of this level.
@@ -126,6 +139,7 @@ class GuardedLogger:
         more: str = "",
         *,
         brief: bool = False,
+        own: bool = False,
     ) -> None:
         if self.drops(level):
             return
@@ -139,6 +153,8 @@ class GuardedLogger:
             line = line_of(error)
             if not line:
                 method(f"{msg}: %s%s", *args, type(error).__name__, more)
+            elif _says_all(error, own):
+                method(f"{msg}: %s%s", *args, last_line_of(error), more)
             elif _takes_exc_info(method):
                 method(f"{msg}: %s%s", *args, line, more, exc_info=error)
             elif brief:
@@ -151,6 +167,28 @@ class GuardedLogger:
 
 # The logger of the code that belongs to no manager.
 ours: GuardedLogger = GuardedLogger(logging.getLogger("tasker"))
+
+
+def _says_all(error: BaseException, own: bool) -> bool:
+    """Whether the text of an error is all that a reader may want.
+
+    That is one of tasker's own, which has no cause, and to which no frame of other code
+    has led. Raises interrupts alone."""
+    if not own and not isinstance(error, TaskerError):
+        return False
+
+    try:
+        trace = error.__traceback__
+        while trace is not None:
+            if not trace.tb_frame.f_code.co_filename.startswith(_HERE):
+                return False
+            trace = trace.tb_next
+
+        return error.__cause__ is None and (error.__suppress_context__ or not error.__context__)
+    except BaseException as trouble:
+        if is_interrupt(trouble):
+            raise
+        return False
 
 
 def _takes_exc_info(method: Callable[..., object]) -> bool:

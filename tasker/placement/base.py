@@ -92,7 +92,7 @@ class Backend:
     From then on `create` raises it at once."""
 
     def is_of_hook(self, error: BaseException) -> bool:
-        """Whether `create` raised this error because `on_create` did."""
+        """Whether `create` or `reset` raised this error because its hook did."""
         return True
 
     def is_unentered(self, resource: Any) -> bool:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
 import threading
+from functools import partial
 
 import pytest
 
@@ -116,6 +118,57 @@ def test_a_once_task_whose_child_is_killed_ran_once(placed_manager, journal, gat
     assert (error.exit_code, error.began, future.attempts) == (-signal.SIGKILL, True, 1)
     assert len(journal.of("ran")) == 1
     assert manager.queue_task(remote_tasks.square, 6) == 36
+
+
+dies = partial(deadly_tasks.die, number=signal.SIGKILL)
+
+
+@pytest.mark.parametrize(
+    ("hooks", "says"),
+    [
+        ({}, "is broken and is replaced"),
+        ({"max_retries": 1}, "is lost and is replaced"),
+        ({"on_create": partial(deadly_tasks.die, None, signal.SIGKILL)}, "no resource was made"),
+        ({"on_destroy": dies}, "the resource was not destroyed"),
+        ({"on_reset": dies}, "the resource could not be reset and is replaced"),
+        ({"on_check": dies, "keepalive": 0.05}, "did not pass its check and is replaced"),
+    ],
+    ids=["task", "retry", "create", "destroy", "reset", "check"],
+)
+def test_a_child_that_is_killed_is_a_line_in_the_log_and_no_traceback(
+    placed_manager, caplog, hooks, says
+):
+    caplog.set_level(logging.DEBUG, "tasker")
+    logger = logging.getLogger("tasker")
+    manager = placed_manager(**{"logger": logger, "max_retries": 0, **hooks})
+
+    def records():
+        return [each for each in caplog.records if says in each.getMessage()]
+
+    if "max_retries" in hooks or not hooks:
+        manager.submit(deadly_tasks.die, signal.SIGKILL).exception(PATIENCE)
+    elif "on_reset" in hooks:
+        manager.queue_task(remote_tasks.give, 7)
+    elif "on_destroy" in hooks:
+        manager.wait_ready(PATIENCE)
+        manager.stop(PATIENCE)
+    eventually(records, says)
+    first = records()[0]
+    assert "was killed by SIGKILL while" in first.getMessage()
+    assert "\n" not in first.getMessage()
+    assert first.exc_info is None
+    others = [each for each in records() if each.getMessage() == first.getMessage()]
+    assert others == [first]
+
+
+def test_a_child_that_run_task_loses_is_a_line_in_the_log_and_no_traceback(placed_manager, caplog):
+    caplog.set_level(logging.DEBUG, "tasker")
+    manager = placed_manager(logger=logging.getLogger("tasker"))
+    with pytest.raises(WorkerLostError):
+        manager.run_task(deadly_tasks.die, signal.SIGKILL)
+    [record] = [each for each in caplog.records if "is replaced" in each.getMessage()]
+    assert "was killed by SIGKILL while it ran die" in record.getMessage()
+    assert record.exc_info is None
 
 
 def test_children_that_are_lost_at_work_are_one_outage_if_no_caller_is_told(placed_manager, log):

@@ -117,6 +117,8 @@ def test_a_connection_that_is_ended_under_a_manager_is_not_made_anew(run):
     ended = run(USERS_OWN, "end")
     assert ended.returncode == 0, ended.stderr
     assert "Error False" in ended.stdout
+    assert "not connected to Ray any more" in ended.stderr
+    assert "Traceback" not in ended.stderr
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ import weakref
 import pytest
 
 import tasker._pool.housekeeper
-from tasker import background, with_cancel
+from tasker import TaskerError, background, with_cancel, with_timeout
 from tasker._sync.guarded_logger import GuardedLogger, last_line_of, line_of, traceback_of
 from tests.support.recording import Log
 from tests.support.waiting import PATIENCE, eventually
@@ -153,6 +153,50 @@ def test_a_logger_that_takes_no_exc_info_gets_the_traceback_as_text(kind):
     first, _, rest = text.partition("\n")
     assert first == "main: on_destroy raised: ValueError: disk full"
     assert rest == traceback_of(error)
+
+
+def raised_by_tasker(cause=None):
+    try:
+        with_timeout(background(), 0).raise_if_done()
+    except TaskerError as error:
+        error.__cause__ = cause
+        # As tasker's own loops catch it.
+        error.__traceback__ = error.__traceback__.tb_next
+        return error
+
+
+@pytest.mark.parametrize("kind", [WithKeyword, WithoutKeyword])
+def test_an_error_of_taskers_own_is_a_line_and_nothing_more(kind):
+    logger = kind()
+    error = raised_by_tasker()
+    assert error.__traceback__ is not None
+    GuardedLogger(logger).warning("lost", error=error)
+    assert logger.calls == [(f"lost: tasker.errors.DeadlineExceededError: {error}", None)]
+
+
+@pytest.mark.parametrize(
+    "error", [raised_by_tasker(ValueError("why")), raised(TaskerError("of the user's code"))]
+)
+def test_an_error_of_taskers_own_with_a_cause_or_frames_of_the_users_has_its_traceback(error):
+    logger = WithKeyword()
+    GuardedLogger(logger).warning("lost", error=error)
+    [(_, told)] = logger.calls
+    assert told is error
+
+
+def test_an_error_that_tasker_has_raised_of_another_type_is_a_line_as_well():
+    logger = WithKeyword()
+    logged = GuardedLogger(logger)
+    for own in (True, False):
+        logged.fault("warning", f"lost, {own}", error=OSError("gone"), own=own)
+    assert [told is None for _, told in logger.calls] == [True, False]
+
+
+def test_an_outage_whose_warning_says_all_is_not_told_again_as_debug(log):
+    logger = GuardedLogger(log)
+    logger.outage("trying again", error=raised_by_tasker())
+    logger.outage("trying again", error=raised_by_tasker())
+    assert [level for level, _ in log.lines] == ["warning", "debug"]
 
 
 def test_an_outage_is_a_line_for_a_logger_that_takes_no_exc_info_and_its_traceback_is_told_as_debug():
