@@ -326,6 +326,8 @@ class Housekeeper:
         while engine.fallen:
             engine.runner.run(partial(engine.inherit, engine.fallen[-1]))
             engine.fallen.pop()
+        for loan in engine.pool.take_left():
+            engine.runner.run(partial(engine.pool.hand_back, loan, healthy=False))
 
         self._finish_settling()
         engine.queue.wake_submitters()

@@ -18,7 +18,8 @@ Ctrl-C (any exception of a signal handler) may end each of these steps in the mi
 a resource changes its owner in one step without a call, and a new one is in the loan at
 once (R2). A `borrow` that raises has handed back. A `hand_back` that raises may be
 called again with the same loan, and does what is left to do: the loan counts as out
-until it is over.
+until it is over. Where there is no room on the stack it may raise again. Then its
+thread *leaves* the loan, and the burst thread has another one end it.
 
 `_lock` guards the shelves, the loans and the flag. It is reentrant, because a signal
 handler may call `run_task` while its thread borrows or hands back. Nothing is created
@@ -46,11 +47,14 @@ from tasker._tasks.unrun import refuse
 from tasker.errors import TaskerError, TaskManagerShutdownError
 from tasker.slot import Reason, Slot
 
-__all__ = ["ABORTED", "NO_RESOURCE", "Loan", "ResourcePool", "was_aborted"]
+__all__ = ["ABORTED", "LEFT", "NO_RESOURCE", "Loan", "ResourcePool", "was_aborted"]
 
 R = TypeVar("R")
 # None may be one
 NO_RESOURCE: Any = object()
+
+# In place of the thread of a loan: that has left it, and another thread ends it.
+LEFT, _ENDING = 0, -1
 
 
 class Loan(Generic[R]):
@@ -71,7 +75,7 @@ class Loan(Generic[R]):
     )
 
     borrower: int
-    """The identifier of its thread."""
+    """The identifier of its thread, or `LEFT`."""
     resource: R
     """The resource, or NO_RESOURCE."""
     slot: Slot | None
@@ -244,7 +248,11 @@ class ResourcePool(Generic[R]):
             try:
                 self.hand_back(loan, healthy=healthy)
             except BaseException:  # Ctrl-C in the middle of it
-                self.hand_back(loan, healthy=healthy)
+                try:
+                    self.hand_back(loan, healthy=healthy)
+                except BaseException:
+                    loan.borrower = LEFT
+                    raise
                 raise
             raise
 
@@ -332,6 +340,14 @@ class ResourcePool(Generic[R]):
             return
 
         self._end(loan)
+
+    def take_left(self) -> list[Loan[R]]:
+        """The loans that their threads have left, each once. The caller ends them."""
+        left = [loan for loan in self._loans.copy() if loan.borrower == LEFT]
+        for loan in left:
+            loan.borrower = _ENDING
+
+        return left
 
     def discard(self, resource: R) -> bool:
         """Destroy a resource if it is idle. `True` if it was."""

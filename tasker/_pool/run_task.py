@@ -21,7 +21,7 @@ from tasker import checks
 from tasker._pool.checking import Checks
 from tasker._pool.metrics import Counters
 from tasker._pool.queue import TaskQueue
-from tasker._pool.resources import ABORTED, Loan, ResourcePool, was_aborted
+from tasker._pool.resources import ABORTED, LEFT, Loan, ResourcePool, was_aborted
 from tasker._pool.supervisor import Supervisor
 from tasker._pool.suspicion import Suspicion
 from tasker._pool.turns import Turn, Turns
@@ -148,7 +148,11 @@ class RunTask(Generic[R]):
                     healthy = self._reset(loan)
                 self.pool.hand_back(loan, healthy=healthy)
             except BaseException:  # Ctrl-C in the middle of it
-                self.pool.hand_back(loan, healthy=healthy)
+                try:
+                    self.pool.hand_back(loan, healthy=healthy)
+                except BaseException:
+                    loan.borrower = LEFT
+                    raise
                 raise
 
             # it has the error, whose traceback holds this frame (R4)

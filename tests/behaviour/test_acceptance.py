@@ -24,6 +24,7 @@ from tasker._sync.interrupts import deliver_later
 from tasker.threadpool import ThreadPoolExecutor
 from tests.support.bytecodes import PACKAGE, StruckError, in_a_with, takes_lock
 from tests.support.contexts import told_by
+from tests.support.stack import at_depth, room
 from tests.support.waiting import PATIENCE, eventually
 
 pytestmark = [
@@ -205,22 +206,6 @@ def test_struck_at_any_bytecode_a_submission_raises_or_its_task_runs_once(name, 
         assert world.ran[-1] == -10 - number, striker.struck
     assert wrong == []
     world.close()
-
-
-def room() -> int:
-    """How many more calls there is room for on the stack."""
-
-    def deeper(depth):
-        try:
-            return deeper(depth + 1)
-        except RecursionError:
-            return depth
-
-    return deeper(0)
-
-
-def at_depth(depth, call):
-    return at_depth(depth - 1, call) if depth else call()
 
 
 @pytest.mark.parametrize("name", SUBMISSIONS)

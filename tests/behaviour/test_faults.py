@@ -8,6 +8,8 @@ process in `test_faults_exit`.
 from __future__ import annotations
 
 import concurrent.futures
+import contextlib
+import functools
 import logging
 import random
 import threading
@@ -18,6 +20,7 @@ import tasker._pool.backoff
 import tasker._pool.closing
 from tasker import ResourceCreationError, TaskManagerKilledError, TaskMetrics, TaskTimeoutError
 from tests.support.errors import Sick
+from tests.support.stack import at_depth, room
 from tests.support.waiting import PATIENCE, eventually
 
 
@@ -158,6 +161,21 @@ def test_run_task_raises_whatever_its_task_raises_and_goes_on(new_manager, what)
     assert manager.run_task(lambda resource: "the next") == "the next"
     metrics = ends_exactly(manager, arrived=2)
     assert (metrics.total_tasks_failed, metrics.total_tasks_completed) == (1, 1)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("size", [0, 2])
+@pytest.mark.parametrize("hook", ["on_reset", "on_check"])
+def test_near_the_recursion_limit_a_run_task_leaves_no_call_behind(new_manager, size, hook):
+    hooks = {"on_create": lambda: object(), "on_destroy": id, hook: lambda resource: None}
+    check_after = 0 if hook == "on_check" else None
+    manager = new_manager(worker_count=1, resource_pool_size=size, check_after=check_after, **hooks)
+    pool, depth = manager._engine.pool, room()
+    for left in range(60):
+        with contextlib.suppress(RecursionError, ResourceCreationError):
+            at_depth(depth - left, functools.partial(manager.run_task, lambda resource: None))
+        eventually(lambda: pool.out == 0, "the end of the call")
+    assert manager.stop().drained
 
 
 # -- on_create -------------------------------------------------------------------------------------------------------

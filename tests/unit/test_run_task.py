@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import itertools
 import os
 import signal
 import sqlite3
@@ -28,6 +29,24 @@ def pooled(new_manager, factory):
         return new_manager(worker_count=1, max_worker_count=1, **options)
 
     return make_pooled
+
+
+@pytest.fixture
+def no_room(monkeypatch):
+    """`no_room(manager)`: its next `run_task` has no room on the stack to hand back, nor when it tries again."""
+
+    def no_room(manager):
+        pool, calls = manager._engine.pool, itertools.count(1)
+        hand_back = pool.hand_back
+
+        def fail_twice(loan, *, healthy):
+            if next(calls) <= 2:
+                raise RecursionError
+            hand_back(loan, healthy=healthy)
+
+        monkeypatch.setattr(pool, "hand_back", fail_twice)
+
+    return no_room
 
 
 def test_it_runs_in_the_calling_thread_and_returns_the_result(pooled):
@@ -205,6 +224,26 @@ def test_kill_cancels_the_contexts_of_run_task(pooled):
     runner.join(PATIENCE)
     assert results == [True]
     assert report.abandoned == ()
+
+
+@pytest.mark.parametrize("size", [None, 0, 1])
+def test_what_has_no_room_to_hand_back_is_ended_by_another_thread(pooled, no_room, size):
+    manager, used = pooled(resource_pool_size=size), []
+    no_room(manager)
+    with pytest.raises(RecursionError):
+        manager.run_task(used.append)
+    assert manager.stop(PATIENCE).drained
+    assert not used[0].alive
+
+
+def test_so_is_a_call_that_has_made_no_resource(pooled, no_room, factory):
+    manager = pooled()
+    assert manager.wait_ready(PATIENCE)
+    no_room(manager)
+    factory.fail_always = OSError("down")
+    with pytest.raises(ResourceCreationError):
+        manager.run_task(id)
+    assert manager.stop(PATIENCE).drained
 
 
 def test_it_works_inside_a_task_of_the_same_manager(pooled):
