@@ -6,17 +6,21 @@ Its constructor takes keywords alone.
 `inspect`, and compiles half a dozen functions for each class. A record compiles
 nothing. To a type checker it is a dataclass. To `dataclasses` (`fields`, `replace`,
 `asdict`) and `inspect` it is one as well: they look for an attribute of the class, and
-what they find is made when they look.
+what they find is made when they look. So is a docstring that has those of the fields,
+for `help()`.
 """
 
 from __future__ import annotations
 
+import itertools
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from reprlib import recursive_repr
-from typing import TYPE_CHECKING, Any, ClassVar, Self, dataclass_transform
+from typing import TYPE_CHECKING, Any, ClassVar, Self, TypeVar, dataclass_transform
 
-__all__ = ["Record", "field"]
+__all__ = ["Record", "explain_fields", "field"]
+
+T = TypeVar("T")
 
 
 class _Factory:
@@ -55,6 +59,53 @@ class _Signature:
         return inspect.signature(_dataclass_like(kind))
 
 
+class _Doc:
+    """The docstring of a class, and those of its fields, which Python keeps nowhere.
+
+    They are read from the source, where that is there."""
+
+    def __init__(self, own: str) -> None:
+        self._own = own
+        self._whole = ""
+
+    def __get__(self, record: object, kind: type) -> str:
+        if not self._whole:
+            import inspect
+
+            own = inspect.cleandoc(self._own)
+            self._whole = "\n".join([own, *_field_docs(kind)])
+
+        return self._whole
+
+
+def explain_fields(kind: type[T]) -> type[T]:
+    """Let the docstring of a class have those of its fields as well. A decorator."""
+    if kind.__doc__:
+        kind.__doc__ = _Doc(kind.__doc__)  # type: ignore[assignment]
+
+    return kind
+
+
+def _field_docs(kind: type) -> Iterator[str]:
+    """The docstrings of the fields, as a list of Markdown's."""
+    import ast
+    import inspect
+    import textwrap
+
+    try:
+        (definition,) = ast.parse(textwrap.dedent(inspect.getsource(kind))).body
+    except Exception:
+        # There is no source, or it is not that of this class any more.
+        return
+
+    body: list[ast.stmt] = getattr(definition, "body", [])
+    for node, after in itertools.pairwise(body):
+        match node, after:
+            case ast.AnnAssign(target=ast.Name(name)), ast.Expr(ast.Constant(str(doc))):
+                text = textwrap.indent(inspect.cleandoc(doc), "  ").lstrip()
+                yield f"\n- `{name}`: {text}"
+
+
 @dataclass_transform(frozen_default=True, kw_only_default=True, field_specifiers=(field,))
 class Record:
     """The base class of records. The annotated attributes of a derived one are its
@@ -81,6 +132,8 @@ class Record:
         }
         for name in cls._factories:
             delattr(cls, name)
+
+        explain_fields(cls)
 
     # For a type checker each class has its own.
     if not TYPE_CHECKING:

@@ -15,6 +15,7 @@ from typing import Any, Generic, ParamSpec, TypeVar, cast, overload
 
 from tasker import checks
 from tasker._base.callables import GENERATOR, check_callable, deferred_kind
+from tasker._base.record import explain_fields
 from tasker._tasks.context import Context
 from tasker._tasks.current import current_slot
 from tasker._tasks.hooks import check_maker
@@ -46,6 +47,7 @@ class DummyResource:
         return f"<{type(self).__name__} {self.number}{'' if self.alive else ' destroyed'}>"
 
 
+@explain_fields
 @dataclass(eq=False)
 class ResourceRecord(Generic[R]):
     """The life of one resource."""

@@ -7,11 +7,13 @@ import dataclasses
 import inspect
 import itertools
 import pickle
+import pydoc
 import sys
 from typing import Any, Generic, TypeVar
 
 import pytest
 
+from tasker import Processes
 from tasker._base.record import Record, field
 
 T = TypeVar("T")
@@ -80,6 +82,35 @@ def test_it_has_the_signature_of_the_dataclass():
     assert str(inspect.signature(Point)) == str(inspect.signature(Model))
     assert str(inspect.signature(Deeper)) == "(**given: 'Any') -> 'None'"
     assert "z" in inspect.signature(Wider).parameters
+
+
+def test_its_help_has_the_docstrings_of_its_fields():
+    class Explained(Record):
+        """A record.
+
+        Of no use."""
+
+        x: int
+        """How far right.
+
+        In metres."""
+        y: int = 0
+        z: int = 0
+        """How high."""
+
+    whole = "A record.\n\nOf no use.\n\n- `x`: How far right.\n\n  In metres.\n\n- `z`: How high."
+    assert inspect.getdoc(Explained) == inspect.getdoc(Explained(x=1)) == whole
+    assert whole.splitlines()[-1] in pydoc.render_doc(Explained)
+    assert "\n- `grace`: Seconds until a child process is killed" in str(Processes.__doc__)
+
+
+def test_its_help_is_its_own_docstring_where_there_is_no_source(monkeypatch):
+    space: dict[str, Any] = {"Record": Record, "__name__": "nowhere"}
+    exec("class Made(Record):\n    'A record.'\n    x: int\n    'How far right.'\n", space)
+    assert space["Made"].__doc__ == "A record."
+    monkeypatch.setattr(inspect, "getsource", lambda _: "class Made:\n  x: (")
+    exec("class Made(Record):\n    'A record.'\n    x: int\n    'How far right.'\n", space)
+    assert space["Made"].__doc__ == "A record."
 
 
 def test_it_is_shown_and_compared_as_the_dataclass_is():

@@ -15,6 +15,7 @@ from typing import Any, TypeGuard
 
 from tasker import checks
 from tasker._base.callables import check_callable
+from tasker._base.record import explain_fields
 from tasker._tasks.unrun import refuse
 from tasker.errors import ConfigError, shown
 from tasker.placement.base import Backend, Settings
@@ -24,6 +25,7 @@ from tasker.slot import Slot
 __all__ = ["Processes"]
 
 
+@explain_fields
 @dataclass(frozen=True)
 class Processes:
     """Each worker's resource lives in a child process of its own, where its tasks run.

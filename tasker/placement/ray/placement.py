@@ -14,6 +14,7 @@ from typing import Any
 
 from tasker import checks
 from tasker._base.callables import check_callable
+from tasker._base.record import explain_fields
 from tasker.errors import ConfigError, shown
 from tasker.placement.base import Backend, Settings
 from tasker.slot import Slot
@@ -21,6 +22,7 @@ from tasker.slot import Slot
 __all__ = ["Ray"]
 
 
+@explain_fields
 @dataclass(frozen=True, kw_only=True)
 class Ray:
     """Each worker's resource lives in an actor of a Ray cluster, where its tasks run.
