@@ -80,8 +80,8 @@ class _Doc:
 
 def explain_fields(kind: type[T]) -> type[T]:
     """Let the docstring of a class have those of its fields as well. A decorator."""
-    if kind.__doc__:
-        kind.__doc__ = _Doc(kind.__doc__)  # type: ignore[assignment]
+    whole: Any = kind.__doc__ and _Doc(kind.__doc__)
+    kind.__doc__ = whole
 
     return kind
 
@@ -104,6 +104,8 @@ def _field_docs(kind: type) -> Iterator[str]:
             case ast.AnnAssign(target=ast.Name(name)), ast.Expr(ast.Constant(str(doc))):
                 text = textwrap.indent(inspect.cleandoc(doc), "  ").lstrip()
                 yield f"\n- `{name}`: {text}"
+            case _:
+                pass
 
 
 @dataclass_transform(frozen_default=True, kw_only_default=True, field_specifiers=(field,))
