@@ -335,7 +335,7 @@ def test_a_resource_that_is_replaced_as_a_suspect_has_not_failed(new_manager, fa
     for _ in range(2):
         assert isinstance(manager.submit(Poison()).exception(PATIENCE), Sick)
     # the two that were broken pause for ever, the two that were suspects do not
-    eventually(lambda: manager.stats().idle_workers == 2 and len(factory.created) == 6)
+    eventually(lambda: len(factory.created) == 6 and manager.stats().idle_workers == 2)
     eventually(lambda: manager.stats().creating_workers == 2)
 
 
