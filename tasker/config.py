@@ -127,17 +127,21 @@ class Config(Record, Generic[R]):
 
     `None`: 1 second."""
     keepalive: float | timedelta | None = None
-    """Seconds between two calls of `on_check` while a worker is idle.
+    """Most seconds between two calls of `on_check` while a resource is idle.
 
-    `None`: it is not called as long as there is no task. The idle resources of
-    `run_task` are checked only when they are borrowed: they have no thread of their
-    own."""
+    `None`: it is not called as long as there is no task. Each resource has a time of
+    its own, up to a fifth shorter, so that not all are checked at the same moment. The
+    idle resources of `run_task` are checked by threads that end afterwards. A caller
+    does not wait for that: it makes one, if none is left. What a thread keeps for
+    itself (see `resource_pool_size`) is checked only when it is borrowed, because no
+    other thread may use it."""
     check_timeout: float | timedelta | None = None
     """Seconds that `on_check` may take. `None`: 5 seconds.
 
     The resource of one that takes longer is not well. A child process or actor is
     killed; elsewhere `on_abort` is called. Until it returns it costs a worker, never a
-    task."""
+    task. One of an idle resource of `run_task` costs a thread that nothing waits
+    for."""
     on_reset: Callable[[R], object] | None = None
     """Cleans a resource after each task: rolls back, clears cookies.
 
@@ -217,7 +221,7 @@ class Config(Record, Generic[R]):
     Others wait for their turn, in the order in which they came. A `run_task` inside of
     another counts, too. Idle resources that are kept for other threads come on top.
     Where `resource_pool_size` is a number, there are never more than the greater of
-    both. `None`: no limit."""
+    both, and those that `keepalive` checks at the moment. `None`: no limit."""
     logger: Logger = field(default_factory=lambda: logging.getLogger("tasker"))
     """Where the manager reports its life, and failures that are not seen elsewhere.
 

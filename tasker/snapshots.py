@@ -56,7 +56,8 @@ class StopReport(Record):
     """Whether every accepted task ran to its own end and everything is closed.
 
     `False` after a kill, while the manager is still closing, or if the thread of a task
-    was abandoned (`abandon_after`) and had not returned at the end."""
+    was abandoned (`abandon_after`), or that of a check of an idle resource given up
+    (`check_timeout`), and had not returned at the end."""
     completed: int
     """Tasks that returned."""
     failed: int
@@ -70,9 +71,9 @@ class StopReport(Record):
     abandoned: tuple[str, ...]
     """Names of the threads left behind.
 
-    Such a thread was busy after `kill()`, was abandoned before (`abandon_after`), or is
-    in an `on_create` that does not return. It still destroys its resource when it comes
-    back."""
+    Such a thread was busy after `kill()`, was abandoned or given up before
+    (`abandon_after`, `check_timeout`), or is in an `on_create` that does not return. It
+    still destroys its resource when it comes back."""
 
 
 Stamps = tuple[float, float, float]

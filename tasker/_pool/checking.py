@@ -2,8 +2,11 @@
 
 A resource is checked by its owner before it takes a task, if its last *proof* is older
 than `check_after`. A proof is a moment at which it showed that it is well: it was made,
-it passed a check, or it finished a task. With `keepalive` an idle worker's resource is
-checked as well when its proof is that old. A pool that is busy checks nothing.
+it passed a check, or it finished a task. With `keepalive` an idle resource is checked
+as well when its proof is nearly that old: by its worker, or as module `keepalive` says.
+Many resources may have become idle at the same moment. So each slot has a time of its
+own, up to a fifth shorter, and they are not checked all at once. A pool that is busy
+checks nothing.
 
 One task, one check. A task wakes one worker, and that one checks its resource before it
 takes the task, which waits in its lane until then. So a check that fails costs the task
@@ -24,6 +27,7 @@ takes it, too. No code of the user's runs under it.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from functools import partial
 from typing import Any, Generic, Protocol, TypeVar
@@ -38,6 +42,7 @@ from tasker._sync.locks import new_lock
 from tasker.config import Config
 from tasker.errors import DeadlineExceededError
 from tasker.placement.base import Backend
+from tasker.slot import Slot
 
 __all__ = ["Checks"]
 
@@ -49,6 +54,12 @@ T = TypeVar("T")
 # pays for a check.
 CHECK_AFTER_S = 1.0
 CHECK_TIMEOUT_S = 5.0
+
+# The part of `keepalive` over which the checks are spread. A guess: 64 resources are
+# checked 0.1 s apart with a keepalive of 30 s, and no resource much more often.
+_SPREAD = 0.2
+# Multiples of the golden ratio are far from each other, however many there are.
+_GOLDEN = (math.sqrt(5) - 1) / 2
 
 # A task waits so long for a check before another worker is woken for it. One tick of
 # the burst thread.
@@ -103,9 +114,21 @@ class Checks(Generic[R]):
         """Whether a resource is checked before its next task."""
         return timer.now() >= proved_at + self._after
 
-    def is_to_be_kept_alive(self, proved_at: float) -> bool:
+    def kept_alive_at(self, proved_at: float, slot: Slot | None) -> float:
+        """When an idle resource is checked although there is no task."""
+        if self.keepalive is None:
+            return math.inf
+
+        place = 0.0 if slot is None else slot.index * _GOLDEN % 1.0
+        return proved_at + self.keepalive * (1.0 - _SPREAD * place)
+
+    def shortest_keepalive(self) -> float:
+        """Seconds in which nothing that is proved now will be due."""
+        return math.inf if self.keepalive is None else self.keepalive * (1.0 - _SPREAD)
+
+    def is_to_be_kept_alive(self, proved_at: float, slot: Slot | None) -> bool:
         """Whether an idle worker's resource is checked although there is no task."""
-        return self.keepalive is not None and timer.now() >= proved_at + self.keepalive
+        return timer.now() >= self.kept_alive_at(proved_at, slot)
 
     def claim(self, worker: str) -> bool:
         """Claim a waiting task for a worker, which checks its resource then.

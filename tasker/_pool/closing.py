@@ -18,6 +18,7 @@ from tasker._pool.checking import Checks
 from tasker._pool.crew import Crew
 from tasker._pool.exit_and_fork import new_locks
 from tasker._pool.housekeeper import Housekeeper
+from tasker._pool.keepalive import Keepalive
 from tasker._pool.lifecycle import Lifecycle
 from tasker._pool.metrics import Counters
 from tasker._pool.outliers import Outliers
@@ -60,6 +61,7 @@ class EngineClosing(Generic[R]):
     runner: CallbackRunner
     backoff: Backoff
     checks: Checks[R]
+    keepalive: Keepalive[R]
     suspicion: Suspicion
     outliers: Outliers
     watchers: Watchers
@@ -126,6 +128,7 @@ class EngineClosing(Generic[R]):
             self.user,
             self.backoff,
             self.checks,
+            self.keepalive.runner,
             self.suspicion,
             self.outliers,
         )
@@ -134,6 +137,7 @@ class EngineClosing(Generic[R]):
     def closed(self) -> None:
         """The lifecycle has ended. Let go of what outlives the manager."""
         self._forget_stop()
+        self.keepalive.stop()
         self.backend.closed()
         self.watchers.wake()
 

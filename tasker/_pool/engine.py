@@ -30,6 +30,7 @@ from tasker._pool.closing import EngineClosing
 from tasker._pool.crew import Crew
 from tasker._pool.exit_and_fork import watch
 from tasker._pool.housekeeper import Housekeeper
+from tasker._pool.keepalive import Keepalive
 from tasker._pool.lifecycle import Lifecycle
 from tasker._pool.metrics import Counters
 from tasker._pool.news import News
@@ -157,6 +158,14 @@ class Engine(RunTask[R], EngineState[R], EngineClosing[R]):
             made=self.backoff.made_elsewhere,
         )
 
+        self.keepalive: Keepalive[R] = Keepalive(
+            config.name,
+            self.pool,
+            self.checks,
+            self.is_well,
+            self.logger,
+            gives_up=not self.packs,
+        )
         self.suspicion: Suspicion = Suspicion(self, create_timeout)
         self.turns: Turns = Turns(config.name, config.run_task_limit)
         self.lifecycle: Lifecycle = Lifecycle(
@@ -191,6 +200,7 @@ class Engine(RunTask[R], EngineState[R], EngineClosing[R]):
             watch(self)
             self.news.started(self.crew.base, self.crew.most)
             self.crew.fill()
+            self.keepalive.start()
             self._forget_stop = self.config.ctx.on_done(_weakly(self.lifecycle.request_stop))
         except BaseException:
             # no thread for the housekeeper, or Ctrl-C: leave nothing behind

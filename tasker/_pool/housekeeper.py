@@ -28,6 +28,7 @@ from typing import Any, Protocol
 
 from tasker._pool.backoff import Backoff
 from tasker._pool.crew import Crew
+from tasker._pool.keepalive import Keepalive
 from tasker._pool.lifecycle import CLOSED, OPEN, Lifecycle
 from tasker._pool.metrics import Counters
 from tasker._pool.news import News
@@ -85,6 +86,7 @@ class EngineForHousekeeper(Protocol):
     queue: TaskQueue
     crew: Crew[Any]
     pool: ResourcePool[Any]
+    keepalive: Keepalive[Any]
     turns: Turns
     runner: CallbackRunner
     counters: Counters
@@ -299,6 +301,7 @@ class Housekeeper:
             and not engine.settling
             and not engine.fallen
             and not engine.pool.out
+            and not engine.keepalive.runner.waits()
             and not engine.turns.is_wanted()
             and not engine.logger.faults.any()
             and engine.runner.idle()
@@ -333,6 +336,7 @@ class Housekeeper:
         engine.queue.wake_submitters()
         engine.turns.heal()
         engine.runner.heal()
+        engine.keepalive.runner.heal()
         timer.ensure_running()
         self._watch_resources()
 

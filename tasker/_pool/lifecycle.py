@@ -138,7 +138,7 @@ class Lifecycle:
         # find the event's lock taken by its own thread.
         self.awaiting: list[Any] = []
         self.abandoned: tuple[str, ...] = ()
-        # Whether the crew had abandoned some of those before.
+        # Whether some of those had been given up before.
         self._lacks_some = False
 
     @property
@@ -333,7 +333,13 @@ class Lifecycle:
         now = self._stepped_at
         if self._empty_since is None:
             self._empty_since = now
-        unsettled = any(engine.queue.waiting()) or engine.counters.unfinished() or engine.settling
+        # And a check that was given up may be about to return.
+        unsettled = (
+            any(engine.queue.waiting())
+            or engine.counters.unfinished()
+            or engine.settling
+            or engine.pool.given_up()
+        )
 
         # The runner is asked once more: it has got their callbacks by now, and then the
         # objects that these refer to.
@@ -432,13 +438,13 @@ class Lifecycle:
 
     def _busy_threads(self) -> tuple[str, ...]:
         engine = self._engine
-        callers = ("a thread in run_task",) * engine.pool.out
-        return (*(worker.name for worker in engine.crew.members), *callers, *engine.runner.busy())
+        workers = (worker.name for worker in engine.crew.members)
+        return (*workers, *engine.pool.borrowers(), *engine.runner.busy())
 
     def _close(self, abandoned: tuple[str, ...]) -> None:
         engine = self._engine
         engine.crew.join_gone(_JOIN_S)
-        given_up = tuple(worker.name for worker in engine.crew.abandoned)
+        given_up = (*(worker.name for worker in engine.crew.abandoned), *engine.pool.given_up())
         self._lacks_some = bool(given_up)
         self.abandoned = given_up + abandoned
         self._log_end()

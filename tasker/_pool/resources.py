@@ -3,10 +3,11 @@
 A call never waits behind the queue. A resource has one owner at a time: the pool, in
 its idle list, or the `Loan` of one caller. A caller borrows an idle resource or makes
 one. Where there is `on_check` it checks an idle one first, and destroys it if that is
-not well. It also destroys one that was condemned while it was idle (see `suspicion`). A
-resource that is handed back is kept if it is healthy, there is room, and the pool is
-open. Otherwise its caller destroys it. `close()` decides once: a later
-`borrow` is refused, and what is handed back later is destroyed.
+not well. Threads that keep idle ones alive do the same (see `keepalive`). It also
+destroys one that was condemned while it was idle (see `suspicion`). A resource that is
+handed back is kept if it is healthy, there is room, and the pool is open. Otherwise its
+caller destroys it. `close()` decides once: a later `borrow` is refused, and what is
+handed back later is destroyed.
 
 Idle resources lie on shelves. A resource may be bound to the thread that made it
 (sqlite3, Playwright). Then each thread has a shelf of its own, and takes from no other.
@@ -47,7 +48,15 @@ from tasker._tasks.unrun import refuse
 from tasker.errors import TaskerError, TaskManagerShutdownError
 from tasker.slot import Reason, Slot
 
-__all__ = ["ABORTED", "LEFT", "NO_RESOURCE", "Loan", "ResourcePool", "was_aborted"]
+__all__ = [
+    "ABORTED",
+    "LEFT",
+    "NO_RESOURCE",
+    "CheckLoan",
+    "Loan",
+    "ResourcePool",
+    "was_aborted",
+]
 
 R = TypeVar("R")
 # None may be one
@@ -94,10 +103,26 @@ class Loan(Generic[R]):
     """`True` if the task was aborted; not there if not."""
 
 
+class CheckLoan(Loan[R]):
+    """That of a thread which checks an idle resource (see `keepalive`)."""
+
+    __slots__ = ("since", "thread")
+
+    since: float
+    """When the resource was last known to be well."""
+
+    def __init__(self) -> None:
+        self.borrower = threading.get_ident()
+        self.thread: str = threading.current_thread().name
+        self.resource, self.slot = NO_RESOURCE, None
+
+
 # What lies on a shelf: a resource, its slot, and since when (`timer.now()`), where that
 # matters. The time is replaced if the resource may be broken by an abort, or like
 # another one, and if it is to be destroyed for the latter reason.
 Idle = tuple[Any, Slot | None, float]
+# When a resource is to be checked that was proved to be well at some time.
+DueAt = Callable[[float, Slot | None], float]
 ABORTED = -sys.float_info.max
 _SUSPECT = -math.inf
 _CONDEMNED = math.inf
@@ -196,6 +221,8 @@ class ResourcePool(Generic[R]):
         self._shelves: dict[int, list[Idle]] = {}  # by their `id`
         self._kept = 0  # resources on them
         self._loans: set[Loan[R]] = set()
+        # Loans of checks that nothing waits for any more.
+        self._given_up: set[CheckLoan[R]] = set()
         self._closed = False
         self._shared = shared
         self._here: _Shared | _Own = _Shared(self) if shared else local_to_threads(_Own, self)
@@ -349,6 +376,66 @@ class ResourcePool(Generic[R]):
 
         return left
 
+    # -- checks of what is idle (see `keepalive`) --------------------------------------
+
+    def is_lent_to_any_thread(self) -> bool:
+        """Whether any thread may borrow what is kept, and some is."""
+        return self._shared and self._size > 0
+
+    def look_for_due(self, due_at: DueAt, now: float) -> tuple[bool, float]:
+        """Whether an idle resource is due, and when the next one will be."""
+        with self._lock:
+            times = [due_at(since, slot) for _, slot, since in self._here.shelf]
+
+        later = [time for time in times if time > now]
+        return len(later) < len(times), min(later, default=math.inf)
+
+    def lend_due(self, loan: CheckLoan[R], due_at: DueAt, now: float) -> bool:
+        """Lend an idle resource that is due. `False`: there is none.
+
+        The loan is to be handed back all the same. None is lent when as many are being
+        checked as may be idle, because all of these checks may hang."""
+        with self._lock:
+            loan.shelf = shelf = self._here.shelf
+            checked = [each for each in self._loans if isinstance(each, CheckLoan)]
+            if self._closed or len(checked) + len(self._given_up) >= self._size:
+                return False
+
+            self._loans.add(loan)
+            for place, (resource, slot, since) in enumerate(shelf):
+                if due_at(since, slot) <= now:
+                    # One step to the end (R2).
+                    loan.resource, loan.slot, loan.since = resource, slot, since
+                    del shelf[place]
+                    self._kept -= 1
+                    return True
+
+        return False
+
+    def give_up(self, loan: CheckLoan[R]) -> None:
+        """Wait no more for this loan: its check takes too long."""
+        with self._lock:
+            if loan not in self._loans:
+                return
+            self._given_up.add(loan)
+            self._loans.discard(loan)
+            last = self._closed and not self._loans
+
+        if last:
+            self._empty()
+
+    def given_up(self) -> tuple[str, ...]:
+        """The threads of checks that nothing waits for any more."""
+        with self._lock:
+            return tuple(loan.thread for loan in self._given_up)
+
+    def borrowers(self) -> tuple[str, ...]:
+        """The threads that have a resource now, or make or destroy one, in words."""
+        return tuple(
+            loan.thread if isinstance(loan, CheckLoan) else "a thread in run_task"
+            for loan in self._loans.copy()
+        )
+
     def discard(self, resource: R) -> bool:
         """Destroy a resource if it is idle. `True` if it was."""
         loan = _new_loan()
@@ -432,6 +519,11 @@ class ResourcePool(Generic[R]):
             self._shelves.pop(id(shelf), None)
 
     @property
+    def closed(self) -> bool:
+        """Whether borrowers are refused."""
+        return self._closed
+
+    @property
     def available(self) -> int:
         """Idle resources now."""
         return self._kept
@@ -450,6 +542,8 @@ class ResourcePool(Generic[R]):
         self._slots.free(loan)
         with self._lock:
             self._loans.discard(loan)
+            if isinstance(loan, CheckLoan):
+                self._given_up.discard(loan)
             last = self._closed and not self._loans
         if last:
             self._empty()

@@ -181,12 +181,13 @@ class RunTask(Generic[R]):
         """Whether an idle resource that is borrowed is well.
 
         If not, the loan has the error, and the caller takes it out (R4)."""
-        if not self.checks.is_due(since):
-            return True
+        return not self.checks.is_due(since) or self.is_well(loan, since)
 
+    def is_well(self, loan: Loan[R], since: float, late: Callable[[], object] = bool) -> bool:
+        """As `check_idle`, whatever `check_after` is. `late`: see `Checks.trouble`."""
         owner = f"{self.name}, run_task"
         loan.error = current.call_hook(
-            loan.slot, partial(self.checks.trouble, owner, loan.resource)
+            loan.slot, partial(self.checks.trouble, owner, loan.resource, late)
         )
         if loan.error is None:
             return True

@@ -754,11 +754,12 @@ class Worker(Generic[R]):
         self, look: Callable[[], TaskFuture[Any] | None]
     ) -> TaskFuture[Any] | None:
         """Park until there is a task, or the resource has passed a check."""
-        keepalive = self._engine.checks.keepalive
-        if keepalive is None:
+        checks = self._engine.checks
+        if checks.keepalive is None:
             found = self._queue.idle.park(self.parker, look)
         else:
-            alarm = timer.at(self._proved_at + keepalive, self._wake_if_idle)
+            due_at = checks.kept_alive_at(self._proved_at, self.slot)
+            alarm = timer.at(due_at, self._wake_if_idle)
             try:
                 found = self._queue.idle.park(self.parker, look)
             finally:
@@ -775,7 +776,9 @@ class Worker(Generic[R]):
         # In this order: see `TaskQueue`, "Waking".
         self._queue.waking = False
         due = self._is_check_due()
-        if (due and checks.claim(self.name)) or checks.is_to_be_kept_alive(self._proved_at):
+        if due and checks.claim(self.name):
+            return _CHECK  # type: ignore[no-any-return]
+        if checks.is_to_be_kept_alive(self._proved_at, self.slot):
             return _CHECK  # type: ignore[no-any-return]
 
         return None if due else self._look()

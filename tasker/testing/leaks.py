@@ -123,6 +123,8 @@ def _left_when_closed(engine: Engine[Any]) -> Iterator[str]:
         yield f"thread {name}, which runs a callback, {of}"
     if engine.pool.out:
         yield f"{_count(engine.pool.out, 'resource')} that run_task has not handed back, {of}"
+    for name in engine.pool.given_up():
+        yield f"thread {name}, whose on_check has not returned, {of}"
     if (unfinished := engine.counters.unfinished()) > 0:
         yield f"{_count(unfinished, 'future')} without an outcome, {of}"
 

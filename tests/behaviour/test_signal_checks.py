@@ -77,6 +77,7 @@ STRETCHES = [
     (Counters._forget_samples, "while self._samples[1][0]", "self._samples.popleft()"),
     (ResourcePool.borrow, "loan.resource, loan.slot, since = shelf[-1]", "self._kept -= 1"),
     (ResourcePool.discard, "loan.resource, loan.slot = idle, slot", "self._kept -= 1"),
+    (ResourcePool.lend_due, "loan.resource, loan.slot, loan.since =", "self._kept -= 1"),
     (ResourcePool.hand_back, "idle = loan.resource, loan.slot", "loan.shelf.append(idle)"),
     (Slots._try, "if self._entries[index] is", "return slot"),
     (Slots.free, "slot = owner.slot", "owner.slot = None"),

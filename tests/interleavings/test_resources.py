@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from tasker import TaskManagerShutdownError
-from tasker._pool.resources import ResourcePool, _new_loan
+from tasker._pool.resources import CheckLoan, ResourcePool, _new_loan
 from tests.support.exploring import World, catches, exhaust, sample
 from tests.support.pools import resource_pool, taken
 
@@ -83,6 +83,68 @@ class BorrowHandBackAndClose(BorrowAndClose):
         HandBackAndClose.__init__(self)
 
 
+class CheckAndClose(BorrowAndClose):
+    """A thread checks the idle resource while the pool is closed."""
+
+    threads = ("keep_alive", "close")
+
+    def __init__(self):
+        super().__init__()
+        self.used = []
+
+    def keep_alive(self):
+        loan = CheckLoan()
+        if self.pool.lend_due(loan, lambda since, slot: since, 0.0):
+            self.use(loan)
+        self.pool.hand_back(loan, healthy=self.healthy)
+
+    def use(self, loan):
+        assert loan.resource not in self.used
+        assert loan.resource not in self.destroyed
+        self.used.append(loan.resource)
+        self.used.remove(loan.resource)
+
+
+class CheckAndBorrow(CheckAndClose):
+    """A caller comes while a thread checks the idle resource."""
+
+    threads = ("keep_alive", "borrow")
+
+    def borrow(self):
+        loan = self.pool.borrow()
+        self.use(loan)
+        self.pool.hand_back(loan, healthy=True)
+
+    def check(self):
+        idle = [resource for resource, _, _ in self.pool._here.shelf]
+        assert sorted(self.destroyed + idle) == [*range(1, self.created + 1)]
+        assert self.pool.available == len(idle) == 1
+        assert self.pool.out == 0
+        assert len(taken(self.pool._slots)) == 1
+
+
+class GiveUpAndReturn(CheckAndClose):
+    """A check returns when its time is up, and the pool is closed meanwhile."""
+
+    threads = ("give_up", "return_", "close")
+    healthy = False
+
+    def __init__(self):
+        super().__init__()
+        self.loan = CheckLoan()
+        assert self.pool.lend_due(self.loan, lambda since, slot: since, 0.0)
+
+    def give_up(self):
+        self.pool.give_up(self.loan)
+
+    def return_(self):
+        self.pool.hand_back(self.loan, healthy=False)
+
+    def check(self):
+        super().check()
+        assert self.pool.given_up() == ()
+
+
 def hand_back_that_looks_before_it_locks(self, loan, *, healthy):
     keep = healthy and not self._closed and self._kept < self._size
     with self._lock:
@@ -113,13 +175,36 @@ def end_that_looks_before_it_locks(self, loan):
         self._empty()
 
 
-@pytest.mark.parametrize("world", [HandBackAndClose, BrokenResource, BorrowAndClose])
+def lend_that_looks_before_it_locks(self, loan, due_at, now):
+    loan.shelf = shelf = self._here.shelf
+    idle = shelf[0] if shelf else None
+    if idle is None:
+        return False
+    with self._lock:
+        self._loans.add(loan)
+        loan.resource, loan.slot, loan.since = idle
+        if idle in shelf:
+            shelf.remove(idle)
+            self._kept -= 1
+    return True
+
+
+def give_up_whatever_has_returned(self, loan):
+    with self._lock:
+        self._given_up.add(loan)
+        self._loans.discard(loan)
+
+
+@pytest.mark.parametrize(
+    "world", [HandBackAndClose, BrokenResource, BorrowAndClose, CheckAndClose, CheckAndBorrow]
+)
 def test_a_resource_is_destroyed_once_when_the_pool_is_closed_meanwhile(world):
     exhaust(world)
 
 
 def test_no_resource_is_left_whatever_the_schedule():
     sample(BorrowHandBackAndClose, 100)
+    sample(GiveUpAndReturn, 100)
 
 
 @pytest.mark.parametrize(
@@ -128,6 +213,8 @@ def test_no_resource_is_left_whatever_the_schedule():
         (HandBackAndClose, "hand_back", hand_back_that_looks_before_it_locks),
         (HandBackAndClose, "close", close_without_the_lock),
         (BrokenResource, "_end", end_that_looks_before_it_locks),
+        (CheckAndBorrow, "lend_due", lend_that_looks_before_it_locks),
+        (GiveUpAndReturn, "give_up", give_up_whatever_has_returned),
     ],
 )
 def test_a_pool_that_decides_outside_its_lock_is_caught(monkeypatch, world, name, broken):

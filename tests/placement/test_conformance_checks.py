@@ -134,6 +134,71 @@ def test_run_task_checks_and_resets_its_resource_too(placed_manager, journal, cl
     assert_destroyed_once(journal, 3)
 
 
+# -- what run_task keeps -----------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def kept(placed_manager, clock):
+    """`kept(**options)`: a manager with one resource for `run_task`, in slot 0, which is due after 30 s to the second."""
+    return partial(placed_manager, resource_pool_size=1, keepalive=30)
+
+
+def of_pool(manager):
+    return manager._engine.pool
+
+
+def test_what_run_task_keeps_is_checked_while_it_is_idle(kept, journal, clock):
+    manager = kept(on_check=remote_tasks.check)
+    key = manager.run_task(remote_tasks.key)
+    clock.advance(30)
+    eventually(lambda: f"{key} True" in journal.of("checked"), "the check")
+    eventually(lambda: of_pool(manager).available == 1, "its return")
+    assert manager.run_task(remote_tasks.key) == key
+    manager.stop()
+    assert_destroyed_once(journal, 2)
+
+
+@pytest.mark.parametrize("on_check", ["check", "check_lossily", "check_fatally"])
+def test_what_run_task_keeps_is_destroyed_if_it_does_not_pass(
+    kept, is_remote, journal, clock, log, on_check
+):
+    if on_check == "check_fatally" and not is_remote:
+        pytest.skip("it would end this process")
+    manager = kept(on_check=getattr(remote_tasks, on_check))
+    broken = manager.run_task(remote_tasks.spoil)
+    clock.advance(30)
+    eventually(lambda: (of_pool(manager).available, of_pool(manager).out) == (0, 0), "its end")
+    assert "did not pass its check and is replaced" in log.loud()[0]
+    assert manager.run_task(remote_tasks.key) != broken
+    assert manager.stop().drained
+
+
+def test_a_check_of_what_run_task_keeps_that_hangs_is_ended_with_its_place_or_given_up(
+    kept, is_remote, journal, clock, gate
+):
+    manager = kept(on_check=partial(remote_tasks.check_behind_if_broken, gate))
+    broken = manager.run_task(remote_tasks.spoil)
+    clock.advance(30)
+    gate.await_reached()
+    assert manager.run_task(remote_tasks.key) != broken
+    clock.advance(5)
+    if not is_remote:
+        assert of_pool(manager).given_up() == ("tasker-keepalive",)
+        gate.open()
+    eventually(lambda: (of_pool(manager).given_up(), of_pool(manager).out) == ((), 0), "its end")
+    report = manager.stop()
+    assert (report.drained, report.abandoned) == (True, ())
+
+
+def test_kill_ends_a_check_of_what_run_task_keeps(kept, is_remote, clock, gate):
+    manager = kept(on_check=partial(remote_tasks.check_behind_if_broken, gate))
+    manager.run_task(remote_tasks.spoil)
+    clock.advance(30)
+    gate.await_reached()
+    report = in_another_thread(lambda: manager.kill(PATIENCE if is_remote else 0))
+    assert report.abandoned == (() if is_remote else ("tasker-keepalive",))
+
+
 # -- resets ------------------------------------------------------------------------------------------------------------
 
 
