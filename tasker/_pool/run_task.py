@@ -215,10 +215,14 @@ class RunTask(Generic[R]):
     def reset(
         self, owner: str, resource: R, worker: Worker[R] | None = None
     ) -> BaseException | None:
-        """As `UserCode.reset`. A kill aborts it."""
-        return self.supervisor.call_hook(
-            worker, resource, partial(self.user.reset, owner), timeout=None
-        )
+        """Call `on_reset`. Returns the error that has broken the resource.
+
+        A kill aborts it. No variable of the caller's must hold the error when the
+        caller has ended (R4)."""
+        troubles: list[BaseException] = []
+        reset = partial(self.user.reset, owner, troubles)
+        self.supervisor.call_hook(worker, resource, reset, timeout=None)
+        return troubles.pop() if troubles else None
 
     def _broke(self, loan: Loan[R]) -> None:
         """The resource broke.

@@ -312,10 +312,10 @@ class UserCode(Generic[R]):
             error=error,
         )
 
-    def reset(self, owner: str, resource: R) -> BaseException | None:
-        """Clean a resource after a task. Returns the error that has broken it.
+    def reset(self, owner: str, troubles: list[BaseException], resource: R) -> None:
+        """Clean a resource after a task. Note the error that has broken it, if one has.
 
-        No variable of the caller's must hold that when the caller has ended (R4)."""
+        In a list, for the reason that `check` has."""
         try:
             refuse("on_reset", self._backend.reset(resource))
             leave_child()
@@ -325,9 +325,7 @@ class UserCode(Generic[R]):
             own = not self._backend.is_of_hook(error)
             what = "the resource could not be reset and" if own else "on_reset raised; the resource"
             self._logger.fault("warning", f"%s: {what} is replaced", owner, error=error, own=own)
-            return error
-
-        return None
+            troubles.append(error)
 
     def abort(self, owner: str, resource: R, slot: Slot | None) -> None:
         """Make the call that uses a resource return."""

@@ -91,7 +91,7 @@ class EngineForWorker(Protocol[R]):
         """A worker's resource broke: see `Suspicion.broke`."""
 
     def reset(self, owner: str, resource: R, worker: Any) -> BaseException | None:
-        """See `UserCode.reset`."""
+        """See `RunTask.reset`."""
 
 
 class Worker(Generic[R]):
