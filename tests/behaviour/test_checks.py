@@ -330,7 +330,9 @@ def test_a_check_that_took_too_long_has_failed_whatever_it_returns(checked, chec
     eventually(lambda: log.telling(of="has not returned within 7 s (check_timeout)"), "the log")
 
 
-@pytest.mark.parametrize("stuck", [{"on_abort": number}, {"abandon_after": 5}], ids=str)
+@pytest.mark.parametrize(
+    "stuck", [{"on_abort": number}, {"abandon_after": 5}], ids=["on_abort", "abandon_after"]
+)
 def test_a_check_whose_time_is_up_before_it_begins_has_failed(new_manager, check, factory, stuck):
     factory.any_thread = True
     manager = new_manager(
