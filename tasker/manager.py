@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import weakref
 from collections.abc import AsyncGenerator, AsyncIterable, Callable, Iterable
 from datetime import timedelta
 from types import TracebackType
@@ -66,7 +65,7 @@ class TaskManager(Generic[R]):
 
     A manager is never collected if its own hooks, health check, logger or collector
     refer to it (methods of the object that has it, say), because its workers need
-    those. Stop it.
+    those. Stop it; then it is.
 
     Raises `ConfigError` where it gets no `Config`, and `ResourceCreationError` when
     `resource_pool_size` is a number and a resource cannot be made."""
@@ -77,8 +76,7 @@ class TaskManager(Generic[R]):
 
         self._engine: Engine[R] = _new_engine(config)
         self._submit, self._submit_asked = self._engine.submit, self._engine.submit_asked
-        # This object can be collected while the threads run: they hold the engine.
-        weakref.finalize(self, self._engine.lifecycle.request_stop).atexit = False
+        self._engine.stop_without(self)
 
     # -- submitting --------------------------------------------------------------------
 

@@ -102,8 +102,7 @@ class ThreadPoolExecutor(CallExecutor):
         if type(self)._adjust_thread_count is not ThreadPoolExecutor._adjust_thread_count:
             self._accept_task = partial(_adjust_and_accept, weakref.ref(self), self._accept_task)
 
-        # This object can be collected while the threads run: they hold the engine.
-        weakref.finalize(self, self._task_engine.lifecycle.request_stop).atexit = False
+        self._task_engine.stop_without(self)
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
         """Refuse new calls from now on, and end the threads when all accepted calls

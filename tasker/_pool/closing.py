@@ -7,6 +7,7 @@ that would be to wait for the calling thread itself: see `reentrancy`.
 from __future__ import annotations
 
 import threading
+import weakref
 from collections.abc import Callable
 from datetime import timedelta
 from typing import Any, Generic, TypeVar
@@ -31,12 +32,13 @@ from tasker._pool.usercode import UserCode
 from tasker._pool.watchers import Watchers
 from tasker._sync.callback_runner import CallbackRunner
 from tasker._sync.guarded_logger import GuardedLogger
+from tasker._tasks.context import Callback
 from tasker._tasks.future import TaskFuture
 from tasker.errors import TaskManagerShutdownError
 from tasker.placement.base import Backend
 from tasker.snapshots import StopReport
 
-__all__ = ["KILL_TIMEOUT_S", "EngineClosing"]
+__all__ = ["KILL_TIMEOUT_S", "EngineClosing", "weakly"]
 
 R = TypeVar("R")
 
@@ -134,6 +136,13 @@ class EngineClosing(Generic[R]):
         )
         return (self, *parts, self.queue.room, self.turns.room, self.logger.faults)
 
+    def stop_without(self, owner: object) -> None:
+        """Stop when `owner` is collected, which may be any time: threads hold the engine.
+
+        They alone. What is closed may lead to its owner, by a hook say. It would never
+        be collected if something else held it."""
+        weakref.finalize(owner, weakly(self.lifecycle.request_stop)).atexit = False
+
     def closed(self) -> None:
         """The lifecycle has ended. Let go of what outlives the manager."""
         self._forget_stop()
@@ -173,3 +182,15 @@ class EngineClosing(Generic[R]):
             if worker.task is not None:
                 # or the worker would settle it, coming back from the task
                 worker.task._take_settle()
+
+
+def weakly(method: Callable[[], None]) -> Callback:
+    """A call of the method that does not keep its object."""
+    reference = weakref.WeakMethod(method)
+
+    def call() -> None:
+        target = reference()
+        if target is not None:
+            target()
+
+    return call

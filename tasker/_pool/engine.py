@@ -26,7 +26,7 @@ from tasker._base.callables import is_plain
 from tasker._pool.abandonment import Abandonment
 from tasker._pool.backoff import Backoff
 from tasker._pool.checking import Checks
-from tasker._pool.closing import EngineClosing
+from tasker._pool.closing import EngineClosing, weakly
 from tasker._pool.crew import Crew
 from tasker._pool.exit_and_fork import watch
 from tasker._pool.housekeeper import Housekeeper
@@ -201,7 +201,7 @@ class Engine(RunTask[R], EngineState[R], EngineClosing[R]):
             self.news.started(self.crew.base, self.crew.most)
             self.crew.fill()
             self.keepalive.start()
-            self._forget_stop = self.config.ctx.on_done(_weakly(self.lifecycle.request_stop))
+            self._forget_stop = self.config.ctx.on_done(weakly(self.lifecycle.request_stop))
         except BaseException:
             # no thread for the housekeeper, or Ctrl-C: leave nothing behind
             self.lifecycle.request_kill(0.0)
@@ -567,15 +567,3 @@ class Engine(RunTask[R], EngineState[R], EngineClosing[R]):
 def _limit(field: str, given: float | timedelta | None, default: float | None) -> float | None:
     """Seconds; `None`: no limit. An infinite time is no limit, whatever the default."""
     return default if given is None else checks.limit(field, given, zero=False)
-
-
-def _weakly(method: Callable[[], None]) -> Callback:
-    """A call of the method that does not keep its object."""
-    reference = weakref.WeakMethod(method)
-
-    def call() -> None:
-        target = reference()
-        if target is not None:
-            target()
-
-    return call

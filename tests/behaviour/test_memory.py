@@ -24,6 +24,7 @@ from tasker import (
     TaskManagerKilledError,
     TaskManagerShutdownError,
     TaskTimeoutError,
+    ThreadPoolExecutor,
 )
 from tasker._sync import timer
 from tasker._sync.parking import gil_enabled
@@ -519,6 +520,36 @@ def test_a_manager_that_is_dropped_is_freed_with_all_that_it_was_given(watch, en
         return not watch.alive()
 
     eventually(collected, "the end of the engine")
+
+
+@pytest.mark.parametrize("end", ["stop", "kill"])
+@pytest.mark.parametrize("kind", ["manager", "pool"])
+def test_one_that_has_closed_is_freed_although_its_hooks_refer_to_it(end, kind):
+    class Service:
+        """It has a manager, and its methods are the hooks."""
+
+        def __init__(self):
+            if kind == "manager":
+                config = Config(on_create=self.connect, on_destroy=repr, worker_count=1)
+                self.pool = TaskManager(config)
+            else:
+                self.pool = ThreadPoolExecutor(1, initializer=self.connect)
+
+        def connect(self):
+            return Sentinel()
+
+    service = Service()
+    if kind == "manager":
+        service.pool.run_task(repr)
+        service.pool.queue_task(repr)
+        getattr(service.pool, end)()
+    else:
+        service.pool.submit(int).result(PATIENCE)
+        service.pool.shutdown(cancel_futures=end == "kill")
+    reference = weakref.ref(service)
+    del service
+
+    eventually(lambda: gc.collect() >= 0 and reference() is None, "the end of the service")
 
 
 def test_a_stopped_manager_that_is_kept_holds_no_resource_and_no_task(
