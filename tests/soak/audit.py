@@ -15,12 +15,13 @@ from tests.support.pools import taken
 __all__ = ["audit", "audit_order", "audit_resources"]
 
 
-def audit(ledger: Ledger, *, destroy_errors: range, stuck: bool) -> Counter[str]:
+def audit(ledger: Ledger, *, destroy_errors: range, stuck: bool, left: set[str]) -> Counter[str]:
     """Check everything, once nothing runs any more, and return the totals.
 
-    `destroy_errors` is how often `on_destroy` may have failed. If tasks were stuck,
-    some threads ended after the manager had made its report. Then the report misses
-    their last work.
+    `destroy_errors` is how often `on_destroy` may have failed. If tasks were `stuck`
+    when the manager was killed, some threads ended after it had made its report. Then
+    the report misses their last work. `left` are the abandoned threads that had not
+    returned when it closed.
     """
     report: StopReport = ledger.engine.lifecycle.report()
     metrics: TaskMetrics = ledger.engine.counters.metrics()
@@ -43,6 +44,7 @@ def audit(ledger: Ledger, *, destroy_errors: range, stuck: bool) -> Counter[str]
     if ledger.most_workers == 1:
         audit_order(ledger)
     if not stuck:
+        _audit_abandoned(ledger, report, left)
         _audit_report(ledger, report, metrics, destroy_errors)
     _audit_remains(ledger)
     _audit_totals(ledger, metrics, report.drained)
@@ -57,6 +59,7 @@ def audit(ledger: Ledger, *, destroy_errors: range, stuck: bool) -> Counter[str]
         failed=metrics.total_tasks_failed,
         cancelled=metrics.total_tasks_cancelled,
         retried=metrics.total_tasks_retried,
+        abandoned=len(ledger.abandoned),
     )
 
 
@@ -92,10 +95,9 @@ def _audit_accepted(ledger: Ledger, job: Job) -> None:
     if runs > most:
         ledger.broken(f"{job} ran {runs} times, {most} are the most")
     if (future := job.known_future()) is not None:
-        # A task that is sent to a dying process may not begin there. Where calls are
-        # aborted, one that is asked to end before it is called is not called.
+        # A task that is sent to a dying process may not begin there.
         ended = job.asked_to_end or job.limited or ledger.may_be_killed
-        uncalled = 1 if ledger.aborts and ended else 0
+        uncalled = 1 if ledger.supervises and ended else 0
         if not runs <= future.attempts <= runs + uncalled and not (
             ledger.loses and runs < future.attempts <= 1 + ledger.engine.max_retries
         ):
@@ -154,11 +156,19 @@ def _overtaken(earlier: Iterable[Job], later: Iterable[Job]) -> Job | None:
     return None
 
 
+def _audit_abandoned(ledger: Ledger, report: StopReport, left: set[str]) -> None:
+    """Check that the report names the threads that were stuck, and no others."""
+    # A kill does not wait for those that only overstay.
+    allowed = ledger.deaf if ledger.may_be_killed else ledger.abandoned
+    if others := set(report.abandoned) - allowed:
+        ledger.broken(f"{', '.join(others)} abandoned, though nothing was stuck")
+    if missing := left - set(report.abandoned):
+        ledger.broken(f"{', '.join(missing)} had not returned, the report says {report}")
+
+
 def _audit_report(
     ledger: Ledger, report: StopReport, metrics: TaskMetrics, destroy_errors: range
 ) -> None:
-    if report.abandoned:
-        ledger.broken(f"{', '.join(report.abandoned)} abandoned, though nothing was stuck")
     if report.destroy_errors not in destroy_errors:
         ledger.broken(
             f"on_destroy failed {destroy_errors} times, the report says {report.destroy_errors}"
@@ -185,9 +195,10 @@ def _audit_remains(ledger: Ledger) -> None:
         ledger.broken(f"the closed manager has {children}")
     if indices := taken(engine.slots):
         ledger.broken(f"the closed manager has resources in slots {indices}")
-    if engine.crew.members or engine.pool.out or engine.pool.available or engine.run_contexts:
+    workers = engine.crew.everyone()
+    if workers or engine.pool.out or engine.pool.available or engine.run_contexts:
         ledger.broken(
-            f"the closed manager has {len(engine.crew.members)} workers,"
+            f"the closed manager has {len(workers)} workers,"
             f" {engine.pool.out} borrowers, {engine.pool.available} idle resources"
             f" and {len(engine.run_contexts)} contexts"
         )

@@ -18,7 +18,7 @@ from tests.soak.ledger import Resource
 from tests.soak.load import Load
 from tests.soak.signalling import signalling
 
-__all__ = ["ENDINGS", "ENDINGS_WITH_CHILDREN", "STUCK"]
+__all__ = ["ENDINGS", "ENDINGS_WITH_CHILDREN", "LEAVE_STUCK", "STUCK"]
 
 STUCK = "kill with stuck tasks"
 # The wait for room.
@@ -41,7 +41,7 @@ def _manager(load: Load) -> TaskManager[Resource]:
 
 def _stop(load: Load) -> None:
     report = _manager(load).stop()
-    if not report.drained:
+    if report.drained is bool(report.abandoned):
         load.ledger.broken(f"stop() returned {report}")
 
 
@@ -117,6 +117,16 @@ ENDINGS: dict[str, Callable[[Load], None]] = {
     "KeyboardInterrupt": _interrupt,
     "forgotten": _forget,
     **{act: partial(_from_inside, form, act) for act, form in FROM_INSIDE.items()},
+}
+
+# A manager that ends in these ways need not wait for tasks that are stuck.
+LEAVE_STUCK = {
+    STUCK,
+    "stop",
+    "cancelled context",
+    "forgotten",
+    "stop from a task",
+    "stop from a callback",
 }
 
 # Tasks in child processes cannot reach the manager.

@@ -215,17 +215,15 @@ class Hooks:
         self._interfere("on_reset", resource)
 
     def _interfere(self, hook: str, resource: Resource) -> None:
-        self._ledger.entered(hook)
-        if resource.ends or not resource.in_use.acquire(blocking=False):
-            self._ledger.broken(f"{hook} got a resource that is in use, or was destroyed")
-            return
+        self._ledger.borrow(resource, hook)
 
         try:
             self._chaos.delay(hook, 0.05)
+            self._ledger.may_be_deaf()
             self._chaos.block(hook, 0.02)
             self._chaos.raise_in(hook, 0.05)
         finally:
-            resource.in_use.release()
+            self._ledger.hand_back(resource, hook)
 
 
 class Aborts:
@@ -241,7 +239,7 @@ class Aborts:
         # The worker, and what it runs. There is none if a caller of run_task uses it.
         runs = [
             (worker, worker.task)
-            for worker in self._ledger.engine.crew.members
+            for worker in self._ledger.engine.crew.everyone()
             if worker.resource is resource
         ]
 

@@ -15,7 +15,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from tasker import Context, current_context
+from tasker import Context, current_context, current_resource
 from tests.soak import patience
 from tests.soak.faults import ERRORS, HOOK_ERRORS, HOOK_ERRORS_IN_MAIN, Chaos, Hooks
 from tests.soak.journal import Journal
@@ -42,7 +42,7 @@ UNSENDABLE = ["returns a lock", "raises a lock", "raises what cannot be rebuilt"
 ACTS_IN_CHILD = (
     ["returns"] * 500 + ["sleeps"] * 30 + ["logs"] * 40 + ["is laden"] * 20 + ["cannot be sent"] * 5
 )
-ACTS_IN_CHILD += ["is deaf"] * 5 + [*ERRORS, "recurses for ever"] + DEATHS * 2 + UNSENDABLE * 2
+ACTS_IN_CHILD += ["is deaf"] * 10 + [*ERRORS, "recurses for ever"] + DEATHS * 2 + UNSENDABLE * 2
 
 
 class ChaosInChild(Chaos):
@@ -101,26 +101,55 @@ def _chaos(seed: str, journal: Journal) -> ChaosInChild:
 
 
 class HooksInChild(Hooks):
-    """`on_create` and `on_destroy`, which may also hang, or end the process."""
+    """The hooks of a resource, which may also hang, or end the process."""
+
+    def __init__(self, chaos: ChaosInChild, journal: Journal) -> None:
+        super().__init__(chaos, journal)
+        self._journal = journal
 
     def create(self) -> Resource:
-        self._interfere("on_create")
+        self._end_or_hang("on_create", 0.03)
         return super().create()
 
     def destroy(self, resource: Resource) -> None:
-        self._interfere("on_destroy")
+        self._end_or_hang("on_destroy", 0.03)
         super().destroy(resource)
 
-    def _interfere(self, hook: str) -> None:
+    def check(self, resource: Resource) -> object:
+        self._end_or_hang("on_check", 0.01)
+        return super().check(resource)
+
+    def reset(self, resource: Resource) -> None:
+        self._end_or_hang("on_reset", 0.005)
+        super().reset(resource)
+
+    def abort(self, resource: Resource) -> None:
+        self._journal.write("aborts")
+        self._chaos.note("a call is aborted")
+        try:
+            resource.interrupted.set()
+            self._chaos.delay("on_abort", 0.3)
+            self._chaos.raise_in("on_abort", 0.1)
+        finally:
+            self._journal.write("aborted")
+
+    def _end_or_hang(self, hook: str, chance: float) -> None:
         assert isinstance(self._chaos, ChaosInChild)
-        if self._chaos.strikes(f"{hook} ends its process", 0.03):
+        if self._chaos.strikes(f"{hook} ends its process", chance):
             self._chaos.die(self._chaos.rng.choice(DEATHS))
-        if self._chaos.strikes(f"{hook} hangs", 0.02):
+        if self._chaos.strikes(f"{hook} hangs", chance / 2):
             time.sleep(3.0 if hook == "on_create" else 0.5)
 
 
 class TasksInChild(Tasks):
     """The tasks, with the acts that only a child can do."""
+
+    def __init__(self, chaos: ChaosInChild, journal: Journal) -> None:
+        super().__init__(chaos, journal)
+        self._origin = chaos, journal
+
+    def __reduce__(self) -> Any:
+        return _called, self._origin
 
     def _act(self, job: Job, context: Context | None) -> Any:
         act = job.act
@@ -129,7 +158,10 @@ class TasksInChild(Tasks):
         elif act == "is stuck":
             time.sleep(patience.SECONDS)
         elif act == "is deaf":
-            time.sleep(self._deafness(job.load))
+            # It hears of its abort, where there is one.
+            interrupted = current_resource().interrupted
+            interrupted.clear()
+            interrupted.wait(self._deafness(job.load))
         elif act == "logs":
             logging.getLogger(LOGGER).warning("%d", job.number)
         elif act == "is laden":
@@ -154,6 +186,12 @@ class TasksInChild(Tasks):
         assert isinstance(self._chaos, ChaosInChild)
         if self._chaos.rng.random() < 0.5:
             self._chaos.die(how)
+
+
+def _called(chaos: ChaosInChild, journal: Journal) -> TasksInChild:
+    """Unpack the tasks of a call."""
+    journal.write("called")
+    return TasksInChild(chaos, journal)
 
 
 class Locked(Exception):

@@ -6,9 +6,14 @@ killed right after it. It holds the time, the event, and its details:
 
     enters HOOK
     created OWNER
+    called              a call has come, and is unpacked
     begins JOB THREAD
     ends JOB
     returns JOB
+    borrows HOOK THREAD
+    hands_back HOOK
+    aborts              on_abort begins
+    aborted             it returns
     destroyed THREAD
     ended JOB           a task found its context ended
     faults NAME
@@ -56,6 +61,15 @@ class Journal:
 
     def give_back(self, resource: Resource, job: Job) -> None:
         self.write("ends", job.number)
+
+    def borrow(self, resource: Resource, what: str) -> None:
+        self.write("borrows", f"{what} {threading.current_thread().name}")
+
+    def hand_back(self, resource: Resource, what: str) -> None:
+        self.write("hands_back", what)
+
+    def may_be_deaf(self) -> None:
+        """A child that is deaf is killed."""
 
     def returned(self, job: Job) -> None:
         self.write("returns", job.number)
@@ -110,6 +124,10 @@ class Replay:
                 self._create(life, detail)
             elif what == "destroyed":
                 self._destroy(life, detail)
+            elif what in ("called", "borrows", "hands_back"):
+                self._note_use(life, what, subject, more)
+            elif what in ("aborts", "aborted"):
+                self._note_abort(life, what)
             elif what != "enters":
                 self._note_run(life, what, float(when), self._jobs[int(subject)], more)
 
@@ -128,8 +146,8 @@ class Replay:
         life.resource.ends.append(thread)
         if len(life.resource.ends) > 1:
             self._broken(life, "destroyed its resource twice")
-        if life.running is not None:
-            self._broken(life, f"destroyed its resource while {life.running} used it")
+        if (user := life.user()) is not None:
+            self._broken(life, f"destroyed its resource while {user} used it")
         if thread != life.owner:
             self._broken(life, f"destroyed the resource of {life.owner} in {thread}")
 
@@ -138,10 +156,12 @@ class Replay:
             job.runs.append(when)
             if life.resource is None or life.resource.ends:
                 self._broken(life, f"ran {job} without a resource")
-            if life.running is not None:
-                self._broken(life, f"ran {job} while {life.running} used its resource")
+            if (user := life.running or life.hook) is not None:
+                self._broken(life, f"ran {job} while {user} used its resource")
             if thread != life.owner:
                 self._broken(life, f"ran {job} in {thread}, the resource is that of {life.owner}")
+            if not life.is_called:
+                self._broken(life, f"ran {job} without a call")
             life.running = life.last = job
             life.began = when
         elif what == "ends":
@@ -150,6 +170,35 @@ class Replay:
             job.returned = True
         else:
             self._ledger.met_end(job)
+
+    def _note_use(self, life: _Life, what: str, hook: str, thread: str) -> None:
+        """A call has come, or a hook begins or ends to use the resource."""
+        if what == "hands_back":
+            life.hook = None
+            return
+
+        hook = hook or "a call"
+        if life.resource is None or life.resource.ends:
+            self._broken(life, f"{hook} came without a resource")
+        if (user := life.user()) is not None:
+            self._broken(life, f"{hook} came while {user} used its resource")
+        life.is_called, life.aborts = what == "called", 0
+        if what == "borrows":
+            life.hook = hook
+            if thread != life.owner:
+                self._broken(life, f"{hook} ran in {thread}, the resource is that of {life.owner}")
+
+    def _note_abort(self, life: _Life, what: str) -> None:
+        life.aborting = what == "aborts"
+        if not life.aborting:
+            return
+
+        # It may come before the call has begun what it was sent for, or just after.
+        life.aborts += 1
+        if not life.is_called:
+            self._broken(life, "aborted a call, and there was none")
+        if life.aborts > 1:
+            self._broken(life, "aborted the same call twice")
 
     def _judge(self, life: _Life) -> None:
         """Check that a child destroyed its resource, or was killed for a reason."""
@@ -193,6 +242,10 @@ class _Life:
     owner: str = "?"
     resource: Resource | None = None
     running: Job | None = None
+    hook: str | None = None  # that uses the resource
+    is_called: bool = False  # since another hook was called
+    aborting: bool = False  # whether `on_abort` runs
+    aborts: int = 0  # of the last call
     last: Job | None = None
     began: float = 0.0  # the time when `last` began
     dies: bool = False  # by its own hand
@@ -201,3 +254,7 @@ class _Life:
 
     def __post_init__(self) -> None:
         self.pid = int(self.path.name.split("-")[0])
+
+    def user(self) -> object:
+        """What uses the resource; `None` if nothing does."""
+        return self.running or self.hook or ("on_abort" if self.aborting else None)

@@ -117,6 +117,8 @@ class Resource:
     in_use: threading.Lock = field(default_factory=threading.Lock)
     ends: list[str] = field(default_factory=list)  # the threads that destroyed it
     index: int = -1  # of its slot
+    # Set by `on_abort`.
+    interrupted: threading.Event = field(default_factory=threading.Event)
     lost: bool = False  # with its process
     made_at: float = field(default_factory=time.monotonic)
 
@@ -131,8 +133,8 @@ class Ledger:
         self.violations: list[str] = []
         self.most_workers = 0
         self.may_be_killed = False
-        # Whether the manager has an `on_abort`.
-        self.aborts = False
+        # Whether calls are supervised: one whose context has ended is not called.
+        self.supervises = False
         # Once this is true, nothing may run any more.
         self.closed = False
         self.closed_at: float | None = None
@@ -149,14 +151,24 @@ class Ledger:
         # The jobs whose log records have arrived.
         self.heard: set[int] = set()
         self.chunks: list[TaskFuture[Any]] = []  # the tasks of map()
+        # The workers that the crew has abandoned, by name. Those of the first set are
+        # noted before it does, and taken back if it does not.
+        self.giving_up: set[str] = set()
+        self.abandoned: set[str] = set()
+        # The workers that were in a call that outlives its context, and those that are
+        # in one which waits to be released.
+        self.deaf: set[str] = set()
+        self.stuck: set[str] = set()
+        # The threads that the report of the closed manager calls abandoned.
+        self.left_behind: frozenset[str] = frozenset()
         # Whether something was found hung. Then the soak waits for nothing any more.
         self.hangs = False
         self.engine: Any = None
         self._locks: list[tuple[str, Any]] = []
         # The living resources by the indices of their slots.
         self._slots: dict[int, Resource] = {}
-        self._live = 0  # resources that workers have now
-        self._live_lock = threading.Lock()  # of worker threads only
+        self._living: set[Resource] = set()  # those that workers have now
+        self._living_lock = threading.Lock()  # of worker threads only
 
     def broken(self, sentence: str) -> None:
         """Note a violation, told in a sentence."""
@@ -203,6 +215,32 @@ class Ledger:
 
         return noting
 
+    def note_abandoned(self, crew: Any) -> None:
+        """Note the workers that the crew abandons from now on."""
+        abandon = crew.abandon
+
+        def noting(worker: Any, call: Any) -> bool:
+            # Another worker may take its place at once.
+            self.giving_up.add(worker.name)
+            if not abandon(worker, call):
+                self.giving_up.discard(worker.name)
+                return False
+
+            self.abandoned.add(worker.name)
+            if len(crew.abandoned) > self.most_workers:
+                self.broken(
+                    f"{len(crew.abandoned)} threads are abandoned, {self.most_workers} are the most"
+                )
+            return True
+
+        crew.abandon = noting
+
+    def close(self) -> None:
+        """The manager has closed: only what its report calls abandoned may run."""
+        self.left_behind = frozenset(self.engine.lifecycle.report().abandoned)
+        self.closed_at = time.perf_counter()
+        self.closed = True
+
     def moves(self) -> int:
         """How much has happened so far.
 
@@ -226,12 +264,14 @@ class Ledger:
         """Check that a function of the user's may be called here and now."""
         thread = threading.current_thread()
         ours = thread.name.startswith(f"{self.name}-")
-        # A caller's own thread runs the callbacks of tasks that it cancels, and logs
-        # those that it forgets. A destructor may come late.
+        # A caller's own thread runs the callbacks of tasks that it cancels, logs those
+        # that it forgets, and tells the collector of those that it has just submitted,
+        # which may be done by then. A destructor may come late.
         if (
             self.closed
             and what != "a destructor"
-            and (ours or what not in ("a callback", "the logger"))
+            and (ours or what not in ("a callback", "the logger", "the collector"))
+            and thread.name not in self.left_behind
         ):
             self.broken(f"{what} ran in {thread.name} after the manager had closed")
         if thread.name == "tasker-timer" or thread.name.endswith("-burst"):
@@ -252,12 +292,14 @@ class Ledger:
         if self._slots.setdefault(resource.index, resource) is not resource:
             self.broken(f"two living resources are in slot {resource.index}")
         if resource.owner is not None:
-            with self._live_lock:
-                self._live += 1
-                live = self._live
+            with self._living_lock:
+                self._living.add(resource)
+                live = sum(each.owner not in self.giving_up for each in self._living)
 
             if live > self.most_workers:
                 self.broken(f"{live} workers held a resource, {self.most_workers} are the most")
+            if resource.owner in self.abandoned:
+                self.broken(f"{resource.owner} made a resource after it was abandoned")
 
         return resource
 
@@ -274,28 +316,40 @@ class Ledger:
             self.broken(f"slot {resource.index} was {current_slot()} when it was destroyed")
         self._slots.pop(resource.index, None)
         if resource.owner is not None:
-            with self._live_lock:
-                self._live -= 1
+            with self._living_lock:
+                self._living.discard(resource)
             if resource.owner != name:
                 self.broken(f"the resource of {resource.owner} was destroyed in {name}")
 
     def take(self, resource: Resource, job: Job) -> None:
         """Begin a run. `give_back` ends it."""
         job.runs.append(time.perf_counter())
-        self.entered(str(job))
         if job.withdrawn_at is not None:
             self.broken(f"{job} ran after cancel() had returned True")
-        if resource.ends:
-            self.broken(f"{job} got a resource that was destroyed")
-        if resource.owner not in (None, threading.current_thread().name):
-            self.broken(
-                f"{job} used the resource of {resource.owner} in {threading.current_thread().name}"
-            )
-        if not resource.in_use.acquire(blocking=False):
-            self.broken(f"{job} got a resource that is in use")
+        self.borrow(resource, str(job))
 
     def give_back(self, resource: Resource, job: Job) -> None:
+        self.hand_back(resource, str(job))
+
+    def borrow(self, resource: Resource, what: str) -> None:
+        """A task, or a hook, begins to use a resource. `hand_back` ends it."""
+        name = threading.current_thread().name
+        self.entered(what)
+        if resource.ends:
+            self.broken(f"{what} got a resource that was destroyed")
+        if resource.owner not in (None, name):
+            self.broken(f"{what} used the resource of {resource.owner} in {name}")
+        if name in self.abandoned:
+            self.broken(f"{what} ran in {name} after that was abandoned")
+        if not resource.in_use.acquire(blocking=False):
+            self.broken(f"{what} got a resource that is in use")
+
+    def hand_back(self, resource: Resource, what: str) -> None:
         resource.in_use.release()
+
+    def may_be_deaf(self) -> None:
+        """This thread may not hear for a while of the end of its call."""
+        self.deaf.add(threading.current_thread().name)
 
     def returned(self, job: Job) -> None:
         job.returned = True

@@ -230,6 +230,10 @@ class Load:
             self.ledger.broken(
                 f"{stats.active_workers} workers, {self.ledger.most_workers} are the most"
             )
+        if stats.abandoned_workers > self.ledger.most_workers:
+            self.ledger.broken(
+                f"{stats.abandoned_workers} abandoned, {self.ledger.most_workers} are the most"
+            )
 
         for name, least in before.items():
             now = getattr(metrics, f"total_tasks_{name}")

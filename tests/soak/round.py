@@ -12,7 +12,6 @@ import random
 import shutil
 import sys
 import threading
-import time
 import weakref
 from collections import Counter
 from collections.abc import Iterator
@@ -25,7 +24,7 @@ from tasker import Config, Processes, ResourceCreationError, TaskManager, backgr
 from tests.soak import patience
 from tests.soak.audit import audit
 from tests.soak.children import left_behind, witnessed
-from tests.soak.endings import ENDINGS, ENDINGS_WITH_CHILDREN, STUCK
+from tests.soak.endings import ENDINGS, ENDINGS_WITH_CHILDREN, LEAVE_STUCK, STUCK
 from tests.soak.faults import (
     Aborts,
     Chaos,
@@ -123,6 +122,7 @@ class Round:
         engine = manager._engine
         self.ledger.watch(engine)
         manager._submit_asked = self.ledger.noting_chunks(manager._submit_asked)
+        self.ledger.note_abandoned(engine.crew)
         trip(self.chaos, engine.crew, "heal")
         trip(self.chaos, engine.counters, "sample")
         tasks = (
@@ -132,10 +132,18 @@ class Round:
         return Submitter(manager, self.chaos, self.ledger, tasks)
 
     def _config(self) -> Config[Resource]:
+        config = self._config_in_place()
+        self.ledger.supervises = config.on_abort is not None or config.abandon_after is not None
+        return config
+
+    def _config_in_place(self) -> Config[Resource]:
         config = self._config_with_threads()
         if self._folder is None:
-            self.ledger.aborts = config.on_abort is not None
-            return replace(config, **self._service())
+            return replace(
+                config,
+                **self._service(Hooks(self.chaos, self.ledger)),
+                abandon_after=self.rng.choice([None, 0.02, 0.1]),
+            )
 
         self.ledger.loses = True
         hasty = self.ledger.hasty_creation = config.create_timeout == HASTY_S
@@ -147,8 +155,9 @@ class Round:
             on_destroy=hooks.destroy,
             # For a process, 2 seconds are short.
             create_timeout=2.0 if hasty else config.create_timeout,
-            on_abort=None,
+            on_abort=config.on_abort and hooks.abort,
             placement=Processes(grace=self.rng.choice([0.05, 0.2, 0.5])),
+            **self._service(hooks),
         )
 
     def _journal(self) -> Journal:
@@ -181,9 +190,9 @@ class Round:
             **rng.choice([{}, {"on_abort": Aborts(self.chaos, self.ledger).abort}]),
         )
 
-    def _service(self) -> dict[str, Any]:
+    def _service(self, hooks: Hooks) -> dict[str, Any]:
         """What is done for resources between tasks. Nothing, in half of the rounds."""
-        rng, hooks = self.rng, Hooks(self.chaos, self.ledger)
+        rng = self.rng
         if rng.random() < 0.5:
             return {}
 
@@ -191,7 +200,8 @@ class Round:
             "on_check": hooks.check,
             "check_after": rng.choice([0, 0.01, None]),
             "keepalive": rng.choice([None, 0.02]),
-            "check_timeout": rng.choice([None, 0.05]),
+            # For a process, 0.05 seconds are short.
+            "check_timeout": rng.choice([None, 0.05 if self._folder is None else 0.2]),
             "on_reset": rng.choice([None, hooks.reset]),
         }
 
@@ -217,22 +227,36 @@ class Round:
         )
         if ended != metrics.total_tasks_arrived:
             broken(f"at rest {metrics.total_tasks_arrived} tasks had arrived and {ended} ended")
-        if (
-            stats.queued_tasks
-            or stats.priority_tasks
-            or stats.running_tasks
-            or stats.base_workers < 1
-        ):
+        if stats.queued_tasks or stats.priority_tasks or stats.running_tasks:
             broken(f"at rest: {stats}")
+        self._check_stuck(manager)
         dropped = [job.reference for job in self.ledger.jobs if job.reference is not None]
         if not patience.eventually(
             lambda: gc.collect() >= 0 and not any(reference() for reference in dropped)
         ):
             broken("a resting manager keeps the futures of tasks that have ended")
 
+    def _check_stuck(self, manager: TaskManager[Resource]) -> None:
+        """Check that all that are stuck are abandoned, and the pool has its size."""
+
+        def abandoned() -> set[str]:
+            return {worker.name for worker in self.ledger.engine.crew.abandoned}
+
+        if not patience.eventually(lambda: abandoned() == self.ledger.stuck):
+            self.ledger.broken(
+                f"at rest {self.ledger.stuck or 'no threads'} are stuck,"
+                f" {abandoned() or 'none'} are abandoned"
+            )
+        size = self.ledger.engine.config.worker_count
+        if not patience.eventually(lambda: manager.stats().base_workers == size):
+            self.ledger.broken(f"at rest, of {size} base workers: {manager.stats()}")
+
     def _end(self, load: Load) -> None:
         endings = ENDINGS if self._folder is None else ENDINGS_WITH_CHILDREN
         self.way = self.rng.choice(list(endings))
+        # A kill waits for them, and abandons no more threads.
+        if self.way not in LEAVE_STUCK or self.rng.random() < 0.5:
+            load.submitter.release()
         endings[self.way](load)
         if not self.ledger.engine.lifecycle.wait(patience.SECONDS):
             self.ledger.hung(f"the manager has not closed within {patience.SECONDS:g} s")
@@ -246,16 +270,17 @@ class Round:
     def _audit(self, load: Load) -> None:
         # A process that is stuck does not keep its worker.
         stuck = self.way == STUCK and self._folder is None
-        self.ledger.closed = not stuck
-        self.ledger.closed_at = time.perf_counter()
-        load.submitter.released.set()
+        left = self.ledger.abandoned & self.ledger.stuck
+        if not stuck:
+            self.ledger.close()
+        load.submitter.release()
         load.join()
         self._check_no_thread_is_left()
         self._read_journals()
         raised = (self.chaos.counts() + self.faults)["on_destroy raises"]
         lost = sum(resource.lost for resource in self.ledger.resources)
         self.counts += audit(
-            self.ledger, destroy_errors=range(raised, raised + lost + 1), stuck=stuck
+            self.ledger, destroy_errors=range(raised, raised + lost + 1), stuck=stuck, left=left
         )
         self._check_collector()
 

@@ -31,6 +31,9 @@ FORMS = ["async"] * 8 + ["callback"] * 4 + ["blocking"] * 2 + ["dropped"] * 2 + 
 # Forms that do not block, for tasks, callbacks and signal handlers.
 UNHURRIED = ["async", "callback", "dropped"]
 
+# The timeouts of tasks that do not hear of the end of their contexts, in seconds.
+DEAF = {"is deaf": [0.005, 0.05, 0.5], "overstays": [0.005, 0.05]}
+
 # The waits for room, in seconds, that a submitter chooses from.
 PATIENT = (None, 0.01, 0)
 HASTY = (0.01, 0)
@@ -53,7 +56,9 @@ class Submitter:
         self.manager: TaskManager[Resource] | None = manager
         self.chaos = chaos
         self.ledger = ledger
-        self.released = threading.Event()  # ends the tasks that are stuck
+        self.released = threading.Event()  # see `release`
+        # More could not all be abandoned, and would keep workers.
+        self.places = deque[None]([None] * ledger.most_workers)
         self._loads = {
             "is laden": PickleBuffer(PATTERN),
             "cannot be sent": threading.Lock(),
@@ -121,17 +126,17 @@ class Submitter:
     ) -> tuple[Job, dict[str, Any]]:
         act = act or rng.choice(self._choices)
         may_be_limited = form not in ("dropped", "run_task", "mapped")
-        if (act == "is deaf" and not may_be_limited) or (act in FORKS and form == "run_task"):
+        if (act in DEAF and not may_be_limited) or (act in FORKS and form == "run_task"):
             # The child of a thread of the harness would go on with the load.
             act = "returns"
         if act == "returns a burden" and form in ("async", "mapped"):
             # The harness keeps these results.
             act = "returns"
 
-        limited = (may_be_limited and rng.random() < 0.2) or act == "is deaf"
+        limited = (may_be_limited and rng.random() < 0.2) or act in DEAF
         timeout = rng.choice([0.0005, 0.005, 5.0]) if limited else None
-        if act == "is deaf":
-            timeout = rng.choice([0.005, 0.05, 0.5])
+        if act in DEAF:
+            timeout = rng.choice(DEAF[act])
         if form == "blocking" and timeout is None and None not in waits:
             # Every wait of a hasty submitter ends. With child processes this may be too
             # short.
@@ -223,6 +228,11 @@ class Submitter:
                     job.asked_to_end = True
         except TaskManagerShutdownError:
             pass
+
+    def release(self) -> None:
+        """End the tasks that are stuck, and let no more of them be."""
+        self.places.clear()
+        self.released.set()
 
     def cancel_one(self, rng: random.Random) -> None:
         """Cancel one of the tasks submitted last."""

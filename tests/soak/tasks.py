@@ -8,11 +8,12 @@ import signal
 import sys
 import threading
 import time
+from collections import deque
 from collections.abc import Callable
 from functools import partial
 from typing import Any, Protocol
 
-from tasker import Context
+from tasker import Context, current_context
 from tests.soak import patience
 from tests.soak.faults import ERRORS, Burden, Burdened, Chaos, Sick, fail
 from tests.soak.journal import Journal
@@ -28,6 +29,8 @@ ACTS = (
     + ["recurses for ever"]
 )
 ACTS += [*ERRORS] + ["is sick"] * 2 + ["returns a burden"] * 6
+# It keeps its worker for a while.
+ACTS = ACTS * 2 + ["overstays"]
 
 # The end of the child, and its exit status, by the name of the act.
 FORKS: dict[str, tuple[Callable[[], object], int]] = {
@@ -36,7 +39,7 @@ FORKS: dict[str, tuple[Callable[[], object], int]] = {
     "forks a child that returns": (int, 0),
 }
 if hasattr(os, "fork"):
-    ACTS += FORKS
+    ACTS += [*FORKS] * 2
 
 
 class Tasks:
@@ -88,6 +91,8 @@ class Submits(Protocol):
     ledger: Ledger
     released: threading.Event
     """Set when tasks that are stuck are to end."""
+    places: deque[None]
+    """One for each task that may be stuck until then."""
 
     def submit_another(self) -> None: ...
     def cancel_one(self, rng: random.Random) -> None: ...
@@ -109,6 +114,8 @@ class TasksInThread(Tasks):
             submitter.cancel_one(self._chaos.rng)
         elif act == "is stuck":
             submitter.released.wait(patience.SECONDS)
+        elif act == "overstays":
+            self._overstay(job)
         elif act.endswith("from a task"):
             submitter.end_from_inside(act)
         elif act == "returns a burden":
@@ -121,6 +128,37 @@ class TasksInThread(Tasks):
             return super()._act(job, context)
 
         return job.number
+
+    def _overstay(self, job: Job) -> None:
+        """Go on after the context has ended, perhaps for so long that it is abandoned."""
+        ledger, rng = self._submitter.ledger, self._chaos.rng
+        after, name = ledger.engine.config.abandon_after, threading.current_thread().name
+        ledger.may_be_deaf()
+        current_context().wait(patience.SECONDS)
+
+        if after is None or rng.random() < 0.5:
+            self._chaos.note("a task overstays")
+            time.sleep(max(0.0, (after or 0.0) + rng.uniform(-0.005, 0.005)))
+        elif rng.random() < 0.3 or not self._take_place():
+            self._chaos.note("a task overstays for long")
+            time.sleep(2 * after)
+        else:
+            self._chaos.note("a task is stuck")
+            ledger.stuck.add(name)
+            # It outlasts the look for threads that are stuck.
+            self._submitter.released.wait(3 * patience.SECONDS)
+            ledger.stuck.discard(name)
+
+        if rng.random() < 0.3:
+            raise Sick(job.number)
+
+    def _take_place(self) -> bool:
+        try:
+            self._submitter.places.pop()
+        except IndexError:
+            return False
+
+        return True
 
     def _fork(self, job: Job) -> None:
         """The child, too, comes back from here, if it does not end before."""
