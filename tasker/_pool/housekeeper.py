@@ -153,7 +153,7 @@ class Housekeeper:
         self._stirred_at = self._scaled_at
 
         engine.queue.wake_housekeeper = self.wake
-        self.thread: threading.Thread = new_thread(self._run, f"{engine.name}-burst")
+        self.thread: threading.Thread = new_thread(self._run, f"{engine.name}-burst", service=True)
 
     def wake(self) -> None:
         """End its sleep: something is to be done now. Signal-safe."""
@@ -186,7 +186,7 @@ class Housekeeper:
 
     def _replace(self) -> None:
         with self._replacing:
-            self.thread = new_thread(self._run, f"{self._engine.name}-burst")
+            self.thread = new_thread(self._run, f"{self._engine.name}-burst", service=True)
             try:
                 self.thread.start()
             except (RuntimeError, MemoryError):

@@ -35,6 +35,7 @@ __all__ = [
     "daemons_allowed",
     "greenlets",
     "is_ours",
+    "is_service_thread",
     "join_all",
     "known_thread",
     "leave_child",
@@ -61,15 +62,26 @@ LOOK_S = 1.0
 
 
 def new_thread(
-    target: Callable[..., object], name: str, args: tuple[object, ...] = ()
+    target: Callable[..., object],
+    name: str,
+    args: tuple[object, ...] = (),
+    *,
+    service: bool = False,
 ) -> threading.Thread:
     """Make a thread that begins with no context variables, whichever thread starts it.
 
-    It is a daemon, where the interpreter allows that. Its type is looked up at each
+    `service`: it runs no code of the user's. It is a daemon, where the interpreter allows that. Its type is looked up at each
     call: gevent, say, may have made threads greenlets since tasker was imported."""
-    return _on_top_of(threading.Thread)(
+    thread: Any = _on_top_of(threading.Thread)(
         target=target, name=name, args=args, daemon=daemons_allowed()
     )
+    thread.is_service = service
+    return thread  # type: ignore[no-any-return]
+
+
+def is_service_thread() -> bool:
+    """Whether the calling thread is one that runs no code of the user's."""
+    return getattr(known_thread(), "is_service", False)
 
 
 def daemons_allowed() -> bool:
@@ -207,6 +219,7 @@ def _status(error: BaseException | None) -> int:
 
 class _Thread(threading.Thread):
     _started: _Begun
+    is_service: bool
 
     def start(self) -> None:
         """As `Thread.start`, which waits until the thread has begun.

@@ -181,7 +181,7 @@ class _Timer:
             try:
                 # A new one, of the kind that threads have now: see `new_sleep_lock`.
                 self._parker = Parker()
-                self._thread = new_thread(self._run, "tasker-timer")
+                self._thread = new_thread(self._run, "tasker-timer", service=True)
 
                 # No more threads can be started for now: the next call tries again.
                 with contextlib.suppress(RuntimeError, MemoryError):

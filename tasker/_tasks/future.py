@@ -144,7 +144,7 @@ from tasker._sync.interrupts import deliver_later
 from tasker._sync.locks import holds, holds_any, new_lock
 from tasker._sync.parking import Parker, give_way, new_sleep_lock
 from tasker._sync.recurring import kind_of
-from tasker._sync.threads import leave_child
+from tasker._sync.threads import is_service_thread, leave_child
 from tasker._sync.timer import TimerEntry
 from tasker._tasks import deadlock
 from tasker._tasks.context import (
@@ -1228,8 +1228,9 @@ class _UnseenFailure:
         # Python drops what is raised in here. An interrupt comes a moment later.
         try:
             # The garbage collector may have come by in the middle of lines that hold a
-            # lock (I7). There a user's logger must not block.
-            if holds_any():
+            # lock, or on a service thread (I7). There a user's logger must not block.
+            # Without the GIL any thread may free what it has made and another dropped.
+            if holds_any() or is_service_thread():
                 timer.runner.run(log)
             else:
                 log()

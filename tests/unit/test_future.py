@@ -18,6 +18,7 @@ import pytest
 import tasker._tasks.future
 from tasker import ConfigError, DeadlineExceededError, TaskTimeoutError
 from tasker._sync.parking import gil_enabled
+from tasker._sync.threads import new_thread
 from tasker._tasks.future import new_task
 from tests.support.locks import HastyLock
 from tests.support.waiting import PATIENCE, eventually
@@ -709,6 +710,35 @@ def test_what_a_task_raises_after_it_was_asked_to_end_is_not_logged_but_a_timeou
         return any("TaskTimeoutError" in line for line in log.loud())
 
     eventually(told)
+
+
+def test_a_failure_that_a_service_thread_lets_go_of_is_logged_by_another(new_manager):
+    threads = []
+
+    class Log:
+        def error(self, msg, /, *args):
+            threads.append(threading.current_thread())
+
+        debug = info = warning = error
+
+    def fail(resource):
+        raise ValueError
+
+    manager = new_manager(worker_count=1, logger=Log())
+    futures = [manager.submit(fail)]
+    manager.join(PATIENCE)
+    threads.clear()
+    # The last reference to it.
+    service = new_thread(futures.clear, "service", service=True)
+    service.start()
+    service.join(PATIENCE)
+
+    def told():
+        gc.collect()
+        return threads
+
+    eventually(told)
+    assert service not in threads
 
 
 def test_cancelled_tasks_are_not_logged_as_failures(blocked, log):

@@ -222,7 +222,7 @@ def _live(
     outbox = _Outbox(wire)
     forward_records(setup.name, setup.levels, outbox.record)
     host = Host(setup, outbox.note)
-    new_thread(_obey, "tasker-control", (orders, host)).start()
+    new_thread(_obey, "tasker-control", (orders, host), service=True).start()
     _serve(wire, outbox, host, begun)
 
 

@@ -88,7 +88,7 @@ class ProcessProxy(ResourceProxy):
         self.pid: int = self._process.pid
 
         # A thread of its own notices the death, so no other thread has to poll.
-        watcher = new_thread(self._await_death, f"{name}-child")
+        watcher = new_thread(self._await_death, f"{name}-child", service=True)
         try:
             self._pidfd = self._open_pidfd()
             watcher.start()
