@@ -256,6 +256,24 @@ class Config(Record, Generic[R]):
     the resource, run there, too. All else runs here."""
 
     def __post_init__(self) -> None:
+        self._check_hooks()
+        self._check_times()
+        self._check_counts()
+
+        if not isinstance(self.name, str) or not self.name:
+            raise ConfigError(f"name must be a non-empty string, not {shown(self.name)}")
+        check_context("ctx", self.ctx)
+        checks.flag("propagate_contextvars", self.propagate_contextvars)
+        if isinstance(self.placement, type) or not callable(getattr(self.placement, "open", None)):
+            raise ConfigError(
+                f"placement must be Threads(), Processes() or Ray(), not {shown(self.placement)}"
+            )
+
+        _check_methods("logger", self.logger, _LOGGER_METHODS)
+        if self.collector is not None:
+            _check_methods("collector", self.collector, _COLLECTOR_METHODS, or_none=True)
+
+    def _check_hooks(self) -> None:
         _check_makes("on_create", "a resource", self.on_create, entered=False)
         check_maker("on_create", self.on_create, error=ConfigError)
         _check_callable("on_destroy", self.on_destroy, 1, given="the resource")
@@ -270,55 +288,47 @@ class Config(Record, Generic[R]):
             hook = getattr(self, name)
             if hook is not None:
                 _check_callable(name, hook, 1, given="the resource", or_none=True)
-        for name in ("check_after", "keepalive", "check_timeout"):
-            self._check_needs_check(name)
-        for name in ("keepalive", "check_timeout", "abandon_after", "timeout", "run_timeout"):
-            if getattr(self, name) is not None:
-                checks.seconds(name, getattr(self, name), zero=False, or_none=True)
-        if self.check_after is not None:
-            checks.seconds("check_after", self.check_after, or_none=True)
-        if self.eject_after is not None:
-            checks.whole_number("eject_after", self.eject_after, least=1, or_none=True)
 
-        checks.whole_number("worker_count", self.worker_count, least=1)
-        if not isinstance(self.name, str) or not self.name:
-            raise ConfigError(f"name must be a non-empty string, not {shown(self.name)}")
-        check_context("ctx", self.ctx)
-
-        for name in ("max_retries", "burst_task_threshold", "queue_size"):
-            checks.whole_number(name, getattr(self, name), least=0)
-        checks.whole_number("burst_worker_count", self.burst_worker_count, least=1)
-        if self.max_worker_count is not None:
-            checks.whole_number("max_worker_count", self.max_worker_count, least=1, or_none=True)
-            if self.max_worker_count < self.worker_count:
-                raise ConfigError(
-                    "max_worker_count must be None or at least worker_count "
-                    f"({self.worker_count}), not {shown(self.max_worker_count)}"
-                )
-
-        if self.resource_pool_size is not None:
-            checks.whole_number(
-                "resource_pool_size", self.resource_pool_size, least=0, or_none=True
-            )
-        if self.run_task_limit is not None:
-            checks.whole_number("run_task_limit", self.run_task_limit, least=1, or_none=True)
-
-        checks.flag("propagate_contextvars", self.propagate_contextvars)
+    def _check_times(self) -> None:
         checks.seconds("burst_interval", self.burst_interval)
         checks.seconds("create_timeout", self.create_timeout, zero=False)
-        if isinstance(self.placement, type) or not callable(getattr(self.placement, "open", None)):
+
+        for name in ("check_after", "keepalive", "check_timeout"):
+            value = getattr(self, name)
+            if value is not None and self.on_check is None:
+                raise ConfigError(
+                    f"{name} must be None where there is no on_check, not {shown(value)}"
+                )
+
+        if self.check_after is not None:
+            checks.seconds("check_after", self.check_after, or_none=True)
+        for name in ("keepalive", "check_timeout", "abandon_after", "timeout", "run_timeout"):
+            value = getattr(self, name)
+            if value is not None:
+                checks.seconds(name, value, zero=False, or_none=True)
+
+    def _check_counts(self) -> None:
+        for name in ("worker_count", "burst_worker_count"):
+            checks.whole_number(name, getattr(self, name), least=1)
+        for name in ("max_retries", "burst_task_threshold", "queue_size"):
+            checks.whole_number(name, getattr(self, name), least=0)
+
+        optional = {
+            "max_worker_count": 1,
+            "resource_pool_size": 0,
+            "run_task_limit": 1,
+            "eject_after": 1,
+        }
+        for name, least in optional.items():
+            value = getattr(self, name)
+            if value is not None:
+                checks.whole_number(name, value, least=least, or_none=True)
+
+        if self.max_worker_count is not None and self.max_worker_count < self.worker_count:
             raise ConfigError(
-                f"placement must be Threads(), Processes() or Ray(), not {shown(self.placement)}"
+                "max_worker_count must be None or at least worker_count "
+                f"({self.worker_count}), not {shown(self.max_worker_count)}"
             )
-
-        _check_methods("logger", self.logger, _LOGGER_METHODS)
-        if self.collector is not None:
-            _check_methods("collector", self.collector, _COLLECTOR_METHODS, or_none=True)
-
-    def _check_needs_check(self, name: str) -> None:
-        value = getattr(self, name)
-        if value is not None and self.on_check is None:
-            raise ConfigError(f"{name} must be None where there is no on_check, not {shown(value)}")
 
     @classmethod
     def from_context_manager(

@@ -141,23 +141,7 @@ class Engine(RunTask[R], EngineState[R], EngineClosing[R]):
             self.service_logger,
         )
 
-        size = (
-            config.worker_count if config.resource_pool_size is None else config.resource_pool_size
-        )
-        self.pool: ResourcePool[R] = ResourcePool(
-            config.name,
-            size,
-            self.slots,
-            self.user.maker,
-            self.user.destroy,
-            self._wake_housekeeper,
-            # a proxy is bound to no thread, and greenlets have one thread among them
-            shared=config.resource_pool_size is not None or self.packs or greenlets() != "",
-            is_lost=self.backend.is_lost if self.backend.may_lose else None,
-            check=self.check_idle if self.user.checks else None,
-            made=self.backoff.made_elsewhere,
-        )
-
+        self.pool: ResourcePool[R] = self._new_pool()
         self.keepalive: Keepalive[R] = Keepalive(
             config.name,
             self.pool,
@@ -189,6 +173,22 @@ class Engine(RunTask[R], EngineState[R], EngineClosing[R]):
         self._harmless = type(None)
         self._forget_stop: Callable[[], bool] = bool
         self._start()
+
+    def _new_pool(self) -> ResourcePool[R]:
+        size = self.config.resource_pool_size
+        return ResourcePool(
+            self.name,
+            self.config.worker_count if size is None else size,
+            self.slots,
+            self.user.maker,
+            self.user.destroy,
+            self._wake_housekeeper,
+            # a proxy is bound to no thread, and greenlets have one thread among them
+            shared=size is not None or self.packs or greenlets() != "",
+            is_lost=self.backend.is_lost if self.backend.may_lose else None,
+            check=self.check_idle if self.user.checks else None,
+            made=self.backoff.made_elsewhere,
+        )
 
     def _start(self) -> None:
         try:

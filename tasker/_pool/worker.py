@@ -133,8 +133,8 @@ class Worker(Generic[R]):
         self.pausing: bool = False
         # Since when it checks, resets or gives up its resource, by the real clock.
         self._in_hook_since = math.inf
-        # Whether an `on_check` of its has not returned in time, nor yet. It counts as
-        # one that creates, as it will have no use of this resource.
+        # Whether its `on_check` is late and still runs. It counts as one that creates:
+        # it will not use this resource any more.
         self.checks_too_long: bool = False
         self.dismissed: bool = False
         # Why its resource serves no longer, once it does not.

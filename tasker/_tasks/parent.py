@@ -7,7 +7,7 @@ The task inherits the values of its parent. When the parent ends, so does the ta
 - A deadline of the parent that passes is to the task what its own `timeout` is. Its
   future fails, whether it waits or runs. If it runs its context ends.
 
-So there is one rule for a deadline, whoever has set it. And an await of a task whose
+So there is one rule for a deadline, whatever has set it. And an await of a task whose
 parent was too late raises an error, not the `CancelledError` by which asyncio tells a
 coroutine that it is itself cancelled.
 
