@@ -137,10 +137,11 @@ class EngineClosing(Generic[R]):
         return (self, *parts, self.queue.room, self.turns.room, self.logger.faults)
 
     def stop_without(self, owner: object) -> None:
-        """Stop when `owner` is collected, which may be any time: threads hold the engine.
+        """Stop when `owner` is collected.
 
-        They alone. What is closed may lead to its owner, by a hook say. It would never
-        be collected if something else held it."""
+        That may be any time, as threads hold the engine. They alone do so. What is
+        closed may lead to its owner, by a hook say. It would never be collected if
+        something else held it."""
         weakref.finalize(owner, weakly(self.lifecycle.request_stop)).atexit = False
 
     def closed(self) -> None:

@@ -70,8 +70,9 @@ def new_thread(
 ) -> threading.Thread:
     """Make a thread that begins with no context variables, whichever thread starts it.
 
-    `service`: it runs no code of the user's. It is a daemon, where the interpreter allows that. Its type is looked up at each
-    call: gevent, say, may have made threads greenlets since tasker was imported."""
+    `service`: it runs no code of the user's. It is a daemon, where the interpreter
+    allows that. Its type is looked up at each call: gevent, say, may have made threads
+    greenlets since tasker was imported."""
     thread: Any = _on_top_of(threading.Thread)(
         target=target, name=name, args=args, daemon=daemons_allowed()
     )
