@@ -47,7 +47,6 @@ from tasker.slot import Slot
 __all__ = ["Checks"]
 
 R = TypeVar("R")
-T = TypeVar("T")
 
 # The defaults of `Config.check_after` and `Config.check_timeout`, in seconds. The first
 # is a guess: a connection that served a second ago mostly lives, and an idle second
@@ -80,8 +79,8 @@ class CallHook(Protocol):
     """Of the supervisor: see there."""
 
     def __call__(
-        self, worker: Any, resource: Any, fn: Callable[[Any], T], /, *, timeout: float | None
-    ) -> T | None: ...
+        self, worker: Any, resource: Any, fn: Callable[[Any], object], /, *, timeout: float | None
+    ) -> None: ...
 
 
 class Checks(Generic[R]):

@@ -107,3 +107,6 @@ class Keepalive(Generic[R]):
             except BaseException:  # another thread has sent an exception
                 self._pool.hand_back(loan, healthy=healthy)
                 raise
+            finally:
+                # Its traceback leads to frames that have the loan (R4).
+                loan.error = None

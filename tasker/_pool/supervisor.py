@@ -36,7 +36,6 @@ from tasker.errors import TaskManagerKilledError
 __all__ = ["Kind", "Supervision", "Supervisor"]
 
 R = TypeVar("R")
-T = TypeVar("T")
 
 
 class Supervision(Protocol):
@@ -85,16 +84,21 @@ class Supervisor(Generic[R]):
         return self.call_with_context if wants_context else self.call, (fn, *args)
 
     def call_hook(
-        self, worker: Worker[R] | None, resource: R, fn: Callable[[R], T], *, timeout: float | None
-    ) -> T | None:
+        self,
+        worker: Worker[R] | None,
+        resource: R,
+        fn: Callable[[R], object],
+        *,
+        timeout: float | None,
+    ) -> None:
         """Call a hook of a resource, in the thread of its owner.
 
         It is stuck when the manager is killed, or after `timeout` seconds (`None`:
-        there is no limit). Returns `None`, and does not call it, if the manager is
-        killed already. Raises `DeadlineExceededError` if the time is up before the hook
-        begins."""
+        there is no limit). It is not called if the manager is killed already. Raises
+        `DeadlineExceededError` if the time is up before the hook begins."""
         if not self._stuck:
-            return fn(resource)
+            fn(resource)
+            return
 
         context = (
             with_cancel(background()) if timeout is None else with_timeout(background(), timeout)
@@ -102,16 +106,13 @@ class Supervisor(Generic[R]):
         try:
             # Announced, then looked at (R1).
             self._contexts.add(context)
-            if self._user.killed:
-                return None
-
-            with context:
-                made = _made(self._stuck, context, resource, fn, worker)
-                result: T = self._call(context, resource, fn, (), made, wants_context=False)
-                return result
+            if not self._user.killed:
+                with context:
+                    made = _made(self._stuck, context, resource, fn, worker)
+                    self._call(context, resource, fn, (), made, wants_context=False)
         except TaskManagerKilledError:
             # A kill came before it began. What the hook raises is caught inside.
-            return None
+            pass
         finally:
             self._contexts.discard(context)
 

@@ -28,6 +28,7 @@ from tasker import (
 )
 from tasker._sync import timer
 from tasker._sync.parking import gil_enabled
+from tasker.testing import ManualClock
 from tests.support.errors import Sick
 from tests.support.waiting import PATIENCE, eventually
 
@@ -376,6 +377,23 @@ def test_what_a_check_and_a_reset_have_raised_is_freed_with_their_resource(
         call(lambda resource: None)
     assert watch.names() == {"check", "reset"}
     eventually(lambda: call(lambda resource: True) and not watch.alive())
+
+
+@pytest.mark.parametrize("aborts", [{}, {"on_abort": id}])
+def test_what_a_check_for_keepalive_has_raised_is_freed_with_its_resource(
+    new_manager, factory, watch, aborts
+):
+    factory.any_thread = True
+
+    def check(resource):
+        if resource.number == 0:
+            raise watch.of("check", Failure())
+
+    with ManualClock() as clock:
+        new_manager(worker_count=1, resource_pool_size=1, on_check=check, keepalive=30, **aborts)
+        clock.advance(30)
+        eventually(lambda: not factory.created[0].alive)
+        eventually(lambda: not watch.alive())
 
 
 # -- the other forms -------------------------------------------------------------------------------------------------

@@ -232,10 +232,9 @@ def test_a_hook_that_takes_too_long_is_aborted(new_manager):
 
     def stuck(resource):
         assert gate.wait(PATIENCE)
-        return resource
 
     def calls(resource):
-        assert supervisor.call_hook(None, "resource", stuck, timeout=0.01) == "resource"
+        supervisor.call_hook(None, "resource", stuck, timeout=0.01)
         supervisor.call_hook(None, 0, plain, timeout=PATIENCE)
 
     with pytest.raises(ZeroDivisionError):
