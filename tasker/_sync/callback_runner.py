@@ -163,6 +163,11 @@ class CallbackRunner:
 
     def _work(self) -> None:
         thread = threading.current_thread()
+        with self._lock:
+            # A Ctrl-C in its start has made it look as if it would not come.
+            if thread not in self._dropping:
+                return
+
         try:
             while self.waits() and self._is_wanted(thread):
                 if self._jobs:

@@ -204,6 +204,34 @@ def test_jobs_whose_thread_could_not_start_run_when_it_can(runner, monkeypatch):
     assert ran == [1, 2]
 
 
+def test_a_thread_that_comes_although_its_start_was_interrupted_does_nothing(runner, monkeypatch):
+    new, late = tasker._sync.callback_runner.new_thread, []
+
+    def new_thread(target, name):
+        thread = new(target, name)
+        start = thread.start
+
+        def interrupted():
+            start()
+            raise KeyboardInterrupt
+
+        if not late:
+            late.append(thread)
+            # It does not look alive before it has begun.
+            monkeypatch.setattr(thread, "is_alive", lambda: False)
+            monkeypatch.setattr(thread, "start", interrupted)
+        return thread
+
+    monkeypatch.setattr(tasker._sync.callback_runner, "new_thread", new_thread)
+    ran = []
+    with pytest.raises(KeyboardInterrupt):
+        runner.run(lambda: ran.append(threading.current_thread()))
+    runner.heal()
+    eventually(runner.idle)
+    assert len(ran) == 1
+    assert ran != late
+
+
 def test_run_here_runs_what_waits_in_the_calling_thread_past_a_job_that_is_stuck(runner):
     ran = []
     stuck = Blocked(runner, "stuck", ran)
