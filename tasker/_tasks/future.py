@@ -1214,8 +1214,9 @@ class _UnseenFailure:
         self.logger = logger
         self.seen = False
 
-    def __del__(self) -> None:
-        if getattr(self, "seen", True) or sys.is_finalizing():
+    # Given as a default: at the interpreter's end this module may be empty by now.
+    def __del__(self, is_finalizing: Callable[[], bool] = sys.is_finalizing) -> None:
+        if getattr(self, "seen", True) or is_finalizing():
             return
 
         # In a forked child CPython drops what other threads referred to before it calls

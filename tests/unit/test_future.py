@@ -17,6 +17,7 @@ import pytest
 
 import tasker._tasks.future
 from tasker import ConfigError, DeadlineExceededError, TaskTimeoutError
+from tasker._sync.guarded_logger import GuardedLogger
 from tasker._sync.parking import gil_enabled
 from tasker._sync.threads import new_thread
 from tasker._tasks.future import new_task
@@ -739,6 +740,14 @@ def test_a_failure_that_a_service_thread_lets_go_of_is_logged_by_another(new_man
 
     eventually(told)
     assert service not in threads
+
+
+def test_a_failure_may_be_collected_when_the_interpreter_has_emptied_the_module(log, monkeypatch):
+    unseen = tasker._tasks.future._UnseenFailure(OSError("down"), GuardedLogger(log))
+    monkeypatch.setattr(tasker._tasks.future, "sys", None)
+    unseen.__del__()
+    unseen.seen = True
+    assert log.telling(of="down")
 
 
 def test_cancelled_tasks_are_not_logged_as_failures(blocked, log):
