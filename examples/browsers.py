@@ -9,11 +9,11 @@ browser's: as root it needs --no-sandbox.
   that takes the place of another takes them over.
 - `on_reset` leaves the page and clears the cookies, so that no task meets those of
   another.
-- `on_abort` kills the browser of a page that never ends loading, and its driver. Its
-  task returns at once, and the worker starts another. `Chrome.quit` would wait for the
-  page. For that the driver begins a session, whose processes the browser's are.
-- `check_health` and `on_check` ask whether the driver is there, which it is not after
-  an abort, and then the browser whether it has a window.
+- `on_abort` kills the browser of a page that never ends loading. Its driver notices at
+  once, so the task returns, and the worker starts another. `Chrome.quit` would end
+  nothing: a driver does one thing after the other, and still waits for the page.
+- `check_health` and `on_check` ask whether the browser still has its port, which it has
+  not after an abort, and then for its windows.
 """
 
 from __future__ import annotations
@@ -25,12 +25,13 @@ import tempfile
 from functools import partial
 
 try:
-    from selenium.webdriver import Chrome, ChromeOptions, ChromeService
+    from selenium.webdriver import Chrome, ChromeOptions
+    from selenium.webdriver.common.utils import is_connectable
 except ImportError:
     print("selenium is not installed: pip install selenium", file=sys.stderr)
     sys.exit(2)
 
-from tasker import Config, Slot, TaskManager
+from tasker import Config, Slot, TaskManager, current_slot
 
 
 def start(profiles: str, flags: list[str], slot: Slot) -> Chrome:
@@ -38,7 +39,7 @@ def start(profiles: str, flags: list[str], slot: Slot) -> Chrome:
     own = f"--user-data-dir={profiles}/{slot.index}", f"--remote-debugging-port={9222 + slot.index}"
     for flag in (*flags, *own, "--headless=new"):
         options.add_argument(flag)
-    return Chrome(options, ChromeService(popen_kw={"start_new_session": True}))
+    return Chrome(options)
 
 
 def reset(driver: Chrome) -> None:
@@ -47,7 +48,7 @@ def reset(driver: Chrome) -> None:
 
 
 def is_well(driver: Chrome) -> bool:
-    return driver.service.is_connectable() and bool(driver.window_handles)
+    return is_connectable(9222 + current_slot().index) and bool(driver.window_handles)
 
 
 def configure(profiles: str, flags: list[str]) -> Config[Chrome]:
@@ -59,7 +60,7 @@ def configure(profiles: str, flags: list[str]) -> Config[Chrome]:
         check_health=lambda error, driver: is_well(driver),
         on_check=is_well,
         on_reset=reset,
-        on_abort=lambda driver: os.killpg(driver.service.process.pid, signal.SIGKILL),
+        on_abort=lambda driver: os.kill(driver.capabilities["goog:processID"], signal.SIGKILL),
         run_timeout=10,
     )
 
