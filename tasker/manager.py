@@ -63,9 +63,9 @@ class TaskManager(Generic[R]):
     when it is collected. All managers are stopped at interpreter exit: they get 5
     seconds to drain, then they are killed.
 
-    A manager is never collected if its own hooks, health check, logger or collector
-    refer to it (methods of the object that has it, say), because its workers need
-    those. Stop it; then it is.
+    A manager is never collected if its own config refers to it (by a hook that is a
+    method of the object that has it, say), because its workers need that. Stop it; then
+    it is.
 
     Raises `ConfigError` where it gets no `Config`, and `ResourceCreationError` when
     `resource_pool_size` is a number and a resource cannot be made."""

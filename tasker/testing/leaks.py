@@ -33,15 +33,6 @@ __all__ = ["leak_check"]
 # enough for a busy machine. `leak_check` names it.
 PATIENCE_S = 5.0
 
-# The parts of a config that may refer to anything.
-_PARTS = (
-    "on_create",
-    "on_destroy",
-    "check_health",
-    "logger",
-    "collector",
-)
-
 # No more objects than these are looked at. A guess.
 _MOST_OBJECTS = 10_000
 
@@ -149,8 +140,7 @@ def _still_there(engine: Engine[Any]) -> str:
 
 def _kept_by(engine: Engine[Any]) -> str:
     """The part of a config that refers to the manager made of it, in words."""
-    for name in _PARTS:
-        part = getattr(engine.config, name)
+    for name, part in vars(engine.config).items():
         if _leads_to(part, engine):
             return (
                 f"; it is not stopped when it is forgotten, as its {name}, {shown(part)}, "

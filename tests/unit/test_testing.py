@@ -32,6 +32,7 @@ from tasker import (
     with_timeout,
 )
 from tasker.testing import ManualClock, leak_check
+from tests.support.placements import on_posix
 from tests.support.waiting import PATIENCE, eventually
 
 ROOT = Path(tasker.testing.__file__).parents[2]
@@ -317,6 +318,34 @@ class Judge(Service):
         return {"check_health": functools.partial(lambda service, error: True, self)}
 
 
+class Checker(Service):
+    def hooks(self):
+        return {"on_check": self.close}
+
+
+class Resetter(Service):
+    def hooks(self):
+        return {"on_reset": self.close}
+
+
+class Aborter(Service):
+    def hooks(self):
+        return {"on_abort": self.close}
+
+
+class Inheriting(Service):
+    def hooks(self):
+        return {"ctx": tasker.with_value(tasker.background(), "service", self)}
+
+
+class Elsewhere(Service):
+    def hooks(self):
+        return {"placement": tasker.Processes(environment=self.environment)}
+
+    def environment(self, slot):
+        return {}
+
+
 class Deep(Service):
     def hooks(self):
         return {"on_destroy": lambda resource, of=[{"service": [self]}]: None}
@@ -334,6 +363,11 @@ class InPool(Service):
         (Service, "its on_create, <bound method Service.connect of <a service>>, refers to it"),
         (Judge, "its check_health, functools.partial"),
         (Deep, "its on_destroy, <function"),
+        (Checker, "its on_check, <bound method Service.close"),
+        (Resetter, "its on_reset, <bound method Service.close"),
+        (Aborter, "its on_abort, <bound method Service.close"),
+        (Inheriting, "its ctx, <"),
+        pytest.param(Elsewhere, "its placement, Processes(", marks=on_posix),
         (InPool, "its on_create, functools.partial(<function _initialize"),
     ],
 )
