@@ -120,8 +120,9 @@ class Config(Record, Generic[R]):
 
     Then the resource is replaced, which costs no task an attempt. `False` itself means
     that, no other value. It is called by the resource's owner before a task is taken,
-    if the resource was idle for `check_after`, or if another one has broken since it
-    was last known to be well. A busy pool never calls it."""
+    if the resource was idle for `check_after`. It is also called if another one has
+    broken: before each task that the resource takes when it was idle, until a second
+    after that, and once more then. A busy pool never calls it."""
     check_after: float | timedelta | None = None
     """Seconds of idleness after which `on_check` is called before the next task.
 
@@ -186,8 +187,9 @@ class Config(Record, Generic[R]):
     max_retries: int = 3
     """Most re-queues of one task after unhealthy errors; 0 means none.
 
-    Each attempt after the first runs on a resource that is known to be well: it was
-    made, has passed a check, or has finished a task, after the failure."""
+    Each attempt after the first runs on a resource that was made after the failure. If
+    no resource has broken for a second, one that has passed a check or finished a task
+    since then will do as well."""
     create_timeout: float | timedelta = 30.0
     """Seconds in which no worker holds a resource, after which queued tasks fail.
 

@@ -129,17 +129,19 @@ class Checks(Generic[R]):
         """Whether an idle worker's resource is checked although there is no task."""
         return timer.now() >= self.kept_alive_at(proved_at, slot)
 
-    def claim(self, worker: str) -> bool:
+    def claim(self, worker: str, *, retries: bool = True) -> bool:
         """Claim a waiting task for a worker, which checks its resource then.
 
-        `False`: none waits that is not claimed."""
+        `False`: none waits that is not claimed. `retries`: whether it may be one that
+        ran before."""
         now = monotonic()
 
         with self._lock:
             self._claims = {
                 name: since for name, since in self._claims.items() if now - since < PATIENCE_S
             }
-            unclaimed = self._queue.length() - len(self._claims)
+            waiting = self._queue.length() - (0 if retries else self._queue.retries())
+            unclaimed = waiting - len(self._claims)
             if unclaimed > 0:
                 self._claims[worker] = now
 

@@ -420,9 +420,6 @@ class Engine(RunTask[R], EngineState[R], EngineClosing[R]):
             # a line that is not logged costs no worker
             pass
 
-    def resource_broke(self, owner: Worker[R] | None, *, counts: bool) -> None:
-        self.suspicion.broke(owner, counts=counts)
-
     def worker_changed(self) -> None:
         """A worker has got a resource, is parked, or has left."""
         self.watchers.wake()

@@ -11,10 +11,11 @@ behind the first task of its lane that was never taken, not to the front. So the
 behind it get their turn, whatever it does to resources, and however long it takes to
 make one. A task in `_later` counts as waiting in its lane.
 
-A retry is not for a suspect (I11), which passes over it and takes the first
-task behind it. So as long as retries wait, takers take the lock (`_excluding`). A
-suspect that is woken and finds only retries parks again. It need not pass the wake-up
-on: a worker that proves to be well looks at the lanes next.
+A retry is for no worker whose proof is older than the breakage that the task met (I11).
+That worker is a suspect: it passes over the retry and takes the first task behind it.
+So as long as retries wait, takers take the lock (`_excluding`). A suspect that is woken
+and finds only retries parks again. It need not pass the wake-up on: a worker that
+proves to be well looks at the lanes next.
 
 Waking. Submitters wake one worker at a time: while `waking` says that one is on its way
 they wake no other. That worker clears the flag, *then* looks at the lanes (R1). When it
@@ -81,8 +82,8 @@ class Hand(Protocol):
 
     task: Any
 
-    def is_suspect(self) -> bool:
-        """Whether it may get no retries. Called under a lock."""
+    def proof(self) -> int:
+        """It takes no task that has met a later breakage. Called under a lock."""
         ...
 
 
@@ -264,6 +265,8 @@ class TaskQueue:
 
     def entry_died(self, task: Task) -> None:
         """A waiting task was settled: count its entry as dead and free its seat."""
+        # Any worker may take it now, and drop it.
+        task._breakage = 0
         with self._dead_lock:
             self._dead[task._priority] += 1
             self._requeued[task._priority] -= task.attempts > 0
@@ -383,10 +386,11 @@ class TaskQueue:
             return max(0, sum(self._count_waiting()) - self._requeued[False] - self._requeued[True])
 
     def retries(self) -> int:
-        """About how many tasks in the lanes were taken before.
+        """How many live tasks in the lanes were taken before.
 
-        Fewer, even less than none, while entries that pause are dead."""
-        return self._requeued[False] + self._requeued[True] - len(self._later)
+        Takes no lock, and may be wrong for a moment."""
+        paused = sum(task._waits_for_start() for _, task in self._later.copy())
+        return max(0, self._requeued[False] + self._requeued[True] - paused)
 
     def fail_waiting(
         self,
@@ -460,9 +464,9 @@ class TaskQueue:
     def _choose_locked(self, hand: Hand) -> Task | None:
         """As `_take_locked`, where not every task is for every hand."""
         self._include_locked()
-        suspect = hand.is_suspect()
+        proof = hand.proof()
 
-        while not self._killed and (found := self._find_locked(suspect)):
+        while not self._killed and (found := self._find_locked(proof)):
             lane, place, task = found
             # A taker that looked at the flag before may have taken the first task. From
             # here to the removal is one step (R2).
@@ -474,13 +478,13 @@ class TaskQueue:
 
         return None
 
-    def _find_locked(self, suspect: bool) -> tuple[deque[Task], int, Task] | None:
+    def _find_locked(self, proof: int) -> tuple[deque[Task], int, Task] | None:
         """The first task for a hand, with its lane and its place there."""
-        found = _first(self._priority, suspect)
-        if found is None and (found := _first(self._main, suspect)) is not None:
+        found = _first(self._priority, proof)
+        if found is None and (found := _first(self._main, proof)) is not None:
             # A priority task was put since the first look, perhaps before the main
             # task.
-            found = _first(self._priority, suspect) or found
+            found = _first(self._priority, proof) or found
 
         return found
 
@@ -589,13 +593,13 @@ class TaskQueue:
         )
 
 
-def _first(lane: deque[Task], suspect: bool) -> tuple[deque[Task], int, Task] | None:
-    """The first task of a lane that a hand may take, and its place."""
+def _first(lane: deque[Task], proof: int) -> tuple[deque[Task], int, Task] | None:
+    """The first task of a lane for a hand with this proof, and its place."""
     # Not over the lane itself, because submitters append to it.
     with contextlib.suppress(IndexError):
         for place in range(len(lane)):
             task = lane[place]
-            if not (suspect and task.attempts):
+            if task._breakage <= proof:
                 return lane, place, task
 
     return None

@@ -59,7 +59,7 @@ from tasker._tasks.wrapping import users_function, users_traceback, wrapper
 from tasker.errors import TaskManagerKilledError, WorkerLostError, put_note
 from tasker.slot import Reason, Slot
 
-__all__ = ["EngineForWorker", "Worker"]
+__all__ = ["Breakages", "EngineForWorker", "Worker"]
 
 R = TypeVar("R")
 
@@ -67,6 +67,21 @@ R = TypeVar("R")
 _LEAVE: Any = object()
 # Found in place of a task: the resource is to be checked before it takes one.
 _CHECK: Any = object()
+
+
+class Breakages(Protocol):
+    """What `Suspicion` knows of the breakages, which it numbers."""
+
+    @property
+    def last(self) -> int:
+        """The last one."""
+
+    @property
+    def past(self) -> int:
+        """The last one whose wave is over."""
+
+    def broke(self, owner: Any, *, counts: bool) -> int:
+        """A worker's resource broke. Returns the number of that."""
 
 
 class EngineForWorker(Protocol[R]):
@@ -84,11 +99,12 @@ class EngineForWorker(Protocol[R]):
     may_retry: bool
     """Whether any task may run more than once."""
 
+    @property
+    def suspicion(self) -> Breakages:
+        """The breakages."""
+
     def resource_made(self, worker: Worker[R]) -> None:
         """It has a resource now: wake the threads that wait for one."""
-
-    def resource_broke(self, owner: Any, *, counts: bool) -> None:
-        """A worker's resource broke: see `Suspicion.broke`."""
 
     def reset(self, owner: str, resource: R, worker: Any) -> BaseException | None:
         """See `RunTask.reset`."""
@@ -141,12 +157,16 @@ class Worker(Generic[R]):
         self.unfit: Reason | None = None
         # Why its next resource is made.
         self._reason = Reason.HIRED
-        # `shard.finished()` when another resource broke: until that changes its own is
-        # a suspect. The same when its own was condemned.
-        self._doubt: tuple[int, int] | None = None
-        self._condemned: tuple[int, int] | None = None
-        # Whether the call that ends now was aborted: then its own is a suspect, too.
-        # Afterwards the doubt that this has left.
+        # The last breakage before its resource was begun, or before it passed a check.
+        # Its own thread writes this.
+        self._proof = 0
+        # Another proof, what `shard.finished()` is as long as that holds, and the next
+        # one: the last breakage whose wave is over. The burst thread writes this.
+        self._later_proof: tuple[int, tuple[int, int] | None, int] = (0, None, 0)
+        # Its resource is replaced if its proof is older than this breakage.
+        self._condemned = 0
+        # Whether the call that ends now was aborted. Afterwards `shard.finished()` of
+        # that moment: until that has changed its resource is a suspect, too.
         self._was_aborted = False
         self._abort_doubt: tuple[int, int] | None = None
         # The attempts of the task that it took, as they were then. For `_goes_on`.
@@ -217,31 +237,39 @@ class Worker(Generic[R]):
             self.parker.wake()
         return idle
 
-    def suspect(self) -> None:
-        """Another resource broke: doubt its own until there is a proof."""
-        self._doubt = self.shard.finished()
+    def proof(self) -> int:
+        """The last breakage after which its resource was seen to be well. 0: none."""
+        finished = self.shard.finished()
+        if finished == self._abort_doubt:
+            return 0
 
-    def trust(self) -> None:
-        """Here is a proof: its resource is new, or has passed a check."""
-        self._doubt = self._condemned = self._abort_doubt = None
+        proof, unchanged, next_proof = self._later_proof
+        return max(self._proof, proof if finished == unchanged else next_proof)
+
+    def is_suspect(self) -> bool:
+        """Whether its resource may be broken like another one."""
+        return self.proof() < self._engine.suspicion.last
+
+    def doubt(self, breakage: int) -> None:
+        """The wave of this breakage is over: the next task that it finishes is a proof.
+
+        Be it by an error that does not break the resource."""
+        self._later_proof = self.proof(), self.shard.finished(), breakage
+
+    def trust(self, breakage: int) -> None:
+        """Take its resource for well in spite of this breakage."""
+        self._later_proof, self._abort_doubt = (breakage, None, breakage), None
+
+    def condemn(self, breakage: int) -> None:
+        """Replace its resource if it is idle.
+
+        Unless that is seen to be well after this breakage."""
+        self._condemned = breakage
+        self._wake_if_idle()
 
     def aborted(self) -> None:
         """Its call, which ends now, was aborted. For its own thread."""
         self._was_aborted = True
-
-    def is_suspect(self) -> bool:
-        """Whether its resource may be broken like another one.
-
-        To have finished a task, be it by an error that does not break the resource, is
-        a proof."""
-        return self._doubt is not None and self._doubt == self.shard.finished()
-
-    def condemn(self) -> None:
-        """Replace its resource, which is a suspect, before it is idle again.
-
-        Unless there is a proof until then."""
-        self._condemned = self._doubt
-        self._wake_if_idle()
 
     def is_busy_since_before(self, moment: float) -> bool:
         """Whether it is in code of the user's that had begun before.
@@ -274,8 +302,6 @@ class Worker(Generic[R]):
             while self._employed() and self._create():
                 self.creating = False
                 self.resource = self._held[0]
-                # First, because only what is held becomes a suspect.
-                self.trust()
                 self._was_aborted = False
                 self.holds_resource = True
                 self._completed_before = self.shard.finished()[0]
@@ -385,6 +411,7 @@ class Worker(Generic[R]):
         """Try to make a resource."""
         engine = self._engine
         slot = engine.slots.take(self, self.name, self._reason)
+        self._proof, self._condemned, self._abort_doubt = engine.suspicion.last, 0, None
         try:
             engine.user.create(self._held, slot)
             leave_child()
@@ -567,8 +594,7 @@ class Worker(Generic[R]):
 
         if self._was_aborted:
             self._was_aborted = False
-            self.suspect()
-            self._abort_doubt = self._doubt
+            self._abort_doubt = self.shard.finished()
         return self.unfit is None
 
     def _reset(self) -> None:
@@ -584,7 +610,7 @@ class Worker(Generic[R]):
             lost = engine.user.is_lost(self.resource)
             self.unfit = Reason.LOST if lost else Reason.BROKEN
             if not self._broke_by_abort():
-                engine.resource_broke(self, counts=not lost)
+                engine.suspicion.broke(self, counts=not lost)
 
     @wrapper
     def look_at_result(
@@ -633,10 +659,11 @@ class Worker(Generic[R]):
             self._broken_by = error
             # Kept, because this task is finished soon.
             self._was_aborted = by_abort = self._broke_by_abort()
-            # Before the task is put back, or a suspect could take it.
+            # Before the task is put back, or an older resource could take it.
             if retry or not by_abort:
                 lost = engine.user.is_lost(self.resource)
-                engine.resource_broke(self, counts=task.attempts == 1 and not lost and not by_abort)
+                counts = task.attempts == 1 and not lost and not by_abort
+                task._breakage = engine.suspicion.broke(self, counts=counts)
 
         if retry and task._requeue():
             self._retried = task
@@ -728,7 +755,7 @@ class Worker(Generic[R]):
         # wake-up may have been about that.
         self._queue.waking = False
 
-        if self._condemned is not None and self._condemned == self.shard.finished():
+        if self.proof() < self._condemned:
             self.unfit = Reason.SUSPECT
         # A task would only find out that there is no resource.
         if self.dismissed or self.unfit is not None:
@@ -776,7 +803,7 @@ class Worker(Generic[R]):
         # In this order: see `TaskQueue`, "Waking".
         self._queue.waking = False
         due = self._is_check_due()
-        if due and checks.claim(self.name):
+        if due and self._claims():
             return _CHECK  # type: ignore[no-any-return]
         if checks.is_to_be_kept_alive(self._proved_at, self.slot):
             return _CHECK  # type: ignore[no-any-return]
@@ -786,6 +813,12 @@ class Worker(Generic[R]):
     def _is_check_due(self) -> bool:
         """Whether its resource has to pass a check before the next task."""
         return self.is_suspect() or self._engine.checks.is_due(self._proved_at)
+
+    def _claims(self) -> bool:
+        """Claim a task that it may take when its resource has passed a check."""
+        engine = self._engine
+        takes_retries = max(self.proof(), engine.suspicion.past) == engine.suspicion.last
+        return engine.checks.claim(self.name, retries=takes_retries)
 
     def _check_and_take(self) -> TaskFuture[Any] | None:
         """Check the resource, then take a task, if there is one and all is well."""
@@ -807,6 +840,8 @@ class Worker(Generic[R]):
         # Before the check, which may be aborted itself.
         by_abort = self._broke_by_abort()
         self._in_hook_since = monotonic()
+        # Read before the check: it tells nothing of what comes while it runs.
+        past = engine.suspicion.past
         # In no variable: see there.
         self._broken_by = engine.checks.trouble(self.name, self.resource, self._check_is_late, self)
         self.checks_too_long = False
@@ -814,11 +849,11 @@ class Worker(Generic[R]):
         if self._broken_by is not None:
             self.unfit = Reason.CHECK
             if not by_abort:
-                engine.resource_broke(self, counts=True)
+                engine.suspicion.broke(self, counts=True)
         else:
             self._in_hook_since = math.inf
             # It is known to work.
-            self.trust()
+            self._proof, self._abort_doubt = max(self._proof, past), None
             self._was_aborted = False
             self._completed_before = -1
             self._proved_at = timer.now()

@@ -75,6 +75,8 @@ the same in its own loop).
 The run. Written by the worker, read by any thread.
 
 - `_started_at`, then `attempts`: written once for each attempt, before the call.
+- `_breakage`: written by the worker before it puts `_may_start` back. Set to 0 by the
+  thread that takes `_may_start` of a task that is not to run.
 - `_context`: made by the worker when the task asks for it. Emptied by the worker and by
   every thread that wakes the waiters, so other threads read it once, into a variable.
 
@@ -282,6 +284,8 @@ class TaskFuture(Future[T]):
     # The run. The context is there as long as the task runs, if it has one.
     _started_at: float
     _context: TaskContext | None
+    # The breakage that its last attempt has met (see `suspicion`); 0: none.
+    _breakage = 0
 
     # The marks: it was cancelled while it ran, so it is not retried; its submission
     # raised while it was in its lane; that was counted.

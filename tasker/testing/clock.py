@@ -43,7 +43,8 @@ class ManualClock:
     seconds of `clock.now()`, which begins at the last whole second of
     `time.monotonic()`), and of every context `remaining()` and `wait(seconds)`; of
     checks `check_after`, `keepalive` and `check_timeout`; `abandon_after`; the one
-    second within which two resources break; the 30 seconds of `eject_after`.
+    second in which older resources take no retry, and two breakages are no chance; the
+    30 seconds of `eject_after`.
 
     Everything else goes on in real time: `time.sleep()` and `time.monotonic()`; waiting
     for an outcome or a state (`future.result(timeout)`, `join`, `wait_ready`, `stop`,

@@ -6,6 +6,7 @@ The seed is printed."""
 
 from __future__ import annotations
 
+import math
 import os
 import random
 import sys
@@ -92,6 +93,7 @@ class Call:
     with_context: bool
     state: str = "waiting"  # or "running"; at last the name of its outcome
     runs: int = 0
+    breakage: int = 0  # the last one that it has met
     asked_to_end: bool = False  # cancelled while it ran, timed out, killed: not retried any more
 
     def live(self) -> bool:
@@ -111,7 +113,8 @@ class Model:
         self.shares = pool_size is not None  # what run_task keeps: among threads
         # what waits for run_task, the next one last: "well", "suspect" or "condemned"
         self.shelf = ["well"] * (pool_size or 0)
-        self.breakages = 0  # those that count
+        self.breakages = 0
+        self.counted = 0  # those that count
         self.phase = "open"  # then "stopping" or "killing", then "closed"
         self.killed = False
         self.abandoned = 0
@@ -140,10 +143,14 @@ class Model:
     def waiting(self) -> list[Call]:
         return self.lanes[True] + self.lanes[False]
 
-    def go_on(self) -> None:
-        """Free workers take what waits; a manager that is closing and has nothing left to do is closed."""
+    def go_on(self, proof: float = math.inf) -> None:
+        """Free workers take what waits; a manager that is closing and has nothing left to do is closed.
+
+        `proof`: the breakages before the resource was made of a worker that has become free. If there are only
+        retries which are not for that, it is replaced."""
         while self.waiting() and len(self.running) < self.workers:
-            call = self.waiting()[0]
+            suitable = [call for call in self.waiting() if call.breakage <= proof]
+            call = (suitable or self.waiting())[0]
             self.lanes[call.priority].remove(call)
             call.state = "running"
             call.runs += 1
@@ -152,12 +159,13 @@ class Model:
         if self.phase != "open" and not self.running:
             self.phase = "closed"
 
-    def end(self, call: Call) -> None:
-        """A run comes to its end."""
+    def end(self, call: Call, made_after: int) -> None:
+        """A run comes to its end, on a resource that was made after so many breakages."""
         self.running.remove(call)
         sick = call.runs <= call.sick_runs
         if sick:
             self.broke(counts=call.runs == 1)
+            call.breakage = self.breakages
         if call.state != "running":
             pass  # settled from outside: the run's own outcome comes too late
         elif sick and not call.once and not call.asked_to_end and call.runs <= self.max_retries:
@@ -170,7 +178,7 @@ class Model:
             )
         else:
             self.settle(call, f"returned {call.number}", "completed")
-        self.go_on()
+        self.go_on(math.inf if sick else made_after)
 
     def settle(self, call: Call, state: str, total: str) -> None:
         if call.state == "waiting":
@@ -212,8 +220,9 @@ class Model:
 
     def broke(self, *, counts: bool) -> None:
         """A resource broke. Time stands still, so the second one that counts begins a plague without an end."""
-        self.breakages += counts
-        begins = counts and self.breakages == 2
+        self.breakages += 1
+        self.counted += counts
+        begins = counts and self.counted == 2
         for place, state in enumerate(self.shelf):
             if state == "well":
                 self.shelf[place] = "suspect"
@@ -383,9 +392,9 @@ class Programs(RuleBasedStateMachine):
         self.collector = Collector() if collects else None
         self.open_for = open_for  # submissions before the first rule may close the manager
         self.lock = threading.Lock()  # guards the next five, which tasks write
-        self.proofs = Counter()  # by the number of a resource: when it last finished a task
-        self.failed_at: dict[int, tuple[int, int]] = {}  # by task: when, and resources until then
-        self.events = 0
+        self.failed_at: dict[int, int] = {}  # by task: the resources that were made until then
+        # by task: the breakages before its resource was made
+        self.made_after: dict[int, int] = {}
         self.starts: list[int] = []
         self.gates: dict[int, SimpleQueue[Callable[[], object] | None]] = {}
         self.contexts: dict[int, Any] = {}
@@ -431,6 +440,8 @@ class Programs(RuleBasedStateMachine):
             self.end(slot)
             raise
         made.slot = slot
+        # the model is told of a breakage before the workers are
+        made.made_after = self.model.breakages
         return made
 
     def destroy(self, resource: Resource) -> None:
@@ -460,17 +471,15 @@ class Programs(RuleBasedStateMachine):
             self.gates[number] = gate
             self.starts.append(number)
             run = self.starts.count(number)
-            failed_at, created = self.failed_at.get(number, (-1, 0))
-            if resource.number < created and self.proofs[resource.number] < failed_at:
+            self.made_after[number] = resource.made_after
+            # time stands still, so each wave lasts, and nothing else is a proof
+            if resource.number < self.failed_at.get(number, 0):
                 self.factory.misuses.append(f"retry {number} on the suspect {resource.number}")
         while not self.over and (job := gate.get()) is not None:
             job()
-        with self.lock:
-            self.events += 1
-            if run <= sick_runs:
-                self.failed_at[number] = self.events, len(self.factory.created)
-            else:
-                self.proofs[resource.number] = self.events
+        if run <= sick_runs:
+            with self.lock:
+                self.failed_at[number] = len(self.factory.created)
         end_run(self.factory, resource, run <= sick_runs, fails, number, run)
         return number
 
@@ -528,7 +537,7 @@ class Programs(RuleBasedStateMachine):
         for index in which:
             if self.model.running:
                 call = self.model.running[index % len(self.model.running)]
-                self.model.end(call)
+                self.model.end(call, self.made_after[call.number])
                 self.gates[call.number].put(None)
                 self.agree()
 
@@ -564,11 +573,10 @@ class Programs(RuleBasedStateMachine):
             self.factory.fail_next.append(OSError("no resource"))
         # a thread keeps what it has made where that is not shared, and the model knows of one thread
         inside = inside and self.model.shares
+        expected = self.model.run_task(how)
         answer = self.call(lambda: self.manager.run_task(fn), inside=inside)
         self.factory.fail_next.clear()
-        self.same(
-            answer if isinstance(answer, str) else type(answer).__name__, self.model.run_task(how)
-        )
+        self.same(answer if isinstance(answer, str) else type(answer).__name__, expected)
 
     @precondition(lambda self: len(self.model.calls) >= self.open_for)
     @rule(how=st.sampled_from(["stop", "cancel the parent context", "kill", "kill at once"]))
@@ -628,7 +636,7 @@ class Programs(RuleBasedStateMachine):
             "to be replaced": [
                 worker.name
                 for worker in self.manager._engine.crew.members
-                if worker._condemned is not None and worker.is_suspect()
+                if worker.proof() < worker._condemned
             ],
             "misuses": list(self.factory.misuses),
             "report": report,
@@ -721,7 +729,7 @@ def run_freely(model: Model, calls: list[Call]) -> None:
         for call in calls:  # one after the other: their order changes nothing of what is compared
             model.submit(call)
             while model.running:
-                model.end(model.running[0])
+                model.end(model.running[0], model.breakages)
         assert manager.join(PATIENCE)
         outcomes = [(state_of(future), future.attempts) for future in futures]
         assert outcomes == [(call.state, call.runs) for call in calls]
@@ -730,7 +738,7 @@ def run_freely(model: Model, calls: list[Call]) -> None:
         eventually(lambda: asdict(manager.stats()) == model.picture()["stats"])
         broken = sum(min(call.runs, call.sick_runs) for call in calls)
         others = len(factory.created) - model.workers - broken
-        # a plague may have cost each other worker one
-        assert 0 <= others <= (model.workers - 1 if broken > 1 else 0)
+        # a plague may have cost each other worker one, and a tick those for which retries waited
+        assert 0 <= others <= (model.workers - 1 + broken if broken > 1 else 0)
     assert factory.misuses == []
     assert factory.live == 0

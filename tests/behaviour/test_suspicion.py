@@ -20,17 +20,19 @@ class Server:
     def __init__(self, factory):
         self.factory = factory
         self.dead = 0  # resources up to this number
-        self.down = False
 
     def restart(self):
         self.dead = len(self.factory.created)
 
-    def is_dead(self, resource):
-        return resource.number < self.dead
-
     def call(self, resource, answer=None):
-        if self.down or self.is_dead(resource):
+        if resource.number < self.dead:
             raise Sick(resource.number)
+        return answer
+
+    def call_and_restart(self, resource):
+        """The last answer of a connection that dies in the same restart as others before."""
+        answer = self.call(resource)
+        self.restart()
         return answer
 
 
@@ -98,6 +100,42 @@ def sick_once(then="well"):
 
     task.met = met
     return task
+
+
+def end_wave(manager, clock):
+    """Let a second pass in which nothing breaks."""
+    suspicion = manager._engine.suspicion
+    clock.advance(1.0)
+    eventually(lambda: suspicion.past == suspicion.last)
+
+
+def a_tick_later(manager):
+    """Wait until the burst thread has seen all that is the case now."""
+    housekeeper, beats = manager._engine.housekeeper, manager._engine.housekeeper._beats
+    eventually(lambda: housekeeper._beats >= beats + 2)
+
+
+class Creations:
+    """From now on each creation waits at a gate of its own."""
+
+    def __init__(self, manager):
+        self._gates = []
+        self._create = manager._engine.backend.create
+        manager._engine.backend.create = self
+
+    def __call__(self):
+        self._gates.append(gate := threading.Event())
+        gate.wait(PATIENCE)
+        return self._create()
+
+    def begun(self, number):
+        """Wait for the first creation to begin, say (0)."""
+        eventually(lambda: len(self._gates) > number)
+
+    def let(self, number):
+        """Let it go on when it has begun."""
+        self.begun(number)
+        self._gates[number].set()
 
 
 def numbers(manager):
@@ -174,20 +212,23 @@ def test_a_retry_goes_to_the_new_resource_and_not_to_an_idle_older_one(pool_of, 
         clock.advance(2)
 
 
-def test_a_suspect_that_has_finished_a_task_gets_the_retry_while_none_can_be_made(pool_of, factory):
+def test_a_suspect_that_has_finished_a_task_gets_the_retry_while_none_can_be_made(
+    pool_of, factory, clock
+):
     manager = pool_of(2)
     other = Held(manager)
     factory.fail_always = OSError("down")
     task = sick_once()
     future = manager.submit(task)
     eventually(lambda: manager.metrics().total_tasks_retried == 1)
+    end_wave(manager, clock)
     assert not future.done()
     other.end()  # its own end is the proof
     assert future.result(PATIENCE) == "well"
     assert task.met == [1 - other.future.result(0), other.future.result(0)]
 
 
-def test_an_error_that_does_not_break_a_suspect_is_a_proof(pool_of, factory):
+def test_an_error_that_does_not_break_a_suspect_is_a_proof(pool_of, factory, clock):
     manager = pool_of(2)
 
     def fail(resource):
@@ -197,6 +238,7 @@ def test_an_error_that_does_not_break_a_suspect_is_a_proof(pool_of, factory):
     factory.fail_always = OSError("down")
     future = manager.submit(sick_once())
     eventually(lambda: manager.metrics().total_tasks_retried == 1)
+    end_wave(manager, clock)
     other.gate.set()
     assert future.result(PATIENCE) == "well"
 
@@ -204,7 +246,7 @@ def test_an_error_that_does_not_break_a_suspect_is_a_proof(pool_of, factory):
 @pytest.mark.parametrize("priority", [False, True])
 @pytest.mark.parametrize("queue_size", [0, 2])
 def test_a_suspect_passes_over_a_retry_and_gets_it_when_it_has_finished_a_task(
-    pool_of, factory, priority, queue_size
+    pool_of, factory, clock, priority, queue_size
 ):
     manager = pool_of(2, queue_size=queue_size)
     factory.fail_always = OSError("down")
@@ -212,6 +254,7 @@ def test_a_suspect_passes_over_a_retry_and_gets_it_when_it_has_finished_a_task(
     retry = manager.submit(sick_once(), priority=priority)
     retry.add_done_callback(lambda _: order.append("retry"))
     eventually(lambda: manager.metrics().total_tasks_retried == 1)
+    end_wave(manager, clock)
 
     passes_over = Held(manager, lambda resource: order.append("behind it"), priority=priority)
     last = manager.submit(lambda resource: order.append("last"), priority=priority)
@@ -242,9 +285,124 @@ def test_the_loss_of_trust_ends_with_the_resource(pool_of, factory):
     suspects = [worker for worker in manager._engine.crew.members if worker.is_suspect()]
     assert sorted(worker.resource.number for worker in suspects) == [0, 1]
     for worker in suspects:
-        worker.condemn()
+        worker.condemn(manager._engine.suspicion.last)
     eventually(lambda: not any(worker.is_suspect() for worker in suspects))
     eventually(lambda: numbers(manager) == [3, 4, 5])
+
+
+# -- a wave -----------------------------------------------------------------------------------------------------------
+
+
+def test_no_task_fails_where_a_connection_answers_once_more_before_it_dies_like_another(
+    pool_of, server, clock
+):
+    manager = pool_of(4, max_retries=1)
+    held = [Held(manager, server.call) for _ in range(3)]
+    creations = Creations(manager)
+    first = manager.submit(sick_once())
+    eventually(lambda: manager.metrics().total_tasks_retried == 1)
+    held[0].then = server.call_and_restart
+    held[0].end()
+    creations.let(0)
+    assert first.result(PATIENCE) == "well"
+    for each in held[1:]:
+        each.gate.set()
+    # theirs, and the one that died when it had answered
+    for number in range(1, 4):
+        creations.let(number)
+    assert [each.future.result(PATIENCE) for each in held] == [None] * 3
+
+
+def test_a_task_that_is_finished_in_the_wave_is_no_proof(pool_of, clock):
+    manager = pool_of(2)
+    other = Held(manager)
+    creations = Creations(manager)
+    task = sick_once()
+    future = manager.submit(task)
+    eventually(lambda: manager.metrics().total_tasks_retried == 1)
+    older = other.end()
+    for _ in range(3):
+        clock.advance(0.3)
+        assert manager.submit(number_of).result(PATIENCE) == older
+    a_tick_later(manager)
+    assert not future.done()
+    creations.let(0)
+    assert future.result(PATIENCE) == "well"
+    assert task.met[1] not in (0, 1)
+
+
+def test_what_was_finished_in_the_wave_is_no_proof_when_that_is_over(pool_of, factory, clock):
+    manager = pool_of(2)
+    other = Held(manager)
+    factory.fail_always = OSError("down")
+    order = []
+    future = manager.submit(sick_once())
+    future.add_done_callback(lambda _: order.append("retry"))
+    eventually(lambda: manager.metrics().total_tasks_retried == 1)
+    other.end()
+    end_wave(manager, clock)
+    a_tick_later(manager)
+    assert not future.done()
+    manager.submit(lambda resource: order.append("proof")).result(PATIENCE)
+    assert future.result(PATIENCE) == "well"
+    eventually(lambda: order == ["proof", "retry"])
+
+
+def test_a_wave_lasts_until_none_has_broken_for_a_second(pool_of, factory, clock):
+    manager = pool_of(3)
+    others = [Held(manager, sick_once()), Held(manager)]
+    factory.fail_always = OSError("down")
+    futures = [others[0].future, manager.submit(sick_once())]
+    eventually(lambda: manager.metrics().total_tasks_retried == 1)
+    clock.advance(0.9)
+    others[0].gate.set()
+    eventually(lambda: manager.metrics().total_tasks_retried == 2)
+    clock.advance(0.9)
+    a_tick_later(manager)
+    older = others[1].end()
+    assert manager.submit(number_of).result(PATIENCE) == older
+    assert not any(future.done() for future in futures)
+    end_wave(manager, clock)
+    assert manager.submit(number_of).result(PATIENCE) == older
+    assert [future.result(PATIENCE) for future in futures] == ["well"] * 2
+
+
+def test_a_new_resource_is_for_what_broke_before_it_was_begun_whatever_breaks_later(pool_of, clock):
+    manager = pool_of(3)
+    first, later, third = Held(manager, sick_once()), Held(manager, sick_once()), Held(manager)
+    creations = Creations(manager)
+    first.gate.set()
+    eventually(lambda: manager.metrics().total_tasks_retried == 1)
+
+    gate = threading.Event()
+    urgent = manager.submit(lambda resource: gate.wait(PATIENCE), priority=True)
+    creations.let(0)
+    eventually(urgent.running)
+    later.gate.set()
+    eventually(lambda: manager.metrics().total_tasks_retried == 2)
+
+    gate.set()
+    assert first.future.result(PATIENCE) == "well"
+    a_tick_later(manager)
+    assert not later.future.done()
+    creations.let(1)
+    assert later.future.result(PATIENCE) == "well"
+    third.end()
+
+
+def test_a_resource_whose_creation_had_begun_before_is_a_suspect(pool_of, clock):
+    manager = pool_of(2)
+    other = Held(manager, sick_once())
+    creations = Creations(manager)
+    assert isinstance(manager.submit(Poison(), once=True).exception(PATIENCE), Sick)
+    creations.begun(0)
+    other.gate.set()
+    creations.let(0)
+    eventually(lambda: manager.stats().idle_workers == 1)
+    a_tick_later(manager)
+    assert not other.future.done()
+    creations.let(1)
+    assert other.future.result(PATIENCE) == "well"
 
 
 # -- poison and plague ------------------------------------------------------------------------------------------------
@@ -295,6 +453,19 @@ def test_idle_resources_are_replaced_when_a_second_one_breaks_within_a_second(po
     break_one(manager)
     eventually(lambda: min(numbers(manager)) >= 8)
     eventually(lambda: log.telling(of="one after the other, idle ones that are replaced: 7"))
+
+
+def test_a_worker_that_makes_a_resource_is_none_of_those_that_are_replaced(pool_of, clock, log):
+    manager = pool_of(8)
+    creations = Creations(manager)
+    for number in range(2):
+        assert isinstance(manager.submit(Poison(), once=True).exception(PATIENCE), Sick)
+        creations.begun(number)
+    eventually(lambda: log.telling(of="one after the other, idle ones that are replaced: 6"))
+    for number in range(8):
+        creations.let(number)
+    eventually(lambda: manager.stats().idle_workers == 8)
+    assert min(numbers(manager)) >= 8
 
 
 def test_idle_resources_are_kept_when_the_second_one_breaks_later(pool_of, clock):
@@ -429,11 +600,40 @@ def test_no_task_meets_a_dead_connection_but_the_first_where_there_is_a_check(
 def test_a_suspect_that_passes_its_check_gets_the_retry_while_none_can_be_made(
     pool_of, factory, clock
 ):
-    manager = pool_of(2, on_check=Check(), check_after=3600)
+    check = Check()
+    manager = pool_of(2, on_check=check, check_after=3600)
     factory.fail_always = OSError("down")
     task = sick_once()
-    assert manager.submit(task).result(PATIENCE) == "well"
+    future = manager.submit(task)
+    eventually(lambda: manager.metrics().total_tasks_retried == 1)
+    a_tick_later(manager)
+    assert not future.done(), "a check in the wave is no proof"
+    assert check.asked == []
+    end_wave(manager, clock)
+    assert future.result(PATIENCE) == "well"
     assert {*task.met} == {0, 1}
+    assert check.asked == task.met[1:]
+
+
+def test_a_check_in_the_wave_is_for_the_next_task_only(pool_of, clock):
+    check = Check()
+    manager = pool_of(2, on_check=check, check_after=3600)
+    other = Held(manager)
+    assert isinstance(manager.submit(Poison(), once=True).exception(PATIENCE), Sick)
+    older = other.end()
+
+    def use_both():
+        eventually(lambda: manager.stats().idle_workers == 2)
+        for each in [Held(manager) for _ in range(2)]:
+            each.end()
+
+    for checks in range(1, 4):
+        use_both()
+        assert check.asked == [older] * checks
+    end_wave(manager, clock)
+    for _ in range(3):
+        use_both()
+        assert check.asked == [older] * 4
 
 
 def test_an_idle_suspect_of_run_task_is_checked(pool_of, factory, clock):
@@ -455,6 +655,22 @@ def test_a_suspect_gets_the_retry_when_the_server_gives_no_more_resources(pool_o
     task = sick_once()
     assert manager.submit(task).result(PATIENCE) == "well"
     assert len({*task.met}) == 2
+
+
+def test_a_resource_whose_last_call_was_aborted_gets_the_retry_in_the_end(pool_of, factory):
+    gates = {0: threading.Event(), 1: threading.Event()}
+    manager = pool_of(2, create_timeout=0.2, on_abort=lambda resource: gates[resource.number].set())
+    futures = [
+        manager.submit(lambda resource: gates[resource.number].wait(PATIENCE)) for _ in gates
+    ]
+    for future in futures:
+        eventually(future.running)
+    for future in futures:
+        future.cancel()
+        assert future.result(PATIENCE)
+    factory.fail_always = OSError("too many connections")
+    task = sick_once()
+    assert manager.submit(task).result(PATIENCE) == "well"
 
 
 def test_a_retry_does_not_wait_for_an_urgent_task_that_has_taken_the_new_resource(pool_of, factory):

@@ -40,6 +40,7 @@ class Checked(Queued):
         self.troubles = {}  # by the resource
         self.checks_of = []
         self.taken = []
+        self.suspicion = SimpleNamespace(last=1, past=1, broke=lambda owner, *, counts: 2)
         self.user = SimpleNamespace(checks=True, check=self.look_at)
         settings = SimpleNamespace(check_after=0, check_timeout=None, keepalive=self.keepalive)
         self.checks = Checks(
@@ -55,9 +56,6 @@ class Checked(Queued):
         self.checks_of.append(resource)
         if resource in self.troubles:
             troubles.append(self.troubles[resource])
-
-    def resource_broke(self, owner, *, counts):
-        pass
 
     def idle(self, name):
         worker = self.worker()

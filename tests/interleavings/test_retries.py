@@ -6,6 +6,7 @@ import math
 
 import pytest
 
+import tasker._pool.suspicion
 from tasker._pool.queue import TaskQueue
 from tasker._pool.suspicion import Suspicion
 from tasker._tasks.context import ContextCancelledError
@@ -262,7 +263,7 @@ def test_retries_that_are_miscounted_are_caught(monkeypatch, name, broken):
 class SuspectTakes(Managed):
     """A worker's resource breaks, and it makes another. Another worker, whose resource is a suspect then, takes tasks.
 
-    The other one has a retry only if it finished a task after the failure."""
+    The other one has a retry only if it finished a task after the wave."""
 
     threads = ("fail_and_go_on", "serve")
 
@@ -277,19 +278,18 @@ class SuspectTakes(Managed):
         self.worker.shard.taken += 1
         self.another = self.task()
         self.queue.put(self.another)
-        self.failing = self.proved = False
+        self.proved = False
 
     def fail_and_go_on(self):
-        self.failing = True
         self.worker._failed(self.future, ValueError("broken"))
-        self.worker.trust()
+        self.worker._proof = self.engine.suspicion.last
         while self.run(self.worker, self.next_of(self.worker)):
             pass
 
     def serve(self):
         while self.run(self.suspect, task := self.next_of(self.suspect)):
             assert self.proved or task is not self.future, "a suspect got the retry"
-            self.proved = self.failing
+            self.proved = self.engine.suspicion.past == self.engine.suspicion.last > 1
 
     def next_of(self, worker):
         return self.queue.take(worker)
@@ -307,6 +307,24 @@ class SuspectTakes(Managed):
         assert (self.future.result(0), self.another.result(0)) == (42, 42)
         assert self.future.attempts == 2
         assert self.queue.is_empty()
+
+
+class SuspectTakesAfterTheWave(SuspectTakes):
+    """The other one alone, when the wave ends in the meantime."""
+
+    threads = ("serve", "end_wave")
+
+    def __init__(self):
+        super().__init__()
+        self.worker._failed(self.future, ValueError("broken"))
+
+    def end_wave(self):
+        self.engine.suspicion._end_wave()
+
+    def check(self):
+        self.worker._proof = self.engine.suspicion.last
+        self.run(self.worker, self.next_of(self.worker))
+        super().check()
 
 
 class SuspectParks(SuspectTakes):
@@ -331,8 +349,19 @@ class SuspectParks(SuspectTakes):
             self.crew.wake_all(self.queue.idle)
 
 
-def broke_without_suspects(self, owner, *, counts):
-    pass
+@pytest.fixture
+def short_waves(monkeypatch):
+    monkeypatch.setattr(tasker._pool.suspicion, "WAVE_S", 0.0)
+
+
+def broke_without_a_number(self, owner, *, counts):
+    return 0
+
+
+def end_wave_that_lets_all_off(self):
+    for worker in self._engine.crew.members:
+        worker.trust(self.last)
+    self.past = self.last
 
 
 def put_back_without_the_flag(self, task):
@@ -346,14 +375,25 @@ def test_a_suspect_gets_no_retry_and_the_retry_is_run():
     exhaust(SuspectTakes, preemptions=1)
 
 
+@pytest.mark.usefixtures("short_waves")
+def test_a_suspect_gets_no_retry_before_it_has_finished_a_task_after_the_wave():
+    exhaust(SuspectTakesAfterTheWave, preemptions=1)
+
+
 def test_a_suspect_gets_no_retry_whatever_the_schedule():
     sample(SuspectParks, 40)
+
+
+@pytest.mark.usefixtures("short_waves")
+def test_a_wave_whose_end_is_taken_for_a_proof_is_caught(monkeypatch):
+    monkeypatch.setattr(Suspicion, "_end_wave", end_wave_that_lets_all_off)
+    assert catches(SuspectTakesAfterTheWave, preemptions=1)
 
 
 @pytest.mark.parametrize(
     ("owner", "name", "broken"),
     [
-        (Suspicion, "broke", broke_without_suspects),
+        (Suspicion, "broke", broke_without_a_number),
         (TaskQueue, "put_back", put_back_without_the_flag),
     ],
 )

@@ -16,6 +16,7 @@ from tasker import (
 )
 from tasker._pool.usercode import UserCode
 from tasker.placement.remote.proxy import ResourceProxy
+from tasker.testing import ManualClock
 from tests.support import remote_tasks
 from tests.support.errors import Sick
 from tests.support.journal import Gate, Session, assert_adds_up, assert_destroyed_once
@@ -197,6 +198,29 @@ def test_a_once_task_is_not_tried_again(placed_manager, journal):
     assert len(journal.of("attempt")) == 1
     manager.stop()
     assert_destroyed_once(journal, len(journal.of("created")))
+
+
+def test_a_retry_waits_for_a_new_resource_though_another_has_just_answered(
+    placed_manager, journal, tmp_path
+):
+    held, made = Gate(tmp_path / "held"), Gate(tmp_path / "made")
+    with ManualClock():
+        manager = placed_manager(
+            on_create=partial(remote_tasks.create_two_at_once, made, journal), worker_count=2
+        )
+        assert manager.wait_ready(PATIENCE)
+        other = manager.submit(remote_tasks.pass_deaf, held)
+        held.await_reached()
+        retried = manager.submit(remote_tasks.sick_at_first, 1)
+        made.await_reached()
+        held.open()
+        assert other.result(PATIENCE) == "passed"
+        assert manager.queue_task(remote_tasks.key) in journal.of("created")
+        assert not retried.done()
+        made.open()
+        last, attempts = retried.result(PATIENCE)
+    assert attempts == 2
+    assert journal.of("created")[2:] == [last]
 
 
 def test_a_chunk_whose_resource_broke_goes_on_with_the_item_that_failed(placed_manager, journal):

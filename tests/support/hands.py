@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import sys
 from typing import Any
 
 
 class Hand:
-    """What a queue asks of who takes from it."""
+    """What a queue asks of who takes from it. It is for all retries unless `proof` says less."""
 
-    def __init__(self, *, suspect: bool = False) -> None:
+    def __init__(self, *, proof: int = sys.maxsize) -> None:
         self.task: Any = None
-        self.suspect = suspect
+        self._proof = proof
 
-    def is_suspect(self) -> bool:
-        return self.suspect
+    def proof(self) -> int:
+        return self._proof

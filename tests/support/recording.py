@@ -15,6 +15,9 @@ class Resource(DummyResource):
     slot: Slot
     """Where a test has noted it."""
 
+    made_after: int
+    """The breakages before it, where a test has noted that."""
+
     def __init__(self, number: int) -> None:
         super().__init__(number)
         self.thread = threading.get_ident()

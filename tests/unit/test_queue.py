@@ -481,7 +481,8 @@ def test_a_retry_that_meets_a_cancellation_is_settled_once(queue):
 
 def retry(queue, *tasks):
     """The first tasks broke their resources. The last one to do so is the first one again."""
-    for each in reversed(tasks):
+    for breakage, each in enumerate(reversed(tasks), start=1):
+        each._breakage = breakage
         assert each._requeue()
         queue.put_back(each)
 
@@ -490,7 +491,7 @@ def retry(queue, *tasks):
 def test_a_suspect_passes_over_retries_and_others_take_them_first(queue, priority):
     tasks = put(queue, 5, priority=priority)
     retry(queue, *start_first(queue, 2))
-    suspect = Hand(suspect=True)
+    suspect = Hand(proof=0)
     assert queue.take(suspect) is suspect.task is tasks[2]
     assert queue.take(Hand()) is tasks[0]
     assert queue.take(suspect) is tasks[3]
@@ -498,10 +499,30 @@ def test_a_suspect_passes_over_retries_and_others_take_them_first(queue, priorit
     assert queue.take(suspect) is tasks[4]
 
 
+@pytest.mark.parametrize("priority", [False, True])
+def test_a_hand_gets_the_first_retry_that_is_not_of_a_later_breakage_than_its_proof(
+    queue, priority
+):
+    tasks = put(queue, 4, priority=priority)
+    retry(queue, *start_first(queue, 3))
+    assert [task._breakage for task in tasks] == [3, 2, 1, 0]
+    hand = Hand(proof=2)
+    assert [queue.take(hand) for _ in range(4)] == [*tasks[1:], None]
+    assert queue.take(Hand(proof=3)) is tasks[0]
+
+
+def test_a_suspect_takes_a_retry_out_that_was_cancelled(queue):
+    put(queue, 1)
+    (first,) = start_first(queue, 1)
+    retry(queue, first)
+    assert first.cancel()
+    assert queue.take(Hand(proof=0)) is first
+
+
 def test_a_suspect_takes_main_tasks_where_only_retries_are_urgent(queue):
     main, urgent = put(queue, 2), put(queue, 1, priority=True)
     retry(queue, *start_first(queue, 1))
-    assert queue.take(Hand(suspect=True)) is main[0]
+    assert queue.take(Hand(proof=0)) is main[0]
     assert queue.take(Hand()) is urgent[0]
 
 
@@ -510,7 +531,7 @@ def test_a_suspect_that_finds_nothing_but_retries_may_not_leave(queue):
     (first,) = start_first(queue, 1)
     retry(queue, first)
     queue.close()
-    suspect = Hand(suspect=True)
+    suspect = Hand(proof=0)
     suspect.task = "the last one"
     assert queue.take(suspect) is suspect.task is None
     assert not queue.is_drained()
@@ -530,8 +551,8 @@ def test_an_urgent_task_that_is_put_while_a_suspect_looks_comes_first(queue):
             return super().__getitem__(place)
 
     queue._main = Lane(queue._main)
-    assert queue.take(Hand(suspect=True)) is urgent[0]
-    assert queue.take(Hand(suspect=True)) is main[1]
+    assert queue.take(Hand(proof=0)) is urgent[0]
+    assert queue.take(Hand(proof=0)) is main[1]
 
 
 def test_takers_take_no_lock_once_the_retries_are_gone(monkeypatch):
@@ -561,6 +582,16 @@ def test_the_queue_is_empty_when_its_last_retry_is_gone(queue, end):
     assert queue.is_empty()
 
 
+def test_a_retry_that_dies_while_it_pauses_is_no_retry_in_a_lane_nor_hides_one(queue):
+    put(queue, 2)
+    dead, waiting = start_first(queue, 2)
+    pause(queue, [dead])
+    assert dead.cancel()
+    assert queue.retries() == 0
+    retry(queue, waiting)
+    assert queue.retries() == 1
+
+
 def test_a_kill_ends_the_taking_of_retries_too(queue):
     put(queue, 2)
     retry(queue, *start_first(queue, 1))
@@ -584,7 +615,7 @@ def test_a_taker_that_was_past_the_flag_takes_nothing_twice(queue):
             return found
 
     queue._main = Lane(queue._main)
-    taken.append(queue.take(Hand(suspect=True)))
+    taken.append(queue.take(Hand(proof=0)))
     assert taken == tasks[:2]
     assert take_all(queue) == tasks[2:]
 
