@@ -128,6 +128,9 @@ class RunTask(Generic[R]):
                 if not healthy:
                     self._broke(loan)
                     self.user.broke(f"{self.name}, run_task", error)
+                # Ctrl-C may have ended the wait for `on_abort`, which still uses it.
+                elif was_aborted(loan) and not isinstance(error, Exception):
+                    healthy = False
             finally:
                 self._run_task_failed(started)
             raise

@@ -66,13 +66,15 @@ class Abort:
         try:
             del self._may_abort
         except AttributeError:
-            self._wait()
+            try:
+                self._wait()
+            finally:
+                # Not over: Ctrl-C has ended the wait.
+                if self.was_called or not self._is_over:
+                    self._called()
         else:
             # No call since the right was taken (R2): another `end` sees this.
             self._is_over = True
-
-        if self.was_called:
-            self._called()
 
     def _wait(self) -> None:
         # Announced, then looked at (R1).

@@ -247,6 +247,35 @@ def test_the_next_run_task_does_not_run_before_the_abort_has_returned(new_manage
     assert slow.order == ["aborted", "next call"]
 
 
+def test_where_ctrl_c_ends_the_wait_for_an_abort_run_task_keeps_no_resource(
+    new_manager, monkeypatch
+):
+    destroyed = []
+    slow = Slow(monkeypatch)
+    manager = new_manager(
+        worker_count=1,
+        on_abort=slow,
+        resource_pool_size=1,
+        on_create=list,
+        on_destroy=destroyed.append,
+        on_reset=lambda resource: slow.order.append("reset"),
+    )
+
+    def interrupted(abort):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Abort, "_wait", interrupted)
+    used = []
+    with pytest.raises(KeyboardInterrupt):
+        manager.run_task(
+            lambda context, resource: used.append(resource) or slow.cut_short(context, resource)
+        )
+    assert destroyed[0] is used[0]
+    assert manager.stats().available_resources == 0
+    assert slow.order == []
+    slow.go.set()
+
+
 def test_an_abort_that_comes_too_late_does_nothing(new_manager, monkeypatch):
     jobs, aborts = [], []
     manager = new_manager(worker_count=1, max_worker_count=1, on_abort=aborts.append)
