@@ -230,17 +230,28 @@ class CallbackRunner:
 
         try:
             thread.start()
-        except (RuntimeError, MemoryError):
-            with self._lock:
-                self._busy.remove(thread)
-            job()
+        except BaseException as error:
+            comes = thread.is_alive()
+            if not comes:
+                with self._lock:
+                    self._busy.remove(thread)
+            if not isinstance(error, (RuntimeError, MemoryError)):
+                raise
+            if not comes:
+                job()
 
     def _work_apart(self, jobs: list[Job]) -> None:
+        thread = threading.current_thread()
+        with self._lock:
+            # As in `_work`.
+            if thread not in self._busy:
+                return
+
         try:
             self._run_job(jobs.pop)
         finally:
             with self._lock:
-                self._busy.remove(threading.current_thread())
+                self._busy.remove(thread)
             if not self.waits():
                 self.at_rest()
 

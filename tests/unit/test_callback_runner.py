@@ -346,6 +346,32 @@ def test_without_threads_a_job_does_not_run_apart(runner, monkeypatch):
     eventually(runner.idle)
 
 
+@pytest.mark.parametrize("begins", [False, True])
+def test_a_start_apart_that_is_interrupted_leaves_no_thread_behind(
+    runner, log, monkeypatch, begins
+):
+    new, ran = tasker._sync.callback_runner.new_thread, []
+
+    def new_thread(target, name, args=()):
+        thread = new(target, name, args)
+        start = thread.start
+
+        def interrupted():
+            if begins:
+                start()
+            raise SystemExit
+
+        if args:
+            monkeypatch.setattr(thread, "start", interrupted)
+        return thread
+
+    monkeypatch.setattr(tasker._sync.callback_runner, "new_thread", new_thread)
+    runner.run_apart(lambda: ran.append(1))
+    eventually(lambda: log.telling(of="a job raised"))
+    eventually(runner.idle)
+    assert ran == [1] * begins
+
+
 def test_a_job_that_has_run_apart_is_let_go_of(runner):
     class Job:
         def __call__(self):
