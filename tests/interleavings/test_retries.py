@@ -335,16 +335,17 @@ class SuspectParks(SuspectTakes):
     def __init__(self):
         super().__init__()
         self.queue.close()
-        self.left = 0
+        self.left = []
 
     def next_of(self, worker):
         task = worker._next_task()
-        self.left += task is None
+        if task is None:
+            self.left.append(worker)
         return task
 
     def wake(self):
         """What the steps of the closing do."""
-        while self.left < 2:
+        while len(self.left) < 2:
             self.engine.housekeeper._parker.sleep(0.1)
             self.crew.wake_all(self.queue.idle)
 

@@ -22,6 +22,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from itertools import chain
 from types import SimpleNamespace
 from typing import Any
 from unittest import mock
@@ -51,7 +52,7 @@ if not hasattr(frontrun, "explore"):  # an old one, which every Python can insta
     pytest.skip(NEEDED, allow_module_level=True)
 
 SEED = int(os.environ.get("TASKER_STRESS_SEED", str(random.SystemRandom().randrange(10**6))))
-MAX_OPS = 200_000  # instructions of a random schedule that are drawn; the rest takes turns
+TURNS = 2_500  # of threads in a random schedule: 20,000 instructions, and few worlds have 10,000
 TOO_MANY = 1_000  # interleavings after which an exploration is given up as not exhaustible
 
 _OPTIONS: dict[str, Any] = {
@@ -129,9 +130,20 @@ def _explore(world: type[World], clock: str, preemptions: int | None, **more: An
 
 
 def _sample(world: type[World], schedules: int, clock: str, **more: Any) -> Any:
+    from frontrun import bytecode
+
     print(f"TASKER_STRESS_SEED={SEED}")
-    options = {"max_attempts": schedules, "max_ops": MAX_OPS, "seed": SEED}
-    return _play(frontrun.explore_random, world, clock=clock, **options, **more)
+    options = {"max_attempts": schedules, "seed": SEED}
+    with mock.patch.object(bytecode, "random_round_robin_schedule", _drawn):
+        return _play(frontrun.explore_random, world, clock=clock, **options, **more)
+
+
+def _drawn(rng: random.Random, threads: int, _: int) -> list[int]:
+    """A random schedule: turns of a few instructions, now and then of many.
+
+    frontrun's own takes longer to draw than most worlds to play, and may be too short to be played to the end."""
+    turns = [[thread] * length for thread in range(threads) for length in (*range(1, 9), 16, 32)]
+    return list(chain.from_iterable(rng.choices(turns, k=TURNS)))
 
 
 def _play(explore: Callable[..., Any], world: type[World], **options: Any) -> Any:
