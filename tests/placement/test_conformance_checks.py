@@ -29,6 +29,12 @@ def clock():
         yield clock
 
 
+@pytest.fixture
+def hasty(placement, is_remote):
+    """The placement, which soon ends what does not end by itself."""
+    return dataclasses.replace(placement, grace=0.1) if is_remote else placement
+
+
 def is_idle(manager):
     eventually(lambda: manager.stats().idle_workers == 1, "an idle worker")
 
@@ -190,8 +196,9 @@ def test_a_check_of_what_run_task_keeps_that_hangs_is_ended_with_its_place_or_gi
     assert (report.drained, report.abandoned) == (True, ())
 
 
-def test_kill_ends_a_check_of_what_run_task_keeps(kept, is_remote, clock, gate):
-    manager = kept(on_check=partial(remote_tasks.check_behind_if_broken, gate))
+def test_kill_ends_a_check_of_what_run_task_keeps(kept, hasty, is_remote, clock, gate):
+    behind = partial(remote_tasks.check_behind_if_broken, gate)
+    manager = kept(on_check=behind, placement=hasty)
     manager.run_task(remote_tasks.spoil)
     clock.advance(30)
     gate.await_reached()
@@ -244,12 +251,6 @@ def test_a_reset_that_hangs_is_ended_with_its_place(
     assert future.result(PATIENCE) != broken
     assert future.attempts == 1
     assert log.telling(of="on_reset has not returned within 0.5 s (create_timeout)")
-
-
-@pytest.fixture
-def hasty(placement, is_remote):
-    """The placement, which soon ends what does not end by itself."""
-    return dataclasses.replace(placement, grace=0.1) if is_remote else placement
 
 
 def stuck_in(hook, placed_manager, gate, clock, **options):
