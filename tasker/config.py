@@ -156,11 +156,11 @@ class Config(Record, Generic[R]):
     It is called once, from another thread, when the context of the running task ends
     (its timeout, `cancel()`, `kill()`). It also ends an `on_check` that takes too long,
     and an `on_check` or `on_reset` that a `kill()` meets. It may come when the task has
-    just returned, never when the next one runs: that waits until it has returned. An
-    error that it raises is logged. What the task then raises is judged by
-    `check_health` as always. A resource that it breaks is replaced at once. With an
-    `on_check` one that it left whole is checked before its next task. In a child
-    process or actor it runs there."""
+    just returned, never when the next one runs: that waits until it has returned. So it
+    must not wait for tasks of this manager. An error that it raises is logged. What the
+    task then raises is judged by `check_health` as always. A resource that it breaks is
+    replaced at once. With an `on_check` one that it left whole is checked before its
+    next task. In a child process or actor it runs there."""
     abandon_after: float | timedelta | None = None
     """Seconds after the end of its context in which a running task has to return.
 
