@@ -8,6 +8,7 @@ import time
 
 import pytest
 
+import tasker._pool.suspicion
 from tasker import TaskManagerKilledError
 from tasker.testing import ManualClock
 from tests.support.errors import Sick
@@ -48,8 +49,13 @@ def clock():
 
 
 @pytest.fixture
-def pool_of(new_manager, no_pauses):
-    """`pool_of(count)`: a manager so many workers of which are idle."""
+def pool_of(new_manager, no_pauses, monkeypatch, request):
+    """`pool_of(count)`: a manager so many workers of which are idle.
+
+    A tick in the moment in which a worker gives its resource up, or has just got one, has an idle suspect replaced. So
+    ticks replace none here, unless the test asks for `ticks_replace`."""
+    if "ticks_replace" not in request.fixturenames:
+        monkeypatch.setattr(tasker._pool.suspicion, "_is_able", lambda worker: True)
 
     def pool_of(count, **options):
         manager = new_manager(worker_count=count, max_worker_count=count, **options)
@@ -57,6 +63,11 @@ def pool_of(new_manager, no_pauses):
         return manager
 
     return pool_of
+
+
+@pytest.fixture
+def ticks_replace():
+    """See `pool_of`."""
 
 
 class Poison:
@@ -139,7 +150,8 @@ class Creations:
 
 
 def numbers(manager):
-    return sorted(worker.resource.number for worker in manager._engine.crew.members)
+    """Those of the workers' resources; -1 for a worker that has none."""
+    return sorted(getattr(worker.resource, "number", -1) for worker in manager._engine.crew.members)
 
 
 # -- all of them die ------------------------------------------------------------------------------------------------
@@ -673,6 +685,7 @@ def test_a_resource_whose_last_call_was_aborted_gets_the_retry_in_the_end(pool_o
     assert manager.submit(task).result(PATIENCE) == "well"
 
 
+@pytest.mark.usefixtures("ticks_replace")
 def test_a_retry_does_not_wait_for_an_urgent_task_that_has_taken_the_new_resource(pool_of, factory):
     manager = pool_of(3)
     creating, gate = threading.Event(), threading.Event()
@@ -704,6 +717,7 @@ class Fallen(BaseException):
     """Ends a worker."""
 
 
+@pytest.mark.usefixtures("ticks_replace")
 @pytest.mark.parametrize("stopping", [False, True])
 def test_an_idle_suspect_is_replaced_when_no_worker_is_on_its_way_to_a_resource(
     pool_of, monkeypatch, stopping

@@ -269,11 +269,12 @@ def drained_that_looks_at_the_lanes_first(self):
 
 
 def test_a_task_put_during_the_closing_is_run_or_refused():
-    exhaust(PutAndLeave, preemptions=3)
+    exhaust(PutAndLeave, preemptions=2)
     exhaust(PutAndClose, preemptions=1)
 
 
 def test_a_task_put_during_the_closing_is_run_or_refused_whatever_the_schedule():
+    sample(PutAndLeave, 100)
     sample(PutAndClose, 100)
 
 

@@ -536,7 +536,8 @@ def test_a_stuck_pool_is_known_to_scaling_as_such(new_manager, monkeypatch):
 
     assert manager.queue_task(parent, 3) == 3
     stuck = [sample.workers - sample.creating for sample in samples if sample.stuck]
-    assert {1, 2, 3} >= set(stuck) > set()
+    # The fourth may get its resource while a sample is made.
+    assert {1, 2, 3} & {*stuck}
 
 
 def wait_for_each_other(first, second):
