@@ -121,6 +121,18 @@ def test_all_that_are_due_are_checked(kept, check, clock):
     assert sorted(check.calls) == [0, 1, 2, 3]
 
 
+def test_what_is_handed_back_later_and_is_due_earlier_is_checked_in_time(kept, check, clock):
+    manager = kept(resource_pool_size=2)
+    assert manager.run_task(lambda resource: (clock.advance(30), resource.number)[1]) == 1
+    assert check.begun.acquire(timeout=PATIENCE)
+    is_kept(manager, 2)
+    assert check.calls == [0]
+    clock.advance(26.3)
+    assert check.begun.acquire(timeout=PATIENCE)
+    is_kept(manager, 2)
+    assert check.calls == [0, 1]
+
+
 def test_a_suspect_is_checked_at_the_next_look(kept, check, clock):
     manager = kept(resource_pool_size=2)
 
