@@ -356,7 +356,7 @@ class Lifecycle:
             # Workers that only have to wake up and leave get the time to do so.
             asked = min(self._kills_asked)
             return now >= self._kill_at() + _JOIN_S or all(
-                worker.is_busy_since_before(asked) for worker in self._engine.crew.members
+                worker.is_busy_since(asked) for worker in self._engine.crew.members
             )
 
         # An `on_create` that does not return must not hold up a stop that has nothing

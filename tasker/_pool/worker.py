@@ -271,8 +271,8 @@ class Worker(Generic[R]):
         """Its call, which ends now, was aborted. For its own thread."""
         self._was_aborted = True
 
-    def is_busy_since_before(self, moment: float) -> bool:
-        """Whether it is in code of the user's that had begun before.
+    def is_busy_since(self, moment: float) -> bool:
+        """Whether it is in code of the user's that had begun before this moment.
 
         A task, and an `on_create`, count whenever they began."""
         if self.task is not None or (self.creating and not self.pausing):

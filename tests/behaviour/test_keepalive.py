@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 from itertools import pairwise
 
@@ -12,6 +13,7 @@ from tasker.slot import Slot
 from tasker.testing import ManualClock
 from tests.support.checking import Check
 from tests.support.errors import Sick
+from tests.support.snippets import run_python
 from tests.support.threads import in_another_thread
 from tests.support.waiting import PATIENCE, eventually
 
@@ -34,25 +36,25 @@ def clock():
 def kept(new_manager, check, clock, factory):
     """`kept(**options)`: a manager that keeps resources for `run_task`, as a rule number 0, in slot 0.
 
-    That one is due after `keepalive` to the second. The checks of its worker do not come in between."""
+    That one is due after `keepalive` to the second. The resource of its worker is never due."""
     factory.any_thread = True
 
-    def on_check(resource):
-        return check(resource) if resource.number < size else True
-
-    size = 1
-
     def kept(**options):
-        nonlocal size
-        size = options.get("resource_pool_size", 1) or 0
         manager = new_manager(
             **{"worker_count": 1, "max_worker_count": 1, "resource_pool_size": 1}
-            | {"on_check": on_check, "keepalive": 30, **options}
+            | {"on_check": check, "keepalive": 30, **options}
         )
         eventually(lambda: manager.stats().idle_workers == 1, "an idle worker")
+        never_due(manager)
         return manager
 
     return kept
+
+
+def never_due(manager):
+    """Leave the resources of its workers alone: a check that meets a clock that moves on may be late."""
+    for worker in manager._engine.crew.members:
+        worker._proved_at = math.inf
 
 
 def number(resource):
@@ -150,6 +152,8 @@ def test_what_belongs_to_the_thread_that_made_it_is_checked_when_that_borrows_it
     new_manager, check, clock, factory
 ):
     manager = new_manager(worker_count=1, resource_pool_size=None, on_check=check, keepalive=30)
+    eventually(lambda: manager.stats().idle_workers == 1, "an idle worker")
+    never_due(manager)
     made = manager.run_task(number)
     clock.advance(1000)
     assert made not in check.calls
@@ -320,7 +324,11 @@ def test_no_more_checks_hang_than_resources_may_be_idle(new_manager, clock, fact
             begun.append(resource.number)
             gate.wait(PATIENCE)
 
-    manager = new_manager(worker_count=1, resource_pool_size=2, on_check=on_check, keepalive=30)
+    manager = new_manager(
+        worker_count=1, max_worker_count=1, resource_pool_size=2, on_check=on_check, keepalive=30
+    )
+    eventually(lambda: manager.stats().idle_workers == 1, "an idle worker")
+    never_due(manager)
     pool = manager._engine.pool
     try:
         clock.advance(30)
@@ -345,8 +353,8 @@ def test_no_more_checks_hang_than_resources_may_be_idle(new_manager, clock, fact
     finally:
         gate.set()
     eventually(lambda: pool.given_up() == (), "the end of both")
-    clock.advance(60)
-    eventually(lambda: len(begun) >= 4, "the others")
+    manager._engine.keepalive._look()  # as if the timer had just fired
+    eventually(lambda: len(begun) == 4, "the others")
     is_kept(manager, 2)
 
 
@@ -371,6 +379,29 @@ def test_a_closed_manager_sets_no_time_any_more(kept, clock):
     assert clock.deadlines == 0
     manager._engine.keepalive._look()  # as if the timer had just fired
     assert clock.deadlines == 0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("check_timeout", [0.2, 1000])
+def test_the_interpreter_exits_although_a_check_hangs(check_timeout):
+    ran = run_python(
+        f"""
+        gate, begun = threading.Event(), threading.Event()
+
+        def check(resource):
+            if threading.current_thread().name == "tasker-keepalive":
+                begun.set()
+                gate.wait()
+
+        config = Config(
+            on_create=object, on_destroy=repr, worker_count=1, resource_pool_size=1,
+            on_check=check, keepalive=0.1, check_timeout={check_timeout})
+        manager = TaskManager(config)
+        begun.wait()
+        print(manager.queue_task(lambda resource: 7))
+        """
+    )
+    assert (ran.stdout, ran.returncode) == ("7\n", 0)
 
 
 # -- not all at the same moment ----------------------------------------------------------------------------------------

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import dataclasses
 import threading
 from functools import partial
@@ -145,8 +146,18 @@ def test_run_task_checks_and_resets_its_resource_too(placed_manager, journal, cl
 
 @pytest.fixture
 def kept(placed_manager, clock):
-    """`kept(**options)`: a manager with one resource for `run_task`, in slot 0, which is due after 30 s to the second."""
-    return partial(placed_manager, resource_pool_size=1, keepalive=30)
+    """`kept(**options)`: a manager with one resource for `run_task`, in slot 0, which is due after 30 s to the second.
+
+    That of its worker is never due: a check that meets a clock that moves on may be late."""
+
+    def kept(**options):
+        manager = placed_manager(resource_pool_size=1, keepalive=30, **options)
+        is_idle(manager)
+        [worker] = manager._engine.crew.members
+        worker._proved_at = math.inf
+        return manager
+
+    return kept
 
 
 def of_pool(manager):
