@@ -36,13 +36,14 @@ def clock():
 def kept(new_manager, check, clock, factory):
     """`kept(**options)`: a manager that keeps resources for `run_task`, as a rule number 0, in slot 0.
 
-    That one is due after `keepalive` to the second. The resource of its worker is never due."""
+    That one is due after `keepalive` to the second. The resource of its worker is never due, and no check is late, as
+    a clock that is advanced moves past a check that is under way."""
     factory.any_thread = True
 
     def kept(**options):
         manager = new_manager(
             **{"worker_count": 1, "max_worker_count": 1, "resource_pool_size": 1}
-            | {"on_check": check, "keepalive": 30, **options}
+            | {"on_check": check, "keepalive": 30, "check_timeout": 1000, **options}
         )
         eventually(lambda: manager.stats().idle_workers == 1, "an idle worker")
         never_due(manager)
@@ -52,7 +53,7 @@ def kept(new_manager, check, clock, factory):
 
 
 def never_due(manager):
-    """Leave the resources of its workers alone: a check that meets a clock that moves on may be late."""
+    """Leave the resources of its workers alone."""
     for worker in manager._engine.crew.members:
         worker._proved_at = math.inf
 
@@ -228,7 +229,7 @@ def hanging(kept, check, clock):
     """`hanging(**options)`: a manager whose only kept resource is in a check that hangs."""
 
     def hanging(**options):
-        manager = kept(**options)
+        manager = kept(**{"check_timeout": 5, **options})
         check.gates[0] = threading.Event()
         clock.advance(30)
         assert check.begun.acquire(timeout=PATIENCE)
