@@ -276,7 +276,9 @@ def test_a_task_that_meets_dead_connections_is_served_by_the_first_that_is_well(
     futures = [manager.submit(number) for _ in range(100)]
     assert all(future.result(PATIENCE) >= 8 for future in futures)
     assert {future.attempts for future in futures} == {1}
-    assert len(check.calls) == len(set(check.calls)) <= 8
+    # A new one that another worker has got before the last dead one is found is a suspect, and checked in its turn.
+    dead = [each for each in check.calls if each < 8]
+    assert len(dead) == len(set(dead))
 
 
 @pytest.mark.usefixtures("no_healing")
