@@ -406,7 +406,7 @@ def test_whatever_callbacks_raise_is_logged_and_the_other_callbacks_and_tasks_ru
     ends_exactly(manager, arrived=3)
     future = start_task()
     assert (
-        manager.kill().abandoned == ()
+        manager.kill(PATIENCE).abandoned == ()
     )  # has the context's callbacks run by a thread of their own
     assert future.result(0) is True
     assert sorted(called) == ["bad"] * 5 + ["good"] * 4

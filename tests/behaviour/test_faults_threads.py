@@ -58,7 +58,7 @@ def test_without_any_worker_thread_tasks_wait_for_one_and_kill_and_stop_return(
     future = manager.submit(lambda resource: "run")
     assert (manager.stats().active_workers, future.done()) == (0, False)
     if end == "kill":
-        assert manager.kill().abandoned == ()
+        assert manager.kill(PATIENCE).abandoned == ()
         assert isinstance(future.exception(0), TaskManagerKilledError)
     else:
         manager._engine.lifecycle.request_stop()

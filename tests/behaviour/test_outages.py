@@ -8,6 +8,7 @@ import time
 import pytest
 
 import tasker._pool.backoff
+import tasker._pool.lifecycle
 import tasker._sync.recurring
 from tasker import ResourceCreationError, TaskManagerKilledError, TaskTimeoutError
 from tasker._pool.backoff import Backoff
@@ -84,7 +85,8 @@ def test_a_worker_that_pauses_leaves_when_there_is_nothing_left_to_do(new_manage
 
 
 @pytest.mark.usefixtures("endless_pauses")
-def test_a_kill_at_once_abandons_no_worker_that_only_pauses(new_manager, factory):
+def test_a_kill_at_once_abandons_no_worker_that_only_pauses(new_manager, factory, monkeypatch):
+    monkeypatch.setattr(tasker._pool.lifecycle, "_JOIN_S", PATIENCE)
     factory.fail_always = OSError("down")
     manager = new_manager(worker_count=32, max_worker_count=32)
     manager.submit(lambda resource: 0)
@@ -436,7 +438,7 @@ def test_kill_ends_a_task_that_pauses(pausing, stopping):
     manager, future = pausing()
     if stopping:
         manager._engine.lifecycle.request_stop()
-    assert manager.kill().abandoned == ()
+    assert manager.kill(PATIENCE).abandoned == ()
     assert isinstance(future.exception(0), TaskManagerKilledError)
     adds_up(manager, arrived=1, cancelled=1)
 

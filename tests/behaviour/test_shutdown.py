@@ -402,7 +402,7 @@ def test_callbacks_of_killed_tasks_run_but_not_inside_kill(new_manager):
     for _ in range(5):
         manager.queue_task_with_callback(lambda resource: 0, callback)
     threading.Timer(0.05, gate.set).start()
-    assert manager.kill().abandoned == ()
+    assert manager.kill(PATIENCE).abandoned == ()
     assert names == [("tasker-aside", TaskManagerKilledError)] * 5
 
 
