@@ -19,7 +19,7 @@ from tasker._tasks import current
 from tasker._tasks.context import Context, background, check_context
 from tasker._tasks.hooks import check_maker, takes_resource
 from tasker._tasks.unrun import maker_kind, refuse
-from tasker.errors import ConfigError, shown
+from tasker.errors import ConfigError, is_a, shown
 from tasker.logger import Logger
 from tasker.placement.base import Placement, Threads
 from tasker.slot import Slot
@@ -465,7 +465,7 @@ def unhealthy_on(*exception_types: type[BaseException]) -> Callable[[Exception],
 
 
 def _is_none_of(exception_types: tuple[type[BaseException], ...], error: Exception) -> bool:
-    return not isinstance(error, exception_types)
+    return not is_a(error, exception_types)
 
 
 _INSTEAD = {

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 from concurrent.futures import CancelledError
 from functools import partial
-from typing import Any
+from typing import Any, TypeGuard, TypeVar
 
 __all__ = [
     "ConfigError",
@@ -21,6 +21,8 @@ __all__ = [
     "TaskerError",
     "WorkerLostError",
 ]
+
+E = TypeVar("E", bound=BaseException)
 
 # A longer `repr` is cut in an error. A guess: it is enough to recognize a value.
 _LONGEST_CHARS = 500
@@ -122,6 +124,12 @@ class RemoteTaskError(TaskerError):
         super().__init__(message)
         self.type_name = type_name
         self.traceback = traceback
+
+
+def is_a(error: object, kind: type[E] | tuple[type[E], ...]) -> TypeGuard[E]:
+    """As `isinstance`, but runs no code of the user's: an error's `__class__` may
+    raise."""
+    return issubclass(type(error), kind)
 
 
 def name_of(fn: Any) -> str:

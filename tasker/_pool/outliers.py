@@ -34,7 +34,7 @@ from tasker._pool.worker import Worker
 from tasker._sync import timer
 from tasker._sync.locks import new_lock
 from tasker._tasks.context import Context
-from tasker.errors import origin_of
+from tasker.errors import is_a, origin_of
 from tasker.slot import Reason
 
 __all__ = ["Outliers", "Watch"]
@@ -211,7 +211,7 @@ class Watch:
         if error is None:
             self._outliers.succeeded(worker.name, self._function, self._began)
         elif (
-            isinstance(error, Exception)
+            is_a(error, Exception)
             # What is cancelled, or has no time left, says nothing about its resource.
             and self._context.err() is None
             and self._outliers.failed(worker.name, self._function)

@@ -32,7 +32,12 @@ from tasker._tasks import current
 from tasker._tasks.context import Context, ManagerValues, TaskContext, new_task_context
 from tasker._tasks.hints import explain_call
 from tasker._tasks.unrun import suspects
-from tasker.errors import QueueFullError, ResourceCreationError, TaskManagerShutdownError
+from tasker.errors import (
+    QueueFullError,
+    ResourceCreationError,
+    TaskManagerShutdownError,
+    is_a,
+)
 from tasker.snapshots import Stamps
 
 __all__ = ["Known", "RunTask"]
@@ -97,7 +102,7 @@ class RunTask(Generic[R]):
             raise
         except BaseException as error:
             self._run_task_failed(started)
-            if isinstance(error, Exception):
+            if is_a(error, Exception):
                 raise ResourceCreationError(
                     f"{self.name}: on_create failed for run_task"
                 ) from error
@@ -129,7 +134,7 @@ class RunTask(Generic[R]):
                     self._broke(loan)
                     self.user.broke(f"{self.name}, run_task", error)
                 # Ctrl-C may have ended the wait for `on_abort`, which still uses it.
-                elif was_aborted(loan) and not isinstance(error, Exception):
+                elif was_aborted(loan) and not is_a(error, Exception):
                     healthy = False
             finally:
                 self._run_task_failed(started)

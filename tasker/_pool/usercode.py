@@ -23,7 +23,14 @@ from tasker._tasks.hooks import takes_resource
 from tasker._tasks.unrun import look_at, refuse
 from tasker._tasks.wrapping import wrapper
 from tasker.config import Config, always_healthy
-from tasker.errors import TaskerError, TaskManagerKilledError, WorkerLostError, origin_of, shown
+from tasker.errors import (
+    TaskerError,
+    TaskManagerKilledError,
+    WorkerLostError,
+    is_a,
+    origin_of,
+    shown,
+)
 from tasker.placement.base import Backend, Threads
 from tasker.slot import Slot
 from tasker.snapshots import Stamps, TaskMetrics
@@ -141,7 +148,7 @@ class UserCode(Generic[R]):
 
         `early`: before it had done a task well, and so was the one before it.
         `retried`: the task is, so no caller gets the error."""
-        if isinstance(error, WorkerLostError) and retried:
+        if is_a(error, WorkerLostError) and retried:
             self._logger.outage("%s: the resource is lost and is replaced", owner, error=error)
         elif early:
             self._logger.outage(
@@ -202,7 +209,7 @@ class UserCode(Generic[R]):
                     interrupt = error
                 with self._counting:
                     self.destroy_errors += 1
-                lost = isinstance(error, WorkerLostError)
+                lost = is_a(error, WorkerLostError)
                 what = "the resource was not destroyed" if lost else f"on_destroy raised{hint}"
                 self._logger.fault("warning", f"%s: {what}", self._name, error=error)
                 return interrupt
@@ -261,7 +268,7 @@ class UserCode(Generic[R]):
         returns `False`, or raises."""
         if self._backend.is_lost(resource):
             return False
-        if not isinstance(error, Exception):
+        if not is_a(error, Exception):
             # SystemExit and its like say nothing about the resource
             return True
 

@@ -56,7 +56,7 @@ from tasker._tasks.hints import explain_call
 from tasker._tasks.spent import spent_argument
 from tasker._tasks.unrun import suspects
 from tasker._tasks.wrapping import users_function, users_traceback, wrapper
-from tasker.errors import TaskManagerKilledError, WorkerLostError, put_note
+from tasker.errors import TaskManagerKilledError, WorkerLostError, is_a, put_note
 from tasker.slot import Reason, Slot
 
 __all__ = ["Breakages", "EngineForWorker", "Worker"]
@@ -384,7 +384,7 @@ class Worker(Generic[R]):
                 self._destroy()
 
                 # The closing manager itself gave the attempt up: it is no failure.
-                if isinstance(error, TaskManagerKilledError) and not self._employed():
+                if is_a(error, TaskManagerKilledError) and not self._employed():
                     break
 
                 self._failures += 1
@@ -701,7 +701,7 @@ class Worker(Generic[R]):
         """Whether a task gets another attempt: its resource broke or was lost."""
         if task.attempts > self._engine.max_retries:
             return False
-        if isinstance(error, WorkerLostError) and not error.began:
+        if is_a(error, WorkerLostError) and not error.began:
             return True
         if task._once:
             return False

@@ -15,6 +15,7 @@ import threading
 from collections.abc import Callable
 
 from tasker._sync.threads import leave_child, local_to_threads
+from tasker.errors import is_a
 
 __all__ = ["ThreadState", "is_interrupt", "notify", "pass_on", "raise_interrupt", "thread_state"]
 
@@ -33,9 +34,7 @@ def is_interrupt(error: BaseException) -> bool:
     """Whether a signal handler raised it, or it means as much.
 
     That is so in the main thread, for anything but an `Exception`."""
-    return (
-        not isinstance(error, Exception) and threading.current_thread() is threading.main_thread()
-    )
+    return not is_a(error, Exception) and threading.current_thread() is threading.main_thread()
 
 
 def pass_on(error: BaseException) -> None:

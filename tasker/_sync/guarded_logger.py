@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from tasker._base.callables import CO_VARKEYWORDS, signature_of
 from tasker._sync.guard import is_interrupt, pass_on
 from tasker._sync.recurring import OUTAGE, Faults
-from tasker.errors import TaskerError
+from tasker.errors import TaskerError, is_a
 
 if TYPE_CHECKING:
     from tasker.logger import Logger
@@ -174,7 +174,7 @@ def _says_all(error: BaseException, own: bool) -> bool:
 
     That is one of tasker's own, which has no cause, and to which no frame of other code
     has led. Raises interrupts alone."""
-    if not own and not isinstance(error, TaskerError):
+    if not own and not is_a(error, TaskerError):
         return False
 
     try:

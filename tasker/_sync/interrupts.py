@@ -9,6 +9,7 @@ from functools import partial
 from typing import Any
 
 from tasker._sync import timer
+from tasker.errors import is_a
 
 __all__ = ["deliver_later"]
 
@@ -24,7 +25,7 @@ def deliver_later(error: BaseException) -> None:
     for a failure. So it returns as usual. An `Exception` (no memory, no room on the
     stack) is dropped: it reports that something could not be done, which was done all
     the same. Never raises."""
-    if isinstance(error, Exception):
+    if is_a(error, Exception):
         return
 
     returned: list[bool] = []

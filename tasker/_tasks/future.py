@@ -159,7 +159,7 @@ from tasker._tasks.context import (
 )
 from tasker._tasks.current import in_task
 from tasker._tasks.parent import Tie
-from tasker.errors import DeadlineExceededError, TaskTimeoutError, name_of, shown
+from tasker.errors import DeadlineExceededError, TaskTimeoutError, is_a, name_of, shown
 from tasker.snapshots import Stamps
 
 __all__ = [
@@ -343,7 +343,7 @@ class TaskFuture(Future[T]):
         self._see()
         error = self._exception
 
-        if isinstance(error, (StopIteration, GeneratorExit)) and _called_by_asyncio():
+        if is_a(error, (StopIteration, GeneratorExit)) and _called_by_asyncio():
             return for_asyncio(error)
         return error
 
@@ -794,11 +794,11 @@ class TaskFuture(Future[T]):
         """Note what the outcome is; from now on any thread may `_finish`.
 
         Only for the thread that has taken `_may_settle`."""
-        if exception is not None and not isinstance(exception, CancelledError):
+        if exception is not None and not is_a(exception, CancelledError):
             self._unseen = _UnseenFailure(exception, self._engine.logger)
             # An error after the task was asked to end is not worth a log line. The
             # mark comes before this look: a stream sets it at any time, then looks.
-            if self._cancel_asked and not isinstance(exception, TaskTimeoutError):
+            if self._cancel_asked and not is_a(exception, TaskTimeoutError):
                 self._see()
 
         self._fn = self._args = self._variables = None
@@ -1266,7 +1266,7 @@ def for_asyncio(error: BaseException) -> BaseException:
 
     Its futures refuse a `StopIteration` and then never end (up to Python 3.12.1). A
     `GeneratorExit` silently ends the coroutine that awaits them."""
-    if not isinstance(error, (StopIteration, GeneratorExit)):
+    if not is_a(error, (StopIteration, GeneratorExit)):
         return error
 
     converted = RuntimeError(f"the task raised {type(error).__name__}")

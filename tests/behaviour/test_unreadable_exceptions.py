@@ -110,6 +110,42 @@ def meet_unreadable(new_manager, factory, log, caplog, where):
         assert not any("lost" in line for line in lines)
 
 
+def unclassed(base):
+    """An exception whose `__class__` raises, so that `isinstance` does."""
+
+    def raises(self):
+        raise LookupError
+
+    return type("Unclassed", (base,), {"__class__": property(raises)})()
+
+
+@pytest.mark.parametrize("where", ["on_check", "on_reset", "check_health", "task"])
+@pytest.mark.parametrize("base", [Exception, BaseException])
+def test_an_exception_without_a_class_costs_no_worker(new_manager, log, where, base):
+    wrong = [unclassed(base)]
+
+    def fails(*_):
+        if wrong:
+            raise wrong.pop()
+
+    def task(resource):
+        if where == "task":
+            fails()
+        if where == "check_health":
+            raise Sick
+
+    hooks = {"check_after": 0, "on_check": fails} if where == "on_check" else {where: fails}
+    manager = new_manager(worker_count=1, max_worker_count=1, **({} if where == "task" else hooks))
+    eventually(lambda: manager.stats().idle_workers == 1)
+    future = manager.submit(task)
+    assert manager.join(PATIENCE)
+    assert future.done()
+    future._see()
+    eventually(lambda: wrong == [] and manager.stats().idle_workers == 1)
+    assert log.telling(of="lost to an error") == []
+    assert [worker.name for worker in manager._engine.crew.members] == ["tasker-worker-1"]
+
+
 def test_an_unseen_failure_that_cannot_be_read_is_logged_by_its_type(new_manager, log):
     def fail(resource):
         raise Unreadable

@@ -45,6 +45,7 @@ from tasker.errors import (
     EndlessError,
     RemoteTaskError,
     TaskManagerKilledError,
+    is_a,
     shown,
 )
 from tasker.placement.remote import pickling, protocol
@@ -214,7 +215,7 @@ class Host:
 
     def _judge(self, error: BaseException) -> Verdict:
         check = self._hooks.check_health
-        if check is None or not isinstance(error, Exception):
+        if check is None or not is_a(error, Exception):
             return True
 
         kind, body, _ = pickling.outcome_of(_is_healthy, check, error, self.resource)
