@@ -462,13 +462,13 @@ def test_a_destructor_that_blocks_holds_up_no_deadline(one_worker):
 
 
 @pytest.mark.slow
-def test_a_parent_of_a_hundred_thousand_waiting_tasks_ends(one_worker, parent):
-    futures = [one_worker.submit(lambda resource: 1, ctx=parent) for _ in range(100_000)]
+def test_a_parent_of_ten_thousand_waiting_tasks_ends(one_worker, parent):
+    futures = [one_worker.submit(lambda resource: 1, ctx=parent) for _ in range(10_000)]
     parent.cancel()
     assert all(future.cancelled() for future in futures)
     one_worker.gate.set()
     assert one_worker.join(PATIENCE)
-    assert one_worker.metrics().total_tasks_cancelled == 100_000
+    assert one_worker.metrics().total_tasks_cancelled == 10_000
 
 
 # -- waiting for room --------------------------------------------------------------------------------------------------
