@@ -250,8 +250,12 @@ def site(visited: threading.Event) -> Iterator[str]:
 
 @pytest.fixture
 def flags(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
-    """For the browser; the first marks it among all processes."""
+    """For the browser; the first marks it among all processes.
+
+    The program has its ports written in it. So one test at a time, of all on this machine, has the driver."""
     pytest.importorskip("selenium")
+    import fcntl  # which Windows has not
+
     driver = shutil.which("chromedriver")
     if driver is None or not any(
         map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))
@@ -261,11 +265,13 @@ def flags(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]
     link.symlink_to(driver)
     monkeypatch.setenv("SE_CHROMEDRIVER", str(link))
     mark = f"--mark={tmp_path}"
-    yield [mark, *(["--no-sandbox"] if os.getuid() == 0 else [])]
-    left = processes_with(mark) | processes_with(str(link))
-    for process in left:
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(process, signal.SIGKILL)
+    with open(driver, "rb") as locked:
+        fcntl.flock(locked, fcntl.LOCK_EX)
+        yield [mark, *(["--no-sandbox"] if os.getuid() == 0 else [])]
+        left = processes_with(mark) | processes_with(str(link))
+        for process in left:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(process, signal.SIGKILL)
     assert not left, "a browser or its driver outlives the program"
 
 
