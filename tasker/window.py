@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, TypedDict
 
 from tasker import checks
 from tasker._base.record import Record
-from tasker._tasks.context import Context, check_context
+from tasker._tasks.context import Context, check_context, check_may_begin
 from tasker._tasks.current import current_worker
 from tasker._tasks.future import TaskFuture
 from tasker._tasks.hints import explain_call
@@ -96,7 +96,7 @@ def _run_chunk(
     suspect = suspects(resource)
     for item in chunk.left():
         if context._error is not None:
-            context.raise_if_done()
+            check_may_begin(context)
         try:
             result = fn(context, resource, item) if wants_context else fn(resource, item)
         except TypeError as error:

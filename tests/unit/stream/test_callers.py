@@ -11,7 +11,6 @@ import threading
 import pytest
 
 from tasker import (
-    ContextCancelledError,
     PoolDeadlockError,
     QueueFullError,
     TaskManagerKilledError,
@@ -162,10 +161,21 @@ def test_a_kill_ends_whoever_asks(new_manager, kind):
     # the one that ran has seen its context end, and returned
     ((results, error),) = outcome
     assert results in ([], [0])
-    assert isinstance(
-        error, (TaskManagerKilledError, TaskManagerShutdownError, ContextCancelledError)
-    )
+    assert isinstance(error, (TaskManagerKilledError, TaskManagerShutdownError))
     assert hold.started == [0]
+
+
+def test_the_rest_of_a_chunk_that_a_kill_ends_is_killed(new_manager):
+    manager = new_manager(worker_count=1)
+
+    def kill_at_once(ctx, resource, item):
+        manager.kill()
+        assert ctx.wait(PATIENCE)
+        return item
+
+    results = manager.map(kill_at_once, range(3), chunksize=3, return_exceptions=True)
+    assert next(results) == 0
+    assert type(next(results)) is TaskManagerKilledError
 
 
 @EVERY_KIND
