@@ -445,13 +445,14 @@ class TaskQueue:
         # The last task is dropped here, so that nothing of it is destroyed under the
         # lock.
         hand.task = None
+        found: list[Task] = []
 
         with self._take_lock:
             lane = self._priority or self._main
             if not lane:
                 return None
             if self._excluding:
-                return self._choose_locked(hand)
+                return self._choose_locked(hand, found)
 
             # A priority task was put since the first look, perhaps before the main
             # task.
@@ -461,13 +462,16 @@ class TaskQueue:
             lane.popleft()
             return task
 
-    def _choose_locked(self, hand: Hand) -> Task | None:
-        """As `_take_locked`, where not every task is for every hand."""
+    def _choose_locked(self, hand: Hand, found: list[Task]) -> Task | None:
+        """As `_take_locked`, where not every task is for every hand.
+
+        Puts all that it looks at into `found`. Other threads may let go of it
+        meanwhile, and the calling thread must not be the last one under the lock."""
         self._include_locked()
         proof = hand.proof()
 
-        while not self._killed and (found := self._find_locked(proof)):
-            lane, place, task = found
+        while not self._killed and (first := self._find_locked(proof, found)):
+            lane, place, task = first
             # A taker that looked at the flag before may have taken the first task. From
             # here to the removal is one step (R2).
             with contextlib.suppress(IndexError):
@@ -478,15 +482,15 @@ class TaskQueue:
 
         return None
 
-    def _find_locked(self, proof: int) -> tuple[deque[Task], int, Task] | None:
+    def _find_locked(self, proof: int, found: list[Task]) -> tuple[deque[Task], int, Task] | None:
         """The first task for a hand, with its lane and its place there."""
-        found = _first(self._priority, proof)
-        if found is None and (found := _first(self._main, proof)) is not None:
+        first = _first(self._priority, proof, found)
+        if first is None and (first := _first(self._main, proof, found)) is not None:
             # A priority task was put since the first look, perhaps before the main
             # task.
-            found = _first(self._priority, proof) or found
+            first = _first(self._priority, proof, found) or first
 
-        return found
+        return first
 
     def _take_freeing(self, hand: Hand) -> Task | None:
         task = self._take(hand)
@@ -593,12 +597,15 @@ class TaskQueue:
         )
 
 
-def _first(lane: deque[Task], proof: int) -> tuple[deque[Task], int, Task] | None:
+def _first(
+    lane: deque[Task], proof: int, found: list[Task]
+) -> tuple[deque[Task], int, Task] | None:
     """The first task of a lane for a hand with this proof, and its place."""
     # Not over the lane itself, because submitters append to it.
     with contextlib.suppress(IndexError):
         for place in range(len(lane)):
             task = lane[place]
+            found.append(task)
             if task._breakage <= proof:
                 return lane, place, task
 

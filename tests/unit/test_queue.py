@@ -555,6 +555,40 @@ def test_an_urgent_task_that_is_put_while_a_suspect_looks_comes_first(queue):
     assert queue.take(Hand(proof=0)) is main[1]
 
 
+def test_what_another_takes_while_a_hand_looks_is_not_freed_under_the_lock(queue, monkeypatch):
+    class Lock:
+        held = False
+
+        def __enter__(self):
+            self.held = True
+
+        def __exit__(self, *error):
+            self.held = False
+
+    class Thing:
+        def __del__(self):
+            freed.append(lock.held)
+
+    class Lane(deque):
+        def __getitem__(self, place):
+            item = super().__getitem__(place)
+            # By one that looked at the flag before, and is done with it.
+            if not freed and hasattr(item, "thing"):
+                self.popleft()
+            return item
+
+    freed: list[bool] = []
+    lock = Lock()
+    put(queue, 2)
+    retry(queue, *start_first(queue, 1))
+    queue._main[0].thing = Thing()
+    queue._main = Lane(queue._main)
+    monkeypatch.setattr(queue, "_take_lock", lock)
+    hand = Hand()
+    assert queue.take(hand) is hand.task
+    assert freed == [False]
+
+
 def test_takers_take_no_lock_once_the_retries_are_gone(monkeypatch):
     queue = TaskQueue("queue", locked=False)
     tasks = put(queue, 4)
