@@ -155,6 +155,8 @@ class Ledger:
         # noted before it does, and taken back if it does not.
         self.giving_up: set[str] = set()
         self.abandoned: set[str] = set()
+        # The worker, and its task: the call that it was abandoned in may begin late.
+        self._abandoned_in: dict[str, tuple[Any, weakref.ref[Any] | None]] = {}
         # The workers that were in a call that outlives its context, and those that are
         # in one which waits to be released.
         self.deaf: set[str] = set()
@@ -226,6 +228,8 @@ class Ledger:
                 self.giving_up.discard(worker.name)
                 return False
 
+            task = call._task
+            self._abandoned_in[worker.name] = worker, task and weakref.ref(task)
             self.abandoned.add(worker.name)
             if len(crew.abandoned) > self.most_workers:
                 self.broken(
@@ -339,10 +343,15 @@ class Ledger:
             self.broken(f"{what} got a resource that was destroyed")
         if resource.owner not in (None, name):
             self.broken(f"{what} used the resource of {resource.owner} in {name}")
-        if name in self.abandoned:
+        if name in self.abandoned and self._is_another_call(name):
             self.broken(f"{what} ran in {name} after that was abandoned")
         if not resource.in_use.acquire(blocking=False):
             self.broken(f"{what} got a resource that is in use")
+
+    def _is_another_call(self, name: str) -> bool:
+        """Whether an abandoned worker is in another call than it was."""
+        worker, task = self._abandoned_in[name]
+        return worker.task is not (task and task())
 
     def hand_back(self, resource: Resource, what: str) -> None:
         resource.in_use.release()
