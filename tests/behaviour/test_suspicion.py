@@ -317,6 +317,7 @@ def test_no_task_fails_where_a_connection_answers_once_more_before_it_dies_like_
     held[0].end()
     creations.let(0)
     assert first.result(PATIENCE) == "well"
+    eventually(lambda: manager.stats().idle_workers == 2)
     for each in held[1:]:
         each.gate.set()
     # theirs, and the one that died when it had answered

@@ -208,6 +208,8 @@ class RetryAndStop(RetryAndEnd):
     def retry_and_leave(self):
         self.retry()
         self.worker.task = None
+        # It has another resource.
+        self.worker._proof = self.engine.suspicion.last
         while (task := self.worker._next_task()) is not None:
             assert task._start(0.0)
             self.queue.taken_again(task)
