@@ -52,7 +52,7 @@ if not hasattr(frontrun, "explore"):  # an old one, which every Python can insta
     pytest.skip(NEEDED, allow_module_level=True)
 
 SEED = int(os.environ.get("TASKER_STRESS_SEED", str(random.SystemRandom().randrange(10**6))))
-TURNS = 2_500  # of threads in a random schedule: 20,000 instructions, and few worlds have 10,000
+TURNS = 10_000  # of threads in a random schedule: 80,000 instructions, and few worlds have 10,000
 TOO_MANY = 2_000  # interleavings after which an exploration is given up as not exhaustible
 
 _OPTIONS: dict[str, Any] = {
