@@ -10,6 +10,9 @@ A call returns, or it is abandoned: there is one right to either (R3). The threa
 call takes it as the call ends. The crew takes it under its lock, so that it abandons no
 more threads than it may have workers. From then on a call that is stuck keeps its
 worker, and is looked at again after the same time.
+
+The worker is a member of the crew until its task has an outcome and the log has a line.
+Otherwise a manager that closes could be closed before.
 """
 
 from __future__ import annotations
@@ -35,7 +38,7 @@ class EngineForAbandonment(Protocol):
 
     def is_killed(self) -> bool: ...
 
-    def worker_abandoned(self) -> None: ...
+    def strike_off(self, worker: Worker[Any], /) -> None: ...
 
 
 class Abandonment:
@@ -115,7 +118,6 @@ class Abandonment:
             self.release()
 
     def _give_up(self) -> None:
-        self._engine.worker_abandoned()
         self._log(
             "warning",
             "%s: abandoned, as it has not returned %g s after its context ended; "
@@ -127,6 +129,7 @@ class Abandonment:
                 "context had ended: its thread was abandoned"
             )
             self._task._fail_from_outside(ended, ended)
+        self._engine.strike_off(self._worker)
 
     def _log(self, level: Any, what: str) -> None:
         engine = self._engine

@@ -5,9 +5,9 @@ resource. So workers that create their resource count, and there are never more 
 than `most` (I5). A worker whose thread does not start is removed again. No worker is
 "base" or "burst": the number that exceeds the base is the burst.
 
-A worker that does not return from a call may be *abandoned* (see `abandonment`). Then
-it is no member any more, and another one is hired. There are never more than `most` of
-these, either.
+A worker that does not return from a call may be *abandoned* (see `abandonment`). A
+moment later it is no member any more, and another one is hired. There are never more
+than `most` of these, either.
 
 `_lock` guards the membership and the numbering. `members` is a tuple that is replaced
 under it, so a reader takes no lock. Threads are started, and workers dismissed, outside
@@ -176,27 +176,30 @@ class Crew(Generic[R]):
             self._left(worker)
 
     def abandon(self, worker: Worker[R], call: Returning) -> bool:
-        """Take out a worker that does not return from a call.
+        """Give up a worker that does not return from a call. Then `strike_off` it.
 
         `False` if it has returned, or if there are enough of these."""
         with self._lock:
-            members = tuple(member for member in self.members if member is not worker)
             abandoned = (*self.abandoned, worker)
-            if len(members) == len(self.members) or len(abandoned) > self.most:
+            if worker not in self.members or len(abandoned) > self.most:
                 return False
 
             try:
                 del call.may_return
             except AttributeError:
                 return False
-            # No call since the right was taken (R2). In this order: see `everyone`.
+            # No call since the right was taken (R2).
             self.abandoned = abandoned
-            self.members = members
             return True
+
+    def strike_off(self, worker: Worker[R]) -> None:
+        """Take out a worker that was abandoned."""
+        with self._lock:
+            self.members = tuple(member for member in self.members if member is not worker)
 
     def everyone(self) -> tuple[Worker[R], ...]:
         """The members, and those that were abandoned."""
-        # In this order: one that is abandoned meanwhile is found twice, not missed.
+        # In this order: one that is struck off meanwhile is found twice, not missed.
         return (*self.members, *self.abandoned)
 
     def join_gone(self, timeout: float) -> None:

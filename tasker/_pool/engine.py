@@ -531,8 +531,9 @@ class Engine(RunTask[R], EngineState[R], EngineClosing[R]):
         if worker.thread.ident is not None:
             self._wake_housekeeper()
 
-    def worker_abandoned(self) -> None:
-        """A worker is no member of the crew any more, but has not left."""
+    def strike_off(self, worker: Worker[R]) -> None:
+        """A worker was abandoned: from now on it is no member of the crew."""
+        self.crew.strike_off(worker)
         self.worker_changed()
         self._wake_housekeeper()
 

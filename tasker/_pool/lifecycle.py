@@ -446,7 +446,8 @@ class Lifecycle:
         engine.crew.join_gone(_JOIN_S)
         given_up = (*(worker.name for worker in engine.crew.abandoned), *engine.pool.given_up())
         self._lacks_some = bool(given_up)
-        self.abandoned = given_up + abandoned
+        # A worker that is given up at this moment may be in both.
+        self.abandoned = tuple(dict.fromkeys(given_up + abandoned))
         self._log_end()
 
         self._is_closed = True

@@ -13,6 +13,7 @@ from tasker import (
     TaskManagerKilledError,
     TaskTimeoutError,
 )
+from tasker._pool.abandonment import Abandonment
 from tasker.testing import ManualClock
 from tests.support.errors import Sick
 from tests.support.snippets import needs_fork, run_python
@@ -139,6 +140,29 @@ def test_a_cancelled_task_that_is_abandoned_gets_an_outcome(manager, clock, stuc
     assert type(error) is ContextCancelledError
     assert "did not return within 3 s (abandon_after)" in str(error)
     assert manager.queue_task(lambda resource: 7) == 7
+
+
+def test_it_holds_up_the_end_until_its_task_has_an_outcome_and_the_log_a_line(
+    manager, clock, stuck, monkeypatch
+):
+    future = manager.submit(stuck)
+    stuck.await_inside()
+    future.cancel()
+    crew, seen = manager._engine.crew, []
+
+    def noting(name, method):
+        def noted(*args):
+            method(*args)
+            seen.append((name, len(crew.members), len(crew.abandoned)))
+
+        return noted
+
+    monkeypatch.setattr(Abandonment, "_log", noting("log", Abandonment._log))
+    settle = noting("outcome", future._fail_from_outside)
+    monkeypatch.setattr(future, "_fail_from_outside", settle, raising=False)
+    clock.advance(AFTER)
+    assert seen == [("log", 1, 1), ("outcome", 1, 1)]
+    eventually(lambda: len(crew.members) == 1 and crew.members[0].thread not in stuck.inside[0])
 
 
 def test_a_task_that_is_abandoned_is_not_retried(manager, clock, stuck):

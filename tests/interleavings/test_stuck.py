@@ -134,8 +134,9 @@ class AbandonAndReturn(Queued):
     def is_killed(self):
         return False
 
-    def worker_abandoned(self):
+    def strike_off(self, worker):
         """The burst thread's tick hires another one."""
+        self.crew.strike_off(worker)
         self.second = self.second or self.crew._enlist(lambda: True)
 
     def call(self):
@@ -171,7 +172,6 @@ class AbandonAndStay(AbandonAndReturn):
 def abandon_without_the_right(self, worker, call):
     with self._lock:
         self.abandoned = (*self.abandoned, worker)
-        self.members = tuple(member for member in self.members if member is not worker)
     del call.may_return
     return True
 
