@@ -346,9 +346,11 @@ def test_an_abandoned_thread_is_still_inside_of_its_task(new_manager, clock, stu
     stuck.gate.set()
     eventually(lambda: len(found) == 4)
     assert found == [True, True, "QueueFullError", False]
+    # Before the manager closes, which waits for no abandoned thread.
+    stuck.let_go()
+    eventually(lambda: abandoned(manager) == 0)
     go.set()
     assert waits.result(PATIENCE) == 7
-    stuck.let_go()
 
 
 def test_a_task_that_waits_for_an_abandoned_one_gets_its_outcome(new_manager, clock, stuck):
@@ -379,6 +381,7 @@ def test_what_an_abandoned_thread_destroys_ends_with_its_context(new_manager, cl
         abandon(manager, clock, stuck)
         stuck.gate.set()
         eventually(lambda: abandoned(manager) == 0)
+        assert manager.wait_ready(PATIENCE)
     assert [kind and kind.__name__ for kind in ends] == ["DeadlineExceededError", None]
 
 
