@@ -301,7 +301,11 @@ def test_an_on_destroy_that_blocks_holds_up_neither_stop_with_a_timeout_nor_kill
 
 def test_while_on_destroy_blocks_the_other_workers_run_the_tasks(new_manager, factory):
     destroy = Blocks(factory.destroy)
-    manager = new_manager(worker_count=2, max_worker_count=2, on_destroy=destroy, max_retries=1)
+    # the other resource is a suspect: the retry waits for create_timeout
+    manager = new_manager(
+        worker_count=2, max_worker_count=2, on_destroy=destroy, max_retries=1, create_timeout=1
+    )
+    assert manager.wait_ready(PATIENCE)
     broke = []
 
     def breaks_once(resource):
