@@ -22,7 +22,7 @@ import tasker._sync.guarded_logger
 import tasker._sync.timer
 import tasker.testing.leaks
 from tasker import Config, TaskManager
-from tasker.testing import leak_check
+from tasker.testing import ManualClock, leak_check
 from tasker.threadpool import ThreadPoolExecutor
 from tests.support.closing import kill
 from tests.support.errors import Sick
@@ -154,6 +154,13 @@ def ctrl_c() -> Iterator[CtrlC]:
     previous = signal.signal(signal.SIGINT, ctrl_c.strike)
     yield ctrl_c
     signal.signal(signal.SIGINT, previous)
+
+
+@pytest.fixture
+def clock() -> Iterator[ManualClock]:
+    """The clock of deadlines, which stands still but for `advance`."""
+    with ManualClock() as clock:
+        yield clock
 
 
 @pytest.fixture

@@ -14,7 +14,6 @@ from tasker import (
     TaskTimeoutError,
 )
 from tasker._pool.abandonment import Abandonment
-from tasker.testing import ManualClock
 from tests.support.errors import Sick
 from tests.support.snippets import needs_fork, run_python
 from tests.support.waiting import PATIENCE, eventually
@@ -51,12 +50,6 @@ def stuck():
     stuck = Stuck()
     yield stuck
     stuck.gate.set()
-
-
-@pytest.fixture
-def clock():
-    with ManualClock() as clock:
-        yield clock
 
 
 @pytest.fixture

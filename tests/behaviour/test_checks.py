@@ -11,7 +11,6 @@ import tasker._pool.checking
 import tasker._pool.housekeeper
 from tasker import Config, ResourceCreationError
 from tasker.slot import Reason
-from tasker.testing import ManualClock
 from tests.support.checking import Check
 from tests.support.errors import Sick
 from tests.support.waiting import PATIENCE, eventually
@@ -23,12 +22,6 @@ def check():
     yield check
     for gate in check.gates.values():
         gate.set()
-
-
-@pytest.fixture
-def clock():
-    with ManualClock() as clock:
-        yield clock
 
 
 @pytest.fixture

@@ -10,7 +10,6 @@ import pytest
 
 from tasker import current_slot
 from tasker.slot import Slot
-from tasker.testing import ManualClock
 from tests.support.checking import Check
 from tests.support.errors import Sick
 from tests.support.snippets import run_python
@@ -24,12 +23,6 @@ def check():
     yield check
     for gate in check.gates.values():
         gate.set()
-
-
-@pytest.fixture
-def clock():
-    with ManualClock() as clock:
-        yield clock
 
 
 @pytest.fixture

@@ -11,16 +11,9 @@ import pytest
 
 from tasker import DeadlineExceededError, TaskTimeoutError, current_context
 from tasker._tasks import deadlock
-from tasker.testing import ManualClock
 from tests.support.errors import Sick
 from tests.support.methods import KINDS
 from tests.support.waiting import PATIENCE, eventually
-
-
-@pytest.fixture
-def clock():
-    with ManualClock() as clock:
-        yield clock
 
 
 @pytest.fixture

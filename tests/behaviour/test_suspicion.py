@@ -10,7 +10,6 @@ import pytest
 
 import tasker._pool.suspicion
 from tasker import TaskManagerKilledError
-from tasker.testing import ManualClock
 from tests.support.errors import Sick
 from tests.support.waiting import PATIENCE, eventually
 
@@ -40,12 +39,6 @@ class Server:
 @pytest.fixture
 def server(factory):
     return Server(factory)
-
-
-@pytest.fixture
-def clock():
-    with ManualClock() as clock:
-        yield clock
 
 
 @pytest.fixture

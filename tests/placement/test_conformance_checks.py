@@ -14,7 +14,6 @@ import tasker.placement.remote.backend
 from tasker import Config, ConfigError, Ray
 from tasker.placement.remote.proxy import ResourceProxy
 from tasker.slot import Reason
-from tasker.testing import ManualClock
 from tests.support import remote_tasks
 from tests.support.errors import Lossy
 from tests.support.journal import Session, assert_adds_up, assert_destroyed_once
@@ -22,12 +21,6 @@ from tests.support.threads import in_another_thread
 from tests.support.waiting import PATIENCE, eventually
 
 pytestmark = pytest.mark.slow
-
-
-@pytest.fixture
-def clock():
-    with ManualClock() as clock:
-        yield clock
 
 
 @pytest.fixture

@@ -14,7 +14,6 @@ from tasker import (
     with_timeout,
     with_value,
 )
-from tasker.testing import ManualClock
 from tests.support import deadly_tasks, remote_tasks
 from tests.support.contexts import told_by
 from tests.support.journal import assert_adds_up
@@ -23,12 +22,6 @@ from tests.support.processes import children
 from tests.support.waiting import PATIENCE, eventually
 
 pytestmark = pytest.mark.slow
-
-
-@pytest.fixture
-def clock():
-    with ManualClock() as clock:
-        yield clock
 
 
 # -- a parent ----------------------------------------------------------------------------------------------------------

@@ -10,7 +10,6 @@ from tasker import ContextCancelledError, Processes, TaskManagerKilledError, Tas
 from tasker._pool import lifecycle
 from tasker._sync import timer
 from tasker.placement.remote.backend import RemoteBackend
-from tasker.testing import ManualClock
 from tests.support import deadly_tasks, remote_tasks
 from tests.support.errors import Sick
 from tests.support.placements import on_posix
@@ -23,12 +22,6 @@ pytestmark = [pytest.mark.slow, on_posix]
 @pytest.fixture
 def placement():
     return Processes(grace=0.1)
-
-
-@pytest.fixture
-def clock():
-    with ManualClock() as clock:
-        yield clock
 
 
 # -- tasks that do not listen ----------------------------------------------------------------------------------------

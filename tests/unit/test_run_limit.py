@@ -6,13 +6,6 @@ import pytest
 
 from tasker import TaskTimeoutError
 from tasker._tasks.run_limit import RunLimit
-from tasker.testing import ManualClock
-
-
-@pytest.fixture
-def clock():
-    with ManualClock() as clock:
-        yield clock
 
 
 @pytest.fixture

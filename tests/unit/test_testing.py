@@ -41,12 +41,6 @@ ROOT = Path(tasker.testing.__file__).parents[2]
 # -- the manual clock ----------------------------------------------------------------------------------------------
 
 
-@pytest.fixture
-def clock():
-    with ManualClock() as clock:
-        yield clock
-
-
 def test_a_context_ends_when_the_clock_reaches_its_deadline_and_not_before(clock):
     ctx = with_timeout(background(), 60)
     child = with_cancel(ctx)
