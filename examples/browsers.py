@@ -60,7 +60,7 @@ def configure(profiles: str, flags: list[str]) -> Config[Chrome]:
         check_health=lambda error, driver: is_well(driver),
         on_check=is_well,
         on_reset=reset,
-        on_abort=lambda driver: os.kill(driver.capabilities["goog:processID"], signal.SIGKILL),
+        on_abort=lambda driver: os.kill(driver.capabilities["goog:processID"], signal.SIGKILL),  # pyright: ignore
         run_timeout=10,
     )
 

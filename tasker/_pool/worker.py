@@ -75,13 +75,16 @@ class Breakages(Protocol):
     @property
     def last(self) -> int:
         """The last one."""
+        ...
 
     @property
     def past(self) -> int:
         """The last one whose wave is over."""
+        ...
 
     def broke(self, owner: Any, *, counts: bool) -> int:
         """A worker's resource broke. Returns the number of that."""
+        ...
 
 
 class EngineForWorker(Protocol[R]):
@@ -102,6 +105,7 @@ class EngineForWorker(Protocol[R]):
     @property
     def suspicion(self) -> Breakages:
         """The breakages."""
+        ...
 
     def resource_made(self, worker: Worker[R]) -> None:
         """It has a resource now: wake the threads that wait for one."""
