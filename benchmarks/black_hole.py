@@ -111,7 +111,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--seconds", type=float, default=SECONDS, help="of each load; default: 10")
     options = parser.parse_args(arguments)
 
-    logging.getLogger("tasker").setLevel(logging.CRITICAL)
     print(HEAD)
     for load in LOADS:
         for name in WAYS:
@@ -140,4 +139,5 @@ def _stream(submit: Submit, load: str, until: float) -> Iterator[Future[Any]]:
 
 
 if __name__ == "__main__":
+    logging.getLogger("tasker").setLevel(logging.CRITICAL)
     raise SystemExit(main())

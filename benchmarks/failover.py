@@ -151,7 +151,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--rounds", type=int, default=ROUNDS, help=f"default: {ROUNDS}")
     options = parser.parse_args(arguments)
 
-    logging.getLogger("tasker").setLevel(logging.CRITICAL)
     for load, together in (("all at once", True), ("one after the other", False)):
         outcomes: dict[str, list[Outcome]] = {name: [] for name in WAYS}
         for _ in range(options.rounds):
@@ -198,4 +197,5 @@ def _line(rounds: Sequence[Outcome]) -> str:
 
 
 if __name__ == "__main__":
+    logging.getLogger("tasker").setLevel(logging.CRITICAL)
     raise SystemExit(main())

@@ -135,8 +135,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--down", type=float, default=DOWN_S, help="seconds; default: 12")
     options = parser.parse_args(arguments)
 
-    for logger in ("tasker", "psycopg.pool"):
-        logging.getLogger(logger).setLevel(logging.CRITICAL)
     print(HEAD)
     for workers in options.workers:
         for pool in POOLS:
@@ -168,4 +166,6 @@ def _measured(pool: str, workers: int, down: float) -> str:
 
 
 if __name__ == "__main__":
+    for logger in ("tasker", "psycopg.pool"):
+        logging.getLogger(logger).setLevel(logging.CRITICAL)
     raise SystemExit(main())

@@ -199,8 +199,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(missing, file=sys.stderr)
         return 2
 
-    # All pools report lost connections, thousands of times.
-    logging.disable()
     print(f"{CONNECTIONS} connections, {options.tasks} tasks, {options.rounds} rounds")
     print("drill    pool                 failed   first done    last done")
     with PostgresServer() as server:
@@ -229,4 +227,6 @@ def _line(drill: str, pool: str, rounds: Sequence[Outcome]) -> str:
 
 
 if __name__ == "__main__":
+    # All pools report lost connections, thousands of times.
+    logging.disable()
     raise SystemExit(main())

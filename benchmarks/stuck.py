@@ -98,7 +98,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--rounds", type=int, default=ROUNDS, help="default: 5")
     options = parser.parse_args(arguments)
 
-    logging.getLogger("tasker").setLevel(logging.CRITICAL)
     outcomes: dict[str, list[Outcome]] = {name: [] for name in WAYS}
     for _ in range(options.rounds):
         for name, measure in WAYS.items():
@@ -118,4 +117,5 @@ def _line(name: str, rounds: Sequence[Outcome]) -> str:
 
 
 if __name__ == "__main__":
+    logging.getLogger("tasker").setLevel(logging.CRITICAL)
     raise SystemExit(main())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import gc
+import logging
 import os
 import signal
 import sys
@@ -210,6 +211,13 @@ def no_thread_is_left_behind() -> Iterator[None]:
 def faults_of_other_tests_are_over() -> None:
     """Those of callbacks of contexts, say, which belong to no manager."""
     tasker._sync.guarded_logger.ours.faults.all()
+
+
+@pytest.fixture(autouse=True)
+def logging_is_as_it_was() -> Iterator[None]:
+    """A logger that a test has silenced would hide what others wait for."""
+    yield
+    assert (logging.getLogger("tasker").level, logging.root.manager.disable) == (0, 0)
 
 
 @pytest.fixture
