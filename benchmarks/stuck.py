@@ -9,6 +9,7 @@ worst, and whether that one had the same connection. The rounds are interleaved.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import logging
 import sqlite3
 import statistics
@@ -70,8 +71,7 @@ def ours(seconds: float, **hooks: Any) -> Outcome:
 
 
 def standard(seconds: float) -> Outcome:
-    connection = connect()
-    with ThreadPoolExecutor(1) as pool:
+    with contextlib.closing(connect()) as connection, ThreadPoolExecutor(1) as pool:
         stuck = pool.submit(query, connection, seconds)
         following = pool.submit(id, connection)
         time.sleep(TIMEOUT_S)
