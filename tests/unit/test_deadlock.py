@@ -545,6 +545,7 @@ def wait_for_each_other(first, second):
     both = threading.Barrier(2)
 
     def parent(_, other):
+        both.wait(PATIENCE)  # no child is there before both parents run
         child = other.queue_task_async(leaf)
         both.wait(PATIENCE)
         return child.result()

@@ -302,8 +302,15 @@ def test_the_stranded_are_found_without_searching_all_announcements_for_each_sle
     assert [pending(parker) for parker in parkers] == [True, False, False, False]
 
 
+def take_and_append(lane, start):
+    start.wait(PATIENCE)
+    for item in range(1000, 1500):
+        lane.popleft()
+        lane.append(item)
+
+
 def test_a_deque_is_copied_while_others_change_it():
-    busy, changes = deque(range(1000)), 0
+    busy = deque(range(1000))
 
     class Changing(deque):
         """One that always changes while it is copied, as may be without the GIL."""
@@ -325,22 +332,17 @@ def test_a_deque_is_copied_while_others_change_it():
     assert copied == sorted({*copied}), "one is there twice, or the order is another"
     assert {*range(lane[0], 1000)} <= {*copied}, "some are missing that were there all the time"
 
-    over = threading.Event()
-
-    def change():
-        nonlocal changes
-        while not over.is_set():
-            busy.append(busy.popleft())
-            changes += 1
-
-    thread = threading.Thread(target=change)
-    thread.start()
-    try:
-        while changes < 1000:
-            assert len(copy_of(busy)) >= 999
-    finally:
-        over.set()
+    for _ in range(20):
+        lane, start = deque(range(1000)), threading.Barrier(2)
+        thread = threading.Thread(target=take_and_append, args=(lane, start))
+        thread.start()
+        start.wait(PATIENCE)
+        while thread.is_alive():
+            copied = copy_of(lane)
+            assert len(copied) == len({*copied})
+            assert {*range(500, 1000)} <= {*copied}
         thread.join(PATIENCE)
+    assert copy_of(lane) == [*range(500, 1500)]
 
 
 def test_a_thread_at_the_cold_end_is_woken_last_and_retired_first():
