@@ -435,8 +435,8 @@ def test_a_thread_that_goes_on_keeps_neither_a_closed_manager_nor_a_resource():
     assert manager.stop().drained
     assert thing() is None
     del manager
-    gc.collect()
-    assert pool() is None
+    # Without the GIL the thread that made an object may be the one that frees it, later.
+    eventually(lambda: gc.collect() >= 0 and pool() is None)
 
 
 @pytest.mark.slow
